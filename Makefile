@@ -1,0 +1,36 @@
+# Everything happens in .venv, which the first target that needs it makes.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-all lint format check clean
+
+demo: $(VENV)/.ready
+	$(BIN)/semisup run digits/quickstart --out runs/quickstart
+
+test: $(VENV)/.ready
+	$(BIN)/pytest
+
+test-all: $(VENV)/.ready
+	$(BIN)/pytest -m "slow or not slow"
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: lint test
+
+# Debian splits venv from python3; as root it is installed, otherwise python3's own message says what to do.
+$(VENV)/.ready: setup.py pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV) || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq -y python3-venv && $(PYTHON) -m venv $(VENV); }
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

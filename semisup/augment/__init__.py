@@ -1,0 +1,8 @@
+"""Batched augmentation, random for every image, on the batch's own device."""
+
+from __future__ import annotations
+
+from semisup.augment.normalize import Normalize, to_float
+from semisup.augment.policies import POLICIES, Policy, build_policy, check_policy
+
+__all__ = ["POLICIES", "Normalize", "Policy", "build_policy", "check_policy", "to_float"]

@@ -1,0 +1,100 @@
+"""The `semisup` command: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from semisup.errors import SemisupError
+
+__all__ = ["main"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A YAML file or a shipped recipe, e.g. digits/quickstart.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. stages.pretrain.epochs=10.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results; default runs/<recipe name>.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, train nothing.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run every stage again, finished ones too.")] = False,
+) -> None:
+    """Run a recipe, stage by stage; finished stages are reused, an unfinished one is resumed."""
+    from semisup.config import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])  # before torch is imported: mistakes are answered at once
+    from semisup.pipeline import run as run_recipe
+
+    try:
+        run_recipe(loaded, out=out, dry_run=dry_run, fresh=fresh)
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; go on with: semisup {shlex.join(sys.argv[1:])}", err=True)
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def methods(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False) -> None:
+    """List every method with its family, one line and its citation."""
+    from semisup.methods import METHODS
+
+    rows = [
+        {"name": name, "family": cls.family, "summary": cls.summary, "citation": cls.citation}
+        for name, cls in METHODS.items()
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        typer.echo(f"{row['name']:<20} {row['family']:<16} {row['summary']} ({row['citation']})")
+
+
+@app.command()
+def recipes() -> None:
+    """List the shipped recipes."""
+    from semisup.config import shipped_recipes
+
+    for name in shipped_recipes():
+        typer.echo(name)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="Folder of a finished stage, e.g. out/student.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    out: Annotated[Path | None, typer.Option(help="CSV file; default: standard output.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Classify images with a finished stage's model: path, class and confidence as CSV."""
+    from semisup.pipeline.predict import predict_files
+
+    text = predict_files(model, images, device)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding="utf-8")
+
+
+@app.command()
+def track(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run, e.g. out.")],
+    uri: Annotated[str | None, typer.Option(help="MLflow tracking URI; default: the run's own.")] = None,
+) -> None:
+    """Send what has not reached MLflow yet."""
+    from semisup.tracking import replay
+
+    typer.echo(str(replay(folder, uri)))
+
+
+def main() -> None:
+    """Run the command line; a user's mistake exits with 2 and one message."""
+    try:
+        app()
+    except SemisupError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(2) from None

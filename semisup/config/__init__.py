@@ -1,0 +1,31 @@
+"""Recipes: their dataclasses, and reading them with every mistake answered at once."""
+
+from semisup.config.load import find_recipe, load_recipe, parse_recipe, shipped_recipes, to_yaml
+from semisup.config.schema import (
+    BatchConfig,
+    DataConfig,
+    InitConfig,
+    OptimizerConfig,
+    Recipe,
+    RelabelConfig,
+    ScheduleConfig,
+    StageConfig,
+    TrackingConfig,
+)
+
+__all__ = [
+    "BatchConfig",
+    "DataConfig",
+    "InitConfig",
+    "OptimizerConfig",
+    "Recipe",
+    "RelabelConfig",
+    "ScheduleConfig",
+    "StageConfig",
+    "TrackingConfig",
+    "find_recipe",
+    "load_recipe",
+    "parse_recipe",
+    "shipped_recipes",
+    "to_yaml",
+]

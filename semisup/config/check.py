@@ -1,0 +1,244 @@
+"""Plain containers against the schema: every problem is collected, and what is valid is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import types
+import typing
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from semisup.config.rules import show
+from semisup.config.schema import Recipe, RelabelConfig, StageConfig
+from semisup.errors import nearest
+
+__all__ = ["check_recipe", "yaml_key"]
+
+_BAD: Any = object()  # stands for a value that was reported and dropped
+_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+# What only a train stage reads: anything else than the default in a relabel stage would be silently ignored.
+_TRAIN_ONLY = ("method", "init", "pseudo_labels", "model", "optimizer", "schedule", "steps", "epochs", "ema")
+
+
+def check_recipe(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Check a recipe without interpolations.
+
+    Args:
+        raw: what the YAML says, with full spellings (``init`` a mapping, ``teacher`` a list).
+
+    Returns:
+        The valid settings under the dataclasses' field names, and one sentence per problem.
+    """
+    problems: list[str] = []
+    clean = _read(Recipe, raw, "", problems)
+    if "name" not in raw:
+        problems.append("name: missing; every recipe has a name")
+    if "model" in clean:
+        _check_named(clean["model"], "model", problems)
+    if "stages" not in raw:
+        problems.append("stages: missing; a recipe needs at least one stage, e.g. stages: {train: {...}}")
+    elif raw["stages"] == {}:
+        problems.append("stages: must have at least one stage")
+    if "stages" in clean:
+        _check_stages(clean["stages"], raw["stages"], problems)
+    return clean, problems
+
+
+def yaml_key(field: dataclasses.Field[Any]) -> str:
+    """Return how a recipe spells a field: its name, but ``from`` for the ``source`` of an init."""
+    return str(field.metadata.get("key", field.name))
+
+
+def _join(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def _read(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
+    """Return ``value`` if it has the type ``hint``, with invalid parts left out, or ``_BAD``; report what is wrong."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin is types.UnionType:  # X | None is the only union of the schema
+        return None if value is None else _read(args[0], value, path, problems)
+    if dataclasses.is_dataclass(hint):
+        return _read_settings(typing.cast("type[Any]", hint), value, path, problems)
+    if origin is dict:
+        return _read_dict(args[1], value, path, problems)
+    if origin is list:
+        if not isinstance(value, list):
+            problems.append(f"{path}: must be a list, not {show(value)}")
+            return _BAD
+        items = [_read(args[0], item, f"{path}[{i}]", problems) for i, item in enumerate(value)]
+        return _BAD if any(item is _BAD for item in items) else items
+    if not _has_type(hint, value):
+        hint_of_quotes = "; quote it" if hint is str and isinstance(value, (int, float)) else ""
+        problems.append(f"{path}: must be {_WORDS[hint]}, not {show(value)}{hint_of_quotes}")
+        return _BAD
+    return value
+
+
+def _has_type(kind: type, value: Any) -> bool:
+    """Say whether a scalar has the type; a bool is no number, and nan, infinity and > 64 bits are refused."""
+    if kind in (bool, str):
+        return isinstance(value, kind)
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int):
+        return False
+    return abs(value) < 2**63 and math.isfinite(value)
+
+
+def _read_dict(item: Any, value: Any, path: str, problems: list[str]) -> Any:
+    if not isinstance(value, dict):
+        example = ", such as {name: ...}" if path.endswith(("method", "model")) else ""
+        problems.append(f"{path}: must be a mapping{example}, not {show(value)}")
+        return _BAD
+    clean = {}
+    for key, child in value.items():
+        if not isinstance(key, str):
+            problems.append(f"{_join(path, key)}: the key must be text; quote it")
+            continue
+        read = _read(item, child, _join(path, key), problems)
+        if read is not _BAD:
+            clean[key] = read
+    return clean
+
+
+def _read_settings(cls: type[Any], value: Any, path: str, problems: list[str]) -> Any:
+    """Read a mapping whose keys are the fields of a dataclass."""
+    if not isinstance(value, dict):
+        problems.append(f"{path or 'recipe'}: must be a mapping, not {show(value)}")
+        return _BAD
+    fields = {yaml_key(field): field for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    clean = {}
+    for key, child in value.items():
+        where = _join(path, key)
+        if key not in fields:
+            problems.append(f"{where}: unknown key{_suggest(str(key), cls)}")
+            continue
+        field = fields[key]
+        read = _read(hints[field.name], child, where, problems)
+        if read is _BAD:
+            continue
+        rule = field.metadata.get("rule")
+        wrong = rule(read) if rule is not None and read is not None else None
+        if wrong:
+            problems.append(f"{where}: {wrong}")
+        else:
+            clean[field.name] = read
+    return clean
+
+
+def _suggest(key: str, cls: type[Any]) -> str:
+    """Return where a misplaced key belongs (``lr`` of a stage: ``optimizer.lr``), else the nearest key here."""
+    for name, hint in typing.get_type_hints(cls).items():
+        inner = next((kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)), None)
+        if (
+            inner is not None
+            and not typing.get_origin(hint)
+            and key in {yaml_key(f) for f in dataclasses.fields(inner)}
+        ):
+            return f"; did you mean '{name}.{key}'?"
+    return nearest(key, [yaml_key(field) for field in dataclasses.fields(cls)])
+
+
+def _check_named(options: dict[str, Any] | None, path: str, problems: list[str]) -> None:
+    """Require ``name`` in a method's or model's mapping; which names exist is the pipeline's knowledge."""
+    if options is None:
+        return
+    if "name" not in options:
+        problems.append(f"{path}.name: missing")
+    elif not isinstance(options["name"], str) or not options["name"]:
+        problems.append(f"{path}.name: must be text, not {show(options['name'])}")
+
+
+def _check_stages(stages: dict[str, dict[str, Any]], raw: dict[str, Any], problems: list[str]) -> None:
+    """Check each stage by itself and its references to the stages above it.
+
+    Args:
+        stages: what is valid of each stage; one that is no mapping is absent.
+        raw: all stages as the recipe has them, in order.
+        problems: gets one sentence per problem.
+    """
+    kinds: dict[str, str | None] = {}  # of the stages so far; None where it is wrong, so that nothing follows from it
+    for name in raw:
+        stage = stages.get(name)
+        kinds[name] = None
+        if stage is None:
+            continue
+        path = f"stages.{name}"
+        if not re.fullmatch(r"[a-z0-9_]+", name):
+            problems.append(f"{path}: a stage's name has only lower-case letters, digits and _")
+        for view, policy in stage.get("augment", {}).items():
+            if not isinstance(policy.get("policy"), str):
+                problems.append(f"{path}.augment.{view}.policy: missing, or not a policy's name")
+        given = {key for key, value in raw[name].items() if value is not None}
+        kind = stage.get("kind") if "kind" in given else "train"
+        if kind == "relabel":
+            _check_relabel(stage, given, path, problems)
+        elif kind == "train":
+            _check_train(stage, given, path, problems)
+        for key, target, wanted in _references(stage):
+            wrong = _wrong_reference(target, wanted, name, raw, kinds)
+            if wrong:
+                problems.append(f"{path}.{key}: {wrong}")
+        kinds[name] = kind
+
+
+def _references(stage: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield the key, the stage it names and the kind that stage must have."""
+    source = (stage.get("init") or {}).get("source")
+    if source is not None:
+        yield "init.from", source, "train"
+    for i, teacher in enumerate(stage.get("teacher", [])):
+        yield f"teacher[{i}]", teacher, "train"
+    if stage.get("pseudo_labels") is not None:
+        yield "pseudo_labels", stage["pseudo_labels"], "relabel"
+
+
+def _wrong_reference(
+    target: str, wanted: str, stage: str, names: Collection[str], kinds: dict[str, str | None]
+) -> str | None:
+    """Say why ``stage`` cannot use ``target``; ``kinds`` has the stages down to ``stage`` itself, ``names`` has all."""
+    if target == stage:
+        return "a stage cannot use itself"
+    if target in kinds:
+        kind = kinds[target]
+        return None if kind in (wanted, None) else f"'{target}' is a {kind} stage, and a {wanted} stage is needed"
+    if target in names:
+        return f"'{target}' runs later; a stage can only use the stages above it"
+    above = [name for name, kind in kinds.items() if kind == wanted]
+    return f"no stage '{target}'{nearest(target, above) if above else f'; there is no {wanted} stage above it'}"
+
+
+def _check_train(stage: dict[str, Any], given: set[str], path: str, problems: list[str]) -> None:
+    if "method" not in given:
+        problems.append(f"{path}.method: missing, e.g. method: {{name: fixmatch}}")
+    elif "method" in stage:
+        _check_named(stage["method"], f"{path}.method", problems)
+    _check_named(stage.get("model"), f"{path}.model", problems)
+    if {"steps", "epochs"} <= given:
+        problems.append(f"{path}: give steps or epochs, not both")
+    elif not {"steps", "epochs"} & given:
+        problems.append(f"{path}: needs its length, steps or epochs")
+    if stage.get("relabel", {}) != {} and RelabelConfig(**stage["relabel"]) != RelabelConfig():
+        problems.append(f"{path}.relabel: only a stage of kind relabel reads it")
+    init = stage.get("init")
+    if init is not None and (init.get("source") is None) == (init.get("weights") is None):
+        problems.append(f"{path}.init: needs one of from (a stage) and weights (a file), and not both")
+    optimizer = stage.get("optimizer", {})
+    if optimizer.get("name", "sgd") == "sgd" and optimizer.get("nesterov", True) and optimizer.get("momentum") == 0:
+        problems.append(f"{path}.optimizer: nesterov needs momentum > 0; with momentum 0, set nesterov: false")
+
+
+def _check_relabel(stage: dict[str, Any], given: set[str], path: str, problems: list[str]) -> None:
+    if "teacher" not in given or stage.get("teacher") == []:
+        problems.append(f"{path}.teacher: missing; a relabel stage needs the stage that predicts the labels")
+    default = dataclasses.asdict(StageConfig())
+    for key in _TRAIN_ONLY:
+        value = stage.get(key, default[key])
+        # A resolved recipe spells the defaults out, so only a difference from them is a mistake.
+        same = {**default[key], **value} == default[key] if isinstance(default[key], dict) else value == default[key]
+        if not same:
+            problems.append(f"{path}.{key}: a relabel stage does not train, so it has no {key}")

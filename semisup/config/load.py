@@ -1,0 +1,194 @@
+"""Find a recipe, lay the command line's settings over it, and return it typed and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from semisup.config.check import check_recipe, yaml_key
+from semisup.config.interpolate import forbidden, resolve
+from semisup.config.read import read_mapping, yaml_problems
+from semisup.config.rules import show
+from semisup.config.schema import Recipe
+from semisup.errors import SemisupError, nearest, raise_all
+
+__all__ = ["find_recipe", "load_recipe", "parse_recipe", "shipped_recipes", "to_yaml"]
+
+_SUFFIXES = (".yaml", ".yml")
+
+
+def load_recipe(ref: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a file or from the shipped ones.
+
+    Args:
+        ref: a path to a ``.yaml`` file, or a shipped name such as ``digits/quickstart``.
+        overrides: ``key=value`` texts that win over the file, e.g. ``stages.pretrain.epochs=10``. The value is YAML.
+            Mappings are merged and lists replaced; ``steps`` replaces the file's ``epochs`` and the reverse.
+
+    Raises:
+        SemisupError: one message with every problem of the file and the overrides.
+    """
+    path = find_recipe(ref)
+    return parse_recipe(read_mapping(path), overrides, subject=str(path))
+
+
+def parse_recipe(mapping: Mapping[str, Any], overrides: Sequence[str] = (), subject: str = "recipe") -> Recipe:
+    """Turn what a YAML file says into a checked recipe.
+
+    Args:
+        mapping: plain containers with the keys of the YAML (``init`` has ``from``); not modified.
+        overrides: see :func:`load_recipe`.
+        subject: what the messages start with, e.g. the file's path.
+
+    Raises:
+        SemisupError: one message with every problem.
+    """
+    if not isinstance(mapping, Mapping):
+        raise SemisupError(f"{subject}: a recipe is a mapping of keys to values, not {show(mapping)}")
+    if overrides:
+        given = " ".join(overrides)
+        subject = f"{subject} with {given if len(given) <= 200 else given[:197] + '...'}"
+    problems: list[str] = []
+    command = _read_overrides(overrides, problems)
+    refused = list(forbidden(dict(mapping)))
+    raise_all([*problems, *refused] if refused else [], subject)
+    try:
+        file = OmegaConf.to_container(OmegaConf.create(dict(mapping)), resolve=False)
+    except OmegaConfBaseException as error:
+        raise SemisupError(f"{subject}: {_one_line(error)}") from error
+    merged = _merge(_spell_out(file), command, problems)
+    broken: list[str] = []
+    resolved = resolve(merged, _defaults(), broken)
+    # After a reference that leads nowhere, types and ranges cannot be checked.
+    raise_all([*problems, *broken] if broken else [], subject)
+    clean, found = check_recipe(_spell_out(resolved))
+    raise_all(problems + found, subject)
+    recipe: Recipe = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), clean))  # type: ignore[assignment]
+    return recipe
+
+
+def find_recipe(ref: str | Path) -> Path:
+    """Return the file of a recipe, given by its path or by its shipped name.
+
+    Raises:
+        SemisupError: no such file, a folder, or not a ``.yaml``; with the nearest shipped name.
+    """
+    name, path = str(ref), Path(ref)
+    shipped = shipped_recipes()
+    if name in shipped:
+        return _shipped_folder() / f"{name}.yaml"
+    try:
+        if path.is_file() and path.suffix in _SUFFIXES:
+            return path
+        if path.is_dir():
+            raise SemisupError(f"{name}: is a folder; a recipe is one .yaml file{nearest(name, shipped)}")
+        if path.exists():
+            raise SemisupError(f"{name}: a recipe is a .yaml file{nearest(name, shipped)}")
+    except OSError as error:
+        raise SemisupError(f"{name[:100]}: cannot be read: {error.strerror}") from error
+    raise SemisupError(f"{name}: no such recipe, neither a file nor a shipped one{nearest(name, shipped)}")
+
+
+def shipped_recipes() -> list[str]:
+    """Return the names of the recipes that come with the package, sorted, e.g. ``digits/quickstart``."""
+    folder = _shipped_folder()
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """Return the recipe as YAML with every default spelled out; loading it again gives an equal recipe."""
+    return OmegaConf.to_yaml(OmegaConf.create(_plain(recipe)))
+
+
+def _shipped_folder() -> Path:
+    """Return where the recipes are: inside an installed package, else at the top of the checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parent / "recipes"
+
+
+def _plain(value: Any) -> Any:
+    """Return dataclasses as mappings with the recipe's own spelling of the keys."""
+    if dataclasses.is_dataclass(value):
+        return {yaml_key(field): _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _read_overrides(overrides: Sequence[str], problems: list[str]) -> dict[str, Any]:
+    """Return all overrides as one nested mapping, the later ones over the earlier ones."""
+    command: dict[str, Any] = {}
+    for override in overrides:
+        match = re.fullmatch(r"([\w-]+(?:\.[\w-]+)*)=(.*)", override, flags=re.DOTALL)
+        if match is None:
+            problems.append(f"{show(override)}: an override is written key=value, for example data.labels=10%")
+            continue
+        wrong = yaml_problems(match[2])
+        if wrong:
+            problems += [f"{match[1]}: {problem.removeprefix('line 1: ')}" for problem in wrong]
+            continue
+        try:
+            one = OmegaConf.to_container(OmegaConf.from_dotlist([override]), resolve=False)
+        except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+            problems.append(f"{match[1]}: cannot be read: {_one_line(error)}")
+            continue
+        command = _overlay(command, _spell_out(one), "", problems)
+    return command
+
+
+def _spell_out(raw: Any) -> dict[str, Any]:
+    """Write the short forms in full, so that an override can reach into them: ``init: pretrain``, ``teacher: a``."""
+    stages = raw.get("stages")
+    for stage in stages.values() if isinstance(stages, dict) else ():
+        if isinstance(stage, dict) and isinstance(stage.get("init"), str):
+            stage["init"] = {"from": stage["init"]}
+        if isinstance(stage, dict) and isinstance(stage.get("teacher"), str):
+            stage["teacher"] = [stage["teacher"]]
+    return dict(raw)
+
+
+def _overlay(below: dict[str, Any], over: dict[str, Any], path: str, problems: list[str]) -> dict[str, Any]:
+    """Merge two nested mappings; everything but mappings is replaced, and keys cannot be set inside a scalar."""
+    merged = dict(below)
+    for key, value in over.items():
+        where, old = f"{path}.{key}" if path else str(key), merged.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            merged[key] = _overlay(old, value, where, problems)
+        elif isinstance(value, dict) and old is not None:
+            problems.append(f"{where}: is {show(old)}, not a mapping, so nothing can be set inside it")
+        else:
+            merged[key] = value
+    return merged
+
+
+def _merge(file: dict[str, Any], command: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """Lay the command line over the file; it may change stages, not add any."""
+    stages, changes = file.get("stages"), command.get("stages")
+    if isinstance(stages, dict) and isinstance(changes, dict):
+        for name in list(changes):
+            if name not in stages:
+                problems.append(f"stages.{name}: the recipe has no such stage{nearest(str(name), map(str, stages))}")
+                del changes[name]
+                continue
+            length = {"steps", "epochs"} & set(changes[name]) if isinstance(changes[name], dict) else set()
+            if isinstance(stages[name], dict) and length:
+                stages[name] = {key: value for key, value in stages[name].items() if key not in ("steps", "epochs")}
+    return _overlay(file, command, "", problems)
+
+
+def _defaults() -> dict[str, Any]:
+    """Return what ``${seed}`` and the like find where the recipe is silent."""
+    blank: dict[str, Any] = _plain(Recipe(name=""))
+    return {key: value for key, value in blank.items() if key not in ("name", "model", "stages")}
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,212 @@
+"""A recipe's dataclasses: every setting, its default, its unit and its range.
+
+The names, values and references between stages are checked by ``semisup.config.check``. The options of methods, models
+and augmentation policies are the constructors' own signatures and are checked by the pipeline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from semisup.config.labels import parse_labels
+from semisup.config.rules import above, at_least, below_one, between, matching, obeys, one_of
+from semisup.errors import SemisupError
+
+__all__ = [
+    "BatchConfig",
+    "DataConfig",
+    "InitConfig",
+    "OptimizerConfig",
+    "Recipe",
+    "RelabelConfig",
+    "ScheduleConfig",
+    "StageConfig",
+    "TrackingConfig",
+]
+
+_SEED = between(0, 2**32 - 1)  # what numpy's generators take
+_NOT_EMPTY = matching(r"(?s).*\S.*", "must not be empty")
+
+
+def _labels_rule(value: Any) -> str | None:
+    try:
+        parse_labels(value)
+    except SemisupError as error:
+        return str(error).removeprefix("data.labels: ")
+    return None
+
+
+def _betas_rule(value: list[float]) -> str | None:
+    if len(value) == 2 and all(0 <= beta < 1 for beta in value):
+        return None
+    return f"must be two numbers, each at least 0 and less than 1, not {value}"
+
+
+def _group_lr_rule(value: dict[str, float]) -> str | None:
+    return next((f"'{name}' must be greater than 0, not {lr}" for name, lr in value.items() if lr <= 0), None)
+
+
+@dataclass
+class DataConfig:
+    """Which images, and how many of their labels the training may see."""
+
+    # digits, fashion_mnist, cifar10, ... or npz (which needs `path`); see semisup.data.sources.SOURCES
+    source: str = field(default="digits", metadata=_NOT_EMPTY)
+    # all | 40 (class-balanced) | 4/class | 10% (class-proportional)
+    labels: Any = field(default="all", metadata=obeys(_labels_rule))
+    # seed of the label draw; null: the recipe's seed
+    split_seed: int | None = field(default=None, metadata=_SEED)
+    # npz: the file; other sources: the folder that has the files or gets them; null: the source's usual places
+    path: str | None = field(default=None, metadata=_NOT_EMPTY)
+    # side of the square images, pixels, 8 to 224; null: as they come
+    size: int | None = field(default=None, metadata=between(8, 224))
+    # may images be mirrored left to right; null: the source knows
+    flip: bool | None = None
+
+
+@dataclass
+class TrackingConfig:
+    """Where the run is recorded besides its own folder."""
+
+    # log to MLflow (MLFLOW_TRACKING_URI, else sqlite beside the runs)
+    mlflow: bool = True
+    # MLflow experiment name, not empty
+    experiment: str = field(default="semisup", metadata=_NOT_EMPTY)
+
+
+@dataclass
+class InitConfig:
+    """Where a stage's first weights come from: an earlier stage or a file, exactly one."""
+
+    # an earlier train stage; the YAML key is `from`
+    source: str | None = field(default=None, metadata={"key": "from"})
+    # a safetensors file
+    weights: str | None = field(default=None, metadata=_NOT_EMPTY)
+    # projection layers kept under the classifier: 0 (none) to their number; -1: all of them
+    head_layer: int = field(default=0, metadata=at_least(-1))
+    # share of the new network's backbone weights that must be found, 0 to 1
+    minimum_match: float = field(default=1.0, metadata=between(0, 1))
+
+
+@dataclass
+class OptimizerConfig:
+    """The optimizer of a train stage."""
+
+    # sgd | adamw | lars
+    name: str = field(default="sgd", metadata=one_of("sgd", "adamw", "lars"))
+    # peak learning rate, > 0
+    lr: float = field(default=0.03, metadata=above(0))
+    # sgd and lars: in [0, 1)
+    momentum: float = field(default=0.9, metadata=below_one())
+    # sgd: look-ahead momentum, needs momentum > 0
+    nesterov: bool = True
+    # adamw: two decays, each in [0, 1)
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999], metadata=obeys(_betas_rule))
+    # >= 0; never applied to biases and norms
+    weight_decay: float = field(default=5e-4, metadata=at_least(0))
+    # lars: trust coefficient, > 0
+    trust: float = field(default=0.001, metadata=above(0))
+    # largest gradient norm, > 0; null: no clipping
+    clip: float | None = field(default=None, metadata=above(0))
+    # learning rate of single parameter groups of the method, > 0, e.g. {teacher: 0.01}
+    group_lr: dict[str, float] = field(default_factory=dict, metadata=obeys(_group_lr_rule))
+
+
+@dataclass
+class ScheduleConfig:
+    """The learning rate over a stage, as a factor of its peak."""
+
+    # cosine (to 0) | cosine_7_16 (to 0.195) | constant
+    name: str = field(default="cosine_7_16", metadata=one_of("cosine", "cosine_7_16", "constant"))
+    # linear warm-up, >= 0: below 1 a fraction of the stage, from 1 on steps
+    warmup: float = field(default=0.0, metadata=at_least(0))
+
+
+@dataclass
+class BatchConfig:
+    """Images per step, over all ranks together; a method without such views ignores the number."""
+
+    # labeled images per step, >= 1
+    labeled: int = field(default=64, metadata=at_least(1))
+    # unlabeled images per step, >= 1
+    unlabeled: int = field(default=448, metadata=at_least(1))
+
+
+@dataclass
+class RelabelConfig:
+    """How a relabel stage turns its teachers' predictions into labels."""
+
+    # smallest confidence kept, 0 (keep all) to 1
+    threshold: float = field(default=0.0, metadata=between(0, 1))
+    # most confident images kept per class, >= 1; null: all
+    per_class: int | None = field(default=None, metadata=at_least(1))
+    # keep probabilities (true) or only the best class (false)
+    soft: bool = True
+    # repeat images of classes that have fewer than `per_class`
+    balance: bool = False
+
+
+@dataclass
+class StageConfig:
+    """One named step of a recipe."""
+
+    # train | relabel
+    kind: str = field(default="train", metadata=one_of("train", "relabel"))
+    # {name: ..., its options}; required for kind train
+    method: dict[str, Any] = field(default_factory=dict)
+    # first weights; null: random. `init: pretrain` is short for {from: pretrain}
+    init: InitConfig | None = None
+    # earlier train stages; one may be written without the brackets
+    teacher: list[str] = field(default_factory=list)
+    # an earlier relabel stage whose labels are trained on
+    pseudo_labels: str | None = None
+    # {name: ..., its options}; null: the init stage's model, else the recipe's
+    model: dict[str, Any] | None = None
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    # length in optimizer steps, >= 1; give steps or epochs
+    steps: int | None = field(default=None, metadata=at_least(1))
+    # length in passes over the images, > 0
+    epochs: float | None = field(default=None, metadata=above(0))
+    # decay of the averaged weights, in [0, 1); null: none
+    ema: float | None = field(default=None, metadata=below_one())
+    # view name -> {policy: ..., its options}; other views keep the method's own policy
+    augment: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # only for kind relabel
+    relabel: RelabelConfig = field(default_factory=RelabelConfig)
+
+
+@dataclass
+class Recipe:
+    """One experiment from data to predictor."""
+
+    # letters, digits and . _ - ; it names folders and MLflow runs
+    name: str = field(
+        metadata=matching(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", "must be 1 to 100 letters, digits and . _ -")
+    )
+    # initialisation, data order and augmentation, 0 to 2**32 - 1
+    seed: int = field(default=0, metadata=_SEED)
+    # seed of the initial weights alone; null: the seed above
+    init_seed: int | None = field(default=None, metadata=_SEED)
+    # auto | cpu | cuda | cuda:N | mps
+    device: str = field(
+        default="auto", metadata=matching(r"auto|cpu|cuda(:[0-9]+)?|mps", "must be auto, cpu, cuda, cuda:N or mps")
+    )
+    # auto (bf16 on CUDA, else fp32) | fp32 | bf16 | fp16
+    precision: str = field(default="auto", metadata=one_of("auto", "fp32", "bf16", "fp16"))
+    # memory format of images and convolutions
+    channels_last: bool = True
+    # CPU threads, >= 1; null: torch's own choice
+    threads: int | None = field(default=None, metadata=at_least(1))
+    # seconds between checkpoints, >= 0 (0: after every step)
+    checkpoint_seconds: float = field(default=30.0, metadata=at_least(0))
+    # steps between logged metrics, >= 1
+    log_every: int = field(default=20, metadata=at_least(1))
+    data: DataConfig = field(default_factory=DataConfig)
+    # {name: ..., its options}
+    model: dict[str, Any] = field(default_factory=lambda: {"name": "cnn"})
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    # in the order they run; names of lower-case letters, digits and _
+    stages: dict[str, StageConfig] = field(default_factory=dict)

@@ -1,0 +1,181 @@
+"""Every data set by name, read into :class:`ImageData`; nothing is imported or read before it is asked for."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from semisup.config.schema import DataConfig
+from semisup.data.downloads import CACHE, Download, download, read_cifar10, read_cifar100, read_stl10, read_svhn
+from semisup.data.image_data import ImageData
+from semisup.data.npz import read_npz
+from semisup.errors import SemisupError, nearest
+
+__all__ = ["SOURCES", "load_data"]
+
+_DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
+_FASHION = Download("FashionMNIST", "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", ("FashionMNIST",))
+_FASHION_CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
+_FASHION_CLASSES += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+_DIGITS_SPLIT_SEED = 1797  # of the fixed test set; never the recipe's seed, so that all runs share one test set
+
+
+def load_data(config: DataConfig) -> ImageData:
+    """Read a data set, bring its images to ``config.size`` and settle whether flips are allowed.
+
+    Raises:
+        SemisupError: unknown source, files missing or broken, or a download that cannot start (within seconds).
+    """
+    if config.source not in SOURCES:
+        raise SemisupError(f"data.source: unknown source '{config.source}'{nearest(config.source, SOURCES)}")
+    data = SOURCES[config.source](_folder_or_file(config))
+    if config.size is not None and config.size != data.size:
+        data = replace(data, x_train=_resize(data.x_train, config.size), x_test=_resize(data.x_test, config.size))
+    return data if config.flip is None else replace(data, flip=config.flip)
+
+
+def _folder_or_file(config: DataConfig) -> Path | None:
+    """Return ``data.path`` as an existing path of the right kind."""
+    if config.source == "npz" and config.path is None:
+        raise SemisupError("data.path: missing; source npz needs the file, e.g. data.path=images.npz")
+    if config.path is None:
+        return None
+    if config.source == "digits":
+        raise SemisupError(f"data.path: source digits comes with scikit-learn and takes no path, not '{config.path}'")
+    path = Path(config.path)
+    if config.path.startswith("~/"):
+        path = path.expanduser()
+    try:
+        if config.source == "npz" and path.is_dir():
+            raise SemisupError(f"data.path: must be an .npz file, but {path} is a folder")
+        if config.source != "npz" and path.is_file():
+            raise SemisupError(f"data.path: source {config.source} needs a folder, but {path} is a file")
+        if path.exists():
+            return path
+        near = nearest(path.name, [entry.name for entry in path.parent.iterdir()]) if path.parent.is_dir() else ""
+    except OSError as error:
+        raise SemisupError(f"data.path: {config.path[:200]} cannot be read: {error.strerror}") from error
+    raise SemisupError(f"data.path: {path} does not exist{near if 'did you mean' in near else ''}")
+
+
+def _resize(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Scale (n, h, w, c) images with PIL's bilinear filter, which averages over all pixels when shrinking."""
+    small = np.empty((len(images), size, size, images.shape[3]), np.uint8)
+    for i, image in enumerate(images):
+        # PIL takes grey images without a channel axis.
+        picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+        small[i] = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)).reshape(small.shape[1:])
+    return small
+
+
+def _read_digits(path: Path | None) -> ImageData:
+    """Read scikit-learn's 1,797 handwritten digits, 8 x 8 grey, 20% of every class held out as test set."""
+    table = _digits_table()
+    # Values are 0 .. 16 (ink in 4 x 4 pixels).
+    images = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    labels = table[:, -1].astype(np.int64)
+    test = np.zeros(len(labels), bool)
+    random = np.random.RandomState(_DIGITS_SPLIT_SEED)  # numpy promises that its streams never change
+    for k in range(10):
+        of_class = random.permutation(np.flatnonzero(labels == k))
+        test[of_class[: round(0.2 * len(of_class))]] = True
+    return ImageData(
+        name="digits",
+        x_train=images[~test],
+        y_train=labels[~test],
+        x_test=images[test],
+        y_test=labels[test],
+        classes=[str(k) for k in range(10)],
+        flip=False,
+    )
+
+
+def _digits_table() -> NDArray[np.float64]:
+    """Return (1797, 65): pixels and class.
+
+    The file is read where scikit-learn keeps it, because importing scikit-learn takes 1 to 2 s; where a version keeps
+    it elsewhere, scikit-learn is asked.
+    """
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None:
+        raise SemisupError("data.source: digits needs scikit-learn; install it with: pip install scikit-learn")
+    for folder in spec.submodule_search_locations or ():
+        file = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if file.is_file():
+            return np.loadtxt(file, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return np.column_stack([images, labels])
+
+
+def _read_fashion_mnist(path: Path | None) -> ImageData:
+    """Read Fashion-MNIST (60,000 + 10,000 grey images of 28 x 28) from ``path``, Debian's folder or the cache."""
+    places = [path] if path is not None else [_DEBIAN, CACHE]
+    found = _fashion_folder(places)
+    if found is None:
+        root = path if path is not None else CACHE
+        hint = f"install Debian's package dataset-fashion-mnist, or put the four idx files (.gz or not) into {root}"
+        download(_FASHION, root, hint)
+        found = _fashion_folder([root])
+    if found is None:
+        raise SemisupError(f"data.source: fashion_mnist was downloaded into {root}, but its files are not there")
+    return ImageData(
+        name="fashion_mnist",
+        x_train=_read_idx(found, "train-images-idx3-ubyte", 3)[..., None],
+        y_train=_read_idx(found, "train-labels-idx1-ubyte", 1).astype(np.int64),
+        x_test=_read_idx(found, "t10k-images-idx3-ubyte", 3)[..., None],
+        y_test=_read_idx(found, "t10k-labels-idx1-ubyte", 1).astype(np.int64),
+        classes=list(_FASHION_CLASSES),
+        flip=True,
+    )
+
+
+def _fashion_folder(places: list[Path]) -> Path | None:
+    """Return the first folder with the training images: a place itself, or torchvision's layout under it."""
+    for place in places:
+        for folder in (place, place / "raw", place / "FashionMNIST" / "raw"):
+            if any((folder / f"train-images-idx3-ubyte{suffix}").is_file() for suffix in ("", ".gz")):
+                return folder
+    return None
+
+
+def _read_idx(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
+    """Read an idx file of bytes: 2 zero bytes, type 8, the number of dimensions, their sizes (uint32), the bytes."""
+    file = folder / name if (folder / name).is_file() else folder / f"{name}.gz"
+    try:
+        content = file.read_bytes()
+        if file.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:  # gzip.BadGzipFile is an OSError
+        raise SemisupError(f"{file}: cannot be read: {error}") from error
+    start = 4 + 4 * dimensions
+    shape = np.frombuffer(content[4:start], ">u4").astype(np.int64)
+    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) != start + np.prod(shape):
+        raise SemisupError(f"{file}: not a whole idx file of bytes in {dimensions} dimensions; fetch it again")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(tuple(shape))
+
+
+def _read_npz(path: Path | None) -> ImageData:
+    if path is None:
+        raise SemisupError("data.path: missing; source npz needs the file")
+    return read_npz(path)
+
+
+SOURCES: dict[str, Callable[[Path | None], ImageData]] = {
+    "cifar10": read_cifar10,
+    "cifar100": read_cifar100,
+    "digits": _read_digits,
+    "fashion_mnist": _read_fashion_mnist,
+    "npz": _read_npz,
+    "stl10": read_stl10,
+    "svhn": read_svhn,
+}

@@ -1,0 +1,24 @@
+"""The training loop and what it stands on."""
+
+from __future__ import annotations
+
+from semisup.engine.batches import Batches, TrainingImages
+from semisup.engine.checkpoint import write_atomically
+from semisup.engine.device import autocast, resolve_device, resolve_precision
+from semisup.engine.fit import FitResult, NonFiniteLossError, Stopped, fit
+from semisup.engine.seeding import generator, seed_for
+
+__all__ = [
+    "Batches",
+    "FitResult",
+    "NonFiniteLossError",
+    "Stopped",
+    "TrainingImages",
+    "autocast",
+    "fit",
+    "generator",
+    "resolve_device",
+    "resolve_precision",
+    "seed_for",
+    "write_atomically",
+]

@@ -1,0 +1,136 @@
+"""Batches of views: step t's images and augmentations as a pure function of (seed, stage, t)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from semisup.augment import Normalize, to_float
+from semisup.engine.seeding import generator
+from semisup.methods import Batch, Labeled, Unlabeled
+
+__all__ = ["Batches", "Order", "TrainingImages"]
+
+Policy = Callable[[Tensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """All that training may know: every image, and the labels of the labeled ones. Hidden labels are not in here."""
+
+    images: Tensor
+    """(N, H, W, C) uint8."""
+    labeled_index: Tensor
+    """(L,) int64 rows of `images`."""
+    labels: Tensor
+    """(L,) int64 classes of those rows."""
+    pool: Tensor | None = None
+    """(M,) rows to draw unlabeled images from, repeats allowed; None: all N once."""
+    targets: Tensor | None = None
+    """(N, num_classes) pseudo-labels of a relabel stage, if any."""
+
+
+class Order:
+    """An endless order of `n` things: each epoch is one permutation, and any stretch of it can be asked for.
+
+    Args:
+        n: how many things there are.
+        key: names the draw, see :func:`semisup.engine.seeding.seed_for`.
+    """
+
+    def __init__(self, n: int, *key: object) -> None:
+        self.n = n
+        self.key = key
+        self._permutations: dict[int, Tensor] = {}
+
+    def _permutation(self, epoch: int) -> Tensor:
+        if epoch not in self._permutations:
+            # Old epochs are dropped: a batch of a small set may span many, so those of one batch are kept together.
+            self._permutations = {e: p for e, p in self._permutations.items() if e >= epoch - 1}
+            self._permutations[epoch] = torch.randperm(self.n, generator=generator(*self.key, epoch))
+        return self._permutations[epoch]
+
+    def stretch(self, start: int, length: int) -> Tensor:
+        """Positions `start` ... `start + length - 1` of the endless order, (length,) int64."""
+        pieces = []
+        while length > 0:
+            epoch, offset = divmod(start, self.n)
+            piece = self._permutation(epoch)[offset : offset + length]
+            pieces.append(piece)
+            start, length = start + len(piece), length - len(piece)
+        return torch.cat(pieces)
+
+
+class Batches:
+    """`batches(t)` is the batch of step t, augmented, normalised and on the device.
+
+    Nothing here has a state that matters: killing and resuming a run needs only t.
+
+    Args:
+        data: what training may see.
+        labeled: view name -> policy for the labeled part; empty if the method wants none.
+        unlabeled: likewise for the unlabeled part.
+        labeled_size: labeled images per step.
+        unlabeled_size: unlabeled images per step.
+        normalize: applied to every view last.
+        device: where the batch is made.
+        key: seed and stage name.
+    """
+
+    def __init__(
+        self,
+        data: TrainingImages,
+        *,
+        labeled: Mapping[str, Policy],
+        unlabeled: Mapping[str, Policy],
+        labeled_size: int,
+        unlabeled_size: int,
+        normalize: Normalize,
+        device: torch.device,
+        key: tuple[object, ...],
+    ) -> None:
+        self.images = data.images.to(device)
+        self.labeled_index = data.labeled_index
+        self.labels = data.labels
+        self.pool = torch.arange(len(data.images)) if data.pool is None else data.pool
+        self.targets = None if data.targets is None else data.targets.to(device)
+        self.labeled_policies = dict(labeled)
+        self.unlabeled_policies = dict(unlabeled)
+        self.labeled_size = labeled_size if labeled else 0
+        self.unlabeled_size = unlabeled_size if unlabeled else 0
+        self.normalize = normalize.to(device)
+        self.device = device
+        self.key = key
+        self._labeled_order = Order(len(self.labels), *key, "labeled order")
+        self._unlabeled_order = Order(len(self.pool), *key, "unlabeled order")
+
+    @property
+    def images_per_step(self) -> int:
+        """Source images in one batch, however many views are made of each."""
+        return self.labeled_size + self.unlabeled_size
+
+    def _views(self, policies: Mapping[str, Policy], rows: Tensor, part: str, step: int) -> dict[str, Tensor]:
+        images = to_float(self.images[rows])
+        return {
+            name: self.normalize(policy(images, generator(*self.key, part, name, step)))
+            for name, policy in policies.items()
+        }
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of step `step`."""
+        nothing = torch.empty(0, dtype=torch.long, device=self.device)
+        labeled, unlabeled = Labeled({}, nothing), Unlabeled({}, nothing)
+        if self.labeled_size:
+            at = self._labeled_order.stretch(step * self.labeled_size, self.labeled_size)
+            rows = self.labeled_index[at].to(self.device, non_blocking=True)
+            y = self.labels[at].to(self.device, non_blocking=True)
+            labeled = Labeled(self._views(self.labeled_policies, rows, "labeled", step), y)
+        if self.unlabeled_size:
+            at = self._unlabeled_order.stretch(step * self.unlabeled_size, self.unlabeled_size)
+            rows = self.pool[at].to(self.device, non_blocking=True)
+            target = None if self.targets is None else self.targets[rows]
+            unlabeled = Unlabeled(self._views(self.unlabeled_policies, rows, "unlabeled", step), rows, target)
+        return Batch(labeled, unlabeled)

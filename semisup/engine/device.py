@@ -1,0 +1,51 @@
+"""Which device and precision a run gets."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+from semisup.errors import SemisupError, nearest
+
+__all__ = ["autocast", "resolve_device", "resolve_precision"]
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` takes CUDA, else MPS, else the CPU; anything else must be there.
+
+    Raises:
+        SemisupError: an unknown name, or a device that this machine lacks.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise SemisupError(f"device: unknown device '{name}'{nearest(kind, ['auto', 'cpu', 'cuda', 'mps'])}")
+    if kind == "cuda" and (not torch.cuda.is_available() or (number and int(number) >= torch.cuda.device_count())):
+        raise SemisupError(f"device: '{name}' is not on this machine ({torch.cuda.device_count()} CUDA devices found)")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise SemisupError("device: 'mps' is not on this machine")
+    return torch.device(name)
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """`auto` is bf16 where CUDA has it, else fp32. fp16 needs CUDA: its loss scaling is of no use elsewhere.
+
+    Raises:
+        SemisupError: fp16 off CUDA.
+    """
+    if name == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if name == "fp16" and device.type != "cuda":
+        raise SemisupError(f"precision: 'fp16' needs a CUDA device, this run is on '{device}'; use bf16 or fp32")
+    return name
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
+    """The autocast context of `precision`; nothing for fp32."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)

@@ -1,0 +1,122 @@
+"""Optimizers by name, and the learning rate as a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from semisup.config import OptimizerConfig, ScheduleConfig
+from semisup.methods import Method
+
+__all__ = ["LARS", "build_optimizers", "learning_rate", "set_learning_rates", "warmup_steps"]
+
+
+class LARS(torch.optim.Optimizer):
+    """SGD with momentum whose step is scaled, per weight tensor, by trust * |w| / |g + weight_decay w|
+    (You et al. 2017, arXiv:1708.03888; momentum 0.9 and trust 0.001 as in google-research/simclr lars_optimizer.py).
+
+    Momentum is the classic kind: the learning rate enters the velocity. Groups with `adapt=False` (biases and norms)
+    are plain SGD with momentum.
+
+    Args:
+        params: parameters or parameter groups.
+        lr: learning rate.
+        momentum: in [0, 1).
+        weight_decay: added to the gradient before the norms are taken.
+        trust: the trust coefficient.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter] | Iterable[dict[str, object]],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 0.001,
+    ) -> None:
+        super().__init__(
+            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": True}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Apply one update; `closure` is not supported."""
+        for group in self.param_groups:
+            weights = [p for p in group["params"] if p.grad is not None]
+            if not weights:
+                continue
+            grads = [p.grad for p in weights]
+            if group["weight_decay"]:
+                grads = list(torch._foreach_add(grads, weights, alpha=group["weight_decay"]))
+            if group["adapt"]:
+                w_norms, g_norms = torch._foreach_norm(weights), torch._foreach_norm(grads)
+                norms = zip(w_norms, g_norms, strict=True)
+                ratios = [_trust_ratio(w_norm, g_norm, group["trust"]) for w_norm, g_norm in norms]
+                grads = [grad * ratio for grad, ratio in zip(grads, ratios, strict=True)]
+            velocities = [self.state[p].setdefault("velocity", torch.zeros_like(p)) for p in weights]
+            torch._foreach_mul_(velocities, group["momentum"])
+            torch._foreach_add_(velocities, grads, alpha=group["lr"])
+            torch._foreach_sub_(weights, velocities)
+        return None
+
+
+def _trust_ratio(weight_norm: Tensor, grad_norm: Tensor, trust: float) -> Tensor:
+    # 1 where either norm is 0, as in the reference; `where` keeps it on the device.
+    ratio = trust * weight_norm / grad_norm
+    return torch.where((weight_norm > 0) & (grad_norm > 0), ratio, torch.ones_like(ratio))
+
+
+def build_optimizers(method: Method, config: OptimizerConfig) -> dict[str, torch.optim.Optimizer]:
+    """One optimizer for each of the method's groups; biases and norms (parameters of one dimension) get no decay."""
+    optimizers: dict[str, torch.optim.Optimizer] = {}
+    for name, parameters in method.groups().items():
+        lr = config.group_lr.get(name, config.lr)
+        trained = [p for p in parameters if p.requires_grad]
+        groups: list[dict[str, object]] = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        if config.name == "sgd":
+            nesterov = config.nesterov and config.momentum > 0
+            optimizers[name] = torch.optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=nesterov, foreach=True)
+        elif config.name == "adamw":
+            beta1, beta2 = config.betas
+            optimizers[name] = torch.optim.AdamW(groups, lr=lr, betas=(beta1, beta2), foreach=True)
+        else:
+            groups[1]["adapt"] = False
+            optimizers[name] = LARS(groups, lr=lr, momentum=config.momentum, trust=config.trust)
+        for group in optimizers[name].param_groups:
+            group["peak_lr"] = lr
+    return optimizers
+
+
+def warmup_steps(schedule: ScheduleConfig, total: int) -> int:
+    """Length of the warm-up in steps: `warmup` below 1 is a part of the stage."""
+    return round(schedule.warmup * total) if schedule.warmup < 1 else int(schedule.warmup)
+
+
+def learning_rate(schedule: ScheduleConfig, step: int, total: int) -> float:
+    """Factor on the peak learning rate at `step` of `total`.
+
+    A linear warm-up from 1/warmup to 1, then `cosine`: (1 + cos(pi t)) / 2 (SimCLR); `cosine_7_16`: cos(7 pi t / 16)
+    (FixMatch, sec. 2.3: 0.773 half-way, 0.195 at the end); or `constant`. t runs over what follows the warm-up.
+    """
+    warmup = warmup_steps(schedule, total)
+    if step < warmup:
+        return (step + 1) / warmup
+    t = (step - warmup) / max(total - warmup, 1)
+    if schedule.name == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * t))
+    if schedule.name == "cosine_7_16":
+        return math.cos(7 * math.pi * t / 16)
+    return 1.0
+
+
+def set_learning_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
+    """Set every group to `factor` times its peak."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group["peak_lr"]

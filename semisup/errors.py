@@ -1,0 +1,41 @@
+"""What a user can get wrong, said once and in full."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["SemisupError", "nearest", "raise_all"]
+
+
+class SemisupError(ValueError):
+    """A mistake the user can mend: the message names the key or file, the rule and the value."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the closest valid name, else the list of valid names.
+
+    Args:
+        name: what the user wrote.
+        valid: every name that would have been accepted.
+    """
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; valid: {', '.join(names)}" if names else ""
+
+
+def raise_all(problems: list[str], subject: str) -> None:
+    """Raise one :class:`SemisupError` that lists every problem; return quietly when there is none.
+
+    Args:
+        problems: one sentence each.
+        subject: what was being checked, e.g. the recipe's path.
+    """
+    if not problems:
+        return
+    if len(problems) == 1:
+        raise SemisupError(f"{subject}: {problems[0]}")
+    lines = "\n".join(f"  - {problem}" for problem in problems)
+    raise SemisupError(f"{subject}: {len(problems)} problems\n{lines}")

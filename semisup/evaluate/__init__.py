@@ -1,0 +1,22 @@
+"""Judging: accuracy and calibration, nearest neighbours, linear probe, pseudo-label quality, figures."""
+
+from __future__ import annotations
+
+from semisup.evaluate.knn import knn_accuracy, knn_predict
+from semisup.evaluate.metrics import classification_metrics, confusion_matrix, expected_calibration_error
+from semisup.evaluate.plots import confusion_figure
+from semisup.evaluate.predict import predict_logits
+from semisup.evaluate.probe import linear_probe
+from semisup.evaluate.pseudo_labels import pseudo_label_quality
+
+__all__ = [
+    "classification_metrics",
+    "confusion_figure",
+    "confusion_matrix",
+    "expected_calibration_error",
+    "knn_accuracy",
+    "knn_predict",
+    "linear_probe",
+    "predict_logits",
+    "pseudo_label_quality",
+]

@@ -1,0 +1,98 @@
+"""How good a finished classifier is, from its logits on a labeled set. Reads values on the host: not for step code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from semisup.errors import SemisupError
+
+__all__ = ["classification_metrics", "confusion_matrix", "expected_calibration_error"]
+
+
+def classification_metrics(logits: Tensor, y: Tensor, num_classes: int) -> dict[str, Any]:
+    """Return accuracy and calibration of N predictions, computed in float64.
+
+    Args:
+        logits: (N, num_classes), finite, N >= 1.
+        y: (N,) int64 true classes in [0, num_classes).
+        num_classes: C.
+
+    Returns:
+        ``accuracy`` in [0, 1]; ``nll``, the mean negative log-likelihood in nats; ``ece`` in [0, 1], see
+        :func:`expected_calibration_error`; ``brier``, the mean of ``||p - onehot||^2`` in [0, 2]; and
+        ``per_class_accuracy``, a list of C floats with NaN for a class without samples.
+
+    Raises:
+        SemisupError: shapes that do not match, a label out of range, or logits that are not finite.
+    """
+    if logits.ndim != 2 or logits.shape[0] == 0 or logits.shape[1] != num_classes:
+        raise SemisupError(f"logits must be (N, {num_classes}) with N >= 1, got shape {tuple(logits.shape)}")
+    if not bool(torch.isfinite(logits).all()):
+        raise SemisupError("logits must be finite: the network that made them has diverged")
+    logits = logits.detach().double()
+    y = y.to(logits.device)
+    probs = F.softmax(logits, dim=1)
+    confidence, predictions = probs.max(dim=1)
+    matrix = confusion_matrix(predictions, y, num_classes).double()  # checks y; double before it divides
+    correct = predictions == y
+    return {
+        "accuracy": float(correct.double().mean()),
+        "nll": float(F.cross_entropy(logits, y)),
+        "ece": expected_calibration_error(confidence, correct),
+        "brier": float((probs - F.one_hot(y, num_classes)).square().sum(dim=1).mean()),
+        "per_class_accuracy": (matrix.diagonal() / matrix.sum(dim=1)).tolist(),  # 0 / 0 is NaN
+    }
+
+
+def confusion_matrix(predictions: Tensor, y: Tensor, num_classes: int) -> Tensor:
+    """Return the (C, C) int64 counts: row = true class, column = predicted class.
+
+    Args:
+        predictions: (N,) int64 in [0, num_classes).
+        y: (N,) int64 in [0, num_classes).
+        num_classes: C.
+
+    Raises:
+        SemisupError: shapes that do not match or a class out of range.
+    """
+    if predictions.ndim != 1 or predictions.shape != y.shape:
+        raise SemisupError(
+            f"predictions and y must both be (N,), got shapes {tuple(predictions.shape)} and {tuple(y.shape)}"
+        )
+    for name, values in (("predictions", predictions), ("y", y)):
+        if bool(((values < 0) | (values >= num_classes)).any()):
+            low, high = int(values.min()), int(values.max())
+            raise SemisupError(f"{name} must lie in [0, {num_classes}), got values from {low} to {high}")
+    counts = torch.bincount(y * num_classes + predictions, minlength=num_classes**2)
+    return counts.view(num_classes, num_classes)
+
+
+def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15) -> float:
+    """Return the sum over bins of ``(n_b / N) * |accuracy_b - mean confidence_b|``, in [0, 1].
+
+    Naeini et al., AAAI 2015; Guo et al., arXiv:1706.04599, eq. 3. Equal-width bins (lo, hi] over [0, 1].
+
+    Args:
+        confidence: (N,) probability of the predicted class, N >= 1.
+        correct: (N,) bool, whether the prediction was right.
+        bins: number of bins.
+
+    Raises:
+        SemisupError: shapes that do not match, or no sample.
+    """
+    if confidence.ndim != 1 or confidence.shape != correct.shape or not len(confidence):
+        raise SemisupError(
+            f"confidence and correct must both be (N,) with N >= 1, "
+            f"got shapes {tuple(confidence.shape)} and {tuple(correct.shape)}"
+        )
+    confidence = confidence.detach().double()
+    inner_edges = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins
+    index = torch.bucketize(confidence, inner_edges)  # right=False: an edge belongs to the bin below it
+    # n_b * |acc_b - conf_b| = |sum over the bin of (correct - confidence)|: no bin can divide by 0.
+    gaps = torch.zeros(bins, dtype=torch.float64, device=confidence.device)
+    gaps.index_add_(0, index, correct.double() - confidence)
+    return float(gaps.abs().sum() / len(confidence))

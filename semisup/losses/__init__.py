@@ -1,0 +1,25 @@
+"""Loss functions on tensors, by family: no state, no configuration, float32 inside autocast, no host synchronisation.
+
+Plain cross-entropy with integer labels is ``torch.nn.functional.cross_entropy``; it has no wrapper here.
+"""
+
+from __future__ import annotations
+
+from semisup.losses.alignment import align_distribution
+from semisup.losses.classification import entropy, pseudo_label_cross_entropy, soft_cross_entropy
+from semisup.losses.consistency import kl_consistency, mse_consistency, sharpen
+from semisup.losses.contrastive import nt_xent
+from semisup.losses.distillation import hinton_kd, soft_target_distillation
+
+__all__ = [
+    "align_distribution",
+    "entropy",
+    "hinton_kd",
+    "kl_consistency",
+    "mse_consistency",
+    "nt_xent",
+    "pseudo_label_cross_entropy",
+    "sharpen",
+    "soft_cross_entropy",
+    "soft_target_distillation",
+]

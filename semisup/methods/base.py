@@ -1,0 +1,205 @@
+"""The method protocol: what a learning algorithm asks for and what it hands back.
+
+A method says which views of the images it wants (`views`), and its `step` is a generator of updates. The engine applies
+each yielded update (backward, clip, optimizer step) before the generator goes on, so that alternating algorithms are
+straight-line code. Whatever a method remembers is a parameter or a buffer: checkpoints need no code in the method.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+
+from torch import Tensor, nn
+
+__all__ = [
+    "Batch",
+    "Fraction",
+    "Labeled",
+    "Method",
+    "NonNegative",
+    "Positive",
+    "Progress",
+    "PseudoLabels",
+    "Range",
+    "Unlabeled",
+    "Update",
+    "Views",
+    "frozen",
+    "option_hints",
+    "options_of",
+]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a numeric option, checked before any training: `low` <= value <= `high`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    """Whether `low` itself is refused."""
+
+    def problem(self, value: float) -> str | None:
+        """Say what is wrong with `value`, or None."""
+        if not self.low <= value <= self.high or (self.open_low and value == self.low):
+            bracket = "(" if self.open_low else "["
+            return f"must lie in {bracket}{self.low:g}, {self.high:g}]"
+        return None
+
+
+Fraction = Annotated[float, Range(0, 1)]
+"""A number in [0, 1]."""
+Positive = Annotated[float, Range(0, open_low=True)]
+"""A number > 0."""
+NonNegative = Annotated[float, Range(0)]
+"""A number >= 0."""
+
+
+POLICY_OF_VIEW = {"weak": "weak", "strong": "randaugment"}
+"""What the common views are made with unless a recipe says otherwise."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """The augmented versions of a batch that a method asks for.
+
+    A tuple names common views (`POLICY_OF_VIEW`); a mapping names views of the method's own and their default policies
+    (`{"first": "simclr", "second": "simclr"}`: two independent draws of one policy).
+    """
+
+    labeled: tuple[str, ...] | Mapping[str, str] = ()
+    unlabeled: tuple[str, ...] | Mapping[str, str] = ()
+
+    def policies(self, part: Literal["labeled", "unlabeled"]) -> dict[str, str]:
+        """View name -> default policy name for one part of the batch."""
+        views = self.labeled if part == "labeled" else self.unlabeled
+        return dict(views) if isinstance(views, Mapping) else {view: POLICY_OF_VIEW[view] for view in views}
+
+
+@dataclass
+class Labeled:
+    """Labeled images: `labeled["weak"]` is (B, C, H, W) float, `labeled.y` (B,) int64."""
+
+    views: dict[str, Tensor]
+    y: Tensor
+
+    def __getitem__(self, view: str) -> Tensor:
+        return self.views[view]
+
+
+@dataclass
+class Unlabeled:
+    """Unlabeled images: `unlabeled["weak"]` is (U, C, H, W) float, `unlabeled.index` (U,) their rows in the data set.
+
+    `target` (U, num_classes) holds the pseudo-labels of a relabel stage as probabilities, where the recipe names one.
+    """
+
+    views: dict[str, Tensor]
+    index: Tensor
+    target: Tensor | None = None
+
+    def __getitem__(self, view: str) -> Tensor:
+        return self.views[view]
+
+
+@dataclass
+class Batch:
+    """One step's images, augmented and on the device. There is no way from here to a hidden label.
+
+    A part that the method's views do not ask for has no images.
+    """
+
+    labeled: Labeled
+    unlabeled: Unlabeled
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the run stands: `step` counts from 0 to `total` - 1."""
+
+    step: int
+    total: int
+
+    @property
+    def fraction(self) -> float:
+        """Part of the stage that is done, in [0, 1)."""
+        return self.step / self.total
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """What a step decided about its unlabeled images; the evaluator compares it with the hidden labels."""
+
+    index: Tensor
+    """(U,) rows in the data set."""
+    labels: Tensor
+    """(U,) int64 guesses."""
+    mask: Tensor
+    """(U,) in [0, 1]: how much each guess was used."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """One optimizer step: a scalar `loss`, the parameter `group` it moves, and terms to log (0-d tensors)."""
+
+    loss: Tensor
+    group: str = "main"
+    log: dict[str, Tensor] = field(default_factory=dict)
+    pseudo_labels: PseudoLabels | None = None
+
+
+class Method(nn.Module):
+    """A learning algorithm around a network.
+
+    Class attributes describe it to people and to the engine; the constructor's keyword arguments are the recipe's
+    `method:` keys.
+    """
+
+    family: ClassVar[str]
+    """supervised, self-supervised, semi-supervised or distillation."""
+    summary: ClassVar[str]
+    """One line for `semisup methods`."""
+    citation: ClassVar[str]
+    trains: ClassVar[Literal["classifier", "encoder"]] = "classifier"
+    """Whether the first constructor argument is a Classifier or an Encoder (which has no labels to classify by)."""
+    needs_teacher: ClassVar[bool] = False
+    """Whether the constructor takes `teacher`, the frozen predictor of an earlier stage."""
+    needs_pseudo_labels: ClassVar[bool] = False
+    """Whether `batch.unlabeled.target` must come from a relabel stage."""
+    views: Views
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        """Yield one `Update` after another; the engine applies each before the generator goes on.
+
+        Never `yield` inside a `with`: autocast caches casts of the weights that the update is about to change.
+        """
+        raise NotImplementedError
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by optimizer group. Default: all that require a gradient, as "main"."""
+        return {"main": [p for p in self.parameters() if p.requires_grad]}
+
+    def predictor(self) -> nn.Module:
+        """The network that the finished stage is judged and exported by."""
+        raise NotImplementedError
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    """Put a module in eval mode without gradients, for a teacher that only answers."""
+    return module.requires_grad_(False).eval()
+
+
+def options_of(method: type[Method]) -> dict[str, Any]:
+    """Recipe keys of a method and their defaults."""
+    parameters = inspect.signature(method.__init__).parameters
+    return {p.name: p.default for p in parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def option_hints(method: type[Method]) -> dict[str, Any]:
+    """Recipe keys of a method and their annotated types, bounds (`Range`) included."""
+    hints = get_type_hints(method.__init__, include_extras=True)
+    return {name: hints[name] for name in options_of(method)}

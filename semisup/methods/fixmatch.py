@@ -1,0 +1,82 @@
+"""FixMatch: a confident guess on the weak view is the label of the strong view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semisup.losses import align_distribution, pseudo_label_cross_entropy
+from semisup.methods.base import Batch, Fraction, Method, NonNegative, Progress, PseudoLabels, Update, Views
+from semisup.models import Classifier
+
+__all__ = ["FixMatch"]
+
+
+class FixMatch(Method):
+    """L = CE(labeled weak) + unlabeled_weight * mean[max p_w >= threshold] CE(argmax p_w, strong)
+    (Sohn et al. 2020, arXiv:2001.07685, eq. 3-4).
+
+    The mean runs over all unlabeled images, kept or not. The paper makes one forward of all three views; here the weak
+    view runs first, without gradient, which costs a third less work and gives it batch statistics of its own. The
+    running statistics then see both forwards.
+
+    Args:
+        model: the classifier.
+        threshold: least confidence of a used guess, in [0, 1]. Paper: 0.95.
+        unlabeled_weight: weight of the unlabeled term. Paper: 1.
+        align: distribution alignment (ReMixMatch, Berthelot et al. 2020, arXiv:1911.09785, sec. 3.1; FixMatch's own
+            ablation): guesses are scaled by uniform / running mean of the guesses before the threshold. Assumes
+            that classes are equally frequent.
+        align_momentum: of the running mean of guesses, per step, in [0, 1).
+    """
+
+    family = "semi-supervised"
+    summary = "Confident guesses on weak views label the strong views of the same images."
+    citation = "Sohn et al. 2020, arXiv:2001.07685"
+    views = Views(labeled=("weak",), unlabeled=("weak", "strong"))
+    guesses: Tensor
+
+    def __init__(
+        self,
+        model: Classifier,
+        *,
+        threshold: Fraction = 0.95,
+        unlabeled_weight: NonNegative = 1.0,
+        align: bool = False,
+        align_momentum: Fraction = 0.99,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.threshold = threshold
+        self.unlabeled_weight = unlabeled_weight
+        self.align = align
+        self.align_momentum = align_momentum
+        num_classes = model.head.out_features
+        self.register_buffer("guesses", torch.full((num_classes,), 1.0 / num_classes))
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        """One update of the joint loss."""
+        weak, strong = batch.unlabeled["weak"], batch.unlabeled["strong"]
+        with torch.no_grad():
+            probs = self.model(weak).float().softmax(1)
+            if self.align:
+                self.guesses.lerp_(probs.mean(0), 1 - self.align_momentum)
+                probs = align_distribution(probs, torch.full_like(self.guesses, 1 / len(self.guesses)), self.guesses)
+            confidence, labels = probs.max(1)
+            mask = (confidence >= self.threshold).float()
+        x = batch.labeled["weak"]
+        logits, logits_strong = self.model(torch.cat([x, strong])).split([len(x), len(strong)])
+        supervised = F.cross_entropy(logits.float(), batch.labeled.y)
+        unlabeled = pseudo_label_cross_entropy(logits_strong, labels, mask)
+        yield Update(
+            supervised + self.unlabeled_weight * unlabeled,
+            log={"supervised": supervised, "unlabeled": unlabeled, "kept": mask.mean()},
+            pseudo_labels=PseudoLabels(batch.unlabeled.index, labels, mask),
+        )
+
+    def predictor(self) -> nn.Module:
+        """The classifier itself; recipes judge its EMA, as the paper does."""
+        return self.model

@@ -1,0 +1,38 @@
+"""Networks: backbones, heads, averages of weights, and weights on disk."""
+
+from semisup.models.build import (
+    BACKBONES,
+    ModelSpec,
+    build_backbone,
+    build_classifier,
+    check_model,
+    count_parameters,
+    model_signature,
+    option_names,
+)
+from semisup.models.classifier import Classifier, Encoder, feature_width
+from semisup.models.ema import EMA, ema_update_
+from semisup.models.heads import ProjectionHead, build_neck
+from semisup.models.weights import WeightsReport, load_into, load_weights, save_weights
+
+__all__ = [
+    "BACKBONES",
+    "EMA",
+    "Classifier",
+    "Encoder",
+    "ModelSpec",
+    "ProjectionHead",
+    "WeightsReport",
+    "build_backbone",
+    "build_classifier",
+    "build_neck",
+    "check_model",
+    "count_parameters",
+    "ema_update_",
+    "feature_width",
+    "load_into",
+    "load_weights",
+    "model_signature",
+    "option_names",
+    "save_weights",
+]

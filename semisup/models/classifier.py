@@ -1,0 +1,105 @@
+"""A backbone with what stands on top of it: a projector while pretraining, a neck and a linear head afterwards."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from semisup.errors import SemisupError, raise_all
+from semisup.models.checks import check_whole
+
+__all__ = ["Classifier", "Encoder", "feature_width"]
+
+
+class Encoder(nn.Module):
+    """A backbone and, kept beside it for pretraining, a projector. The forward gives the backbone's features.
+
+    Attributes:
+        backbone: images ``(N, C, H, W)`` to features ``(N, num_features)``.
+        projector: features to projections, or None.
+        num_features: the backbone's.
+
+    Raises:
+        SemisupError: the backbone has no whole number ``num_features``.
+    """
+
+    def __init__(self, backbone: nn.Module, projector: nn.Module | None = None) -> None:
+        super().__init__()
+        self.num_features = feature_width(backbone)
+        self.backbone = backbone
+        self.projector = projector
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images ``(N, C, H, W)`` to features ``(N, num_features)``."""
+        features: Tensor = self.backbone(images)
+        return features
+
+    def project(self, images: Tensor) -> Tensor:
+        """Map images ``(N, C, H, W)`` to projections, what a contrastive loss compares.
+
+        Raises:
+            ValueError: there is no projector.
+        """
+        if self.projector is None:
+            raise ValueError("this encoder has no projector")
+        projections: Tensor = self.projector(self.backbone(images))
+        return projections
+
+
+class Classifier(nn.Module):
+    """Backbone, neck and linear head: images ``(N, C, H, W)`` to logits ``(N, num_classes)``.
+
+    Attributes:
+        backbone: images to features.
+        neck: the projection blocks kept from pretraining (``ProjectionHead.truncate``); may be empty.
+        head: the linear layer, Glorot-normal weights and zero bias as in google-research/fixmatch.
+        num_features: width of what the head sees.
+
+    Args:
+        backbone: a network with a whole number ``num_features``.
+        neck: blocks as :func:`semisup.models.heads.build_neck` makes them.
+        num_classes: at least 1.
+        zero_head: start the head at zero instead, as SimCLRv2 does when it fine-tunes: the first gradient then
+            leaves the pretrained layers alone.
+
+    Raises:
+        SemisupError: the backbone has no whole number ``num_features``, or ``num_classes`` is not positive.
+    """
+
+    def __init__(self, backbone: nn.Module, neck: nn.Sequential, num_classes: int, *, zero_head: bool = False) -> None:
+        super().__init__()
+        raise_all(check_whole("num_classes", num_classes, 1), "classifier")
+        linears = [layer for layer in neck.modules() if isinstance(layer, nn.Linear)]
+        self.num_features = linears[-1].out_features if linears else feature_width(backbone)
+        self.backbone = backbone
+        self.neck = neck
+        self.head = nn.Linear(self.num_features, num_classes)
+        nn.init.zeros_(self.head.bias)
+        if zero_head:
+            nn.init.zeros_(self.head.weight)
+        else:
+            nn.init.xavier_normal_(self.head.weight)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Map images ``(N, C, H, W)`` to what the head sees, ``(N, num_features)``."""
+        features: Tensor = self.neck(self.backbone(images))
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images ``(N, C, H, W)`` to logits ``(N, num_classes)``."""
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+
+def feature_width(backbone: nn.Module) -> int:
+    """Return the backbone's ``num_features``, the width of its output.
+
+    Raises:
+        SemisupError: it has none, or not a whole number.
+    """
+    width = getattr(backbone, "num_features", None)
+    if not isinstance(width, int):
+        raise SemisupError(
+            f"backbone {type(backbone).__name__} must have a whole number num_features, the width of its output; "
+            f"got {width!r}"
+        )
+    return width

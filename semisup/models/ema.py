@@ -1,0 +1,103 @@
+"""Exponential moving average of a network's parameters."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from semisup.errors import SemisupError
+
+__all__ = ["EMA", "ema_update_"]
+
+
+class EMA(nn.Module):
+    """A frozen copy of ``module`` that follows it: ``theta' <- m theta' + (1 - m) theta``, buffers copied.
+
+    Buffers (BatchNorm's running statistics) are copied, not averaged, as all reference implementations of
+    semi-supervised learning do. The copy never gets gradients. Its train/eval mode is the caller's choice, and
+    ``train()`` of an enclosing module reaches it too: Mean Teacher wants it in train mode, evaluation in eval mode.
+    The number of updates is a buffer, so that a checkpoint holds everything.
+
+    Attributes:
+        module: the averaged network; calling the EMA calls it.
+        decay: m; may be reassigned between updates (BYOL and DINO raise it along a cosine).
+        step: number of updates so far, an int64 scalar on the module's device.
+
+    Args:
+        module: the network to follow; copied now, so it starts as its own average.
+        decay: m in [0, 1]. A change is forgotten to one half after ln 0.5 / ln m updates: 693 at 0.999.
+        warm_start: use ``m_t = min(1 - 1 / (t + 1), m)`` at update t = 1, 2, ...: the plain mean of the weights so
+            far until it reaches m, so that the random start does not linger for thousands of steps.
+
+    Raises:
+        SemisupError: ``decay`` is outside [0, 1].
+    """
+
+    step: Tensor
+
+    def __init__(self, module: nn.Module, decay: float = 0.999, *, warm_start: bool = True) -> None:
+        super().__init__()
+        if not 0 <= decay <= 1:
+            raise SemisupError(f"ema: decay must be between 0 and 1, got {decay!r}")
+        self.module = copy.deepcopy(module).requires_grad_(False)
+        self.decay = decay
+        self.warm_start = warm_start
+        first = next(module.parameters(), None)
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64, device=None if first is None else first.device))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the averaged network."""
+        return self.module(*args, **kwargs)
+
+    @torch.no_grad()
+    def update(self, online: nn.Module) -> None:
+        """Move one step towards ``online``, which must have the structure of ``module``. Never waits for a GPU."""
+        self.step.add_(1)
+        if self.warm_start:
+            # On the device: reading the counter on the host would stall the stream once per training step.
+            # As 1 - m_t, which single precision holds to all its digits and m_t does not.
+            _move(self.module, online, (1 / (self.step + 1)).clamp(min=1 - self.decay))
+        else:
+            _move(self.module, online, 1 - self.decay)
+
+
+def ema_update_(averaged: nn.Module, online: nn.Module, decay: float | Tensor) -> None:
+    """Average the parameters of ``online`` into ``averaged`` in place, and copy its buffers.
+
+    Args:
+        averaged: changed in place: ``decay * averaged + (1 - decay) * online``.
+        online: a network of the same structure.
+        decay: in [0, 1]; a scalar tensor, on the parameters' device, costs no synchronisation.
+
+    Raises:
+        SemisupError: the two networks' parameters or buffers differ in number or shape.
+    """
+    _move(averaged, online, 1 - decay)
+
+
+@torch.no_grad()
+def _move(averaged: nn.Module, online: nn.Module, weight: float | Tensor) -> None:
+    """Move the parameters by the share ``weight`` of the way to the online ones, and copy the buffers."""
+    mine: list[Tensor] = list(averaged.parameters())
+    theirs: list[Tensor] = list(online.parameters())
+    my_buffers, their_buffers = list(averaged.buffers()), list(online.buffers())
+    # Shapes are known to the host. Unequal ones could broadcast without a word.
+    if [t.shape for t in mine + my_buffers] != [t.shape for t in theirs + their_buffers]:
+        raise SemisupError(
+            f"ema: the averaged {type(averaged).__name__} and the online {type(online).__name__} must be the same "
+            "network, but their parameters or buffers differ in number or shape"
+        )
+    if my_buffers:  # foreach functions refuse empty lists
+        torch._foreach_copy_(my_buffers, their_buffers)
+    if not mine:
+        return
+    if isinstance(weight, Tensor):
+        # The fused lerp takes no scalar tensor. This is the same sum, for one model's size of temporary memory.
+        change = torch._foreach_sub(theirs, mine)
+        torch._foreach_mul_(change, weight)
+        torch._foreach_add_(mine, change)
+    else:
+        torch._foreach_lerp_(mine, theirs, weight)

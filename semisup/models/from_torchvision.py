@@ -1,0 +1,139 @@
+"""Any image classifier of torchvision as a backbone, with or without its pretrained weights.
+
+torchvision takes seconds to import, so it is imported inside the functions that need it.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from semisup.errors import SemisupError, nearest, raise_all
+
+__all__ = ["TorchvisionBackbone", "check_torchvision", "classifier_names"]
+
+# These two return a tuple in train() mode: their auxiliary heads train on losses that no method here knows.
+AUXILIARY = ("googlenet", "inception_v3")
+
+
+def classifier_names() -> list[str]:
+    """Return the names of all torchvision classifiers that can be a backbone."""
+    from torchvision import models
+
+    return [name for name in models.list_models(module=models) if name not in AUXILIARY]
+
+
+def check_torchvision(name: str, *, weights: object = None) -> list[str]:
+    """Return what is wrong with a torchvision classifier's name or weights, one sentence each; builds nothing.
+
+    Args:
+        name: torchvision's name, without the ``torchvision/``.
+        weights: None, "DEFAULT", or the name of one of torchvision's weights for this network.
+    """
+    from torchvision import models
+
+    if name in AUXILIARY:
+        return [f"name torchvision/{name} has auxiliary outputs while training, which no method here can use"]
+    names = classifier_names()
+    if name not in names:
+        return [f"name torchvision/{name} is no classifier of torchvision{nearest(name, names)}"]
+    if weights is None:
+        return []
+    known = models.get_model_weights(name)
+    valid = [*known.__members__, *(f"{known.__name__}.{member}" for member in known.__members__)]
+    if weights in valid:
+        return []
+    listed = ", ".join(known.__members__)
+    return [f"weights must be none or one of {listed}, got {weights!r}{nearest(str(weights), valid)}"]
+
+
+class TorchvisionBackbone(nn.Module):
+    """A torchvision classifier whose last layer is left out: images ``(N, C, S, S)`` to ``(N, num_features)``.
+
+    Gray images: the first convolution's kernels are summed over their RGB inputs, which is what feeding the gray
+    image to all three would compute, so pretrained weights keep their meaning. That includes the normalisation:
+    pretrained weights expect images in torchvision's own, mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225).
+
+    Args:
+        name: torchvision's name, without the ``torchvision/``.
+        weights: None for random weights, "DEFAULT", or a name of torchvision's; downloaded unless cached.
+        in_channels: 1 or 3.
+        image_size: side of the images in pixels. Vision transformers are built for it; every network is tried on
+            it, on the meta device, which costs neither memory nor arithmetic.
+
+    Raises:
+        SemisupError: an unknown name or weights, other channels than 1 or 3, an image size that the network cannot
+            process, or weights that could not be downloaded.
+    """
+
+    def __init__(self, name: str, weights: str | None = None, *, in_channels: int = 3, image_size: int = 224) -> None:
+        from torchvision import models
+
+        super().__init__()
+        problems = check_torchvision(name, weights=weights)
+        if in_channels not in (1, 3):
+            problems.append(f"in_channels must be 1 or 3, got {in_channels!r}")
+        subject = f"model torchvision/{name}"
+        raise_all(problems, subject)
+        sized: dict[str, Any] = {}
+        if name.startswith("vit_"):
+            sized = {"image_size": image_size}
+        elif name.startswith("maxvit_"):
+            sized = {"input_size": (image_size, image_size)}
+        try:
+            self.network: nn.Module = models.get_model(name, weights=weights, **sized)
+        except OSError as error:
+            raise SemisupError(f"{subject}: weights {weights!r} could not be fetched ({error})") from error
+        except (ValueError, AssertionError) as error:
+            raise SemisupError(f"{subject}: cannot be built for {image_size} px images ({error})") from error
+        if in_channels == 1:
+            _sum_first_kernel(self.network)
+        self.num_features = _drop_last_layer(self.network)
+        _try_size(self.network, in_channels, image_size, self.num_features, subject)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images ``(N, C, S, S)`` to features ``(N, num_features)``."""
+        features: Tensor = self.network(images)
+        return features
+
+
+def _drop_last_layer(network: nn.Module) -> int:
+    """Replace the classifying layer by the identity and return how many features it took in."""
+    # In every torchvision classifier it is the last registered layer with weights: a Linear, or SqueezeNet's Conv2d.
+    path, layer = [(p, m) for p, m in network.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
+    parent, _, attribute = path.rpartition(".")
+    setattr(network.get_submodule(parent), attribute, nn.Identity())
+    return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+
+
+def _sum_first_kernel(network: nn.Module) -> None:
+    """Make the first convolution, changed in place, take one channel instead of three."""
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    first.weight = nn.Parameter(first.weight.detach().sum(dim=1, keepdim=True))
+    first.in_channels = 1
+
+
+def _try_size(network: nn.Module, in_channels: int, image_size: int, num_features: int, subject: str) -> None:
+    """Run two images through the network's shapes; raise when the network cannot take them."""
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
+    images = torch.empty(2, in_channels, image_size, image_size, device="meta")
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            features = torch.func.functional_call(network, shapes, (images,))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SemisupError(f"{subject}: cannot process images of {image_size} px ({reason})") from error
+    finally:
+        network.train(training)
+    if math.prod(features.shape) != 2 * num_features:
+        raise SemisupError(
+            f"{subject}: gives {tuple(features.shape)} for 2 images of {image_size} px, not (2, {num_features})"
+        )

@@ -1,0 +1,211 @@
+"""Weights on disk: safetensors files, written atomically, compared by their headers before a tensor is read."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from semisup.errors import SemisupError
+
+__all__ = ["WeightsReport", "compare", "load_into", "load_weights", "read_metadata", "read_shapes", "save_weights"]
+
+Shape = tuple[int, ...]
+Rename = Mapping[str, str | None]
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """How the tensors of a file fit a network, by name.
+
+    Attributes:
+        matched: names in both, with one shape.
+        missing: names the network has and the file lacks.
+        unexpected: names the file has and the network lacks.
+        mismatched: names in both whose shapes differ: ``{name: (network's shape, file's shape)}``.
+        fraction: share of the network's elements that the file supplies, 0 to 1 (1 for a network without any).
+    """
+
+    matched: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
+    fraction: float = 1.0
+
+    def __str__(self) -> str:
+        """Say it in a few lines, naming at most eight tensors of a kind."""
+        tensors = len(self.matched) + len(self.missing) + len(self.mismatched)
+        lines = [
+            f"{100 * self.fraction:.2f} % of the network's weights found ({len(self.matched)} of {tensors} tensors)"
+        ]
+        shapes = [f"{name} (network {mine}, file {theirs})" for name, (mine, theirs) in self.mismatched.items()]
+        for kind, names in (("missing", self.missing), ("mismatched", shapes), ("unexpected", self.unexpected)):
+            if names:
+                rest = f" and {len(names) - 8} more" if len(names) > 8 else ""
+                lines.append(f"  {kind}: {', '.join(names[:8])}{rest}")
+        return "\n".join(lines)
+
+
+def save_weights(path: str | Path, state_dict: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a state dict as safetensors, so that ``path`` is at all times either the old file or the whole new one.
+
+    Tensors of any memory layout and device, and tensors that share memory, are written as plain separate ones.
+
+    Args:
+        path: the file; its folder must exist.
+        state_dict: names to tensors.
+        metadata: strings kept in the file's header.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    tensors: dict[str, Tensor] = {}
+    memories: set[int] = set()
+    for name, tensor in state_dict.items():
+        plain = tensor.detach().cpu().contiguous()
+        memory = plain.untyped_storage().data_ptr()
+        # safetensors refuses two tensors in one memory: tied weights, or views of one buffer.
+        tensors[name] = plain.clone() if memory in memories else plain
+        memories.add(memory)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, metadata=dict(metadata or {}))
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # makes the new name itself survive a power cut
+    finally:
+        os.close(folder)
+
+
+def load_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read all tensors of a safetensors file into CPU memory. Reading cannot execute code.
+
+    Raises:
+        SemisupError: no such file, or not a whole safetensors file.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_shapes(path: str | Path) -> dict[str, Shape]:
+    """Read the names and shapes from a safetensors file's header; no tensor data is touched.
+
+    Raises:
+        SemisupError: no such file, or not a whole safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Read the strings that :func:`save_weights` kept in the header.
+
+    Raises:
+        SemisupError: no such file, or not a whole safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+
+
+def compare(model_shapes: Mapping[str, Shape], file_shapes: Mapping[str, Shape]) -> WeightsReport:
+    """Compare a network's tensors with a file's by name and shape; see :func:`read_shapes` for the file's."""
+    matched: list[str] = []
+    missing: list[str] = []
+    mismatched: dict[str, tuple[Shape, Shape]] = {}
+    for name, shape in model_shapes.items():
+        if name not in file_shapes:
+            missing.append(name)
+        elif tuple(file_shapes[name]) != tuple(shape):
+            mismatched[name] = (tuple(shape), tuple(file_shapes[name]))
+        else:
+            matched.append(name)
+    unexpected = [name for name in file_shapes if name not in model_shapes]
+    total = sum(math.prod(shape) for shape in model_shapes.values())
+    found = sum(math.prod(model_shapes[name]) for name in matched)
+    return WeightsReport(matched, missing, unexpected, mismatched, found / total if total else 1.0)
+
+
+def load_into(
+    module: nn.Module,
+    source: str | Path | Mapping[str, Tensor],
+    *,
+    minimum_match: float = 1.0,
+    rename: Rename | None = None,
+) -> WeightsReport:
+    """Copy the tensors that fit by name and shape into ``module``; refuse, before changing it, when too few do.
+
+    Args:
+        module: changed in place: its parameters and persistent buffers.
+        source: a safetensors file, of which only the header is read before the decision, or a state dict.
+        minimum_match: least share of the module's elements to be found, 0 to 1.
+        rename: prefixes of the source's names and what they become, tried in order, each name once; None drops the
+            tensors. ``{"projector.layers.": "neck.", "head.": None}`` carries a projection head over into a
+            classifier's neck.
+
+    Returns:
+        What was found and what was not, by the module's names.
+
+    Raises:
+        SemisupError: fewer elements matched, two names became one, or the file cannot be read.
+    """
+    state = module.state_dict()
+    model_shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if isinstance(source, Mapping):
+        subject = "weights"
+        source_shapes = {name: tuple(tensor.shape) for name, tensor in source.items()}
+    else:
+        subject = f"weights {source}"
+        source_shapes = read_shapes(source)
+    names = _renamed(source_shapes, rename or {}, subject)
+    report = compare(model_shapes, {name: source_shapes[origin] for name, origin in names.items()})
+    if report.fraction < minimum_match:
+        raise SemisupError(f"{subject}: do not fit, at least {100 * minimum_match:g} % must match\n{report}")
+    tensors = source if isinstance(source, Mapping) else load_weights(source)
+    with torch.no_grad():
+        for name in report.matched:
+            state[name].copy_(tensors[names[name]])
+    return report
+
+
+def _renamed(source_names: Mapping[str, Shape], rename: Rename, subject: str) -> dict[str, str]:
+    """Return ``{new name: name in the source}``."""
+    names: dict[str, str] = {}
+    for origin in source_names:
+        prefix = next((prefix for prefix in rename if origin.startswith(prefix)), None)
+        replacement = "" if prefix is None else rename[prefix]
+        if replacement is None:
+            continue
+        name = replacement + origin.removeprefix(prefix or "")
+        if name in names:
+            raise SemisupError(f"{subject}: rename turns both {names[name]!r} and {origin!r} into {name!r}")
+        names[name] = origin
+    return names
+
+
+def _unreadable(path: str | Path, error: OSError | SafetensorError) -> SemisupError:
+    if isinstance(error, FileNotFoundError):
+        return SemisupError(f"weights {path}: no such file")
+    return SemisupError(
+        f"weights {path}: not a readable safetensors file, perhaps cut short or of another kind ({error})"
+    )

@@ -1,0 +1,101 @@
+"""Checks of the parts of a recipe whose rules live with the code: methods, models, augmentation policies."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from semisup.augment import check_policy
+from semisup.config import Recipe, StageConfig
+from semisup.errors import nearest
+from semisup.methods import METHODS, Method, Views
+from semisup.methods.base import POLICY_OF_VIEW, Range, option_hints, options_of
+from semisup.models import check_model
+
+__all__ = ["check_method", "check_recipe"]
+
+
+def check_method(name: str, options: Mapping[str, Any]) -> list[str]:
+    """Problems of a `method:` block: unknown name or key, wrong type, out of range. One sentence each."""
+    if name not in METHODS:
+        return [f"name: unknown method '{name}'{nearest(name, METHODS)}"]
+    known = options_of(METHODS[name])
+    hints = option_hints(METHODS[name])
+    problems = []
+    for key, value in options.items():
+        if key not in known:
+            problems.append(f"{key}: method '{name}' has no such option{nearest(key, known)}")
+        elif (problem := _type_problem(hints[key], value)) is not None:
+            problems.append(f"{key}: {problem}, got {value!r}")
+    return problems
+
+
+def _type_problem(hint: Any, value: Any) -> str | None:
+    """Say how `value` breaks the annotated type, or None."""
+    origin = get_origin(hint)
+    if origin is Annotated:
+        inner, *notes = get_args(hint)
+        problem = _type_problem(inner, value)
+        ranges = [note for note in notes if isinstance(note, Range)]
+        return problem or next((p for r in ranges if (p := r.problem(value)) is not None), None)
+    if origin is Literal:
+        choices = get_args(hint)
+        return None if value in choices else f"must be one of {', '.join(map(str, choices))}"
+    if origin in (Union, types.UnionType):
+        problems = [_type_problem(part, value) for part in get_args(hint)]
+        return None if None in problems else problems[0]
+    if hint is type(None):
+        return None if value is None else "must be null"
+    if hint is float:
+        return None if isinstance(value, int | float) and not isinstance(value, bool) else "must be a number"
+    if hint is int:
+        return None if isinstance(value, int) and not isinstance(value, bool) else "must be a whole number"
+    return None if isinstance(value, hint) else f"must be a {hint.__name__}"
+
+
+def check_recipe(recipe: Recipe) -> list[str]:
+    """Problems of every method, model and augmentation that the recipe names, with their full keys."""
+    problems = _check_named(recipe.model, "model")
+    for name, stage in recipe.stages.items():
+        at = f"stages.{name}"
+        if stage.model is not None:
+            problems += _check_named(stage.model, f"{at}.model")
+        if stage.kind == "train":
+            problems += _check_train(stage, at)
+    return problems
+
+
+def _check_named(model: Mapping[str, Any], at: str) -> list[str]:
+    options = dict(model)
+    return [f"{at}.{problem}" for problem in check_model(str(options.pop("name")), options)]
+
+
+def _check_train(stage: StageConfig, at: str) -> list[str]:
+    options = dict(stage.method)
+    name = str(options.pop("name"))
+    problems = [f"{at}.method.{problem}" for problem in check_method(name, options)]
+    if problems:
+        return problems
+    method = METHODS[name]
+    if method.needs_teacher and len(stage.teacher) != 1:
+        problems.append(f"{at}.teacher: method '{name}' needs one teacher stage, got {len(stage.teacher)}")
+    if not method.needs_teacher and stage.teacher:
+        problems.append(f"{at}.teacher: method '{name}' takes no teacher; remove the key")
+    if method.needs_pseudo_labels and stage.pseudo_labels is None:
+        problems.append(f"{at}.pseudo_labels: method '{name}' needs the name of a relabel stage")
+    if not method.needs_pseudo_labels and stage.pseudo_labels is not None:
+        problems.append(f"{at}.pseudo_labels: method '{name}' uses none; remove the key")
+    return problems + _check_augment(stage, method, at)
+
+
+def _check_augment(stage: StageConfig, method: type[Method], at: str) -> list[str]:
+    """Problems of the policies of `augment:`. Whether the method asks for the view depends on its options: see plan."""
+    views = getattr(method, "views", Views())  # some methods choose their views when they are built, all common ones
+    defaults = POLICY_OF_VIEW | views.policies("labeled") | views.policies("unlabeled")
+    problems = []
+    for view, given in stage.augment.items():
+        options = dict(given)
+        policy = str(options.pop("policy", defaults.get(view, "none")))
+        problems += [f"{at}.augment.{view}.{problem}" for problem in check_policy(policy, options)]
+    return problems

@@ -1,0 +1,162 @@
+"""What a run tells the person who started it: the plan, a progress bar, the result table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from semisup.engine.optim import warmup_steps
+from semisup.pipeline.plan import Plan, StagePlan
+from semisup.pipeline.result import RunResult, StageResult
+
+__all__ = ["Reporter", "StageProgress"]
+
+PLAIN_SECONDS = 5.0
+"""Least time between progress lines where there is no terminal."""
+
+
+class StageProgress:
+    """Gets the logged terms of a training stage and shows them."""
+
+    def __init__(self, console: Console, stage: StagePlan, progress: Progress | None) -> None:
+        self.console = console
+        self.stage = stage
+        self.progress = progress
+        self.task = progress.add_task(stage.name, total=stage.steps, terms="") if progress is not None else None
+        self.first: tuple[float, int] | None = None
+        self.printed = 0.0
+
+    def update(self, step: int, values: dict[str, float]) -> None:
+        """Show that `step` steps are done."""
+        now = time.perf_counter()
+        if self.first is None:
+            self.first = (now, step)
+        since, done = self.first
+        rate = (step - done) / (now - since) if step > done else float("nan")
+        shown = {name: v for name, v in values.items() if not name.startswith("loss/") and name != "lr"}
+        terms = " ".join(f"{name.removeprefix('pseudo_labels/')} {value:.3g}" for name, value in shown.items())
+        if np.isfinite(rate):
+            terms += f" | {rate * self.stage.images_per_step:,.0f} images/s"
+        if self.progress is not None and self.task is not None:
+            self.progress.update(self.task, completed=step, terms=terms)
+        elif now - self.printed >= PLAIN_SECONDS or step == self.stage.steps:
+            self.printed = now
+            left = f" | {(self.stage.steps - step) / rate:.0f} s left" if np.isfinite(rate) else ""
+            self.console.print(f"{self.stage.name} {step}/{self.stage.steps} {terms}{left}", highlight=False)
+
+
+class Reporter:
+    """Prints a run. `quiet` prints nothing but warnings.
+
+    Args:
+        quiet: for library use.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(quiet=quiet)
+        if not self.console.is_terminal:
+            self.console.width = 150  # a log file has no edge to wrap at
+        self.errors = Console(stderr=True)
+
+    def warn(self, message: str) -> None:
+        """One line to standard error."""
+        self.errors.print(f"[yellow]warning:[/] {message}", highlight=False, soft_wrap=True)
+
+    def say(self, message: str) -> None:
+        """One line to standard output."""
+        self.console.print(message, highlight=False, soft_wrap=True)
+
+    def show_plan(self, plan: Plan, reused: set[str]) -> None:
+        """Data, labels, device, and a row for each stage."""
+        data, budget, recipe = plan.data, plan.budget, plan.recipe
+        per_class = np.bincount(data.y_train[budget.index], minlength=data.num_classes)
+        spread = f"{per_class.min()}" if per_class.min() == per_class.max() else f"{per_class.min()}-{per_class.max()}"
+        self.say(
+            f"[bold]{recipe.name}[/]: seed {recipe.seed}, {plan.device} {plan.precision}; {data.name}: "
+            f"{len(data.x_train):,} training images of {data.size}x{data.size}x{data.channels}, {len(budget.index):,} "
+            f"labeled ({spread} per class of {data.num_classes}), {len(data.x_test):,} test images"
+        )
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        columns = [("stage", "left"), ("method", "left"), ("from", "left"), ("network", "left")]
+        columns += [(c, "right") for c in ("parameters", "steps", "images/step", "peak lr", "warm-up", "memory")]
+        for title, justify in columns:
+            table.add_column(title, justify="left" if justify == "left" else "right")
+        table.add_column("")
+        for stage in plan.stages:
+            config = stage.config
+            lrs = {config.optimizer.lr, *config.optimizer.group_lr.values()}
+            trains = stage.network is not None
+            network = _describe(stage) if trains else ""
+            table.add_row(
+                stage.name,
+                str(config.method["name"]) if trains else config.kind,
+                ", ".join(stage.inputs),
+                network,
+                f"{stage.parameters:,}" if trains else "",
+                f"{stage.steps:,}" if trains else "",
+                f"{stage.images_per_step:,}" if trains else "",
+                "/".join(f"{lr:g}" for lr in sorted(lrs)) if trains else "",
+                f"{warmup_steps(config.schedule, stage.steps)}" if trains else "",
+                f"{stage.memory / 2**20:,.0f} MiB",
+                "done before" if stage.name in reused else "",
+            )
+        self.console.print(table)
+
+    @contextmanager
+    def progress(self, stage: StagePlan) -> Iterator[StageProgress]:
+        """A progress bar on a terminal, a line every few seconds elsewhere."""
+        if not self.console.is_terminal or self.console.quiet or not stage.steps:
+            yield StageProgress(self.console, stage, None)
+            return
+        columns = (
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[terms]}"),
+        )
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            yield StageProgress(self.console, stage, progress)
+
+    def stage_done(self, result: StageResult) -> None:
+        """One line for a finished stage."""
+        numbers = {name: value for name, value in result.headline().items() if value is not None}
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+        self.say(f"[green]{result.name}[/] {result.status}, {result.seconds:.1f} s{': ' if shown else ''}{shown}")
+
+    def show_result(self, result: RunResult) -> None:
+        """The result table and where to look."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("stage", "method", "status"):
+            table.add_column(column)
+        columns = ("parameters", "seconds", "accuracy", "raw", "NLL", "ECE", "kNN", "probe", "coverage", "pseudo acc.")
+        for column in columns:
+            table.add_column(column, justify="right")
+        keys = ["test/accuracy", "test_raw/accuracy", "test/nll", "test/ece", "knn/accuracy", "probe/accuracy"]
+        keys += ["pseudo_labels/coverage", "pseudo_labels/accuracy"]
+        for stage in result.stages:
+            cells = [stage.metrics.get(key) for key in keys]
+            table.add_row(
+                stage.name,
+                stage.method,
+                stage.status,
+                f"{stage.parameters:,}" if stage.parameters else "",
+                f"{stage.seconds:.1f}",
+                *("" if value is None else f"{value:.4f}" for value in cells),
+            )
+        self.console.print(table)
+
+
+def _describe(stage: StagePlan) -> str:
+    if stage.network is None:
+        return ""
+    spec = stage.network.spec
+    options = " ".join(f"{key}={value}" for key, value in spec.options.items())
+    neck = f" +{len(spec.neck)} head layer{'s' if len(spec.neck) > 1 else ''}" if spec.neck else ""
+    return f"{spec.name} {options}{neck}".strip()

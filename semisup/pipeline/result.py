@@ -1,0 +1,89 @@
+"""What a run returns and writes to `result.json`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from semisup.stages import Artifact, Predictor, load_predictor
+
+__all__ = ["RunResult", "StageResult"]
+
+HEADLINE = ("test/accuracy", "knn/accuracy", "probe/accuracy", "pseudo_labels/coverage", "pseudo_labels/accuracy")
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """One stage of a finished run."""
+
+    name: str
+    method: str
+    fingerprint: str
+    status: str
+    """trained, reused or resumed."""
+    steps: int
+    seconds: float
+    """Of the training, whenever it was done."""
+    images_per_second: float
+    parameters: int
+    metrics: dict[str, Any]
+    """Names to numbers or lists; None where it could not be measured."""
+
+    @staticmethod
+    def of(artifact: Artifact, status: str) -> StageResult:
+        """The result of a finished stage."""
+        keys = ("name", "method", "fingerprint", "steps", "seconds", "images_per_second", "parameters", "metrics")
+        return StageResult(status=status, **{key: artifact.record[key] for key in keys})
+
+    def headline(self) -> dict[str, float | None]:
+        """The few numbers to show first."""
+        return {name: self.metrics[name] for name in HEADLINE if name in self.metrics}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run, or of a dry run the plan's facts without stages."""
+
+    recipe: str
+    seed: int
+    version: str
+    device: str
+    data: dict[str, Any]
+    stages: list[StageResult] = field(default_factory=list)
+    out: Path | None = None
+
+    def __getitem__(self, stage: str) -> StageResult:
+        """The stage of that name."""
+        return next(s for s in self.stages if s.name == stage)
+
+    @property
+    def final(self) -> StageResult | None:
+        """The last stage."""
+        return self.stages[-1] if self.stages else None
+
+    def predictor(self, stage: str | None = None) -> Predictor:
+        """The trained classifier of a stage, by default the last, as a function of uint8 images."""
+        name = stage or self.stages[-1].name
+        if self.out is None:
+            raise ValueError("a dry run has trained no predictor")
+        return load_predictor(self.out / name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data of `result.json`."""
+        final = None
+        if self.final is not None and self.out is not None:
+            final = {
+                "stage": self.final.name,
+                "path": str(self.out / self.final.name),
+                "test/accuracy": self.final.metrics.get("test/accuracy"),
+            }
+        return {
+            "recipe": self.recipe,
+            "seed": self.seed,
+            "version": self.version,
+            "device": self.device,
+            "data": self.data,
+            "stages": [asdict(stage) for stage in self.stages],
+            "final": final,
+        }

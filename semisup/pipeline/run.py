@@ -1,0 +1,241 @@
+"""Run a recipe: reuse, resume or run each stage, and say what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from semisup._version import __version__
+from semisup.config import Recipe, load_recipe, to_yaml
+from semisup.engine import write_atomically
+from semisup.engine.fit import NonFiniteLossError
+from semisup.errors import SemisupError
+from semisup.pipeline.console import Reporter
+from semisup.pipeline.plan import Plan, StagePlan, make_plan
+from semisup.pipeline.result import RunResult, StageResult
+from semisup.stages import Artifact, StageContext, read_artifact, relabel, train, write_json
+from semisup.stages.artifact import RECORD
+from semisup.tracking import EventLog, MlflowUploader, resolve_uri
+
+__all__ = ["run"]
+
+STORE = ".semisup/stages"
+"""Finished and unfinished stages by fingerprint, beside the output folders: every run below one folder shares it."""
+UPLOAD_SECONDS = 60.0
+"""Longest wait for MLflow after the last stage; what is left can be sent later."""
+
+
+def run(
+    recipe: str | Path | Recipe,
+    overrides: Sequence[str] = (),
+    *,
+    out: str | Path | None = None,
+    dry_run: bool = False,
+    fresh: bool = False,
+    quiet: bool = False,
+) -> RunResult:
+    """Run a recipe from its first unfinished stage to its last.
+
+    Args:
+        recipe: a YAML file, the name of a shipped recipe such as "digits/quickstart", or a loaded recipe.
+        overrides: `key=value` words, e.g. "stages.pretrain.epochs=10"; they win over the file.
+        out: folder of the result, default `runs/<recipe name>`. Finished stages are kept beside it, in
+            `<parent of out>/.semisup`, and serve every run below that parent.
+        dry_run: check everything and print the plan, train nothing.
+        fresh: run every stage again, even finished ones.
+        quiet: print nothing but warnings.
+
+    Raises:
+        SemisupError: whatever is wrong with the recipe, its data or its files, before any training.
+        NonFiniteLossError: a loss became NaN or infinite.
+        Stopped: Ctrl-C; running the same again continues.
+    """
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, list(overrides))
+    if loaded.threads is not None:
+        torch.set_num_threads(loaded.threads)
+    reporter = Reporter(quiet=quiet)
+    plan = make_plan(loaded)
+    folder = Path(out) if out is not None else Path("runs") / loaded.name
+    store = folder.parent / STORE
+    homes = {stage.name: store / stage.fingerprint for stage in plan.stages}
+    reused = set() if fresh else {name for name, home in homes.items() if (home / RECORD).exists()}
+    reporter.show_plan(plan, reused)
+    result = RunResult(
+        loaded.name,
+        loaded.seed,
+        __version__,
+        str(plan.device),
+        {
+            "source": loaded.data.source,
+            "hash": plan.data.hash,
+            "n_train": len(plan.data.x_train),
+            "n_labeled": len(plan.budget.index),
+            "n_test": len(plan.data.x_test),
+            "split_hash": plan.budget.hash,
+        },
+    )
+    if dry_run:
+        return result
+    _make_folder(folder)
+    write_atomically(folder / "recipe.yaml", to_yaml(loaded).encode())
+    result = dataclasses.replace(result, out=folder)
+    with _tracked(plan, folder, reporter) as log:
+        artifacts: dict[str, Artifact] = {}
+        for stage in plan.stages:
+            artifact, status = _run_stage(plan, stage, homes[stage.name], artifacts, reporter, log, fresh=fresh)
+            artifacts[stage.name] = artifact
+            artifact.link_into(folder / stage.name)
+            result.stages.append(StageResult.of(artifact, status))
+            reporter.stage_done(result.stages[-1])
+            _log_artifact(log, artifact, folder / stage.name, status)
+        write_json(folder / "result.json", result.to_json())
+        log.artifact(None, folder / "result.json", "")
+    reporter.show_result(result)
+    reporter.say(f"results: {folder / 'result.json'}")
+    return result
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SemisupError(f"out: cannot make the folder {folder} ({error.strerror})") from error
+
+
+def _run_stage(
+    plan: Plan,
+    stage: StagePlan,
+    home: Path,
+    finished: dict[str, Artifact],
+    reporter: Reporter,
+    log: EventLog,
+    *,
+    fresh: bool,
+) -> tuple[Artifact, str]:
+    """Reuse, resume or run one stage in its home folder."""
+    with _locked(home):
+        if fresh:
+            for path in home.iterdir():
+                if path.name != LOCK:
+                    path.unlink()
+        log.stage_start(
+            stage.name,
+            _flat(dataclasses.asdict(stage.config)) | {"parameters": stage.parameters, "steps": stage.steps},
+            {"fingerprint": stage.fingerprint, "data_hash": plan.data.hash, "split_hash": plan.budget.hash},
+        )
+        artifact = read_artifact(home)
+        if artifact is not None:
+            return artifact, "reused"
+        with reporter.progress(stage) as bar:
+
+            def on_log(step: int, values: dict[str, float]) -> None:
+                bar.update(step, values)
+                log.metrics(stage.name, step, values)
+
+            context = StageContext(
+                name=stage.name,
+                config=stage.config,
+                recipe=plan.recipe,
+                data=plan.data,
+                budget=plan.budget,
+                inputs={name: finished[name] for name in stage.inputs},
+                steps=stage.steps,
+                folder=home,
+                device=plan.device,
+                precision=plan.precision,
+                statistics=plan.statistics,
+                on_log=on_log,
+            )
+            try:
+                artifact, resumed_from = train(context) if stage.config.kind == "train" else relabel(context)
+            except NonFiniteLossError as error:
+                raise NonFiniteLossError(f"stages.{stage.name}: {error}") from error
+        return artifact, "trained" if resumed_from is None else "resumed"
+
+
+LOCK = "lock"
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    """Keep two processes from training the same stage: the second waits, then finds it finished.
+
+    The kernel drops the lock with the process, so that a kill leaves nothing to clean up.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _tracked(plan: Plan, folder: Path, reporter: Reporter) -> Iterator[EventLog]:
+    """The run's event log and, if the recipe wants it, its upload to MLflow in the background."""
+    recipe = plan.recipe
+    log = EventLog(folder)
+    uploader, uri = None, ""
+    if recipe.tracking.mlflow:
+        uri = resolve_uri(folder.parent)
+        uploader = MlflowUploader(folder, uri, recipe.tracking.experiment, reporter.warn)
+    tags = {"data_hash": plan.data.hash, "split_hash": plan.budget.hash, "semisup_version": __version__}
+    commit = _git_commit()
+    if commit is not None:
+        tags["git_commit"] = commit
+    params = {key: value for key, value in _flat(dataclasses.asdict(recipe)).items() if not key.startswith("stages.")}
+    log.run_start(recipe.name, params, tags)
+    log.artifact(None, folder / "recipe.yaml", "")
+    status = "FAILED"
+    try:
+        yield log
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        log.run_end(status)
+        if uploader is not None:
+            delivered = uploader.close(UPLOAD_SECONDS if status == "FINISHED" else 5.0)
+            if not delivered:
+                reporter.warn(f"some metrics have not reached MLflow; send them with: semisup track {folder}")
+            else:
+                reporter.say(f"tracked: {uri}, experiment '{recipe.tracking.experiment}'")
+
+
+def _log_artifact(log: EventLog, artifact: Artifact, folder: Path, status: str) -> None:
+    """Send a finished stage's numbers, plot and model to the tracker."""
+    name = artifact.record["name"]
+    numbers = {key: value for key, value in artifact.metrics.items() if isinstance(value, int | float)}
+    log.artifact(name, folder / RECORD, "")
+    if (folder / "confusion.png").exists():
+        log.artifact(name, folder / "confusion.png", "")
+        requirements = [f"semisup=={__version__}"]
+        log.model(name, folder, "semisup.stages.predictor", folder / "example.npy", requirements)
+    log.stage_end(name, status, numbers)
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, dict):
+            flat |= _flat(item, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
+
+
+def _git_commit() -> str | None:
+    """Commit of the working folder, if it is a git checkout."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    done = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None

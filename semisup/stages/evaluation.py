@@ -1,0 +1,98 @@
+"""Judging a finished stage. Only here do hidden labels and test images meet a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from semisup.evaluate import (
+    classification_metrics,
+    confusion_figure,
+    confusion_matrix,
+    knn_accuracy,
+    linear_probe,
+    predict_logits,
+    pseudo_label_quality,
+)
+from semisup.methods import PseudoLabels
+from semisup.stages.context import StageContext
+
+__all__ = ["evaluate_classifier", "evaluate_encoder", "hidden_label_judge", "unlabeled_quality"]
+
+BANK = 10_000
+"""Most training images that kNN and the probe of a pretraining stage look at: about 10 s of features on two cores."""
+
+
+def evaluate_classifier(context: StageContext, predictor: nn.Module, raw: nn.Module) -> dict[str, Any]:
+    """Test metrics of the predictor (the EMA, where there is one) and of the raw weights; writes `confusion.png`."""
+    data = context.data
+    y = torch.from_numpy(data.y_test)
+    metrics: dict[str, Any] = {}
+    for prefix, network in (("test", predictor), ("test_raw", raw)):
+        if prefix == "test_raw" and raw is predictor:
+            metrics |= {key.replace("test/", "test_raw/"): value for key, value in metrics.items()}
+            break
+        logits = predict_logits(network, context.clean_batches(data.x_test)).cpu()
+        for name, value in classification_metrics(logits, y, data.num_classes).items():
+            metrics[f"{prefix}/{name}"] = value
+        if prefix == "test":
+            matrix = confusion_matrix(logits.argmax(1), y, data.num_classes)
+            metrics["test/confusion"] = matrix.tolist()
+            confusion_figure(matrix, data.classes, context.folder / "confusion.png")
+    return metrics
+
+
+def unlabeled_quality(context: StageContext, predictor: nn.Module, threshold: float) -> dict[str, float]:
+    """How many of the images without a label the predictor would label at `threshold`, and how well.
+
+    Labeled images are left out, as are those whose true label nobody knows. At most 10,000 images, the first ones.
+    """
+    hidden = context.data.y_train.copy()
+    hidden[context.budget.index] = -1
+    rows = np.flatnonzero(hidden >= 0)[:BANK]
+    if not len(rows):
+        return {}
+    probs = predict_logits(predictor, context.clean_batches(context.data.x_train[rows])).softmax(1)
+    confidence, labels = probs.max(1)
+    truth = torch.from_numpy(hidden[rows]).to(labels.device)
+    quality = pseudo_label_quality(labels, (confidence >= threshold).float(), truth)
+    return {f"pseudo_labels/{name}": float(value) for name, value in quality.items()}
+
+
+def hidden_label_judge(context: StageContext) -> Callable[[PseudoLabels], dict[str, Tensor]]:
+    """A function that scores a step's pseudo-labels without the method ever seeing the truth; stays on the device."""
+    hidden = torch.from_numpy(context.data.y_train.copy())
+    hidden[torch.from_numpy(context.budget.index)] = -1  # a label that was given is not a pseudo-label
+    hidden = hidden.to(context.device)
+
+    def judge(guess: PseudoLabels) -> dict[str, Tensor]:
+        quality = pseudo_label_quality(guess.labels, guess.mask, hidden[guess.index])
+        return {f"pseudo_labels/{name}": value for name, value in quality.items()}
+
+    return judge
+
+
+def evaluate_encoder(context: StageContext, encoder: nn.Module) -> dict[str, Any]:
+    """Weighted kNN and a linear probe on frozen features.
+
+    A diagnostic of the representation: both read the true labels of up to 10,000 training images, whatever the label
+    budget of the recipe. They are not few-label results, and their names say `probe`, not `test`.
+    """
+    data = context.data
+    known = np.flatnonzero(data.y_train >= 0)
+    if not len(known) or not len(data.y_test):
+        return {}
+    if len(known) > BANK:
+        known = np.sort(np.random.default_rng(context.recipe.seed).choice(known, BANK, replace=False))
+    bank = predict_logits(encoder, context.clean_batches(data.x_train[known])).cpu()
+    queries = predict_logits(encoder, context.clean_batches(data.x_test)).cpu()
+    y_bank, y_test = torch.from_numpy(data.y_train[known]), torch.from_numpy(data.y_test)
+    probe = linear_probe(bank, y_bank, queries, y_test, seed=context.recipe.seed)
+    return {
+        "knn/accuracy": knn_accuracy(bank, y_bank, queries, y_test, num_classes=data.num_classes),
+        "probe/accuracy": probe["accuracy"],
+    }

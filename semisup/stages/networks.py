@@ -1,0 +1,179 @@
+"""From a stage's words to its networks: architecture, weights to start from, and the method around them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from semisup.config import StageConfig
+from semisup.errors import SemisupError
+from semisup.methods import METHODS, Method
+from semisup.models import Classifier, Encoder, ModelSpec, WeightsReport, build_backbone, build_classifier, load_into
+from semisup.models.weights import compare, read_shapes
+
+__all__ = [
+    "Network",
+    "build_method",
+    "check_weights_file",
+    "load_initial_weights",
+    "projector_widths",
+    "stage_network",
+]
+
+PROJECTION, NECK = "projector.layers.", "neck."
+"""The layers of a projection head become the neck of the classifier that starts from inside it."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network that a stage trains, before it is built.
+
+    `projector` lists the output widths of the projection head beside an encoder; a classifier has none.
+    """
+
+    spec: ModelSpec
+    kind: str
+    """classifier or encoder."""
+    projector: tuple[int, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `model.json`."""
+        return {"kind": self.kind, "spec": self.spec.to_json(), "projector": list(self.projector)}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Network:
+        """Read :meth:`to_json` back."""
+        return Network(ModelSpec.from_json(value["spec"]), value["kind"], tuple(value["projector"]))
+
+    def build(self) -> Classifier | Encoder:
+        """Build the predictor with fresh weights; of an encoder, without its projection head."""
+        if self.kind == "classifier":
+            return build_classifier(self.spec)
+        return Encoder(_backbone(self.spec))
+
+
+def _backbone(spec: ModelSpec) -> nn.Module:
+    return build_backbone(spec.name, spec.options, in_channels=spec.in_channels, image_size=spec.image_size)
+
+
+def stage_network(
+    stage: StageConfig,
+    default_model: Mapping[str, Any],
+    inputs: Mapping[str, Network],
+    *,
+    in_channels: int,
+    image_size: int,
+    num_classes: int,
+) -> ModelSpec:
+    """Architecture of a stage: its own `model`, else that of the stage it starts from, else the recipe's.
+
+    Starting from inside a projection head (`init.head_layer`) adds the kept layers as the classifier's neck.
+
+    Raises:
+        SemisupError: `head_layer` beyond the head, or of a stage that has none.
+    """
+    source = inputs[stage.init.source] if stage.init is not None and stage.init.source is not None else None
+    if stage.model is not None or source is None:
+        model = dict(stage.model if stage.model is not None else default_model)
+        name = model.pop("name")
+        spec = ModelSpec(name, model, in_channels, image_size, num_classes)
+    else:
+        spec = replace(source.spec, neck=[], neck_final=False)
+    if source is None or stage.init is None:
+        return spec
+    if source.kind == "classifier":
+        if stage.init.head_layer:
+            raise SemisupError(f"init.head_layer: '{stage.init.source}' trains a classifier, it has no projection head")
+        return replace(spec, neck=list(source.spec.neck), neck_final=source.spec.neck_final)
+    layers = len(source.projector)
+    layer = stage.init.head_layer if stage.init.head_layer >= 0 else layers
+    if layer > layers:
+        raise SemisupError(
+            f"init.head_layer: the projection head of '{stage.init.source}' has {layers} layers, got {layer}"
+        )
+    return replace(spec, neck=list(source.projector[:layer]), neck_final=0 < layer == layers)
+
+
+def build_method(
+    stage: StageConfig, spec: ModelSpec, teachers: Sequence[nn.Module], *, zero_head: bool = False
+) -> Method:
+    """The stage's method around a freshly initialised network.
+
+    Args:
+        stage: names the method and its options.
+        spec: the network.
+        teachers: predictors of the stages that `teacher` names.
+        zero_head: start the classifier's head at zero: for a network that comes from pretraining.
+    """
+    options = dict(stage.method)
+    cls = METHODS[options.pop("name")]
+    model: nn.Module = (
+        build_classifier(spec, zero_head=zero_head) if cls.trains == "classifier" else Encoder(_backbone(spec))
+    )
+    given = {"teacher": teachers[0]} if cls.needs_teacher else {}
+    return cls(model, **given, **options)
+
+
+def projector_widths(predictor: nn.Module) -> tuple[int, ...]:
+    """Output widths of the projection head of an encoder; empty if it has none."""
+    if not isinstance(predictor, Encoder) or predictor.projector is None:
+        return ()
+    return tuple(layer.out_features for layer in predictor.projector.modules() if isinstance(layer, nn.Linear))
+
+
+def wanted_weights(network: Classifier | Encoder, names: Iterable[str]) -> nn.ModuleDict:
+    """The parts of a network that a file of these tensor names should fill.
+
+    Of an encoder's file that is the backbone and the kept projection layers: the classifier's head is new. A file with
+    a head fills everything.
+    """
+    parts: dict[str, nn.Module] = {"backbone": network.backbone}
+    if isinstance(network, Classifier):
+        parts["neck"] = network.neck
+        if any(name.startswith("head.") for name in names):
+            parts["head"] = network.head
+    return nn.ModuleDict(parts)
+
+
+def check_weights_file(method: Method, path: Path, minimum_match: float) -> None:
+    """Refuse a weights file that does not fit, from its header alone.
+
+    Raises:
+        SemisupError: it supplies less than `minimum_match` of what the network wants from it.
+    """
+    shapes = read_shapes(path)
+    for network in _networks(method):
+        wanted = {name: tuple(t.shape) for name, t in wanted_weights(network, shapes).state_dict().items()}
+        report = compare(wanted, {name.replace(PROJECTION, NECK, 1): shape for name, shape in shapes.items()})
+        if report.fraction < minimum_match:
+            raise SemisupError(
+                f"init.weights: {path} does not fit; init.minimum_match asks for {minimum_match:.1%}\n{report}"
+            )
+
+
+def load_initial_weights(method: Method, path: Path, minimum_match: float) -> WeightsReport:
+    """Put the weights of a file into the method's network and whatever the method copied from it.
+
+    Raises:
+        SemisupError: less than `minimum_match` of the wanted weights is in the file.
+    """
+    names = read_shapes(path)
+    reports = [
+        load_into(wanted_weights(network, names), path, minimum_match=minimum_match, rename={PROJECTION: NECK})
+        for network in _networks(method)
+    ]
+    return reports[0]
+
+
+def _networks(method: Method) -> list[Classifier | Encoder]:
+    """The networks of a method that start from the same weights: all but a given teacher."""
+    found = []
+    skip = getattr(method, "teacher", None) if type(method).needs_teacher else None
+    for module in method.modules():
+        if isinstance(module, Classifier | Encoder) and module is not skip:
+            found.append(module)
+    return found

@@ -1,0 +1,131 @@
+"""The network of a finished stage as a plain function: uint8 images in, class probabilities out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from semisup.augment import Normalize, to_float
+from semisup.engine import write_atomically
+from semisup.errors import SemisupError
+from semisup.models import Classifier, load_into
+from semisup.models.weights import save_weights
+from semisup.stages.networks import Network
+
+__all__ = ["MODEL_FILES", "Predictor", "load_network", "load_predictor", "save_predictor"]
+
+MODEL_FILES = ["model.json", "model.safetensors"]
+
+
+class Predictor:
+    """A trained classifier with its preprocessing.
+
+    Args:
+        network: the classifier, in eval mode.
+        normalize: its input scaling.
+        classes: names by class number.
+        image_size: side of the square images it was trained on, in pixels.
+        channels: 1 or 3.
+    """
+
+    def __init__(
+        self, network: nn.Module, normalize: Normalize, classes: list[str], image_size: int, channels: int
+    ) -> None:
+        self.network = network.eval()
+        self.normalize = normalize
+        self.classes = classes
+        self.image_size = image_size
+        self.channels = channels
+
+    def predict(self, images: np.ndarray, params: Any = None) -> np.ndarray:
+        """Class probabilities (N, num_classes) float32 of images (N, H, W, C) uint8.
+
+        `params` is there because MLflow passes one.
+
+        Raises:
+            SemisupError: images of another type or shape.
+        """
+        expected = (self.image_size, self.image_size, self.channels)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
+            raise SemisupError(
+                f"images: expected uint8 of shape (N, {', '.join(map(str, expected))}), got {images.dtype} of shape "
+                f"{images.shape}"
+            )
+        device = self.normalize.mean.device
+        with torch.inference_mode():
+            parts = [self._probabilities(torch.from_numpy(part).to(device)) for part in _chunks(images)]
+        return torch.cat(parts).cpu().numpy()
+
+    def _probabilities(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(self.normalize(to_float(images)))
+        return logits.float().softmax(1)
+
+
+def _chunks(images: np.ndarray, size: int = 512) -> list[np.ndarray]:
+    return [np.ascontiguousarray(images[start : start + size]) for start in range(0, max(len(images), 1), size)]
+
+
+def save_predictor(
+    folder: Path,
+    predictor: nn.Module,
+    network: Network,
+    statistics: tuple[list[float], list[float]],
+    classes: list[str],
+) -> list[str]:
+    """Write weights and description of a stage's predictor; returns the names of the files."""
+    save_weights(folder / "model.safetensors", predictor.state_dict(), {})
+    mean, std = statistics
+    description = {**network.to_json(), "mean": mean, "std": std, "classes": classes}
+    write_atomically(folder / "model.json", (json.dumps(description, indent=2) + "\n").encode())
+    return list(MODEL_FILES)
+
+
+def _describe(folder: Path) -> dict[str, Any]:
+    path = folder / "model.json"
+    if not path.exists():
+        raise SemisupError(f"{folder}: not a model folder (no model.json); name a finished stage's folder")
+    try:
+        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SemisupError(f"{path}: not valid JSON ({error})") from error
+    return description
+
+
+def load_network(folder: Path, device: torch.device) -> Classifier:
+    """The trained classifier of a finished stage, in eval mode.
+
+    Raises:
+        SemisupError: no model there, or one that classifies nothing.
+    """
+    network = Network.from_json(_describe(folder))
+    if network.kind != "classifier":
+        raise SemisupError(f"{folder}: an encoder without a classifier; fine-tune it first")
+    module = network.build()
+    load_into(module, folder / "model.safetensors")
+    if not isinstance(module, Classifier):
+        raise TypeError(f"{network.kind} did not build a Classifier")
+    return module.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+
+
+def load_predictor(folder: Path, device: str | torch.device = "cpu") -> Predictor:
+    """A finished stage as a function from images to probabilities.
+
+    Args:
+        folder: of the stage, e.g. `out/student`.
+        device: where it runs.
+    """
+    description = _describe(folder)
+    spec = Network.from_json(description).spec
+    where = torch.device(device)
+    normalize = Normalize(description["mean"], description["std"]).to(where)
+    return Predictor(load_network(folder, where), normalize, description["classes"], spec.image_size, spec.in_channels)
+
+
+def _load_pyfunc(path: str) -> Predictor:
+    """Loader of `mlflow.pyfunc`: a model is this function's name and data files, nothing is unpickled."""
+    return load_predictor(Path(path))

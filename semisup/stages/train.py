@@ -1,0 +1,156 @@
+"""The training stage: network, method, batches, fit, judgement."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from semisup.augment import build_policy
+from semisup.data import ImageData, LabelBudget
+from semisup.engine import Batches, TrainingImages, fit, seed_for
+from semisup.methods import Method
+from semisup.models import ModelSpec, WeightsReport, count_parameters
+from semisup.stages.artifact import Artifact, finish
+from semisup.stages.context import StageContext
+from semisup.stages.evaluation import evaluate_classifier, evaluate_encoder, hidden_label_judge, unlabeled_quality
+from semisup.stages.networks import Network, build_method, load_initial_weights, projector_widths, stage_network
+from semisup.stages.predictor import load_network, save_predictor
+from semisup.stages.relabel import read_targets
+
+__all__ = ["stage_policies", "train", "training_images"]
+
+
+def training_images(data: ImageData, budget: LabelBudget, relabeled: Artifact | None) -> TrainingImages:
+    """What training may see: images, the labels inside the budget, and the pseudo-labels of a relabel stage."""
+    pool, targets = (None, None) if relabeled is None else read_targets(relabeled)
+    return TrainingImages(
+        images=torch.from_numpy(data.x_train),
+        labeled_index=torch.from_numpy(budget.index),
+        labels=torch.from_numpy(data.y_train[budget.index]),
+        pool=pool,
+        targets=targets,
+    )
+
+
+def stage_policies(context_augment: dict[str, dict[str, Any]], views: dict[str, str], *, flip: bool) -> dict[str, Any]:
+    """View name -> augmentation, the method's default policy overridden by the recipe's `augment:`."""
+    policies = {}
+    for view, default in views.items():
+        options = dict(context_augment.get(view, {}))
+        policies[view] = build_policy(options.pop("policy", default), options, flip=flip)
+    return policies
+
+
+def _start(context: StageContext) -> tuple[Method, ModelSpec, WeightsReport | None]:
+    """Build the method and give its network the weights to start from."""
+    stage, data = context.config, context.data
+    networks = {name: _network_of(artifact) for name, artifact in context.inputs.items() if _has_model(artifact)}
+    spec = stage_network(
+        stage,
+        context.recipe.model,
+        networks,
+        in_channels=data.channels,
+        image_size=data.size,
+        num_classes=data.num_classes,
+    )
+    teachers = [load_network(context.inputs[name].folder, context.device) for name in stage.teacher]
+    init_seed = context.recipe.seed if context.recipe.init_seed is None else context.recipe.init_seed
+    torch.manual_seed(seed_for(init_seed, context.name, "initialisation"))
+    source = None if stage.init is None or stage.init.source is None else networks[stage.init.source]
+    method = build_method(stage, spec, teachers, zero_head=source is not None and source.kind == "encoder")
+    report = None
+    if stage.init is not None:
+        path = (
+            context.inputs[stage.init.source].folder / "model.safetensors"
+            if stage.init.source is not None
+            else Path(str(stage.init.weights))
+        )
+        report = load_initial_weights(method, path, stage.init.minimum_match)
+    layout = torch.channels_last if context.recipe.channels_last else torch.contiguous_format
+    method = method.to(context.device, memory_format=layout)  # type: ignore[call-overload]
+    return method, spec, report
+
+
+def _has_model(artifact: Artifact) -> bool:
+    return (artifact.folder / "model.json").exists()
+
+
+def _network_of(artifact: Artifact) -> Network:
+    return Network.from_json(json.loads((artifact.folder / "model.json").read_text(encoding="utf-8")))
+
+
+def train(context: StageContext) -> tuple[Artifact, int | None]:
+    """Run a training stage in its folder; resumes from the checkpoint there, if any.
+
+    Returns:
+        The finished stage, and the step it was resumed from (None: from the start).
+    """
+    stage, recipe, data = context.config, context.recipe, context.data
+    method, spec, report = _start(context)
+    relabeled = context.inputs[stage.pseudo_labels] if stage.pseudo_labels is not None else None
+    batches = Batches(
+        training_images(data, context.budget, relabeled),
+        labeled=stage_policies(stage.augment, method.views.policies("labeled"), flip=data.flip),
+        unlabeled=stage_policies(stage.augment, method.views.policies("unlabeled"), flip=data.flip),
+        labeled_size=stage.batch.labeled,
+        unlabeled_size=stage.batch.unlabeled,
+        normalize=context.normalize(),
+        device=context.device,
+        key=(recipe.seed, context.name),
+    )
+    checkpoint = context.folder / "checkpoint.pt"
+    result = fit(
+        method,
+        batches,
+        steps=context.steps,
+        optimizer=stage.optimizer,
+        schedule=stage.schedule,
+        ema=stage.ema,
+        device=context.device,
+        precision=context.precision,
+        key=(recipe.seed, context.name),
+        checkpoint=checkpoint,
+        checkpoint_seconds=recipe.checkpoint_seconds,
+        log_every=recipe.log_every,
+        on_log=context.on_log,
+        judge=hidden_label_judge(context),
+    )
+    raw = method.predictor()
+    predictor = raw if result.ema is None else result.ema.module
+    started = time.perf_counter()
+    network = Network(spec, method.trains, projector_widths(predictor))
+    files = save_predictor(context.folder, predictor, network, context.statistics, data.classes)
+    metrics: dict[str, Any] = {f"train/{name}": value for name, value in result.log.items()}
+    if method.trains == "classifier":
+        metrics |= evaluate_classifier(context, predictor, raw)
+        files.append("confusion.png")
+        if method.views.unlabeled:
+            metrics |= unlabeled_quality(context, predictor, float(getattr(method, "threshold", 0.95)))
+    else:
+        metrics |= evaluate_encoder(context, predictor)
+    example = data.x_test[:2] if len(data.x_test) else data.x_train[:2]
+    np.save(context.folder / "example.npy", example)
+    files.append("example.npy")
+    artifact = finish(
+        context.folder,
+        files,
+        {
+            "name": context.name,
+            "method": stage.method["name"],
+            "fingerprint": context.folder.name,
+            "steps": context.steps,
+            "seconds": result.seconds,
+            "evaluation_seconds": time.perf_counter() - started,
+            "images_per_second": result.images_per_second,
+            "parameters": count_parameters(predictor),
+            "loaded": None if report is None else str(report),
+            "metrics": metrics,
+        },
+    )
+    checkpoint.unlink(missing_ok=True)
+    return artifact, result.resumed_from

@@ -1,0 +1,346 @@
+"""From events to MLflow calls. Delivering an event twice leaves MLflow as it was after the first time.
+
+Runs are found again by a tag with their event's id, metrics carry the event's own time (the server drops exact
+repeats), parameters and tags are set to the same values, artifacts overwrite themselves. So the cursor may lag behind
+what was sent: a crash costs a repeat, never a loss or a duplicate.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from semisup.errors import SemisupError
+from semisup.tracking.events import EVENTS_FILE, Event, iter_events
+
+__all__ = ["CURSOR_FILE", "Cursor", "Delivery", "Summary"]
+
+CURSOR_FILE = "mlflow.json"
+EVENT_TAG = "semisup.event"
+EVENTS_PER_ROUND = 500  # one round is sent again if the server dies in the middle of it
+ITEMS_PER_CALL = {"metrics": 1000, "params": 100}  # MLflow's own limits for log_batch
+
+# Answers to one event that will be the same tomorrow: that event is given up, with a warning. Anything else (no
+# connection, overload, credentials, a wrong address) holds delivery up until it is mended.
+REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
+HTTP_REFUSALS = {400, 404, 411, 413, 414, 415, 422}  # from the artifact store, e.g. a proxy's size limit
+
+STATUS = {"failed": "FAILED", "killed": "KILLED", "interrupted": "KILLED"}  # any other word: FINISHED
+
+
+@dataclass
+class Cursor:
+    """How far delivery has come, kept in ``mlflow.json`` beside the events."""
+
+    uri: str
+    experiment: str
+    offset: int = 0
+    """Bytes of the event file that have been dealt with."""
+    run: str | None = None
+    """MLflow id of the latest parent run."""
+    stages: dict[str, str] = field(default_factory=dict)
+    """MLflow id of the latest child run of each stage."""
+    steps: dict[str, int] = field(default_factory=dict)
+    """Highest step seen of each stage; its final metrics are filed there."""
+    open: list[str] = field(default_factory=list)
+    """MLflow ids of runs that have not ended."""
+    time: int = 0
+    """When the last delivered event happened, in ms since 1970."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Cursor | None:
+        """Read the folder's cursor; None if there is none.
+
+        Raises:
+            SemisupError: the file does not hold a cursor.
+        """
+        path = folder / CURSOR_FILE
+        if not path.exists():
+            return None
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            reason = f"not a record of uploads ({error}); without this file everything is sent again"
+            raise SemisupError(f"{path}: {reason}") from None
+
+    def save(self, folder: Path) -> None:
+        """Replace the folder's cursor atomically."""
+        path = folder / CURSOR_FILE
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(asdict(self), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+@dataclass
+class Summary:
+    """What one delivery sent."""
+
+    uri: str
+    runs: int = 0
+    stages: int = 0
+    metrics: int = 0
+    artifacts: int = 0
+    models: int = 0
+    refused: list[str] = field(default_factory=list)
+    """What MLflow will never take, one sentence each."""
+
+    def __str__(self) -> str:
+        kinds = ("runs", "stages", "metrics", "artifacts", "models")
+        counts = ", ".join(f"{getattr(self, kind)} {kind}" for kind in kinds)
+        return "\n".join([f"sent to {self.uri}: {counts}", *self.refused])
+
+
+class Delivery:
+    """Sends the events of one folder to one MLflow store, from the cursor on.
+
+    After an exception the cursor in memory may be ahead of what arrived: load the saved one and build a new object.
+
+    Args:
+        folder: holds the events and the cursor.
+        client: a connected ``mlflow.MlflowClient``.
+        experiment_id: where new runs go.
+        cursor: moved, and saved, as events are dealt with.
+        summary: counts are added here.
+        warn: told about events that MLflow refuses.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        client: Any,
+        experiment_id: str,
+        cursor: Cursor,
+        summary: Summary,
+        warn: Callable[[str], None],
+    ) -> None:
+        self.folder = folder
+        self.client = client
+        self.experiment_id = experiment_id
+        self.cursor = cursor
+        self.summary = summary
+        self.warn = warn
+
+    def drain(self) -> None:
+        """Send everything up to the end of the file.
+
+        Raises:
+            mlflow.exceptions.MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError: MLflow cannot take events now.
+            SemisupError: the event file is damaged.
+        """
+        while self._round():
+            pass
+
+    def _round(self) -> bool:
+        """Send the next few hundred events; return whether there were any."""
+        sent = False
+        events = itertools.islice(iter_events(self.folder / EVENTS_FILE, self.cursor.offset), EVENTS_PER_ROUND)
+        # Neighbouring metrics of one stage go out together; every other event stands alone.
+        for _, group in itertools.groupby(events, key=_group_key):
+            pairs = list(group)
+            self._deliver([event for event, _ in pairs])
+            last, self.cursor.offset = pairs[-1]
+            self.cursor.time = _milliseconds(last)
+            self.cursor.save(self.folder)
+            sent = True
+        return sent
+
+    def _deliver(self, events: list[Event]) -> None:
+        event = events[0]
+        match event["event"]:
+            case "metrics":
+                self._metrics(events)
+            case "run_start":
+                self._run_start(event)
+            case "stage_start":
+                self._stage_start(event)
+            case "artifact":
+                self._artifact(event)
+            case "model":
+                self._model(event)
+            case "stage_end":
+                self._stage_end(event)
+            case "run_end":
+                self._end(list(self.cursor.open), event["status"], _milliseconds(event))
+            case unknown:
+                raise SemisupError(
+                    f"{self.folder / EVENTS_FILE}: unknown event {unknown!r}, perhaps of a newer version"
+                )
+
+    def _run_start(self, event: Event) -> None:
+        tags = dict(event["tags"])
+        unfinished = list(self.cursor.open)
+        if unfinished:  # the process that wrote these was killed; its last sign of life is when they ended
+            self._end(unfinished, "killed", self.cursor.time)
+            tags["semisup.continues"] = self.cursor.run
+        run = self._find_or_create(event, event["name"], tags)
+        self.cursor.run, self.cursor.open = run, [run]
+        self.cursor.stages, self.cursor.steps = {}, {}
+        self.summary.runs += 1
+
+    def _stage_start(self, event: Event) -> None:
+        run = self._find_or_create(event, event["stage"], {**event["tags"], "mlflow.parentRunId": self.cursor.run})
+        self.cursor.stages[event["stage"]] = run
+        self.cursor.steps[event["stage"]] = 0
+        self.cursor.open.append(run)
+        self.summary.stages += 1
+
+    def _find_or_create(self, event: Event, name: str, tags: Mapping[str, Any]) -> str:
+        """Return the MLflow id of the run this event began, which an earlier, interrupted delivery may have created."""
+        found = self.client.search_runs([self.experiment_id], f"tags.`{EVENT_TAG}` = '{event['id']}'", max_results=1)
+        if found:
+            run = str(found[0].info.run_id)
+        else:
+            texts = {_key(key): str(value) for key, value in tags.items()} | {EVENT_TAG: event["id"]}
+            created = self.client.create_run(
+                self.experiment_id, start_time=_milliseconds(event), tags=texts, run_name=name
+            )
+            run = str(created.info.run_id)
+        self._log_batch(run, "params", _params(event["params"]))
+        return run
+
+    def _metrics(self, events: list[Event]) -> None:
+        stage = events[0]["stage"]
+        metrics = [metric for event in events for metric in _metrics(event["values"], event["step"], event)]
+        if self._log_batch(self._run_of(stage), "metrics", metrics):
+            self.summary.metrics += len(metrics)
+        if stage is not None:
+            self.cursor.steps[stage] = max(self.cursor.steps[stage], *(event["step"] for event in events))
+
+    def _stage_end(self, event: Event) -> None:
+        stage = event["stage"]
+        run = self._run_of(stage)
+        metrics = _metrics(event["metrics"], self.cursor.steps[stage], event)
+        if self._log_batch(run, "metrics", metrics):
+            self.summary.metrics += len(metrics)
+        self._send(f"the status of stage {stage}", self.client.set_tag, run, "semisup.status", event["status"])
+        self._end([run], event["status"], _milliseconds(event))
+
+    def _end(self, runs: list[str], status: str, time: int) -> None:
+        word = STATUS.get(status.lower(), "FINISHED")
+        for run in reversed(runs):  # children before their parent
+            self._send(f"the end of run {run}", self.client.set_terminated, run, word, time)
+            if run in self.cursor.open:
+                self.cursor.open.remove(run)
+
+    def _artifact(self, event: Event) -> None:
+        path, run = self.folder / event["path"], self._run_of(event["stage"])
+        if self._is_there(path) and self._send(
+            str(path), self.client.log_artifact, run, str(path), event["artifact_path"] or None
+        ):
+            self.summary.artifacts += 1
+
+    def _model(self, event: Event) -> None:
+        path, example = self.folder / event["path"], self.folder / event["example"]
+        if not (self._is_there(path) and self._is_there(example)):
+            return
+        with tempfile.TemporaryDirectory(prefix="semisup-model-") as temporary:
+            package = Path(temporary) / "model"
+            if self._send(str(path), _save_pyfunc, package, path, example, event) and self._send(
+                str(path), self.client.log_artifacts, self._run_of(event["stage"]), str(package), "model"
+            ):
+                self.summary.models += 1
+
+    def _run_of(self, stage: str | None) -> str:
+        run = self.cursor.run if stage is None else self.cursor.stages.get(stage)
+        if run is None:
+            raise SemisupError(f"{self.folder / EVENTS_FILE}: an event of {stage or 'a run'} comes before its start")
+        return run
+
+    def _log_batch(self, run: str, kind: str, items: list[Any]) -> bool:
+        """Send `items` in calls of the size MLflow allows; return whether all were taken."""
+        taken = True
+        for first in range(0, len(items), ITEMS_PER_CALL[kind]):
+            part = {kind: items[first : first + ITEMS_PER_CALL[kind]]}
+            # Synchronous whatever MLFLOW_ENABLE_ASYNC_LOGGING says: the cursor moves once the server has the data.
+            taken &= self._send(f"{kind} of run {run}", self.client.log_batch, run, synchronous=True, **part)
+        return taken
+
+    def _is_there(self, path: Path) -> bool:
+        return path.exists() or self._refused(str(path), "it is no longer there")
+
+    def _send(self, what: str, call: Callable[..., object], *args: Any, **kwargs: Any) -> bool:
+        """Make one call; return False, after a warning, if this one thing can never be delivered."""
+        from mlflow.exceptions import MlflowException
+        from requests.exceptions import HTTPError
+
+        try:
+            call(*args, **kwargs)
+        except MlflowException as error:
+            if error.error_code not in REFUSALS:
+                raise
+            return self._refused(what, error.message)
+        except HTTPError as error:
+            if error.response is None or error.response.status_code not in HTTP_REFUSALS:
+                raise
+            return self._refused(what, str(error))
+        return True
+
+    def _refused(self, what: str, reason: str) -> bool:
+        self.warn(f"MLflow does not take {what}, which is left out: {reason}")
+        return False
+
+
+def _save_pyfunc(package: Path, model: Path, example: Path, event: Event) -> None:
+    """Write an MLflow model folder around `model`: plain files and a module's name, nothing pickled."""
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    images = np.load(example, allow_pickle=False)
+    mlflow.pyfunc.save_model(
+        path=str(package),
+        loader_module=event["loader_module"],
+        data_path=str(model),
+        signature=ModelSignature(
+            inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *images.shape[1:]))]),
+            outputs=Schema([TensorSpec(np.dtype("float32"), (-1, event["outputs"]))]),
+        ),
+        input_example=images,
+        pip_requirements=event["requirements"],
+    )
+
+
+def _group_key(pair: tuple[Event, int]) -> tuple[bool, Any]:
+    event, end = pair
+    return (True, event["stage"]) if event["event"] == "metrics" else (False, end)
+
+
+def _milliseconds(event: Event) -> int:
+    return int(event["time"] * 1000)
+
+
+def _metrics(values: Mapping[str, Any], step: int, event: Event) -> list[Any]:
+    from mlflow.entities import Metric
+
+    return [Metric(_key(key), float(value), _milliseconds(event), step) for key, value in values.items()]
+
+
+def _params(params: Mapping[str, Any]) -> list[Any]:
+    from mlflow.entities import Param
+
+    return [Param(key, value) for key, value in _flat(params, "")]
+
+
+def _flat(params: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in params.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield _key(prefix + key), str(value)
+
+
+def _key(name: str) -> str:
+    """`name` with the characters MLflow does not allow in keys replaced."""
+    return re.sub(r"[^\w\-. :/]", "_", name)

@@ -1,0 +1,319 @@
+"""Uploading the event log to MLflow: beside the training, or afterwards by ``semisup track FOLDER``."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import threading
+import urllib.parse
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from semisup.errors import SemisupError
+from semisup.tracking.delivery import CURSOR_FILE, Cursor, Delivery, Summary
+from semisup.tracking.events import EVENTS_FILE
+
+__all__ = ["MlflowUploader", "Summary", "replay", "resolve_uri"]
+
+POLL_SECONDS = 1.0  # how far MLflow may lag behind the log
+RETRY_SECONDS = 10.0
+DEFAULT_EXPERIMENT = "semisup"
+
+# Set for this process where the user has not set them. MLflow's own patience (7 retries of 120 s) would keep a
+# delivery waiting for a quarter of an hour; here a failure is met by trying again later.
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_UV_AUTO_DETECT": "false",  # else a uv.lock in the current folder would travel with every model
+}
+
+
+def resolve_uri(root: Path) -> str:
+    """Where runs below `root` are tracked: ``MLFLOW_TRACKING_URI`` if set, else ``mlflow.db`` in `root`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve()}/mlflow.db"
+
+
+class MlflowUploader:
+    """Copies a folder's events to MLflow from a daemon thread, from now until `close`.
+
+    The thread reads the file that `EventLog` writes and keeps its place in ``folder/mlflow.json``. If MLflow cannot be
+    reached it says so once, keeps trying, and delivers when it can; what is left at the end waits for `replay`.
+
+    `uri` is the store's address, made absolute and without its password.
+
+    Args:
+        folder: where `EventLog` writes.
+        uri: MLflow tracking URI; for ``sqlite:`` the artifacts go to ``mlartifacts`` beside the database.
+        experiment: MLflow experiment, created if missing.
+        warn: called from the thread with one sentence at a time.
+        retry_seconds: pause between attempts while MLflow cannot be reached.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        uri: str,
+        experiment: str,
+        warn: Callable[[str], None],
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
+        self._folder = folder.resolve()
+        self._uri = _absolute(uri)
+        self.uri = _public(self._uri)
+        self._experiment = experiment
+        self._warn = warn
+        self._retry_seconds = retry_seconds
+        self._warned: set[str] = set()
+        self._closing = threading.Event()
+        self._delivered = False
+        self._folder.mkdir(parents=True, exist_ok=True)
+        _cursor(self._folder, self._uri, experiment)  # so that `replay` knows the URI whatever happens from here on
+        _prepare_environment()
+        self._thread = threading.Thread(target=self._work, name="semisup-mlflow", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout: float) -> bool:
+        """Try to send what is left; return whether everything has been dealt with.
+
+        Never takes longer than `timeout` seconds. When that is too short the thread goes on in the background for as
+        long as the process lives.
+        """
+        self._closing.set()
+        self._thread.join(timeout)
+        return self._delivered and not self._thread.is_alive()
+
+    def _work(self) -> None:
+        with contextlib.ExitStack() as stack:
+            lock = stack.enter_context((self._folder / f"{CURSOR_FILE}.lock").open("a"))
+            while not _try_lock(lock.fileno()):  # an earlier uploader, or a replay, is still at work on this folder
+                if self._closing.wait(POLL_SECONDS):
+                    return
+            # Imported here: these take seconds, and are what _transient_errors needs to name its classes.
+            transient = _transient_errors()
+            stack.enter_context(_quiet())
+            delivery: Delivery | None = None
+            while True:
+                # Asked before the file is read: whatever was logged before close() is then seen by this round.
+                last_round = self._closing.is_set()
+                try:
+                    if delivery is None:
+                        delivery = _connect(self._folder, self._uri, self._experiment, self._warn_once)
+                    delivery.drain()
+                    self._delivered = True
+                except transient as error:
+                    delivery, self._delivered = None, False
+                    self._report(error)
+                except SemisupError as error:  # a damaged file will not mend itself
+                    self._delivered = False
+                    self._warn_once(f"nothing more is sent to MLflow: {error}")
+                    return
+                if last_round:
+                    return
+                self._closing.wait(POLL_SECONDS if delivery else self._retry_seconds)
+
+    def _report(self, error: Exception) -> None:
+        if "unreachable" not in self._warned:
+            self._warned.add("unreachable")
+            self._warn(
+                f"{_trouble(self._uri, error)}; the run goes on, its records are kept in {self._folder / EVENTS_FILE} "
+                f"and sent when that is mended, or later by: semisup track {self._folder}"
+            )
+
+    def _warn_once(self, sentence: str) -> None:
+        if sentence not in self._warned:
+            self._warned.add(sentence)
+            self._warn(sentence)
+
+
+def replay(folder: Path, uri: str | None = None) -> Summary:
+    """Send whatever of a folder's events has not reached MLflow yet; return what was sent.
+
+    Args:
+        folder: where a run left its ``events.jsonl``.
+        uri: MLflow tracking URI; default: the one the run used, else ``MLFLOW_TRACKING_URI``.
+
+    Raises:
+        SemisupError: no events there, no URI known, MLflow cannot be reached, or a process is at work on the folder.
+    """
+    folder = folder.resolve()
+    if not (folder / EVENTS_FILE).exists():
+        raise SemisupError(f"{folder}: no {EVENTS_FILE} in this folder, so there is nothing to send")
+    cursor = Cursor.load(folder)
+    configured = os.environ.get("MLFLOW_TRACKING_URI")
+    if uri is None:
+        uri = cursor.uri if cursor else configured
+    if not uri:
+        raise SemisupError(f"{folder}: not tracked before, so the MLflow URI must be given")
+    if configured and _public(configured) == uri:
+        uri = configured  # with the password, which the cursor leaves out
+    uri = _absolute(uri)
+    _prepare_environment()
+    with (folder / f"{CURSOR_FILE}.lock").open("a") as lock:
+        if not _try_lock(lock.fileno()):
+            raise SemisupError(f"{folder}: a running process is already sending this folder's events to MLflow")
+        refused: list[str] = []
+        transient = _transient_errors()
+        with _quiet():
+            try:
+                delivery = _connect(folder, uri, cursor.experiment if cursor else DEFAULT_EXPERIMENT, refused.append)
+                delivery.drain()
+            except transient as error:
+                raise SemisupError(f"{_trouble(uri, error)}; nothing is lost, try again later") from error
+        delivery.summary.refused = refused
+        return delivery.summary
+
+
+def _connect(folder: Path, uri: str, experiment: str, warn: Callable[[str], None]) -> Delivery:
+    """Open the store, find or make the experiment, and take up the folder's cursor where it still fits."""
+    from mlflow import MlflowClient
+
+    database = _sqlite_path(uri)
+    with _store_lock(database):
+        artifacts = None
+        if database is not None:
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+            # Made before the client makes its own, which would put the default experiment's artifacts below the
+            # current folder. The first time this creates the tables, which takes seconds.
+            artifacts = (database.parent / "mlartifacts").as_uri()
+            make_store: Any = SqlAlchemyStore  # untyped
+            make_store(uri, artifacts)
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        experiment_id = _experiment_id(client, experiment, artifacts)
+
+    cursor = _cursor(folder, uri, experiment)
+    if cursor.run is not None and not _has_run(client, cursor.run):  # the store has been wiped: begin again
+        cursor = Cursor(_public(uri), experiment)
+    return Delivery(folder, client, experiment_id, cursor, Summary(_public(uri)), warn)
+
+
+def _experiment_id(client: Any, name: str, artifacts: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=artifacts))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
+                raise
+        found = client.get_experiment_by_name(name)
+    return str(found.experiment_id)
+
+
+def _cursor(folder: Path, uri: str, experiment: str) -> Cursor:
+    """Return the folder's cursor, or a new one where that speaks of another store or another log."""
+    cursor = Cursor.load(folder)
+    events = folder / EVENTS_FILE
+    size = events.stat().st_size if events.exists() else 0
+    if cursor is None or (cursor.uri, cursor.experiment) != (_public(uri), experiment) or cursor.offset > size:
+        cursor = Cursor(_public(uri), experiment)
+        cursor.save(folder)
+    return cursor
+
+
+def _has_run(client: Any, run: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_run(run)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return True
+
+
+def _transient_errors() -> tuple[type[Exception], ...]:
+    """What is raised while a store cannot take events (requests' errors are OSErrors)."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (MlflowException, OSError, SQLAlchemyError)
+
+
+def _trouble(uri: str, error: Exception) -> str:
+    from requests.exceptions import RequestException
+
+    # MLflow wraps requests' errors in its own and puts the whole chain of causes into the text.
+    if isinstance(error, RequestException) or isinstance(error.__context__, RequestException):
+        return f"MLflow at {_public(uri)} does not answer"
+    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    return f"MLflow at {_public(uri)} does not take the run's records ({reason})"
+
+
+def _prepare_environment() -> None:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # Said while MLflow 3.17's own modules are imported, about those modules; the second would reach the terminal, and a
+    # process that turns warnings into errors could not import them. Not a catch_warnings block: that changes the
+    # filters of every thread, and puts old ones back at the end.
+    warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType", category=UserWarning)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what MLflow, its migrations and urllib3 log in this thread from the terminal; other threads' logs pass."""
+    thread = threading.get_ident()
+
+    def from_elsewhere(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "sqlalchemy.engine")]
+    # MLflow gives these loggers handlers of their own when it is imported. urllib3 has none: its retries are logged
+    # through the root's, so there the logger itself has to be stopped.
+    filtered: list[logging.Filterer] = [handler for logger in loggers for handler in logger.handlers]
+    filtered.append(logging.getLogger("urllib3.connectionpool"))
+    for place in filtered:
+        place.addFilter(from_elsewhere)
+    try:
+        yield
+    finally:
+        for place in filtered:
+            place.removeFilter(from_elsewhere)
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def _absolute(uri: str) -> str:
+    """`uri` with a relative database path made absolute, so that a later chdir does not matter."""
+    database = _sqlite_path(uri)
+    return uri if database is None else f"sqlite:///{database.resolve()}"
+
+
+def _public(uri: str) -> str:
+    """`uri` without its password: this goes into messages and files."""
+    parts = urllib.parse.urlsplit(uri)
+    if parts.password is None:
+        return uri
+    return parts._replace(netloc=f"{parts.username}@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+@contextlib.contextmanager
+def _store_lock(database: Path | None) -> Iterator[None]:
+    """One process at a time creates a database's tables and experiments; a server sees to that itself."""
+    if database is None:
+        yield
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(f"{database.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

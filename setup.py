@@ -1,0 +1,39 @@
+"""Packaging of semisup. Tool settings live in pyproject.toml; everything about the distribution is here."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+# The recipes stay at the top of the repository, where a reader looks for them, and travel in the wheel as the
+# package data of `semisup.recipes`.
+setup(
+    name="semisup",
+    version="0.1.0",
+    description="Self- and semi-supervised learning for images: pretrain, fine-tune, self-train and distill in one recipe.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["semisup", "semisup.*"]), "semisup.recipes"],
+    package_dir={"semisup": "semisup", "semisup.recipes": "recipes"},
+    package_data={"semisup": ["py.typed"], "semisup.recipes": ["*/*.yaml"]},
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "albumentations>=2.0",
+        "matplotlib>=3.8",
+        "mlflow>=3.0",
+        "numpy>=1.26",
+        "omegaconf>=2.3",
+        "pillow>=10.0",
+        "rich>=13.0",
+        "safetensors>=0.4",
+        "scikit-learn>=1.4",
+        "typer>=0.12",
+    ],
+    extras_require={"dev": ["mypy>=1.14", "pytest>=8.0", "pytest-timeout>=2.3", "ruff>=0.9", "types-PyYAML"]},
+    entry_points={"console_scripts": ["semisup=semisup.cli.app:main"]},
+    classifiers=["License :: OSI Approved :: MIT License", "Programming Language :: Python :: 3"],
+)

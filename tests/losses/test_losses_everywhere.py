@@ -1,0 +1,91 @@
+"""What every function of semisup.losses promises: float32 inside autocast, no host synchronisation, any device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from losses_reference import normal
+
+import semisup.losses
+
+N, C = 8, 5
+
+
+def logits(seed: int) -> torch.Tensor:
+    return torch.tensor(normal(N, C, seed=seed)).float()
+
+
+LABELS = torch.arange(N) % C
+MASK = torch.arange(N) % 2 == 0
+FREQUENCIES = torch.arange(1.0, C + 1) / sum(range(1, C + 1))
+
+# name: (function of the input that learns and the other tensors, the other tensors)
+CASES = {
+    "align_distribution": (
+        lambda z, t, m: semisup.losses.align_distribution(F.softmax(z, 1), t, m)[:, 0].sum(),
+        (FREQUENCIES, FREQUENCIES.flip(0)),
+    ),
+    "entropy": (semisup.losses.entropy, ()),
+    "hinton_kd": (lambda z, t: semisup.losses.hinton_kd(z, t, 4.0), (logits(1),)),
+    "kl_consistency": (semisup.losses.kl_consistency, (logits(1),)),
+    "mse_consistency": (semisup.losses.mse_consistency, (F.softmax(logits(1), 1),)),
+    "nt_xent": (lambda z, m: semisup.losses.nt_xent(z, 0.1, m), (logits(1),)),
+    "pseudo_label_cross_entropy": (semisup.losses.pseudo_label_cross_entropy, (LABELS, MASK)),
+    "sharpen": (lambda z: semisup.losses.sharpen(F.softmax(z, 1), 0.5)[:, 0].sum(), ()),
+    "soft_cross_entropy": (semisup.losses.soft_cross_entropy, (F.softmax(logits(1), 1), MASK)),
+    "soft_target_distillation": (
+        lambda z, t: semisup.losses.soft_target_distillation(z, t, 0.5),
+        (logits(1),),
+    ),
+}
+
+
+def test_every_exported_loss_is_in_the_table():
+    assert sorted(CASES) == sorted(semisup.losses.__all__)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_meta_device(name):
+    loss, others = CASES[name]
+    z = torch.empty(N, C, device="meta", requires_grad=True)
+    value = loss(z, *(x.to("meta") for x in others))
+    assert value.device.type == "meta"
+    assert value.shape == ()
+    value.backward()
+    assert z.grad is not None
+    assert z.grad.shape == z.shape
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bf16_autocast_gives_the_float32_result_of_the_bf16_input(name):
+    loss, others = CASES[name]
+    if name in ("align_distribution", "sharpen"):
+        # Their own input is probabilities; the softmax of the table would be taken in bf16 outside the function.
+        table = getattr(semisup.losses, name)
+        arguments = others if name == "align_distribution" else (0.5,)
+        loss, others = (lambda p, *_: table(p, *arguments)), ()
+    rounded = F.softmax(logits(0), 1).bfloat16() if others == () and name != "entropy" else logits(0).bfloat16()
+    expected = loss(rounded.float(), *others)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(rounded, *others)
+    assert value.dtype == torch.float32
+    assert torch.equal(value, expected)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_inputs_are_not_written_to_and_the_result_repeats(name):
+    loss, others = CASES[name]
+    z, kept = logits(0), [x.clone() for x in others]
+    first = loss(z, *others)
+    assert torch.equal(first, loss(z, *others))
+    assert torch.equal(z, logits(0))
+    assert all(torch.equal(a, b) for a, b in zip(others, kept, strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradient_against_finite_differences(name):
+    loss, others = CASES[name]
+    doubles = tuple(x.double() if x.is_floating_point() else x for x in others)
+    z = logits(0).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: loss(x, *doubles), (z,))
