@@ -10,6 +10,7 @@ from torch import Tensor
 
 from semisup.augment import Normalize, to_float
 from semisup.engine.seeding import generator
+from semisup.errors import SemisupError
 from semisup.methods import Batch, Labeled, Unlabeled
 
 __all__ = ["Batches", "Order", "TrainingImages"]
@@ -37,21 +38,19 @@ class Order:
     """An endless order of `n` things: each epoch is one permutation, and any stretch of it can be asked for.
 
     Args:
-        n: how many things there are.
+        n: how many things there are, at least 1.
         key: names the draw, see :func:`semisup.engine.seeding.seed_for`.
     """
 
     def __init__(self, n: int, *key: object) -> None:
         self.n = n
         self.key = key
-        self._permutations: dict[int, Tensor] = {}
+        self._latest: tuple[int, Tensor] | None = None
 
     def _permutation(self, epoch: int) -> Tensor:
-        if epoch not in self._permutations:
-            # Old epochs are dropped: a batch of a small set may span many, so those of one batch are kept together.
-            self._permutations = {e: p for e, p in self._permutations.items() if e >= epoch - 1}
-            self._permutations[epoch] = torch.randperm(self.n, generator=generator(*self.key, epoch))
-        return self._permutations[epoch]
+        if self._latest is None or self._latest[0] != epoch:  # the next stretch begins where this one ends
+            self._latest = epoch, torch.randperm(self.n, generator=generator(*self.key, epoch))
+        return self._latest[1]
 
     def stretch(self, start: int, length: int) -> Tensor:
         """Positions `start` ... `start + length - 1` of the endless order, (length,) int64."""
@@ -78,6 +77,9 @@ class Batches:
         normalize: applied to every view last.
         device: where the batch is made.
         key: seed and stage name.
+
+    Raises:
+        SemisupError: a part is asked for, and there is no image to draw for it.
     """
 
     def __init__(
@@ -101,6 +103,12 @@ class Batches:
         self.unlabeled_policies = dict(unlabeled)
         self.labeled_size = labeled_size if labeled else 0
         self.unlabeled_size = unlabeled_size if unlabeled else 0
+        for part, size, n in (
+            ("labeled", self.labeled_size, len(self.labels)),
+            ("unlabeled", self.unlabeled_size, len(self.pool)),
+        ):
+            if size and not n:
+                raise SemisupError(f"data: the method needs {part} images, and there are none")
         self.normalize = normalize.to(device)
         self.device = device
         self.key = key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -15,28 +16,47 @@ from semisup.errors import SemisupError
 
 __all__ = ["load_checkpoint", "save_checkpoint", "write_atomically"]
 
+DIGEST = hashlib.sha256().digest_size
+"""Bytes of the checksum in front of the state."""
 
-def write_atomically(path: Path, payload: bytes) -> None:
-    """Write `payload` so that a kill or a power cut at any moment leaves the old file or the new one, whole."""
+
+def write_atomically(path: Path, payload: bytes | memoryview) -> None:
+    """Write `payload` so that a kill or a power cut at any moment leaves the old file or the new one, whole.
+
+    Raises:
+        SemisupError: the disk is full, or the folder is not writable; the old file is as it was.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the rename itself
+        with temporary.open("wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename itself
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise SemisupError(f"{path}: cannot be written ({error.strerror})") from error
     finally:
-        os.close(folder)
+        with contextlib.suppress(OSError):  # gone already, unless something went wrong
+            temporary.unlink()
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, strings and containers of them) behind its SHA-256, in one atomic file."""
-    buffer = io.BytesIO()
+    """Write `state` (tensors, numbers, strings and containers of them) behind its SHA-256, in one atomic file.
+
+    Raises:
+        SemisupError: it cannot be written; the checkpoint before it is as it was.
+    """
+    buffer = io.BytesIO(bytes(DIGEST))  # one buffer: a second copy of a large state could be what does not fit
+    buffer.seek(DIGEST)
     torch.save(state, buffer)
-    payload = buffer.getvalue()
-    write_atomically(path, hashlib.sha256(payload).digest() + payload)
+    content = buffer.getbuffer()
+    content[:DIGEST] = hashlib.sha256(content[DIGEST:]).digest()
+    write_atomically(path, content)
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
@@ -45,12 +65,15 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     Raises:
         SemisupError: the file is damaged. It is never silently ignored: the training time it stands for may be large.
     """
-    content = path.read_bytes()
-    digest, payload = content[:32], content[32:]
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SemisupError(f"{path}: cannot be read ({error.strerror})") from error
+    digest, payload = content[:DIGEST], content[DIGEST:]
     if hashlib.sha256(payload).digest() != digest:
         raise SemisupError(f"{path}: the checkpoint is damaged (checksum mismatch); delete it to start the stage again")
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise SemisupError(f"{path}: not a semisup checkpoint ({str(error).splitlines()[0]})") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise SemisupError(f"{path}: not a semisup checkpoint ({str(error).partition(chr(10))[0]})") from error
     return state

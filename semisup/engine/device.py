@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import re
 
 import torch
 
 from semisup.errors import SemisupError, nearest
 
 __all__ = ["autocast", "resolve_device", "resolve_precision"]
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -22,7 +25,7 @@ def resolve_device(name: str) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (number and not (kind == "cuda" and number.isdecimal())):
+    if re.fullmatch(r"cpu|mps|cuda(:[0-9]{1,3})?", name) is None:
         raise SemisupError(f"device: unknown device '{name}'{nearest(kind, ['auto', 'cpu', 'cuda', 'mps'])}")
     if kind == "cuda" and (not torch.cuda.is_available() or (number and int(number) >= torch.cuda.device_count())):
         raise SemisupError(f"device: '{name}' is not on this machine ({torch.cuda.device_count()} CUDA devices found)")
@@ -35,8 +38,10 @@ def resolve_precision(name: str, device: torch.device) -> str:
     """`auto` is bf16 where CUDA has it, else fp32. fp16 needs CUDA: its loss scaling is of no use elsewhere.
 
     Raises:
-        SemisupError: fp16 off CUDA.
+        SemisupError: an unknown name, or fp16 off CUDA.
     """
+    if name not in PRECISIONS:
+        raise SemisupError(f"precision: unknown precision '{name}'{nearest(name, PRECISIONS)}")
     if name == "auto":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     if name == "fp16" and device.type != "cuda":

@@ -83,36 +83,43 @@ def _deferred_interrupt() -> Iterator[threading.Event]:
 
 
 class _Window:
-    """Sums of logged terms since the last report, and the first step at which each was not finite, on the device."""
+    """Logged terms since the last report, on the device: for each its sum, its count and its first bad step."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-        self.first_bad: dict[str, Tensor] = {}
+    def __init__(self) -> None:
+        self.tables: dict[tuple[str, ...], Tensor] = {}
+        """Names -> (3, number of names): terms that come together are added together, in a handful of kernels."""
 
-    def add(self, step: int, values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            value = value.detach().float()
-            bad = torch.where(value.isfinite(), torch.inf, float(step))
-            if name in self.sums:
-                self.sums[name] += value
-                self.first_bad[name] = torch.minimum(self.first_bad[name], bad)
-            else:
-                self.sums[name], self.first_bad[name] = value.clone(), bad
-            self.counts[name] = self.counts.get(name, 0) + 1
+    def add(self, step: int, values: dict[str, Tensor], *, judged: bool = False) -> None:
+        """Count the 0-d terms of one update. What is `judged` may be NaN: there was nothing to measure."""
+        if not values:
+            return
+        row = torch.stack([value.detach().float() for value in values.values()])
+        finite = row.isfinite()
+        first_bad = torch.full_like(row, torch.inf) if judged else torch.where(finite, torch.inf, float(step))
+        new = torch.stack([torch.where(finite, row, 0.0), finite.float(), first_bad])
+        table = self.tables.get(names := tuple(values))
+        if table is None:
+            self.tables[names] = new
+        else:
+            table[:2] += new[:2]
+            table[2] = torch.minimum(table[2], first_bad)
 
     def read(self) -> tuple[dict[str, float], dict[str, int]]:
-        """Means, and term -> first bad step. The one place where the host waits for the device."""
-        if not self.sums:
-            return {}, {}
-        names = list(self.sums)
-        sums = torch.stack([self.sums[name] for name in names]).tolist()
-        first = torch.stack([self.first_bad[name] for name in names]).tolist()
-        means = {name: total / self.counts[name] for name, total in zip(names, sums, strict=True)}
-        bad = {name: int(step) for name, step in zip(names, first, strict=True) if step != float("inf")}
-        self.sums, self.counts, self.first_bad = {}, {}, {}
-        return means, bad
+        """Means of what was measured, and term -> first bad step. Here the host waits for the device."""
+        sums: dict[str, float] = {}
+        counts: dict[str, float] = {}
+        bad: dict[str, int] = {}
+        for names, table in self.tables.items():
+            for name, (total, count, first) in zip(names, table.T.tolist(), strict=True):
+                sums[name] = sums.get(name, 0.0) + total
+                counts[name] = counts.get(name, 0.0) + count
+                if first != float("inf"):
+                    bad[name] = min(int(first), bad.get(name, int(first)))
+        return {name: total / counts[name] for name, total in sums.items() if counts[name]}, bad
+
+    def clear(self) -> None:
+        """Begin the next window."""
+        self.tables = {}
 
 
 class _Run:
@@ -125,6 +132,9 @@ class _Run:
         self.optimizers = build_optimizers(method, optimizer)
         self.ema = None if ema is None else EMA(method.predictor(), ema)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.window = _Window()
+        self.last_log: dict[str, float] = {}
+        self.device = device
         self.step = 0
         self.seconds = 0.0
 
@@ -134,6 +144,8 @@ class _Run:
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "ema": None if self.ema is None else self.ema.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "window": self.window.tables,
+            "last_log": self.last_log,
             "step": self.step,
             "seconds": self.seconds,
         }
@@ -145,13 +157,29 @@ class _Run:
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         self.scaler.load_state_dict(state["scaler"])
+        self.window.tables = {names: table.to(self.device) for names, table in state["window"].items()}
+        self.last_log = state["last_log"]
         self.step = state["step"]
         self.seconds = state["seconds"]
+
+    def check_finite(self) -> None:
+        """Stop if a term was not finite, or if a finite loss has just spoilt the weights. Waits for the device.
+
+        Raises:
+            NonFiniteLossError: names the first such step and its terms.
+        """
+        _, bad = self.window.read()
+        step = min(bad.values(), default=self.step - 1)
+        terms = sorted(name for name, first in bad.items() if first == step)
+        if not bad:
+            terms = [f"weights of '{name}'" for name, o in self.optimizers.items() if not _all_finite(_parameters(o))]
+        if terms:
+            raise NonFiniteLossError(f"step {step}: not finite: {', '.join(terms)}")
 
     def apply(self, update: Update, clip: float | None) -> None:
         """Backward, clip, step, zero, for one of the method's groups."""
         optimizer = self.optimizers[update.group]
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        parameters = _parameters(optimizer)
         # Only this group's gradients are computed: the teacher's update must not leave gradients in the student.
         self.scaler.scale(update.loss).backward(inputs=parameters)
         if clip is not None:
@@ -160,6 +188,14 @@ class _Run:
         self.scaler.step(optimizer)
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _all_finite(tensors: list[Tensor]) -> bool:
+    return bool(torch.stack(torch._foreach_norm(tensors)).isfinite().all())
 
 
 def fit(
@@ -196,42 +232,52 @@ def fit(
         key: seed and stage name.
         checkpoint: file to resume from and write to; None keeps nothing.
         checkpoint_seconds: least time between checkpoints.
-        log_every: steps between reports. Losses are checked for being finite then, and before each checkpoint.
-        on_log: gets the number of finished steps and the means of the logged terms since the last report.
-        judge: compares a step's pseudo-labels with the hidden labels; its terms are logged too.
+        log_every: steps between reports. Losses and weights are checked for being finite then, and before each
+            checkpoint.
+        on_log: gets the number of finished steps and the means of the logged terms since the last report. Steps and
+            means are the same however often the run was killed.
+        judge: compares a step's pseudo-labels with the hidden labels; its terms are logged too. NaN is left out.
 
     Raises:
         NonFiniteLossError: names the step and the terms; the last checkpoint from before it is kept.
-        Stopped: Ctrl-C; a checkpoint was written first.
+        SemisupError: the checkpoint is damaged or of another run, or a new one cannot be written.
+        Stopped: Ctrl-C; a checkpoint was written first. A second Ctrl-C does not wait for the end of the step.
     """
     run = _Run(method, optimizer, ema, device, precision)
     resumed_from = None
+    if checkpoint is not None:
+        for torn in checkpoint.parent.glob(f".{checkpoint.name}.*.tmp"):  # of a process killed while it wrote
+            torn.unlink(missing_ok=True)
     if checkpoint is not None and checkpoint.exists():
-        run.load(load_checkpoint(checkpoint, device))
+        state = load_checkpoint(checkpoint, torch.device("cpu"))  # a second copy on the device might not fit
+        try:
+            run.load(state)
+        except (KeyError, RuntimeError, ValueError) as error:
+            what = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            raise SemisupError(f"{checkpoint}: the checkpoint of another run ({what}); delete it to start") from error
+        del state
         resumed_from = run.step
-    window, last_log = _Window(device), {}
     started = saved = time.perf_counter()
     before = run.seconds
 
-    def report() -> None:
-        nonlocal last_log
-        means, bad = window.read()
-        if bad:
-            step = min(bad.values())
-            terms = ", ".join(sorted(name for name, first in bad.items() if first == step))
+    def check() -> None:
+        try:
+            run.check_finite()
+        except NonFiniteLossError as error:
             kept = f"; the last good checkpoint is {checkpoint}" if checkpoint and checkpoint.exists() else ""
-            raise NonFiniteLossError(f"step {step}: not finite: {terms}{kept}. Try a smaller learning rate or clipping")
-        last_log = means | {"lr": next(iter(run.optimizers.values())).param_groups[0]["lr"]}
-        on_log(run.step, last_log)
+            raise NonFiniteLossError(f"{error}{kept}. Try a smaller learning rate or clipping") from None
 
     def save() -> None:
+        nonlocal saved
         if checkpoint is not None:
+            check()
             run.seconds = before + time.perf_counter() - started
             save_checkpoint(checkpoint, run.state())
+        saved = time.perf_counter()
 
     method.train()
     with _deferred_interrupt() as interrupted:
-        while run.step < steps:
+        while run.step < steps and not interrupted.is_set():
             step = run.step
             torch.manual_seed(seed_for(*key, "step", step))
             set_learning_rates(run.optimizers.values(), learning_rate(schedule, step, steps))
@@ -242,20 +288,23 @@ def fit(
                 if update is None:
                     break
                 run.apply(update, optimizer.clip)
-                window.add(step, {f"loss/{update.group}": update.loss, **update.log})
+                run.window.add(step, {f"loss/{update.group}": update.loss, **update.log})
                 if judge is not None and update.pseudo_labels is not None:
-                    window.add(step, judge(update.pseudo_labels))
+                    run.window.add(step, judge(update.pseudo_labels), judged=True)
             if run.ema is not None:
                 run.ema.update(method.predictor())
             run.step += 1
-            due = time.perf_counter() - saved > checkpoint_seconds
-            if run.step % log_every == 0 or run.step == steps or due or interrupted.is_set():
-                report()
-            if due or interrupted.is_set():
+            if run.step % log_every == 0 or run.step == steps:
+                check()
+                means, _ = run.window.read()
+                run.window.clear()
+                run.last_log = means | {"lr": next(iter(run.optimizers.values())).param_groups[0]["lr"]}
+                on_log(run.step, run.last_log)
+            if time.perf_counter() - saved > checkpoint_seconds:
                 save()
-                saved = time.perf_counter()
-            if interrupted.is_set():
-                raise Stopped
+        if interrupted.is_set():
+            save()
+            raise Stopped
     run.seconds = before + time.perf_counter() - started
     rate = steps * batches.images_per_step / run.seconds if run.seconds > 0 else float("nan")
-    return FitResult(run.ema, run.seconds, rate, resumed_from, last_log)
+    return FitResult(run.ema, run.seconds, rate, resumed_from, run.last_log)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from semisup.config import OptimizerConfig, ScheduleConfig
+from semisup.errors import nearest, raise_all
 from semisup.methods import Method
 
 __all__ = ["LARS", "build_optimizers", "learning_rate", "set_learning_rates", "warmup_steps"]
@@ -43,7 +44,11 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Apply one update; `closure` is not supported."""
+        """Apply one update; returns what `closure`, if any, computes first."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
             if not weights:
@@ -56,11 +61,14 @@ class LARS(torch.optim.Optimizer):
                 norms = zip(w_norms, g_norms, strict=True)
                 ratios = [_trust_ratio(w_norm, g_norm, group["trust"]) for w_norm, g_norm in norms]
                 grads = [grad * ratio for grad, ratio in zip(grads, ratios, strict=True)]
-            velocities = [self.state[p].setdefault("velocity", torch.zeros_like(p)) for p in weights]
+            for p in weights:
+                if "velocity" not in self.state[p]:
+                    self.state[p]["velocity"] = torch.zeros_like(p)
+            velocities = [self.state[p]["velocity"] for p in weights]
             torch._foreach_mul_(velocities, group["momentum"])
             torch._foreach_add_(velocities, grads, alpha=group["lr"])
             torch._foreach_sub_(weights, velocities)
-        return None
+        return loss
 
 
 def _trust_ratio(weight_norm: Tensor, grad_norm: Tensor, trust: float) -> Tensor:
@@ -70,9 +78,17 @@ def _trust_ratio(weight_norm: Tensor, grad_norm: Tensor, trust: float) -> Tensor
 
 
 def build_optimizers(method: Method, config: OptimizerConfig) -> dict[str, torch.optim.Optimizer]:
-    """One optimizer for each of the method's groups; biases and norms (parameters of one dimension) get no decay."""
+    """One optimizer for each of the method's groups; biases and norms (parameters of one dimension) get no decay.
+
+    Raises:
+        SemisupError: `group_lr` names a group that the method does not have.
+    """
     optimizers: dict[str, torch.optim.Optimizer] = {}
-    for name, parameters in method.groups().items():
+    groups_of_method = method.groups()
+    unknown = [name for name in config.group_lr if name not in groups_of_method]
+    problems = [f"the method has no parameter group '{name}'{nearest(name, groups_of_method)}" for name in unknown]
+    raise_all(problems, "optimizer.group_lr")
+    for name, parameters in groups_of_method.items():
         lr = config.group_lr.get(name, config.lr)
         trained = [p for p in parameters if p.requires_grad]
         groups: list[dict[str, object]] = [

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 __all__ = [
     "Batch",
+    "BelowOne",
+    "Count",
+    "CountOrZero",
     "Fraction",
     "Labeled",
     "Method",
@@ -42,21 +45,30 @@ class Range:
     high: float = math.inf
     open_low: bool = False
     """Whether `low` itself is refused."""
+    open_high: bool = False
+    """Whether `high` itself is refused."""
 
     def problem(self, value: float) -> str | None:
         """Say what is wrong with `value`, or None."""
-        if not self.low <= value <= self.high or (self.open_low and value == self.low):
-            bracket = "(" if self.open_low else "["
-            return f"must lie in {bracket}{self.low:g}, {self.high:g}]"
+        refused = (self.open_low and value == self.low) or (self.open_high and value == self.high)
+        if refused or not self.low <= value <= self.high:
+            opening, closing = "(" if self.open_low else "[", ")" if self.open_high else "]"
+            return f"must lie in {opening}{self.low:g}, {self.high:g}{closing}"
         return None
 
 
 Fraction = Annotated[float, Range(0, 1)]
 """A number in [0, 1]."""
+BelowOne = Annotated[float, Range(0, 1, open_high=True)]
+"""A number in [0, 1)."""
 Positive = Annotated[float, Range(0, open_low=True)]
 """A number > 0."""
 NonNegative = Annotated[float, Range(0)]
 """A number >= 0."""
+Count = Annotated[int, Range(1)]
+"""A whole number >= 1."""
+CountOrZero = Annotated[int, Range(0)]
+"""A whole number >= 0."""
 
 
 POLICY_OF_VIEW = {"weak": "weak", "strong": "randaugment"}

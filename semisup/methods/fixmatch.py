@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.losses import align_distribution, pseudo_label_cross_entropy
-from semisup.methods.base import Batch, Fraction, Method, NonNegative, Progress, PseudoLabels, Update, Views
+from semisup.methods.base import Batch, BelowOne, Fraction, Method, NonNegative, Progress, PseudoLabels, Update, Views
 from semisup.models import Classifier
 
 __all__ = ["FixMatch"]
@@ -46,7 +46,7 @@ class FixMatch(Method):
         threshold: Fraction = 0.95,
         unlabeled_weight: NonNegative = 1.0,
         align: bool = False,
-        align_momentum: Fraction = 0.99,
+        align_momentum: BelowOne = 0.99,
     ) -> None:
         super().__init__()
         self.model = model

@@ -10,7 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.losses import pseudo_label_cross_entropy, soft_cross_entropy
-from semisup.methods.base import Batch, Fraction, Method, NonNegative, Positive, Progress, PseudoLabels, Update, Views
+from semisup.methods.base import (
+    Batch,
+    BelowOne,
+    Fraction,
+    Method,
+    NonNegative,
+    Positive,
+    Progress,
+    PseudoLabels,
+    Update,
+    Views,
+)
 from semisup.models import Classifier
 
 __all__ = ["MetaPseudoLabels"]
@@ -59,9 +70,9 @@ class MetaPseudoLabels(Method):
         uda_ramp: Fraction = 0.1,
         uda_temperature: Positive = 0.7,
         uda_threshold: Fraction = 0.6,
-        label_smoothing: Fraction = 0.15,
-        student_start: Fraction = 0.01,
-        baseline_decay: Fraction = 0.99,
+        label_smoothing: BelowOne = 0.15,
+        student_start: BelowOne = 0.01,
+        baseline_decay: BelowOne = 0.99,
         hard: bool = False,
     ) -> None:
         super().__init__()

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from semisup.errors import SemisupError
 from semisup.losses import soft_cross_entropy
-from semisup.methods.base import Batch, Fraction, Method, NonNegative, Progress, Update, Views
+from semisup.methods.base import Batch, BelowOne, Method, NonNegative, Progress, Update, Views
 from semisup.models import Classifier
 
 __all__ = ["NoisyStudent"]
@@ -29,6 +30,9 @@ class NoisyStudent(Method):
         label_smoothing: on the true labels, in [0, 1). Paper's code: 0.1.
         dropout: on the features before the head, in [0, 1): the model noise that every network here has a place for.
             Paper: 0.5, beside stochastic depth.
+
+    Raises:
+        SemisupError: at the first step, if no relabel stage gave pseudo-labels.
     """
 
     family = "semi-supervised"
@@ -42,8 +46,8 @@ class NoisyStudent(Method):
         model: Classifier,
         *,
         unlabeled_weight: NonNegative = 1.0,
-        label_smoothing: Fraction = 0.1,
-        dropout: Fraction = 0.5,
+        label_smoothing: BelowOne = 0.1,
+        dropout: BelowOne = 0.5,
     ) -> None:
         super().__init__()
         self.model = model
@@ -55,7 +59,7 @@ class NoisyStudent(Method):
         """One update of the student."""
         target = batch.unlabeled.target
         if target is None:
-            raise ValueError("noisy_student needs batch.unlabeled.target: name a relabel stage as `pseudo_labels`")
+            raise SemisupError("method noisy_student: no pseudo-labels; name a relabel stage as `pseudo_labels`")
         x, u = batch.labeled["strong"], batch.unlabeled["strong"]
         features = F.dropout(self.model.features(torch.cat([x, u])), self.dropout, training=self.training)
         logits, logits_u = self.model.head(features).split([len(x), len(u)])

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from semisup.losses import nt_xent
-from semisup.methods.base import Batch, Method, Positive, Progress, Update, Views
+from semisup.methods.base import Batch, Count, CountOrZero, Method, Positive, Progress, Update, Views
 from semisup.models import Encoder, ProjectionHead
 
 __all__ = ["SimCLR"]
@@ -33,7 +33,7 @@ class SimCLR(Method):
     views = Views(unlabeled={"first": "simclr", "second": "simclr"})
 
     def __init__(
-        self, model: Encoder, *, temperature: Positive = 0.5, hidden: int = 0, out_features: int = 128
+        self, model: Encoder, *, temperature: Positive = 0.5, hidden: CountOrZero = 0, out_features: Count = 128
     ) -> None:
         super().__init__()
         width = hidden or model.num_features

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semisup.errors import SemisupError
 from semisup.losses import nt_xent
-from semisup.methods.base import Batch, Fraction, Method, Positive, Progress, Update, Views
+from semisup.methods.base import Batch, Count, CountOrZero, Fraction, Method, Positive, Progress, Update, Views
 from semisup.models import EMA, Encoder, ProjectionHead
 
 __all__ = ["SimCLRv2"]
@@ -31,8 +33,11 @@ class SimCLRv2(Method):
         hidden: width of the head's middle layers; 0 means the encoder's width, as in the official code.
         out_features: dimension of the compared embeddings. Official code: 128.
         layers: of the projection head. Paper: 3.
-        memory: number of remembered embeddings, 0 for none; a multiple of the unlabeled batch. Paper: 65,536.
+        memory: number of remembered embeddings, 0 for none, else at least the unlabeled batch. Paper: 65,536.
         memory_decay: of the average that fills the memory. Paper: 0.999.
+
+    Raises:
+        SemisupError: at the first step, if the memory is smaller than the unlabeled batch.
     """
 
     family = "self-supervised"
@@ -48,10 +53,10 @@ class SimCLRv2(Method):
         model: Encoder,
         *,
         temperature: Positive = 0.5,
-        hidden: int = 0,
-        out_features: int = 128,
-        layers: int = 3,
-        memory: int = 0,
+        hidden: CountOrZero = 0,
+        out_features: Count = 128,
+        layers: Count = 3,
+        memory: CountOrZero = 0,
         memory_decay: Fraction = 0.999,
     ) -> None:
         super().__init__()
@@ -70,13 +75,20 @@ class SimCLRv2(Method):
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """One update against the batch and the old memory; then the new keys replace the oldest."""
         first, second = batch.unlabeled["first"], batch.unlabeled["second"]
+        if 0 < self.memory < len(second):
+            # One batch would write some rows twice, in an order that index_copy_ leaves open.
+            raise SemisupError(
+                f"method.memory: must be 0 or at least the unlabeled batch of {len(second)} images, got {self.memory}"
+            )
         z = self.encoder.project(torch.cat([first, second]))
         loss = nt_xent(z, self.temperature, self.queue if self.memory else None)
         yield Update(loss, log={"contrastive": loss})
         if self.memory:
             self.average.update(self.encoder)
+            # Calling the average would give the backbone's features, as any encoder does.
+            average = cast(Encoder, self.average.module)
             with torch.no_grad():
-                self.enqueue(F.normalize(self.average(second).float(), dim=1))
+                self.enqueue(F.normalize(average.project(second).float(), dim=1))
 
     def enqueue(self, keys: Tensor) -> None:
         """Overwrite the oldest rows of the queue with `keys` (N, D); first in, first out, without a host sync."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch.nn.functional as F
 from torch import nn
 
-from semisup.methods.base import Batch, Fraction, Method, Progress, Update, Views
+from semisup.methods.base import Batch, BelowOne, Method, Progress, Update, Views
 from semisup.models import Classifier
 
 __all__ = ["Supervised"]
@@ -30,7 +30,7 @@ class Supervised(Method):
     citation = "Oliver et al. 2018, arXiv:1804.09170 (as the baseline)"
 
     def __init__(
-        self, model: Classifier, *, strong: bool = False, label_smoothing: Fraction = 0.0, freeze: bool = False
+        self, model: Classifier, *, strong: bool = False, label_smoothing: BelowOne = 0.0, freeze: bool = False
     ) -> None:
         super().__init__()
         self.model = model

@@ -29,7 +29,7 @@ def training_images(data: ImageData, budget: LabelBudget, relabeled: Artifact | 
     """What training may see: images, the labels inside the budget, and the pseudo-labels of a relabel stage."""
     pool, targets = (None, None) if relabeled is None else read_targets(relabeled)
     return TrainingImages(
-        images=torch.from_numpy(data.x_train),
+        images=torch.tensor(data.x_train),  # a copy: the store may be read-only
         labeled_index=torch.from_numpy(budget.index),
         labels=torch.from_numpy(data.y_train[budget.index]),
         pool=pool,

@@ -34,6 +34,8 @@ ITEMS_PER_CALL = {"metrics": 1000, "params": 100}  # MLflow's own limits for log
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
 HTTP_REFUSALS = {400, 404, 411, 413, 414, 415, 422}  # from the artifact store, e.g. a proxy's size limit
 
+TAG_LENGTH = 5000  # longer ones are refused, by older servers together with the whole run
+
 STATUS = {"failed": "FAILED", "killed": "KILLED", "interrupted": "KILLED"}  # any other word: FINISHED
 
 
@@ -202,7 +204,7 @@ class Delivery:
         if found:
             run = str(found[0].info.run_id)
         else:
-            texts = {_key(key): str(value) for key, value in tags.items()} | {EVENT_TAG: event["id"]}
+            texts = {_key(key): str(value)[:TAG_LENGTH] for key, value in tags.items()} | {EVENT_TAG: event["id"]}
             created = self.client.create_run(
                 self.experiment_id, start_time=_milliseconds(event), tags=texts, run_name=name
             )

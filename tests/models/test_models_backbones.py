@@ -92,8 +92,11 @@ def test_an_image_does_not_depend_on_its_neighbours_in_eval_mode() -> None:
 
 def test_small_cnn_takes_odd_and_large_images_with_the_same_weights() -> None:
     network = SmallCNN(4, in_channels=1).eval()
-    for size in (4, 9, 49, 97):
+    sides: list[int] = []
+    network.layer3.register_forward_hook(lambda _module, _inputs, maps: sides.append(maps.shape[-1]))
+    for size in (4, 8, 9, 32, 49, 97, 224):
         assert network(torch.zeros(2, 1, size, size)).shape == (2, 16)
+    assert sides == [1, 2, 2, 8, 6, 12, 14]  # a quarter up to 48 px, less beyond: large images stay affordable
 
 
 # ---------------------------------------------------------------------------------------------------------------- WRN

@@ -78,6 +78,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [path]
     save_weights(path, {"a": torch.zeros(2)})
     assert load_weights(path)["a"].tolist() == [0, 0]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(OSError, match="folder"):  # the renaming fails, after the temporary file was written
+        save_weights(folder, {"a": torch.zeros(2)})
+    assert set(tmp_path.iterdir()) == {path, folder}
 
 
 def test_compare_counts_elements_and_names_everything() -> None:

@@ -150,7 +150,9 @@ def test_a_run_is_read_back_from_a_server(server: Server, tmp_path: Path) -> Non
     uploader = MlflowUploader(tmp_path, server.url, "whole", warnings.append)
     log = EventLog(tmp_path)
     log.run_start(
-        "digits/quickstart", {"data": {"source": "digits", "labels": "10%"}, "seed": 3}, {"data (hash)": "abc"}
+        "digits/quickstart",
+        {"data": {"source": "digits", "labels": "10%"}, "seed": 3},
+        {"data (hash)": "abc", "long": "x" * 9000},
     )
     log.stage_start("pretrain", {f"p{i}": i for i in range(250)}, {"fingerprint": "f00d"})
     for step in range(1200):  # more metrics than one call may carry
@@ -174,6 +176,7 @@ def test_a_run_is_read_back_from_a_server(server: Server, tmp_path: Path) -> Non
     assert parent["info"]["run_name"] == "digits/quickstart"
     assert parent["params"] == {"data.source": "digits", "data.labels": "10%", "seed": "3"}
     assert parent["tags"]["data _hash_"] == "abc"
+    assert parent["tags"]["long"] == "x" * 5000
     assert parent["metrics"]["students"] == 2
     assert [run["info"]["status"] for run in (parent, pretrain, student)] == ["FAILED", "FINISHED", "FAILED"]
     assert [run["info"]["run_name"] for run in (pretrain, student)] == ["pretrain", "student"]
@@ -241,13 +244,13 @@ def test_server_killed_mid_run(server: Server, tmp_path: Path) -> None:
     wait_for(lambda: len(server.runs("left")) == 2 and len(server.runs("stays")) == 2, 30)
     server.kill(signal.SIGKILL)
     try:
-        slowest = 0.0
+        seconds = []
         for step in range(1, 600):
             for log in logs:
                 start = time.perf_counter()
                 log.metrics("train", step, {"loss": 1.0 / (step + 1)})
-                slowest = max(slowest, time.perf_counter() - start)
-        assert slowest < 0.1
+                seconds.append(time.perf_counter() - start)
+        assert sorted(seconds)[-3] < 0.1  # a busy machine may stop us for that long once or twice in 1200 calls
         wait_for(lambda: warnings, 20)
         time.sleep(1.5)  # several more attempts
         assert len(warnings) == 1
@@ -275,6 +278,22 @@ def test_server_killed_mid_run(server: Server, tmp_path: Path) -> None:
     assert len(runs) == 2 and server.history(runs[1], "loss") == expected
     assert [run["info"]["status"] for run in runs] == ["FINISHED", "FINISHED"]
     assert replay(left).metrics == 0
+
+
+def test_silent_server_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """One that takes the connection and never answers: the worst kind, for only a timeout ends it."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        silent.settimeout(30)
+        uploader = MlflowUploader(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}", "e", lambda sentence: None)
+        write_run(tmp_path)
+        connection, _ = silent.accept()
+        with connection:
+            start = time.perf_counter()
+            assert not uploader.close(0.5)
+            assert 0.5 <= time.perf_counter() - start < 1.0
+    wait_for(lambda: not uploader._thread.is_alive(), 20)
 
 
 LOADER = """

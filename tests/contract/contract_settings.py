@@ -1,0 +1,239 @@
+"""How the contract suite runs each method: one table, and the small world (network, images, fit) that it runs in.
+
+A new entry of METHODS needs a row in SETTINGS; without one nothing of this suite is collected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semisup.config import OptimizerConfig, ScheduleConfig
+from semisup.engine import FitResult, fit
+from semisup.methods import METHODS, Batch, Labeled, Method, Unlabeled
+from semisup.models import Classifier, Encoder
+from semisup.models.cnn import SmallCNN
+
+CLASSES, SIZE, LABELED, UNLABELED, DATA = 5, 12, 8, 12, 100
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to run a method in which all its views and groups have an effect within `steps`."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    terms: frozenset[str] = frozenset()
+    """Logged terms that must carry a gradient to their update's group."""
+    numbers: frozenset[str] = frozenset()
+    """Other logged terms."""
+    groups: frozenset[str] = frozenset({"main"})
+    random: bool = False
+    """Whether a step draws random numbers (dropout, sampled labels)."""
+    guesses: bool = False
+    """Whether a step reports pseudo-labels."""
+
+
+def _terms(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+_MPL = Setting(
+    # Its defaults give the weak view no weight at the start, and wait before the student moves.
+    {"uda_ramp": 0.0, "uda_threshold": 0.0, "student_start": 0.0},
+    terms=_terms("student", "teacher_supervised", "teacher_uda", "feedback"),
+    numbers=_terms("help"),
+    groups=frozenset({"student", "teacher"}),
+    random=True,
+    guesses=True,
+)
+_FIXMATCH = Setting(
+    {"threshold": 0.0}, terms=_terms("supervised", "unlabeled"), numbers=_terms("kept"), guesses=True
+)
+
+SETTINGS: dict[str, dict[str, Setting]] = {
+    "supervised": {
+        "weak": Setting(terms=_terms("supervised")),
+        "strong": Setting({"strong": True, "label_smoothing": 0.1}, terms=_terms("supervised")),
+        "frozen": Setting({"freeze": True}, terms=_terms("supervised")),
+    },
+    "simclr": {"plain": Setting(terms=_terms("contrastive"))},
+    "simclr_v2": {
+        "plain": Setting(terms=_terms("contrastive")),
+        # Neither as wide as the features nor a multiple of the batch.
+        "memory": Setting({"memory": 30, "out_features": 20, "memory_decay": 0.9}, terms=_terms("contrastive")),
+    },
+    "fixmatch": {
+        "plain": _FIXMATCH,
+        "aligned": Setting({**_FIXMATCH.options, "align": True}, _FIXMATCH.terms, _FIXMATCH.numbers, guesses=True),
+    },
+    "mean_teacher": {"plain": Setting({"decay": 0.9}, terms=_terms("supervised", "consistency"))},
+    "noisy_student": {"plain": Setting(terms=_terms("supervised", "unlabeled"), random=True)},
+    "meta_pseudo_labels": {
+        "drawn": _MPL,
+        "hard": Setting({**_MPL.options, "hard": True}, _MPL.terms, _MPL.numbers, _MPL.groups, guesses=True),
+    },
+    "distill": {
+        "unlabeled": Setting(terms=_terms("distillation")),
+        "labeled": Setting(
+            {"alpha": 0.5, "form": "hinton", "temperature": 4.0, "view": "strong"},
+            terms=_terms("supervised", "distillation"),
+        ),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method class in one of its settings; sabotaged classes use the settings of the original."""
+
+    cls: type[Method]
+    setting: Setting
+
+    def build(self, seed: int = 0, *, separate: bool = False) -> Method:
+        """A fresh method. `separate` swaps BatchNorm for norms of single images, so that images cannot interact."""
+        torch.manual_seed(seed)
+        method = self.cls(
+            _network(self.cls.trains, width=8, separate=separate),
+            **({"teacher": _network("classifier", width=6, separate=separate)} if self.cls.needs_teacher else {}),
+            **self.setting.options,
+        )
+        if separate:
+            _separate_images(method)  # the method's own heads
+        return method.train()
+
+
+def cases(methods: Mapping[str, type[Method]]) -> dict[str, Case]:
+    """All settings of all `methods`.
+
+    Raises:
+        LookupError: a method without settings, or settings without a method.
+    """
+    if methods.keys() != SETTINGS.keys():
+        raise LookupError(f"METHODS and SETTINGS differ: {sorted(methods.keys() ^ SETTINGS.keys())}")
+    return {
+        f"{name}-{variant}": Case(methods[name], setting)
+        for name, variants in SETTINGS.items()
+        for variant, setting in variants.items()
+    }
+
+
+CASES = cases(METHODS)
+
+
+def _network(trains: str, *, width: int, separate: bool) -> Classifier | Encoder:
+    backbone = SmallCNN(width, in_channels=1)
+    network = Encoder(backbone) if trains == "encoder" else Classifier(backbone, nn.Sequential(), CLASSES)
+    if separate:
+        _separate_images(network)
+    if isinstance(network, Classifier):
+        # Louder answers, so that images differ in their most likely class from the first step on.
+        network.head.weight.data.mul_(4)
+    return network
+
+
+def _separate_images(root: nn.Module) -> None:
+    for parent in list(root.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+                setattr(parent, name, nn.GroupNorm(1, child.num_features))
+
+
+class Killed(Exception):
+    """Stands for a process that dies."""
+
+
+@dataclass
+class Source:
+    """Step -> batch of the views that `method` declares, a pure function of (seed, step)."""
+
+    method: Method
+    seed: int = 0
+    noise: tuple[str, str] | None = None
+    """(part, view) to replace by other images."""
+    dies_at: int | None = None
+    images_per_step: int = LABELED + UNLABELED
+
+    def _views(self, part: str, size: int, step: int) -> dict[str, Tensor]:
+        views = {}
+        images = _images(size, self.seed, part, step)
+        for view in self.method.views.policies("labeled" if part == "labeled" else "unlabeled"):
+            own = _draw(self.seed, part, view, step)
+            views[view] = images + 0.3 * torch.randn(images.shape, generator=own)
+            if self.noise == (part, view):
+                views[view] = _images(size, self.seed, part, step, "noise")
+        return views
+
+    def __call__(self, step: int) -> Batch:
+        if step == self.dies_at:
+            raise Killed
+        draw = _draw(self.seed, "labels", step)
+        y = torch.randint(0, CLASSES, (LABELED,), generator=draw)
+        index = torch.randperm(DATA, generator=draw)[:UNLABELED]
+        target = torch.rand(UNLABELED, CLASSES, generator=draw).mul(3).softmax(1)
+        return Batch(
+            Labeled(self._views("labeled", LABELED, step), y),
+            Unlabeled(
+                self._views("unlabeled", UNLABELED, step),
+                index,
+                target if self.method.needs_pseudo_labels else None,
+            ),
+        )
+
+
+def _draw(*key: object) -> torch.Generator:
+    # Not the engine's own seeding: what this suite feeds must not change with what it tests.
+    return torch.Generator().manual_seed(sum(ord(c) * 31**i for i, c in enumerate(repr(key))) % 2**31)
+
+
+def _images(n: int, *key: object) -> Tensor:
+    """(n, 1, SIZE, SIZE): coarse random patterns of different contrast, which small networks can tell apart."""
+    draw = _draw(*key)
+    coarse = torch.randn(n, 1, 3, 3, generator=draw) * torch.rand(n, 1, 1, 1, generator=draw).mul(2)
+    return F.interpolate(coarse, size=(SIZE, SIZE)) + 0.1 * torch.randn(n, 1, SIZE, SIZE, generator=draw)
+
+
+def move(batch: Batch, device: str) -> Batch:
+    """The batch on another device."""
+
+    def views(given: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: view.to(device) for name, view in given.items()}
+
+    u = batch.unlabeled
+    target = None if u.target is None else u.target.to(device)
+    return Batch(
+        Labeled(views(batch.labeled.views), batch.labeled.y.to(device)),
+        Unlabeled(views(u.views), u.index.to(device), target),
+    )
+
+
+def train(method: Method, source: Callable[..., Batch], steps: int, key: int = 0, path: Path | None = None) -> FitResult:
+    """Fit as the engine does it, with momentum and an average of the weights."""
+    return fit(
+        method,
+        source,  # type: ignore[arg-type]
+        steps=steps,
+        optimizer=OptimizerConfig(name="sgd", lr=0.05, weight_decay=5e-4),
+        schedule=ScheduleConfig(name="cosine"),
+        ema=0.9,
+        device=torch.device("cpu"),
+        key=(key,),
+        checkpoint=path,
+        checkpoint_seconds=0.0,
+    )
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of all parameters and buffers."""
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def different(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors that are not bit-identical."""
+    assert before.keys() == after.keys()
+    return [name for name in before if not torch.equal(before[name], after[name])]

@@ -1,0 +1,106 @@
+"""Every entry of METHODS through one suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import contract_checks as checks
+import pytest
+import torch
+from contract_settings import CASES, SETTINGS, Case, cases
+
+from semisup.methods import METHODS, Method
+
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+
+
+class Unheard(Method):
+    """A method that nobody wrote settings for."""
+
+
+def test_every_method_has_settings() -> None:
+    assert SETTINGS.keys() == METHODS.keys()
+
+
+def test_a_method_without_settings_fails_collection() -> None:
+    with pytest.raises(LookupError, match="unheard"):
+        cases({**METHODS, "unheard": Unheard})
+
+
+def test_settings_without_a_method_fail_collection() -> None:
+    with pytest.raises(LookupError, match="distill"):
+        cases({name: cls for name, cls in METHODS.items() if name != "distill"})
+
+
+@every_case
+def test_every_view_matters(case: Case) -> None:
+    checks.check_views_matter(case)
+
+
+@every_case
+def test_groups_move_and_the_rest_is_frozen(case: Case) -> None:
+    checks.check_groups_move(case)
+
+
+@every_case
+def test_gradients_reach_their_group_only(case: Case) -> None:
+    checks.check_gradient_paths(case)
+
+
+@every_case
+def test_logged_terms(case: Case) -> None:
+    checks.check_logged_terms(case)
+
+
+@every_case
+def test_logged_terms_under_bf16_autocast(case: Case) -> None:
+    checks.check_logged_terms(case, precision=torch.bfloat16)
+
+
+@every_case
+def test_runs_on_meta(case: Case) -> None:
+    checks.check_runs_on_meta(case)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every_case
+def test_logged_terms_on_cuda(case: Case) -> None:
+    checks.check_logged_terms(case, device="cuda")
+
+
+@every_case
+def test_generator_protocol(case: Case) -> None:
+    checks.check_generator_protocol(case)
+
+
+@every_case
+def test_pseudo_labels(case: Case) -> None:
+    checks.check_pseudo_labels(case)
+
+
+@every_case
+def test_predictor_learns(case: Case) -> None:
+    checks.check_predictor_learns(case)
+
+
+@every_case
+def test_resume_is_bit_exact(case: Case, tmp_path: Path) -> None:
+    checks.check_resumes(case, tmp_path)
+
+
+@every_case
+def test_seeds(case: Case) -> None:
+    checks.check_seeds(case)
+
+
+def test_frozen_encoder_keeps_weights_and_statistics() -> None:
+    checks.check_frozen_stays(CASES["supervised-frozen"], lambda method: method.model.backbone)  # type: ignore[union-attr, return-value]
+
+
+@pytest.mark.parametrize("variant", SETTINGS["distill"])
+def test_distillation_teacher_keeps_weights_and_statistics(variant: str) -> None:
+    checks.check_frozen_stays(CASES[f"distill-{variant}"], lambda method: method.teacher)  # type: ignore[return-value]
+
+
+def test_no_hidden_labels() -> None:
+    checks.check_no_hidden_labels()
