@@ -26,12 +26,12 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Run every stage again, finished ones too.")] = False,
 ) -> None:
     """Run a recipe, stage by stage; finished stages are reused, an unfinished one is resumed."""
-    from semisup.config import load_recipe
-
-    loaded = load_recipe(recipe, overrides or [])  # before torch is imported: mistakes are answered at once
-    from semisup.pipeline import run as run_recipe
-
     try:
+        from semisup.config import load_recipe
+
+        loaded = load_recipe(recipe, overrides or [])  # before torch is imported: most mistakes are answered at once
+        from semisup.pipeline import run as run_recipe
+
         run_recipe(loaded, out=out, dry_run=dry_run, fresh=fresh)
     except KeyboardInterrupt:
         typer.echo(f"stopped; go on with: semisup {shlex.join(sys.argv[1:])}", err=True)
@@ -71,13 +71,18 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Classify images with a finished stage's model: path, class and confidence as CSV."""
+    if not (model / "model.json").is_file():  # asked before torch is imported: 2 s
+        raise SemisupError(f"{model}: not a model folder (no model.json); name a finished stage's folder")
     from semisup.pipeline.predict import predict_files
 
     text = predict_files(model, images, device)
     if out is None:
         typer.echo(text, nl=False)
-    else:
+        return
+    try:
         out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SemisupError(f"--out {out}: cannot be written ({error.strerror})") from error
 
 
 @app.command()

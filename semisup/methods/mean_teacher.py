@@ -43,7 +43,7 @@ class MeanTeacher(Method):
     ) -> None:
         super().__init__()
         self.model = model
-        self.teacher = EMA(model, decay)
+        self.teacher = EMA(model, decay, own_buffers=True)
         self.consistency = consistency
         self.ramp = ramp
 

@@ -67,7 +67,7 @@ class SimCLRv2(Method):
         self.temperature = temperature
         self.memory = memory
         if memory:
-            self.average = EMA(self.encoder, memory_decay)
+            self.average = EMA(self.encoder, memory_decay, own_buffers=True)
             # Random unit vectors until real keys have replaced them, as MoCo starts its queue.
             self.register_buffer("queue", F.normalize(torch.randn(memory, out_features), dim=1))
             self.register_buffer("written", torch.zeros((), dtype=torch.long))

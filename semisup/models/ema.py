@@ -14,10 +14,13 @@ __all__ = ["EMA", "ema_update_"]
 
 
 class EMA(nn.Module):
-    """A frozen copy of ``module`` that follows it: ``theta' <- m theta' + (1 - m) theta``, buffers copied.
+    """A frozen copy of ``module`` that follows it: ``theta' <- m theta' + (1 - m) theta``.
 
-    Buffers (BatchNorm's running statistics) are copied, not averaged, as all reference implementations of
-    semi-supervised learning do. The copy never gets gradients. Its train/eval mode is the caller's choice, and
+    BatchNorm's running statistics are averaged like the weights. The reference implementations of semi-supervised
+    learning copy them; that is harmless where BatchNorm forgets as slowly as the average does (momentum 0.001 beside m
+    0.999), but statistics of the last ten steps do not fit weights of the last hundred: FixMatch on 40 labels of
+    Fashion-MNIST, 600 steps, BatchNorm momentum 0.1, m 0.99, lost 3 to 10 points of accuracy to copied ones. A copy that
+    runs in train mode keeps statistics of its own (``own_buffers``). The copy never gets gradients. Its train/eval mode is the caller's choice, and
     ``train()`` of an enclosing module reaches it too: Mean Teacher wants it in train mode, evaluation in eval mode.
     The number of updates is a buffer, so that a checkpoint holds everything.
 
@@ -31,6 +34,7 @@ class EMA(nn.Module):
         decay: m in [0, 1]. A change is forgotten to one half after ln 0.5 / ln m updates: 693 at 0.999.
         warm_start: use ``m_t = min(1 - 1 / (t + 1), m)`` at update t = 1, 2, ...: the plain mean of the weights so
             far until it reaches m, so that the random start does not linger for thousands of steps.
+        own_buffers: never touch the copy's buffers: for a teacher that sees batches in train mode itself.
 
     Raises:
         SemisupError: ``decay`` is outside [0, 1].
@@ -38,13 +42,16 @@ class EMA(nn.Module):
 
     step: Tensor
 
-    def __init__(self, module: nn.Module, decay: float = 0.999, *, warm_start: bool = True) -> None:
+    def __init__(
+        self, module: nn.Module, decay: float = 0.999, *, warm_start: bool = True, own_buffers: bool = False
+    ) -> None:
         super().__init__()
         if not 0 <= decay <= 1:
             raise SemisupError(f"ema: decay must be between 0 and 1, got {decay!r}")
         self.module = copy.deepcopy(module).requires_grad_(False)
         self.decay = decay
         self.warm_start = warm_start
+        self.own_buffers = own_buffers
         first = next(module.parameters(), None)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64, device=None if first is None else first.device))
 
@@ -59,28 +66,30 @@ class EMA(nn.Module):
         if self.warm_start:
             # On the device: reading the counter on the host would stall the stream once per training step.
             # As 1 - m_t, which single precision holds to all its digits and m_t does not.
-            _move(self.module, online, (1 / (self.step + 1)).clamp(min=1 - self.decay))
+            weight: float | Tensor = (1 / (self.step + 1)).clamp(min=1 - self.decay)
         else:
-            _move(self.module, online, 1 - self.decay)
+            weight = 1 - self.decay
+        _move(self.module, online, weight, own_buffers=self.own_buffers)
 
 
-def ema_update_(averaged: nn.Module, online: nn.Module, decay: float | Tensor) -> None:
-    """Average the parameters of ``online`` into ``averaged`` in place, and copy its buffers.
+def ema_update_(averaged: nn.Module, online: nn.Module, decay: float | Tensor, *, own_buffers: bool = False) -> None:
+    """Average the parameters and the floating-point buffers of ``online`` into ``averaged`` in place; copy the others.
 
     Args:
         averaged: changed in place: ``decay * averaged + (1 - decay) * online``.
         online: a network of the same structure.
         decay: in [0, 1]; a scalar tensor, on the parameters' device, costs no synchronisation.
+        own_buffers: leave the buffers of ``averaged`` alone.
 
     Raises:
         SemisupError: the two networks' parameters or buffers differ in number or shape.
     """
-    _move(averaged, online, 1 - decay)
+    _move(averaged, online, 1 - decay, own_buffers=own_buffers)
 
 
 @torch.no_grad()
-def _move(averaged: nn.Module, online: nn.Module, weight: float | Tensor) -> None:
-    """Move the parameters by the share ``weight`` of the way to the online ones, and copy the buffers."""
+def _move(averaged: nn.Module, online: nn.Module, weight: float | Tensor, *, own_buffers: bool) -> None:
+    """Move what is averaged by the share ``weight`` of the way to the online network, and copy counters."""
     mine: list[Tensor] = list(averaged.parameters())
     theirs: list[Tensor] = list(online.parameters())
     my_buffers, their_buffers = list(averaged.buffers()), list(online.buffers())
@@ -90,9 +99,14 @@ def _move(averaged: nn.Module, online: nn.Module, weight: float | Tensor) -> Non
             f"ema: the averaged {type(averaged).__name__} and the online {type(online).__name__} must be the same "
             "network, but their parameters or buffers differ in number or shape"
         )
-    if my_buffers:  # foreach functions refuse empty lists
-        torch._foreach_copy_(my_buffers, their_buffers)
-    if not mine:
+    if not own_buffers:
+        for my_buffer, their_buffer in zip(my_buffers, their_buffers, strict=True):
+            if my_buffer.is_floating_point():
+                mine.append(my_buffer)
+                theirs.append(their_buffer)
+            else:
+                my_buffer.copy_(their_buffer)  # num_batches_tracked and the like
+    if not mine:  # foreach functions refuse empty lists
         return
     if isinstance(weight, Tensor):
         # The fused lerp takes no scalar tensor. This is the same sum, for one model's size of temporary memory.

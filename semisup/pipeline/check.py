@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from semisup.augment import check_policy
 from semisup.config import Recipe, StageConfig
-from semisup.errors import nearest
+from semisup.errors import SemisupError, nearest
 from semisup.methods import METHODS, Method, Views
 from semisup.methods.base import POLICY_OF_VIEW, Range, option_hints, options_of
 from semisup.models import check_model
+from semisup.models.weights import read_shapes
 
 __all__ = ["check_method", "check_recipe"]
 
@@ -55,27 +56,37 @@ def _type_problem(hint: Any, value: Any) -> str | None:
 
 
 def check_recipe(recipe: Recipe) -> list[str]:
-    """Problems of every method, model and augmentation that the recipe names, with their full keys."""
-    problems = _check_named(recipe.model, "model")
+    """Problems of every method, model, augmentation and weights file that the recipe names, with their full keys."""
+    problems = _check_named(check_model, "name", recipe.model, "model")
     for name, stage in recipe.stages.items():
         at = f"stages.{name}"
         if stage.model is not None:
-            problems += _check_named(stage.model, f"{at}.model")
+            problems += _check_named(check_model, "name", stage.model, f"{at}.model")
         if stage.kind == "train":
             problems += _check_train(stage, at)
     return problems
 
 
-def _check_named(model: Mapping[str, Any], at: str) -> list[str]:
-    options = dict(model)
-    return [f"{at}.{problem}" for problem in check_model(str(options.pop("name")), options)]
+def _check_named(
+    check: Callable[[str, Mapping[str, Any]], list[str]], key: str, given: Mapping[str, Any], at: str
+) -> list[str]:
+    """Problems of a mapping whose `key` names a thing and whose other keys are the thing's options."""
+    options = dict(given)
+    name = str(options.pop(key))
+    problems = [f"{at}.{key}: {problem}" for problem in check(name, {})]
+    return problems or [f"{at}: {problem}" for problem in check(name, options)]
 
 
 def _check_train(stage: StageConfig, at: str) -> list[str]:
     options = dict(stage.method)
     name = str(options.pop("name"))
     problems = [f"{at}.method.{problem}" for problem in check_method(name, options)]
-    if problems:
+    if stage.init is not None and stage.init.weights is not None:
+        try:
+            read_shapes(stage.init.weights)
+        except SemisupError as error:
+            problems.append(f"{at}.init.{error}")
+    if name not in METHODS:
         return problems
     method = METHODS[name]
     if method.needs_teacher and len(stage.teacher) != 1:
@@ -95,7 +106,6 @@ def _check_augment(stage: StageConfig, method: type[Method], at: str) -> list[st
     defaults = POLICY_OF_VIEW | views.policies("labeled") | views.policies("unlabeled")
     problems = []
     for view, given in stage.augment.items():
-        options = dict(given)
-        policy = str(options.pop("policy", defaults.get(view, "none")))
-        problems += [f"{at}.augment.{view}.{problem}" for problem in check_policy(policy, options)]
+        named = {"policy": defaults.get(view, "none"), **given}
+        problems += _check_named(check_policy, "policy", named, f"{at}.augment.{view}")
     return problems

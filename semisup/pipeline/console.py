@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -30,7 +32,7 @@ class StageProgress:
         self.progress = progress
         self.task = progress.add_task(stage.name, total=stage.steps, terms="") if progress is not None else None
         self.first: tuple[float, int] | None = None
-        self.printed = 0.0
+        self.printed = -math.inf
 
     def update(self, step: int, values: dict[str, float]) -> None:
         """Show that `step` steps are done."""
@@ -48,7 +50,8 @@ class StageProgress:
         elif now - self.printed >= PLAIN_SECONDS or step == self.stage.steps:
             self.printed = now
             left = f" | {(self.stage.steps - step) / rate:.0f} s left" if np.isfinite(rate) else ""
-            self.console.print(f"{self.stage.name} {step}/{self.stage.steps} {terms}{left}", highlight=False)
+            line = f"{self.stage.name} {step}/{self.stage.steps} {terms}{left}"
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 class Reporter:
@@ -66,11 +69,11 @@ class Reporter:
 
     def warn(self, message: str) -> None:
         """One line to standard error."""
-        self.errors.print(f"[yellow]warning:[/] {message}", highlight=False, soft_wrap=True)
+        self.errors.print(f"[yellow]warning:[/] {escape(message)}", highlight=False, soft_wrap=True)
 
     def say(self, message: str) -> None:
-        """One line to standard output."""
-        self.console.print(message, highlight=False, soft_wrap=True)
+        """One line to standard output; square brackets are only brackets."""
+        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def show_plan(self, plan: Plan, reused: set[str]) -> None:
         """Data, labels, device, and a row for each stage."""
@@ -78,10 +81,13 @@ class Reporter:
         per_class = np.bincount(data.y_train[budget.index], minlength=data.num_classes)
         spread = f"{per_class.min()}" if per_class.min() == per_class.max() else f"{per_class.min()}-{per_class.max()}"
         self.say(
-            f"[bold]{recipe.name}[/]: seed {recipe.seed}, {plan.device} {plan.precision}; {data.name}: "
+            f"{recipe.name}: seed {recipe.seed}, {plan.device} {plan.precision}; {data.name}: "
             f"{len(data.x_train):,} training images of {data.size}x{data.size}x{data.channels}, {len(budget.index):,} "
             f"labeled ({spread} per class of {data.num_classes}), {len(data.x_test):,} test images"
         )
+        for stage in plan.stages:
+            if stage.loaded is not None and stage.config.init is not None:
+                self.say(f"{stage.name}: {stage.config.init.weights}: {stage.loaded}")
         table = Table(box=None, pad_edge=False, header_style="bold")
         columns = [("stage", "left"), ("method", "left"), ("from", "left"), ("network", "left")]
         columns += [(c, "right") for c in ("parameters", "steps", "images/step", "peak lr", "warm-up", "memory")]
@@ -92,7 +98,7 @@ class Reporter:
             config = stage.config
             lrs = {config.optimizer.lr, *config.optimizer.group_lr.values()}
             trains = stage.network is not None
-            network = _describe(stage) if trains else ""
+            network = escape(_describe(stage)) if trains else ""
             table.add_row(
                 stage.name,
                 str(config.method["name"]) if trains else config.kind,
@@ -110,8 +116,10 @@ class Reporter:
 
     @contextmanager
     def progress(self, stage: StagePlan) -> Iterator[StageProgress]:
-        """A progress bar on a terminal, a line every few seconds elsewhere."""
+        """A progress bar on a terminal; elsewhere a line at once and then one every few seconds."""
         if not self.console.is_terminal or self.console.quiet or not stage.steps:
+            if stage.steps:
+                self.say(f"{stage.name} 0/{stage.steps}")
             yield StageProgress(self.console, stage, None)
             return
         columns = (
@@ -128,18 +136,18 @@ class Reporter:
         """One line for a finished stage."""
         numbers = {name: value for name, value in result.headline().items() if value is not None}
         shown = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
-        self.say(f"[green]{result.name}[/] {result.status}, {result.seconds:.1f} s{': ' if shown else ''}{shown}")
+        self.say(f"{result.name} {result.status}, {result.seconds:.1f} s{': ' if shown else ''}{shown}")
 
     def show_result(self, result: RunResult) -> None:
         """The result table and where to look."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("stage", "method", "status"):
             table.add_column(column)
-        columns = ("parameters", "seconds", "accuracy", "raw", "NLL", "ECE", "kNN", "probe", "coverage", "pseudo acc.")
+        columns = ("parameters", "seconds", "accuracy", "raw", "NLL", "ECE", "kNN", "probe", "coverage", "kept acc.")
         for column in columns:
             table.add_column(column, justify="right")
         keys = ["test/accuracy", "test_raw/accuracy", "test/nll", "test/ece", "knn/accuracy", "probe/accuracy"]
-        keys += ["pseudo_labels/coverage", "pseudo_labels/accuracy"]
+        keys += ["pseudo_labels/coverage", "pseudo_labels/kept_accuracy"]
         for stage in result.stages:
             cells = [stage.metrics.get(key) for key in keys]
             table.add_row(

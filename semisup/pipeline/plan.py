@@ -7,12 +7,15 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from semisup._version import __version__
 from semisup.config import Recipe, StageConfig
@@ -20,12 +23,12 @@ from semisup.data import ImageData, LabelBudget, draw_budget, load_data
 from semisup.engine import resolve_device, resolve_precision
 from semisup.errors import SemisupError, nearest, raise_all
 from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled
-from semisup.models import count_parameters
+from semisup.models import WeightsReport, count_parameters
 from semisup.pipeline.check import check_recipe
 from semisup.stages import channel_statistics
 from semisup.stages.networks import Network, build_method, check_weights_file, projector_widths, stage_network
 
-__all__ = ["Plan", "StagePlan", "make_plan"]
+__all__ = ["Plan", "StagePlan", "make_plan", "plan_stages"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class StagePlan:
     """None for a relabel stage."""
     memory: int
     """Estimated peak bytes: data, weights, optimizer, saved activations."""
+    loaded: WeightsReport | None = None
+    """How the file of `init.weights` fits."""
 
 
 @dataclass(frozen=True)
@@ -68,25 +73,67 @@ def make_plan(recipe: Recipe) -> Plan:
         SemisupError: everything that is wrong, in one message.
     """
     subject = f"recipe '{recipe.name}'"
-    raise_all(check_recipe(recipe), subject)
-    device = resolve_device(recipe.device)
-    precision = resolve_precision(recipe.precision, device)
-    data = load_data(recipe.data)
-    split_seed = recipe.seed if recipe.data.split_seed is None else recipe.data.split_seed
-    budget = draw_budget(data.y_train, recipe.data.labels, split_seed, data.num_classes)
-    plan = Plan(recipe, data, budget, device, precision, channel_statistics(data.x_train), [])
-    planned: dict[str, StagePlan] = {}
-    problems = []
-    for name, stage in recipe.stages.items():
-        try:
-            planned[name] = _plan_stage(plan, name, stage, planned)
-        except SemisupError as error:
-            problems.append(f"stages.{name}.{error}")
-            break  # later stages may need this one
+    problems = check_recipe(recipe)
+    with _collecting(problems):
+        device = resolve_device(recipe.device)
+        precision = resolve_precision(recipe.precision, device)
+    with _collecting(problems):
+        data = load_data(recipe.data)
+        split_seed = recipe.seed if recipe.data.split_seed is None else recipe.data.split_seed
+        budget = draw_budget(data.y_train, recipe.data.labels, split_seed, data.num_classes)
     raise_all(problems, subject)
-    plan.stages.extend(planned.values())
-    _check_memory(plan)
-    return plan
+    return plan_stages(Plan(recipe, data, budget, device, precision, channel_statistics(data.x_train), []))
+
+
+def plan_stages(plan: Plan) -> Plan:
+    """Plan the stages of a recipe whose data, labels and device are known.
+
+    Raises:
+        SemisupError: every stage that cannot run, in one message.
+    """
+    problems: list[str] = []
+    planned: dict[str, StagePlan] = {}
+    methods: dict[str, Method] = {}
+    for name, stage in plan.recipe.stages.items():
+        if not all(needed in planned for needed in _inputs(stage)):
+            continue  # the stage that is missing was complained about
+        with _collecting(problems, f"stages.{name}."):
+            if stage.kind == "relabel":
+                planned[name] = _plan_relabel(plan, name, stage, planned)
+            else:
+                planned[name], methods[name] = _plan_train(plan, name, stage, planned)
+    subject = f"recipe '{plan.recipe.name}'"
+    raise_all(problems, subject)  # before the trial steps, for which torch imports its tracer: 2 s
+    available = _available_memory(plan.device)
+    for name, method in methods.items():
+        with _collecting(problems, f"stages.{name}."):
+            memory = _step_memory(method, planned[name].config, plan.data)
+            planned[name] = dataclasses.replace(planned[name], memory=memory)
+            if memory > available:
+                raise SemisupError(
+                    f"batch: a step needs about {memory / 2**30:.1f} GiB and {plan.device} has "
+                    f"{available / 2**30:.1f}; use smaller batches or a smaller model"
+                )
+    raise_all(problems, subject)
+    return dataclasses.replace(plan, stages=list(planned.values()))
+
+
+@contextmanager
+def _collecting(problems: list[str], prefix: str = "") -> Iterator[None]:
+    try:
+        yield
+    except SemisupError as error:
+        problems.append(f"{prefix}{error}")
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Skips random initialisation, which costs 2 s of imports on the meta device, where no weight has a value."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.__name__ in ("normal_", "uniform_", "trunc_normal_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _inputs(stage: StageConfig) -> tuple[str, ...]:
@@ -94,15 +141,17 @@ def _inputs(stage: StageConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
-def _plan_stage(plan: Plan, name: str, stage: StageConfig, planned: dict[str, StagePlan]) -> StagePlan:
+def _plan_relabel(plan: Plan, name: str, stage: StageConfig, planned: dict[str, StagePlan]) -> StagePlan:
+    for teacher in stage.teacher:
+        _require_classifier(planned[teacher], "teacher")
     inputs = _inputs(stage)
-    if stage.kind == "relabel":
-        for teacher in stage.teacher:
-            _require_classifier(planned[teacher], "teacher")
-        fingerprint = _fingerprint(plan, name, stage, None, 0, True, [planned[i].fingerprint for i in inputs])
-        return StagePlan(name, stage, inputs, fingerprint, 0, 0, 0, None, plan.data.x_train.nbytes)
+    fingerprint = _fingerprint(plan, name, stage, None, 0, True, [planned[i].fingerprint for i in inputs])
+    return StagePlan(name, stage, inputs, fingerprint, 0, 0, 0, None, plan.data.x_train.nbytes)
 
-    data = plan.data
+
+def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, StagePlan]) -> tuple[StagePlan, Method]:
+    """The stage's plan, without its memory, and its method on the meta device."""
+    data, inputs = plan.data, _inputs(stage)
     networks = {i: network for i in inputs if (network := planned[i].network) is not None}
     spec = stage_network(
         stage,
@@ -112,33 +161,20 @@ def _plan_stage(plan: Plan, name: str, stage: StageConfig, planned: dict[str, St
         image_size=data.size,
         num_classes=data.num_classes,
     )
-    if stage.init is not None and stage.init.source is not None:
-        source = networks[stage.init.source].spec
-        if (source.name, source.options) != (spec.name, spec.options):
-            raise SemisupError(
-                f"init: the weights of '{stage.init.source}' are those of {source.name} {source.options}, this stage "
-                f"trains {spec.name} {spec.options}; remove its `model:` or its `init:`"
-            )
-    # On the meta device everything has a shape and nothing has a value: a whole step costs milliseconds.
-    with torch.device("meta"):
-        offline = dataclasses.replace(spec, options={k: v for k, v in spec.options.items() if k != "weights"})
-        teachers = []
-        for teacher in stage.teacher:
-            _require_classifier(planned[teacher], "teacher")
-            network = planned[teacher].network
-            if network is not None:
-                teachers.append(network.build().eval())
+    for teacher in stage.teacher:
+        _require_classifier(planned[teacher], "teacher")
+    # On the meta device everything has a shape and nothing has a value.
+    with torch.device("meta"), _Uninitialised():
+        teachers = [networks[teacher].build().eval() for teacher in stage.teacher]
         try:
-            method = build_method(stage, offline, teachers)
-            activations = _try_step(method, stage, data)
-        except RuntimeError as error:  # torch's word for shapes that do not fit
-            first = str(error).splitlines()[0]
+            method = build_method(stage, spec, teachers, pretrained=False)
+        except (RuntimeError, AssertionError) as error:  # torch's words for shapes that do not fit
             raise SemisupError(
-                f"model: '{spec.name}' cannot make a step on {data.size}x{data.size} images: {first}"
+                f"model: '{spec.name}' cannot be built for {data.size}x{data.size} images: {_first_line(error)}"
             ) from error
+    loaded = None
     if stage.init is not None and stage.init.weights is not None:
-        check_weights_file(method, Path(stage.init.weights), stage.init.minimum_match)
-    predictor = method.predictor()
+        loaded = check_weights_file(method, Path(stage.init.weights), stage.init.minimum_match)
     labeled, unlabeled = method.views.policies("labeled"), method.views.policies("unlabeled")
     for view in stage.augment:
         if view not in labeled and view not in unlabeled:
@@ -146,27 +182,44 @@ def _plan_stage(plan: Plan, name: str, stage: StageConfig, planned: dict[str, St
                 f"augment.{view}: method '{stage.method['name']}' asks for no such view"
                 f"{nearest(view, [*labeled, *unlabeled])}"
             )
-    images = (stage.batch.labeled if labeled else 0) + (stage.batch.unlabeled if unlabeled else 0)
-    if stage.steps is not None:
-        steps = stage.steps
-    else:
-        epoch = len(data.x_train) / stage.batch.unlabeled if unlabeled else len(plan.budget.index) / stage.batch.labeled
-        steps = max(1, math.ceil((stage.epochs or 0) * epoch))
-    trained = sum(p.numel() for group in method.groups().values() for p in group)
-    everything = sum(t.numel() for t in method.state_dict().values())
-    memory = data.x_train.nbytes + data.x_test.nbytes + activations + 4 * (everything + 3 * trained)
-    fingerprint = _fingerprint(
-        plan,
+    if labeled and not len(plan.budget.index):
+        raise SemisupError(
+            f"method: '{stage.method['name']}' learns from labels, but no image of '{data.name}' has one that "
+            f"data.labels={plan.recipe.data.labels} allows"
+        )
+    steps = _steps(stage, len(data.x_train), len(plan.budget.index), reads_unlabeled=bool(unlabeled))
+    return StagePlan(
         name,
         stage,
-        spec.to_json(),
-        steps,
-        method.trains == "classifier",
-        [planned[i].fingerprint for i in inputs],
-    )
-    network = Network(spec, method.trains, projector_widths(predictor))
-    parameters = count_parameters(predictor)
-    return StagePlan(name, stage, inputs, fingerprint, steps, images, parameters, network, memory)
+        inputs,
+        fingerprint=_fingerprint(
+            plan,
+            name,
+            stage,
+            spec.to_json(),
+            steps,
+            method.trains == "classifier",
+            [planned[i].fingerprint for i in inputs],
+        ),
+        steps=steps,
+        images_per_step=(stage.batch.labeled if labeled else 0) + (stage.batch.unlabeled if unlabeled else 0),
+        parameters=count_parameters(method.predictor()),
+        network=Network(spec, method.trains, projector_widths(method.predictor())),
+        memory=0,
+        loaded=loaded,
+    ), method
+
+
+def _steps(stage: StageConfig, images: int, labels: int, *, reads_unlabeled: bool) -> int:
+    """Length in steps. An epoch is one pass over all images, of a method that reads labeled ones alone over those."""
+    if stage.steps is not None:
+        return stage.steps
+    epoch = images / stage.batch.unlabeled if reads_unlabeled else labels / stage.batch.labeled
+    return max(1, math.ceil((stage.epochs or 0) * epoch))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _require_classifier(stage: StagePlan, key: str) -> None:
@@ -174,8 +227,23 @@ def _require_classifier(stage: StagePlan, key: str) -> None:
         raise SemisupError(f"{key}: '{stage.name}' trains an encoder and cannot answer; fine-tune it first")
 
 
+def _step_memory(method: Method, stage: StageConfig, data: ImageData) -> int:
+    """Peak bytes of a step: data, weights, gradients, optimizer and activations. Runs it, on the meta device."""
+    with torch.device("meta"):
+        try:
+            activations = _try_step(method, stage, data)
+        except (RuntimeError, ValueError, AssertionError) as error:  # torch's words for shapes that do not fit
+            raise SemisupError(
+                f"batch: method '{stage.method['name']}' cannot make a step of {stage.batch.labeled} labeled and "
+                f"{stage.batch.unlabeled} unlabeled images of {data.size}x{data.size}: {_first_line(error)}"
+            ) from error
+    trained = sum(p.numel() for group in method.groups().values() for p in group)
+    everything: int = sum(t.numel() for t in method.state_dict().values())
+    return data.x_train.nbytes + data.x_test.nbytes + activations + 4 * (everything + 3 * trained)
+
+
 def _try_step(method: Method, stage: StageConfig, data: ImageData) -> int:
-    """Run one step on the meta device; returns the bytes that backward would have to keep."""
+    """Make one step; returns the bytes that backward would have to keep."""
     shape = (data.channels, data.size, data.size)
     labeled, unlabeled = method.views.policies("labeled"), method.views.policies("unlabeled")
     b, u = stage.batch.labeled if labeled else 0, stage.batch.unlabeled if unlabeled else 0
@@ -228,7 +296,7 @@ def _fingerprint(
         "model": model,
         "steps": steps,
         "seed": recipe.seed,
-        "init_seed": recipe.init_seed,
+        "init_seed": recipe.seed if recipe.init_seed is None else recipe.init_seed,
         "precision": plan.precision,
         "channels_last": recipe.channels_last,
         "data": plan.data.hash,
@@ -247,16 +315,13 @@ def _file_hash(stage: StageConfig) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_memory(plan: Plan) -> None:
-    if plan.device.type == "cuda":
-        available = torch.cuda.mem_get_info(plan.device)[1]
-    elif plan.device.type == "cpu":
-        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    else:
-        return
-    for stage in plan.stages:
-        if stage.memory > available:
-            raise SemisupError(
-                f"stages.{stage.name}.batch: a step needs about {stage.memory / 2**30:.1f} GiB and {plan.device} has "
-                f"{available / 2**30:.1f}; use smaller batches or a smaller model"
-            )
+def _available_memory(device: torch.device) -> float:
+    """Bytes of memory that `device` has, in a container its share; infinite where nobody knows."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[1])
+    if device.type != "cpu":
+        return math.inf
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    share = limit.read_text(encoding="ascii").strip() if limit.exists() else "max"
+    return physical if share == "max" else min(physical, int(share))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from semisup.engine import resolve_device
 from semisup.errors import raise_all
@@ -33,12 +33,15 @@ def predict_files(model: Path, images: Sequence[Path], device: str = "auto") -> 
     for path in paths:
         try:
             with Image.open(path) as image:
-                converted = image.convert("L" if predictor.channels == 1 else "RGB")
+                upright = ImageOps.exif_transpose(image)  # phones store photographs on their side
+                converted = upright.convert("L" if predictor.channels == 1 else "RGB")
                 resized = converted.resize((predictor.image_size, predictor.image_size), Image.Resampling.BILINEAR)
                 arrays.append(np.asarray(resized).reshape(predictor.image_size, predictor.image_size, -1))
-        except (FileNotFoundError, IsADirectoryError):
+        except FileNotFoundError:
             problems.append(f"{path}: no such file")
-        except (UnidentifiedImageError, OSError) as error:
+        except UnidentifiedImageError:
+            problems.append(f"{path}: not an image")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's readers raise
             problems.append(f"{path}: not a readable image ({error})")
     if not paths:
         problems.append(f"no images found; looked for {', '.join(sorted(SUFFIXES))}")

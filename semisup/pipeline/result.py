@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from semisup.errors import SemisupError
 from semisup.stages import Artifact, Predictor, load_predictor
 
 __all__ = ["RunResult", "StageResult"]
 
-HEADLINE = ("test/accuracy", "knn/accuracy", "probe/accuracy", "pseudo_labels/coverage", "pseudo_labels/accuracy")
+HEADLINE = ("test/accuracy", "knn/accuracy", "probe/accuracy", "pseudo_labels/coverage", "pseudo_labels/kept_accuracy")
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,12 @@ class RunResult:
     out: Path | None = None
 
     def __getitem__(self, stage: str) -> StageResult:
-        """The stage of that name."""
-        return next(s for s in self.stages if s.name == stage)
+        """The stage of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return {s.name: s for s in self.stages}[stage]
 
     @property
     def final(self) -> StageResult | None:
@@ -63,11 +68,14 @@ class RunResult:
         return self.stages[-1] if self.stages else None
 
     def predictor(self, stage: str | None = None) -> Predictor:
-        """The trained classifier of a stage, by default the last, as a function of uint8 images."""
-        name = stage or self.stages[-1].name
+        """The trained classifier of a stage, by default the last, as a function of uint8 images.
+
+        Raises:
+            SemisupError: of a dry run, or of a stage that classifies nothing.
+        """
         if self.out is None:
-            raise ValueError("a dry run has trained no predictor")
-        return load_predictor(self.out / name)
+            raise SemisupError("a dry run has trained no predictor")
+        return load_predictor(self.out / self[stage or self.stages[-1].name].name)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data of `result.json`."""

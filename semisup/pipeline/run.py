@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from semisup._version import __version__
 from semisup.config import Recipe, load_recipe, to_yaml
 from semisup.engine import write_atomically
 from semisup.engine.fit import NonFiniteLossError
-from semisup.errors import SemisupError
+from semisup.errors import SemisupError, raise_all
 from semisup.pipeline.console import Reporter
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
 from semisup.pipeline.result import RunResult, StageResult
@@ -46,7 +47,7 @@ def run(
 
     Args:
         recipe: a YAML file, the name of a shipped recipe such as "digits/quickstart", or a loaded recipe.
-        overrides: `key=value` words, e.g. "stages.pretrain.epochs=10"; they win over the file.
+        overrides: `key=value` words, e.g. "stages.pretrain.epochs=10"; they win over the file. Not for a loaded recipe.
         out: folder of the result, default `runs/<recipe name>`. Finished stages are kept beside it, in
             `<parent of out>/.semisup`, and serve every run below that parent.
         dry_run: check everything and print the plan, train nothing.
@@ -58,13 +59,16 @@ def run(
         NonFiniteLossError: a loss became NaN or infinite.
         Stopped: Ctrl-C; running the same again continues.
     """
+    if isinstance(recipe, Recipe) and overrides:
+        raise SemisupError("overrides: they are for a recipe's file or name; a loaded recipe is changed in Python")
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, list(overrides))
     if loaded.threads is not None:
         torch.set_num_threads(loaded.threads)
     reporter = Reporter(quiet=quiet)
-    plan = make_plan(loaded)
     folder = Path(out) if out is not None else Path("runs") / loaded.name
     store = folder.parent / STORE
+    raise_all(_folder_problems([store, folder, *(folder / name for name in loaded.stages)]), "out")
+    plan = make_plan(loaded)
     homes = {stage.name: store / stage.fingerprint for stage in plan.stages}
     reused = set() if fresh else {name for name, home in homes.items() if (home / RECORD).exists()}
     reporter.show_plan(plan, reused)
@@ -84,7 +88,7 @@ def run(
     )
     if dry_run:
         return result
-    _make_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "recipe.yaml", to_yaml(loaded).encode())
     result = dataclasses.replace(result, out=folder)
     with _tracked(plan, folder, reporter) as log:
@@ -95,7 +99,7 @@ def run(
             artifact.link_into(folder / stage.name)
             result.stages.append(StageResult.of(artifact, status))
             reporter.stage_done(result.stages[-1])
-            _log_artifact(log, artifact, folder / stage.name, status)
+            _log_artifact(log, stage, artifact, folder / stage.name, status)
         write_json(folder / "result.json", result.to_json())
         log.artifact(None, folder / "result.json", "")
     reporter.show_result(result)
@@ -103,11 +107,16 @@ def run(
     return result
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SemisupError(f"out: cannot make the folder {folder} ({error.strerror})") from error
+def _folder_problems(folders: Sequence[Path]) -> list[str]:
+    """Why these folders could not be written to, found out without making any."""
+    problems = []
+    for folder in folders:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            problems.append(f"{folder} cannot be a folder, {existing} is a file")
+        elif not os.access(existing, os.W_OK | os.X_OK):
+            problems.append(f"{folder} cannot be written to")
+    return problems[:1]  # one cause has the same effect on all of them
 
 
 def _run_stage(
@@ -121,7 +130,7 @@ def _run_stage(
     fresh: bool,
 ) -> tuple[Artifact, str]:
     """Reuse, resume or run one stage in its home folder."""
-    with _locked(home):
+    with _locked(home, stage.name, reporter):
         if fresh:
             for path in home.iterdir():
                 if path.name != LOCK:
@@ -165,14 +174,18 @@ LOCK = "lock"
 
 
 @contextmanager
-def _locked(home: Path) -> Iterator[None]:
+def _locked(home: Path, stage: str, reporter: Reporter) -> Iterator[None]:
     """Keep two processes from training the same stage: the second waits, then finds it finished.
 
     The kernel drops the lock with the process, so that a kill leaves nothing to clean up.
     """
     home.mkdir(parents=True, exist_ok=True)
     with (home / LOCK).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            reporter.say(f"{stage}: another process is running this stage; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -209,13 +222,14 @@ def _tracked(plan: Plan, folder: Path, reporter: Reporter) -> Iterator[EventLog]
                 reporter.say(f"tracked: {uri}, experiment '{recipe.tracking.experiment}'")
 
 
-def _log_artifact(log: EventLog, artifact: Artifact, folder: Path, status: str) -> None:
+def _log_artifact(log: EventLog, stage: StagePlan, artifact: Artifact, folder: Path, status: str) -> None:
     """Send a finished stage's numbers, plot and model to the tracker."""
-    name = artifact.record["name"]
+    name = stage.name
     numbers = {key: value for key, value in artifact.metrics.items() if isinstance(value, int | float)}
     log.artifact(name, folder / RECORD, "")
-    if (folder / "confusion.png").exists():
+    if "confusion.png" in artifact.record["files"]:
         log.artifact(name, folder / "confusion.png", "")
+    if stage.network is not None and stage.network.kind == "classifier":
         requirements = [f"semisup=={__version__}"]
         log.model(name, folder, "semisup.stages.predictor", folder / "example.npy", requirements)
     log.stage_end(name, status, numbers)

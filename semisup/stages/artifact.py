@@ -40,8 +40,13 @@ class Artifact:
         return metrics
 
     def link_into(self, folder: Path) -> None:
-        """Show the artifact's files in `folder` too: hard links where the file system has them, else copies."""
+        """Show the artifact's files in `folder` too: hard links where the file system has them, else copies.
+
+        Files of a stage that was shown there before and that this one lacks go: they would be taken for its own.
+        """
         folder.mkdir(parents=True, exist_ok=True)
+        for name in _listed(folder / RECORD) - set(self.record["files"]):
+            (folder / name).unlink(missing_ok=True)
         for name in [*self.record["files"], RECORD]:
             target, temporary = folder / name, folder / f".{name}.{os.getpid()}.tmp"
             temporary.unlink(missing_ok=True)
@@ -65,6 +70,14 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
+
+
+def _listed(record: Path) -> set[str]:
+    """Names of the files that a stage's record lists; none where there is no readable record."""
+    try:
+        return set(json.loads(record.read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def _sha256(path: Path) -> str:

@@ -28,22 +28,35 @@ BANK = 10_000
 
 
 def evaluate_classifier(context: StageContext, predictor: nn.Module, raw: nn.Module) -> dict[str, Any]:
-    """Test metrics of the predictor (the EMA, where there is one) and of the raw weights; writes `confusion.png`."""
+    """Test metrics of the predictor (the EMA, where there is one) and of the raw weights; writes `confusion.png`.
+
+    The test images are read once, for both. Without test images there is nothing to say.
+    """
     data = context.data
+    if not len(data.x_test):
+        return {}
     y = torch.from_numpy(data.y_test)
+    logits = predict_logits(_SideBySide(predictor, raw), context.clean_batches(data.x_test)).cpu()
     metrics: dict[str, Any] = {}
-    for prefix, network in (("test", predictor), ("test_raw", raw)):
-        if prefix == "test_raw" and raw is predictor:
-            metrics |= {key.replace("test/", "test_raw/"): value for key, value in metrics.items()}
-            break
-        logits = predict_logits(network, context.clean_batches(data.x_test)).cpu()
-        for name, value in classification_metrics(logits, y, data.num_classes).items():
+    for prefix, answers in zip(("test", "test_raw"), logits.unbind(1), strict=True):
+        for name, value in classification_metrics(answers, y, data.num_classes).items():
             metrics[f"{prefix}/{name}"] = value
-        if prefix == "test":
-            matrix = confusion_matrix(logits.argmax(1), y, data.num_classes)
-            metrics["test/confusion"] = matrix.tolist()
-            confusion_figure(matrix, data.classes, context.folder / "confusion.png")
+    matrix = confusion_matrix(logits[:, 0].argmax(1), y, data.num_classes)
+    metrics["test/confusion"] = matrix.tolist()
+    confusion_figure(matrix, data.classes, context.folder / "confusion.png")
     return metrics
+
+
+class _SideBySide(nn.Module):
+    """Two networks' logits (N, 2, C) from one reading of the images; run once where the two are one."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = self.first(images)
+        return torch.stack([first, first if self.second is self.first else self.second(images)], dim=1)
 
 
 def unlabeled_quality(context: StageContext, predictor: nn.Module, threshold: float) -> dict[str, float]:

@@ -12,7 +12,16 @@ from torch import nn
 from semisup.config import StageConfig
 from semisup.errors import SemisupError
 from semisup.methods import METHODS, Method
-from semisup.models import Classifier, Encoder, ModelSpec, WeightsReport, build_backbone, build_classifier, load_into
+from semisup.models import (
+    Classifier,
+    Encoder,
+    ModelSpec,
+    WeightsReport,
+    build_backbone,
+    build_classifier,
+    load_into,
+    model_signature,
+)
 from semisup.models.weights import compare, read_shapes
 
 __all__ = [
@@ -51,13 +60,16 @@ class Network:
 
     def build(self) -> Classifier | Encoder:
         """Build the predictor with fresh weights; of an encoder, without its projection head."""
+        # The weights follow from a file, so a pretrained torchvision network is not downloaded for it.
         if self.kind == "classifier":
-            return build_classifier(self.spec)
-        return Encoder(_backbone(self.spec))
+            return build_classifier(self.spec, pretrained=False)
+        return Encoder(_backbone(self.spec, pretrained=False))
 
 
-def _backbone(spec: ModelSpec) -> nn.Module:
-    return build_backbone(spec.name, spec.options, in_channels=spec.in_channels, image_size=spec.image_size)
+def _backbone(spec: ModelSpec, *, pretrained: bool) -> nn.Module:
+    return build_backbone(
+        spec.name, spec.options, in_channels=spec.in_channels, image_size=spec.image_size, pretrained=pretrained
+    )
 
 
 def stage_network(
@@ -74,7 +86,8 @@ def stage_network(
     Starting from inside a projection head (`init.head_layer`) adds the kept layers as the classifier's neck.
 
     Raises:
-        SemisupError: `head_layer` beyond the head, or of a stage that has none.
+        SemisupError: another architecture than that of the stage to start from; `head_layer` beyond the head, or where
+            there is no head to keep.
     """
     source = inputs[stage.init.source] if stage.init is not None and stage.init.source is not None else None
     if stage.model is not None or source is None:
@@ -83,12 +96,25 @@ def stage_network(
         spec = ModelSpec(name, model, in_channels, image_size, num_classes)
     else:
         spec = replace(source.spec, neck=[], neck_final=False)
-    if source is None or stage.init is None:
+    if stage.init is None:
         return spec
+    if source is None:
+        if stage.init.head_layer:
+            raise SemisupError("init.head_layer: only a stage to start from (init.from) has a projection head")
+        return spec
+    if _architecture(source.spec) != _architecture(spec):
+        raise SemisupError(
+            f"init: the weights of '{stage.init.source}' are those of {source.spec.name} {source.spec.options}, this "
+            f"stage trains {spec.name} {spec.options}; remove its `model:` or its `init:`"
+        )
     if source.kind == "classifier":
         if stage.init.head_layer:
             raise SemisupError(f"init.head_layer: '{stage.init.source}' trains a classifier, it has no projection head")
         return replace(spec, neck=list(source.spec.neck), neck_final=source.spec.neck_final)
+    if METHODS[stage.method["name"]].trains == "encoder":
+        if stage.init.head_layer:
+            raise SemisupError("init.head_layer: this stage trains an encoder, whose projection head starts anew")
+        return spec
     layers = len(source.projector)
     layer = stage.init.head_layer if stage.init.head_layer >= 0 else layers
     if layer > layers:
@@ -98,8 +124,19 @@ def stage_network(
     return replace(spec, neck=list(source.projector[:layer]), neck_final=0 < layer == layers)
 
 
+def _architecture(spec: ModelSpec) -> tuple[str, dict[str, Any]]:
+    """Name and options with defaults spelled out; which pretrained weights it began with does not matter."""
+    options = {name: parameter.default for name, parameter in model_signature(spec.name).items()} | spec.options
+    return spec.name, {name: value for name, value in options.items() if name != "weights"}
+
+
 def build_method(
-    stage: StageConfig, spec: ModelSpec, teachers: Sequence[nn.Module], *, zero_head: bool = False
+    stage: StageConfig,
+    spec: ModelSpec,
+    teachers: Sequence[nn.Module],
+    *,
+    zero_head: bool = False,
+    pretrained: bool = True,
 ) -> Method:
     """The stage's method around a freshly initialised network.
 
@@ -108,12 +145,15 @@ def build_method(
         spec: the network.
         teachers: predictors of the stages that `teacher` names.
         zero_head: start the classifier's head at zero: for a network that comes from pretraining.
+        pretrained: False ignores torchvision's `weights`: for a network that gets others at once, or none ever.
     """
     options = dict(stage.method)
     cls = METHODS[options.pop("name")]
-    model: nn.Module = (
-        build_classifier(spec, zero_head=zero_head) if cls.trains == "classifier" else Encoder(_backbone(spec))
-    )
+    model: nn.Module
+    if cls.trains == "classifier":
+        model = build_classifier(spec, zero_head=zero_head, pretrained=pretrained)
+    else:
+        model = Encoder(_backbone(spec, pretrained=pretrained))
     given = {"teacher": teachers[0]} if cls.needs_teacher else {}
     return cls(model, **given, **options)
 
@@ -139,20 +179,23 @@ def wanted_weights(network: Classifier | Encoder, names: Iterable[str]) -> nn.Mo
     return nn.ModuleDict(parts)
 
 
-def check_weights_file(method: Method, path: Path, minimum_match: float) -> None:
-    """Refuse a weights file that does not fit, from its header alone.
+def check_weights_file(method: Method, path: Path, minimum_match: float) -> WeightsReport:
+    """Say how a weights file fits, from its header alone, and refuse one that does not.
 
     Raises:
         SemisupError: it supplies less than `minimum_match` of what the network wants from it.
     """
     shapes = read_shapes(path)
+    reports = []
     for network in _networks(method):
         wanted = {name: tuple(t.shape) for name, t in wanted_weights(network, shapes).state_dict().items()}
         report = compare(wanted, {name.replace(PROJECTION, NECK, 1): shape for name, shape in shapes.items()})
         if report.fraction < minimum_match:
             raise SemisupError(
-                f"init.weights: {path} does not fit; init.minimum_match asks for {minimum_match:.1%}\n{report}"
+                f"init.weights {path}: do not fit, init.minimum_match asks for {minimum_match:.1%}\n{report}"
             )
+        reports.append(report)
+    return reports[0]
 
 
 def load_initial_weights(method: Method, path: Path, minimum_match: float) -> WeightsReport:

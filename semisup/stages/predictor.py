@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from semisup.augment import Normalize, to_float
 from semisup.engine import write_atomically
-from semisup.errors import SemisupError
+from semisup.errors import SemisupError, raise_all
 from semisup.models import Classifier, load_into
 from semisup.models.weights import save_weights
 from semisup.stages.networks import Network
@@ -91,8 +91,10 @@ def _describe(folder: Path) -> dict[str, Any]:
         raise SemisupError(f"{folder}: not a model folder (no model.json); name a finished stage's folder")
     try:
         description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SemisupError(f"{path}: not valid JSON ({error})") from error
+        missing = [key for key in ("kind", "spec", "projector", "mean", "std", "classes") if key not in description]
+    except (OSError, ValueError, TypeError) as error:
+        raise SemisupError(f"{path}: not a model's description ({error})") from error
+    raise_all([f"no '{key}'" for key in missing], f"{path}: not a model's description")
     return description
 
 

@@ -62,7 +62,13 @@ def _start(context: StageContext) -> tuple[Method, ModelSpec, WeightsReport | No
     init_seed = context.recipe.seed if context.recipe.init_seed is None else context.recipe.init_seed
     torch.manual_seed(seed_for(init_seed, context.name, "initialisation"))
     source = None if stage.init is None or stage.init.source is None else networks[stage.init.source]
-    method = build_method(stage, spec, teachers, zero_head=source is not None and source.kind == "encoder")
+    method = build_method(
+        stage,
+        spec,
+        teachers,
+        zero_head=source is not None and source.kind == "encoder",
+        pretrained=stage.init is None,
+    )
     report = None
     if stage.init is not None:
         path = (
@@ -128,13 +134,12 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
     metrics: dict[str, Any] = {f"train/{name}": value for name, value in result.log.items()}
     if method.trains == "classifier":
         metrics |= evaluate_classifier(context, predictor, raw)
-        files.append("confusion.png")
+        files += ["confusion.png"] if len(data.x_test) else []
         if method.views.unlabeled:
             metrics |= unlabeled_quality(context, predictor, float(getattr(method, "threshold", 0.95)))
     else:
         metrics |= evaluate_encoder(context, predictor)
-    example = data.x_test[:2] if len(data.x_test) else data.x_train[:2]
-    np.save(context.folder / "example.npy", example)
+    np.save(context.folder / "example.npy", data.x_train[:2])
     files.append("example.npy")
     artifact = finish(
         context.folder,

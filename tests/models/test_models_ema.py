@@ -54,7 +54,8 @@ def test_cold_start_half_life() -> None:
 
 @pytest.mark.parametrize("as_tensor", [False, True])
 @pytest.mark.parametrize("decay", [0.0, 0.3, 1.0])
-def test_update_of_a_network_averages_parameters_and_copies_buffers(decay: float, as_tensor: bool) -> None:
+@pytest.mark.parametrize("own_buffers", [False, True])
+def test_update_averages_parameters_and_statistics(decay: float, as_tensor: bool, own_buffers: bool) -> None:
     torch.manual_seed(0)
     networks = []
     for _ in range(2):
@@ -63,14 +64,16 @@ def test_update_of_a_network_averages_parameters_and_copies_buffers(decay: float
         networks.append(network.to(memory_format=torch.channels_last))
     averaged, online = networks
     online(torch.randn(4, 1, 8, 8))
-    before = [p.detach().clone() for p in averaged.parameters()]
-    ema_update_(averaged, online, torch.tensor(decay) if as_tensor else decay)
-    for mine, old, theirs in zip(averaged.parameters(), before, online.parameters(), strict=True):
-        torch.testing.assert_close(mine, decay * old + (1 - decay) * theirs, rtol=1e-5, atol=1e-7)
-    for mine, theirs in zip(averaged.buffers(), online.buffers(), strict=True):
-        assert torch.equal(mine, theirs)
+    before = {name: t.detach().clone() for name, t in averaged.state_dict().items()}
+    ema_update_(averaged, online, torch.tensor(decay) if as_tensor else decay, own_buffers=own_buffers)
+    buffers = {name for name, _ in averaged.named_buffers()}
+    for (name, mine), theirs in zip(averaged.state_dict().items(), online.state_dict().values(), strict=True):
         assert mine.data_ptr() != theirs.data_ptr()
-    assert averaged.bn.num_batches_tracked.item() == 2
+        if name in buffers and own_buffers:
+            assert torch.equal(mine, before[name])
+        elif mine.is_floating_point():
+            torch.testing.assert_close(mine, decay * before[name] + (1 - decay) * theirs, rtol=1e-5, atol=1e-7)
+    assert averaged.bn.num_batches_tracked.item() == (1 if own_buffers else 2)
 
 
 def test_the_copy_is_frozen_and_separate_and_the_online_network_untouched() -> None:

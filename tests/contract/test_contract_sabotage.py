@@ -1,0 +1,483 @@
+"""Methods with classic mistakes planted in them: each must fail the check that is there to find it."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import contract_checks as checks
+import pytest
+import torch
+import torch.nn.functional as F
+from contract_settings import CASES, Case
+from torch import nn
+
+from semisup.losses import mse_consistency
+from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
+from semisup.methods.distill import Distill
+from semisup.methods.fixmatch import FixMatch
+from semisup.methods.mean_teacher import MeanTeacher
+from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
+from semisup.methods.noisy_student import NoisyStudent
+from semisup.methods.simclr import SimCLR
+from semisup.methods.simclr_v2 import SimCLRv2
+from semisup.methods.supervised import Supervised
+
+# --- views -----------------------------------------------------------------------------------------------------------
+
+
+class UsbMeanTeacher(MeanTeacher):
+    """USB's meanteacher.py: the student's answers are taken from the teacher, so that the two always agree."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        with torch.no_grad():
+            logits_teacher = self.teacher.module(batch.unlabeled["teacher"])
+        logits, _ = self.model(torch.cat([batch.labeled["weak"], batch.unlabeled["student"]])).split([8, 12])
+        supervised = F.cross_entropy(logits, batch.labeled.y)
+        consistency = mse_consistency(logits_teacher, logits_teacher.softmax(1))
+        yield Update(supervised + 50 * consistency, log={"supervised": supervised, "consistency": consistency})
+        self.teacher.update(self.model)
+
+
+class StrongGuesses(FixMatch):
+    """Guesses and learns on the same view; the weak one is never seen."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"weak": u["strong"], "strong": u["strong"]}, u.index)), progress
+        )
+
+
+class OneView(SimCLR):
+    """Contrasts a view with itself."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"first": u["first"], "second": u["first"]}, u.index)), progress
+        )
+
+
+class WrongView(Supervised):
+    """Is told to train on the strong view, asks for both, trains on the weak one."""
+
+    views = Views(labeled=("weak", "strong"))
+
+    def __init__(self, model: nn.Module, **options: object) -> None:
+        super().__init__(model)  # type: ignore[arg-type]
+        self.views = type(self).views
+
+
+class NoUda(MetaPseudoLabels):
+    """Sharpened answers of the strong view instead of the weak one."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"weak": u["strong"], "strong": u["strong"]}, u.index)), progress
+        )
+
+
+class NoLabels(NoisyStudent):
+    """Labeled images are forgotten."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        logits = self.model(batch.unlabeled["strong"])
+        loss = F.cross_entropy(logits, batch.unlabeled.target)
+        yield Update(loss, log={"supervised": loss.detach(), "unlabeled": loss})
+
+
+class OwnAnswers(Distill):
+    """The teacher answers to the labeled images only."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        x = batch.labeled["weak"]
+        loss = self.distillation_loss(self.model(x), self.teacher(x).detach(), self.temperature)
+        yield Update(loss, log={"supervised": loss, "distillation": loss})
+
+
+BLIND = {
+    UsbMeanTeacher: "mean_teacher-plain",
+    StrongGuesses: "fixmatch-plain",
+    OneView: "simclr-plain",
+    WrongView: "supervised-strong",
+    NoUda: "meta_pseudo_labels-hard",
+    NoLabels: "noisy_student-plain",
+    OwnAnswers: "distill-labeled",
+}
+
+
+@pytest.mark.parametrize("cls", BLIND)
+def test_view_check_finds_unused_views(cls: type[Method]) -> None:
+    with pytest.raises(AssertionError, match="noise in place of"):
+        checks.check_views_matter(planted(cls, BLIND[cls]))
+
+
+def planted(cls: type[Method], name: str) -> Case:
+    """The case `name` with a sabotaged class."""
+    return replace(CASES[name], cls=cls)
+
+
+# --- gradients and groups --------------------------------------------------------------------------------------------
+
+
+class TeacherWithGradient(MeanTeacher):
+    """The teacher's weights can be trained."""
+
+    def __init__(self, model: nn.Module, **options: float) -> None:
+        super().__init__(model, **options)  # type: ignore[arg-type]
+        self.teacher.module.requires_grad_(True)
+
+
+class GradientThroughTeacher(TeacherWithGradient):
+    """... and the consistency term does it."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            target = self.teacher.module(batch.unlabeled["teacher"]).softmax(1)
+            consistency = mse_consistency(self.model(batch.unlabeled["student"]), target)
+            yield replace(update, loss=update.loss + consistency)
+
+
+class StudentInTeachersUpdate(MetaPseudoLabels):
+    """The loss of the moved student keeps its graph, so the teacher's update reaches into the student."""
+
+    moved = False
+
+    def student_loss(self, batch: Batch) -> torch.Tensor:
+        with torch.set_grad_enabled(self.moved):
+            loss = F.cross_entropy(self.student(batch.labeled["weak"]), batch.labeled.y)
+        self.moved = not self.moved
+        return loss
+
+
+class SoftMpl(MetaPseudoLabels):
+    """The official code: the feedback term compares the teacher's soft answers with themselves."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            if update.group == "student":
+                yield update
+                continue
+            logits = self.teacher(batch.unlabeled["strong"])
+            soft = F.cross_entropy(logits, logits.detach().softmax(1))
+            feedback = update.log["help"] * (soft - soft.detach())
+            yield replace(update, log={**update.log, "feedback": 0 * feedback + feedback.detach()})
+
+
+class MeanTeacherAllParameters(TeacherWithGradient):
+    """The optimizer gets the teacher too."""
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        return {"main": list(self.parameters())}
+
+
+class FrozenInGroup(Supervised):
+    """Lists what it froze."""
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        return {"main": list(self.parameters())}
+
+
+def test_group_check_finds_a_trainable_teacher() -> None:
+    with pytest.raises(AssertionError, match="requires_grad True, in a group False"):
+        checks.check_groups_move(planted(TeacherWithGradient, "mean_teacher-plain"))
+
+
+def test_group_check_finds_a_parameter_that_never_moves() -> None:
+    with pytest.raises(AssertionError, match="idle did not move"):
+        checks.check_groups_move(planted(_with_idle_layer(Supervised), "supervised-weak"))
+
+
+def test_group_check_finds_frozen_parameters_in_a_group() -> None:
+    with pytest.raises(AssertionError, match="requires_grad False, in a group True"):
+        checks.check_groups_move(planted(FrozenInGroup, "supervised-frozen"))
+
+
+def _with_idle_layer(base: type[Supervised]) -> type[Method]:
+    class Idle(base):  # type: ignore[misc, valid-type]
+        def __init__(self, model: nn.Module, **options: object) -> None:
+            super().__init__(model, **options)
+            self.idle = nn.Parameter(torch.ones(1))
+
+    return Idle
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "message"),
+    [
+        (UsbMeanTeacher, "mean_teacher-plain", "consistency has no gradient"),
+        (GradientThroughTeacher, "mean_teacher-plain", "teacher.module"),
+        (StudentInTeachersUpdate, "meta_pseudo_labels-drawn", "student.*gradient from the update of 'teacher'"),
+        (MeanTeacherAllParameters, "mean_teacher-plain", "teacher.module"),
+        (SoftMpl, "meta_pseudo_labels-drawn", "feedback: all gradients are 0"),
+        (NoLabels, "noisy_student-plain", "supervised has no gradient"),
+    ],
+)
+def test_gradient_check_finds_wrong_paths(cls: type[Method], name: str, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        checks.check_gradient_paths(planted(cls, name))
+
+
+class NoisyTeacher(Distill):
+    """The teacher follows train(): its BatchNorm learns."""
+
+    def train(self, mode: bool = True) -> NoisyTeacher:
+        nn.Module.train(self, mode)
+        return self
+
+
+class LeakyFreeze(Supervised):
+    """Frozen weights, but BatchNorm in train mode."""
+
+    def train(self, mode: bool = True) -> LeakyFreeze:
+        nn.Module.train(self, mode)
+        return self
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "part"),
+    [
+        (NoisyTeacher, "distill-unlabeled", lambda method: method.teacher),
+        (LeakyFreeze, "supervised-frozen", lambda method: method.model.backbone),
+    ],
+)
+def test_frozen_check_finds_moving_statistics(
+    cls: type[Method], name: str, part: Callable[[Method], nn.Module]
+) -> None:
+    with pytest.raises(AssertionError, match=r"running_mean"):
+        checks.check_frozen_stays(planted(cls, name), part)
+
+
+# --- what is logged and reported -------------------------------------------------------------------------------------
+
+
+def changing(change: Callable[[Update, Batch], Update]) -> type[Method]:
+    """A FixMatch whose updates are altered by `change` before they are handed out."""
+
+    class Changed(FixMatch):
+        def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+            for update in super().step(batch, progress):
+                yield change(update, batch)
+
+    return Changed
+
+
+def with_term(value: object) -> type[Method]:
+    return changing(lambda update, batch: replace(update, log={**update.log, "kept": value}))  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.ones(1), r"shape \(1,\)"),
+        (torch.tensor(float("nan")), "kept is nan"),
+        (torch.ones((), dtype=torch.float64), "float64"),
+        (0.5, "kept"),
+    ],
+)
+def test_log_check_finds_bad_terms(value: object, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        checks.check_logged_terms(planted(with_term(value), "fixmatch-plain"))
+
+
+def test_log_check_finds_terms_that_nobody_classified() -> None:
+    extra = changing(lambda update, batch: replace(update, log={**update.log, "extra": torch.zeros(())}))
+    with pytest.raises(AssertionError, match="extra"):
+        checks.check_logged_terms(planted(extra, "fixmatch-plain"))
+
+
+def test_log_check_finds_losses_in_half_precision() -> None:
+    class Half(Supervised):
+        def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+            loss = self.model(batch.labeled["weak"]).square().mean(1).sum() / 8
+            yield Update(loss, log={"supervised": loss})
+
+    case = planted(Half, "supervised-weak")
+    checks.check_logged_terms(case)
+    with pytest.raises(AssertionError, match="bfloat16"):
+        checks.check_logged_terms(case, precision=torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        lambda r: replace(r, index=r.index.flip(0)),
+        lambda r: replace(r, labels=r.labels + 5),
+        lambda r: replace(r, mask=r.mask * 2),
+        lambda r: replace(r, mask=r.mask.mean()),
+        lambda r: None,
+    ],
+)
+def test_pseudo_label_check_finds_wrong_reports(report: Callable[[PseudoLabels | None], PseudoLabels | None]) -> None:
+    cls = changing(lambda update, batch: replace(update, pseudo_labels=report(update.pseudo_labels)))
+    with pytest.raises(AssertionError):
+        checks.check_pseudo_labels(planted(cls, "fixmatch-plain"))
+
+
+# --- the device ------------------------------------------------------------------------------------------------------
+
+
+class Item(FixMatch):
+    """Asks for a value, which stops a GPU."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            if update.log["kept"].item() >= 0:
+                yield update
+
+
+class LateItem(MetaPseudoLabels):
+    """... but only at the end of the run."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            yield update if progress.fraction < 0.5 or float(update.loss.detach()) > 0 else update
+
+
+class BooleanIndex(FixMatch):
+    """Picks the kept images."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            assert update.pseudo_labels is not None
+            mask = update.pseudo_labels.mask > 0
+            kept = self.model(batch.unlabeled["strong"][mask])
+            yield replace(
+                update, loss=update.loss + F.cross_entropy(kept, update.pseudo_labels.labels[mask], reduction="sum")
+            )
+
+
+class CpuTensor(FixMatch):
+    """Makes a tensor without saying where."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            yield replace(update, loss=update.loss + (torch.arange(5) * self.guesses).mean())
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [
+        (Item, "fixmatch-plain"),
+        (LateItem, "meta_pseudo_labels-drawn"),
+        (BooleanIndex, "fixmatch-plain"),
+        (CpuTensor, "fixmatch-plain"),
+    ],
+)
+def test_meta_check_finds_host_synchronisation(cls: type[Method], name: str) -> None:
+    case = planted(cls, name)
+    checks.check_logged_terms(case)  # nothing else is wrong with it
+    with pytest.raises(AssertionError, match="needs values on the host"):
+        checks.check_runs_on_meta(case)
+
+
+# --- the generator, the predictor, memory, seeds ---------------------------------------------------------------------
+
+
+def test_protocol_check_finds_a_yield_inside_a_context() -> None:
+    class Inside(Supervised):
+        def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+            with torch.no_grad():
+                yield from super().step(batch, progress)
+
+    with pytest.raises(AssertionError, match="no_grad"):
+        checks.check_generator_protocol(planted(Inside, "supervised-weak"))
+
+
+def test_protocol_check_finds_an_unknown_group() -> None:
+    cls = changing(lambda update, batch: replace(update, group="teacher"))
+    with pytest.raises(AssertionError, match="unknown group 'teacher'"):
+        checks.check_generator_protocol(planted(cls, "fixmatch-plain"))
+
+
+def test_protocol_check_finds_silence() -> None:
+    class Silent(Supervised):
+        def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+            yield from ()
+
+    with pytest.raises(AssertionError, match="no update"):
+        checks.check_generator_protocol(planted(Silent, "supervised-weak"))
+
+
+def test_protocol_check_finds_images_changed_in_place() -> None:
+    class InPlace(Supervised):
+        def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+            batch.labeled["weak"].mul_(0.5)
+            yield from super().step(batch, progress)
+
+    with pytest.raises(AssertionError, match="in place"):
+        checks.check_generator_protocol(planted(InPlace, "supervised-weak"))
+
+
+def test_predictor_check_finds_a_network_that_never_learns() -> None:
+    class Stale(Supervised):
+        def __init__(self, model: nn.Module, **options: object) -> None:
+            super().__init__(model, **options)  # type: ignore[arg-type]
+            self.first = copy.deepcopy(model)
+
+        def predictor(self) -> nn.Module:
+            return self.first
+
+    with pytest.raises(AssertionError, match="leaves the predictor as it was"):
+        checks.check_predictor_learns(planted(Stale, "supervised-weak"))
+
+
+def test_predictor_check_finds_a_wrapper() -> None:
+    class Wrapped(MeanTeacher):
+        def predictor(self) -> nn.Module:
+            return self.teacher
+
+    with pytest.raises(AssertionError):
+        checks.check_predictor_learns(planted(Wrapped, "mean_teacher-plain"))
+
+
+def test_resume_check_finds_memory_outside_of_buffers(tmp_path: Path) -> None:
+    class Forgetful(SimCLRv2):
+        def __init__(self, model: nn.Module, **options: object) -> None:
+            super().__init__(model, **options)  # type: ignore[arg-type]
+            queue, self._buffers["queue"] = self.queue, None
+            del self._buffers["queue"]
+            self.queue = queue.clone()  # a plain attribute: not in the checkpoint
+
+    with pytest.raises(AssertionError):
+        checks.check_resumes(planted(Forgetful, "simclr_v2-memory"), tmp_path)
+
+
+def test_resume_check_finds_a_step_counter_in_python(tmp_path: Path) -> None:
+    class Counting(Supervised):
+        steps = 0
+
+        def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+            self.steps += 1
+            for update in super().step(batch, progress):
+                yield replace(update, loss=update.loss * self.steps)
+
+    with pytest.raises(AssertionError):
+        checks.check_resumes(planted(Counting, "supervised-weak"), tmp_path)
+
+
+def test_seed_check_finds_draws_of_its_own() -> None:
+    count = itertools.count()
+
+    class Unseeded(Supervised):
+        def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+            for update in super().step(batch, progress):
+                yield replace(update, loss=update.loss * (1 + 0.01 * next(count)))
+
+    with pytest.raises(AssertionError):
+        checks.check_seeds(planted(Unseeded, "supervised-weak"))
+
+
+def test_seed_check_finds_undeclared_randomness() -> None:
+    class Dropping(Supervised):
+        def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+            images = F.dropout(batch.labeled["weak"], 0.5)
+            yield from super().step(Batch(Labeled({"weak": images}, batch.labeled.y), batch.unlabeled), progress)
+
+    with pytest.raises(AssertionError, match="random draws"):
+        checks.check_seeds(planted(Dropping, "supervised-weak"))

@@ -1,0 +1,196 @@
+"""The `semisup` command as a process of its own that can be watched, killed and started again.
+
+Importing torch takes seconds. `Nursery` imports everything once and forks: each start is then a fresh process that is
+at work within a tenth of a second, and the tests can afford a kill per stage. `command` is the slow, plain way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TRAIN = {"method": {"name": "supervised"}, "batch": {"labeled": 16}, "ema": 0.9}
+BOTH = {"labeled": 8, "unlabeled": 16}
+STAGES: dict[str, dict[str, Any]] = {
+    "pretrain": {"method": {"name": "simclr_v2", "out_features": 8, "memory": 64}, "batch": {"unlabeled": 16}},
+    "contrast": {
+        "method": {"name": "simclr", "out_features": 8},
+        "optimizer": {"name": "lars", "lr": 0.5},
+        "schedule": {"name": "cosine", "warmup": 0.2},
+        "batch": {"unlabeled": 16},
+    },
+    "finetune": {"init": {"from": "pretrain", "head_layer": 1}, **TRAIN},
+    "match": {
+        "init": "finetune",
+        "method": {"name": "fixmatch", "threshold": 0.2, "align": True},
+        "optimizer": {"name": "adamw", "lr": 1e-3, "clip": 1.0},
+        "batch": BOTH,
+        "ema": 0.9,
+    },
+    "mean": {"method": {"name": "mean_teacher"}, "batch": BOTH},
+    "meta": {"method": {"name": "meta_pseudo_labels", "student_start": 0.2}, "batch": BOTH},
+    "labels": {"kind": "relabel", "teacher": ["match", "mean"], "relabel": {"per_class": 20, "balance": True}},
+    "noisy": {"pseudo_labels": "labels", "method": {"name": "noisy_student"}, "batch": BOTH},
+    "student": {
+        "teacher": "noisy",
+        "model": {"name": "cnn", "width": 3},
+        "method": {"name": "distill", "alpha": 0.5},
+        "batch": BOTH,
+    },
+}
+"""Every method once, with every optimizer, and what of each has a state: memory, averages, two networks, tables."""
+
+ENVIRONMENT = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+PATIENCE = 60.0
+"""Seconds after which a process that does nothing has failed the test."""
+
+SERVER = """
+import json, os, resource, sys
+import matplotlib.figure, torch._dynamo, semisup.pipeline
+from semisup.cli.app import main
+
+for line in sys.stdin:
+    job = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(job["log"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC), 1)
+        os.dup2(1, 2)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.chdir(job["cwd"])
+        if job["largest_file"]:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (job["largest_file"], job["largest_file"]))
+        sys.argv = ["semisup", *job["args"]]
+        main()
+        sys.exit(0)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def command(*args: str) -> list[str]:
+    """The command line of `semisup` in this Python."""
+    return [sys.executable, "-c", "from semisup.cli.app import main; main()", *args]
+
+
+def write_recipe(folder: Path, *stages: str, steps: int = 12) -> None:
+    """Write `recipe.yaml`: the named stages of `STAGES` ("train" is one without a past), by default all of them."""
+    chosen = {name: {"train": TRAIN, **STAGES}[name] for name in stages or STAGES}
+    recipe = {
+        "name": "faults",
+        "seed": 3,
+        "threads": 1,
+        "checkpoint_seconds": 0,
+        "log_every": 5,
+        "data": {"source": "digits", "labels": "10/class"},
+        "model": {"name": "cnn", "width": 4},
+        "tracking": {"mlflow": False},
+        "stages": {n: s if "kind" in s else {"steps": steps, **s} for n, s in chosen.items()},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+
+
+def environment() -> dict[str, str]:
+    """One thread: as fast for tiny networks, and the sums are always in one order."""
+    return os.environ | ENVIRONMENT
+
+
+class Nursery:
+    """Starts `semisup` processes, one at a time, without the seconds that importing torch takes."""
+
+    def __init__(self) -> None:
+        self.server = subprocess.Popen(
+            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
+        )
+
+    def start(self, cwd: Path, *args: str, largest_file: int = 0) -> Child:
+        """Start `semisup ARGS` in `cwd`; no file may grow beyond `largest_file` bytes, if given: a full disk."""
+        log = cwd / "output.log"
+        job = {"cwd": str(cwd), "args": args, "log": str(log), "largest_file": largest_file}
+        assert self.server.stdin is not None and self.server.stdout is not None
+        self.server.stdin.write(json.dumps(job) + "\n")
+        self.server.stdin.flush()
+        return Child(int(self.server.stdout.readline()), log, self)
+
+    def run(self, cwd: Path, *args: str, largest_file: int = 0) -> tuple[int, str]:
+        """Start and wait: exit status and everything printed."""
+        child = self.start(cwd, *args, largest_file=largest_file)
+        return child.wait(), child.log.read_text()
+
+    def __enter__(self) -> Nursery:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        assert self.server.stdin is not None and self.server.stdout is not None
+        self.server.stdin.close()
+        self.server.wait(PATIENCE)
+        self.server.stdout.close()
+
+
+@dataclass
+class Child:
+    pid: int
+    log: Path
+    nursery: Nursery
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal. The process cannot be another's: its parent reaps it in `wait` alone, before the next start."""
+        os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        """Exit status, negative the number of the signal that ended it."""
+        assert self.nursery.server.stdout is not None
+        return int(self.nursery.server.stdout.readline())
+
+
+def wait_for(what: str, condition: Any, seconds: float = PATIENCE) -> None:
+    """Poll every millisecond until `condition()`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited {seconds:g} s for {what}")
+        time.sleep(0.001)
+
+
+def events(out: Path, kind: str) -> list[dict[str, Any]]:
+    """Complete events of one kind, as the run wrote them."""
+    path = out / "events.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    found = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [event for event in found if event["event"] == kind]
+
+
+def homes(out: Path) -> dict[str, Path]:
+    """Stage -> the folder of the store in which a finished run's stage was trained."""
+    content = json.loads((out / "result.json").read_text())
+    return {stage["name"]: out.parent / ".semisup" / "stages" / stage["fingerprint"] for stage in content["stages"]}
+
+
+def statuses(out: Path) -> dict[str, str]:
+    """Stage -> trained, reused or resumed, of a finished run."""
+    return {stage["name"]: stage["status"] for stage in json.loads((out / "result.json").read_text())["stages"]}
+
+
+def tensors(out: Path) -> dict[str, bytes]:
+    """The bytes of every file of tensors that a run left, by stage."""
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.glob("*/*.safetensors"))}
+
+
+def timeless(result: Path) -> dict[str, Any]:
+    """`result.json` without what a clock measured, without where it is, and without how each stage came about."""
+    content: dict[str, Any] = json.loads(result.read_text())
+    del content["final"]["path"]
+    for stage in content["stages"]:
+        for key in ("seconds", "images_per_second", "status"):
+            del stage[key]
+    return content

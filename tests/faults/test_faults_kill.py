@@ -1,0 +1,148 @@
+"""`kill -9` at any moment, the same command again: the same weights, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from faults_process import (
+    STAGES,
+    Nursery,
+    command,
+    environment,
+    events,
+    homes,
+    statuses,
+    tensors,
+    timeless,
+    wait_for,
+    write_recipe,
+)
+
+from semisup.methods import METHODS
+
+RUN = ("run", "recipe.yaml", "--out", "out")
+
+
+def test_the_recipe_here_has_every_method() -> None:
+    assert {stage["method"]["name"] for stage in STAGES.values() if "method" in stage} == set(METHODS)
+
+
+def test_two_uninterrupted_runs_are_the_same(nursery: Nursery, whole: Path, tmp_path: Path) -> None:
+    """Else the comparisons below would compare with chance."""
+    write_recipe(tmp_path)
+    code, output = nursery.run(tmp_path, *RUN)
+    assert code == 0, output
+    assert_same_result(tmp_path / "out", whole / "out")
+    assert set(statuses(tmp_path / "out").values()) == {"trained"}
+
+
+def assert_same_result(out: Path, reference: Path) -> None:
+    mine, theirs = tensors(out), tensors(reference)
+    assert len(mine) == len(json.loads((reference / "result.json").read_text())["stages"])
+    assert mine.keys() == theirs.keys()
+    assert [name for name in mine if mine[name] != theirs[name]] == []
+    assert timeless(out / "result.json") == timeless(reference / "result.json")
+
+
+def test_a_kill_in_every_stage_changes_no_bit(nursery: Nursery, whole: Path, tmp_path: Path) -> None:
+    """One process for each stage, killed soon after that stage's first checkpoint; the relabel stage: at once."""
+    write_recipe(tmp_path)
+    out = tmp_path / "out"
+    draws = random.Random(0)
+    interrupted = []
+    for name, reference in homes(whole / "out").items():
+        home = tmp_path / ".semisup" / "stages" / reference.name
+        begun = home / ("lock" if STAGES[name].get("kind") == "relabel" else "checkpoint.pt")
+        child = nursery.start(tmp_path, *RUN)
+        wait_for(f"{name} to begin", begun.exists)
+        time.sleep(draws.uniform(0, 0.05))
+        child.kill()
+        assert child.wait() == -signal.SIGKILL
+        if (home / "checkpoint.pt").exists() and not (home / "stage.json").exists():
+            interrupted.append(name)
+    code, output = nursery.run(tmp_path, *RUN)
+    assert code == 0, output
+    assert_same_result(out, whole / "out")
+    ends = {event["stage"]: event["status"] for event in events(out, "stage_end") if event["status"] != "reused"}
+    assert all(ends[name] == "resumed" for name in interrupted)
+    assert len(interrupted) >= 4, "the kills came too late to interrupt anything"
+    assert all(not (home / "checkpoint.pt").exists() for home in homes(out).values())
+
+
+@pytest.mark.slow
+def test_many_kills_of_the_command_itself_change_no_bit(nursery: Nursery, tmp_path: Path) -> None:
+    """Fresh processes, killed at any moment of their life, from the import of torch to the last file."""
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+        write_recipe(tmp_path / name, steps=40)
+    started = time.monotonic()
+    subprocess.run(command(*RUN), cwd=tmp_path / "whole", env=environment(), check=True, capture_output=True)
+    life = time.monotonic() - started
+    draws = random.Random(1)
+    for _ in range(25):
+        process = subprocess.Popen(
+            command(*RUN), cwd=tmp_path / "killed", env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        try:
+            _, errors = process.communicate(timeout=draws.uniform(0, life))
+            assert process.returncode == 0, errors.decode()
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+    for seed in range(25):  # and as many in the thick of it
+        draws = random.Random(seed)
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("checkpoint.pt")}
+        child = nursery.start(tmp_path / "killed", *RUN, *(["--fresh"] if seed % 5 == 0 else []))
+        store = tmp_path / "killed" / ".semisup"
+        wait_for(
+            "a new checkpoint or the end",
+            lambda b=before, s=store: (
+                (tmp_path / "killed/out/result.json").exists()
+                or any(b.get(path) != path.stat().st_mtime_ns for path in s.rglob("checkpoint.pt"))
+            ),
+        )
+        time.sleep(draws.uniform(0, 1.0))
+        child.kill()
+        assert child.wait() in (0, -signal.SIGKILL)
+    subprocess.run(command(*RUN), cwd=tmp_path / "killed", env=environment(), check=True, capture_output=True)
+    assert_same_result(tmp_path / "killed/out", tmp_path / "whole/out")
+
+
+def test_a_kill_between_the_last_stage_and_the_result(nursery: Nursery, whole: Path, tmp_path: Path) -> None:
+    write_recipe(tmp_path, "pretrain", "finetune")
+    record = tmp_path / ".semisup/stages" / homes(whole / "out")["finetune"].name / "stage.json"
+    child = nursery.start(tmp_path, *RUN)
+    wait_for("the last stage", record.exists)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    assert not (tmp_path / "out/result.json").exists()
+    code, output = nursery.run(tmp_path, *RUN)
+    assert code == 0, output
+    assert statuses(tmp_path / "out") == {"pretrain": "reused", "finetune": "reused"}
+    mine, theirs = tensors(tmp_path / "out"), tensors(whole / "out")
+    assert len(mine) == 2 and all(mine[name] == theirs[name] for name in mine)
+    assert timeless(tmp_path / "out/result.json")["stages"] == [
+        stage for stage in timeless(whole / "out/result.json")["stages"] if stage["name"] in ("pretrain", "finetune")
+    ]
+
+
+def test_a_kill_between_the_record_and_the_removal_of_the_checkpoint(
+    nursery: Nursery, whole: Path, tmp_path: Path
+) -> None:
+    """The stage is finished: what its checkpoint says no longer matters."""
+    write_recipe(tmp_path, "contrast")
+    code, output = nursery.run(tmp_path, *RUN)
+    assert code == 0, output
+    (homes(tmp_path / "out")["contrast"] / "checkpoint.pt").write_bytes(b"left over")
+    code, output = nursery.run(tmp_path, *RUN)
+    assert code == 0, output
+    assert statuses(tmp_path / "out") == {"contrast": "reused"}
+    assert tensors(tmp_path / "out") == {
+        name: content for name, content in tensors(whole / "out").items() if name.startswith("contrast/")
+    }

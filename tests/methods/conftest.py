@@ -1,0 +1,5 @@
+"""Lets pytest explain the assertions of the shared checks as it explains those of tests."""
+
+import pytest
+
+pytest.register_assert_rewrite("methods_reference")
