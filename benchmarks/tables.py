@@ -2,8 +2,8 @@
 
     python benchmarks/tables.py fashion_mnist_40 --jobs 2
 
-A stopped table goes on where it was: every run keeps its finished stages. Numbers are of the last (EMA) weights, the test
-set is read once per stage, nothing is selected on it.
+A stopped table goes on where it was: every run keeps its finished stages. Numbers are of the last (EMA) weights, the
+test set is read once per stage, nothing is selected on it.
 """
 
 from __future__ import annotations
@@ -36,11 +36,23 @@ class Table:
     """Recipe and stage that every other row is paired with."""
 
 
-FASHION = ("supervised", "fixmatch", "mean_teacher", "noisy_student", "meta_pseudo_labels", "distill", "simclr")
+FASHION = (
+    "supervised",
+    "fixmatch",
+    "mean_teacher",
+    "noisy_student",
+    "meta_pseudo_labels",
+    "distill",
+    "simclr",
+    "simclr_v2",
+    "pipeline",
+)
 TABLES = {
     "digits_quickstart": Table(("digits/quickstart",), 5, ("digits/quickstart", "supervised")),
     "fashion_mnist_40": Table(
-        (*(f"fashion_mnist/{name}" for name in FASHION), "fashion_mnist/pipeline"), 3, ("fashion_mnist/supervised", "weak")
+        (*(f"fashion_mnist/{name}" for name in FASHION), "fashion_mnist/pipeline"),
+        3,
+        ("fashion_mnist/supervised", "weak"),
     ),
 }
 
@@ -69,7 +81,9 @@ def run(job: tuple[str, int]) -> dict[str, Any]:
 def summarise(table: Table, results: dict[tuple[str, int], dict[str, Any]]) -> list[dict[str, Any]]:
     """One row per stage: accuracies by draw, their mean and standard deviation, and the paired difference."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for (recipe, draw), result in sorted(results.items(), key=lambda item: (table.recipes.index(item[0][0]), item[0][1])):
+    for (recipe, draw), result in sorted(
+        results.items(), key=lambda item: (table.recipes.index(item[0][0]), item[0][1])
+    ):
         for stage in result["stages"]:
             row = rows.setdefault(
                 (recipe, stage["name"]),
@@ -100,11 +114,11 @@ def markdown(name: str, table: Table, rows: list[dict[str, Any]]) -> str:
     lines = [
         f"# {name}",
         "",
-        f"Test accuracy in % over {table.draws} label draws (seeds 0 to {table.draws - 1}; mean ± standard deviation), last "
-        f"weights, EMA where the recipe has one. Difference: paired with {recipe}, stage `{stage}`, on the same labels. A "
-        "row marked * is not above that baseline by more than its own standard error. Unlabeled images include the labeled; "
-        "no test image is ever unlabeled. kNN reads the true labels of 10,000 training images. Seconds are of one thread "
-        "of a shared two-core machine: a hint.",
+        f"Test accuracy in % over {table.draws} label draws (seeds 0 to {table.draws - 1}; mean ± standard deviation), "
+        "last weights, EMA where the recipe has one. Difference: paired with "
+        f"{recipe}, stage `{stage}`, on the same labels. A row marked * is not above that baseline by more than its own "
+        "standard error. Unlabeled images include the labeled; no test image is ever unlabeled. kNN reads the true labels "
+        "of 10,000 training images. Seconds are of one thread of a shared two-core machine: a hint.",
         "",
         f"Command: `python benchmarks/tables.py {name} --jobs 2`; torch {torch.__version__}, {platform.machine()}.",
         "",
@@ -133,7 +147,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     arguments = parser.parse_args()
     table = TABLES[arguments.table]
-    jobs = [(recipe, draw) for recipe in table.recipes for draw in range(table.draws)]
+    jobs = [(recipe, draw) for draw in range(table.draws) for recipe in table.recipes]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         results = dict(zip(jobs, pool.map(run, jobs), strict=True))
     rows = summarise(table, results)

@@ -36,6 +36,9 @@ def run(
     except KeyboardInterrupt:
         typer.echo(f"stopped; go on with: semisup {shlex.join(sys.argv[1:])}", err=True)
         raise typer.Exit(130) from None
+    except OSError as error:  # a full disk, a folder that vanished
+        typer.echo(f"error: {error}; once that is mended, go on with: semisup {shlex.join(sys.argv[1:])}", err=True)
+        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -99,7 +102,7 @@ def track(
 def main() -> None:
     """Run the command line; a user's mistake exits with 2 and one message."""
     try:
-        app()
+        app(prog_name="semisup")
     except SemisupError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None

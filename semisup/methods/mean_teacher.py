@@ -20,9 +20,9 @@ class MeanTeacher(Method):
     """L = CE(labeled) + w(t) * mean (1/C) ||p_student - p_teacher||^2, the teacher being the EMA of the student
     (Tarvainen & Valpola 2017, arXiv:1703.01780).
 
-    The teacher runs in train mode with its own augmentation noise and no gradient, as in the authors' code. Its view of
-    an image is another draw than the student's. The consistency term covers the unlabeled images, which include the
-    labeled ones.
+    The teacher runs in train mode with its own augmentation noise, BatchNorm statistics of its own and no gradient, as
+    in the authors' PyTorch code. Its view of an image is another draw than the student's. The consistency term covers
+    the unlabeled images, which include the labeled ones.
 
     Args:
         model: the student; the teacher starts as its copy.

@@ -1,4 +1,4 @@
-"""Exponential moving average of a network's parameters."""
+"""Exponential moving average of a network."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ class EMA(nn.Module):
     BatchNorm's running statistics are averaged like the weights. The reference implementations of semi-supervised
     learning copy them; that is harmless where BatchNorm forgets as slowly as the average does (momentum 0.001 beside m
     0.999), but statistics of the last ten steps do not fit weights of the last hundred: FixMatch on 40 labels of
-    Fashion-MNIST, 600 steps, BatchNorm momentum 0.1, m 0.99, lost 3 to 10 points of accuracy to copied ones. A copy that
-    runs in train mode keeps statistics of its own (``own_buffers``). The copy never gets gradients. Its train/eval mode is the caller's choice, and
-    ``train()`` of an enclosing module reaches it too: Mean Teacher wants it in train mode, evaluation in eval mode.
-    The number of updates is a buffer, so that a checkpoint holds everything.
+    Fashion-MNIST, 600 steps, BatchNorm momentum 0.1, m 0.99, lost 3 to 10 points of accuracy to copied ones. A copy
+    that runs in train mode keeps statistics of its own (``own_buffers``).
+
+    The copy never gets gradients. Its train/eval mode is the caller's choice, and ``train()`` of an enclosing module
+    reaches it too: Mean Teacher wants it in train mode, evaluation in eval mode. The number of updates is a buffer, so
+    that a checkpoint holds everything.
 
     Attributes:
         module: the averaged network; calling the EMA calls it.

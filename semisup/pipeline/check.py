@@ -17,6 +17,15 @@ from semisup.models.weights import read_shapes
 __all__ = ["check_method", "check_recipe"]
 
 
+WORDS = {
+    float: "must be a number",
+    int: "must be a whole number",
+    bool: "must be true or false",
+    str: "must be text",
+}
+"""The types that a method's options may have, beside Literal, lists of these, and null."""
+
+
 def check_method(name: str, options: Mapping[str, Any]) -> list[str]:
     """Problems of a `method:` block: unknown name or key, wrong type, out of range. One sentence each."""
     if name not in METHODS:
@@ -43,16 +52,20 @@ def _type_problem(hint: Any, value: Any) -> str | None:
     if origin is Literal:
         choices = get_args(hint)
         return None if value in choices else f"must be one of {', '.join(map(str, choices))}"
-    if origin in (Union, types.UnionType):
-        problems = [_type_problem(part, value) for part in get_args(hint)]
-        return None if None in problems else problems[0]
-    if hint is type(None):
-        return None if value is None else "must be null"
+    if origin in (Union, types.UnionType):  # X | None
+        inner, *_ = get_args(hint)
+        problem = None if value is None else _type_problem(inner, value)
+        return None if problem is None else f"{problem} or null"
+    if origin is list:
+        (inner,) = get_args(hint)
+        if not isinstance(value, list):
+            return "must be a list"
+        return next((f"each {p}" for item in value if (p := _type_problem(inner, item)) is not None), None)
     if hint is float:
-        return None if isinstance(value, int | float) and not isinstance(value, bool) else "must be a number"
+        return None if isinstance(value, int | float) and not isinstance(value, bool) else WORDS[float]
     if hint is int:
-        return None if isinstance(value, int) and not isinstance(value, bool) else "must be a whole number"
-    return None if isinstance(value, hint) else f"must be a {hint.__name__}"
+        return None if isinstance(value, int) and not isinstance(value, bool) else WORDS[int]
+    return None if isinstance(value, hint) else WORDS[hint]
 
 
 def check_recipe(recipe: Recipe) -> list[str]:

@@ -107,7 +107,7 @@ def plan_stages(plan: Plan) -> Plan:
     available = _available_memory(plan.device)
     for name, method in methods.items():
         with _collecting(problems, f"stages.{name}."):
-            memory = _step_memory(method, planned[name].config, plan.data)
+            memory = _step_memory(method, planned[name].config, plan.data, plan.precision)
             planned[name] = dataclasses.replace(planned[name], memory=memory)
             if memory > available:
                 raise SemisupError(
@@ -227,8 +227,11 @@ def _require_classifier(stage: StagePlan, key: str) -> None:
         raise SemisupError(f"{key}: '{stage.name}' trains an encoder and cannot answer; fine-tune it first")
 
 
-def _step_memory(method: Method, stage: StageConfig, data: ImageData) -> int:
-    """Peak bytes of a step: data, weights, gradients, optimizer and activations. Runs it, on the meta device."""
+def _step_memory(method: Method, stage: StageConfig, data: ImageData, precision: str) -> int:
+    """Peak bytes of a step: data, weights, gradients, optimizer and activations. Runs it, on the meta device.
+
+    The step is made in fp32; under autocast about half is kept.
+    """
     with torch.device("meta"):
         try:
             activations = _try_step(method, stage, data)
@@ -239,7 +242,8 @@ def _step_memory(method: Method, stage: StageConfig, data: ImageData) -> int:
             ) from error
     trained = sum(p.numel() for group in method.groups().values() for p in group)
     everything: int = sum(t.numel() for t in method.state_dict().values())
-    return data.x_train.nbytes + data.x_test.nbytes + activations + 4 * (everything + 3 * trained)
+    kept = activations if precision == "fp32" else activations // 2
+    return data.x_train.nbytes + data.x_test.nbytes + kept + 4 * (everything + 3 * trained)
 
 
 def _try_step(method: Method, stage: StageConfig, data: ImageData) -> int:

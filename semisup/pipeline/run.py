@@ -67,7 +67,7 @@ def run(
     reporter = Reporter(quiet=quiet)
     folder = Path(out) if out is not None else Path("runs") / loaded.name
     store = folder.parent / STORE
-    raise_all(_folder_problems([store, folder, *(folder / name for name in loaded.stages)]), "out")
+    raise_all(_folder_problems([folder, store, *(folder / name for name in loaded.stages)]), "out")
     plan = make_plan(loaded)
     homes = {stage.name: store / stage.fingerprint for stage in plan.stages}
     reused = set() if fresh else {name for name, home in homes.items() if (home / RECORD).exists()}

@@ -49,6 +49,8 @@ class Artifact:
             (folder / name).unlink(missing_ok=True)
         for name in [*self.record["files"], RECORD]:
             target, temporary = folder / name, folder / f".{name}.{os.getpid()}.tmp"
+            if target.exists() and target.samefile(self.folder / name):
+                continue  # linked before; renaming a link onto its own file would leave both names
             temporary.unlink(missing_ok=True)
             try:
                 os.link(self.folder / name, temporary)

@@ -39,7 +39,7 @@ def updates(method: Method, batch: Batch, progress: Progress, look: Callable[[Up
         with torch.no_grad():
             for p in groups[update.group]:
                 if p.grad is not None:
-                    p -= 0.05 * p.grad
+                    p.sub_(0.05 * p.grad)
                     p.grad = None
     return seen
 
@@ -57,7 +57,8 @@ def check_views_matter(case: Case) -> None:
         return nn.utils.parameters_to_vector(p for group in method.groups().values() for p in group)
 
     views = case.build().views
-    declared = [(part, view) for part in ("labeled", "unlabeled") for view in views.policies(part)]  # type: ignore[arg-type]
+    declared = [("labeled", view) for view in views.policies("labeled")]
+    declared += [("unlabeled", view) for view in views.policies("unlabeled")]
     assert declared, "the method asks for no view"
     plain = weights(None)
     assert torch.equal(plain, weights(None)), "two equal runs differ, so this check means nothing"

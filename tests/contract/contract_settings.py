@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -52,9 +52,7 @@ _MPL = Setting(
     random=True,
     guesses=True,
 )
-_FIXMATCH = Setting(
-    {"threshold": 0.0}, terms=_terms("supervised", "unlabeled"), numbers=_terms("kept"), guesses=True
-)
+_FIXMATCH = Setting({"threshold": 0.0}, terms=_terms("supervised", "unlabeled"), numbers=_terms("kept"), guesses=True)
 
 SETTINGS: dict[str, dict[str, Setting]] = {
     "supervised": {
@@ -159,10 +157,10 @@ class Source:
     dies_at: int | None = None
     images_per_step: int = LABELED + UNLABELED
 
-    def _views(self, part: str, size: int, step: int) -> dict[str, Tensor]:
+    def _views(self, part: Literal["labeled", "unlabeled"], size: int, step: int) -> dict[str, Tensor]:
         views = {}
         images = _images(size, self.seed, part, step)
-        for view in self.method.views.policies("labeled" if part == "labeled" else "unlabeled"):
+        for view in self.method.views.policies(part):
             own = _draw(self.seed, part, view, step)
             views[view] = images + 0.3 * torch.randn(images.shape, generator=own)
             if self.noise == (part, view):
@@ -212,7 +210,9 @@ def move(batch: Batch, device: str) -> Batch:
     )
 
 
-def train(method: Method, source: Callable[..., Batch], steps: int, key: int = 0, path: Path | None = None) -> FitResult:
+def train(
+    method: Method, source: Callable[..., Batch], steps: int, key: int = 0, path: Path | None = None
+) -> FitResult:
     """Fit as the engine does it, with momentum and an average of the weights."""
     return fit(
         method,

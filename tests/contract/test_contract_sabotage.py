@@ -86,8 +86,8 @@ class NoLabels(NoisyStudent):
     """Labeled images are forgotten."""
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        logits = self.model(batch.unlabeled["strong"])
-        loss = F.cross_entropy(logits, batch.unlabeled.target)
+        assert batch.unlabeled.target is not None
+        loss = F.cross_entropy(self.model(batch.unlabeled["strong"]), batch.unlabeled.target)
         yield Update(loss, log={"supervised": loss.detach(), "unlabeled": loss})
 
 
@@ -336,7 +336,9 @@ class LateItem(MetaPseudoLabels):
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         for update in super().step(batch, progress):
-            yield update if progress.fraction < 0.5 or float(update.loss.detach()) > 0 else update
+            if progress.fraction > 0.5:
+                update = replace(update, loss=update.loss * (1 + 0 * float(update.loss.detach())))
+            yield update
 
 
 class BooleanIndex(FixMatch):

@@ -17,7 +17,7 @@ def test_auto_takes_a_device_that_is_there() -> None:
 
 @pytest.mark.parametrize("name", ["gpu", "cpu:1", "cuda:", "cuda:x", "cuda:-1", "mps:0", "", "meta", "cuda:٣"])
 def test_an_unknown_device_is_an_error(name: str) -> None:
-    with pytest.raises(SemisupError, match="^device: "):
+    with pytest.raises(SemisupError, match=r"^device: "):
         resolve_device(name)
 
 

@@ -146,8 +146,6 @@ def test_the_average_of_the_weights_is_their_mean_while_it_is_warm() -> None:
     assert len(history) == 10 and result.ema is not None
     for i, averaged in enumerate(result.ema.module.parameters()):
         torch.testing.assert_close(averaged, torch.stack([weights[i] for weights in history]).mean(0))
-    for averaged, current in zip(result.ema.module.buffers(), method.model.buffers(), strict=True):
-        assert torch.equal(averaged, current)
     assert run(Small()).ema is None
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -222,7 +223,7 @@ def test_warmup_is_linear_and_then_the_schedule_begins(name: str) -> None:
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_rate_never_rises_after_the_warmup(name: str) -> None:
     rates = [factor(name, step, 50, warmup=0.1) for step in range(50)]
-    assert all(a >= b > 0 for a, b in zip(rates[5:], rates[6:], strict=False))
+    assert all(a >= b > 0 for a, b in itertools.pairwise(rates[5:]))
 
 
 def test_warmup_below_one_is_a_part_of_the_stage() -> None:

@@ -6,12 +6,14 @@ at work within a tenth of a second, and the tests can afford a kill per stage. `
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,14 +51,19 @@ STAGES: dict[str, dict[str, Any]] = {
 }
 """Every method once, with every optimizer, and what of each has a state: memory, averages, two networks, tables."""
 
-ENVIRONMENT = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 PATIENCE = 60.0
 """Seconds after which a process that does nothing has failed the test."""
 
 SERVER = """
-import json, os, resource, sys
-import matplotlib.figure, torch._dynamo, semisup.pipeline
+import json, os, resource, sys, tempfile
+from pathlib import Path
+import torch._dynamo, semisup.pipeline
 from semisup.cli.app import main
+from semisup.evaluate import confusion_figure
+
+with tempfile.TemporaryDirectory() as folder:  # looks for fonts, which takes a second
+    confusion_figure(torch.eye(2, dtype=torch.long), ["0", "1"], Path(folder) / "warm.png")
 
 for line in sys.stdin:
     job = json.loads(line)
@@ -110,15 +117,25 @@ class Nursery:
         self.server = subprocess.Popen(
             [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
         )
+        self.child: Child | None = None
 
     def start(self, cwd: Path, *args: str, largest_file: int = 0) -> Child:
         """Start `semisup ARGS` in `cwd`; no file may grow beyond `largest_file` bytes, if given: a full disk."""
+        if self.child is not None and self.child.code is None:  # its test has failed
+            self.child.kill()
+            self.child.wait()
         log = cwd / "output.log"
         job = {"cwd": str(cwd), "args": args, "log": str(log), "largest_file": largest_file}
-        assert self.server.stdin is not None and self.server.stdout is not None
+        assert self.server.stdin is not None
         self.server.stdin.write(json.dumps(job) + "\n")
         self.server.stdin.flush()
-        return Child(int(self.server.stdout.readline()), log, self)
+        self.child = Child(self.number(), log, self)
+        return self.child
+
+    def number(self) -> int:
+        """The next number that the server says."""
+        assert self.server.stdout is not None
+        return int(self.server.stdout.readline())
 
     def run(self, cwd: Path, *args: str, largest_file: int = 0) -> tuple[int, str]:
         """Start and wait: exit status and everything printed."""
@@ -137,27 +154,41 @@ class Nursery:
 
 @dataclass
 class Child:
+    """One process of a nursery."""
+
     pid: int
     log: Path
     nursery: Nursery
+    code: int | None = None
+    """Exit status, negative the number of the signal that ended it; None before `wait`."""
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal. The process cannot be another's: its parent reaps it in `wait` alone, before the next start."""
-        os.kill(self.pid, number)
+        """Send a signal; a process that has ended already is left alone."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def wait(self) -> int:
-        """Exit status, negative the number of the signal that ended it."""
-        assert self.nursery.server.stdout is not None
-        return int(self.nursery.server.stdout.readline())
+        """Wait for the end and return the exit status."""
+        self.code = self.nursery.number()
+        return self.code
 
+    def alive(self) -> bool:
+        """Whether the server has not reaped it yet."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
 
-def wait_for(what: str, condition: Any, seconds: float = PATIENCE) -> None:
-    """Poll every millisecond until `condition()`."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"waited {seconds:g} s for {what}")
-        time.sleep(0.001)
+    def wait_for(self, what: str, condition: Callable[[], object]) -> None:
+        """Poll every millisecond until `condition()`; the process must not end before."""
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            if not self.alive() and not condition():
+                raise AssertionError(f"the process ended before {what}:\n{self.log.read_text()}")
+            if time.monotonic() > end:
+                raise TimeoutError(f"waited {PATIENCE:g} s for {what}:\n{self.log.read_text()}")
+            time.sleep(0.001)
 
 
 def events(out: Path, kind: str) -> list[dict[str, Any]]:

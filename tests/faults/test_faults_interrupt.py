@@ -7,7 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from faults_process import Child, Nursery, command, environment, events, statuses, tensors, wait_for, write_recipe
+from faults_process import Child, Nursery, command, environment, events, statuses, tensors, write_recipe
 
 RUN = ("run", "recipe.yaml", "--out", "out")
 
@@ -29,7 +29,9 @@ def test_ctrl_c_exits_130_says_how_to_go_on_and_the_same_command_resumes(
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_for("the first steps", lambda: events(tmp_path / "my out", "metrics"))
+    while not events(tmp_path / "my out", "metrics"):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -43,7 +45,7 @@ def test_ctrl_c_exits_130_says_how_to_go_on_and_the_same_command_resumes(
 def test_after_ctrl_c_the_same_command_goes_on_bit_for_bit(nursery: Nursery, single: Path, tmp_path: Path) -> None:
     write_recipe(tmp_path, "train")
     child = nursery.start(tmp_path, *RUN)
-    wait_for("a checkpoint", lambda: checkpoint_in(tmp_path))
+    child.wait_for("a checkpoint", lambda: checkpoint_in(tmp_path))
     child.kill(signal.SIGINT)
     assert child.wait() == 130
     code, output = nursery.run(tmp_path, *RUN)
@@ -56,12 +58,11 @@ def waiting(first: Nursery, second: Nursery, folder: Path) -> tuple[Child, Child
     """Start the command twice: the first one stopped in the middle of its stage, the second at the stage's door."""
     write_recipe(folder, "train")
     one = first.start(folder, *RUN)
-    wait_for("a checkpoint", lambda: checkpoint_in(folder))
+    one.wait_for("a checkpoint", lambda: checkpoint_in(folder))
     one.kill(signal.SIGSTOP)
-    log = one.log.rename(folder / "first.log")  # the second writes one of its own
-    one = Child(one.pid, log, first)
+    one.log = one.log.rename(folder / "first.log")  # the second writes one of its own
     other = second.start(folder, *RUN)
-    wait_for("the second run to begin", lambda: len(events(folder / "out", "run_start")) == 2)
+    other.wait_for("the second run to begin", lambda: len(events(folder / "out", "run_start")) == 2)
     time.sleep(0.3)
     assert len(events(folder / "out", "stage_start")) == 1  # the first one's
     return one, other

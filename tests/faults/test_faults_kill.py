@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -20,7 +21,6 @@ from faults_process import (
     statuses,
     tensors,
     timeless,
-    wait_for,
     write_recipe,
 )
 
@@ -31,15 +31,6 @@ RUN = ("run", "recipe.yaml", "--out", "out")
 
 def test_the_recipe_here_has_every_method() -> None:
     assert {stage["method"]["name"] for stage in STAGES.values() if "method" in stage} == set(METHODS)
-
-
-def test_two_uninterrupted_runs_are_the_same(nursery: Nursery, whole: Path, tmp_path: Path) -> None:
-    """Else the comparisons below would compare with chance."""
-    write_recipe(tmp_path)
-    code, output = nursery.run(tmp_path, *RUN)
-    assert code == 0, output
-    assert_same_result(tmp_path / "out", whole / "out")
-    assert set(statuses(tmp_path / "out").values()) == {"trained"}
 
 
 def assert_same_result(out: Path, reference: Path) -> None:
@@ -60,7 +51,7 @@ def test_a_kill_in_every_stage_changes_no_bit(nursery: Nursery, whole: Path, tmp
         home = tmp_path / ".semisup" / "stages" / reference.name
         begun = home / ("lock" if STAGES[name].get("kind") == "relabel" else "checkpoint.pt")
         child = nursery.start(tmp_path, *RUN)
-        wait_for(f"{name} to begin", begun.exists)
+        child.wait_for(f"{name} to begin", begun.exists)
         time.sleep(draws.uniform(0, 0.05))
         child.kill()
         assert child.wait() == -signal.SIGKILL
@@ -95,19 +86,9 @@ def test_many_kills_of_the_command_itself_change_no_bit(nursery: Nursery, tmp_pa
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-    for seed in range(25):  # and as many in the thick of it
-        draws = random.Random(seed)
-        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("checkpoint.pt")}
-        child = nursery.start(tmp_path / "killed", *RUN, *(["--fresh"] if seed % 5 == 0 else []))
-        store = tmp_path / "killed" / ".semisup"
-        wait_for(
-            "a new checkpoint or the end",
-            lambda b=before, s=store: (
-                (tmp_path / "killed/out/result.json").exists()
-                or any(b.get(path) != path.stat().st_mtime_ns for path in s.rglob("checkpoint.pt"))
-            ),
-        )
-        time.sleep(draws.uniform(0, 1.0))
+    for turn in range(25):  # and as many in the thick of it
+        child = nursery.start(tmp_path / "killed", *RUN, *(["--fresh"] if turn % 5 == 0 else []))
+        time.sleep(draws.uniform(0, 5))
         child.kill()
         assert child.wait() in (0, -signal.SIGKILL)
     subprocess.run(command(*RUN), cwd=tmp_path / "killed", env=environment(), check=True, capture_output=True)
@@ -118,7 +99,7 @@ def test_a_kill_between_the_last_stage_and_the_result(nursery: Nursery, whole: P
     write_recipe(tmp_path, "pretrain", "finetune")
     record = tmp_path / ".semisup/stages" / homes(whole / "out")["finetune"].name / "stage.json"
     child = nursery.start(tmp_path, *RUN)
-    wait_for("the last stage", record.exists)
+    child.wait_for("the last stage", record.exists)
     child.kill()
     assert child.wait() == -signal.SIGKILL
     assert not (tmp_path / "out/result.json").exists()
@@ -133,16 +114,12 @@ def test_a_kill_between_the_last_stage_and_the_result(nursery: Nursery, whole: P
 
 
 def test_a_kill_between_the_record_and_the_removal_of_the_checkpoint(
-    nursery: Nursery, whole: Path, tmp_path: Path
+    nursery: Nursery, single: Path, tmp_path: Path
 ) -> None:
     """The stage is finished: what its checkpoint says no longer matters."""
-    write_recipe(tmp_path, "contrast")
+    shutil.copytree(single, tmp_path, dirs_exist_ok=True)
+    (homes(tmp_path / "out")["train"] / "checkpoint.pt").write_bytes(b"left over")
     code, output = nursery.run(tmp_path, *RUN)
     assert code == 0, output
-    (homes(tmp_path / "out")["contrast"] / "checkpoint.pt").write_bytes(b"left over")
-    code, output = nursery.run(tmp_path, *RUN)
-    assert code == 0, output
-    assert statuses(tmp_path / "out") == {"contrast": "reused"}
-    assert tensors(tmp_path / "out") == {
-        name: content for name, content in tensors(whole / "out").items() if name.startswith("contrast/")
-    }
+    assert statuses(tmp_path / "out") == {"train": "reused"}
+    assert tensors(tmp_path / "out") == tensors(single / "out")

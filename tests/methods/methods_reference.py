@@ -94,7 +94,7 @@ def drive(method: Method, given: Batch, progress: Progress = START, lr: float = 
         with torch.no_grad():
             for p, slope in zip(groups[update.group], slopes, strict=True):
                 if slope is not None:
-                    p -= lr * slope
+                    p.sub_(lr * slope)
         yield update
 
 

@@ -46,7 +46,9 @@ def check_equation(cls: type[Distill], form: Any, alpha: float, temperature: flo
     update = ref.first(method, given())
     ref.check_value_and_gradient(update.log["distillation"], model, distillation)
     ref.check_value_and_gradient(
-        update.loss, model, lambda w: (1 - alpha) * supervised(w) + alpha * distillation(w) if alpha < 1 else distillation(w)
+        update.loss,
+        model,
+        lambda w: (1 - alpha) * supervised(w) + alpha * distillation(w) if alpha < 1 else distillation(w),
     )
     assert update.log.keys() == ({"distillation"} if alpha == 1 else {"supervised", "distillation"})
     if alpha < 1:
@@ -80,7 +82,9 @@ def check_teacher_is_frozen(cls: type[Distill]) -> None:
 
 
 @pytest.mark.parametrize("form", ["simclr_v2", "hinton"])
-@pytest.mark.parametrize(("alpha", "temperature", "view"), [(1.0, 1.0, "weak"), (0.3, 4.0, "weak"), (1.0, 2.0, "strong")])
+@pytest.mark.parametrize(
+    ("alpha", "temperature", "view"), [(1.0, 1.0, "weak"), (0.3, 4.0, "weak"), (1.0, 2.0, "strong")]
+)
 def test_equation(form: str, alpha: float, temperature: float, view: str) -> None:
     check_equation(Distill, form, alpha, temperature, view)
 
@@ -88,9 +92,7 @@ def test_equation(form: str, alpha: float, temperature: float, view: str) -> Non
 def test_alpha_0_is_supervised() -> None:
     model = ref.regression(0)
     update = ref.first(Distill(model, ref.regression(1), alpha=0.0), given())
-    ref.check_value_and_gradient(
-        update.loss, model, lambda w: ref.labeled_loss(w, X["weak"], given().labeled.y)
-    )
+    ref.check_value_and_gradient(update.loss, model, lambda w: ref.labeled_loss(w, X["weak"], given().labeled.y))
 
 
 def test_no_labels_at_alpha_1() -> None:
@@ -148,8 +150,8 @@ class Swapped(Distill):
         self.distillation_loss = self._swapped
         return super().step(batch, progress)
 
-    def _swapped(self, student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-        log_p, log_q = ((z / temperature).log_softmax(1) for z in (student, teacher))
+    def _swapped(self, student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float) -> torch.Tensor:
+        log_p, log_q = ((z / temperature).log_softmax(1) for z in (student_logits, teacher_logits))
         return (log_p.exp() * (log_p - log_q)).sum(1).mean() * temperature**2
 
 

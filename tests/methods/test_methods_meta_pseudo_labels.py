@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import methods_reference as ref
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from semisup.losses import soft_cross_entropy
 from semisup.methods import Batch, Progress, Update
@@ -44,7 +45,7 @@ def step(method: MetaPseudoLabels, lr: float, progress: Progress = ref.START) ->
     slopes = torch.autograd.grad(student.loss, parameters)
     with torch.no_grad():
         for p, slope in zip(parameters, slopes, strict=True):
-            p -= lr * slope
+            p.sub_(lr * slope)
     teacher = next(updates)
     assert teacher.group == "teacher"
     return student, teacher
@@ -64,23 +65,27 @@ def check_taylor(cls: type[MetaPseudoLabels]) -> None:
 
     The gradients are central differences of equations that know nothing of the method. A wrong sign tends to -1.
     """
-    far = []
+    far, signs = [], set()
     for lr in (0.1, 0.01, 0.001):
         ratios = []
-        for teacher in (1, 2, 3):
-            torch.manual_seed(teacher)
-            method = build(cls, teacher=teacher)
+        for student_seed, teacher_seed in ((2, 1), (1, 5), (0, 4), (2, 7)):  # the last two give labels that hurt
+            torch.manual_seed(teacher_seed)
+            method = build(cls, student_seed, teacher_seed)
             before = ref.weights(method.student)
             student, update = step(method, lr)
             after = ref.weights(method.student)
             labels = labels_of(student)
-            slope_u = ref.numeric_gradient(lambda w, y=labels: ref.labeled_loss(w, U["strong"], y), before)
-            slope_l = ref.numeric_gradient(lambda w: ref.labeled_loss(w, X["weak"], given().labeled.y), after)
+            slope_u = ref.numeric_gradient(partial(ref.labeled_loss, x=U["strong"], y=labels), before)
+            slope_l = ref.numeric_gradient(partial(ref.labeled_loss, x=X["weak"], y=given().labeled.y), after)
             first_order = lr * float((slope_l * slope_u).sum())
             ratios.append(float(update.log["help"]) / first_order)
+            signs.add(first_order > 0)
         far.append(max(abs(ratio - 1) for ratio in ratios))
-    assert far[0] > far[1] > far[2], f"no first-order measure: {far}"
-    assert far[2] < 0.01, f"no first-order measure: {far}"
+    if len(signs) < 2:
+        pytest.fail("only one sign was tried")
+    # The third is no tenth of the second: float32 keeps four digits of a difference that small.
+    assert far[0] > 2 * far[1], f"no first-order measure: {far}"
+    assert max(far[1:]) < 0.02, f"no first-order measure: {far}"
 
 
 def test_taylor() -> None:
@@ -99,6 +104,18 @@ def check_student(cls: type[MetaPseudoLabels]) -> None:
 
 def test_student() -> None:
     check_student(MetaPseudoLabels)
+
+
+def test_student_is_measured_in_train_mode() -> None:
+    """h compares what the student learns by: three forwards in train mode, before, on the labels, and after."""
+    model = ref.regression()
+    model.neck.append(nn.BatchNorm1d(ref.PIXELS))
+    method = MetaPseudoLabels(model, **PLAIN).train()
+    ref.run(method, given())
+    norm = method.student.neck[0]
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert norm.training
+    assert norm.num_batches_tracked == 3
 
 
 def test_labels_are_drawn_from_the_teacher() -> None:
@@ -148,9 +165,7 @@ def check_teacher(cls: type[MetaPseudoLabels], fraction: int = 5) -> None:
     ref.check_value_and_gradient(update.log["teacher_supervised"], method.teacher, supervised)
     ref.check_value_and_gradient(update.log["teacher_uda"], method.teacher, uda)
     ref.check_value_and_gradient(update.log["feedback"], method.teacher, feedback)
-    ref.check_value_and_gradient(
-        update.loss, method.teacher, lambda w: supervised(w) + ramp * 8 * uda(w) + feedback(w)
-    )
+    ref.check_value_and_gradient(update.loss, method.teacher, lambda w: supervised(w) + ramp * 8 * uda(w) + feedback(w))
 
 
 @pytest.mark.parametrize("fraction", [0, 5, 9])
@@ -175,7 +190,7 @@ def check_feedback_teaches(cls: type[MetaPseudoLabels]) -> None:
         before = -ref.labeled_loss(ref.weights(method.teacher), U["strong"], labels)
         with torch.no_grad():
             for p, slope in zip(method.teacher.parameters(), slopes, strict=True):
-                p -= 0.1 * slope
+                p.sub_(0.1 * slope)
         after = -ref.labeled_loss(ref.weights(method.teacher), U["strong"], labels)
         assert (after > before) == helped, f"seed {seed}: helped {helped}, log-probability {before:.4f} -> {after:.4f}"
         signs.add(helped)
@@ -188,7 +203,7 @@ def test_feedback_teaches() -> None:
 
 
 def test_soft_labels_would_teach_nothing() -> None:
-    """CE(softmax(z), softmax(z)) is the entropy in value, and its gradient with a detached target is exactly that of 0."""
+    """CE(p, softmax(z)) has the gradient softmax(z) - p in z, and that is 0 for p = softmax(z)."""
     z = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     (slope,) = torch.autograd.grad(soft_cross_entropy(z, z.detach().softmax(1)), z)
     torch.testing.assert_close(slope, torch.zeros_like(z), atol=1e-7, rtol=0)

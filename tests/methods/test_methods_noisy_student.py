@@ -89,7 +89,7 @@ def test_joint_forward() -> None:
     norm = nn.BatchNorm1d(ref.PIXELS)
     model.neck.append(norm)
     ref.run(NoisyStudent(model).train(), given())
-    assert int(norm.num_batches_tracked) == 1
+    assert norm.num_batches_tracked == 1
     assert norm.running_mean is not None
     ref.close(norm.running_mean, 0.1 * torch.cat([X["strong"], U["strong"]]).flatten(1).mean(0).double().numpy())
 

@@ -137,7 +137,7 @@ def check_memory(cls: type[SimCLRv2]) -> None:
         with torch.no_grad():
             for p in method.groups()["main"]:
                 assert p.grad is not None
-                p -= 0.5 * p.grad
+                p.sub_(0.5 * p.grad)
                 p.grad = None
         assert next(generator, None) is None
         seen.append(parameters(method.encoder))
@@ -165,13 +165,27 @@ def check_own_keys_are_no_negatives(cls: type[SimCLRv2]) -> None:
     updates = method.step(given, ref.START)
     # Eight anchors, one positive each, six orthogonal ones in the batch and four in the memory, at tau = .5.
     ref.close(next(updates).loss, math.log(1 + 10 * math.exp(-2)))
-    method.average.update = lambda encoder: None  # type: ignore[method-assign]  # nothing here can be averaged
+    method.average.update = lambda online: None  # type: ignore[method-assign]  # nothing here can be averaged
     assert next(updates, None) is None
     assert torch.equal(method.queue, torch.eye(8)[4:])
 
 
 def test_memory() -> None:
     check_memory(SimCLRv2)
+
+
+def test_average_has_batch_statistics_of_its_own() -> None:
+    """Those of the second views under its own weights, as MoCo's key encoder."""
+    method = SimCLRv2(ref.linear_encoder(), memory=8).train()
+    given = ref.batch(unlabeled={"first": ref.images(4, 1), "second": ref.images(4, 2)})
+    ref.run(method, given)
+    average = cast(Encoder, method.average.module)
+    norm = average.get_submodule("projector.layers.0.1")
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert norm.running_mean is not None
+    linear = average.get_submodule("projector.layers.0.0")
+    keys = linear(average.backbone(given.unlabeled["second"]))
+    ref.close(norm.running_mean, 0.1 * keys.detach().mean(0).double().numpy(), rtol=1e-4)
 
 
 def test_own_keys_are_no_negatives() -> None:

@@ -1,0 +1,332 @@
+"""The `semisup` command: every mistake is one message and exit status 2, answered before anything is trained."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semisup.cli.app import main
+from semisup.config import DataConfig, shipped_recipes
+from semisup.data import load_data
+from semisup.methods import METHODS
+
+RECIPE = """
+name: tiny
+device: cpu
+log_every: 1
+tracking: {mlflow: false}
+data: {source: digits, labels: 40}
+model: {name: cnn, width: 3}
+stages:
+  train:
+    method: {name: supervised}
+    batch: {labeled: 16}
+    steps: 3
+"""
+
+Semisup = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def semisup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Semisup:
+    """Run the command in this process and an empty folder with `tiny.yaml`: exit status, output, errors."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+
+    def call(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["semisup", *args])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+            raise SystemExit(0)
+        code = stopped.value.code
+        output = capsys.readouterr()
+        return code if isinstance(code, int) else 1, output.out, output.err
+
+    return call
+
+
+@pytest.fixture
+def bad_files(tmp_path: Path) -> None:
+    images, labels = np.zeros((50, 8, 8), np.uint8), np.arange(50) % 5
+    np.savez(tmp_path / "ok.npz", x_train=images, y_train=labels, x_test=images[:9], y_test=labels[:9])
+    np.savez(tmp_path / "float.npz", x_train=images / 255, y_train=labels[:49], x_test=images[:9], y_test=labels[:9])
+    (tmp_path / "bad.npz").write_bytes(b"PK" + bytes(99))
+    (tmp_path / "broken.yaml").write_text("stages: [\n")
+    (tmp_path / "empty.yaml").write_text("")
+    (tmp_path / "wrongtype.yaml").write_text("stages: 3\n")
+    (tmp_path / "evil.yaml").write_text('a: !!python/object/apply:os.system ["touch hacked"]\n')
+    (tmp_path / "bytes.yaml").write_bytes(b"name: \xff\xfe\n")
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "notes.txt").write_text("name: x\n")
+    (tmp_path / "model").mkdir()
+
+
+# Arguments, and words that the answer must have.
+MISTAKES: list[tuple[list[str], list[str]]] = [
+    (["run", "nosuch/recipe"], ["nosuch/recipe", "no such recipe"]),
+    (["run", "digits/quikstart"], ["did you mean 'digits/quickstart'"]),
+    (["run", "broken.yaml"], ["broken.yaml", "line"]),
+    (["run", "empty.yaml"], ["empty.yaml", "empty"]),
+    (["run", "wrongtype.yaml"], ["wrongtype.yaml", "stages: must be a mapping"]),
+    (["run", "evil.yaml"], ["evil.yaml", "not allowed"]),
+    (["run", "bytes.yaml"], ["bytes.yaml", "UTF-8"]),
+    (["run", "folder.yaml"], ["folder.yaml", "is a folder"]),
+    (["run", "notes.txt"], ["notes.txt", ".yaml"]),
+    (["run", "tiny.yaml", "data.labelz=10%"], ["data.labelz", "did you mean 'labels'"]),
+    (["run", "tiny.yaml", "data.labels=ten"], ["data.labels", "ten"]),
+    (["run", "tiny.yaml", "data.labels=-4"], ["data.labels", "negative"]),
+    (["run", "tiny.yaml", "data.labels=101%"], ["data.labels", "100%"]),
+    (["run", "tiny.yaml", "data.labels=100000"], ["data.labels", "1438"]),
+    (["run", "tiny.yaml", "data.labels=0"], ["data.labels", "more than 0"]),
+    (["run", "tiny.yaml", "seed=abc"], ["seed", "whole number", "abc"]),
+    (["run", "tiny.yaml", "seed=-1"], ["seed", "-1"]),
+    (["run", "tiny.yaml", "data.source=nosuch"], ["data.source", "nosuch", "digits"]),
+    (["run", "tiny.yaml", "data.source=digit"], ["data.source", "did you mean 'digits'"]),
+    (["run", "tiny.yaml", "data.source=npz"], ["data.path", "missing"]),
+    (["run", "tiny.yaml", "data.source=npz", "data.path=okk.npz"], ["data.path", "did you mean 'ok.npz'"]),
+    (["run", "tiny.yaml", "data.source=npz", "data.path=bad.npz"], ["bad.npz", "not an .npz file"]),
+    (["run", "tiny.yaml", "data.source=npz", "data.path=float.npz"], ["x_train: must be uint8"]),
+    (["run", "tiny.yaml", "model.name=resnet999"], ["model.name", "resnet999", "did you mean 'resnet50'"]),
+    (["run", "tiny.yaml", "model.name=torchvision/resnet81"], ["model.name", "did you mean 'resnet18'"]),
+    (["run", "tiny.yaml", "model.width=-1"], ["model", "width", "-1"]),
+    (["run", "tiny.yaml", "device=quantum"], ["device", "quantum", "cpu"]),
+    (["run", "tiny.yaml", "device=cuda:9"], ["device", "not on this machine"]),
+    (["run", "tiny.yaml", "stages.train.method.name=fixmach"], ["stages.train.method.name", "did you mean 'fixmatch'"]),
+    (["run", "tiny.yaml", "stages.train.method.smoothing=1"], ["stages.train.method.smoothing", "label_smoothing"]),
+    (["run", "tiny.yaml", "stages.train.steps=-3"], ["stages.train.steps", "at least 1", "-3"]),
+    (["run", "tiny.yaml", "stages.train.steps=many"], ["stages.train.steps", "whole number"]),
+    (["run", "tiny.yaml", "stages.trian.steps=3"], ["stages.trian", "did you mean 'train'"]),
+    (["run", "tiny.yaml", "stages.train.lr=3"], ["stages.train.lr", "did you mean 'optimizer.lr'"]),
+    (["run", "tiny.yaml", "stages.train.init=pretrain"], ["stages.train.init.from", "no stage 'pretrain'"]),
+    (["run", "tiny.yaml", "stages.train.optimizer.betas.0=3"], ["stages.train.optimizer.betas"]),
+    (["run", "tiny.yaml", "stages=[train]"], ["stages", "mapping"]),
+    (["run", "tiny.yaml", "data=[digits]"], ["data", "mapping"]),
+    (["run", "tiny.yaml", "steps"], ["'steps'", "key=value"]),
+    (["run", "tiny.yaml", "seed=[1"], ["seed", "not valid YAML"]),
+    (["run", "tiny.yaml", "--out", "tiny.yaml"], ["out", "tiny.yaml", "is a file"]),
+    (["run", "tiny.yaml", "--out", "notes.txt/deep/er"], ["out", "notes.txt", "is a file"]),
+    (["run"], ["Usage: semisup run", "Missing argument", "recipe"]),
+    (["run", "tiny.yaml", "--dry"], ["--dry"]),
+    (["predict", "nosuch.model", "x.png"], ["nosuch.model", "not a model folder"]),
+    (["predict", "model", "x.png"], ["model", "no model.json"]),
+    (["predict", "model"], ["Missing argument"]),
+    (["track", "nosuch"], ["nosuch", "events.jsonl"]),
+    (["nosuchcommand"], ["nosuchcommand"]),
+]
+
+
+@pytest.mark.usefixtures("bad_files")
+@pytest.mark.parametrize(("args", "words"), MISTAKES, ids=[" ".join(args) for args, _ in MISTAKES])
+def test_a_mistake_is_one_message_and_exit_status_2(
+    args: list[str], words: list[str], semisup: Semisup, tmp_path: Path
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    code, out, err = semisup(*args)
+    assert code == 2
+    assert out == ""
+    assert [word for word in words if word not in err] == [], err
+    assert "Traceback" not in err
+    assert sorted(tmp_path.iterdir()) == before, "a mistake leaves nothing behind, and a recipe runs nothing"
+
+
+@pytest.mark.usefixtures("bad_files")
+def test_several_mistakes_are_one_message(semisup: Semisup) -> None:
+    _, _, err = semisup("run", "tiny.yaml", "seed=abc", "data.labels=ten", "stages.train.lr=1")
+    assert err.count("error:") == 1
+    assert "3 problems" in err
+    _, _, err = semisup(
+        "run", "tiny.yaml", "data.source=npz", "data.path=float.npz", "model.name=wrnn", "device=cuda:5"
+    )
+    assert [word for word in ("model.name", "device", "float.npz", "x_train") if word not in err] == []
+
+
+def test_a_run_from_the_command_line(semisup: Semisup, tmp_path: Path) -> None:
+    code, out, err = semisup("run", "tiny.yaml", "stages.train.steps=2")
+    assert (code, err) == (0, "")
+    assert "train 2/2" in out
+    content = json.loads((tmp_path / "runs" / "tiny" / "result.json").read_text())
+    assert content["stages"][0]["steps"] == 2
+    code, out, _ = semisup("run", "tiny.yaml", "stages.train.steps=2", "--out", "runs/other")
+    assert "done before" in out
+    code, out, _ = semisup("run", "tiny.yaml", "stages.train.steps=2", "--fresh")
+    assert "done before" not in out
+
+
+def test_a_dry_run_leaves_nothing(semisup: Semisup, tmp_path: Path) -> None:
+    code, out, _ = semisup("run", "tiny.yaml", "--dry-run")
+    assert code == 0
+    assert "supervised" in out
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_ctrl_c_exits_with_130_and_says_how_to_go_on(semisup: Semisup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal itself, and the checkpoint, are tested on real processes in tests/faults."""
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("semisup.pipeline.run", interrupted)
+    code, _, err = semisup("run", "tiny.yaml", "name=a b", "--out", "o")
+    assert code == 2  # a space in a name is a mistake, which comes first
+    code, _, err = semisup("run", "tiny.yaml", "data.labels=4 per class", "--out", "o")
+    assert code == 130
+    assert err == "stopped; go on with: semisup run tiny.yaml 'data.labels=4 per class' --out o\n"
+
+
+def test_a_full_disk_is_a_message_not_a_traceback(semisup: Semisup, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device", "out/result.json")
+
+    monkeypatch.setattr("semisup.pipeline.run", full)
+    code, _, err = semisup("run", "tiny.yaml")
+    assert code == 1
+    assert "No space left on device: 'out/result.json'" in err
+    assert "semisup run tiny.yaml" in err
+
+
+# Prediction
+
+
+def test_predict_writes_a_table(semisup: Semisup, tmp_path: Path) -> None:
+    semisup("run", "tiny.yaml", "--out", "o")
+    (tmp_path / "photos").mkdir()
+    for i, image in enumerate(load_data(DataConfig()).x_test[:3]):
+        Image.fromarray(image[:, :, 0]).resize((20, 20)).save(tmp_path / "photos" / f"{i}.{'jpg' if i else 'png'}")
+    code, out, err = semisup("predict", "o/train", "photos")
+    assert (code, err) == (0, "")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [row["path"] for row in rows] == ["photos/0.png", "photos/1.jpg", "photos/2.jpg"]
+    code, out, _ = semisup("predict", "o/train", "photos/0.png", "photos", "--out", "p.csv")
+    assert (code, out) == (0, "")
+    assert len(list(csv.DictReader(io.StringIO((tmp_path / "p.csv").read_text())))) == 4
+
+
+def test_predict_answers_its_mistakes(semisup: Semisup, tmp_path: Path) -> None:
+    semisup("run", "tiny.yaml", "--out", "o")
+    (tmp_path / "a.png").write_text("text")
+    (tmp_path / "empty").mkdir()
+    for args, words in [
+        (["o/train", "a.png", "b.png"], ["2 problems", "a.png: not an image", "b.png: no such file"]),
+        (["o/train", "empty"], ["no images found"]),
+        (["o/train", "o/train/confusion.png", "--out", "empty"], ["--out empty", "cannot be written"]),
+        (["o/train", "o/train/confusion.png", "--device", "quantum"], ["device", "quantum"]),
+        (["o", "a.png"], ["o: not a model folder"]),
+    ]:
+        code, out, err = semisup("predict", *args)
+        assert (code, out) == (2, "")
+        assert [word for word in words if word not in err] == [], err
+
+
+# Lists
+
+
+def test_methods_as_a_table_and_as_json(semisup: Semisup) -> None:
+    code, out, _ = semisup("methods", "--json")
+    assert code == 0
+    listed = json.loads(out)
+    assert [method["name"] for method in listed] == list(METHODS)
+    for method in listed:
+        assert set(method) == {"name", "family", "summary", "citation"}
+        assert all(method.values())
+        assert "\n" not in method["summary"]
+    code, out, _ = semisup("methods")
+    assert [line.split()[0] for line in out.splitlines()] == list(METHODS)
+
+
+def test_recipes_are_listed_by_the_names_that_run_takes(semisup: Semisup) -> None:
+    code, out, _ = semisup("recipes")
+    assert (code, out.split()) == (0, shipped_recipes())
+    assert "digits/quickstart" in out.split()
+
+
+def test_track_sends_what_is_left(semisup: Semisup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    semisup("run", "tiny.yaml", "--out", "o")
+    code, out, err = semisup("track", "o", "--uri", f"sqlite:///{tmp_path}/other.db")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"sent to sqlite:///{tmp_path}/other.db: 1 runs, 1 stages")
+    code, out, _ = semisup("track", "o")
+    assert out.startswith(f"sent to sqlite:///{tmp_path}/other.db: 0 runs, 0 stages")
+
+
+# How long an answer takes
+
+
+def python(code: str, cwd: Path) -> tuple[float, str]:
+    """Seconds of processor time that a fresh Python takes for `code`, and its output."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=cwd, env=os.environ
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
+
+
+ANSWER = """
+import sys
+from semisup.cli.app import main
+for line in {lines!r}:
+    sys.argv = ["semisup", *line.split()]
+    try:
+        main()
+    except SystemExit as stopped:
+        assert stopped.code == {code}, (line, stopped.code)
+slow = ["torch", "torchvision", "torch._dynamo", "sklearn", "scipy", "mlflow", "matplotlib", "albumentations"]
+print("imported:", [name for name in slow if name in sys.modules])
+"""
+
+WITHOUT_TORCH = [
+    "run nosuch/recipe",
+    "run tiny.yaml data.labels=ten",
+    "run tiny.yaml device=quantum",
+    "run tiny.yaml seed=abc data.labelz=1",
+    "predict nosuch x.png",
+    "track nosuch",
+    "nosuchcommand",
+]
+WITH_TORCH_ALONE = [
+    "run tiny.yaml data.labels=100000",
+    "run tiny.yaml data.source=nosuch",
+    "run tiny.yaml data.source=npz",
+    "run tiny.yaml model.name=resnet999",
+    "run tiny.yaml model.name=torchvision/resnet81",
+    "run tiny.yaml stages.train.method.smoothing=1",
+    "run tiny.yaml stages.train.augment={strong: {policy: weak}}".replace(": ", ":"),
+    "run tiny.yaml --out tiny.yaml",
+]
+
+
+def test_help_and_lists_do_not_wait_for_torch(tmp_path: Path) -> None:
+    seconds, out = python(ANSWER.format(lines=["--help", "run --help", "predict --help"], code=0), tmp_path)
+    assert out.splitlines()[-1] == "imported: []"
+    assert seconds < 1.0, "about 0.2 s on an idle machine"
+    _, out = python(ANSWER.format(lines=["recipes"], code=0).replace("main()", "main(); sys.exit(0)"), tmp_path)
+    assert out.splitlines()[-1] == "imported: []"
+
+
+def test_most_mistakes_do_not_wait_for_torch(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    seconds, out = python(ANSWER.format(lines=WITHOUT_TORCH, code=2), tmp_path)
+    assert out.splitlines()[-1] == "imported: []"
+    assert seconds < 3.0, "all of them together: about 0.5 s on an idle machine"
+
+
+def test_the_other_mistakes_cost_little_more_than_importing_torch(tmp_path: Path) -> None:
+    """Which takes about 2 s; an answer must come within 3."""
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    torch_alone, _ = python("import torch", tmp_path)
+    seconds, out = python(ANSWER.format(lines=WITH_TORCH_ALONE, code=2), tmp_path)
+    assert out.splitlines()[-1] == "imported: ['torch']"
+    assert seconds < 1.5 * torch_alone + 1.0, "all of them together"

@@ -1,0 +1,132 @@
+"""Every shipped recipe is complete and could run: planned here on its data, or on images of the same shape."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from semisup.config import DataConfig, Recipe, find_recipe, load_recipe, shipped_recipes, to_yaml
+from semisup.data import ImageData, draw_budget, load_data
+from semisup.errors import SemisupError
+from semisup.methods import METHODS
+from semisup.pipeline.check import check_recipe
+from semisup.pipeline.plan import Plan, plan_stages
+from semisup.stages import channel_statistics
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+FILES = sorted(FOLDER.rglob("*.y*ml"))
+SHAPES = {
+    "digits": (1438, 8, 1, 10),
+    "fashion_mnist": (60_000, 28, 1, 10),
+    "cifar10": (50_000, 32, 3, 10),
+    "cifar100": (50_000, 32, 3, 100),
+    "svhn": (73_257, 32, 3, 10),
+    "stl10": (105_000, 96, 3, 10),
+}
+"""Training images, side, channels and classes of the sources."""
+LOCAL = ("digits", "fashion_mnist")
+"""Sources that need no download where this test runs; the second one if its Debian package is installed."""
+
+
+def blank(source: str) -> ImageData:
+    """As many black images as the source has, without their memory (all share one pixel), labels in turn."""
+    n, size, channels, classes = SHAPES[source]
+    images = np.broadcast_to(np.zeros(1, np.uint8), (n, size, size, channels))
+    data = ImageData(
+        name=source,
+        x_train=images,
+        y_train=np.arange(n) % classes,
+        x_test=images[:10],
+        y_test=np.arange(10),
+        classes=[str(k) for k in range(classes)],
+        flip=True,
+    )
+    # The hash of real pixels, which are not here; `cached_property` keeps what it finds in the instance.
+    data.__dict__["hash"] = f"blank {source}"
+    return data
+
+
+_loaded: dict[str, ImageData] = {}
+
+
+def data_of(config: DataConfig) -> ImageData:
+    if config.source not in _loaded:
+        try:
+            _loaded[config.source] = load_data(config) if config.source in LOCAL else blank(config.source)
+        except SemisupError:
+            if config.source == "digits":
+                raise
+            _loaded[config.source] = blank(config.source)
+    return _loaded[config.source]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(FOLDER).with_suffix("").as_posix()
+
+
+def test_all_recipes_are_found_and_shipped() -> None:
+    assert len(FILES) > 0
+    assert [name_of(path) for path in FILES] == shipped_recipes()
+    assert {path.suffix for path in FILES} == {".yaml"}, "shipped_recipes() and the wheel know no other"
+    assert {len(path.relative_to(FOLDER).parts) for path in FILES} == {2}, "recipes/<dataset>/<name>.yaml"
+    assert "digits/quickstart" in shipped_recipes()
+
+
+@pytest.fixture(params=FILES, ids=name_of)
+def path(request: pytest.FixtureRequest) -> Path:
+    found: Path = request.param
+    return found
+
+
+@pytest.fixture
+def recipe(path: Path) -> Recipe:
+    return load_recipe(path)
+
+
+def test_a_recipe_is_found_by_its_shipped_name(path: Path) -> None:
+    assert find_recipe(name_of(path)).read_text() == path.read_text()
+
+
+def test_a_recipe_names_only_what_there_is(recipe: Recipe) -> None:
+    assert check_recipe(recipe) == []
+
+
+def test_a_recipe_is_equal_to_its_resolved_self(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(to_yaml(recipe))
+    assert load_recipe(tmp_path / "r.yaml") == recipe
+
+
+def test_a_recipe_of_one_method_has_one_stage_named_train(recipe: Recipe) -> None:
+    if len(recipe.stages) == 1:
+        assert list(recipe.stages) == ["train"]
+
+
+def test_a_recipe_carries_the_name_of_its_file(path: Path, recipe: Recipe) -> None:
+    """Its default output folder is named after it, so two recipes must not share a name."""
+    dataset, name = name_of(path).split("/")
+    assert recipe.name == f"{dataset}-{name}".replace("_", "-")
+
+
+def test_a_recipe_says_how_to_run_it(path: Path) -> None:
+    header = re.match(r"(#.*\n)+", path.read_text())
+    assert header is not None
+    assert f"semisup run {name_of(path)}" in header[0]
+
+
+def test_a_recipe_could_run(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that a dry run checks, one trial step of every stage among it."""
+    local = recipe.data.source in LOCAL
+    if not local:  # a recipe for a GPU
+        monkeypatch.setattr("semisup.pipeline.plan._available_memory", lambda device: 40 * 2**30)
+    data = data_of(recipe.data)
+    statistics = channel_statistics(data.x_train[:100])
+    budget = draw_budget(data.y_train, recipe.data.labels, recipe.seed, data.num_classes)
+    plan = plan_stages(Plan(recipe, data, budget, torch.device("cpu"), "fp32" if local else "bf16", statistics, []))
+    assert [stage.name for stage in plan.stages] == list(recipe.stages)
+    trained = [stage for stage in plan.stages if stage.config.kind == "train"]
+    assert all(stage.steps >= 1 and stage.parameters > 0 for stage in trained)
+    assert {stage.config.method["name"] for stage in trained} <= set(METHODS)

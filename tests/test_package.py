@@ -1,0 +1,77 @@
+"""What `pip install` puts on a machine: code, recipes, the typing marker and the command."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+from semisup import __version__
+from semisup.config import shipped_recipes
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of a copy of the sources (building leaves files beside them), made without a network."""
+    folder = tmp_path_factory.mktemp("sources")
+    for name in ("semisup", "recipes"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / name)
+    command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--no-index", "-q"]
+    done = subprocess.run([*command, "-w", str(folder / "wheels")], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (path,) = (folder / "wheels").glob("*.whl")
+    return path
+
+
+def read(wheel: Path, name: str) -> str:
+    with zipfile.ZipFile(wheel) as archive:
+        (found,) = [member for member in archive.namelist() if member.endswith(name)]
+        return archive.read(found).decode()
+
+
+def test_the_wheel_has_every_module_recipe_and_marker(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "semisup").rglob("*.py")}
+    recipes = {f"semisup/recipes/{path.relative_to(ROOT / 'recipes')}" for path in (ROOT / "recipes").rglob("*.yaml")}
+    assert len(recipes) == len(shipped_recipes()) > 0
+    wanted = modules | recipes | {"semisup/py.typed"}
+    assert wanted - names == set()
+    extra = {name for name in names - wanted if ".dist-info/" not in name}
+    assert extra == set(), "tests, caches or results in the wheel"
+
+
+def test_the_wheel_names_command_version_licence_and_needs(wheel: Path) -> None:
+    assert "semisup = semisup.cli.app:main" in read(wheel, "entry_points.txt")
+    metadata = Parser().parsestr(read(wheel, "METADATA"))
+    assert metadata["Version"] == __version__
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert "MIT" in metadata["License"]
+    needs = metadata.get_all("Requires-Dist") or []
+    assert not [need for need in needs if "==" in need.split(";")[0]], "nothing is pinned, no build of torch chosen"
+    assert {"torch>=2.6", "mlflow>=3.0"} <= set(needs)
+
+
+def test_an_unpacked_wheel_finds_its_recipes_from_any_folder(wheel: Path, tmp_path: Path) -> None:
+    """As installed: without the checkout on the path, and in another folder."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
+        "import semisup, semisup.config as c\n"
+        "print(semisup.__file__); print(*c.shipped_recipes()); print(c.load_recipe('digits/quickstart').name)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    where, recipes, name = done.stdout.splitlines()
+    assert where == str(tmp_path / "site" / "semisup" / "__init__.py")
+    assert recipes.split() == shipped_recipes()
+    assert name == "digits-quickstart"
