@@ -1,16 +1,20 @@
 """Packaging of semisup. Tool settings live in pyproject.toml; everything about the distribution is here."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "semisup" / "_version.py").read_text(encoding="utf-8"), re.M)
+if VERSION is None:
+    raise RuntimeError("semisup/_version.py states no version")
 
 # The recipes stay at the top of the repository, where a reader looks for them, and travel in the wheel as the
 # package data of `semisup.recipes`.
 setup(
     name="semisup",
-    version="0.1.0",
+    version=VERSION[1],
     description="Self- and semi-supervised learning for images: pretrain, fine-tune, self-train and distill in one recipe.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -35,5 +39,4 @@ setup(
     ],
     extras_require={"dev": ["mypy>=1.14", "pytest>=8.0", "pytest-timeout>=2.3", "ruff>=0.9", "types-PyYAML"]},
     entry_points={"console_scripts": ["semisup=semisup.cli.app:main"]},
-    classifiers=["License :: OSI Approved :: MIT License", "Programming Language :: Python :: 3"],
 )

@@ -116,9 +116,9 @@ def markdown(name: str, table: Table, rows: list[dict[str, Any]]) -> str:
         "",
         f"Test accuracy in % over {table.draws} label draws (seeds 0 to {table.draws - 1}; mean ± standard deviation), "
         "last weights, EMA where the recipe has one. Difference: paired with "
-        f"{recipe}, stage `{stage}`, on the same labels. A row marked * is not above that baseline by more than its own "
-        "standard error. Unlabeled images include the labeled; no test image is ever unlabeled. kNN reads the true labels "
-        "of 10,000 training images. Seconds are of one thread of a shared two-core machine: a hint.",
+        f"{recipe}, stage `{stage}`, on the same labels. A row marked * is not above that baseline by more than its "
+        "own standard error. Unlabeled images include the labeled; no test image is ever unlabeled. kNN reads the true "
+        "labels of 10,000 training images. Seconds are of one thread of a shared two-core machine: a hint.",
         "",
         f"Command: `python benchmarks/tables.py {name} --jobs 2`; torch {torch.__version__}, {platform.machine()}.",
         "",

@@ -251,16 +251,6 @@ def test_recipes_are_listed_by_the_names_that_run_takes(semisup: Semisup) -> Non
     assert "digits/quickstart" in out.split()
 
 
-def test_track_sends_what_is_left(semisup: Semisup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    semisup("run", "tiny.yaml", "--out", "o")
-    code, out, err = semisup("track", "o", "--uri", f"sqlite:///{tmp_path}/other.db")
-    assert (code, err) == (0, "")
-    assert out.startswith(f"sent to sqlite:///{tmp_path}/other.db: 1 runs, 1 stages")
-    code, out, _ = semisup("track", "o")
-    assert out.startswith(f"sent to sqlite:///{tmp_path}/other.db: 0 runs, 0 stages")
-
-
 # How long an answer takes
 
 

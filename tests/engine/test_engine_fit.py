@@ -414,6 +414,15 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on_bit_for_bit(
     assert result.log == uninterrupted.log
 
 
+def test_the_loss_scale_of_fp16_survives_a_break(tmp_path: Path) -> None:
+    """After 2,000 good updates in a row the scale doubles: the count goes on where it was."""
+    settings = {"checkpoint": tmp_path / "checkpoint.pt", "checkpoint_seconds": 0, "precision": "fp16"}
+    with pytest.raises(Stopped):
+        run(Interrupting(5), **settings)
+    run(Small(), **settings)
+    assert load_checkpoint(tmp_path / "checkpoint.pt", CPU)["scaler"]["_growth_tracker"] == 10
+
+
 def test_a_run_is_repeated_by_its_key_whatever_the_global_seed() -> None:
     results = []
     for seed, key in ((1, "a"), (2, "a"), (2, "b")):

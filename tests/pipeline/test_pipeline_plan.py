@@ -301,6 +301,13 @@ def test_planning_makes_no_random_draw_and_no_real_network() -> None:
     assert plan.stages[0].network is not None
 
 
+def test_images_are_scaled_by_the_training_images_alone() -> None:
+    plan = make_plan(small())
+    mean, std = plan.statistics
+    assert mean == [pytest.approx((plan.data.x_train / 255).mean())]
+    assert std == [pytest.approx((plan.data.x_train / 255).std())]
+
+
 # A dry run
 
 

@@ -12,6 +12,7 @@ import pytest
 from pipeline_small import run_small, small
 
 import semisup
+from semisup.cli.app import track
 from semisup.data import load_data
 from semisup.errors import SemisupError
 from semisup.pipeline import RunResult
@@ -180,3 +181,9 @@ def test_a_run_is_tracked_and_its_models_load_from_mlflow(tracked: Path) -> None
     assert example.shape == (2, 8, 8, 1)
     with pytest.raises(mlflow.exceptions.MlflowException):
         model.predict(data.x_test.astype(np.float64))
+
+
+def test_track_finds_nothing_left_to_send(tracked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    track(tracked / "out")
+    sent = f"sent to sqlite:///{tracked}/mlflow.db: 0 runs, 0 stages, 0 metrics, 0 artifacts, 0 models\n"
+    assert capsys.readouterr().out == sent

@@ -1,0 +1,105 @@
+"""Everything that the README shows is run: its commands, its recipe, its method."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled
+from semisup.models import ModelSpec, build_classifier
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SEMISUP = Path(sys.executable).with_name("semisup")
+
+
+def blocks(language: str) -> list[str]:
+    """Fenced blocks of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """The words of every `semisup ...` line of the README's plain blocks, without its comment."""
+    lines = [line for block in blocks("") for line in block.splitlines() if line.startswith("semisup ")]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the commands name: `my.yaml`, a finished run of the quickstart's name, photos."""
+    folder = tmp_path_factory.mktemp("readme")
+    recipe = """
+name: my
+data: {source: digits, labels: 10%}
+model: {name: cnn, width: 4}
+tracking: {mlflow: false}
+stages:
+  student:
+    method: {name: supervised}
+    steps: 2
+"""
+    (folder / "my.yaml").write_text(recipe, encoding="utf-8")
+    subprocess.run([SEMISUP, "run", "my.yaml", "--out", "runs/digits-quickstart"], cwd=folder, check=True)
+    (folder / "photos").mkdir()
+    shutil.copy(ROOT / "benchmarks" / "results" / "quickstart_confusion.png", folder / "photos" / "a.png")
+    return folder
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_commands(words: list[str], workplace: Path) -> None:
+    if words[1] == "track":
+        pytest.skip("needs a tracked run: tests/tracking and tests/cli run it")
+    if words[1:3] == ["run", "digits/quickstart"]:
+        words = [*words, "--dry-run"]  # a minute of training; `make demo` is the whole of it
+    done = subprocess.run([SEMISUP, *words[1:]], cwd=workplace, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_command_of_the_readme_is_found() -> None:
+    assert {words[1] for words in commands()} == {"run", "methods", "recipes", "predict", "track"}
+
+
+def test_the_two_commands_exist() -> None:
+    make = shutil.which("make")
+    assert make is not None
+    for target in ("demo", "test"):
+        assert f"make {target} " in README
+        done = subprocess.run([make, "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_recipe_is_valid(tmp_path: Path) -> None:
+    (recipe,) = blocks("yaml")
+    (tmp_path / "chain.yaml").write_text(recipe, encoding="utf-8")
+    words = [SEMISUP, "run", "chain.yaml", "data.source=digits", "--dry-run"]  # digits are on every machine
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_method_works() -> None:
+    (source,) = (block for block in blocks("python") if "class PseudoLabel" in block)
+    assert len(source.splitlines()) <= 40
+    namespace: dict[str, object] = {}
+    exec(source, namespace)  # noqa: S102 - the README's own code
+    cls = namespace["PseudoLabel"]
+    assert isinstance(cls, type) and issubclass(cls, Method)
+    torch.manual_seed(0)
+    model = build_classifier(ModelSpec("cnn", {"width": 4}, 1, 8, 3))
+    method = cls(model, threshold=0.0)  # type: ignore[call-arg]
+    batch = Batch(
+        Labeled({"weak": torch.rand(4, 1, 8, 8)}, torch.tensor([0, 1, 2, 0])),
+        Unlabeled({"weak": torch.rand(6, 1, 8, 8)}, torch.arange(6)),
+    )
+    (update,) = method.step(batch, Progress(1, 2))
+    update.loss.backward()
+    assert all(p.grad is not None for p in method.parameters())
+    torch.testing.assert_close(
+        update.loss.detach(), (update.log["supervised"] + 0.5 * update.log["unlabeled"]).detach()
+    )
