@@ -9,10 +9,10 @@ demo: $(VENV)/.ready
 	$(BIN)/semisup run digits/quickstart --out runs/quickstart
 
 test: $(VENV)/.ready
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 test-all: $(VENV)/.ready
-	$(BIN)/pytest -m "slow or not slow"
+	$(BIN)/pytest -n auto -m "slow or not slow"
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ if VERSION is None:
 setup(
     name="semisup",
     version=VERSION[1],
-    description="Self- and semi-supervised learning for images: pretrain, fine-tune, self-train and distill in one recipe.",
+    description="Self- and semi-supervised learning for images: pretrain, fine-tune, self-train, distill.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
@@ -37,6 +37,8 @@ setup(
         "scikit-learn>=1.4",
         "typer>=0.12",
     ],
-    extras_require={"dev": ["mypy>=1.14", "pytest>=8.0", "pytest-timeout>=2.3", "ruff>=0.9", "types-PyYAML"]},
+    extras_require={
+        "dev": ["mypy>=1.14", "pytest>=8.0", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "ruff>=0.9", "types-PyYAML"]
+    },
     entry_points={"console_scripts": ["semisup=semisup.cli.app:main"]},
 )
