@@ -65,7 +65,12 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, where: str) ->
     at = {"first byte": 0, "middle": len(content) // 2, "last byte": -1}.get(where)
     if at is not None:
         content[at] ^= 1
-    damaged = {"cut short": content[:-100], "empty": b"", "longer": content + b"x", "swapped": b"semisup" * 100}
+    damaged: dict[str, bytes | bytearray] = {
+        "cut short": content[:-100],
+        "empty": b"",
+        "longer": content + b"x",
+        "swapped": b"semisup" * 100,
+    }
     path.write_bytes(damaged.get(where, content))
     with pytest.raises(SemisupError) as caught:
         load_checkpoint(path, CPU)

@@ -41,6 +41,7 @@ class Small(Method):
     """Two layers with everything that has a state: weights, batch norm, dropout, a buffer that the method writes."""
 
     seen: Tensor
+    model: nn.Sequential
 
     def __init__(self, dropout: float = 0.2) -> None:
         super().__init__()
@@ -50,7 +51,8 @@ class Small(Method):
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
 
     def loss(self, batch: Batch, progress: Progress) -> Tensor:
-        return F.cross_entropy(self.model(batch.labeled["weak"]).float(), batch.labeled.y)
+        loss: Tensor = F.cross_entropy(self.model(batch.labeled["weak"]).float(), batch.labeled.y)
+        return loss
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         loss = self.loss(batch, progress)
@@ -86,7 +88,8 @@ def test_fit_equals_the_loop_over_numbers() -> None:
             self.model = nn.Sequential(nn.Linear(4, 1))
 
         def loss(self, batch: Batch, progress: Progress) -> Tensor:
-            return (self.model(batch.labeled["weak"])[:, 0] - batch.labeled.y).square().mean()
+            error: Tensor = self.model(batch.labeled["weak"])[:, 0] - batch.labeled.y
+            return error.square().mean()
 
     method = Line()
     w = [float(x) for x in method.model[0].weight.detach().flatten()]
@@ -416,7 +419,7 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on_bit_for_bit(
 
 def test_the_loss_scale_of_fp16_survives_a_break(tmp_path: Path) -> None:
     """After 2,000 good updates in a row the scale doubles: the count goes on where it was."""
-    settings = {"checkpoint": tmp_path / "checkpoint.pt", "checkpoint_seconds": 0, "precision": "fp16"}
+    settings: dict[str, Any] = {"precision": "fp16", "checkpoint": tmp_path / "checkpoint.pt", "checkpoint_seconds": 0}
     with pytest.raises(Stopped):
         run(Interrupting(5), **settings)
     run(Small(), **settings)

@@ -100,7 +100,7 @@ def test_lars_returns_what_the_closure_computes() -> None:
 
     def closure() -> float:
         loss = weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return float(loss.detach())
 
     assert optimizer.step(closure) == 4.0

@@ -58,7 +58,7 @@ PATIENCE = 60.0
 SERVER = """
 import json, os, resource, sys, tempfile
 from pathlib import Path
-import torch._dynamo, semisup.pipeline
+import sklearn.linear_model, sklearn.pipeline, torch._dynamo, semisup.pipeline
 from semisup.cli.app import main
 from semisup.evaluate import confusion_figure
 
