@@ -19,7 +19,10 @@ __all__ = ["check_recipe", "yaml_key"]
 _BAD: Any = object()  # stands for a value that was reported and dropped
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 # What only a train stage reads: anything else than the default in a relabel stage would be silently ignored.
-_TRAIN_ONLY = ("method", "init", "pseudo_labels", "model", "optimizer", "schedule", "steps", "epochs", "ema")
+_TRAIN_ONLY = (
+    *("method", "init", "pseudo_labels", "model", "optimizer", "schedule", "batch"),
+    *("steps", "epochs", "ema", "augment"),
+)
 
 
 def check_recipe(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

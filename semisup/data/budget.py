@@ -55,7 +55,7 @@ def draw_budget(y_train: NDArray[np.int64], labels: Any, seed: int, num_classes:
     Raises:
         SemisupError: malformed, more than there is, or fewer than one image per class.
     """
-    budget = labels if isinstance(labels, Labels) else parse_labels(labels)
+    budget = parse_labels(labels)
     available = np.bincount(y_train[y_train >= 0], minlength=num_classes)
     total = int(available.sum())
     if budget.kind == "all":

@@ -44,8 +44,6 @@ def load_data(config: DataConfig) -> ImageData:
 
 def _folder_or_file(config: DataConfig) -> Path | None:
     """Return ``data.path`` as an existing path of the right kind."""
-    if config.source == "npz" and config.path is None:
-        raise SemisupError("data.path: missing; source npz needs the file, e.g. data.path=images.npz")
     if config.path is None:
         return None
     if config.source == "digits":
@@ -166,7 +164,7 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
 
 def _read_npz(path: Path | None) -> ImageData:
     if path is None:
-        raise SemisupError("data.path: missing; source npz needs the file")
+        raise SemisupError("data.path: missing; source npz needs the file, e.g. data.path=images.npz")
     return read_npz(path)
 
 

@@ -12,7 +12,7 @@ from semisup.config import OptimizerConfig, ScheduleConfig
 from semisup.errors import nearest, raise_all
 from semisup.methods import Method
 
-__all__ = ["LARS", "build_optimizers", "learning_rate", "set_learning_rates", "warmup_steps"]
+__all__ = ["LARS", "build_optimizers", "check_group_lr", "learning_rate", "set_learning_rates", "warmup_steps"]
 
 
 class LARS(torch.optim.Optimizer):
@@ -77,18 +77,27 @@ def _trust_ratio(weight_norm: Tensor, grad_norm: Tensor, trust: float) -> Tensor
     return torch.where((weight_norm > 0) & (grad_norm > 0), ratio, torch.ones_like(ratio))
 
 
+def check_group_lr(method: Method, config: OptimizerConfig) -> None:
+    """Refuse a `group_lr` for a group that the method does not have.
+
+    Raises:
+        SemisupError: names it and the nearest group.
+    """
+    groups = method.groups()
+    unknown = [name for name in config.group_lr if name not in groups]
+    problems = [f"the method has no parameter group '{name}'{nearest(name, groups)}" for name in unknown]
+    raise_all(problems, "optimizer.group_lr")
+
+
 def build_optimizers(method: Method, config: OptimizerConfig) -> dict[str, torch.optim.Optimizer]:
     """One optimizer for each of the method's groups; biases and norms (parameters of one dimension) get no decay.
 
     Raises:
         SemisupError: `group_lr` names a group that the method does not have.
     """
+    check_group_lr(method, config)
     optimizers: dict[str, torch.optim.Optimizer] = {}
-    groups_of_method = method.groups()
-    unknown = [name for name in config.group_lr if name not in groups_of_method]
-    problems = [f"the method has no parameter group '{name}'{nearest(name, groups_of_method)}" for name in unknown]
-    raise_all(problems, "optimizer.group_lr")
-    for name, parameters in groups_of_method.items():
+    for name, parameters in method.groups().items():
         lr = config.group_lr.get(name, config.lr)
         trained = [p for p in parameters if p.requires_grad]
         groups: list[dict[str, object]] = [

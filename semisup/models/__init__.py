@@ -8,10 +8,9 @@ from semisup.models.build import (
     check_model,
     count_parameters,
     model_signature,
-    option_names,
 )
 from semisup.models.classifier import Classifier, Encoder, feature_width
-from semisup.models.ema import EMA, ema_update_
+from semisup.models.ema import EMA
 from semisup.models.heads import ProjectionHead, build_neck
 from semisup.models.weights import WeightsReport, load_into, load_weights, save_weights
 
@@ -28,11 +27,9 @@ __all__ = [
     "build_neck",
     "check_model",
     "count_parameters",
-    "ema_update_",
     "feature_width",
     "load_into",
     "load_weights",
     "model_signature",
-    "option_names",
     "save_weights",
 ]

@@ -27,7 +27,6 @@ __all__ = [
     "check_model",
     "count_parameters",
     "model_signature",
-    "option_names",
 ]
 
 TORCHVISION = "torchvision/"
@@ -117,15 +116,6 @@ def model_signature(name: str) -> dict[str, inspect.Parameter]:
     parameters = inspect.signature(builder).parameters.values()
     # Keyword-only are in_channels and image_size, which follow from the data; torchvision's own name is not an option.
     return {p.name: p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is not p.empty}
-
-
-def option_names(name: str) -> list[str]:
-    """Return the names of a backbone's options.
-
-    Raises:
-        SemisupError: no backbone has that name; the nearest one is given.
-    """
-    return list(model_signature(name))
 
 
 def check_model(name: str, options: Mapping[str, Any]) -> list[str]:

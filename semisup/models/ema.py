@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from semisup.errors import SemisupError
 
-__all__ = ["EMA", "ema_update_"]
+__all__ = ["EMA"]
 
 
 class EMA(nn.Module):
@@ -26,6 +26,9 @@ class EMA(nn.Module):
     reaches it too: Mean Teacher wants it in train mode, evaluation in eval mode. The number of updates is a buffer, so
     that a checkpoint holds everything.
 
+    It starts warm, with ``m_t = min(1 - 1 / (t + 1), m)`` at update t = 1, 2, ...: the plain mean of the weights so far
+    until that forgets more slowly than m, so that the random start does not linger for thousands of steps.
+
     Attributes:
         module: the averaged network; calling the EMA calls it.
         decay: m; may be reassigned between updates (BYOL and DINO raise it along a cosine).
@@ -34,8 +37,6 @@ class EMA(nn.Module):
     Args:
         module: the network to follow; copied now, so it starts as its own average.
         decay: m in [0, 1]. A change is forgotten to one half after ln 0.5 / ln m updates: 693 at 0.999.
-        warm_start: use ``m_t = min(1 - 1 / (t + 1), m)`` at update t = 1, 2, ...: the plain mean of the weights so
-            far until it reaches m, so that the random start does not linger for thousands of steps.
         own_buffers: never touch the copy's buffers: for a teacher that sees batches in train mode itself.
 
     Raises:
@@ -44,15 +45,12 @@ class EMA(nn.Module):
 
     step: Tensor
 
-    def __init__(
-        self, module: nn.Module, decay: float = 0.999, *, warm_start: bool = True, own_buffers: bool = False
-    ) -> None:
+    def __init__(self, module: nn.Module, decay: float = 0.999, *, own_buffers: bool = False) -> None:
         super().__init__()
         if not 0 <= decay <= 1:
             raise SemisupError(f"ema: decay must be between 0 and 1, got {decay!r}")
         self.module = copy.deepcopy(module).requires_grad_(False)
         self.decay = decay
-        self.warm_start = warm_start
         self.own_buffers = own_buffers
         first = next(module.parameters(), None)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64, device=None if first is None else first.device))
@@ -63,57 +61,36 @@ class EMA(nn.Module):
 
     @torch.no_grad()
     def update(self, online: nn.Module) -> None:
-        """Move one step towards ``online``, which must have the structure of ``module``. Never waits for a GPU."""
+        """Move one step towards ``online``. Never waits for a GPU.
+
+        Parameters and floating-point buffers are averaged, other buffers copied.
+
+        Raises:
+            SemisupError: ``online`` has parameters or buffers of another number or shape than ``module``.
+        """
+        mine: list[Tensor] = list(self.module.parameters())
+        theirs: list[Tensor] = list(online.parameters())
+        my_buffers, their_buffers = list(self.module.buffers()), list(online.buffers())
+        # Shapes are known to the host. Unequal ones could broadcast without a word.
+        if [t.shape for t in mine + my_buffers] != [t.shape for t in theirs + their_buffers]:
+            raise SemisupError(
+                f"ema: the averaged {type(self.module).__name__} and the online {type(online).__name__} must be the "
+                "same network, but their parameters or buffers differ in number or shape"
+            )
         self.step.add_(1)
-        if self.warm_start:
-            # On the device: reading the counter on the host would stall the stream once per training step.
-            # As 1 - m_t, which single precision holds to all its digits and m_t does not.
-            weight: float | Tensor = (1 / (self.step + 1)).clamp(min=1 - self.decay)
-        else:
-            weight = 1 - self.decay
-        _move(self.module, online, weight, own_buffers=self.own_buffers)
-
-
-def ema_update_(averaged: nn.Module, online: nn.Module, decay: float | Tensor, *, own_buffers: bool = False) -> None:
-    """Average the parameters and the floating-point buffers of ``online`` into ``averaged`` in place; copy the others.
-
-    Args:
-        averaged: changed in place: ``decay * averaged + (1 - decay) * online``.
-        online: a network of the same structure.
-        decay: in [0, 1]; a scalar tensor, on the parameters' device, costs no synchronisation.
-        own_buffers: leave the buffers of ``averaged`` alone.
-
-    Raises:
-        SemisupError: the two networks' parameters or buffers differ in number or shape.
-    """
-    _move(averaged, online, 1 - decay, own_buffers=own_buffers)
-
-
-@torch.no_grad()
-def _move(averaged: nn.Module, online: nn.Module, weight: float | Tensor, *, own_buffers: bool) -> None:
-    """Move what is averaged by the share ``weight`` of the way to the online network, and copy counters."""
-    mine: list[Tensor] = list(averaged.parameters())
-    theirs: list[Tensor] = list(online.parameters())
-    my_buffers, their_buffers = list(averaged.buffers()), list(online.buffers())
-    # Shapes are known to the host. Unequal ones could broadcast without a word.
-    if [t.shape for t in mine + my_buffers] != [t.shape for t in theirs + their_buffers]:
-        raise SemisupError(
-            f"ema: the averaged {type(averaged).__name__} and the online {type(online).__name__} must be the same "
-            "network, but their parameters or buffers differ in number or shape"
-        )
-    if not own_buffers:
-        for my_buffer, their_buffer in zip(my_buffers, their_buffers, strict=True):
-            if my_buffer.is_floating_point():
-                mine.append(my_buffer)
-                theirs.append(their_buffer)
-            else:
-                my_buffer.copy_(their_buffer)  # num_batches_tracked and the like
-    if not mine:  # foreach functions refuse empty lists
-        return
-    if isinstance(weight, Tensor):
+        # On the device: reading the counter on the host would stall the stream once per training step.
+        # As 1 - m_t, which single precision holds to all its digits and m_t does not.
+        weight = (1 / (self.step + 1)).clamp(min=1 - self.decay)
+        if not self.own_buffers:
+            for my_buffer, their_buffer in zip(my_buffers, their_buffers, strict=True):
+                if my_buffer.is_floating_point():
+                    mine.append(my_buffer)
+                    theirs.append(their_buffer)
+                else:
+                    my_buffer.copy_(their_buffer)  # num_batches_tracked and the like
+        if not mine:  # foreach functions refuse empty lists
+            return
         # The fused lerp takes no scalar tensor. This is the same sum, for one model's size of temporary memory.
         change = torch._foreach_sub(theirs, mine)
         torch._foreach_mul_(change, weight)
         torch._foreach_add_(mine, change)
-    else:
-        torch._foreach_lerp_(mine, theirs, weight)

@@ -161,14 +161,16 @@ class SelectiveKernel(nn.Module):
 
     def mixing(self, streams: Tensor) -> Tensor:
         """Return the weight of each stream, ``(N, 2, c_out, 1, 1)``; the two weights of a channel sum to 1."""
-        context = streams.sum(dim=1).mean(dim=(2, 3), keepdim=True)
+        context = streams.mean(dim=(3, 4), keepdim=True).sum(dim=1)
         context = F.relu(self.squeeze_bn(self.squeeze(context)), inplace=True)
         return torch.softmax(torch.unflatten(self.excite(context), 1, (2, -1)), dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, c_in, H, W)`` to ``(N, c_out, H / stride, W / stride)``."""
         streams = self.streams(x)
-        return (streams * self.mixing(streams)).sum(dim=1)
+        (first, second), (share, rest) = streams.unbind(1), self.mixing(streams).unbind(1)
+        # Not a sum over the axis of streams: that would come out contiguous, and the next layer turn it around again.
+        return first * share + second * rest
 
 
 def _stem(stem: str, in_channels: int, base: int, *, sk: bool) -> nn.Module:

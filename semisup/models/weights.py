@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from semisup.errors import SemisupError
 
-__all__ = ["WeightsReport", "compare", "load_into", "load_weights", "read_metadata", "read_shapes", "save_weights"]
+__all__ = ["WeightsReport", "compare", "load_into", "load_weights", "read_shapes", "save_weights"]
 
 Shape = tuple[int, ...]
 Rename = Mapping[str, str | None]
@@ -53,7 +53,7 @@ class WeightsReport:
         return "\n".join(lines)
 
 
-def save_weights(path: str | Path, state_dict: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def save_weights(path: str | Path, state_dict: Mapping[str, Tensor]) -> None:
     """Write a state dict as safetensors, so that ``path`` is at all times either the old file or the whole new one.
 
     Tensors of any memory layout and device, and tensors that share memory, are written as plain separate ones.
@@ -61,10 +61,9 @@ def save_weights(path: str | Path, state_dict: Mapping[str, Tensor], metadata: M
     Args:
         path: the file; its folder must exist.
         state_dict: names to tensors.
-        metadata: strings kept in the file's header.
 
     Raises:
-        OSError: the file cannot be written.
+        SemisupError: the file cannot be written.
     """
     path = Path(path)
     tensors: dict[str, Tensor] = {}
@@ -77,10 +76,12 @@ def save_weights(path: str | Path, state_dict: Mapping[str, Tensor], metadata: M
         memories.add(memory)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(tensors, temporary, metadata=dict(metadata or {}))
+        save_file(tensors, temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except (OSError, SafetensorError) as error:  # safetensors has a word of its own for a full disk
+        raise SemisupError(f"weights {path}: cannot be written ({error})") from error
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -111,19 +112,6 @@ def read_shapes(path: str | Path) -> dict[str, Shape]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """Read the strings that :func:`save_weights` kept in the header.
-
-    Raises:
-        SemisupError: no such file, or not a whole safetensors file.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from error
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from semisup.augment import check_policy
 from semisup.config import Recipe, StageConfig
 from semisup.errors import SemisupError, nearest
-from semisup.methods import METHODS, Method, Views
-from semisup.methods.base import POLICY_OF_VIEW, Range, option_hints, options_of
+from semisup.methods import METHODS
+from semisup.methods.base import Range, option_hints, options_of
 from semisup.models import check_model
 from semisup.models.weights import read_shapes
 
@@ -84,6 +84,8 @@ def _check_named(
     check: Callable[[str, Mapping[str, Any]], list[str]], key: str, given: Mapping[str, Any], at: str
 ) -> list[str]:
     """Problems of a mapping whose `key` names a thing and whose other keys are the thing's options."""
+    if key not in given:  # of a recipe made in Python; in a file it would have been found missing before
+        return [f"{at}.{key}: missing"]
     options = dict(given)
     name = str(options.pop(key))
     problems = [f"{at}.{key}: {problem}" for problem in check(name, {})]
@@ -91,6 +93,8 @@ def _check_named(
 
 
 def _check_train(stage: StageConfig, at: str) -> list[str]:
+    if "name" not in stage.method:
+        return [f"{at}.method.name: missing"]
     options = dict(stage.method)
     name = str(options.pop("name"))
     problems = [f"{at}.method.{problem}" for problem in check_method(name, options)]
@@ -99,6 +103,9 @@ def _check_train(stage: StageConfig, at: str) -> list[str]:
             read_shapes(stage.init.weights)
         except SemisupError as error:
             problems.append(f"{at}.init.{error}")
+    # Whether the method asks for these views depends on its options: see plan.
+    for view, policy in stage.augment.items():
+        problems += _check_named(check_policy, "policy", policy, f"{at}.augment.{view}")
     if name not in METHODS:
         return problems
     method = METHODS[name]
@@ -110,15 +117,4 @@ def _check_train(stage: StageConfig, at: str) -> list[str]:
         problems.append(f"{at}.pseudo_labels: method '{name}' needs the name of a relabel stage")
     if not method.needs_pseudo_labels and stage.pseudo_labels is not None:
         problems.append(f"{at}.pseudo_labels: method '{name}' uses none; remove the key")
-    return problems + _check_augment(stage, method, at)
-
-
-def _check_augment(stage: StageConfig, method: type[Method], at: str) -> list[str]:
-    """Problems of the policies of `augment:`. Whether the method asks for the view depends on its options: see plan."""
-    views = getattr(method, "views", Views())  # some methods choose their views when they are built, all common ones
-    defaults = POLICY_OF_VIEW | views.policies("labeled") | views.policies("unlabeled")
-    problems = []
-    for view, given in stage.augment.items():
-        named = {"policy": defaults.get(view, "none"), **given}
-        problems += _check_named(check_policy, "policy", named, f"{at}.augment.{view}")
     return problems

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -43,13 +42,13 @@ class StageProgress:
         rate = (step - done) / (now - since) if step > done else float("nan")
         shown = {name: v for name, v in values.items() if not name.startswith("loss/") and name != "lr"}
         terms = " ".join(f"{name.removeprefix('pseudo_labels/')} {value:.3g}" for name, value in shown.items())
-        if np.isfinite(rate):
+        if math.isfinite(rate):
             terms += f" | {rate * self.stage.images_per_step:,.0f} images/s"
         if self.progress is not None and self.task is not None:
             self.progress.update(self.task, completed=step, terms=terms)
         elif now - self.printed >= PLAIN_SECONDS or step == self.stage.steps:
             self.printed = now
-            left = f" | {(self.stage.steps - step) / rate:.0f} s left" if np.isfinite(rate) else ""
+            left = f" | {(self.stage.steps - step) / rate:.0f} s left" if math.isfinite(rate) else ""
             line = f"{self.stage.name} {step}/{self.stage.steps} {terms}{left}"
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -78,8 +77,8 @@ class Reporter:
     def show_plan(self, plan: Plan, reused: set[str]) -> None:
         """Data, labels, device, and a row for each stage."""
         data, budget, recipe = plan.data, plan.budget, plan.recipe
-        per_class = np.bincount(data.y_train[budget.index], minlength=data.num_classes)
-        spread = f"{per_class.min()}" if per_class.min() == per_class.max() else f"{per_class.min()}-{per_class.max()}"
+        least, most = min(budget.per_class), max(budget.per_class)
+        spread = f"{least}" if least == most else f"{least}-{most}"
         self.say(
             f"{recipe.name}: seed {recipe.seed}, {plan.device} {plan.precision}; {data.name}: "
             f"{len(data.x_train):,} training images of {data.size}x{data.size}x{data.channels}, {len(budget.index):,} "
@@ -98,12 +97,11 @@ class Reporter:
             config = stage.config
             lrs = {config.optimizer.lr, *config.optimizer.group_lr.values()}
             trains = stage.network is not None
-            network = escape(_describe(stage)) if trains else ""
             table.add_row(
                 stage.name,
                 str(config.method["name"]) if trains else config.kind,
                 ", ".join(stage.inputs),
-                network,
+                escape(_describe(stage)),
                 f"{stage.parameters:,}" if trains else "",
                 f"{stage.steps:,}" if trains else "",
                 f"{stage.images_per_step:,}" if trains else "",

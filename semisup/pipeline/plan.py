@@ -21,6 +21,7 @@ from semisup._version import __version__
 from semisup.config import Recipe, StageConfig
 from semisup.data import ImageData, LabelBudget, draw_budget, load_data
 from semisup.engine import resolve_device, resolve_precision
+from semisup.engine.optim import check_group_lr
 from semisup.errors import SemisupError, nearest, raise_all
 from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled
 from semisup.models import WeightsReport, count_parameters
@@ -165,13 +166,14 @@ def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, St
         _require_classifier(planned[teacher], "teacher")
     # On the meta device everything has a shape and nothing has a value.
     with torch.device("meta"), _Uninitialised():
-        teachers = [networks[teacher].build().eval() for teacher in stage.teacher]
+        teachers = [networks[teacher].build_classifier().eval() for teacher in stage.teacher]
         try:
             method = build_method(stage, spec, teachers, pretrained=False)
         except (RuntimeError, AssertionError) as error:  # torch's words for shapes that do not fit
             raise SemisupError(
                 f"model: '{spec.name}' cannot be built for {data.size}x{data.size} images: {_first_line(error)}"
             ) from error
+    check_group_lr(method, stage.optimizer)
     loaded = None
     if stage.init is not None and stage.init.weights is not None:
         loaded = check_weights_file(method, Path(stage.init.weights), stage.init.minimum_match)

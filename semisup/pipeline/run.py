@@ -10,14 +10,12 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from semisup._version import __version__
 from semisup.config import Recipe, load_recipe, to_yaml
-from semisup.engine import write_atomically
-from semisup.engine.fit import NonFiniteLossError
+from semisup.engine import NonFiniteLossError, write_atomically
 from semisup.errors import SemisupError, raise_all
 from semisup.pipeline.console import Reporter
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
@@ -137,7 +135,7 @@ def _run_stage(
                     path.unlink()
         log.stage_start(
             stage.name,
-            _flat(dataclasses.asdict(stage.config)) | {"parameters": stage.parameters, "steps": stage.steps},
+            dataclasses.asdict(stage.config) | {"parameters": stage.parameters, "steps": stage.steps},
             {"fingerprint": stage.fingerprint, "data_hash": plan.data.hash, "split_hash": plan.budget.hash},
         )
         artifact = read_artifact(home)
@@ -194,15 +192,15 @@ def _tracked(plan: Plan, folder: Path, reporter: Reporter) -> Iterator[EventLog]
     """The run's event log and, if the recipe wants it, its upload to MLflow in the background."""
     recipe = plan.recipe
     log = EventLog(folder)
-    uploader, uri = None, ""
+    uploader = None
     if recipe.tracking.mlflow:
-        uri = resolve_uri(folder.parent)
-        uploader = MlflowUploader(folder, uri, recipe.tracking.experiment, reporter.warn)
+        uploader = MlflowUploader(folder, resolve_uri(folder.parent), recipe.tracking.experiment, reporter.warn)
     tags = {"data_hash": plan.data.hash, "split_hash": plan.budget.hash, "semisup_version": __version__}
     commit = _git_commit()
     if commit is not None:
         tags["git_commit"] = commit
-    params = {key: value for key, value in _flat(dataclasses.asdict(recipe)).items() if not key.startswith("stages.")}
+    params = dataclasses.asdict(recipe)
+    del params["stages"]  # each stage's run has its own
     log.run_start(recipe.name, params, tags)
     log.artifact(None, folder / "recipe.yaml", "")
     status = "FAILED"
@@ -219,7 +217,7 @@ def _tracked(plan: Plan, folder: Path, reporter: Reporter) -> Iterator[EventLog]
             if not delivered:
                 reporter.warn(f"some metrics have not reached MLflow; send them with: semisup track {folder}")
             else:
-                reporter.say(f"tracked: {uri}, experiment '{recipe.tracking.experiment}'")
+                reporter.say(f"tracked: {uploader.uri}, experiment '{recipe.tracking.experiment}'")
 
 
 def _log_artifact(log: EventLog, stage: StagePlan, artifact: Artifact, folder: Path, status: str) -> None:
@@ -233,17 +231,6 @@ def _log_artifact(log: EventLog, stage: StagePlan, artifact: Artifact, folder: P
         requirements = [f"semisup=={__version__}"]
         log.model(name, folder, "semisup.stages.predictor", folder / "example.npy", requirements)
     log.stage_end(name, status, numbers)
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, dict):
-            flat |= _flat(item, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = item
-    return flat
 
 
 def _git_commit() -> str | None:

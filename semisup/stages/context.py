@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,9 +14,6 @@ from semisup.augment import Normalize, to_float
 from semisup.config import Recipe, StageConfig
 from semisup.data import ImageData, LabelBudget
 from semisup.stages.artifact import Artifact
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["StageContext", "channel_statistics"]
 
@@ -50,7 +46,7 @@ class StageContext:
         """Images (N, H, W, C) uint8 as normalised batches without augmentation, for evaluation."""
         normalize = self.normalize()
         for start in range(0, len(images), size):
-            chunk = torch.from_numpy(images[start : start + size]).to(self.device)
+            chunk = torch.tensor(images[start : start + size], device=self.device)  # a copy: the store may be read-only
             yield normalize(to_float(chunk))
 
 

@@ -21,7 +21,7 @@ from semisup.evaluate import (
 from semisup.methods import PseudoLabels
 from semisup.stages.context import StageContext
 
-__all__ = ["evaluate_classifier", "evaluate_encoder", "hidden_label_judge", "unlabeled_quality"]
+__all__ = ["evaluate_classifier", "evaluate_encoder", "hidden_label_judge", "hidden_labels", "unlabeled_quality"]
 
 BANK = 10_000
 """Most training images that kNN and the probe of a pretraining stage look at: about 10 s of features on two cores."""
@@ -59,28 +59,31 @@ class _SideBySide(nn.Module):
         return torch.stack([first, first if self.second is self.first else self.second(images)], dim=1)
 
 
+def hidden_labels(context: StageContext) -> Tensor:
+    """True classes (N,) of the training images, on the CPU; -1 where nobody knows, or where training was given it."""
+    hidden = torch.tensor(context.data.y_train)
+    hidden[torch.from_numpy(context.budget.index)] = -1  # a label that was given is not a pseudo-label
+    return hidden
+
+
 def unlabeled_quality(context: StageContext, predictor: nn.Module, threshold: float) -> dict[str, float]:
     """How many of the images without a label the predictor would label at `threshold`, and how well.
 
     Labeled images are left out, as are those whose true label nobody knows. At most 10,000 images, the first ones.
     """
-    hidden = context.data.y_train.copy()
-    hidden[context.budget.index] = -1
-    rows = np.flatnonzero(hidden >= 0)[:BANK]
+    hidden = hidden_labels(context)
+    rows = torch.nonzero(hidden >= 0).flatten()[:BANK]
     if not len(rows):
         return {}
-    probs = predict_logits(predictor, context.clean_batches(context.data.x_train[rows])).softmax(1)
+    probs = predict_logits(predictor, context.clean_batches(context.data.x_train[rows.numpy()])).softmax(1)
     confidence, labels = probs.max(1)
-    truth = torch.from_numpy(hidden[rows]).to(labels.device)
-    quality = pseudo_label_quality(labels, (confidence >= threshold).float(), truth)
+    quality = pseudo_label_quality(labels, confidence >= threshold, hidden[rows].to(labels.device))
     return {f"pseudo_labels/{name}": float(value) for name, value in quality.items()}
 
 
 def hidden_label_judge(context: StageContext) -> Callable[[PseudoLabels], dict[str, Tensor]]:
     """A function that scores a step's pseudo-labels without the method ever seeing the truth; stays on the device."""
-    hidden = torch.from_numpy(context.data.y_train.copy())
-    hidden[torch.from_numpy(context.budget.index)] = -1  # a label that was given is not a pseudo-label
-    hidden = hidden.to(context.device)
+    hidden = hidden_labels(context).to(context.device)
 
     def judge(guess: PseudoLabels) -> dict[str, Tensor]:
         quality = pseudo_label_quality(guess.labels, guess.mask, hidden[guess.index])

@@ -58,18 +58,9 @@ class Network:
         """Read :meth:`to_json` back."""
         return Network(ModelSpec.from_json(value["spec"]), value["kind"], tuple(value["projector"]))
 
-    def build(self) -> Classifier | Encoder:
-        """Build the predictor with fresh weights; of an encoder, without its projection head."""
-        # The weights follow from a file, so a pretrained torchvision network is not downloaded for it.
-        if self.kind == "classifier":
-            return build_classifier(self.spec, pretrained=False)
-        return Encoder(_backbone(self.spec, pretrained=False))
-
-
-def _backbone(spec: ModelSpec, *, pretrained: bool) -> nn.Module:
-    return build_backbone(
-        spec.name, spec.options, in_channels=spec.in_channels, image_size=spec.image_size, pretrained=pretrained
-    )
+    def build_classifier(self) -> Classifier:
+        """Build the network of a classifier, for weights that follow: no pretrained ones are downloaded."""
+        return build_classifier(self.spec, pretrained=False)
 
 
 def stage_network(
@@ -153,7 +144,11 @@ def build_method(
     if cls.trains == "classifier":
         model = build_classifier(spec, zero_head=zero_head, pretrained=pretrained)
     else:
-        model = Encoder(_backbone(spec, pretrained=pretrained))
+        model = Encoder(
+            build_backbone(
+                spec.name, spec.options, in_channels=spec.in_channels, image_size=spec.image_size, pretrained=pretrained
+            )
+        )
     given = {"teacher": teachers[0]} if cls.needs_teacher else {}
     return cls(model, **given, **options)
 

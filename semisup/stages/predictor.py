@@ -17,9 +17,7 @@ from semisup.models import Classifier, load_into
 from semisup.models.weights import save_weights
 from semisup.stages.networks import Network
 
-__all__ = ["MODEL_FILES", "Predictor", "load_network", "load_predictor", "save_predictor"]
-
-MODEL_FILES = ["model.json", "model.safetensors"]
+__all__ = ["Predictor", "load_network", "load_predictor", "save_predictor"]
 
 
 class Predictor:
@@ -67,7 +65,8 @@ class Predictor:
 
 
 def _chunks(images: np.ndarray, size: int = 512) -> list[np.ndarray]:
-    return [np.ascontiguousarray(images[start : start + size]) for start in range(0, max(len(images), 1), size)]
+    # Copies: the caller's array may be read-only, or a view with negative strides; torch takes neither.
+    return [images[start : start + size].copy() for start in range(0, max(len(images), 1), size)]
 
 
 def save_predictor(
@@ -78,11 +77,11 @@ def save_predictor(
     classes: list[str],
 ) -> list[str]:
     """Write weights and description of a stage's predictor; returns the names of the files."""
-    save_weights(folder / "model.safetensors", predictor.state_dict(), {})
+    save_weights(folder / "model.safetensors", predictor.state_dict())
     mean, std = statistics
     description = {**network.to_json(), "mean": mean, "std": std, "classes": classes}
     write_atomically(folder / "model.json", (json.dumps(description, indent=2) + "\n").encode())
-    return list(MODEL_FILES)
+    return ["model.json", "model.safetensors"]
 
 
 def _describe(folder: Path) -> dict[str, Any]:
@@ -107,10 +106,8 @@ def load_network(folder: Path, device: torch.device) -> Classifier:
     network = Network.from_json(_describe(folder))
     if network.kind != "classifier":
         raise SemisupError(f"{folder}: an encoder without a classifier; fine-tune it first")
-    module = network.build()
+    module = network.build_classifier()
     load_into(module, folder / "model.safetensors")
-    if not isinstance(module, Classifier):
-        raise TypeError(f"{network.kind} did not build a Classifier")
     return module.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 

@@ -15,6 +15,7 @@ from semisup.evaluate import predict_logits, pseudo_label_quality
 from semisup.models.weights import load_weights, save_weights
 from semisup.stages.artifact import Artifact, finish
 from semisup.stages.context import StageContext
+from semisup.stages.evaluation import hidden_labels
 from semisup.stages.predictor import load_network
 
 __all__ = ["read_targets", "relabel", "select"]
@@ -67,20 +68,18 @@ def relabel(context: StageContext) -> tuple[Artifact, None]:
     for name in stage.teacher:
         teacher = load_network(context.inputs[name].folder, context.device)
         logits = predict_logits(teacher, context.clean_batches(data.x_train)).cpu()
-        probs += logits.float().softmax(1) / len(stage.teacher)
+        probs += logits.softmax(1) / len(stage.teacher)
     pool, targets = select(probs, stage.relabel, generator(context.recipe.seed, context.name, "balance"))
     if not len(pool):
         raise SemisupError(
             f"stages.{context.name}.relabel.threshold: no image reaches {stage.relabel.threshold:g}; the most "
             f"confident one has {probs.max():.3f}"
         )
-    save_weights(context.folder / "targets.safetensors", {"pool": pool, "targets": targets}, {})
+    save_weights(context.folder / "targets.safetensors", {"pool": pool, "targets": targets})
     seconds = time.perf_counter() - started
     used = torch.zeros(len(probs))
     used[pool] = 1
-    hidden = torch.from_numpy(data.y_train.copy())
-    hidden[torch.from_numpy(context.budget.index)] = -1
-    quality = pseudo_label_quality(targets.argmax(1), used, hidden)
+    quality = pseudo_label_quality(targets.argmax(1), used, hidden_labels(context))
     metrics: dict[str, Any] = {f"pseudo_labels/{name}": float(value) for name, value in quality.items()}
     artifact = finish(
         context.folder,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from semisup.augment import build_policy
+from semisup.augment import Policy, build_policy
 from semisup.data import ImageData, LabelBudget
 from semisup.engine import Batches, TrainingImages, fit, seed_for
 from semisup.methods import Method
@@ -37,12 +37,12 @@ def training_images(data: ImageData, budget: LabelBudget, relabeled: Artifact | 
     )
 
 
-def stage_policies(context_augment: dict[str, dict[str, Any]], views: dict[str, str], *, flip: bool) -> dict[str, Any]:
-    """View name -> augmentation, the method's default policy overridden by the recipe's `augment:`."""
+def stage_policies(augment: dict[str, dict[str, Any]], views: dict[str, str], *, flip: bool) -> dict[str, Policy]:
+    """View name -> augmentation: what the recipe's `augment:` says, else the method's default policy."""
     policies = {}
     for view, default in views.items():
-        options = dict(context_augment.get(view, {}))
-        policies[view] = build_policy(options.pop("policy", default), options, flip=flip)
+        options = dict(augment.get(view, {"policy": default}))
+        policies[view] = build_policy(options.pop("policy"), options, flip=flip)
     return policies
 
 

@@ -36,7 +36,7 @@ HTTP_REFUSALS = {400, 404, 411, 413, 414, 415, 422}  # from the artifact store, 
 
 TAG_LENGTH = 5000  # longer ones are refused, by older servers together with the whole run
 
-STATUS = {"failed": "FAILED", "killed": "KILLED", "interrupted": "KILLED"}  # any other word: FINISHED
+STATUS = {"failed": "FAILED", "killed": "KILLED"}  # any other word: FINISHED
 
 
 @dataclass

@@ -19,7 +19,7 @@ import numpy as np
 
 from semisup.errors import SemisupError
 
-__all__ = ["EVENTS_FILE", "Event", "EventLog", "iter_events", "read_events"]
+__all__ = ["EVENTS_FILE", "Event", "EventLog", "iter_events"]
 
 EVENTS_FILE = "events.jsonl"
 
@@ -128,7 +128,7 @@ class EventLog:
 
         Args:
             stage: a started stage.
-            status: ``"failed"``, ``"killed"`` or ``"interrupted"``; any other word (trained, reused) is a success.
+            status: ``"failed"`` or ``"killed"``, in any case; any other word (trained, reused) is a success.
             metrics: its final numbers.
         """
         self._append(
@@ -155,9 +155,12 @@ class EventLog:
     def _append(self, kind: str, **fields: Any) -> None:
         event = {"event": kind, "id": uuid.uuid4().hex, "time": time.time(), **fields}
         line = json.dumps(_plain(event), allow_nan=False, ensure_ascii=False) + "\n"
-        # One write of one line; opened anew so that there is no handle to leak or to flush at exit.
-        with self.path.open("ab", buffering=0) as file:
-            file.write(line.encode())
+        # Opened anew so that there is no handle to leak or to flush at exit.
+        try:
+            with self.path.open("ab") as file:
+                file.write(line.encode())
+        except OSError as error:
+            raise SemisupError(f"{self.path}: cannot be written ({error.strerror})") from error
 
 
 def iter_events(path: Path, offset: int) -> Iterator[tuple[Event, int]]:
@@ -181,21 +184,11 @@ def iter_events(path: Path, offset: int) -> Iterator[tuple[Event, int]]:
             yield event, offset
 
 
-def read_events(path: Path, offset: int) -> tuple[list[Event], int]:
-    """Return the complete events from byte `offset` on, and the offset to go on from.
-
-    Raises:
-        SemisupError: a complete line is not an event.
-    """
-    events = []
-    for event, end in iter_events(path, offset):
-        events.append(event)
-        offset = end
-    return events, offset
-
-
 def _cut_torn_line(path: Path) -> None:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SemisupError(f"{path}: cannot be read ({error.strerror})") from error
     complete = content.rfind(b"\n") + 1
     if complete < len(content):
         os.truncate(path, complete)

@@ -349,10 +349,13 @@ def test_a_relabel_stage_needs_a_teacher(teacher: object) -> None:
 def test_a_relabel_stage_does_not_train() -> None:
     mapping = with_reference("teacher", "one", kind="relabel")
     mapping["stages"]["this"] |= {"steps": 3, "optimizer": {"lr": 1.0}, "method": {"name": "fixmatch"}}  # type: ignore
+    mapping["stages"]["this"] |= {"batch": {"unlabeled": 8}, "augment": {"weak": {"policy": "none"}}}  # type: ignore
     assert message(mapping).splitlines()[1:] == [
         "  - stages.this.method: a relabel stage does not train, so it has no method",
         "  - stages.this.optimizer: a relabel stage does not train, so it has no optimizer",
+        "  - stages.this.batch: a relabel stage does not train, so it has no batch",
         "  - stages.this.steps: a relabel stage does not train, so it has no steps",
+        "  - stages.this.augment: a relabel stage does not train, so it has no augment",
     ]
 
 

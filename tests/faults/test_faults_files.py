@@ -73,14 +73,12 @@ def test_a_damaged_checkpoint_is_named_and_never_silently_ignored(
     assert code == 0 and statuses(tmp_path / "out") == {"train": "trained"}, output
 
 
-@pytest.mark.xfail(reason="models/weights.py: save_weights lets safetensors' own error through", strict=True)
 def test_a_full_disk_while_the_model_is_written(nursery: Nursery, tmp_path: Path) -> None:
     write_recipe(tmp_path, "train")
     code, output = nursery.run(tmp_path, *RUN, "checkpoint_seconds=1000", largest_file=6000)
     assert_message(code, output, "model.safetensors")
 
 
-@pytest.mark.xfail(reason="tracking/events.py: EventLog lets OSError through", strict=True)
 def test_a_full_disk_while_an_event_is_written(nursery: Nursery, tmp_path: Path) -> None:
     write_recipe(tmp_path, "train")
     code, output = nursery.run(tmp_path, *RUN, "checkpoint_seconds=1000", largest_file=1500)
@@ -95,12 +93,7 @@ def test_an_output_folder_that_cannot_be_made(nursery: Nursery, tmp_path: Path, 
     assert_message(code, output, "out: ", "file")
 
 
-EVENTS = pytest.param(
-    "out/events.jsonl", marks=pytest.mark.xfail(reason="tracking/events.py: EventLog lets OSError through", strict=True)
-)
-
-
-@pytest.mark.parametrize("obstacle", [".semisup", "out/train", "out/recipe.yaml", EVENTS])
+@pytest.mark.parametrize("obstacle", [".semisup", "out/train", "out/recipe.yaml", "out/events.jsonl"])
 def test_something_else_where_a_run_wants_to_write(nursery: Nursery, tmp_path: Path, obstacle: str) -> None:
     write_recipe(tmp_path, "train")
     path = tmp_path / obstacle

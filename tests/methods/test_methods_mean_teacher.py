@@ -192,7 +192,7 @@ class ColdStart(MeanTeacher):
 
     def __init__(self, model: Classifier, **options: Any) -> None:
         super().__init__(model, **options)
-        self.teacher.warm_start = False
+        self.teacher.step.fill_(10**9)
 
 
 class LinearRamp(MeanTeacher):

@@ -304,7 +304,7 @@ class OnlineKeys(SimCLRv2):
     """Keys of the network itself, not of its average."""
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        self.average.decay, self.average.warm_start = 0.0, False
+        self.average.decay = 0.0
         return super().step(batch, progress)
 
 

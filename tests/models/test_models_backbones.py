@@ -52,6 +52,25 @@ def test_features_have_the_promised_shape_on_the_meta_device(name: str, in_chann
     assert backbone.num_features == WIDTHS[name]
 
 
+@pytest.mark.parametrize("in_channels", [1, 3])
+@pytest.mark.parametrize(("name", "options"), VARIANTS[:-1])
+def test_channels_stay_last_from_layer_to_layer(name: str, options: dict[str, object], in_channels: int) -> None:
+    """A map that comes out contiguous is turned around by every convolution after it."""
+    network = build_backbone(name, options, in_channels=in_channels, image_size=32)
+    network = network.to(memory_format=torch.channels_last)
+    turned: list[str] = []
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if not inputs[0].is_contiguous(memory_format=torch.channels_last):
+            turned.append(type(module).__name__)
+
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
+            module.register_forward_pre_hook(look)
+    network(torch.randn(2, in_channels, 32, 32).contiguous(memory_format=torch.channels_last))
+    assert turned == []
+
+
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 def test_a_step_runs_on_the_meta_device(name: str, options: dict[str, object]) -> None:
     classifier = build_classifier(ModelSpec(name, options, 1, 32, 10, neck=[16])).to("meta")

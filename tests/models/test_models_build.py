@@ -20,7 +20,6 @@ from semisup.models import (
     build_classifier,
     check_model,
     model_signature,
-    option_names,
 )
 from semisup.models.build import CHECKS
 from semisup.models.from_torchvision import TorchvisionBackbone, classifier_names
@@ -29,7 +28,7 @@ from semisup.models.from_torchvision import TorchvisionBackbone, classifier_name
 def test_every_backbone_has_its_check_with_the_same_options() -> None:
     assert set(CHECKS) == set(BACKBONES)
     for name, check in CHECKS.items():
-        assert set(option_names(name)) == set(inspect.signature(check).parameters)
+        assert set(model_signature(name)) == set(inspect.signature(check).parameters)
         assert check_model(name, {}) == []
 
 
@@ -40,8 +39,8 @@ def test_signatures_give_options_and_defaults_only() -> None:
         "stem": "cifar",
         "sk": False,
     }
-    assert option_names("cnn") == ["width"]
-    assert option_names("torchvision/resnet18") == ["weights"]
+    assert list(model_signature("cnn")) == ["width"]
+    assert list(model_signature("torchvision/resnet18")) == ["weights"]
 
 
 @pytest.mark.parametrize(

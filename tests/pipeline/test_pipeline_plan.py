@@ -188,6 +188,16 @@ def test_a_mistake_is_answered_with_its_key(overrides: list[str], message: str) 
     assert message in mistakes(*overrides)
 
 
+def test_a_recipe_made_in_python_may_lack_names_too() -> None:
+    recipe = small()
+    recipe.stages["finetune"].method = {}
+    recipe.stages["student"].augment = {"weak": {}}
+    with pytest.raises(SemisupError) as caught:
+        make_plan(recipe)
+    assert "stages.finetune.method.name: missing" in str(caught.value)
+    assert "stages.student.augment.weak.policy: missing" in str(caught.value)
+
+
 def test_stages_that_do_not_depend_on_each_other_are_all_checked() -> None:
     text = mistakes(
         "stages.finetune.init.head_layer=9",

@@ -207,3 +207,14 @@ def test_everything_is_plain_data(tmp_path: Path) -> None:
     assert names == ["confusion.png", "example.npy", "model.json", "model.safetensors"]
     assert np.load(done.folder / "example.npy", allow_pickle=False).dtype == np.uint8
     assert sorted(path.name for path in done.folder.iterdir()) == [*names, "stage.json"]  # the checkpoint is gone
+
+
+def test_images_may_be_read_only(tmp_path: Path) -> None:
+    """As those of Fashion-MNIST are; warnings are errors here."""
+    data = small_data()
+    for images in (data.x_train, data.x_test):
+        images.setflags(write=False)
+    stages = {"train": train_stage("supervised"), "labels": {"kind": "relabel", "teacher": "train"}}
+    run_stages(stages, data, tmp_path)
+    probs = load_predictor(tmp_path / "train").predict(data.x_test)
+    assert np.array_equal(probs[::-1], load_predictor(tmp_path / "train").predict(data.x_test[::-1]))

@@ -15,7 +15,13 @@ import pytest
 import torch
 
 from semisup.errors import SemisupError
-from semisup.tracking.events import EventLog, read_events
+from semisup.tracking.events import Event, EventLog, iter_events
+
+
+def read_events(path: Path, offset: int) -> tuple[list[Event], int]:
+    """The complete events from byte `offset` on, and the offset to go on from."""
+    pairs = list(iter_events(path, offset))
+    return [event for event, _ in pairs], pairs[-1][1] if pairs else offset
 
 
 def kinds(path: Path) -> list[str]:
