@@ -32,6 +32,7 @@ setup(
         "numpy>=1.26",
         "omegaconf>=2.3",
         "pillow>=10.0",
+        "pyyaml>=6.0",
         "rich>=13.0",
         "safetensors>=0.4",
         "scikit-learn>=1.4",

@@ -196,8 +196,6 @@ class Recipe:
     )
     # auto (bf16 on CUDA, else fp32) | fp32 | bf16 | fp16
     precision: str = field(default="auto", metadata=one_of("auto", "fp32", "bf16", "fp16"))
-    # memory format of images and convolutions
-    channels_last: bool = True
     # CPU threads, >= 1; null: torch's own choice
     threads: int | None = field(default=None, metadata=at_least(1))
     # seconds between checkpoints, >= 0 (0: after every step)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from semisup.engine.batches import Batches, TrainingImages
-from semisup.engine.checkpoint import write_atomically
 from semisup.engine.device import autocast, resolve_device, resolve_precision
 from semisup.engine.fit import FitResult, NonFiniteLossError, Stopped, fit
 from semisup.engine.seeding import generator, seed_for
@@ -20,5 +19,4 @@ __all__ = [
     "resolve_device",
     "resolve_precision",
     "seed_for",
-    "write_atomically",
 ]

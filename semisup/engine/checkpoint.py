@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,36 +11,12 @@ from typing import Any
 import torch
 
 from semisup.errors import SemisupError
+from semisup.files import write_atomically
 
-__all__ = ["load_checkpoint", "save_checkpoint", "write_atomically"]
+__all__ = ["load_checkpoint", "save_checkpoint"]
 
 DIGEST = hashlib.sha256().digest_size
 """Bytes of the checksum in front of the state."""
-
-
-def write_atomically(path: Path, payload: bytes | memoryview) -> None:
-    """Write `payload` so that a kill or a power cut at any moment leaves the old file or the new one, whole.
-
-    Raises:
-        SemisupError: the disk is full, or the folder is not writable; the old file is as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the rename itself
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise SemisupError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        with contextlib.suppress(OSError):  # gone already, unless something went wrong
-            temporary.unlink()
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from semisup.errors import SemisupError
+from semisup.files import replacing
 
 __all__ = ["WeightsReport", "compare", "load_into", "load_weights", "read_shapes", "save_weights"]
 
@@ -74,21 +74,11 @@ def save_weights(path: str | Path, state_dict: Mapping[str, Tensor]) -> None:
         # safetensors refuses two tensors in one memory: tied weights, or views of one buffer.
         tensors[name] = plain.clone() if memory in memories else plain
         memories.add(memory)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:  # safetensors has a word of its own for a full disk
-        raise SemisupError(f"weights {path}: cannot be written ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # makes the new name itself survive a power cut
-    finally:
-        os.close(folder)
+    with replacing(path) as temporary:
+        try:
+            save_file(tensors, temporary)
+        except SafetensorError as error:  # its word for a full disk
+            raise SemisupError(f"{path}: cannot be written ({error})") from error
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:

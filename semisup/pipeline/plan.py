@@ -304,7 +304,6 @@ def _fingerprint(
         "seed": recipe.seed,
         "init_seed": recipe.seed if recipe.init_seed is None else recipe.init_seed,
         "precision": plan.precision,
-        "channels_last": recipe.channels_last,
         "data": plan.data.hash,
         "flip": plan.data.flip,
         "split": plan.budget.hash if reads_labels else None,

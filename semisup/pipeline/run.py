@@ -15,8 +15,9 @@ import torch
 
 from semisup._version import __version__
 from semisup.config import Recipe, load_recipe, to_yaml
-from semisup.engine import NonFiniteLossError, write_atomically
+from semisup.engine import NonFiniteLossError
 from semisup.errors import SemisupError, raise_all
+from semisup.files import write_atomically
 from semisup.pipeline.console import Reporter
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
 from semisup.pipeline.result import RunResult, StageResult

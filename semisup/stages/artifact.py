@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from semisup.engine import write_atomically
 from semisup.errors import SemisupError
+from semisup.files import write_atomically
 
 __all__ = ["RECORD", "Artifact", "finish", "read_artifact", "write_json"]
 

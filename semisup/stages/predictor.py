@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from semisup.augment import Normalize, to_float
-from semisup.engine import write_atomically
 from semisup.errors import SemisupError, raise_all
+from semisup.files import write_atomically
 from semisup.models import Classifier, load_into
 from semisup.models.weights import save_weights
 from semisup.stages.networks import Network

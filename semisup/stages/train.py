@@ -77,8 +77,7 @@ def _start(context: StageContext) -> tuple[Method, ModelSpec, WeightsReport | No
             else Path(str(stage.init.weights))
         )
         report = load_initial_weights(method, path, stage.init.minimum_match)
-    layout = torch.channels_last if context.recipe.channels_last else torch.contiguous_format
-    method = method.to(context.device, memory_format=layout)  # type: ignore[call-overload]
+    method = method.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return method, spec, report
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from semisup.errors import SemisupError
+from semisup.files import write_atomically
 from semisup.tracking.events import EVENTS_FILE, Event, iter_events
 
 __all__ = ["CURSOR_FILE", "Cursor", "Delivery", "Summary"]
@@ -76,13 +76,7 @@ class Cursor:
 
     def save(self, folder: Path) -> None:
         """Replace the folder's cursor atomically."""
-        path = folder / CURSOR_FILE
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(asdict(self), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_atomically(folder / CURSOR_FILE, json.dumps(asdict(self), indent=1).encode())
 
 
 @dataclass

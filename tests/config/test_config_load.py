@@ -263,7 +263,7 @@ def test_a_wrong_setting_of_a_stage(stage: dict[str, object], problem: str | Non
         ("seed", True, "must be a whole number, not true"),
         ("device", "cuda:x", "must be auto, cpu, cuda, cuda:N or mps, not 'cuda:x'"),
         ("precision", "bf61", "unknown value 'bf61'; did you mean 'bf16'?"),
-        ("channels_last", 1, "must be true or false, not 1"),
+        ("tracking", {"mlflow": 1}, "must be true or false, not 1"),
         ("threads", 0, "must be at least 1, not 0"),
         ("labels", 40, "unknown key; did you mean 'data.labels'?"),
         ("data", {"size": 7}, "must be from 8 to 224, not 7"),

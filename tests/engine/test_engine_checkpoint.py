@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from semisup.engine.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from semisup.engine.checkpoint import load_checkpoint, save_checkpoint
 from semisup.errors import SemisupError
+from semisup.files import write_atomically
 
 CPU = torch.device("cpu")
 
@@ -116,7 +117,7 @@ def test_a_folder_in_place_of_the_file_is_an_error(tmp_path: Path) -> None:
 KILLED = """
 import io, os, signal, sys
 from pathlib import Path
-from semisup.engine.checkpoint import write_atomically
+from semisup.files import write_atomically
 
 def deadly(function):
     def call(*args):

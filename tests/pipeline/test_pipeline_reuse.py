@@ -150,7 +150,6 @@ EVERYTHING = [
     "seed=1",
     "init_seed=1",
     "precision=bf16",
-    "channels_last=false",
     "model.width=5",
     "data.size=9",
     "data.flip=true",

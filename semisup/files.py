@@ -1,0 +1,47 @@
+"""Files that are at all times either the old one or the whole new one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from semisup.errors import SemisupError
+
+__all__ = ["replacing", "write_atomically"]
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; on leaving, it takes the place of `path`, safe from a kill and a power cut.
+
+    Raises:
+        SemisupError: the disk is full, or the folder is not writable; the old file is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename itself
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise SemisupError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        with contextlib.suppress(OSError):  # gone already, unless something went wrong
+            temporary.unlink()
+
+
+def write_atomically(path: Path, payload: bytes | memoryview) -> None:
+    """Write `payload` so that a kill or a power cut at any moment leaves the old file or the new one, whole.
+
+    Raises:
+        SemisupError: the disk is full, or the folder is not writable; the old file is as it was.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(payload)
