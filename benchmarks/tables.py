@@ -50,7 +50,7 @@ FASHION = (
 TABLES = {
     "digits_quickstart": Table(("digits/quickstart",), 5, (("digits/quickstart", "supervised"),)),
     "fashion_mnist_40": Table(
-        (*(f"fashion_mnist/{name}" for name in FASHION), "fashion_mnist/pipeline"),
+        tuple(f"fashion_mnist/{name}" for name in FASHION),
         3,
         (("fashion_mnist/supervised", "weak"), ("fashion_mnist/supervised", "strong")),
     ),
