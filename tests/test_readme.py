@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -81,6 +83,17 @@ def test_recipe_is_valid(tmp_path: Path) -> None:
     words = [SEMISUP, "run", "chain.yaml", "data.source=digits", "--dry-run"]  # digits are on every machine
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_results_are_those_of_the_committed_table() -> None:
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
+    assert spec is not None and spec.loader is not None
+    tables = importlib.util.module_from_spec(spec)
+    sys.modules["tables"] = tables  # dataclasses look their module up
+    spec.loader.exec_module(tables)
+    record = json.loads((ROOT / "benchmarks" / "results" / "fashion_mnist_40.json").read_text(encoding="utf-8"))
+    shown = README.split(tables.MARKS[0])[1].partition(tables.MARKS[1])[0]
+    assert shown == tables.readme_table(record["rows"])
 
 
 def test_method_works() -> None:
