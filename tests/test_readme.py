@@ -41,7 +41,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 name: my
 data: {source: digits, labels: 10%}
 model: {name: cnn, width: 4}
-tracking: {mlflow: false}
 stages:
   student:
     method: {name: supervised}
@@ -56,8 +55,6 @@ stages:
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_commands(words: list[str], workplace: Path) -> None:
-    if words[1] == "track":
-        pytest.skip("needs a tracked run: tests/tracking and tests/cli run it")
     if words[1:3] == ["run", "digits/quickstart"]:
         words = [*words, "--dry-run"]  # a minute of training; `make demo` is the whole of it
     done = subprocess.run([SEMISUP, *words[1:]], cwd=workplace, capture_output=True, text=True, check=False)
