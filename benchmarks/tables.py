@@ -120,7 +120,7 @@ def markdown(name: str, table: Table, rows: list[dict[str, Any]]) -> str:
         "last weights, EMA where the recipe has one. Differences are paired: the same labels. One marked * is not over "
         "its baseline by more than its own standard error. Unlabeled images include the labeled; no test image is "
         "ever unlabeled. kNN reads the true labels of 10,000 training images. Seconds are of one thread of a shared "
-        "two-core machine: a hint. A stage that several recipes share is trained once. The settings of the recipes were "
+        "two-core machine: a hint. A stage that several recipes share is trained once. The recipes' settings were "
         "found by short trials on draws 0 and 1, judged by test accuracy; the baselines had fewer trials. Small "
         "differences mean little.",
         "",
