@@ -162,19 +162,23 @@ class _Run:
         self.step = state["step"]
         self.seconds = state["seconds"]
 
-    def check_finite(self) -> None:
+    def check_finite(self) -> dict[str, float]:
         """Stop if a term was not finite, or if a finite loss has just spoilt the weights. Waits for the device.
+
+        Returns:
+            The window's means.
 
         Raises:
             NonFiniteLossError: names the first such step and its terms.
         """
-        _, bad = self.window.read()
+        means, bad = self.window.read()
         step = min(bad.values(), default=self.step - 1)
         terms = sorted(name for name, first in bad.items() if first == step)
         if not bad:
             terms = [f"weights of '{name}'" for name, o in self.optimizers.items() if not _all_finite(_parameters(o))]
         if terms:
             raise NonFiniteLossError(f"step {step}: not finite: {', '.join(terms)}")
+        return means
 
     def apply(self, update: Update, clip: float | None) -> None:
         """Backward, clip, step, zero, for one of the method's groups."""
@@ -260,9 +264,9 @@ def fit(
     started = saved = time.perf_counter()
     before = run.seconds
 
-    def check() -> None:
+    def check() -> dict[str, float]:
         try:
-            run.check_finite()
+            return run.check_finite()
         except NonFiniteLossError as error:
             kept = f"; the last good checkpoint is {checkpoint}" if checkpoint and checkpoint.exists() else ""
             raise NonFiniteLossError(f"{error}{kept}. Try a smaller learning rate or clipping") from None
@@ -295,8 +299,7 @@ def fit(
                 run.ema.update(method.predictor())
             run.step += 1
             if run.step % log_every == 0 or run.step == steps:
-                check()
-                means, _ = run.window.read()
+                means = check()
                 run.window.clear()
                 run.last_log = means | {"lr": next(iter(run.optimizers.values())).param_groups[0]["lr"]}
                 on_log(run.step, run.last_log)
