@@ -235,13 +235,21 @@ def test_killed_run_is_marked_and_continued(server: Server, tmp_path: Path) -> N
     assert "semisup.continues" not in server.runs("killed")[4]["tags"]
 
 
+def delivered(folder: Path) -> bool:
+    """Whether the upload's cursor stands at the end of the folder's events."""
+    cursor = json.loads((folder / "mlflow.json").read_text(encoding="utf-8"))
+    return bool(cursor["offset"] == (folder / "events.jsonl").stat().st_size)
+
+
 def test_server_killed_mid_run(server: Server, tmp_path: Path) -> None:
     left, stays = tmp_path / "left", tmp_path / "stays"
     logs = [write_run(folder, steps=1, end=False) for folder in (left, stays)]
     warnings: list[str] = []
     uploader = MlflowUploader(left, server.url, "left", warnings.append, retry_seconds=0.2)
     other = MlflowUploader(stays, server.url, "stays", lambda sentence: None, retry_seconds=0.2)
-    wait_for(lambda: len(server.runs("left")) == 2 and len(server.runs("stays")) == 2, 30)
+    # Step 0 too must be there, and known to be: runs exist a moment before their first metrics.
+    wait_for(lambda: all(delivered(folder) for folder in (left, stays)), 30)
+    assert len(server.runs("left")) == 2 and len(server.runs("stays")) == 2
     server.kill(signal.SIGKILL)
     try:
         seconds = []
