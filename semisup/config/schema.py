@@ -57,6 +57,9 @@ class DataConfig:
     labels: Any = field(default="all", metadata=obeys(_labels_rule))
     # seed of the label draw; null: the recipe's seed
     split_seed: int | None = field(default=None, metadata=_SEED)
+    # part of the budget's labels of every class that only validates (validation/accuracy), 0 to 0.5; 0: none.
+    # Their images stay among the unlabeled ones
+    validation: float = field(default=0.0, metadata=between(0, 0.5))
     # npz: the file; other sources: the folder that has the files or gets them; null: the source's usual places
     path: str | None = field(default=None, metadata=_NOT_EMPTY)
     # side of the square images, pixels, 8 to 224; null: as they come
@@ -202,6 +205,9 @@ class Recipe:
     checkpoint_seconds: float = field(default=30.0, metadata=at_least(0))
     # steps between logged metrics, >= 1
     log_every: int = field(default=20, metadata=at_least(1))
+    # steps between looks at the test set for an oracle number, >= 1: the best test accuracy of a stage, that is, one
+    # selected on the test set, to show how much that flatters; null: the test set is read once, at the end
+    oracle_every: int | None = field(default=None, metadata=at_least(1))
     data: DataConfig = field(default_factory=DataConfig)
     # {name: ..., its options}
     model: dict[str, Any] = field(default_factory=lambda: {"name": "cnn"})

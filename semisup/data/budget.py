@@ -6,6 +6,8 @@ budget takes the first images of each class's order; a larger budget takes more 
 - of two class-balanced budgets (``40``, ``4/class``), and of two percentages, the smaller is part of the larger;
 - a class-balanced budget is part of a percentage whenever that percentage has as many images of every class. With
   classes of one size that is every larger percentage: 40 < 250 < 1% < 10% of Fashion-MNIST.
+
+Validation images, if any, are charged to the budget: they are the last of each class's share.
 """
 
 from __future__ import annotations
@@ -30,16 +32,21 @@ class LabelBudget:
 
     Attributes:
         index: positions in ``y_train``, sorted, int64.
-        hash: hex SHA-256 of ``index`` and the length of ``y_train``.
+        hash: hex SHA-256 of ``index``, ``validation`` and the length of ``y_train``.
         per_class: how many of each class, by class.
+        validation: positions of the images whose label only validates, sorted, int64; none of them is in ``index``.
+            Training may still use them as unlabeled images.
     """
 
     index: NDArray[np.int64]
     hash: str
     per_class: list[int]
+    validation: NDArray[np.int64]
 
 
-def draw_budget(y_train: NDArray[np.int64], labels: Any, seed: int, num_classes: int) -> LabelBudget:
+def draw_budget(
+    y_train: NDArray[np.int64], labels: Any, seed: int, num_classes: int, validation: float = 0.0
+) -> LabelBudget:
     """Draw the images that keep their label.
 
     Args:
@@ -51,15 +58,19 @@ def draw_budget(y_train: NDArray[np.int64], labels: Any, seed: int, num_classes:
             grows), and every class has one first.
         seed: of the draw, 0 to 2**32 - 1; not the training's.
         num_classes: number of classes.
+        validation: part of every class's share that is held out, 0 to 0.5: rounded to whole images (half up), at
+            least one. The training part of a smaller budget stays part of a larger one's.
 
     Raises:
-        SemisupError: malformed, more than there is, or fewer than one image per class.
+        SemisupError: malformed, more than there is, or fewer than one image per class (with ``validation``: than two).
     """
     budget = parse_labels(labels)
     available = np.bincount(y_train[y_train >= 0], minlength=num_classes)
     total = int(available.sum())
+    # RandomState, because numpy promises that its streams never change; a split must outlive numpy versions.
+    orders = [np.random.RandomState([seed, 1, k]).permutation(np.flatnonzero(y_train == k)) for k in range(num_classes)]
     if budget.kind == "all":
-        return _budget(np.flatnonzero(y_train >= 0), y_train, num_classes)
+        return _budget(np.flatnonzero(y_train >= 0), y_train, orders, validation)
     wanted = _wanted(budget, total, num_classes)
     if wanted > total:
         raise SemisupError(f"data.labels: {budget.text} needs {wanted} labeled images, but there are only {total}")
@@ -73,12 +84,9 @@ def draw_budget(y_train: NDArray[np.int64], labels: Any, seed: int, num_classes:
             f"data.labels: {num_classes} classes, but no labeled image of class {', '.join(map(str, empty))}"
         )
 
-    # RandomState, because numpy promises that its streams never change; a split must outlive numpy versions.
     class_rank = np.argsort(np.random.RandomState([seed, 0]).permutation(num_classes))
-    members, claims, ranks = [], [], []
-    for k in range(num_classes):
-        of_class = np.flatnonzero(y_train == k)
-        members.append(np.random.RandomState([seed, 1, k]).permutation(of_class))
+    claims, ranks = [], []
+    for k, of_class in enumerate(orders):
         j = np.arange(of_class.size, dtype=np.float64)
         if budget.kind == "fraction":
             claims.append(np.where(j == 0, 0.0, (j + 0.5) / of_class.size))
@@ -86,10 +94,11 @@ def draw_budget(y_train: NDArray[np.int64], labels: Any, seed: int, num_classes:
             claims.append(j)
         ranks.append(np.full(of_class.size, class_rank[k]))
     order = np.lexsort((np.concatenate(ranks), np.concatenate(claims)))[:wanted]
-    drawn = _budget(np.concatenate(members)[order], y_train, num_classes)
-    if budget.kind != "fraction" and max(drawn.per_class) - min(drawn.per_class) > 1:
+    drawn = np.concatenate(orders)[order]
+    per_class = np.bincount(y_train[drawn], minlength=num_classes)
+    if budget.kind != "fraction" and per_class.max() - per_class.min() > 1:
         raise SemisupError(_unbalanced(budget, wanted, available))
-    return drawn
+    return _budget(drawn, y_train, orders, validation)
 
 
 def _wanted(budget: Labels, total: int, num_classes: int) -> int:
@@ -109,8 +118,22 @@ def _unbalanced(budget: Labels, wanted: int, available: NDArray[np.int64]) -> st
     )
 
 
-def _budget(index: NDArray[np.int64], y_train: NDArray[np.int64], num_classes: int) -> LabelBudget:
-    index = np.sort(index).astype(np.int64)
+def _budget(
+    drawn: NDArray[np.int64], y_train: NDArray[np.int64], orders: list[NDArray[np.int64]], validation: float
+) -> LabelBudget:
+    """Split the drawn images into those to train on and those to validate with."""
+    index, held = np.sort(drawn).astype(np.int64), np.empty(0, np.int64)
+    if validation:
+        shares = np.bincount(y_train[index], minlength=len(orders))
+        if shares.min() < 2:
+            raise SemisupError(
+                f"data.validation: takes at least one label of every class and leaves one, but class "
+                f"{int(shares.argmin())} has {int(shares.min())} in this budget; ask for more labels"
+            )
+        counts = np.maximum(1, np.floor(validation * shares + 0.5)).astype(int)
+        held = np.sort(np.concatenate([o[n - v : n] for o, n, v in zip(orders, shares, counts, strict=True)]))
+        index = np.setdiff1d(index, held)
     digest = hashlib.sha256(f"{len(y_train)}:".encode() + index.astype("<i8").tobytes())
-    per_class = np.bincount(y_train[index], minlength=num_classes).tolist()
-    return LabelBudget(index, digest.hexdigest(), per_class)
+    if held.size:
+        digest.update(b"validation:" + held.astype("<i8").tobytes())
+    return LabelBudget(index, digest.hexdigest(), np.bincount(y_train[index], minlength=len(orders)).tolist(), held)

@@ -218,6 +218,8 @@ def fit(
     log_every: int = 20,
     on_log: Callable[[int, dict[str, float]], None] = lambda step, values: None,
     judge: Callable[[PseudoLabels], dict[str, Tensor]] | None = None,
+    evaluate_every: int | None = None,
+    on_evaluate: Callable[[int, nn.Module], None] = lambda step, predictor: None,
 ) -> FitResult:
     """Train `method` for `steps` steps; it is trained in place.
 
@@ -241,6 +243,8 @@ def fit(
         on_log: gets the number of finished steps and the means of the logged terms since the last report. Steps and
             means are the same however often the run was killed.
         judge: compares a step's pseudo-labels with the hidden labels; its terms are logged too. NaN is left out.
+        evaluate_every: steps between calls of `on_evaluate`, which is also called after the last; None: never.
+        on_evaluate: gets the number of finished steps and the network that would be judged now; must not change it.
 
     Raises:
         NonFiniteLossError: names the step and the terms; the last checkpoint from before it is kept.
@@ -303,6 +307,10 @@ def fit(
                 run.window.clear()
                 run.last_log = means | {"lr": next(iter(run.optimizers.values())).param_groups[0]["lr"]}
                 on_log(run.step, run.last_log)
+            if evaluate_every is not None and (run.step % evaluate_every == 0 or run.step == steps):
+                paused = time.perf_counter()
+                on_evaluate(run.step, method.predictor() if run.ema is None else run.ema.module)
+                started += time.perf_counter() - paused  # looking is not training
             if time.perf_counter() - saved > checkpoint_seconds:
                 save()
         if interrupted.is_set():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from semisup.errors import SemisupError
 
-__all__ = ["classification_metrics", "confusion_matrix", "expected_calibration_error"]
+__all__ = ["classification_metrics", "confusion_matrix", "expected_calibration_error", "reliability"]
 
 
 def classification_metrics(logits: Tensor, y: Tensor, num_classes: int) -> dict[str, Any]:
@@ -23,8 +23,9 @@ def classification_metrics(logits: Tensor, y: Tensor, num_classes: int) -> dict[
 
     Returns:
         ``accuracy`` in [0, 1]; ``nll``, the mean negative log-likelihood in nats; ``ece`` in [0, 1], see
-        :func:`expected_calibration_error`; ``brier``, the mean of ``||p - onehot||^2`` in [0, 2]; and
-        ``per_class_accuracy``, a list of C floats with NaN for a class without samples.
+        :func:`expected_calibration_error`; ``brier``, the mean of ``||p - onehot||^2`` in [0, 2];
+        ``per_class_accuracy``, a list of C floats with NaN for a class without samples; and ``reliability``, see
+        :func:`reliability`.
 
     Raises:
         SemisupError: shapes that do not match, a label out of range, or logits that are not finite.
@@ -45,6 +46,7 @@ def classification_metrics(logits: Tensor, y: Tensor, num_classes: int) -> dict[
         "ece": expected_calibration_error(confidence, correct),
         "brier": float((probs - F.one_hot(y, num_classes)).square().sum(dim=1).mean()),
         "per_class_accuracy": (matrix.diagonal() / matrix.sum(dim=1)).tolist(),  # 0 / 0 is NaN
+        "reliability": reliability(confidence, correct),
     }
 
 
@@ -89,10 +91,30 @@ def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 
             f"confidence and correct must both be (N,) with N >= 1, "
             f"got shapes {tuple(confidence.shape)} and {tuple(correct.shape)}"
         )
-    confidence = confidence.detach().double()
+    # n_b * |acc_b - conf_b| = |sum over the bin of (correct - confidence)|: no bin can divide by 0.
+    _, confidences, hits = _bin_sums(confidence.detach().double(), correct, bins)
+    return float((hits - confidences).abs().sum() / len(confidence))
+
+
+def reliability(confidence: Tensor, correct: Tensor, bins: int = 15) -> list[list[float]]:
+    """Return the reliability diagram: for each of the bins of :func:`expected_calibration_error` how many samples it
+    has, their mean confidence and their accuracy; three zeros for an empty bin.
+
+    Args:
+        confidence: (N,) probability of the predicted class.
+        correct: (N,) bool, whether the prediction was right.
+        bins: number of bins.
+    """
+    counts, confidences, hits = _bin_sums(confidence.detach().double(), correct, bins)
+    filled = counts.clamp(min=1)
+    return torch.stack([counts, confidences / filled, hits / filled], dim=1).tolist()
+
+
+def _bin_sums(confidence: Tensor, correct: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of 1, confidence and correctness (each (bins,) float64) over equal-width bins (lo, hi] of [0, 1]."""
     inner_edges = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins
     index = torch.bucketize(confidence, inner_edges)  # right=False: an edge belongs to the bin below it
-    # n_b * |acc_b - conf_b| = |sum over the bin of (correct - confidence)|: no bin can divide by 0.
-    gaps = torch.zeros(bins, dtype=torch.float64, device=confidence.device)
-    gaps.index_add_(0, index, correct.double() - confidence)
-    return float(gaps.abs().sum() / len(confidence))
+    sums = torch.zeros(bins, 3, dtype=torch.float64, device=confidence.device)
+    values = torch.stack([torch.ones_like(confidence), confidence, correct.double()], dim=1)
+    counts, confidences, hits = sums.index_add_(0, index, values).unbind(1)
+    return counts, confidences, hits

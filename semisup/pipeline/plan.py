@@ -26,10 +26,9 @@ from semisup.errors import SemisupError, nearest, raise_all
 from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled
 from semisup.models import WeightsReport, count_parameters
 from semisup.pipeline.check import check_recipe
-from semisup.stages import channel_statistics
 from semisup.stages.networks import Network, build_method, check_weights_file, projector_widths, stage_network
 
-__all__ = ["Plan", "StagePlan", "make_plan", "plan_stages"]
+__all__ = ["Plan", "StagePlan", "make_plan", "plan_stages", "stage_inputs"]
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,14 @@ class Plan:
     stages: list[StagePlan]
 
 
-def make_plan(recipe: Recipe) -> Plan:
+def make_plan(recipe: Recipe, data: ImageData | None = None, *, trial: bool = True) -> Plan:
     """Check the whole recipe, load its data, draw its labels, and try one step of every stage on the meta device.
+
+    Args:
+        recipe: with every reference between its stages checked, as `load_recipe` returns it.
+        data: what `load_data(recipe.data)` returned before; None: it is loaded here.
+        trial: False skips the trial steps and leaves the stages' memory at 0: for many recipes that differ in what no
+            step can tell.
 
     Raises:
         SemisupError: everything that is wrong, in one message.
@@ -79,15 +84,16 @@ def make_plan(recipe: Recipe) -> Plan:
         device = resolve_device(recipe.device)
         precision = resolve_precision(recipe.precision, device)
     with _collecting(problems):
-        data = load_data(recipe.data)
+        data = load_data(recipe.data) if data is None else data
         split_seed = recipe.seed if recipe.data.split_seed is None else recipe.data.split_seed
-        budget = draw_budget(data.y_train, recipe.data.labels, split_seed, data.num_classes)
+        budget = draw_budget(data.y_train, recipe.data.labels, split_seed, data.num_classes, recipe.data.validation)
     raise_all(problems, subject)
-    return plan_stages(Plan(recipe, data, budget, device, precision, channel_statistics(data.x_train), []))
+    assert data is not None
+    return plan_stages(Plan(recipe, data, budget, device, precision, data.statistics, []), trial=trial)
 
 
-def plan_stages(plan: Plan) -> Plan:
-    """Plan the stages of a recipe whose data, labels and device are known.
+def plan_stages(plan: Plan, *, trial: bool = True) -> Plan:
+    """Plan the stages of a recipe whose data, labels and device are known; `trial` as in :func:`make_plan`.
 
     Raises:
         SemisupError: every stage that cannot run, in one message.
@@ -96,7 +102,7 @@ def plan_stages(plan: Plan) -> Plan:
     planned: dict[str, StagePlan] = {}
     methods: dict[str, Method] = {}
     for name, stage in plan.recipe.stages.items():
-        if not all(needed in planned for needed in _inputs(stage)):
+        if not all(needed in planned for needed in stage_inputs(stage)):
             continue  # the stage that is missing was complained about
         with _collecting(problems, f"stages.{name}."):
             if stage.kind == "relabel":
@@ -105,6 +111,8 @@ def plan_stages(plan: Plan) -> Plan:
                 planned[name], methods[name] = _plan_train(plan, name, stage, planned)
     subject = f"recipe '{plan.recipe.name}'"
     raise_all(problems, subject)  # before the trial steps, for which torch imports its tracer: 2 s
+    if not trial:
+        return dataclasses.replace(plan, stages=list(planned.values()))
     available = _available_memory(plan.device)
     for name, method in methods.items():
         with _collecting(problems, f"stages.{name}."):
@@ -137,7 +145,8 @@ class _Uninitialised(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _inputs(stage: StageConfig) -> tuple[str, ...]:
+def stage_inputs(stage: StageConfig) -> tuple[str, ...]:
+    """Names of the earlier stages that a stage reads."""
     names = [stage.init.source if stage.init is not None else None, *stage.teacher, stage.pseudo_labels]
     return tuple(dict.fromkeys(name for name in names if name is not None))
 
@@ -145,14 +154,14 @@ def _inputs(stage: StageConfig) -> tuple[str, ...]:
 def _plan_relabel(plan: Plan, name: str, stage: StageConfig, planned: dict[str, StagePlan]) -> StagePlan:
     for teacher in stage.teacher:
         _require_classifier(planned[teacher], "teacher")
-    inputs = _inputs(stage)
+    inputs = stage_inputs(stage)
     fingerprint = _fingerprint(plan, name, stage, None, 0, True, [planned[i].fingerprint for i in inputs])
     return StagePlan(name, stage, inputs, fingerprint, 0, 0, 0, None, plan.data.x_train.nbytes)
 
 
 def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, StagePlan]) -> tuple[StagePlan, Method]:
     """The stage's plan, without its memory, and its method on the meta device."""
-    data, inputs = plan.data, _inputs(stage)
+    data, inputs = plan.data, stage_inputs(stage)
     networks = {i: network for i in inputs if (network := planned[i].network) is not None}
     spec = stage_network(
         stage,
@@ -309,6 +318,7 @@ def _fingerprint(
         "split": plan.budget.hash if reads_labels else None,
         "inputs": inputs,
         "weights_file": _file_hash(stage),
+        "oracle_every": recipe.oracle_every,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import os
 import shutil
 import subprocess
@@ -15,20 +14,18 @@ import torch
 
 from semisup._version import __version__
 from semisup.config import Recipe, load_recipe, to_yaml
-from semisup.engine import NonFiniteLossError
 from semisup.errors import SemisupError, raise_all
 from semisup.files import write_atomically
 from semisup.pipeline.console import Reporter
+from semisup.pipeline.execute import LOCK, STORE, execute, locked
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
 from semisup.pipeline.result import RunResult, StageResult
-from semisup.stages import Artifact, StageContext, read_artifact, relabel, train, write_json
+from semisup.stages import Artifact, read_artifact, write_json
 from semisup.stages.artifact import RECORD
 from semisup.tracking import EventLog, MlflowUploader, resolve_uri
 
 __all__ = ["run"]
 
-STORE = ".semisup/stages"
-"""Finished and unfinished stages by fingerprint, beside the output folders: every run below one folder shares it."""
 UPLOAD_SECONDS = 60.0
 """Longest wait for MLflow after the last stage; what is left can be sent later."""
 
@@ -81,6 +78,7 @@ def run(
             "hash": plan.data.hash,
             "n_train": len(plan.data.x_train),
             "n_labeled": len(plan.budget.index),
+            "n_validation": len(plan.budget.validation),
             "n_test": len(plan.data.x_test),
             "split_hash": plan.budget.hash,
         },
@@ -129,7 +127,8 @@ def _run_stage(
     fresh: bool,
 ) -> tuple[Artifact, str]:
     """Reuse, resume or run one stage in its home folder."""
-    with _locked(home, stage.name, reporter):
+    waiting = f"{stage.name}: another process is running this stage; waiting for it"
+    with locked(home, lambda: reporter.say(waiting)):
         if fresh:
             for path in home.iterdir():
                 if path.name != LOCK:
@@ -148,44 +147,7 @@ def _run_stage(
                 bar.update(step, values)
                 log.metrics(stage.name, step, values)
 
-            context = StageContext(
-                name=stage.name,
-                config=stage.config,
-                recipe=plan.recipe,
-                data=plan.data,
-                budget=plan.budget,
-                inputs={name: finished[name] for name in stage.inputs},
-                steps=stage.steps,
-                folder=home,
-                device=plan.device,
-                precision=plan.precision,
-                statistics=plan.statistics,
-                on_log=on_log,
-            )
-            try:
-                artifact, resumed_from = train(context) if stage.config.kind == "train" else relabel(context)
-            except NonFiniteLossError as error:
-                raise NonFiniteLossError(f"stages.{stage.name}: {error}") from error
-        return artifact, "trained" if resumed_from is None else "resumed"
-
-
-LOCK = "lock"
-
-
-@contextmanager
-def _locked(home: Path, stage: str, reporter: Reporter) -> Iterator[None]:
-    """Keep two processes from training the same stage: the second waits, then finds it finished.
-
-    The kernel drops the lock with the process, so that a kill leaves nothing to clean up.
-    """
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            reporter.say(f"{stage}: another process is running this stage; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            return execute(plan, stage, home, finished, on_log)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from semisup.stages.artifact import Artifact, read_artifact, write_json
-from semisup.stages.context import StageContext, channel_statistics
+from semisup.stages.context import StageContext
 from semisup.stages.predictor import Predictor, load_predictor
 from semisup.stages.relabel import relabel
 from semisup.stages.train import train
@@ -12,7 +12,6 @@ __all__ = [
     "Artifact",
     "Predictor",
     "StageContext",
-    "channel_statistics",
     "load_predictor",
     "read_artifact",
     "relabel",

@@ -15,7 +15,7 @@ from semisup.config import Recipe, StageConfig
 from semisup.data import ImageData, LabelBudget
 from semisup.stages.artifact import Artifact
 
-__all__ = ["StageContext", "channel_statistics"]
+__all__ = ["StageContext"]
 
 
 @dataclass(frozen=True)
@@ -48,20 +48,3 @@ class StageContext:
         for start in range(0, len(images), size):
             chunk = torch.tensor(images[start : start + size], device=self.device)  # a copy: the store may be read-only
             yield normalize(to_float(chunk))
-
-
-def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel of (N, H, W, C) uint8 images scaled to [0, 1].
-
-    A constant channel gets deviation 1. Sums run over 64-bit integers: exact, and without a float copy of the set.
-    """
-    values = images.reshape(-1, images.shape[-1])
-    mean, std = [], []
-    for channel in range(values.shape[1]):
-        counts = np.bincount(values[:, channel], minlength=256)
-        levels = np.arange(256) / 255
-        m = float((counts * levels).sum() / counts.sum())
-        v = float((counts * (levels - m) ** 2).sum() / counts.sum())
-        mean.append(m)
-        std.append(v**0.5 or 1.0)
-    return mean, std

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +21,19 @@ from semisup.evaluate import (
     pseudo_label_quality,
 )
 from semisup.methods import PseudoLabels
+from semisup.stages.artifact import write_json
 from semisup.stages.context import StageContext
 
-__all__ = ["evaluate_classifier", "evaluate_encoder", "hidden_label_judge", "hidden_labels", "unlabeled_quality"]
+__all__ = [
+    "evaluate_classifier",
+    "evaluate_encoder",
+    "hidden_label_judge",
+    "hidden_labels",
+    "oracle",
+    "oracle_metrics",
+    "unlabeled_quality",
+    "validation_metrics",
+]
 
 BANK = 10_000
 """Most training images that kNN and the probe of a pretraining stage look at: about 10 s of features on two cores."""
@@ -30,14 +42,15 @@ BANK = 10_000
 def evaluate_classifier(context: StageContext, predictor: nn.Module, raw: nn.Module) -> dict[str, Any]:
     """Test metrics of the predictor (the EMA, where there is one) and of the raw weights; writes `confusion.png`.
 
-    The test images are read once, for both. Without test images there is nothing to say.
+    The test images are read once, for both. Without test images only the validation labels, if any, have something to
+    say.
     """
     data = context.data
+    metrics = validation_metrics(context, predictor)
     if not len(data.x_test):
-        return {}
+        return metrics
     y = torch.from_numpy(data.y_test)
     logits = predict_logits(_SideBySide(predictor, raw), context.clean_batches(data.x_test)).cpu()
-    metrics: dict[str, Any] = {}
     for prefix, answers in zip(("test", "test_raw"), logits.unbind(1), strict=True):
         for name, value in classification_metrics(answers, y, data.num_classes).items():
             metrics[f"{prefix}/{name}"] = value
@@ -45,6 +58,39 @@ def evaluate_classifier(context: StageContext, predictor: nn.Module, raw: nn.Mod
     metrics["test/confusion"] = matrix.tolist()
     confusion_figure(matrix, data.classes, context.folder / "confusion.png")
     return metrics
+
+
+def validation_metrics(context: StageContext, predictor: nn.Module) -> dict[str, Any]:
+    """Accuracy and NLL on the validation labels of the budget; nothing where there are none."""
+    held = context.budget.validation
+    if not len(held):
+        return {}
+    logits = predict_logits(predictor, context.clean_batches(context.data.x_train[held])).cpu()
+    y = torch.from_numpy(context.data.y_train[held])
+    found = classification_metrics(logits, y, context.data.num_classes)
+    return {f"validation/{name}": found[name] for name in ("accuracy", "nll")}
+
+
+def oracle(context: StageContext, path: Path) -> Callable[[int, nn.Module], None]:
+    """A function that notes the test accuracy of a step's predictor in the JSON file `path`, steps -> accuracy.
+
+    The file is replaced atomically and survives a kill; a resumed stage writes the same numbers again.
+    """
+    y = torch.from_numpy(context.data.y_test)
+
+    def look(step: int, predictor: nn.Module) -> None:
+        curve = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        logits = predict_logits(predictor, context.clean_batches(context.data.x_test)).cpu()
+        write_json(path, {**curve, str(step): float((logits.argmax(1) == y).double().mean())})
+
+    return look
+
+
+def oracle_metrics(path: Path) -> dict[str, Any]:
+    """What an oracle would choose: the best test accuracy of a stage and the first step that had it."""
+    curve: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    step = max(sorted(curve, key=int), key=lambda name: curve[name])
+    return {"oracle/accuracy": curve[step], "oracle/step": int(step)}
 
 
 class _SideBySide(nn.Module):
@@ -62,7 +108,8 @@ class _SideBySide(nn.Module):
 def hidden_labels(context: StageContext) -> Tensor:
     """True classes (N,) of the training images, on the CPU; -1 where nobody knows, or where training was given it."""
     hidden = torch.tensor(context.data.y_train)
-    hidden[torch.from_numpy(context.budget.index)] = -1  # a label that was given is not a pseudo-label
+    for given in (context.budget.index, context.budget.validation):
+        hidden[torch.from_numpy(given)] = -1  # a label that was given is not a pseudo-label
     return hidden
 
 

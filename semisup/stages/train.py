@@ -17,7 +17,14 @@ from semisup.methods import Method
 from semisup.models import ModelSpec, WeightsReport, count_parameters
 from semisup.stages.artifact import Artifact, finish
 from semisup.stages.context import StageContext
-from semisup.stages.evaluation import evaluate_classifier, evaluate_encoder, hidden_label_judge, unlabeled_quality
+from semisup.stages.evaluation import (
+    evaluate_classifier,
+    evaluate_encoder,
+    hidden_label_judge,
+    oracle,
+    oracle_metrics,
+    unlabeled_quality,
+)
 from semisup.stages.networks import Network, build_method, load_initial_weights, projector_widths, stage_network
 from semisup.stages.predictor import load_network, save_predictor
 from semisup.stages.relabel import read_targets
@@ -108,7 +115,8 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
         device=context.device,
         key=(recipe.seed, context.name),
     )
-    checkpoint = context.folder / "checkpoint.pt"
+    checkpoint, curve = context.folder / "checkpoint.pt", context.folder / "oracle.json"
+    looks = recipe.oracle_every if method.trains == "classifier" and len(data.x_test) else None
     result = fit(
         method,
         batches,
@@ -124,6 +132,8 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
         log_every=recipe.log_every,
         on_log=context.on_log,
         judge=hidden_label_judge(context),
+        evaluate_every=looks,
+        on_evaluate=oracle(context, curve),
     )
     raw = method.predictor()
     predictor = raw if result.ema is None else result.ema.module
@@ -134,6 +144,7 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
     if method.trains == "classifier":
         metrics |= evaluate_classifier(context, predictor, raw)
         files += ["confusion.png"] if len(data.x_test) else []
+        metrics |= {} if looks is None else oracle_metrics(curve)
         if method.views.unlabeled:
             metrics |= unlabeled_quality(context, predictor, float(getattr(method, "threshold", 0.95)))
     else:
@@ -157,4 +168,5 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
         },
     )
     checkpoint.unlink(missing_ok=True)
+    curve.unlink(missing_ok=True)
     return artifact, result.resumed_from

@@ -145,3 +145,28 @@ def test_mistakes(labels: object, problem: str | None) -> None:
 def test_a_class_without_labels() -> None:
     with pytest.raises(SemisupError, match=r"data.labels: 3 classes, but no labeled image of class 1$"):
         draw_budget(np.array([0, 0, 2, 2]), 4, 0, 3)
+
+
+@pytest.mark.parametrize("labels", [9, "5/class", "40%", "all"])
+def test_validation_labels_are_part_of_the_budget(labels: object) -> None:
+    y = np.repeat(np.arange(3), [30, 20, 10])
+    whole, split = draw_budget(y, labels, 1, 3), draw_budget(y, labels, 1, 3, validation=0.25)
+    assert np.array_equal(np.sort(np.concatenate([split.index, split.validation])), whole.index)
+    assert not set(split.index) & set(split.validation)
+    shares = np.bincount(y[whole.index], minlength=3)
+    held = np.bincount(y[split.validation], minlength=3)
+    assert held.tolist() == [max(1, int(share / 4 + 0.5)) for share in shares]
+    assert split.per_class == (shares - held).tolist()
+    assert whole.validation.size == 0
+    assert split.hash != whole.hash != draw_budget(y, labels, 1, 3, validation=0.5).hash != split.hash
+
+
+def test_training_parts_with_validation_are_nested() -> None:
+    y = np.random.RandomState(0).randint(4, size=400)
+    parts = [set(draw_budget(y, f"{n}/class", 3, 4, validation=0.2).index) for n in (2, 3, 5, 8, 13, 40)]
+    assert all(small < large for small, large in pairwise(parts))
+
+
+def test_one_label_per_class_cannot_validate() -> None:
+    with pytest.raises(SemisupError, match=r"data\.validation: .* class 0 has 1 in this budget; ask for more labels"):
+        draw_budget(np.repeat(np.arange(3), 9), 3, 0, 3, validation=0.1)

@@ -36,17 +36,20 @@ def reference(logits, y, classes):
         for b in range(15):
             if b / 15 < max(p) <= (b + 1) / 15:
                 bins[b].append((max(p), guess == label))
-    ece = 0.0
+    ece, table = 0.0, []
     for members in bins:
+        table.append([0.0, 0.0, 0.0])
         if members:
             confidence, correct = (sum(column) / len(members) for column in zip(*members, strict=True))
             ece += len(members) / n * abs(correct - confidence)
+            table[-1] = [len(members), confidence, correct]
     return {
         "accuracy": sum(right) / n,
         "nll": nll,
         "ece": ece,
         "brier": brier,
         "per_class_accuracy": [sum(hits) / len(hits) if hits else math.nan for hits in per_class.values()],
+        "reliability": table,
     }
 
 
@@ -63,9 +66,9 @@ def test_values_are_plain_python_and_absent_classes_are_nan():
     logits, y = sample(50, 4)
     logits, y = logits[y != 2], y[y != 2]
     result = classification_metrics(logits, y, 4)
-    per_class = result.pop("per_class_accuracy")
+    per_class, bins = result.pop("per_class_accuracy"), result.pop("reliability")
     assert [math.isnan(value) for value in per_class] == [False, False, True, False]
-    assert all(type(value) is float for value in [*per_class, *result.values()])
+    assert all(type(value) is float for value in [*per_class, *(v for row in bins for v in row), *result.values()])
 
 
 def test_perfect_and_useless_predictions():

@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from semisup.config import DataConfig, Recipe, find_recipe, load_recipe, shipped_recipes, to_yaml
-from semisup.data import ImageData, draw_budget, load_data
+from semisup.data import ImageData, channel_statistics, draw_budget, load_data
 from semisup.errors import SemisupError
 from semisup.methods import METHODS
 from semisup.pipeline.check import check_recipe
 from semisup.pipeline.plan import Plan, plan_stages
-from semisup.stages import channel_statistics
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 FILES = sorted(FOLDER.rglob("*.y*ml"))

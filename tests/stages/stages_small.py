@@ -13,7 +13,7 @@ import torch
 from semisup.config import parse_recipe
 from semisup.data import ImageData, LabelBudget, draw_budget
 from semisup.pipeline.plan import Plan, plan_stages
-from semisup.stages import Artifact, StageContext, channel_statistics, relabel, train
+from semisup.stages import Artifact, StageContext, relabel, train
 
 CPU = torch.device("cpu")
 
@@ -53,7 +53,7 @@ def small_plan(
     loaded = parse_recipe(mapping)
     if budget is None:
         budget = draw_budget(data.y_train, loaded.data.labels, loaded.seed, data.num_classes)
-    plan = Plan(loaded, data, budget, CPU, "fp32", channel_statistics(data.x_train), [])
+    plan = Plan(loaded, data, budget, CPU, "fp32", data.statistics, [])
     return plan_stages(plan), budget
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from stages_small import run_stages, small_data, train_stage, with_test
 
+from semisup.data import channel_statistics
 from semisup.errors import SemisupError
 from semisup.stages import Artifact, load_predictor, read_artifact, write_json
 from semisup.stages.artifact import finish
-from semisup.stages.context import channel_statistics
 
 
 def made(folder: Path, **files: str) -> Artifact:

@@ -1,0 +1,82 @@
+"""One planned stage in its home folder: reused, resumed or run, by one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from semisup.engine import NonFiniteLossError
+from semisup.pipeline.plan import Plan, StagePlan
+from semisup.stages import Artifact, StageContext, read_artifact, relabel, train
+
+__all__ = ["LOCK", "STORE", "execute", "locked"]
+
+STORE = ".semisup/stages"
+"""Finished and unfinished stages by fingerprint, beside the output folders: every run below one folder shares it."""
+LOCK = "lock"
+
+
+def execute(
+    plan: Plan,
+    stage: StagePlan,
+    home: Path,
+    finished: Mapping[str, Artifact],
+    on_log: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+) -> tuple[Artifact, str]:
+    """Return the finished stage, and whether it was "reused", "resumed" or "trained".
+
+    Args:
+        plan: of the recipe.
+        stage: one of its stages.
+        home: the stage's folder, named by its fingerprint, which the caller has `locked`.
+        finished: artifacts of the stages that it reads, by name.
+        on_log: gets finished steps and the means of the logged terms.
+
+    Raises:
+        NonFiniteLossError: a loss became NaN or infinite; the message names the stage.
+        Stopped: Ctrl-C; running the same again continues.
+    """
+    artifact = read_artifact(home)
+    if artifact is not None:
+        return artifact, "reused"
+    context = StageContext(
+        name=stage.name,
+        config=stage.config,
+        recipe=plan.recipe,
+        data=plan.data,
+        budget=plan.budget,
+        inputs={name: finished[name] for name in stage.inputs},
+        steps=stage.steps,
+        folder=home,
+        device=plan.device,
+        precision=plan.precision,
+        statistics=plan.statistics,
+        on_log=on_log,
+    )
+    try:
+        artifact, resumed_from = train(context) if stage.config.kind == "train" else relabel(context)
+    except NonFiniteLossError as error:
+        raise NonFiniteLossError(f"stages.{stage.name}: {error}") from error
+    return artifact, "trained" if resumed_from is None else "resumed"
+
+
+@contextmanager
+def locked(home: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Keep two processes from training the same stage: the second waits, then finds it finished.
+
+    The kernel drops the lock with the process, so that a kill leaves nothing to clean up.
+
+    Args:
+        home: the stage's folder, made if missing.
+        on_wait: called before waiting for another process.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
