@@ -42,6 +42,43 @@ def run(
 
 
 @app.command()
+def bench(
+    suite: Annotated[str | None, typer.Argument(help="A YAML file or a shipped suite, e.g. digits/budgets.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. draws=1.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results; default runs/<suite name>.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, measure step times, show the runs.")] = False,
+    scheduler: Annotated[str | None, typer.Option(help="Dask scheduler, tcp://host:port; default: own workers.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Own workers; default: one per GPU, else per core.")] = None,
+    compare: Annotated[tuple[Path, Path] | None, typer.Option(help="Two result folders: how the second differs.")] = None,
+) -> None:
+    """Run a suite of methods, label budgets and draws; the same command goes on where it was stopped."""
+    if compare is not None:
+        from semisup.bench.compare import compare_suites
+
+        if suite is not None:
+            raise SemisupError(f"--compare: takes two result folders and no suite, got '{suite}' too")
+        typer.echo(compare_suites(*compare), nl=False)
+        return
+    if suite is None:
+        from semisup.bench import shipped_suites
+
+        raise SemisupError(f"bench: name a suite; shipped: {', '.join(shipped_suites())}")
+    try:
+        from semisup.bench import load_suite
+
+        load_suite(suite, overrides or [])  # before torch is imported: most mistakes are answered at once
+        from semisup.bench.run import bench as run_suite
+
+        run_suite(suite, overrides or [], out=out, dry_run=dry_run, scheduler=scheduler, workers=workers)
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; go on with: semisup {shlex.join(sys.argv[1:])}", err=True)
+        raise typer.Exit(130) from None
+    except OSError as error:  # a full disk, a folder that vanished
+        typer.echo(f"error: {error}; once that is mended, go on with: semisup {shlex.join(sys.argv[1:])}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
 def methods(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False) -> None:
     """List every method with its family, one line and its citation."""
     from semisup.methods import METHODS

@@ -14,7 +14,7 @@ from semisup.config.rules import show
 from semisup.config.schema import Recipe, RelabelConfig, StageConfig
 from semisup.errors import nearest
 
-__all__ = ["check_recipe", "yaml_key"]
+__all__ = ["check_recipe", "read_settings", "yaml_key"]
 
 _BAD: Any = object()  # stands for a value that was reported and dropped
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
@@ -66,7 +66,7 @@ def _read(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
     if origin is types.UnionType:  # X | None is the only union of the schema
         return None if value is None else _read(args[0], value, path, problems)
     if dataclasses.is_dataclass(hint):
-        return _read_settings(typing.cast("type[Any]", hint), value, path, problems)
+        return read_settings(typing.cast("type[Any]", hint), value, path, problems)
     if origin is dict:
         return _read_dict(args[1], value, path, problems)
     if origin is list:
@@ -107,8 +107,18 @@ def _read_dict(item: Any, value: Any, path: str, problems: list[str]) -> Any:
     return clean
 
 
-def _read_settings(cls: type[Any], value: Any, path: str, problems: list[str]) -> Any:
-    """Read a mapping whose keys are the fields of a dataclass."""
+def read_settings(cls: type[Any], value: Any, path: str, problems: list[str]) -> Any:
+    """Read a mapping whose keys are the fields of a dataclass.
+
+    Args:
+        cls: the dataclass; its fields' metadata may have a `key` (how YAML spells it) and a `rule`.
+        value: plain containers.
+        path: key of the mapping, for the messages; empty at the top.
+        problems: gets one sentence per problem.
+
+    Returns:
+        What is valid, under the fields' names.
+    """
     if not isinstance(value, dict):
         problems.append(f"{path or 'recipe'}: must be a mapping, not {show(value)}")
         return _BAD

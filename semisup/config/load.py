@@ -19,7 +19,7 @@ from semisup.config.rules import show
 from semisup.config.schema import Recipe
 from semisup.errors import SemisupError, nearest, raise_all
 
-__all__ = ["find_recipe", "load_recipe", "parse_recipe", "shipped_recipes", "to_yaml"]
+__all__ = ["find_recipe", "load_recipe", "overlay", "parse_recipe", "read_overrides", "shipped_recipes", "to_yaml"]
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -56,7 +56,7 @@ def parse_recipe(mapping: Mapping[str, Any], overrides: Sequence[str] = (), subj
         given = " ".join(overrides)
         subject = f"{subject} with {given if len(given) <= 200 else given[:197] + '...'}"
     problems: list[str] = []
-    command = _read_overrides(overrides, problems)
+    command = read_overrides(overrides, problems)
     refused = list(forbidden(dict(mapping)))
     raise_all([*problems, *refused] if refused else [], subject)
     try:
@@ -123,8 +123,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _read_overrides(overrides: Sequence[str], problems: list[str]) -> dict[str, Any]:
-    """Return all overrides as one nested mapping, the later ones over the earlier ones."""
+def read_overrides(overrides: Sequence[str], problems: list[str]) -> dict[str, Any]:
+    """Return all `key=value` texts as one nested mapping, the later ones over the earlier ones.
+
+    Args:
+        overrides: see :func:`load_recipe`.
+        problems: gets one sentence per text that cannot be read.
+    """
     command: dict[str, Any] = {}
     for override in overrides:
         match = re.fullmatch(r"([\w-]+(?:\.[\w-]+)*)=(.*)", override, flags=re.DOTALL)
@@ -140,7 +145,7 @@ def _read_overrides(overrides: Sequence[str], problems: list[str]) -> dict[str, 
         except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
             problems.append(f"{match[1]}: cannot be read: {_one_line(error)}")
             continue
-        command = _overlay(command, _spell_out(one), "", problems)
+        command = overlay(command, _spell_out(one), "", problems)
     return command
 
 
@@ -155,13 +160,13 @@ def _spell_out(raw: Any) -> dict[str, Any]:
     return dict(raw)
 
 
-def _overlay(below: dict[str, Any], over: dict[str, Any], path: str, problems: list[str]) -> dict[str, Any]:
+def overlay(below: dict[str, Any], over: dict[str, Any], path: str, problems: list[str]) -> dict[str, Any]:
     """Merge two nested mappings; everything but mappings is replaced, and keys cannot be set inside a scalar."""
     merged = dict(below)
     for key, value in over.items():
         where, old = f"{path}.{key}" if path else str(key), merged.get(key)
         if isinstance(value, dict) and isinstance(old, dict):
-            merged[key] = _overlay(old, value, where, problems)
+            merged[key] = overlay(old, value, where, problems)
         elif isinstance(value, dict) and old is not None:
             problems.append(f"{where}: is {show(old)}, not a mapping, so nothing can be set inside it")
         else:
@@ -181,7 +186,7 @@ def _merge(file: dict[str, Any], command: dict[str, Any], problems: list[str]) -
             length = {"steps", "epochs"} & set(changes[name]) if isinstance(changes[name], dict) else set()
             if isinstance(stages[name], dict) and length:
                 stages[name] = {key: value for key, value in stages[name].items() if key not in ("steps", "epochs")}
-    return _overlay(file, command, "", problems)
+    return overlay(file, command, "", problems)
 
 
 def _defaults() -> dict[str, Any]:

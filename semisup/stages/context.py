@@ -15,7 +15,7 @@ from semisup.config import Recipe, StageConfig
 from semisup.data import ImageData, LabelBudget
 from semisup.stages.artifact import Artifact
 
-__all__ = ["StageContext"]
+__all__ = ["StageContext", "clean_batches"]
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,13 @@ class StageContext:
         """The last step before the network."""
         return Normalize(*self.statistics).to(self.device)
 
-    def clean_batches(self, images: np.ndarray, size: int = 512) -> Iterator[Tensor]:
-        """Images (N, H, W, C) uint8 as normalised batches without augmentation, for evaluation."""
-        normalize = self.normalize()
-        for start in range(0, len(images), size):
-            chunk = torch.tensor(images[start : start + size], device=self.device)  # a copy: the store may be read-only
-            yield normalize(to_float(chunk))
+    def clean_batches(self, images: np.ndarray) -> Iterator[Tensor]:
+        """Images (N, H, W, C) uint8 as :func:`clean_batches`."""
+        return clean_batches(images, self.normalize(), self.device)
+
+
+def clean_batches(images: np.ndarray, normalize: Normalize, device: torch.device, size: int = 512) -> Iterator[Tensor]:
+    """Images (N, H, W, C) uint8 as normalised batches without augmentation, for evaluation."""
+    for start in range(0, len(images), size):
+        chunk = torch.tensor(images[start : start + size], device=device)  # a copy: the store may be read-only
+        yield normalize(to_float(chunk))

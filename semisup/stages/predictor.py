@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from semisup.augment import Normalize, to_float
 from semisup.errors import SemisupError, raise_all
 from semisup.files import write_atomically
-from semisup.models import Classifier, load_into
+from semisup.models import Classifier, build_backbone, load_into
 from semisup.models.weights import save_weights
 from semisup.stages.networks import Network
 
-__all__ = ["Predictor", "load_network", "load_predictor", "save_predictor"]
+__all__ = ["Predictor", "load_features", "load_network", "load_predictor", "save_predictor"]
 
 
 class Predictor:
@@ -109,6 +109,20 @@ def load_network(folder: Path, device: torch.device) -> Classifier:
     module = network.build_classifier()
     load_into(module, folder / "model.safetensors")
     return module.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+
+
+def load_features(folder: Path, device: torch.device) -> nn.Module:
+    """The backbone of a finished train stage, encoder or classifier, in eval mode: images to features.
+
+    Raises:
+        SemisupError: no model there.
+    """
+    spec = Network.from_json(_describe(folder)).spec
+    backbone = build_backbone(
+        spec.name, spec.options, in_channels=spec.in_channels, image_size=spec.image_size, pretrained=False
+    )
+    load_into(nn.ModuleDict({"backbone": backbone}), folder / "model.safetensors")
+    return backbone.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 
 def load_predictor(folder: Path, device: str | torch.device = "cpu") -> Predictor:

@@ -1,0 +1,67 @@
+"""Where a suite's jobs run: a Dask cluster of this machine, or one that is already there."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from semisup.errors import SemisupError
+
+__all__ = ["cluster", "default_workers"]
+
+CONNECT_SECONDS = 10
+
+
+def default_workers(threads: int) -> int:
+    """Workers of this machine: one per GPU where there are any, else its cores over the threads of a run."""
+    gpus = torch.cuda.device_count()
+    return gpus if gpus else max(1, len(os.sched_getaffinity(0)) // threads)
+
+
+@contextmanager
+def cluster(scheduler: str | None, workers: int) -> Iterator[Any]:
+    """A `distributed.Client`, of this machine's own workers or of a scheduler elsewhere; closed on leaving.
+
+    A worker is a process with one run at a time. A local worker that dies is started again by its nanny, and its job is
+    tried again. The dashboard is at `client.dashboard_link`.
+
+    Args:
+        scheduler: address such as `tcp://host:8786`; None: workers of this machine.
+        workers: how many, on this machine.
+
+    Raises:
+        SemisupError: nobody answers at that address.
+    """
+    import dask
+    from distributed import Client, LocalCluster
+
+    # A run may compute for minutes without giving up the interpreter; that is no sign of death.
+    dask.config.set({"distributed.scheduler.worker-ttl": None, "distributed.comm.timeouts.connect": CONNECT_SECONDS})
+    if scheduler is not None:
+        try:
+            with Client(scheduler, timeout=CONNECT_SECONDS) as client:  # type: ignore[no-untyped-call]
+                yield client
+        except (OSError, ValueError) as error:
+            raise SemisupError(f"--scheduler {scheduler}: nobody answers there ({_first_line(error)})") from error
+        return
+    with (
+        LocalCluster(  # type: ignore[no-untyped-call]
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=0,  # the plan has compared a step's memory with the machine's
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
+        ) as local,
+        Client(local) as client,  # type: ignore[no-untyped-call]
+    ):
+        yield client
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

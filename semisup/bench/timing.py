@@ -1,0 +1,69 @@
+"""How long one training step takes, measured by itself: for expected times and for runs of equal seconds."""
+
+from __future__ import annotations
+
+import torch
+
+from semisup.augment import Normalize
+from semisup.engine import Batches, TrainingImages, fit
+from semisup.pipeline.plan import Plan, StagePlan
+from semisup.stages.networks import build_method
+from semisup.stages.train import stage_policies
+
+__all__ = ["step_seconds"]
+
+WARM_UP, STEPS, REPEATS = 2, 3, 3
+
+
+def step_seconds(plan: Plan, stage: StagePlan) -> float:
+    """Seconds of one step of a train stage, with freshly initialised networks in place of those it would start from.
+
+    The least of three stretches of three steps after two to warm up: what another process takes away from one stretch
+    is not the step's.
+
+    Args:
+        plan: of the recipe, with data and device.
+        stage: one of its train stages.
+    """
+    data, config = plan.data, stage.config
+    assert stage.network is not None
+    if plan.recipe.threads is not None:
+        torch.set_num_threads(plan.recipe.threads)
+    networks = {other.name: other.network for other in plan.stages if other.network is not None}
+    teachers = [networks[name].build_classifier().to(plan.device).eval() for name in config.teacher]
+    method = build_method(config, stage.network.spec, teachers, pretrained=False)
+    method = method.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    uniform = torch.full((len(data.x_train), data.num_classes), 1 / data.num_classes)
+    batches = Batches(
+        TrainingImages(
+            images=torch.tensor(data.x_train),
+            labeled_index=torch.from_numpy(plan.budget.index),
+            labels=torch.from_numpy(data.y_train[plan.budget.index]),
+            targets=uniform if config.pseudo_labels is not None else None,
+        ),
+        labeled=stage_policies(config.augment, method.views.policies("labeled"), flip=data.flip),
+        unlabeled=stage_policies(config.augment, method.views.policies("unlabeled"), flip=data.flip),
+        labeled_size=config.batch.labeled,
+        unlabeled_size=config.batch.unlabeled,
+        normalize=Normalize(*plan.statistics),
+        device=plan.device,
+        key=("timing",),
+    )
+
+    def stretch(steps: int) -> float:
+        result = fit(
+            method,
+            batches,
+            steps=steps,
+            optimizer=config.optimizer,
+            schedule=config.schedule,
+            ema=config.ema,
+            device=plan.device,
+            precision=plan.precision,
+        )
+        if plan.device.type == "cuda":
+            torch.cuda.synchronize(plan.device)
+        return result.seconds / steps
+
+    stretch(WARM_UP)
+    return min(stretch(STEPS) for _ in range(REPEATS))
