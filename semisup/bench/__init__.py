@@ -1,0 +1,1 @@
+"""The label-budget benchmark: which method, with how many labels."""
