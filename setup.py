@@ -22,11 +22,12 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["semisup", "semisup.*"]), "semisup.recipes"],
     package_dir={"semisup": "semisup", "semisup.recipes": "recipes"},
-    package_data={"semisup": ["py.typed"], "semisup.recipes": ["*/*.yaml"]},
+    package_data={"semisup": ["py.typed"], "semisup.bench": ["*.j2"], "semisup.recipes": ["*/*.yaml"]},
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
         "albumentations>=2.0",
+        "jinja2>=3.1",
         "matplotlib>=3.8",
         "mlflow>=3.0",
         "numpy>=1.26",
@@ -39,7 +40,15 @@ setup(
         "typer>=0.12",
     ],
     extras_require={
-        "dev": ["mypy>=1.14", "pytest>=8.0", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "ruff>=0.9", "types-PyYAML"]
+        "dev": [
+            "mypy>=1.14",
+            "pytest>=8.0",
+            "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
+            "ruff>=0.9",
+            "selenium>=4.20",
+            "types-PyYAML",
+        ]
     },
     entry_points={"console_scripts": ["semisup=semisup.cli.app:main"]},
 )

@@ -44,7 +44,7 @@ def test_the_wheel_has_every_module_recipe_and_marker(wheel: Path) -> None:
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "semisup").rglob("*.py")}
     recipes = {f"semisup/recipes/{path.relative_to(ROOT / 'recipes')}" for path in (ROOT / "recipes").rglob("*.yaml")}
     assert len(recipes) == len(shipped_recipes()) > 0
-    wanted = modules | recipes | {"semisup/py.typed"}
+    wanted = modules | recipes | {"semisup/py.typed", "semisup/bench/report.html.j2"}
     assert wanted - names == set()
     extra = {name for name in names - wanted if ".dist-info/" not in name}
     assert extra == set(), "tests, caches or results in the wheel"
