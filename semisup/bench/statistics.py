@@ -11,6 +11,7 @@ __all__ = [
     "Difference",
     "Estimate",
     "LabelsNeeded",
+    "collapse_below",
     "crossing",
     "estimate",
     "holm",
@@ -170,3 +171,9 @@ def labels_needed(curves: Sequence[Sequence[tuple[int, float]]], target: float) 
     if at_most:
         low = high = None  # of bounds, not of measured crossings
     return LabelsNeeded(labels, low, high, len(crossings), at_most, len(curves))
+
+
+def collapse_below(num_classes: int) -> float:
+    """Accuracy below which a run has collapsed: twice that of guessing, 2 / C; for two classes 0.75, not 1."""
+    guessing = 1 / num_classes
+    return min(2 * guessing, (1 + guessing) / 2)  # halfway from guessing to all right; the first is smaller from C = 3
