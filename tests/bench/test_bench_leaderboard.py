@@ -143,8 +143,8 @@ def test_labels_needed():
     rows += runs("one", 10, [0.4]) + runs("one", 1000, [0.8])
     rows.append(row("none", labels="10", n_labels=10, status="failed"))
     rows += runs("ceiling", "all", [0.9, 0.9])
-    # log10 of the crossings of a at 0.75: 1 + 2 (0.75 - 0.65) / 0.15 = 2.333 and 1 + 2 (0.35 / 0.4) = 2.75: 10^2.542 = 348
-    # with the interval 2.542 ± 12.706 x 0.2083. b at 0.6: 2 and 1.667, so 10^1.833 = 68 and 1.833 ± 12.706 x 0.1667.
+    # log10 of a's crossings at 0.75: 1 + 2 (0.75 - 0.65) / 0.15 = 2.333 and 1 + 2 (0.35 / 0.4) = 2.75; 10^2.542 = 348,
+    # interval 2.542 ± 12.706 x 0.2083. Of b's at 0.6: 2 and 1.667; 10^1.833 = 68, interval 1.833 ± 12.706 x 0.1667.
     lines = table(leaderboard_markdown(summary(rows, targets=[0.6, 0.75])), "## Labels needed for an accuracy")
     assert lines == [
         {"entry": "supervised", "for 60.0%": "100 [100, 100]", "for 75.0%": "1 of 2 draws"},
