@@ -1,0 +1,30 @@
+"""The computes of a suite: "" = as the recipe says, "400 steps", "20 s"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+__all__ = ["compute_name", "compute_unit", "ordered_computes"]
+
+
+def compute_name(compute: str) -> str:
+    """What text for people calls a compute."""
+    return compute or "as the recipe says"
+
+
+def compute_unit(compute: str) -> str:
+    """``"steps"``, ``"s"``, or "" for anything else."""
+    found = re.fullmatch(r"\d+(?:\.\d+)? (steps|s)", compute)
+    return found[1] if found else ""
+
+
+def ordered_computes(computes: Iterable[str]) -> list[str]:
+    """The different ones: the recipe's own, then steps, then seconds, each ascending."""
+
+    def order(compute: str) -> tuple[int, float, str]:
+        unit = compute_unit(compute)
+        number = float(compute.partition(" ")[0]) if unit else 0.0
+        return (["", "steps", "s"].index(unit), number, compute)
+
+    return sorted(set(computes), key=order)
