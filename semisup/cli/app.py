@@ -47,9 +47,15 @@ def bench(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. draws=1.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the results; default runs/<suite name>.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, measure step times, show the runs.")] = False,
-    scheduler: Annotated[str | None, typer.Option(help="Dask scheduler, tcp://host:port; default: own workers.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Own workers; default: one per GPU, else per core.")] = None,
-    compare: Annotated[tuple[Path, Path] | None, typer.Option(help="Two result folders: how the second differs.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Dask scheduler, tcp://host:port; default: own workers.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Own workers; default: one per GPU, else per core.")
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Two result folders: how the second differs.")
+    ] = None,
 ) -> None:
     """Run a suite of methods, label budgets and draws; the same command goes on where it was stopped."""
     if compare is not None:

@@ -302,7 +302,8 @@ def _fingerprint(
     """
     recipe = plan.recipe
     settings = dataclasses.asdict(stage)
-    for key in ("epochs", "steps", "model"):
+    # Steps and model are hashed as resolved; what only a stage of another kind reads changes nothing.
+    for key in ("epochs", "steps", "model", *(kind for kind in ("relabel",) if kind != stage.kind)):
         del settings[key]
     content = {
         "version": __version__,
