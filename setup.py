@@ -10,8 +10,8 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "semisup" / "_version.py"
 if VERSION is None:
     raise RuntimeError("semisup/_version.py states no version")
 
-# The recipes stay at the top of the repository, where a reader looks for them, and travel in the wheel as the
-# package data of `semisup.recipes`.
+# Recipes and benchmark suites stay where a reader looks for them, and travel in the wheel as the package data of
+# `semisup.recipes` and `semisup.suites`.
 setup(
     name="semisup",
     version=VERSION[1],
@@ -20,13 +20,20 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
-    packages=[*find_packages(include=["semisup", "semisup.*"]), "semisup.recipes"],
-    package_dir={"semisup": "semisup", "semisup.recipes": "recipes"},
-    package_data={"semisup": ["py.typed"], "semisup.bench": ["*.j2"], "semisup.recipes": ["*/*.yaml"]},
+    packages=[*find_packages(include=["semisup", "semisup.*"]), "semisup.recipes", "semisup.suites"],
+    package_dir={"semisup": "semisup", "semisup.recipes": "recipes", "semisup.suites": "benchmarks/suites"},
+    package_data={
+        "semisup": ["py.typed"],
+        "semisup.bench": ["*.j2"],
+        "semisup.recipes": ["*/*.yaml"],
+        "semisup.suites": ["*/*.yaml"],
+    },
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
         "albumentations>=2.0",
+        "bokeh>=3.1",
+        "distributed>=2024.8",
         "jinja2>=3.1",
         "matplotlib>=3.8",
         "mlflow>=3.0",
@@ -37,6 +44,7 @@ setup(
         "rich>=13.0",
         "safetensors>=0.4",
         "scikit-learn>=1.4",
+        "scipy>=1.11",
         "typer>=0.12",
     ],
     extras_require={

@@ -12,9 +12,13 @@ import torch
 
 from semisup.errors import SemisupError
 
-__all__ = ["cluster", "default_workers"]
+__all__ = ["cluster", "default_workers", "worker_count"]
 
 CONNECT_SECONDS = 10
+MALLOC = {"MALLOC_TRIM_THRESHOLD_": 1 << 30, "MALLOC_MMAP_THRESHOLD_": 1 << 30, "MALLOC_ARENA_MAX": 1}
+"""Let glibc keep a step's memory for the next one. Dask's own setting (trim at 64 kB) gives it back to the system at
+every step: FixMatch on WRN-10-1 in a worker's thread took 0.61 s a step with it, 0.35 s with glibc's defaults, 0.27 s
+with this (CPU seconds in the kernel: 1.71, 0.35, 0.12), all measured in one sitting on one core."""
 
 
 def default_workers(threads: int) -> int:
@@ -41,7 +45,8 @@ def cluster(scheduler: str | None, workers: int) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
     # A run may compute for minutes without giving up the interpreter; that is no sign of death.
-    dask.config.set({"distributed.scheduler.worker-ttl": None, "distributed.comm.timeouts.connect": CONNECT_SECONDS})
+    settings = {"distributed.scheduler.worker-ttl": None, "distributed.comm.timeouts.connect": CONNECT_SECONDS}
+    dask.config.set(settings | {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in MALLOC.items()})
     if scheduler is not None:
         try:
             with Client(scheduler, timeout=CONNECT_SECONDS) as client:  # type: ignore[no-untyped-call]
@@ -61,6 +66,11 @@ def cluster(scheduler: str | None, workers: int) -> Iterator[Any]:
         Client(local) as client,  # type: ignore[no-untyped-call]
     ):
         yield client
+
+
+def worker_count(client: Any) -> int:
+    """Workers that the client's scheduler has now, at least 1."""
+    return max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
 
 
 def _first_line(error: Exception) -> str:

@@ -106,15 +106,16 @@ class Shown:
         self.runs: Sequence[tuple[Cell, Sequence[Job]]] = []
         self.printed = time.monotonic()
         self.last = ""
+        self.flying = 0
 
     def update(self, runs: Sequence[tuple[Cell, Sequence[Job]]]) -> None:
         """These are the runs known now."""
         self.runs = runs
-        self.tick(0)
+        self.tick(self.flying)
 
     def tick(self, flying: int) -> None:
-        """Show where things stand."""
-        board = self.board
+        """Show where things stand; `flying` jobs are submitted and not over."""
+        self.flying, board = flying, self.board
         done = sum(jobs[-1].fingerprint in board.finished for _, jobs in self.runs)
         failed = sum(jobs[-1].fingerprint in board.failed for _, jobs in self.runs)
         jobs = unique_jobs([jobs for _, jobs in self.runs])

@@ -1,0 +1,61 @@
+"""A suite in MLflow: a parent run, below which every run of the suite is a child."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from semisup._version import __version__
+from semisup.bench.cells import Cell, Job
+from semisup.bench.console import BenchConsole
+from semisup.bench.suite import Suite
+from semisup.stages import Artifact
+from semisup.tracking import EventLog, MlflowUploader, resolve_uri
+
+__all__ = ["record_run", "recorded"]
+
+UPLOAD_SECONDS = 60.0
+"""Longest wait for MLflow after the last run; what is left can be sent later."""
+
+
+@contextmanager
+def recorded(suite: Suite, folder: Path, data_hash: str, console: BenchConsole) -> Iterator[EventLog]:
+    """The suite's event log and, if the suite wants it, its upload to MLflow in the background."""
+    log = EventLog(folder)
+    uploader = None
+    if suite.tracking.mlflow:
+        uploader = MlflowUploader(folder, resolve_uri(folder.parent), suite.tracking.experiment, console.warn)
+    params = dataclasses.asdict(suite)
+    del params["settings"]
+    log.run_start(suite.name, params, {"data_hash": data_hash, "semisup_version": __version__})
+    status = "FAILED"
+    try:
+        yield log
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        log.run_end(status)
+        if uploader is not None and not uploader.close(UPLOAD_SECONDS if status == "FINISHED" else 5.0):
+            console.warn(f"some numbers have not reached MLflow; send them with: semisup track {folder}")
+
+
+def record_run(log: EventLog, cell: Cell, jobs: Sequence[Job], artifact: Artifact | None) -> None:
+    """A child run: its settings, its numbers, how it ended. `artifact` is None where it failed."""
+    params = {
+        "entry": cell.entry,
+        "labels": str(cell.labels),
+        "draw": cell.draw,
+        "init": cell.init,
+        "compute": cell.compute.text or "recipe",
+        "options": " ".join(cell.options),
+        "validation": cell.validation,
+        "stages": {job.name: job.fingerprint for job in jobs},
+    }
+    log.stage_start(cell.name, params, {"fingerprint": jobs[-1].fingerprint})
+    metrics = {} if artifact is None else artifact.metrics
+    numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+    log.stage_end(cell.name, "failed" if artifact is None else "finished", numbers)
