@@ -66,6 +66,19 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         # Neither as wide as the features nor a multiple of the batch.
         "memory": Setting({"memory": 30, "out_features": 20, "memory_decay": 0.9}, terms=_terms("contrastive")),
     },
+    # Ramps of length 0: within three steps nothing else would have risen.
+    "pseudo_label": {
+        "plain": Setting(
+            {"threshold": 0.0, "ramp": 0.0},
+            terms=_terms("supervised", "unlabeled"),
+            numbers=_terms("kept"),
+            guesses=True,
+        )
+    },
+    "entropy_minimization": {
+        "plain": Setting({"unlabeled_weight": 1.0}, terms=_terms("supervised", "entropy")),
+    },
+    "pi_model": {"plain": Setting({"ramp": 0.0}, terms=_terms("supervised", "consistency"))},
     "fixmatch": {
         "plain": _FIXMATCH,
         "aligned": Setting({**_FIXMATCH.options, "align": True}, _FIXMATCH.terms, _FIXMATCH.numbers, guesses=True),

@@ -15,13 +15,16 @@ import torch.nn.functional as F
 from contract_settings import CASES, Case
 from torch import nn
 
-from semisup.losses import mse_consistency
+from semisup.losses import entropy, mse_consistency
 from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
 from semisup.methods.distill import Distill
+from semisup.methods.entropy_minimization import EntropyMinimization
 from semisup.methods.fixmatch import FixMatch
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.noisy_student import NoisyStudent
+from semisup.methods.pi_model import PiModel
+from semisup.methods.pseudo_label import PseudoLabel
 from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
 from semisup.methods.supervised import Supervised
@@ -100,7 +103,18 @@ class OwnAnswers(Distill):
         yield Update(loss, log={"supervised": loss, "distillation": loss})
 
 
+class OneLook(PiModel):
+    """Both answers come from the first view: only dropout is left to disagree."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"first": u["first"], "second": u["first"]}, u.index)), progress
+        )
+
+
 BLIND = {
+    OneLook: "pi_model-plain",
     UsbMeanTeacher: "mean_teacher-plain",
     StrongGuesses: "fixmatch-plain",
     OneView: "simclr-plain",
@@ -169,6 +183,25 @@ class SoftMpl(MetaPseudoLabels):
             yield replace(update, log={**update.log, "feedback": 0 * feedback + feedback.detach()})
 
 
+class GuessesOnly(PseudoLabel):
+    """The stop-gradient of the guess covers the answer too."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            unlabeled = update.log["unlabeled"].detach()
+            yield replace(update, loss=update.log["supervised"] + unlabeled, log={**update.log, "unlabeled": unlabeled})
+
+
+class EntropyOfTargets(EntropyMinimization):
+    """The predictions are detached, as if they were targets."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            with torch.no_grad():
+                unlabeled = entropy(self.model(batch.unlabeled["weak"]))
+            yield replace(update, loss=update.log["supervised"] + unlabeled, log={**update.log, "entropy": unlabeled})
+
+
 class MeanTeacherAllParameters(TeacherWithGradient):
     """The optimizer gets the teacher too."""
 
@@ -211,6 +244,8 @@ def _with_idle_layer(base: type[Supervised]) -> type[Method]:
     ("cls", "name", "message"),
     [
         (UsbMeanTeacher, "mean_teacher-plain", "consistency has no gradient"),
+        (GuessesOnly, "pseudo_label-plain", "unlabeled has no gradient"),
+        (EntropyOfTargets, "entropy_minimization-plain", "entropy has no gradient"),
         (GradientThroughTeacher, "mean_teacher-plain", "teacher.module"),
         (StudentInTeachersUpdate, "meta_pseudo_labels-drawn", "student.*gradient from the update of 'teacher'"),
         (MeanTeacherAllParameters, "mean_teacher-plain", "teacher.module"),
