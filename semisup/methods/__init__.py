@@ -14,6 +14,7 @@ from semisup.methods.pseudo_label import PseudoLabel
 from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
 from semisup.methods.supervised import Supervised
+from semisup.methods.temporal_ensembling import TemporalEnsembling
 
 __all__ = [
     "METHODS",
@@ -34,6 +35,7 @@ METHODS: dict[str, type[Method]] = {
     "pseudo_label": PseudoLabel,
     "entropy_minimization": EntropyMinimization,
     "pi_model": PiModel,
+    "temporal_ensembling": TemporalEnsembling,
     "fixmatch": FixMatch,
     "mean_teacher": MeanTeacher,
     "noisy_student": NoisyStudent,

@@ -26,8 +26,8 @@ class PiModel(Method):
     Args:
         model: the classifier.
         consistency: the final value of w(t). google-research/fixmatch's port: 10; Oliver et al. (arXiv:1804.09170): 20.
-            The paper's 100 M/N, of M labels among N images, stands beside a cross-entropy that is divided by the whole
-            batch, not by its labeled part as here.
+            Authors' code (s-laine/tempens): 100 M/N, of M labels among N images, beside a cross-entropy that is divided
+            by the whole batch. Divided by its labeled part, as here, that is 100.
         ramp: part of the run over which w(t) = consistency * exp(-5 (1 - t/ramp)^2) rises, in [0, 1]. Paper: 80 of 300
             epochs; google-research/fixmatch: 0.4, linearly.
     """

@@ -37,6 +37,8 @@ class Setting:
     """Whether a step draws random numbers (dropout, sampled labels)."""
     guesses: bool = False
     """Whether a step reports pseudo-labels."""
+    prepare: Callable[[Method], None] = lambda method: None
+    """What must have happened before the first step, for methods whose terms stay idle for longer than `steps`."""
 
 
 def _terms(*names: str) -> frozenset[str]:
@@ -53,6 +55,15 @@ _MPL = Setting(
     guesses=True,
 )
 _FIXMATCH = Setting({"threshold": 0.0}, terms=_terms("supervised", "unlabeled"), numbers=_terms("kept"), guesses=True)
+
+
+def _one_epoch_later(method: Method) -> None:
+    """Every image has been seen once: before that temporal ensembling has no target."""
+    draw = torch.Generator().manual_seed(0)
+    answers = torch.rand(DATA, CLASSES, generator=draw).mul(3).softmax(1)
+    method.get_buffer("ensemble").copy_(0.4 * answers)
+    method.get_buffer("seen").fill_(1)
+
 
 SETTINGS: dict[str, dict[str, Setting]] = {
     "supervised": {
@@ -79,6 +90,13 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "plain": Setting({"unlabeled_weight": 1.0}, terms=_terms("supervised", "entropy")),
     },
     "pi_model": {"plain": Setting({"ramp": 0.0}, terms=_terms("supervised", "consistency"))},
+    "temporal_ensembling": {
+        "plain": Setting(
+            {"ramp": 0.0, "momentum": 0.6},
+            terms=_terms("supervised", "consistency"),
+            prepare=_one_epoch_later,
+        )
+    },
     "fixmatch": {
         "plain": _FIXMATCH,
         "aligned": Setting({**_FIXMATCH.options, "align": True}, _FIXMATCH.terms, _FIXMATCH.numbers, guesses=True),
@@ -109,13 +127,19 @@ class Case:
     def build(self, seed: int = 0, *, separate: bool = False) -> Method:
         """A fresh method. `separate` swaps BatchNorm for norms of single images, so that images cannot interact."""
         torch.manual_seed(seed)
+        given: dict[str, Any] = {}
+        if self.cls.needs_teacher:
+            given["teacher"] = _network("classifier", width=6, separate=separate)
+        if self.cls.needs_num_images:
+            given["num_images"] = DATA
         method = self.cls(
             _network(self.cls.trains, width=8, separate=separate),
-            **({"teacher": _network("classifier", width=6, separate=separate)} if self.cls.needs_teacher else {}),
+            **given,
             **self.setting.options,
         )
         if separate:
             _separate_images(method)  # the method's own heads
+        self.setting.prepare(method)
         return method.train()
 
 

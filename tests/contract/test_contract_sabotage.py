@@ -28,6 +28,7 @@ from semisup.methods.pseudo_label import PseudoLabel
 from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
 from semisup.methods.supervised import Supervised
+from semisup.methods.temporal_ensembling import TemporalEnsembling
 
 # --- views -----------------------------------------------------------------------------------------------------------
 
@@ -202,6 +203,14 @@ class EntropyOfTargets(EntropyMinimization):
             yield replace(update, loss=update.log["supervised"] + unlabeled, log={**update.log, "entropy": unlabeled})
 
 
+class OwnPrediction(TemporalEnsembling):
+    """The target is the prediction that it should teach."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        self.seen.zero_()
+        return super().step(batch, progress)
+
+
 class MeanTeacherAllParameters(TeacherWithGradient):
     """The optimizer gets the teacher too."""
 
@@ -244,6 +253,7 @@ def _with_idle_layer(base: type[Supervised]) -> type[Method]:
     ("cls", "name", "message"),
     [
         (UsbMeanTeacher, "mean_teacher-plain", "consistency has no gradient"),
+        (OwnPrediction, "temporal_ensembling-plain", "consistency: all gradients are 0"),
         (GuessesOnly, "pseudo_label-plain", "unlabeled has no gradient"),
         (EntropyOfTargets, "entropy_minimization-plain", "entropy has no gradient"),
         (GradientThroughTeacher, "mean_teacher-plain", "teacher.module"),
@@ -473,16 +483,25 @@ def test_predictor_check_finds_a_wrapper() -> None:
         checks.check_predictor_learns(planted(Wrapped, "mean_teacher-plain"))
 
 
-def test_resume_check_finds_memory_outside_of_buffers(tmp_path: Path) -> None:
-    class Forgetful(SimCLRv2):
-        def __init__(self, model: nn.Module, **options: object) -> None:
-            super().__init__(model, **options)  # type: ignore[arg-type]
-            queue, self._buffers["queue"] = self.queue, None
-            del self._buffers["queue"]
-            self.queue = queue.clone()  # a plain attribute: not in the checkpoint
+@pytest.mark.parametrize(
+    ("base", "name", "memory"),
+    [
+        (SimCLRv2, "simclr_v2-memory", "queue"),
+        (TemporalEnsembling, "temporal_ensembling-plain", "ensemble"),
+        (TemporalEnsembling, "temporal_ensembling-plain", "seen"),
+    ],
+)
+def test_resume_check_finds_memory_outside_of_buffers(
+    base: type[Method], name: str, memory: str, tmp_path: Path
+) -> None:
+    class Forgetful(base):  # type: ignore[misc, valid-type]
+        def __init__(self, *networks: object, **options: object) -> None:
+            super().__init__(*networks, **options)
+            # Kept out of the checkpoint.
+            self.register_buffer(memory, self.get_buffer(memory), persistent=False)
 
     with pytest.raises(AssertionError):
-        checks.check_resumes(planted(Forgetful, "simclr_v2-memory"), tmp_path)
+        checks.check_resumes(planted(Forgetful, name), tmp_path)
 
 
 def test_resume_check_finds_a_step_counter_in_python(tmp_path: Path) -> None:
