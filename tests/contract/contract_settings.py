@@ -97,6 +97,14 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             prepare=_one_epoch_later,
         )
     },
+    "vat": {
+        "plain": Setting({"ramp": 0.0, "epsilon": 3.0}, terms=_terms("supervised", "adversarial"), random=True),
+        "entropy": Setting(
+            {"ramp": 0.0, "epsilon": 3.0, "entropy_weight": 0.5},
+            terms=_terms("supervised", "adversarial", "entropy"),
+            random=True,
+        ),
+    },
     "fixmatch": {
         "plain": _FIXMATCH,
         "aligned": Setting({**_FIXMATCH.options, "align": True}, _FIXMATCH.terms, _FIXMATCH.numbers, guesses=True),

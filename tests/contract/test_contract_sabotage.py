@@ -29,6 +29,7 @@ from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
 from semisup.methods.supervised import Supervised
 from semisup.methods.temporal_ensembling import TemporalEnsembling
+from semisup.methods.vat import VAT
 
 # --- views -----------------------------------------------------------------------------------------------------------
 
@@ -114,7 +115,16 @@ class OneLook(PiModel):
         )
 
 
+class LabeledOnly(VAT):
+    """Labeled images are made robust, unlabeled ones forgotten."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = Unlabeled(batch.labeled.views, batch.unlabeled.index)
+        yield from super().step(Batch(batch.labeled, u), progress)
+
+
 BLIND = {
+    LabeledOnly: "vat-entropy",
     OneLook: "pi_model-plain",
     UsbMeanTeacher: "mean_teacher-plain",
     StrongGuesses: "fixmatch-plain",
@@ -211,6 +221,17 @@ class OwnPrediction(TemporalEnsembling):
         return super().step(batch, progress)
 
 
+class PerturbedTarget(VAT):
+    """The stop-gradient is on the perturbed images' side."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            adversarial = update.log["adversarial"].detach()
+            yield replace(
+                update, loss=update.log["supervised"] + adversarial, log={**update.log, "adversarial": adversarial}
+            )
+
+
 class MeanTeacherAllParameters(TeacherWithGradient):
     """The optimizer gets the teacher too."""
 
@@ -254,6 +275,7 @@ def _with_idle_layer(base: type[Supervised]) -> type[Method]:
     [
         (UsbMeanTeacher, "mean_teacher-plain", "consistency has no gradient"),
         (OwnPrediction, "temporal_ensembling-plain", "consistency: all gradients are 0"),
+        (PerturbedTarget, "vat-plain", "adversarial has no gradient"),
         (GuessesOnly, "pseudo_label-plain", "unlabeled has no gradient"),
         (EntropyOfTargets, "entropy_minimization-plain", "entropy has no gradient"),
         (GradientThroughTeacher, "mean_teacher-plain", "teacher.module"),
