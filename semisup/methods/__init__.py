@@ -15,6 +15,7 @@ from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
 from semisup.methods.supervised import Supervised
 from semisup.methods.temporal_ensembling import TemporalEnsembling
+from semisup.methods.uda import UDA
 from semisup.methods.vat import VAT
 
 __all__ = [
@@ -38,6 +39,7 @@ METHODS: dict[str, type[Method]] = {
     "pi_model": PiModel,
     "temporal_ensembling": TemporalEnsembling,
     "vat": VAT,
+    "uda": UDA,
     "fixmatch": FixMatch,
     "mean_teacher": MeanTeacher,
     "noisy_student": NoisyStudent,

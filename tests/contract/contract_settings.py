@@ -54,6 +54,7 @@ _MPL = Setting(
     random=True,
     guesses=True,
 )
+_UDA = Setting({"threshold": 0.0}, terms=_terms("supervised", "unlabeled"), numbers=_terms("kept"), guesses=True)
 _FIXMATCH = Setting({"threshold": 0.0}, terms=_terms("supervised", "unlabeled"), numbers=_terms("kept"), guesses=True)
 
 
@@ -104,6 +105,10 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             terms=_terms("supervised", "adversarial", "entropy"),
             random=True,
         ),
+    },
+    "uda": {
+        "plain": _UDA,
+        "annealed": Setting({**_UDA.options, "tsa": "log"}, _UDA.terms, _UDA.numbers, guesses=True),
     },
     "fixmatch": {
         "plain": _FIXMATCH,

@@ -29,6 +29,7 @@ from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
 from semisup.methods.supervised import Supervised
 from semisup.methods.temporal_ensembling import TemporalEnsembling
+from semisup.methods.uda import UDA
 from semisup.methods.vat import VAT
 
 # --- views -----------------------------------------------------------------------------------------------------------
@@ -123,7 +124,18 @@ class LabeledOnly(VAT):
         yield from super().step(Batch(batch.labeled, u), progress)
 
 
+class StrongTarget(UDA):
+    """The target is the sharpened answer to the strong view itself."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"weak": u["strong"], "strong": u["strong"]}, u.index)), progress
+        )
+
+
 BLIND = {
+    StrongTarget: "uda-annealed",
     LabeledOnly: "vat-entropy",
     OneLook: "pi_model-plain",
     UsbMeanTeacher: "mean_teacher-plain",
