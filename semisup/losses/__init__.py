@@ -6,13 +6,19 @@ Plain cross-entropy with integer labels is ``torch.nn.functional.cross_entropy``
 from __future__ import annotations
 
 from semisup.losses.alignment import align_distribution
-from semisup.losses.classification import entropy, pseudo_label_cross_entropy, soft_cross_entropy
+from semisup.losses.classification import (
+    annealed_cross_entropy,
+    entropy,
+    pseudo_label_cross_entropy,
+    soft_cross_entropy,
+)
 from semisup.losses.consistency import kl_consistency, mse_consistency, sharpen
 from semisup.losses.contrastive import nt_xent
 from semisup.losses.distillation import hinton_kd, soft_target_distillation
 
 __all__ = [
     "align_distribution",
+    "annealed_cross_entropy",
     "entropy",
     "hinton_kd",
     "kl_consistency",

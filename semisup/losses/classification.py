@@ -1,4 +1,5 @@
-"""Cross-entropy in the forms plain ``F.cross_entropy`` does not cover: soft targets, masked pseudo-labels, entropy."""
+"""Cross-entropy in the forms plain ``F.cross_entropy`` does not cover: soft targets, masked pseudo-labels,
+annealed labels, entropy."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from torch import Tensor
 from semisup.errors import SemisupError
 from semisup.losses.precision import full_precision
 
-__all__ = ["entropy", "pseudo_label_cross_entropy", "soft_cross_entropy"]
+__all__ = ["annealed_cross_entropy", "entropy", "pseudo_label_cross_entropy", "soft_cross_entropy"]
 
 
 def soft_cross_entropy(logits: Tensor, target_probs: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -55,6 +56,29 @@ def pseudo_label_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> 
     _check_one_per_row("mask", mask, logits)
     losses = F.cross_entropy(full_precision(logits), labels, reduction="none")
     return (losses * mask.to(losses.dtype)).mean()
+
+
+def annealed_cross_entropy(logits: Tensor, labels: Tensor, threshold: float) -> Tensor:
+    """Return the mean cross-entropy of the rows whose label has a probability of at most ``threshold``; 0 if none has.
+
+    Training signal annealing of UDA, arXiv:1904.12848, section 3: what is known well enough is not learned any better.
+    As in google-research/uda, the mean runs over the rows that are left; USB divides by all. Which rows these are
+    carries no gradient.
+
+    Args:
+        logits: (N, C).
+        labels: (N,) int64 in [0, C).
+        threshold: in (0, 1]; 1 leaves no row out.
+
+    Raises:
+        SemisupError: ``labels`` is not (N,), or ``threshold`` is outside (0, 1].
+    """
+    _check_one_per_row("labels", labels, logits)
+    if not 0 < threshold <= 1:
+        raise SemisupError(f"threshold must lie in (0, 1], got {threshold}")
+    losses = F.cross_entropy(full_precision(logits), labels, reduction="none")
+    learned = ((-losses.detach()).exp() <= threshold).to(losses.dtype)
+    return (losses * learned).sum() / learned.sum().clamp(min=1)
 
 
 def entropy(logits: Tensor) -> Tensor:

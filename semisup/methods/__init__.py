@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from semisup.methods.base import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
 from semisup.methods.distill import Distill
+from semisup.methods.entropy_minimization import EntropyMinimization
 from semisup.methods.fixmatch import FixMatch
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.noisy_student import NoisyStudent
+from semisup.methods.pi_model import PiModel
+from semisup.methods.pseudo_label import PseudoLabel
 from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
 from semisup.methods.supervised import Supervised
+from semisup.methods.temporal_ensembling import TemporalEnsembling
+from semisup.methods.uda import UDA
+from semisup.methods.vat import VAT
 
 __all__ = [
     "METHODS",
@@ -28,6 +34,12 @@ METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "simclr": SimCLR,
     "simclr_v2": SimCLRv2,
+    "pseudo_label": PseudoLabel,
+    "entropy_minimization": EntropyMinimization,
+    "pi_model": PiModel,
+    "temporal_ensembling": TemporalEnsembling,
+    "vat": VAT,
+    "uda": UDA,
     "fixmatch": FixMatch,
     "mean_teacher": MeanTeacher,
     "noisy_student": NoisyStudent,

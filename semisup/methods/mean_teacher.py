@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 
 from semisup.losses import mse_consistency
 from semisup.methods.base import Batch, Fraction, Method, NonNegative, Progress, Update, Views
+from semisup.methods.ramps import gaussian_ramp
 from semisup.models import EMA, Classifier
 
 __all__ = ["MeanTeacher"]
@@ -49,8 +49,7 @@ class MeanTeacher(Method):
 
     def weight(self, progress: Progress) -> float:
         """w(t): 0.0067 of the final value at the start, 0.2865 half-way up, 1 after the ramp."""
-        up = min(progress.fraction / self.ramp, 1.0) if self.ramp else 1.0
-        return self.consistency * math.exp(-5 * (1 - up) ** 2)
+        return self.consistency * gaussian_ramp(progress, self.ramp)
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """One update of the student, then of its average."""

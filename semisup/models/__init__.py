@@ -12,6 +12,7 @@ from semisup.models.build import (
 from semisup.models.classifier import Classifier, Encoder, feature_width
 from semisup.models.ema import EMA
 from semisup.models.heads import ProjectionHead, build_neck
+from semisup.models.statistics import frozen_statistics
 from semisup.models.weights import WeightsReport, load_into, load_weights, save_weights
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "check_model",
     "count_parameters",
     "feature_width",
+    "frozen_statistics",
     "load_into",
     "load_weights",
     "model_signature",

@@ -37,6 +37,8 @@ class Setting:
     """Whether a step draws random numbers (dropout, sampled labels)."""
     guesses: bool = False
     """Whether a step reports pseudo-labels."""
+    prepare: Callable[[Method], None] = lambda method: None
+    """What must have happened before the first step, for methods whose terms stay idle for longer than `steps`."""
 
 
 def _terms(*names: str) -> frozenset[str]:
@@ -52,7 +54,17 @@ _MPL = Setting(
     random=True,
     guesses=True,
 )
+_UDA = Setting({"threshold": 0.0}, terms=_terms("supervised", "unlabeled"), numbers=_terms("kept"), guesses=True)
 _FIXMATCH = Setting({"threshold": 0.0}, terms=_terms("supervised", "unlabeled"), numbers=_terms("kept"), guesses=True)
+
+
+def _one_epoch_later(method: Method) -> None:
+    """Every image has been seen once: before that temporal ensembling has no target."""
+    draw = torch.Generator().manual_seed(0)
+    answers = torch.rand(DATA, CLASSES, generator=draw).mul(3).softmax(1)
+    method.get_buffer("ensemble").copy_(0.4 * answers)
+    method.get_buffer("seen").fill_(1)
+
 
 SETTINGS: dict[str, dict[str, Setting]] = {
     "supervised": {
@@ -65,6 +77,38 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "plain": Setting(terms=_terms("contrastive")),
         # Neither as wide as the features nor a multiple of the batch.
         "memory": Setting({"memory": 30, "out_features": 20, "memory_decay": 0.9}, terms=_terms("contrastive")),
+    },
+    # Ramps of length 0: within three steps nothing else would have risen.
+    "pseudo_label": {
+        "plain": Setting(
+            {"threshold": 0.0, "ramp": 0.0},
+            terms=_terms("supervised", "unlabeled"),
+            numbers=_terms("kept"),
+            guesses=True,
+        )
+    },
+    "entropy_minimization": {
+        "plain": Setting({"unlabeled_weight": 1.0}, terms=_terms("supervised", "entropy")),
+    },
+    "pi_model": {"plain": Setting({"ramp": 0.0}, terms=_terms("supervised", "consistency"))},
+    "temporal_ensembling": {
+        "plain": Setting(
+            {"ramp": 0.0, "momentum": 0.6},
+            terms=_terms("supervised", "consistency"),
+            prepare=_one_epoch_later,
+        )
+    },
+    "vat": {
+        "plain": Setting({"ramp": 0.0, "epsilon": 3.0}, terms=_terms("supervised", "adversarial"), random=True),
+        "entropy": Setting(
+            {"ramp": 0.0, "epsilon": 3.0, "entropy_weight": 0.5},
+            terms=_terms("supervised", "adversarial", "entropy"),
+            random=True,
+        ),
+    },
+    "uda": {
+        "plain": _UDA,
+        "annealed": Setting({**_UDA.options, "tsa": "log"}, _UDA.terms, _UDA.numbers, guesses=True),
     },
     "fixmatch": {
         "plain": _FIXMATCH,
@@ -96,13 +140,19 @@ class Case:
     def build(self, seed: int = 0, *, separate: bool = False) -> Method:
         """A fresh method. `separate` swaps BatchNorm for norms of single images, so that images cannot interact."""
         torch.manual_seed(seed)
+        given: dict[str, Any] = {}
+        if self.cls.needs_teacher:
+            given["teacher"] = _network("classifier", width=6, separate=separate)
+        if self.cls.needs_num_images:
+            given["num_images"] = DATA
         method = self.cls(
             _network(self.cls.trains, width=8, separate=separate),
-            **({"teacher": _network("classifier", width=6, separate=separate)} if self.cls.needs_teacher else {}),
+            **given,
             **self.setting.options,
         )
         if separate:
             _separate_images(method)  # the method's own heads
+        self.setting.prepare(method)
         return method.train()
 
 

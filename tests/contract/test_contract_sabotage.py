@@ -15,16 +15,22 @@ import torch.nn.functional as F
 from contract_settings import CASES, Case
 from torch import nn
 
-from semisup.losses import mse_consistency
+from semisup.losses import entropy, mse_consistency
 from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
 from semisup.methods.distill import Distill
+from semisup.methods.entropy_minimization import EntropyMinimization
 from semisup.methods.fixmatch import FixMatch
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.noisy_student import NoisyStudent
+from semisup.methods.pi_model import PiModel
+from semisup.methods.pseudo_label import PseudoLabel
 from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
 from semisup.methods.supervised import Supervised
+from semisup.methods.temporal_ensembling import TemporalEnsembling
+from semisup.methods.uda import UDA
+from semisup.methods.vat import VAT
 
 # --- views -----------------------------------------------------------------------------------------------------------
 
@@ -100,7 +106,38 @@ class OwnAnswers(Distill):
         yield Update(loss, log={"supervised": loss, "distillation": loss})
 
 
+class OneLook(PiModel):
+    """Both answers come from the first view: only dropout is left to disagree."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"first": u["first"], "second": u["first"]}, u.index)), progress
+        )
+
+
+class LabeledOnly(VAT):
+    """Labeled images are made robust, unlabeled ones forgotten."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = Unlabeled(batch.labeled.views, batch.unlabeled.index)
+        yield from super().step(Batch(batch.labeled, u), progress)
+
+
+class StrongTarget(UDA):
+    """The target is the sharpened answer to the strong view itself."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"weak": u["strong"], "strong": u["strong"]}, u.index)), progress
+        )
+
+
 BLIND = {
+    StrongTarget: "uda-annealed",
+    LabeledOnly: "vat-entropy",
+    OneLook: "pi_model-plain",
     UsbMeanTeacher: "mean_teacher-plain",
     StrongGuesses: "fixmatch-plain",
     OneView: "simclr-plain",
@@ -169,6 +206,44 @@ class SoftMpl(MetaPseudoLabels):
             yield replace(update, log={**update.log, "feedback": 0 * feedback + feedback.detach()})
 
 
+class GuessesOnly(PseudoLabel):
+    """The stop-gradient of the guess covers the answer too."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            unlabeled = update.log["unlabeled"].detach()
+            yield replace(update, loss=update.log["supervised"] + unlabeled, log={**update.log, "unlabeled": unlabeled})
+
+
+class EntropyOfTargets(EntropyMinimization):
+    """The predictions are detached, as if they were targets."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            with torch.no_grad():
+                unlabeled = entropy(self.model(batch.unlabeled["weak"]))
+            yield replace(update, loss=update.log["supervised"] + unlabeled, log={**update.log, "entropy": unlabeled})
+
+
+class OwnPrediction(TemporalEnsembling):
+    """The target is the prediction that it should teach."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        self.seen.zero_()
+        return super().step(batch, progress)
+
+
+class PerturbedTarget(VAT):
+    """The stop-gradient is on the perturbed images' side."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            adversarial = update.log["adversarial"].detach()
+            yield replace(
+                update, loss=update.log["supervised"] + adversarial, log={**update.log, "adversarial": adversarial}
+            )
+
+
 class MeanTeacherAllParameters(TeacherWithGradient):
     """The optimizer gets the teacher too."""
 
@@ -211,6 +286,10 @@ def _with_idle_layer(base: type[Supervised]) -> type[Method]:
     ("cls", "name", "message"),
     [
         (UsbMeanTeacher, "mean_teacher-plain", "consistency has no gradient"),
+        (OwnPrediction, "temporal_ensembling-plain", "consistency: all gradients are 0"),
+        (PerturbedTarget, "vat-plain", "adversarial has no gradient"),
+        (GuessesOnly, "pseudo_label-plain", "unlabeled has no gradient"),
+        (EntropyOfTargets, "entropy_minimization-plain", "entropy has no gradient"),
         (GradientThroughTeacher, "mean_teacher-plain", "teacher.module"),
         (StudentInTeachersUpdate, "meta_pseudo_labels-drawn", "student.*gradient from the update of 'teacher'"),
         (MeanTeacherAllParameters, "mean_teacher-plain", "teacher.module"),
@@ -438,16 +517,25 @@ def test_predictor_check_finds_a_wrapper() -> None:
         checks.check_predictor_learns(planted(Wrapped, "mean_teacher-plain"))
 
 
-def test_resume_check_finds_memory_outside_of_buffers(tmp_path: Path) -> None:
-    class Forgetful(SimCLRv2):
-        def __init__(self, model: nn.Module, **options: object) -> None:
-            super().__init__(model, **options)  # type: ignore[arg-type]
-            queue, self._buffers["queue"] = self.queue, None
-            del self._buffers["queue"]
-            self.queue = queue.clone()  # a plain attribute: not in the checkpoint
+@pytest.mark.parametrize(
+    ("base", "name", "memory"),
+    [
+        (SimCLRv2, "simclr_v2-memory", "queue"),
+        (TemporalEnsembling, "temporal_ensembling-plain", "ensemble"),
+        (TemporalEnsembling, "temporal_ensembling-plain", "seen"),
+    ],
+)
+def test_resume_check_finds_memory_outside_of_buffers(
+    base: type[Method], name: str, memory: str, tmp_path: Path
+) -> None:
+    class Forgetful(base):  # type: ignore[misc, valid-type]
+        def __init__(self, *networks: object, **options: object) -> None:
+            super().__init__(*networks, **options)
+            # Kept out of the checkpoint.
+            self.register_buffer(memory, self.get_buffer(memory), persistent=False)
 
     with pytest.raises(AssertionError):
-        checks.check_resumes(planted(Forgetful, "simclr_v2-memory"), tmp_path)
+        checks.check_resumes(planted(Forgetful, name), tmp_path)
 
 
 def test_resume_check_finds_a_step_counter_in_python(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from losses_reference import check, gradient, normal, softmax
 
 from semisup.errors import SemisupError
-from semisup.losses import entropy, pseudo_label_cross_entropy, soft_cross_entropy
+from semisup.losses import annealed_cross_entropy, entropy, pseudo_label_cross_entropy, soft_cross_entropy
 
 LOGITS = normal(6, 4, scale=2.0)
 TARGET = softmax(normal(6, 4, seed=1))
@@ -27,6 +27,12 @@ def soft_reference(z, q, weight):
 def pseudo_reference(z, labels, mask):
     p = softmax(z)
     return sum(mask[n] * -math.log(p[n, labels[n]]) for n in range(len(z))) / len(z)
+
+
+def annealed_reference(z, labels, threshold):
+    p = softmax(z)
+    kept = [-math.log(p[n, labels[n]]) for n in range(len(z)) if p[n, labels[n]] <= threshold]
+    return sum(kept) / len(kept) if kept else 0.0
 
 
 def entropy_reference(z):
@@ -56,6 +62,51 @@ def test_pseudo_label_cross_entropy_matches_loops(rows, mask):
         lambda z: pseudo_reference(z, LABELS[:rows], mask[:rows]),
         LOGITS[:rows],
     )
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+@pytest.mark.parametrize("threshold", [1e-3, 0.1, 0.3, 0.5, 1.0])
+def test_annealed_cross_entropy_matches_loops(rows, threshold):
+    check(
+        lambda z: annealed_cross_entropy(z, torch.tensor(LABELS[:rows]), threshold),
+        lambda z: annealed_reference(z, LABELS[:rows], threshold),
+        LOGITS[:rows],
+    )
+
+
+def test_annealing_leaves_out_what_is_known_and_divides_by_the_rest():
+    # Two classes with logits (0, a): losses 1, 2, 3, 4, probabilities .37, .14, .05, .02.
+    losses = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    logits = torch.stack([torch.zeros(4, dtype=torch.float64), (losses.exp() - 1).log()], dim=1)
+    labels = torch.zeros(4, dtype=torch.long)
+    for threshold, value in ((1.0, 2.5), (0.2, 3.0), (0.1, 3.5), (0.04, 4.0), (0.01, 0.0)):
+        assert float(annealed_cross_entropy(logits, labels, threshold)) == pytest.approx(value)
+    assert float(annealed_cross_entropy(logits, labels, 0.1)) != pytest.approx(7 / 4)  # USB: divided by all rows
+
+
+def test_annealing_goes_by_the_probability_of_the_label_and_not_by_the_largest():
+    logits, labels = torch.tensor([[5.0, 0.0, 0.0]]), torch.tensor([1])
+    assert float(annealed_cross_entropy(logits, labels, 0.5)) == pytest.approx(float(F.cross_entropy(logits, labels)))
+
+
+def test_annealing_at_1_is_plain_cross_entropy_also_of_certain_rows():
+    logits, labels = torch.tensor([[1e3, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])
+    torch.testing.assert_close(annealed_cross_entropy(logits, labels, 1.0), F.cross_entropy(logits, labels))
+
+
+def test_everything_known_is_exactly_zero_with_zero_gradient():
+    logits, labels = 50 * F.one_hot(torch.tensor(LABELS), 4).float(), torch.tensor(LABELS)
+    assert float(annealed_cross_entropy(logits, labels, 0.9)) == 0.0
+    assert torch.equal(gradient(lambda z: annealed_cross_entropy(z, labels, 0.9), logits), torch.zeros(6, 4))
+
+
+def test_annealing_names_mistakes():
+    logits, labels = torch.tensor(LOGITS), torch.tensor(LABELS)
+    with pytest.raises(SemisupError, match=r"labels must have shape \(6,\), one per row, got \(6, 1\)"):
+        annealed_cross_entropy(logits, labels[:, None], 0.5)
+    for threshold in (0.0, 1.5, -1.0, math.nan):
+        with pytest.raises(SemisupError, match=r"threshold must lie in \(0, 1\], got"):
+            annealed_cross_entropy(logits, labels, threshold)
 
 
 @pytest.mark.parametrize("rows", [1, 6])

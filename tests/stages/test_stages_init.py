@@ -142,7 +142,7 @@ def test_the_networks_of_a_method_start_from_the_same_weights(tmp_path: Path) ->
         recipe = parse_recipe({"name": "x", "stages": {"s": train_stage(name)}})
         spec = plan.stages[0].network
         assert spec is not None
-        method = build_method(recipe.stages["s"], spec.spec, [])
+        method = build_method(recipe.stages["s"], spec.spec, [], num_images=len(data.x_train))
         load_initial_weights(method, done["first"].folder / "model.safetensors", 1.0)
         before = model(done["first"])
         copies = [key for key in method.state_dict() if key.endswith("head.weight")]

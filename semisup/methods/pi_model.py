@@ -1,0 +1,60 @@
+"""Π-model: two noisy looks at one image give one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from semisup.losses import mse_consistency
+from semisup.methods.base import Batch, Fraction, Method, NonNegative, Progress, Update, Views
+from semisup.methods.ramps import gaussian_ramp
+from semisup.models import Classifier
+
+__all__ = ["PiModel"]
+
+
+class PiModel(Method):
+    """L = CE(labeled) + w(t) * mean (1/C) ||p(u') - p(u'')||^2, u' and u'' two draws of augmentation and dropout
+    (Laine & Aila 2017, arXiv:1610.02242, algorithm 1).
+
+    Both answers get gradient, as in the paper; the ports of google-research/fixmatch and USB detach one. One joint
+    forward in train mode. The unlabeled images include the labeled ones.
+
+    Args:
+        model: the classifier.
+        consistency: the final value of w(t). google-research/fixmatch's port: 10; Oliver et al. (arXiv:1804.09170): 20.
+            Authors' code (s-laine/tempens): 100 M/N, of M labels among N images, beside a cross-entropy that is divided
+            by the whole batch. Divided by its labeled part, as here, that is 100.
+        ramp: part of the run over which w(t) = consistency * exp(-5 (1 - t/ramp)^2) rises, in [0, 1]. Paper: 80 of 300
+            epochs; google-research/fixmatch: 0.4, linearly.
+    """
+
+    family = "semi-supervised"
+    summary = "Two augmented views of an image should get the same prediction."
+    citation = "Laine & Aila 2017, arXiv:1610.02242"
+    views = Views(labeled=("weak",), unlabeled={"first": "weak", "second": "weak"})
+
+    def __init__(self, model: Classifier, *, consistency: NonNegative = 10.0, ramp: Fraction = 0.4) -> None:
+        super().__init__()
+        self.model = model
+        self.consistency = consistency
+        self.ramp = ramp
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        """One update of the joint loss."""
+        x, first, second = batch.labeled["weak"], batch.unlabeled["first"], batch.unlabeled["second"]
+        sizes = [len(x), len(first), len(second)]
+        logits, logits_first, logits_second = self.model(torch.cat([x, first, second])).split(sizes)
+        supervised = F.cross_entropy(logits.float(), batch.labeled.y)
+        consistency = mse_consistency(logits_first, logits_second.float().softmax(1))
+        yield Update(
+            supervised + self.consistency * gaussian_ramp(progress, self.ramp) * consistency,
+            log={"supervised": supervised, "consistency": consistency},
+        )
+
+    def predictor(self) -> nn.Module:
+        """The classifier itself."""
+        return self.model

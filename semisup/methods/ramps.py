@@ -1,0 +1,37 @@
+"""How the weight of an unlabeled term grows from 0 to 1 over the first part of a run."""
+
+from __future__ import annotations
+
+import math
+
+from semisup.methods.base import Progress
+
+__all__ = ["gaussian_ramp", "linear_ramp"]
+
+
+def linear_ramp(progress: Progress, length: float, start: float = 0.0) -> float:
+    """Return 0 up to `start`, then a straight line that reaches 1 at `start + length`.
+
+    Pseudo-Label (Lee 2013, eq. 16); google-research/fixmatch ramps all its older methods so, over 0.4 of the run.
+
+    Args:
+        progress: where the run stands.
+        length: part of the run that the rise takes, in [0, 1]; 0 jumps to 1.
+        start: part of the run before the rise, in [0, 1].
+    """
+    done = progress.fraction - start
+    if done < 0:
+        return 0.0
+    return min(done / length, 1.0) if length else 1.0
+
+
+def gaussian_ramp(progress: Progress, length: float) -> float:
+    """Return `exp(-5 (1 - t)^2)` for t from 0 to 1: 0.0067 at the start, 0.2865 half-way up, then 1.
+
+    Laine & Aila 2017, arXiv:1610.02242; also called the sigmoid ramp.
+
+    Args:
+        progress: where the run stands.
+        length: part of the run over which t goes from 0 to 1, in [0, 1]; 0 jumps to 1.
+    """
+    return math.exp(-5 * (1 - linear_ramp(progress, length)) ** 2)
