@@ -5,6 +5,7 @@ from __future__ import annotations
 from semisup.methods.base import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
 from semisup.methods.distill import Distill
 from semisup.methods.fixmatch import FixMatch
+from semisup.methods.flexmatch import FlexMatch
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.noisy_student import NoisyStudent
@@ -29,6 +30,7 @@ METHODS: dict[str, type[Method]] = {
     "simclr": SimCLR,
     "simclr_v2": SimCLRv2,
     "fixmatch": FixMatch,
+    "flexmatch": FlexMatch,
     "mean_teacher": MeanTeacher,
     "noisy_student": NoisyStudent,
     "meta_pseudo_labels": MetaPseudoLabels,

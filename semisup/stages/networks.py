@@ -126,6 +126,7 @@ def build_method(
     spec: ModelSpec,
     teachers: Sequence[nn.Module],
     *,
+    num_images: int,
     zero_head: bool = False,
     pretrained: bool = True,
 ) -> Method:
@@ -135,6 +136,7 @@ def build_method(
         stage: names the method and its options.
         spec: the network.
         teachers: predictors of the stages that `teacher` names.
+        num_images: images in the training set, for a method that remembers something of each.
         zero_head: start the classifier's head at zero: for a network that comes from pretraining.
         pretrained: False ignores torchvision's `weights`: for a network that gets others at once, or none ever.
     """
@@ -149,7 +151,9 @@ def build_method(
                 spec.name, spec.options, in_channels=spec.in_channels, image_size=spec.image_size, pretrained=pretrained
             )
         )
-    given = {"teacher": teachers[0]} if cls.needs_teacher else {}
+    given: dict[str, Any] = {"teacher": teachers[0]} if cls.needs_teacher else {}
+    if cls.needs_num_images:
+        given["num_images"] = num_images
     return cls(model, **given, **options)
 
 

@@ -66,6 +66,7 @@ def _start(context: StageContext) -> tuple[Method, ModelSpec, WeightsReport | No
         stage,
         spec,
         teachers,
+        num_images=len(data.x_train),
         zero_head=source is not None and source.kind == "encoder",
         pretrained=stage.init is None,
     )

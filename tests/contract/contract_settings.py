@@ -53,6 +53,7 @@ _MPL = Setting(
     guesses=True,
 )
 _FIXMATCH = Setting({"threshold": 0.0}, terms=_terms("supervised", "unlabeled"), numbers=_terms("kept"), guesses=True)
+_THRESHOLD = _terms("kept", "threshold")
 
 SETTINGS: dict[str, dict[str, Setting]] = {
     "supervised": {
@@ -69,6 +70,11 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "fixmatch": {
         "plain": _FIXMATCH,
         "aligned": Setting({**_FIXMATCH.options, "align": True}, _FIXMATCH.terms, _FIXMATCH.numbers, guesses=True),
+    },
+    "flexmatch": {
+        # Low enough for some guesses to be confident, so that the memory fills.
+        "warmup": Setting({"threshold": 0.5}, _FIXMATCH.terms, _THRESHOLD, guesses=True),
+        "plain": Setting({"threshold": 0.5, "warmup": False}, _FIXMATCH.terms, _THRESHOLD, guesses=True),
     },
     "mean_teacher": {"plain": Setting({"decay": 0.9}, terms=_terms("supervised", "consistency"))},
     "noisy_student": {"plain": Setting(terms=_terms("supervised", "unlabeled"), random=True)},
@@ -99,6 +105,7 @@ class Case:
         method = self.cls(
             _network(self.cls.trains, width=8, separate=separate),
             **({"teacher": _network("classifier", width=6, separate=separate)} if self.cls.needs_teacher else {}),
+            **({"num_images": DATA} if self.cls.needs_num_images else {}),
             **self.setting.options,
         )
         if separate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,14 @@ import contract_checks as checks
 import pytest
 import torch
 import torch.nn.functional as F
-from contract_settings import CASES, Case
+from contract_settings import CASES, DATA, Case
 from torch import nn
 
 from semisup.losses import mse_consistency
 from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
 from semisup.methods.distill import Distill
 from semisup.methods.fixmatch import FixMatch
+from semisup.methods.flexmatch import FlexMatch
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.noisy_student import NoisyStudent
@@ -354,6 +356,15 @@ class BooleanIndex(FixMatch):
             )
 
 
+class PythonCounter(FlexMatch):
+    """TorchSSL's flexmatch.py: guesses are counted on the host."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        counts = Counter(self.latest.tolist())
+        for update in super().step(batch, progress):
+            yield replace(update, log={**update.log, "threshold": torch.full((), counts[0] / DATA)})
+
+
 class CpuTensor(FixMatch):
     """Makes a tensor without saying where."""
 
@@ -368,6 +379,7 @@ class CpuTensor(FixMatch):
         (Item, "fixmatch-plain"),
         (LateItem, "meta_pseudo_labels-drawn"),
         (BooleanIndex, "fixmatch-plain"),
+        (PythonCounter, "flexmatch-plain"),
         (CpuTensor, "fixmatch-plain"),
     ],
 )
@@ -438,16 +450,29 @@ def test_predictor_check_finds_a_wrapper() -> None:
         checks.check_predictor_learns(planted(Wrapped, "mean_teacher-plain"))
 
 
-def test_resume_check_finds_memory_outside_of_buffers(tmp_path: Path) -> None:
-    class Forgetful(SimCLRv2):
-        def __init__(self, model: nn.Module, **options: object) -> None:
-            super().__init__(model, **options)  # type: ignore[arg-type]
-            queue, self._buffers["queue"] = self.queue, None
-            del self._buffers["queue"]
-            self.queue = queue.clone()  # a plain attribute: not in the checkpoint
+def forgetting(base: type[Method], buffer: str) -> type[Method]:
+    """The method with a buffer turned into a plain attribute, which is not in the checkpoint."""
 
+    class Forgetful(base):  # type: ignore[misc, valid-type]
+        def __init__(self, *arguments: object, **options: object) -> None:
+            super().__init__(*arguments, **options)
+            setattr(self, buffer, self._buffers.pop(buffer))
+
+    return Forgetful
+
+
+@pytest.mark.parametrize(
+    ("cls", "buffer", "name"),
+    [
+        (SimCLRv2, "queue", "simclr_v2-memory"),
+        (FlexMatch, "latest", "flexmatch-plain"),
+    ],
+)
+def test_resume_check_finds_memory_outside_of_buffers(
+    cls: type[Method], buffer: str, name: str, tmp_path: Path
+) -> None:
     with pytest.raises(AssertionError):
-        checks.check_resumes(planted(Forgetful, "simclr_v2-memory"), tmp_path)
+        checks.check_resumes(planted(forgetting(cls, buffer), name), tmp_path)
 
 
 def test_resume_check_finds_a_step_counter_in_python(tmp_path: Path) -> None:

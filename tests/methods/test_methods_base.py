@@ -30,7 +30,7 @@ def test_documents_every_option_and_no_other(cls: type[Method]) -> None:
     documented = [
         line.strip().partition(":")[0] for line in args.splitlines() if line.startswith("    ") and line[4] != " "
     ]
-    given = ["model", "teacher"] if cls.needs_teacher else ["model"]
+    given = ["model", *["teacher"] * cls.needs_teacher, *["num_images"] * cls.needs_num_images]
     assert documented == [*given, *options_of(cls)]
 
 
