@@ -6,11 +6,13 @@ from semisup.methods.base import Batch, Labeled, Method, Progress, PseudoLabels,
 from semisup.methods.distill import Distill
 from semisup.methods.fixmatch import FixMatch
 from semisup.methods.flexmatch import FlexMatch
+from semisup.methods.freematch import FreeMatch
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.noisy_student import NoisyStudent
 from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
+from semisup.methods.softmatch import SoftMatch
 from semisup.methods.supervised import Supervised
 
 __all__ = [
@@ -31,6 +33,8 @@ METHODS: dict[str, type[Method]] = {
     "simclr_v2": SimCLRv2,
     "fixmatch": FixMatch,
     "flexmatch": FlexMatch,
+    "freematch": FreeMatch,
+    "softmatch": SoftMatch,
     "mean_teacher": MeanTeacher,
     "noisy_student": NoisyStudent,
     "meta_pseudo_labels": MetaPseudoLabels,

@@ -76,6 +76,20 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "warmup": Setting({"threshold": 0.5}, _FIXMATCH.terms, _THRESHOLD, guesses=True),
         "plain": Setting({"threshold": 0.5, "warmup": False}, _FIXMATCH.terms, _THRESHOLD, guesses=True),
     },
+    "freematch": {
+        "plain": Setting(
+            {"momentum": 0.5, "fairness_weight": 0.1},
+            terms=_terms("supervised", "unlabeled", "fairness"),
+            numbers=_THRESHOLD,
+            guesses=True,
+        ),
+    },
+    "softmatch": {
+        "aligned": Setting({"momentum": 0.5}, _FIXMATCH.terms, _terms("kept", "confidence"), guesses=True),
+        "plain": Setting(
+            {"momentum": 0.5, "align": False}, _FIXMATCH.terms, _terms("kept", "confidence"), guesses=True
+        ),
+    },
     "mean_teacher": {"plain": Setting({"decay": 0.9}, terms=_terms("supervised", "consistency"))},
     "noisy_student": {"plain": Setting(terms=_terms("supervised", "unlabeled"), random=True)},
     "meta_pseudo_labels": {

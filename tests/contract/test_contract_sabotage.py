@@ -21,11 +21,13 @@ from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unla
 from semisup.methods.distill import Distill
 from semisup.methods.fixmatch import FixMatch
 from semisup.methods.flexmatch import FlexMatch
+from semisup.methods.freematch import FreeMatch
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.noisy_student import NoisyStudent
 from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
+from semisup.methods.softmatch import SoftMatch
 from semisup.methods.supervised import Supervised
 
 # --- views -----------------------------------------------------------------------------------------------------------
@@ -365,6 +367,15 @@ class PythonCounter(FlexMatch):
             yield replace(update, log={**update.log, "threshold": torch.full((), counts[0] / DATA)})
 
 
+class HostMean(SoftMatch):
+    """USB's softmatch: the batch's mean confidence goes over the host."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            self.mean.lerp_(torch.full((), update.log["confidence"].item()), 0.001)
+            yield update
+
+
 class CpuTensor(FixMatch):
     """Makes a tensor without saying where."""
 
@@ -380,6 +391,7 @@ class CpuTensor(FixMatch):
         (LateItem, "meta_pseudo_labels-drawn"),
         (BooleanIndex, "fixmatch-plain"),
         (PythonCounter, "flexmatch-plain"),
+        (HostMean, "softmatch-plain"),
         (CpuTensor, "fixmatch-plain"),
     ],
 )
@@ -466,6 +478,8 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
     [
         (SimCLRv2, "queue", "simclr_v2-memory"),
         (FlexMatch, "latest", "flexmatch-plain"),
+        (FreeMatch, "expected", "freematch-plain"),
+        (SoftMatch, "mean", "softmatch-plain"),
     ],
 )
 def test_resume_check_finds_memory_outside_of_buffers(
