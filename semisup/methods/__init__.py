@@ -9,7 +9,9 @@ from semisup.methods.flexmatch import FlexMatch
 from semisup.methods.freematch import FreeMatch
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
+from semisup.methods.mixmatch import MixMatch
 from semisup.methods.noisy_student import NoisyStudent
+from semisup.methods.remixmatch import ReMixMatch
 from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
 from semisup.methods.softmatch import SoftMatch
@@ -31,6 +33,8 @@ METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "simclr": SimCLR,
     "simclr_v2": SimCLRv2,
+    "mixmatch": MixMatch,
+    "remixmatch": ReMixMatch,
     "fixmatch": FixMatch,
     "flexmatch": FlexMatch,
     "freematch": FreeMatch,

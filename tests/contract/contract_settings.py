@@ -67,6 +67,15 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         # Neither as wide as the features nor a multiple of the batch.
         "memory": Setting({"memory": 30, "out_features": 20, "memory_decay": 0.9}, terms=_terms("contrastive")),
     },
+    "mixmatch": {"plain": Setting({"ramp": 0.0}, terms=_terms("supervised", "unlabeled"), random=True, guesses=True)},
+    "remixmatch": {
+        "plain": Setting(
+            {"ramp": 0.0},
+            terms=_terms("supervised", "unlabeled", "strong", "rotation"),
+            random=True,
+            guesses=True,
+        ),
+    },
     "fixmatch": {
         "plain": _FIXMATCH,
         "aligned": Setting({**_FIXMATCH.options, "align": True}, _FIXMATCH.terms, _FIXMATCH.numbers, guesses=True),

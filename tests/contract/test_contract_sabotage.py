@@ -24,7 +24,9 @@ from semisup.methods.flexmatch import FlexMatch
 from semisup.methods.freematch import FreeMatch
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
+from semisup.methods.mixmatch import MixMatch
 from semisup.methods.noisy_student import NoisyStudent
+from semisup.methods.remixmatch import ReMixMatch
 from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
 from semisup.methods.softmatch import SoftMatch
@@ -104,10 +106,32 @@ class OwnAnswers(Distill):
         yield Update(loss, log={"supervised": loss, "distillation": loss})
 
 
+class OneGuess(MixMatch):
+    """Guesses from one view and learns from it alone."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"first": u["first"], "second": u["first"]}, u.index)), progress
+        )
+
+
+class NoAnchor(ReMixMatch):
+    """The strong view's own answer labels it."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        views = batch.unlabeled.views
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({**views, "weak": views["strong_1"]}, batch.unlabeled.index)), progress
+        )
+
+
 BLIND = {
     UsbMeanTeacher: "mean_teacher-plain",
     StrongGuesses: "fixmatch-plain",
     OneView: "simclr-plain",
+    OneGuess: "mixmatch-plain",
+    NoAnchor: "remixmatch-plain",
     WrongView: "supervised-strong",
     NoUda: "meta_pseudo_labels-hard",
     NoLabels: "noisy_student-plain",
@@ -477,6 +501,7 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
     ("cls", "buffer", "name"),
     [
         (SimCLRv2, "queue", "simclr_v2-memory"),
+        (ReMixMatch, "recent", "remixmatch-plain"),
         (FlexMatch, "latest", "flexmatch-plain"),
         (FreeMatch, "expected", "freematch-plain"),
         (SoftMatch, "mean", "softmatch-plain"),
