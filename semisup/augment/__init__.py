@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from semisup.augment.mixing import draw_mixing, mix
 from semisup.augment.normalize import Normalize, to_float
 from semisup.augment.policies import POLICIES, Policy, build_policy, check_policy
 
-__all__ = ["POLICIES", "Normalize", "Policy", "build_policy", "check_policy", "to_float"]
+__all__ = [
+    "POLICIES",
+    "Normalize",
+    "Policy",
+    "build_policy",
+    "check_policy",
+    "draw_mixing",
+    "mix",
+    "to_float",
+]

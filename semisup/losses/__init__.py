@@ -15,6 +15,7 @@ from semisup.losses.classification import (
 from semisup.losses.consistency import kl_consistency, mse_consistency, sharpen
 from semisup.losses.contrastive import nt_xent
 from semisup.losses.distillation import hinton_kd, soft_target_distillation
+from semisup.losses.fairness import self_adaptive_fairness
 
 __all__ = [
     "align_distribution",
@@ -25,6 +26,7 @@ __all__ = [
     "mse_consistency",
     "nt_xent",
     "pseudo_label_cross_entropy",
+    "self_adaptive_fairness",
     "sharpen",
     "soft_cross_entropy",
     "soft_target_distillation",

@@ -6,13 +6,18 @@ from semisup.methods.base import Batch, Labeled, Method, Progress, PseudoLabels,
 from semisup.methods.distill import Distill
 from semisup.methods.entropy_minimization import EntropyMinimization
 from semisup.methods.fixmatch import FixMatch
+from semisup.methods.flexmatch import FlexMatch
+from semisup.methods.freematch import FreeMatch
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
+from semisup.methods.mixmatch import MixMatch
 from semisup.methods.noisy_student import NoisyStudent
 from semisup.methods.pi_model import PiModel
 from semisup.methods.pseudo_label import PseudoLabel
+from semisup.methods.remixmatch import ReMixMatch
 from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
+from semisup.methods.softmatch import SoftMatch
 from semisup.methods.supervised import Supervised
 from semisup.methods.temporal_ensembling import TemporalEnsembling
 from semisup.methods.uda import UDA
@@ -40,7 +45,12 @@ METHODS: dict[str, type[Method]] = {
     "temporal_ensembling": TemporalEnsembling,
     "vat": VAT,
     "uda": UDA,
+    "mixmatch": MixMatch,
+    "remixmatch": ReMixMatch,
     "fixmatch": FixMatch,
+    "flexmatch": FlexMatch,
+    "freematch": FreeMatch,
+    "softmatch": SoftMatch,
     "mean_teacher": MeanTeacher,
     "noisy_student": NoisyStudent,
     "meta_pseudo_labels": MetaPseudoLabels,

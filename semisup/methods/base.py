@@ -180,10 +180,10 @@ class Method(nn.Module):
     """Whether the first constructor argument is a Classifier or an Encoder (which has no labels to classify by)."""
     needs_teacher: ClassVar[bool] = False
     """Whether the constructor takes `teacher`, the frozen predictor of an earlier stage."""
+    needs_num_images: ClassVar[bool] = False
+    """Whether the constructor takes `num_images`: `batch.unlabeled.index` counts the training images from 0 to it."""
     needs_pseudo_labels: ClassVar[bool] = False
     """Whether `batch.unlabeled.target` must come from a relabel stage."""
-    needs_num_images: ClassVar[bool] = False
-    """Whether the constructor takes `num_images`: how many training images `batch.unlabeled.index` counts."""
     views: Views
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:

@@ -136,7 +136,7 @@ def build_method(
         stage: names the method and its options.
         spec: the network.
         teachers: predictors of the stages that `teacher` names.
-        num_images: number of training images, labeled or not.
+        num_images: images in the training set, for a method that remembers something of each.
         zero_head: start the classifier's head at zero: for a network that comes from pretraining.
         pretrained: False ignores torchvision's `weights`: for a network that gets others at once, or none ever.
     """

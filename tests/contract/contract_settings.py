@@ -56,6 +56,7 @@ _MPL = Setting(
 )
 _UDA = Setting({"threshold": 0.0}, terms=_terms("supervised", "unlabeled"), numbers=_terms("kept"), guesses=True)
 _FIXMATCH = Setting({"threshold": 0.0}, terms=_terms("supervised", "unlabeled"), numbers=_terms("kept"), guesses=True)
+_THRESHOLD = _terms("kept", "threshold")
 
 
 def _one_epoch_later(method: Method) -> None:
@@ -110,9 +111,37 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "plain": _UDA,
         "annealed": Setting({**_UDA.options, "tsa": "log"}, _UDA.terms, _UDA.numbers, guesses=True),
     },
+    "mixmatch": {"plain": Setting({"ramp": 0.0}, terms=_terms("supervised", "unlabeled"), random=True, guesses=True)},
+    "remixmatch": {
+        "plain": Setting(
+            {"ramp": 0.0},
+            terms=_terms("supervised", "unlabeled", "strong", "rotation"),
+            random=True,
+            guesses=True,
+        ),
+    },
     "fixmatch": {
         "plain": _FIXMATCH,
         "aligned": Setting({**_FIXMATCH.options, "align": True}, _FIXMATCH.terms, _FIXMATCH.numbers, guesses=True),
+    },
+    "flexmatch": {
+        # Low enough for some guesses to be confident, so that the memory fills.
+        "warmup": Setting({"threshold": 0.5}, _FIXMATCH.terms, _THRESHOLD, guesses=True),
+        "plain": Setting({"threshold": 0.5, "warmup": False}, _FIXMATCH.terms, _THRESHOLD, guesses=True),
+    },
+    "freematch": {
+        "plain": Setting(
+            {"momentum": 0.5, "fairness_weight": 0.1},
+            terms=_terms("supervised", "unlabeled", "fairness"),
+            numbers=_THRESHOLD,
+            guesses=True,
+        ),
+    },
+    "softmatch": {
+        "aligned": Setting({"momentum": 0.5}, _FIXMATCH.terms, _terms("kept", "confidence"), guesses=True),
+        "plain": Setting(
+            {"momentum": 0.5, "align": False}, _FIXMATCH.terms, _terms("kept", "confidence"), guesses=True
+        ),
     },
     "mean_teacher": {"plain": Setting({"decay": 0.9}, terms=_terms("supervised", "consistency"))},
     "noisy_student": {"plain": Setting(terms=_terms("supervised", "unlabeled"), random=True)},

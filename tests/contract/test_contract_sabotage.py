@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import contract_checks as checks
 import pytest
 import torch
 import torch.nn.functional as F
-from contract_settings import CASES, Case
+from contract_settings import CASES, DATA, Case
 from torch import nn
 
 from semisup.losses import entropy, mse_consistency
@@ -20,13 +21,18 @@ from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unla
 from semisup.methods.distill import Distill
 from semisup.methods.entropy_minimization import EntropyMinimization
 from semisup.methods.fixmatch import FixMatch
+from semisup.methods.flexmatch import FlexMatch
+from semisup.methods.freematch import FreeMatch
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
+from semisup.methods.mixmatch import MixMatch
 from semisup.methods.noisy_student import NoisyStudent
 from semisup.methods.pi_model import PiModel
 from semisup.methods.pseudo_label import PseudoLabel
+from semisup.methods.remixmatch import ReMixMatch
 from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
+from semisup.methods.softmatch import SoftMatch
 from semisup.methods.supervised import Supervised
 from semisup.methods.temporal_ensembling import TemporalEnsembling
 from semisup.methods.uda import UDA
@@ -116,6 +122,16 @@ class OneLook(PiModel):
         )
 
 
+class OneGuess(MixMatch):
+    """Guesses from one view and learns from it alone."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"first": u["first"], "second": u["first"]}, u.index)), progress
+        )
+
+
 class LabeledOnly(VAT):
     """Labeled images are made robust, unlabeled ones forgotten."""
 
@@ -134,6 +150,16 @@ class StrongTarget(UDA):
         )
 
 
+class NoAnchor(ReMixMatch):
+    """The strong view's own answer labels it."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        views = batch.unlabeled.views
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({**views, "weak": views["strong_1"]}, batch.unlabeled.index)), progress
+        )
+
+
 BLIND = {
     StrongTarget: "uda-annealed",
     LabeledOnly: "vat-entropy",
@@ -141,6 +167,8 @@ BLIND = {
     UsbMeanTeacher: "mean_teacher-plain",
     StrongGuesses: "fixmatch-plain",
     OneView: "simclr-plain",
+    OneGuess: "mixmatch-plain",
+    NoAnchor: "remixmatch-plain",
     WrongView: "supervised-strong",
     NoUda: "meta_pseudo_labels-hard",
     NoLabels: "noisy_student-plain",
@@ -433,6 +461,24 @@ class BooleanIndex(FixMatch):
             )
 
 
+class PythonCounter(FlexMatch):
+    """TorchSSL's flexmatch.py: guesses are counted on the host."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        counts = Counter(self.latest.tolist())
+        for update in super().step(batch, progress):
+            yield replace(update, log={**update.log, "threshold": torch.full((), counts[0] / DATA)})
+
+
+class HostMean(SoftMatch):
+    """USB's softmatch: the batch's mean confidence goes over the host."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            self.mean.lerp_(torch.full((), update.log["confidence"].item()), 0.001)
+            yield update
+
+
 class CpuTensor(FixMatch):
     """Makes a tensor without saying where."""
 
@@ -447,6 +493,8 @@ class CpuTensor(FixMatch):
         (Item, "fixmatch-plain"),
         (LateItem, "meta_pseudo_labels-drawn"),
         (BooleanIndex, "fixmatch-plain"),
+        (PythonCounter, "flexmatch-plain"),
+        (HostMean, "softmatch-plain"),
         (CpuTensor, "fixmatch-plain"),
     ],
 )
@@ -517,25 +565,34 @@ def test_predictor_check_finds_a_wrapper() -> None:
         checks.check_predictor_learns(planted(Wrapped, "mean_teacher-plain"))
 
 
+def forgetting(base: type[Method], buffer: str) -> type[Method]:
+    """The method with a buffer that is kept out of the checkpoint."""
+
+    class Forgetful(base):  # type: ignore[misc, valid-type]
+        def __init__(self, *arguments: object, **options: object) -> None:
+            super().__init__(*arguments, **options)
+            self.register_buffer(buffer, self.get_buffer(buffer), persistent=False)
+
+    return Forgetful
+
+
 @pytest.mark.parametrize(
-    ("base", "name", "memory"),
+    ("cls", "buffer", "name"),
     [
-        (SimCLRv2, "simclr_v2-memory", "queue"),
-        (TemporalEnsembling, "temporal_ensembling-plain", "ensemble"),
-        (TemporalEnsembling, "temporal_ensembling-plain", "seen"),
+        (SimCLRv2, "queue", "simclr_v2-memory"),
+        (ReMixMatch, "recent", "remixmatch-plain"),
+        (FlexMatch, "latest", "flexmatch-plain"),
+        (FreeMatch, "expected", "freematch-plain"),
+        (SoftMatch, "mean", "softmatch-plain"),
+        (TemporalEnsembling, "ensemble", "temporal_ensembling-plain"),
+        (TemporalEnsembling, "seen", "temporal_ensembling-plain"),
     ],
 )
 def test_resume_check_finds_memory_outside_of_buffers(
-    base: type[Method], name: str, memory: str, tmp_path: Path
+    cls: type[Method], buffer: str, name: str, tmp_path: Path
 ) -> None:
-    class Forgetful(base):  # type: ignore[misc, valid-type]
-        def __init__(self, *networks: object, **options: object) -> None:
-            super().__init__(*networks, **options)
-            # Kept out of the checkpoint.
-            self.register_buffer(memory, self.get_buffer(memory), persistent=False)
-
     with pytest.raises(AssertionError):
-        checks.check_resumes(planted(Forgetful, name), tmp_path)
+        checks.check_resumes(planted(forgetting(cls, buffer), name), tmp_path)
 
 
 def test_resume_check_finds_a_step_counter_in_python(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from semisup.config import OptimizerConfig, ScheduleConfig
 from semisup.engine.optim import LARS, build_optimizers, learning_rate, set_learning_rates, warmup_steps
 from semisup.errors import SemisupError
 from semisup.methods import METHODS, Batch, Method, Progress, Update
-from semisup.models import Classifier, Encoder, ModelSpec, build_backbone, build_classifier
+from semisup.models import Encoder, ModelSpec, build_backbone, build_classifier
 
 SCHEDULES = ("cosine", "cosine_7_16", "constant")
 
@@ -171,8 +171,10 @@ def build(name: str) -> Method:
         if cls.trains == "classifier"
         else Encoder(build_backbone("cnn", {"width": 4}, in_channels=1, image_size=8))
     )
-    teacher: dict[str, Classifier] = {"teacher": build_classifier(spec)} if cls.needs_teacher else {}
-    return cls(model, **teacher)
+    given: dict[str, Any] = {"teacher": build_classifier(spec)} if cls.needs_teacher else {}
+    if cls.needs_num_images:
+        given["num_images"] = 10
+    return cls(model, **given)
 
 
 @pytest.mark.parametrize("name", METHODS)

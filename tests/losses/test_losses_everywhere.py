@@ -33,6 +33,10 @@ CASES = {
     "mse_consistency": (semisup.losses.mse_consistency, (F.softmax(logits(1), 1),)),
     "nt_xent": (lambda z, m: semisup.losses.nt_xent(z, 0.1, m), (logits(1),)),
     "pseudo_label_cross_entropy": (semisup.losses.pseudo_label_cross_entropy, (LABELS, MASK)),
+    "self_adaptive_fairness": (
+        semisup.losses.self_adaptive_fairness,
+        (MASK, FREQUENCIES, FREQUENCIES.flip(0)),
+    ),
     "sharpen": (lambda z: semisup.losses.sharpen(F.softmax(z, 1), 0.5)[:, 0].sum(), ()),
     "soft_cross_entropy": (semisup.losses.soft_cross_entropy, (F.softmax(logits(1), 1), MASK)),
     "soft_target_distillation": (

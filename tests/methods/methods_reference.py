@@ -146,6 +146,17 @@ def labeled_loss(w: Array, x: Tensor, y: Tensor | list[int], smoothing: float = 
     return mean(cross_entropy(one_hot(y, smoothing), softmax(logits(w, x))))
 
 
+def kept_loss(w: Array, x: Tensor, labels: list[int], mask: list[float]) -> float:
+    """Mean over all images, kept or not, of mask * CE(label, regression's answer)."""
+    losses = cross_entropy(one_hot(labels), softmax(logits(w, x)))
+    return mean([m * loss for m, loss in zip(mask, losses, strict=True)])
+
+
+def likeliest(probs: Array) -> list[int]:
+    """The most probable class of each row."""
+    return [max(range(len(row)), key=lambda c: row[c]) for row in probs.tolist()]
+
+
 def numeric_gradient(f: Callable[[Array], float], w: Array, step: float = 1e-5) -> Array:
     """Central differences, one entry at a time."""
     out = np.zeros_like(w)

@@ -11,7 +11,7 @@ from stages_small import run_stages, small_data, small_plan, train_stage
 
 from semisup.config import parse_recipe
 from semisup.errors import SemisupError
-from semisup.models import load_weights, save_weights
+from semisup.models import ModelSpec, load_weights, save_weights
 from semisup.pipeline.check import check_recipe
 from semisup.stages import Artifact
 from semisup.stages.networks import build_method, load_initial_weights
@@ -149,6 +149,20 @@ def test_the_networks_of_a_method_start_from_the_same_weights(tmp_path: Path) ->
         assert len(copies) == 2
         for key in copies:
             assert torch.equal(method.state_dict()[key], before["head.weight"])
+
+
+def test_a_method_that_remembers_images_is_told_their_number(tmp_path: Path) -> None:
+    data = small_data(n=45)
+    method = build_method(
+        parse_recipe({"name": "x", "stages": {"s": train_stage("flexmatch")}}).stages["s"],
+        ModelSpec("cnn", {"width": 4}, 1, 8, 3),
+        [],
+        num_images=45,
+    )
+    assert method.state_dict()["latest"].shape == (45,)
+    # 4 batches of 12 images go over every row: a smaller memory would be out of bounds.
+    done = run_stages({"stage": train_stage("flexmatch", stage={"steps": 4})}, data, tmp_path)
+    assert done["stage"].record
 
 
 # Weights from a file

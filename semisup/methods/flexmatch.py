@@ -1,0 +1,103 @@
+"""FlexMatch: classes that are learned slowly are given a lower threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semisup.losses import pseudo_label_cross_entropy
+from semisup.methods.base import Batch, Fraction, Method, NonNegative, Progress, PseudoLabels, Update, Views
+from semisup.models import Classifier
+
+__all__ = ["FlexMatch", "learning_status"]
+
+
+class FlexMatch(Method):
+    """FixMatch's loss with the threshold of class c at threshold * M(beta_c), M(beta) = beta / (2 - beta)
+    (Zhang et al. 2021, arXiv:2110.08263, algorithm 1, the convex mapping).
+
+    beta_c, the learning status, says how often c is the latest confident guess on an image of the data set, relative
+    to the most frequent class. Confident means at least `threshold`, which does not move. The step's own guesses count
+    from the next step on, as in TorchSSL.
+
+    Until the first confident guess all beta are 0, and so are the thresholds: every image is used.
+
+    Args:
+        model: the classifier.
+        num_images: images in the training set.
+        threshold: of the most frequent class, in [0, 1]; those of the others lie below. Paper: 0.95.
+        unlabeled_weight: weight of the unlabeled term. Paper: 1.
+        warmup: images without a confident guess yet count like one more class when beta is scaled, which keeps the
+            first thresholds low. Paper and TorchSSL: true.
+    """
+
+    family = "semi-supervised"
+    summary = "FixMatch with a threshold for each class that follows how well the class is learned."
+    citation = "Zhang et al. 2021, arXiv:2110.08263"
+    needs_num_images = True
+    views = Views(labeled=("weak",), unlabeled=("weak", "strong"))
+    latest: Tensor
+
+    def __init__(
+        self,
+        model: Classifier,
+        num_images: int,
+        *,
+        threshold: Fraction = 0.95,
+        unlabeled_weight: NonNegative = 1.0,
+        warmup: bool = True,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.threshold = threshold
+        self.unlabeled_weight = unlabeled_weight
+        self.warmup = warmup
+        # Each image's latest confident class; -1: none so far. 8 bytes an image.
+        self.register_buffer("latest", torch.full((num_images,), -1))
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        """One update of the joint loss; then the guesses are remembered."""
+        weak, strong, index = batch.unlabeled["weak"], batch.unlabeled["strong"], batch.unlabeled.index
+        status = learning_status(self.latest, self.model.head.out_features, warmup=self.warmup)
+        thresholds = self.threshold * status / (2 - status)
+        with torch.no_grad():
+            confidence, labels = self.model(weak).float().softmax(1).max(1)
+            mask = (confidence >= thresholds[labels]).float()
+            confident = torch.where(confidence >= self.threshold, labels, self.latest[index])
+            self.latest.index_copy_(0, index, confident)
+        x = batch.labeled["weak"]
+        logits, logits_strong = self.model(torch.cat([x, strong])).split([len(x), len(strong)])
+        supervised = F.cross_entropy(logits.float(), batch.labeled.y)
+        unlabeled = pseudo_label_cross_entropy(logits_strong, labels, mask)
+        yield Update(
+            supervised + self.unlabeled_weight * unlabeled,
+            log={
+                "supervised": supervised,
+                "unlabeled": unlabeled,
+                "kept": mask.mean(),
+                "threshold": thresholds.mean(),
+            },
+            pseudo_labels=PseudoLabels(index, labels, mask),
+        )
+
+    def predictor(self) -> nn.Module:
+        """The classifier itself; recipes judge its EMA, as the paper does."""
+        return self.model
+
+
+def learning_status(latest: Tensor, num_classes: int, *, warmup: bool) -> Tensor:
+    """Return beta (C,) in [0, 1]: sigma_c / max(max sigma, images without a guess), or without warm-up / max sigma.
+
+    Args:
+        latest: (N,) int64, the latest confident class of each image, -1 for none; sigma_c counts the c in it.
+        num_classes: C.
+        warmup: whether images without a guess count.
+    """
+    # Not bincount, which asks a GPU for the largest value.
+    counts = torch.zeros(num_classes + 1, dtype=torch.int64, device=latest.device)
+    counts.scatter_add_(0, latest + 1, torch.ones_like(latest))
+    most = counts.max() if warmup else counts[1:].max().clamp(min=1)
+    return counts[1:] / most

@@ -1,0 +1,134 @@
+"""ReMixMatch: MixMatch with aligned guesses that anchor strong views, and a rotation task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semisup.augment import draw_mixing, mix
+from semisup.augment.ops import rotate90
+from semisup.losses import align_distribution, sharpen, soft_cross_entropy
+from semisup.methods.base import (
+    Batch,
+    Count,
+    Fraction,
+    Method,
+    NonNegative,
+    Positive,
+    Progress,
+    PseudoLabels,
+    Update,
+    Views,
+)
+from semisup.models import Classifier
+
+__all__ = ["ReMixMatch"]
+
+MEMORY = 128  # batches whose mean answers are remembered; the reference code's number
+LABEL_MOMENTUM = 0.999  # of the running class shares of the labels; likewise
+
+
+class ReMixMatch(Method):
+    """L = H(y', x') + w(t) [l_u * H(q', u') + l_s * H(q, u_1)] + l_r * H(r, u_1 turned by r)
+    (Berthelot et al. 2020, arXiv:1911.09785, algorithm 1).
+
+    q is the answer to the weak view, aligned with the class shares of the labels (against the mean answer of the last
+    128 batches), then sharpened, without gradient. It labels the weak view and all strong views of the same image;
+    these and the labeled images, on strong views too, are mixed as in MixMatch. u_1 is the first strong view once more,
+    not mixed; its quarter turns, one per image, are to be told by a linear layer on the features.
+
+    Strong views are RandAugment's unless the recipe says otherwise; the paper's CTAugment is not here. One forward for
+    all that has a gradient, hence one set of batch statistics: see MixMatch.
+
+    Args:
+        model: the classifier.
+        strong_views: K, strong views of each unlabeled image, >= 1. A step sends each unlabeled image through the
+            network K + 3 times with gradient and once without. Paper: 8; USB: 2.
+        temperature: sharpens the guesses, > 0. Paper: 0.5.
+        alpha: of the Beta distribution of the mixing proportions, >= 0; 0 mixes nothing. Paper: 0.75.
+        unlabeled_weight: l_u, of the mixed unlabeled images. Paper: 1.5.
+        strong_weight: l_s, of the first strong view as it is. Paper: 0.5.
+        rotation_weight: l_r, of the rotation task. Paper: 0.5.
+        ramp: part of the run over which the two unlabeled terms rise linearly from 0, in [0, 1]. Reference code: 16,384
+            of 1,048,576 steps.
+    """
+
+    family = "semi-supervised"
+    summary = "MixMatch with guesses that are aligned and label strong views, and a rotation task beside it."
+    citation = "Berthelot et al. 2020, arXiv:1911.09785"
+    recent: Tensor
+    label_shares: Tensor
+
+    def __init__(
+        self,
+        model: Classifier,
+        *,
+        strong_views: Count = 2,
+        temperature: Positive = 0.5,
+        alpha: NonNegative = 0.75,
+        unlabeled_weight: NonNegative = 1.5,
+        strong_weight: NonNegative = 0.5,
+        rotation_weight: NonNegative = 0.5,
+        ramp: Fraction = 1 / 64,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.rotation_head = nn.Linear(model.num_features, 4)
+        self.temperature = temperature
+        self.alpha = alpha
+        self.unlabeled_weight = unlabeled_weight
+        self.strong_weight = strong_weight
+        self.rotation_weight = rotation_weight
+        self.ramp = ramp
+        self.strong = [f"strong_{k}" for k in range(1, strong_views + 1)]
+        self.views = Views(labeled=("strong",), unlabeled={"weak": "weak"} | dict.fromkeys(self.strong, "randaugment"))
+        num_classes = model.head.out_features
+        # Mean answer of each of the last batches, the oldest first.
+        self.register_buffer("recent", torch.full((MEMORY, num_classes), 1.0 / num_classes))
+        self.register_buffer("label_shares", torch.full((num_classes,), 1.0 / num_classes))
+
+    def guess(self, weak: Tensor, labels: Tensor) -> Tensor:
+        """q (U, C) for the weak views; remembers their mean answer and the shares of the one-hot `labels` (B, C)."""
+        with torch.no_grad():
+            probs = self.model(weak).float().softmax(1)
+            aligned = align_distribution(probs, self.label_shares, self.recent.mean(0))
+            self.recent.copy_(torch.cat([self.recent[1:], probs.mean(0, keepdim=True)]))
+            self.label_shares.lerp_(labels.mean(0), 1 - LABEL_MOMENTUM)
+            return sharpen(aligned, self.temperature)
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        """One update of the joint loss."""
+        x, weak = batch.labeled["strong"], batch.unlabeled["weak"]
+        strong = [batch.unlabeled[view] for view in self.strong]
+        labels = F.one_hot(batch.labeled.y, self.model.head.out_features).float()
+        guesses = self.guess(weak, labels)
+
+        images, targets = torch.cat([x, weak, *strong]), torch.cat([labels, *[guesses] * (1 + len(strong))])
+        partners, shares = draw_mixing(len(images), self.alpha, images.device)
+        # A quarter of the images for each turn; the order of the batch is random.
+        turns = torch.arange(len(weak), device=weak.device) % 4
+        inputs = torch.cat([mix(images, partners, shares), strong[0], rotate90(strong[0], turns)])
+        features, features_turned = self.model.features(inputs).split([len(inputs) - len(weak), len(weak)])
+        parts = [len(x), len(images) - len(x), len(weak)]
+        logits, logits_unlabeled, logits_strong = self.model.head(features).split(parts)
+        targets, targets_unlabeled = mix(targets, partners, shares).split(parts[:2])
+
+        supervised = soft_cross_entropy(logits, targets)
+        unlabeled = soft_cross_entropy(logits_unlabeled, targets_unlabeled)
+        first_strong = soft_cross_entropy(logits_strong, guesses)
+        rotation = F.cross_entropy(self.rotation_head(features_turned).float(), turns)
+        up = min(progress.fraction / self.ramp, 1.0) if self.ramp else 1.0
+        yield Update(
+            supervised
+            + up * (self.unlabeled_weight * unlabeled + self.strong_weight * first_strong)
+            + self.rotation_weight * rotation,
+            log={"supervised": supervised, "unlabeled": unlabeled, "strong": first_strong, "rotation": rotation},
+            pseudo_labels=PseudoLabels(batch.unlabeled.index, guesses.argmax(1), torch.ones_like(guesses[:, 0])),
+        )
+
+    def predictor(self) -> nn.Module:
+        """The classifier itself; recipes judge its EMA, as the paper does."""
+        return self.model
