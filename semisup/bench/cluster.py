@@ -49,10 +49,11 @@ def cluster(scheduler: str | None, workers: int) -> Iterator[Any]:
     dask.config.set(settings | {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in MALLOC.items()})
     if scheduler is not None:
         try:
-            with Client(scheduler, timeout=CONNECT_SECONDS) as client:  # type: ignore[no-untyped-call]
-                yield client
+            client = Client(scheduler, timeout=CONNECT_SECONDS)  # type: ignore[no-untyped-call]
         except (OSError, ValueError) as error:
             raise SemisupError(f"--scheduler {scheduler}: nobody answers there ({_first_line(error)})") from error
+        with client:
+            yield client
         return
     with (
         LocalCluster(  # type: ignore[no-untyped-call]
