@@ -4,5 +4,15 @@ from __future__ import annotations
 
 from semisup.augment.normalize import Normalize, to_float
 from semisup.augment.policies import POLICIES, Policy, build_policy, check_policy
+from semisup.augment.puzzles import four_rotations, rotate_quarters
 
-__all__ = ["POLICIES", "Normalize", "Policy", "build_policy", "check_policy", "to_float"]
+__all__ = [
+    "POLICIES",
+    "Normalize",
+    "Policy",
+    "build_policy",
+    "check_policy",
+    "four_rotations",
+    "rotate_quarters",
+    "to_float",
+]

@@ -10,9 +10,11 @@ from semisup.losses.classification import entropy, pseudo_label_cross_entropy, s
 from semisup.losses.consistency import kl_consistency, mse_consistency, sharpen
 from semisup.losses.contrastive import nt_xent
 from semisup.losses.distillation import hinton_kd, soft_target_distillation
+from semisup.losses.metric import batch_hard_triplet
 
 __all__ = [
     "align_distribution",
+    "batch_hard_triplet",
     "entropy",
     "hinton_kd",
     "kl_consistency",

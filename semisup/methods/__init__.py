@@ -8,6 +8,8 @@ from semisup.methods.fixmatch import FixMatch
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.noisy_student import NoisyStudent
+from semisup.methods.s4l_exemplar import S4LExemplar
+from semisup.methods.s4l_rotation import S4LRotation
 from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
 from semisup.methods.supervised import Supervised
@@ -32,5 +34,7 @@ METHODS: dict[str, type[Method]] = {
     "mean_teacher": MeanTeacher,
     "noisy_student": NoisyStudent,
     "meta_pseudo_labels": MetaPseudoLabels,
+    "s4l_rotation": S4LRotation,
+    "s4l_exemplar": S4LExemplar,
     "distill": Distill,
 }

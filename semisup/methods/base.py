@@ -94,10 +94,15 @@ class Views:
 
 @dataclass
 class Labeled:
-    """Labeled images: `labeled["weak"]` is (B, C, H, W) float, `labeled.y` (B,) int64."""
+    """Labeled images: `labeled["weak"]` is (B, C, H, W) float, `labeled.y` (B,) int64.
+
+    `index` (B,) holds their rows in the data set; the engine always gives it. A small set of labels is gone through
+    more than once within a few batches, so that one batch may hold an image twice.
+    """
 
     views: dict[str, Tensor]
     y: Tensor
+    index: Tensor | None = None
 
     def __getitem__(self, view: str) -> Tensor:
         return self.views[view]

@@ -254,7 +254,11 @@ def _try_step(method: Method, stage: StageConfig, data: ImageData) -> int:
     labeled, unlabeled = method.views.policies("labeled"), method.views.policies("unlabeled")
     b, u = stage.batch.labeled if labeled else 0, stage.batch.unlabeled if unlabeled else 0
     batch = Batch(
-        Labeled({view: torch.zeros(b, *shape) for view in labeled}, torch.zeros(b, dtype=torch.long)),
+        Labeled(
+            {view: torch.zeros(b, *shape) for view in labeled},
+            torch.zeros(b, dtype=torch.long),
+            torch.zeros(b, dtype=torch.long),
+        ),
         Unlabeled(
             {view: torch.zeros(u, *shape) for view in unlabeled},
             torch.zeros(u, dtype=torch.long),

@@ -26,6 +26,7 @@ CASES = {
         lambda z, t, m: semisup.losses.align_distribution(F.softmax(z, 1), t, m)[:, 0].sum(),
         (FREQUENCIES, FREQUENCIES.flip(0)),
     ),
+    "batch_hard_triplet": (semisup.losses.batch_hard_triplet, (LABELS,)),
     "entropy": (semisup.losses.entropy, ()),
     "hinton_kd": (lambda z, t: semisup.losses.hinton_kd(z, t, 4.0), (logits(1),)),
     "kl_consistency": (semisup.losses.kl_consistency, (logits(1),)),
