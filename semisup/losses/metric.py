@@ -7,6 +7,8 @@ gradient are 0.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,7 +16,71 @@ from torch import Tensor
 from semisup.errors import SemisupError
 from semisup.losses.precision import full_precision, without_autocast
 
-__all__ = ["batch_hard_triplet"]
+__all__ = ["batch_hard_triplet", "contrastive_margin", "soft_nearest_neighbour", "triplet"]
+
+
+def contrastive_margin(z: Tensor, labels: Tensor, margin: float = 1.0) -> Tensor:
+    """Return the mean over all pairs of ``d^2 / 2`` (same label) and ``max(0, margin - d)^2 / 2`` (different labels).
+
+    Hadsell, Chopra and LeCun, CVPR 2006, eq. 4, with the mean for its sum. Pairs that already lie right count, with
+    0. (pytorch-metric-learning's loss of this name is linear in d and leaves them out of its mean.)
+
+    Args:
+        z: (N, D).
+        labels: (N,) int64; -1 for rows to leave out.
+        margin: >= 0, the distance from which different rows leave each other alone.
+
+    Raises:
+        SemisupError: ``z`` is not (N, D) with N >= 1, ``labels`` is not (N,), or the margin is negative.
+    """
+    _check(z, labels, margin)
+    same, other = _pairs(labels)
+    d = _distances(z)
+    return _mean(torch.where(same, d, F.relu(margin - d)).square() / 2, same | other)
+
+
+def triplet(
+    z: Tensor,
+    labels: Tensor,
+    margin: float | None = 0.2,
+    *,
+    mining: Literal["all", "hard", "semi_hard", "easy"] = "all",
+    squared: bool = True,
+) -> Tensor:
+    """Return the mean over mined triplets of ``max(0, d(anchor, positive) - d(anchor, negative) + margin)``.
+
+    Schroff, Kalenichenko and Philbin 2015 (FaceNet), arXiv:1503.03832, sec. 3. Triplets by kind: hard, the negative is
+    no farther than the positive; semi-hard, farther, but by no more than the margin; easy, by more, so that the hinge
+    is 0. The mean runs over all triplets of the kind, those with loss 0 too. Memory is N^3 floats: 8 MB for N = 128.
+
+    Args:
+        z: (N, D). The paper normalises the rows.
+        labels: (N,) int64; -1 for rows to leave out.
+        margin: >= 0; paper: 0.2. None: the soft margin, ``softplus(d - d)``, for which no triplet is semi-hard.
+        mining: the kind of triplets to learn from.
+        squared: compare squared distances, as the paper does.
+
+    Raises:
+        SemisupError: as :func:`contrastive_margin`; an unknown kind; semi-hard triplets without a margin.
+    """
+    _check(z, labels, margin)
+    if mining not in ("all", "hard", "semi_hard", "easy"):
+        raise SemisupError(f"mining must be all, hard, semi_hard or easy, got {mining!r}")
+    if mining == "semi_hard" and margin is None:
+        raise SemisupError("mining semi_hard needs a margin; the soft margin (None) has no such triplets")
+    same, other = _pairs(labels)
+    d = _distances(z)
+    d = d.square() if squared else d
+    difference = d.unsqueeze(2) - d.unsqueeze(1)  # [a, p, n]
+    mined = same.unsqueeze(2) & other.unsqueeze(1)
+    slack = difference + (margin or 0.0)
+    if mining == "hard":
+        mined = mined & (difference >= 0)
+    elif mining == "semi_hard":
+        mined = mined & (difference < 0) & (slack >= 0)
+    elif mining == "easy":
+        mined = mined & (difference < 0) & (slack < 0)
+    return _mean(_hinge(difference, margin), mined)
 
 
 def batch_hard_triplet(z: Tensor, labels: Tensor, margin: float | None = None) -> Tensor:
@@ -40,6 +106,34 @@ def batch_hard_triplet(z: Tensor, labels: Tensor, margin: float | None = None) -
     counts = same.any(1) & other.any(1)
     difference = torch.where(counts, farthest - nearest, 0.0)
     return _mean(_hinge(difference, margin), counts)
+
+
+def soft_nearest_neighbour(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Return the mean over rows of ``-log`` of the share of their own class among all others, weighted by
+    ``exp(-d^2 / T)``.
+
+    Frosst, Papernot and Hinton 2019, arXiv:1902.01889, eq. 1. Rows that are alone in their class (the share would be
+    0) do not count, but are neighbours of the others. With all rows at one distance the value is
+    log((n - 1) / (n/c - 1)) for c classes of n/c rows.
+
+    Args:
+        z: (N, D).
+        labels: (N,) int64; -1 for rows to leave out.
+        temperature: T > 0, in squared distances.
+
+    Raises:
+        SemisupError: as :func:`contrastive_margin`, or ``temperature`` is not positive.
+    """
+    _check(z, labels)
+    if not temperature > 0:
+        raise SemisupError(f"temperature must be positive, got {temperature}")
+    same, other = _pairs(labels)
+    counts = same.any(1)
+    closeness = -_distances(z).square() / temperature
+    # A row that does not count keeps all its entries: logsumexp of nothing has no gradient.
+    nothing = ~counts.unsqueeze(1)
+    shares = torch.where(same | other | nothing, closeness, -torch.inf).log_softmax(1)
+    return _mean(-torch.where(same | nothing, shares, -torch.inf).logsumexp(1), counts)
 
 
 def _distances(z: Tensor) -> Tensor:
