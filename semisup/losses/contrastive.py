@@ -121,8 +121,9 @@ def nce(positive: Tensor, negatives: Tensor, weight: Tensor | None = None) -> Te
     """Return the mean over N rows of ``-log h(positive) - sum over m of log(1 - h(negative))``,
     ``h = P_d / (P_d + m P_n)``.
 
-    Gutmann and Hyvärinen, AISTATS 2010, with m noise samples: was it drawn from the data (P_d, the model) or from the noise (P_n)? The
-    sum over negatives is a sum, so that the loss grows with m: log(1 + m) + m log(1 + 1/m) where P_d = P_n.
+    Gutmann and Hyvärinen, AISTATS 2010, with m noise samples: was it drawn from the data (P_d, the model) or from the
+    noise (P_n)? The sum over negatives is a sum, so that the loss grows with m: log(1 + m) + m log(1 + 1/m) where
+    P_d = P_n.
 
     Args:
         positive: (N,) log(P_d / P_n) of the true samples. NPID (arXiv:1805.01978), noise uniform over n images:

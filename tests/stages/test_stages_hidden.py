@@ -23,6 +23,8 @@ STAGES: dict[str, Any] = {
     "finetune": train_stage("supervised", stage={"init": {"from": "pretrain", "head_layer": 1}}),
     "fixmatch": train_stage("fixmatch", threshold=0.0, stage={"init": "finetune"}),
     "mean_teacher": train_stage("mean_teacher"),
+    "s4l_rotation": train_stage("s4l_rotation"),
+    "s4l_exemplar": train_stage("s4l_exemplar", copies=2),
     "mpl": train_stage("meta_pseudo_labels", uda_threshold=0.0, student_start=0.0),
     "labels": {"kind": "relabel", "teacher": ["finetune", "fixmatch"], "relabel": {"per_class": 9, "balance": True}},
     "student": train_stage("noisy_student", stage={"pseudo_labels": "labels"}),
