@@ -31,7 +31,7 @@ class TrainingImages:
     pool: Tensor | None = None
     """(M,) rows to draw unlabeled images from, repeats allowed; None: all N once."""
     targets: Tensor | None = None
-    """(N, num_classes) pseudo-labels of a relabel stage, if any."""
+    """(N, num_classes) pseudo-labels of a relabel or propagate stage, if any."""
 
 
 class Order:

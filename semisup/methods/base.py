@@ -112,7 +112,8 @@ class Labeled:
 class Unlabeled:
     """Unlabeled images: `unlabeled["weak"]` is (U, C, H, W) float, `unlabeled.index` (U,) their rows in the data set.
 
-    `target` (U, num_classes) holds the pseudo-labels of a relabel stage as probabilities, where the recipe names one.
+    `target` (U, num_classes) holds the pseudo-labels of a relabel or propagate stage as probabilities, where the recipe
+    names one.
     """
 
     views: dict[str, Tensor]
@@ -186,7 +187,7 @@ class Method(nn.Module):
     needs_teacher: ClassVar[bool] = False
     """Whether the constructor takes `teacher`, the frozen predictor of an earlier stage."""
     needs_pseudo_labels: ClassVar[bool] = False
-    """Whether `batch.unlabeled.target` must come from a relabel stage."""
+    """Whether `batch.unlabeled.target` must come from a relabel or propagate stage."""
     views: Views
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:

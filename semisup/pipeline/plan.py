@@ -47,7 +47,7 @@ class StagePlan:
     parameters: int
     """Of the network that it leaves."""
     network: Network | None
-    """None for a relabel stage."""
+    """None for a stage that does not train."""
     memory: int
     """Estimated peak bytes: data, weights, optimizer, saved activations."""
     loaded: WeightsReport | None = None
@@ -99,10 +99,10 @@ def plan_stages(plan: Plan) -> Plan:
         if not all(needed in planned for needed in _inputs(stage)):
             continue  # the stage that is missing was complained about
         with _collecting(problems, f"stages.{name}."):
-            if stage.kind == "relabel":
-                planned[name] = _plan_relabel(plan, name, stage, planned)
-            else:
+            if stage.kind == "train":
                 planned[name], methods[name] = _plan_train(plan, name, stage, planned)
+            else:
+                planned[name] = _plan_targets(plan, name, stage, planned)
     subject = f"recipe '{plan.recipe.name}'"
     raise_all(problems, subject)  # before the trial steps, for which torch imports its tracer: 2 s
     available = _available_memory(plan.device)
@@ -142,12 +142,18 @@ def _inputs(stage: StageConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
-def _plan_relabel(plan: Plan, name: str, stage: StageConfig, planned: dict[str, StagePlan]) -> StagePlan:
-    for teacher in stage.teacher:
-        _require_classifier(planned[teacher], "teacher")
+def _plan_targets(plan: Plan, name: str, stage: StageConfig, planned: dict[str, StagePlan]) -> StagePlan:
+    """The plan of a relabel or propagate stage."""
+    memory = plan.data.x_train.nbytes
+    if stage.kind == "relabel":
+        for teacher in stage.teacher:
+            _require_classifier(planned[teacher], "teacher")
+    else:
+        _require_labels(plan, "kind", stage.kind)
+        memory += 48 * len(plan.data.x_train) * stage.propagate.neighbors  # each edge both ways, 12 bytes, and a copy
     inputs = _inputs(stage)
     fingerprint = _fingerprint(plan, name, stage, None, 0, True, [planned[i].fingerprint for i in inputs])
-    return StagePlan(name, stage, inputs, fingerprint, 0, 0, 0, None, plan.data.x_train.nbytes)
+    return StagePlan(name, stage, inputs, fingerprint, 0, 0, 0, None, memory)
 
 
 def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, StagePlan]) -> tuple[StagePlan, Method]:
@@ -184,11 +190,8 @@ def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, St
                 f"augment.{view}: method '{stage.method['name']}' asks for no such view"
                 f"{nearest(view, [*labeled, *unlabeled])}"
             )
-    if labeled and not len(plan.budget.index):
-        raise SemisupError(
-            f"method: '{stage.method['name']}' learns from labels, but no image of '{data.name}' has one that "
-            f"data.labels={plan.recipe.data.labels} allows"
-        )
+    if labeled:
+        _require_labels(plan, "method", stage.method["name"])
     steps = _steps(stage, len(data.x_train), len(plan.budget.index), reads_unlabeled=bool(unlabeled))
     return StagePlan(
         name,
@@ -227,6 +230,14 @@ def _first_line(error: Exception) -> str:
 def _require_classifier(stage: StagePlan, key: str) -> None:
     if stage.network is None or stage.network.kind != "classifier":
         raise SemisupError(f"{key}: '{stage.name}' trains an encoder and cannot answer; fine-tune it first")
+
+
+def _require_labels(plan: Plan, key: str, name: str) -> None:
+    if not len(plan.budget.index):
+        raise SemisupError(
+            f"{key}: '{name}' learns from labels, but no image of '{plan.data.name}' has one that "
+            f"data.labels={plan.recipe.data.labels} allows"
+        )
 
 
 def _step_memory(method: Method, stage: StageConfig, data: ImageData, precision: str) -> int:

@@ -21,7 +21,7 @@ from semisup.files import write_atomically
 from semisup.pipeline.console import Reporter
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
 from semisup.pipeline.result import RunResult, StageResult
-from semisup.stages import Artifact, StageContext, read_artifact, relabel, train, write_json
+from semisup.stages import KINDS, Artifact, StageContext, read_artifact, write_json
 from semisup.stages.artifact import RECORD
 from semisup.tracking import EventLog, MlflowUploader, resolve_uri
 
@@ -163,7 +163,7 @@ def _run_stage(
                 on_log=on_log,
             )
             try:
-                artifact, resumed_from = train(context) if stage.config.kind == "train" else relabel(context)
+                artifact, resumed_from = KINDS[stage.config.kind](context)
             except NonFiniteLossError as error:
                 raise NonFiniteLossError(f"stages.{stage.name}: {error}") from error
         return artifact, "trained" if resumed_from is None else "resumed"
