@@ -44,7 +44,7 @@ setup(
         "rich>=13.0",
         "safetensors>=0.4",
         "scikit-learn>=1.4",
-        "scipy>=1.11",
+        "scipy>=1.12",
         "typer>=0.12",
     ],
     extras_require={

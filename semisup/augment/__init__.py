@@ -5,6 +5,7 @@ from __future__ import annotations
 from semisup.augment.mixing import draw_mixing, mix
 from semisup.augment.normalize import Normalize, to_float
 from semisup.augment.policies import POLICIES, Policy, build_policy, check_policy
+from semisup.augment.puzzles import four_rotations, rotate_quarters
 
 __all__ = [
     "POLICIES",
@@ -13,6 +14,8 @@ __all__ = [
     "build_policy",
     "check_policy",
     "draw_mixing",
+    "four_rotations",
     "mix",
+    "rotate_quarters",
     "to_float",
 ]

@@ -11,18 +11,21 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from semisup.config.rules import show
-from semisup.config.schema import Recipe, RelabelConfig, StageConfig
+from semisup.config.schema import PropagateConfig, Recipe, RelabelConfig, StageConfig
 from semisup.errors import nearest
 
 __all__ = ["check_recipe", "read_settings", "yaml_key"]
 
 _BAD: Any = object()  # stands for a value that was reported and dropped
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-# What only a train stage reads: anything else than the default in a relabel stage would be silently ignored.
+# What only a train stage reads: anything else than the default in another stage would be silently ignored.
 _TRAIN_ONLY = (
     *("method", "init", "pseudo_labels", "model", "optimizer", "schedule", "batch"),
     *("steps", "epochs", "ema", "augment"),
 )
+
+# What only a stage of that kind reads.
+_BLOCKS: dict[str, type[Any]] = {"relabel": RelabelConfig, "propagate": PropagateConfig}
 
 
 def check_recipe(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -188,10 +191,10 @@ def _check_stages(stages: dict[str, dict[str, Any]], raw: dict[str, Any], proble
                 problems.append(f"{path}.augment.{view}.policy: missing, or not a policy's name")
         given = {key for key, value in raw[name].items() if value is not None}
         kind = stage.get("kind") if "kind" in given else "train"
-        if kind == "relabel":
-            _check_relabel(stage, given, path, problems)
-        elif kind == "train":
+        if kind == "train":
             _check_train(stage, given, path, problems)
+        elif kind in _BLOCKS:
+            _check_labeler(kind, stage, given, path, problems)
         for key, target, wanted in _references(stage):
             wrong = _wrong_reference(target, wanted, name, raw, kinds)
             if wrong:
@@ -199,30 +202,31 @@ def _check_stages(stages: dict[str, dict[str, Any]], raw: dict[str, Any], proble
         kinds[name] = kind
 
 
-def _references(stage: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield the key, the stage it names and the kind that stage must have."""
+def _references(stage: dict[str, Any]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Yield the key, the stage it names and the kinds that stage may have."""
     source = (stage.get("init") or {}).get("source")
     if source is not None:
-        yield "init.from", source, "train"
+        yield "init.from", source, ("train",)
     for i, teacher in enumerate(stage.get("teacher", [])):
-        yield f"teacher[{i}]", teacher, "train"
+        yield f"teacher[{i}]", teacher, ("train",)
     if stage.get("pseudo_labels") is not None:
-        yield "pseudo_labels", stage["pseudo_labels"], "relabel"
+        yield "pseudo_labels", stage["pseudo_labels"], tuple(_BLOCKS)
 
 
 def _wrong_reference(
-    target: str, wanted: str, stage: str, names: Collection[str], kinds: dict[str, str | None]
+    target: str, wanted: tuple[str, ...], stage: str, names: Collection[str], kinds: dict[str, str | None]
 ) -> str | None:
     """Say why ``stage`` cannot use ``target``; ``kinds`` has the stages down to ``stage`` itself, ``names`` has all."""
     if target == stage:
         return "a stage cannot use itself"
+    needed = " or ".join(wanted)
     if target in kinds:
         kind = kinds[target]
-        return None if kind in (wanted, None) else f"'{target}' is a {kind} stage, and a {wanted} stage is needed"
+        return None if kind in (*wanted, None) else f"'{target}' is a {kind} stage, and a {needed} stage is needed"
     if target in names:
         return f"'{target}' runs later; a stage can only use the stages above it"
-    above = [name for name, kind in kinds.items() if kind == wanted]
-    return f"no stage '{target}'{nearest(target, above) if above else f'; there is no {wanted} stage above it'}"
+    above = [name for name, kind in kinds.items() if kind in wanted]
+    return f"no stage '{target}'{nearest(target, above) if above else f'; there is no {needed} stage above it'}"
 
 
 def _check_train(stage: dict[str, Any], given: set[str], path: str, problems: list[str]) -> None:
@@ -235,8 +239,7 @@ def _check_train(stage: dict[str, Any], given: set[str], path: str, problems: li
         problems.append(f"{path}: give steps or epochs, not both")
     elif not {"steps", "epochs"} & given:
         problems.append(f"{path}: needs its length, steps or epochs")
-    if stage.get("relabel", {}) != {} and RelabelConfig(**stage["relabel"]) != RelabelConfig():
-        problems.append(f"{path}.relabel: only a stage of kind relabel reads it")
+    _check_blocks("train", stage, path, problems)
     init = stage.get("init")
     if init is not None and (init.get("source") is None) == (init.get("weights") is None):
         problems.append(f"{path}.init: needs one of from (a stage) and weights (a file), and not both")
@@ -245,13 +248,25 @@ def _check_train(stage: dict[str, Any], given: set[str], path: str, problems: li
         problems.append(f"{path}.optimizer: nesterov needs momentum > 0; with momentum 0, set nesterov: false")
 
 
-def _check_relabel(stage: dict[str, Any], given: set[str], path: str, problems: list[str]) -> None:
-    if "teacher" not in given or stage.get("teacher") == []:
+def _check_blocks(kind: str, stage: dict[str, Any], path: str, problems: list[str]) -> None:
+    """Refuse settings of another kind of stage; a resolved recipe spells out their defaults, which are no mistake."""
+    for block, config in _BLOCKS.items():
+        if block != kind and config(**stage.get(block, {})) != config():
+            problems.append(f"{path}.{block}: only a stage of kind {block} reads it")
+
+
+def _check_labeler(kind: str, stage: dict[str, Any], given: set[str], path: str, problems: list[str]) -> None:
+    # One that is there and no valid list was reported before.
+    teachers = stage.get("teacher", ["invalid"]) if "teacher" in given else []
+    if kind == "relabel" and not teachers:
         problems.append(f"{path}.teacher: missing; a relabel stage needs the stage that predicts the labels")
+    if kind == "propagate" and len(teachers) != 1:
+        problems.append(f"{path}.teacher: a propagate stage needs one stage, whose features it compares images by")
+    _check_blocks(kind, stage, path, problems)
     default = dataclasses.asdict(StageConfig())
     for key in _TRAIN_ONLY:
         value = stage.get(key, default[key])
         # A resolved recipe spells the defaults out, so only a difference from them is a mistake.
         same = {**default[key], **value} == default[key] if isinstance(default[key], dict) else value == default[key]
         if not same:
-            problems.append(f"{path}.{key}: a relabel stage does not train, so it has no {key}")
+            problems.append(f"{path}.{key}: a {kind} stage does not train, so it has no {key}")

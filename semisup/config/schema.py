@@ -18,6 +18,7 @@ __all__ = [
     "DataConfig",
     "InitConfig",
     "OptimizerConfig",
+    "PropagateConfig",
     "Recipe",
     "RelabelConfig",
     "ScheduleConfig",
@@ -151,18 +152,32 @@ class RelabelConfig:
 
 
 @dataclass
+class PropagateConfig:
+    """How a propagate stage spreads the labels over its graph of images (arXiv:1904.04717)."""
+
+    # nearest images that each one is joined to, >= 1
+    neighbors: int = field(default=50, metadata=at_least(1))
+    # how far labels travel: 0 (not at all) to less than 1
+    alpha: float = field(default=0.99, metadata=below_one())
+    # exponent of the cosine that weighs an edge, > 0
+    power: float = field(default=3.0, metadata=above(0))
+    # keep probabilities (true) or only the best class (false, as published)
+    soft: bool = False
+
+
+@dataclass
 class StageConfig:
     """One named step of a recipe."""
 
-    # train | relabel
-    kind: str = field(default="train", metadata=one_of("train", "relabel"))
+    # train | relabel | propagate
+    kind: str = field(default="train", metadata=one_of("train", "relabel", "propagate"))
     # {name: ..., its options}; required for kind train
     method: dict[str, Any] = field(default_factory=dict)
     # first weights; null: random. `init: pretrain` is short for {from: pretrain}
     init: InitConfig | None = None
-    # earlier train stages; one may be written without the brackets
+    # earlier train stages, for kind propagate one; one may be written without the brackets
     teacher: list[str] = field(default_factory=list)
-    # an earlier relabel stage whose labels are trained on
+    # an earlier relabel or propagate stage whose labels are trained on
     pseudo_labels: str | None = None
     # {name: ..., its options}; null: the init stage's model, else the recipe's
     model: dict[str, Any] | None = None
@@ -179,6 +194,8 @@ class StageConfig:
     augment: dict[str, dict[str, Any]] = field(default_factory=dict)
     # only for kind relabel
     relabel: RelabelConfig = field(default_factory=RelabelConfig)
+    # only for kind propagate
+    propagate: PropagateConfig = field(default_factory=PropagateConfig)
 
 
 @dataclass

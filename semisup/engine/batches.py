@@ -31,7 +31,7 @@ class TrainingImages:
     pool: Tensor | None = None
     """(M,) rows to draw unlabeled images from, repeats allowed; None: all N once."""
     targets: Tensor | None = None
-    """(N, num_classes) pseudo-labels of a relabel stage, if any."""
+    """(N, num_classes) pseudo-labels of a relabel or propagate stage, if any."""
 
 
 class Order:
@@ -135,7 +135,7 @@ class Batches:
             at = self._labeled_order.stretch(step * self.labeled_size, self.labeled_size)
             rows = self.labeled_index[at].to(self.device, non_blocking=True)
             y = self.labels[at].to(self.device, non_blocking=True)
-            labeled = Labeled(self._views(self.labeled_policies, rows, "labeled", step), y)
+            labeled = Labeled(self._views(self.labeled_policies, rows, "labeled", step), y, rows)
         if self.unlabeled_size:
             at = self._unlabeled_order.stretch(step * self.unlabeled_size, self.unlabeled_size)
             rows = self.pool[at].to(self.device, non_blocking=True)

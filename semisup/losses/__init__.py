@@ -13,21 +13,29 @@ from semisup.losses.classification import (
     soft_cross_entropy,
 )
 from semisup.losses.consistency import kl_consistency, mse_consistency, sharpen
-from semisup.losses.contrastive import nt_xent
+from semisup.losses.contrastive import info_nce, n_pair, nce, nt_xent
 from semisup.losses.distillation import hinton_kd, soft_target_distillation
 from semisup.losses.fairness import self_adaptive_fairness
+from semisup.losses.metric import batch_hard_triplet, contrastive_margin, soft_nearest_neighbour, triplet
 
 __all__ = [
     "align_distribution",
     "annealed_cross_entropy",
+    "batch_hard_triplet",
+    "contrastive_margin",
     "entropy",
     "hinton_kd",
+    "info_nce",
     "kl_consistency",
     "mse_consistency",
+    "n_pair",
+    "nce",
     "nt_xent",
     "pseudo_label_cross_entropy",
     "self_adaptive_fairness",
     "sharpen",
     "soft_cross_entropy",
+    "soft_nearest_neighbour",
     "soft_target_distillation",
+    "triplet",
 ]

@@ -1,6 +1,12 @@
-"""NT-Xent: find the other view of each image among all views of the batch."""
+"""Contrastive losses: tell one positive from negatives.
+
+`weight` is that of :func:`semisup.losses.soft_cross_entropy`: a factor per row, bool or float; the mean runs over all N
+rows, kept or not, and a row of weight 0 is still a candidate for the others.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +15,7 @@ from torch import Tensor
 from semisup.errors import SemisupError
 from semisup.losses.precision import full_precision, without_autocast
 
-__all__ = ["nt_xent"]
+__all__ = ["info_nce", "n_pair", "nce", "nt_xent"]
 
 
 def nt_xent(z: Tensor, temperature: float, extra_negatives: Tensor | None = None) -> Tensor:
@@ -46,3 +52,111 @@ def nt_xent(z: Tensor, temperature: float, extra_negatives: Tensor | None = None
             logits = torch.cat([logits, unit @ memory.T / temperature], dim=1)
         positives = torch.arange(rows, device=z.device).roll(rows // 2)
         return F.cross_entropy(logits, positives)
+
+
+def info_nce(
+    queries: Tensor,
+    positives: Tensor,
+    temperature: float,
+    negatives: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Return the mean over N rows of the cross-entropy of finding a query's positive among its candidates.
+
+    CPC, arXiv:1807.03748, eq. 4; with a queue of negatives MoCo, arXiv:1911.05722, eq. 1. Rows are ℓ2-normalised here.
+    log(candidates) minus this loss is a lower bound of the mutual information. Chance level is log(candidates). Nothing
+    is detached: MoCo's keys and queue carry no gradient of themselves.
+
+    Args:
+        queries: (N, D), N >= 1.
+        positives: (N, D); row i belongs to query i.
+        temperature: τ > 0, divides the cosine similarity.
+        negatives: (K, D) for all queries. None: the other queries' positives, N candidates in all.
+        weight: (N,), see the top of this file.
+
+    Raises:
+        SemisupError: a shape other than these, or a temperature that is not positive.
+    """
+    _check_pairs(queries, positives, "queries", "positives")
+    if not temperature > 0:
+        raise SemisupError(f"temperature must be positive, got {temperature}")
+    with without_autocast(queries):
+        query, positive = (F.normalize(full_precision(x), dim=1) for x in (queries, positives))
+        if negatives is None:
+            return _weighted(_one_of_the_batch(query @ positive.T / temperature), weight)
+        if negatives.ndim != 2 or negatives.shape[1] != queries.shape[1]:
+            got = tuple(negatives.shape)
+            raise SemisupError(f"negatives must be (K, {queries.shape[1]}), as wide as queries, got shape {got}")
+        others = F.normalize(negatives.to(query.dtype), dim=1)
+        logits = torch.cat([(query * positive).sum(1, keepdim=True), query @ others.T], dim=1) / temperature
+        return _weighted(logits.logsumexp(1) - logits[:, 0], weight)
+
+
+def n_pair(anchors: Tensor, positives: Tensor, norm_penalty: float = 0.0, weight: Tensor | None = None) -> Tensor:
+    """Return the mean over N rows of the cross-entropy of ``anchors @ positives.T`` plus ``norm_penalty`` times the two
+    squared lengths.
+
+    Sohn, NIPS 2016, sec. 3: N pairs of N different classes; each positive is the negative of the other
+    anchors. Rows are not normalised; the penalty keeps them from growing instead. With products 0 the value is log N.
+
+    Args:
+        anchors: (N, D), N >= 1.
+        positives: (N, D); row i has the class of anchor i and no other row has.
+        norm_penalty: >= 0, of ``|anchor|^2 + |positive|^2``.
+        weight: (N,), see the top of this file; it weighs the penalty too.
+
+    Raises:
+        SemisupError: a shape other than these, or a negative penalty.
+    """
+    _check_pairs(anchors, positives, "anchors", "positives")
+    if not norm_penalty >= 0:
+        raise SemisupError(f"norm_penalty must be at least 0, got {norm_penalty}")
+    with without_autocast(anchors):
+        a, p = full_precision(anchors), full_precision(positives)
+        lengths = a.square().sum(1) + p.square().sum(1)
+        return _weighted(_one_of_the_batch(a @ p.T) + norm_penalty * lengths, weight)
+
+
+def nce(positive: Tensor, negatives: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return the mean over N rows of ``-log h(positive) - sum over m of log(1 - h(negative))``,
+    ``h = P_d / (P_d + m P_n)``.
+
+    Gutmann and Hyvärinen, AISTATS 2010, with m noise samples: was it drawn from the data (P_d, the model) or from the
+    noise (P_n)? The sum over negatives is a sum, so that the loss grows with m: log(1 + m) + m log(1 + 1/m) where
+    P_d = P_n.
+
+    Args:
+        positive: (N,) log(P_d / P_n) of the true samples. NPID (arXiv:1805.01978), noise uniform over n images:
+            similarity / τ - log Z + log n.
+        negatives: (N, m) the same of the m >= 1 samples that were drawn from the noise.
+        weight: (N,), see the top of this file.
+
+    Raises:
+        SemisupError: a shape other than these.
+    """
+    if positive.ndim != 1 or not len(positive):
+        raise SemisupError(f"positive must be (N,) with N >= 1, got shape {tuple(positive.shape)}")
+    if negatives.ndim != 2 or len(negatives) != len(positive) or not negatives.shape[1]:
+        raise SemisupError(f"negatives must be ({len(positive)}, m) with m >= 1, got shape {tuple(negatives.shape)}")
+    shift = math.log(negatives.shape[1])  # h = sigmoid(log ratio - log m)
+    real, noise = full_precision(positive) - shift, full_precision(negatives) - shift
+    return _weighted(F.softplus(-real) + F.softplus(noise).sum(1), weight)
+
+
+def _one_of_the_batch(logits: Tensor) -> Tensor:
+    """(N,) cross-entropy of candidate i in row i of (N, N) logits."""
+    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device), reduction="none")
+
+
+def _weighted(losses: Tensor, weight: Tensor | None) -> Tensor:
+    if weight is None:
+        return losses.mean()
+    if weight.shape != losses.shape:
+        raise SemisupError(f"weight must have shape ({len(losses)},), one per row, got {tuple(weight.shape)}")
+    return (losses * weight.to(losses.dtype)).mean()
+
+
+def _check_pairs(first: Tensor, second: Tensor, name: str, other: str) -> None:
+    if first.ndim != 2 or not len(first) or first.shape != second.shape:
+        got = f"{tuple(first.shape)} and {tuple(second.shape)}"
+        raise SemisupError(f"{name} and {other} must both be (N, D) with N >= 1, got shapes {got}")

@@ -15,6 +15,8 @@ from semisup.methods.noisy_student import NoisyStudent
 from semisup.methods.pi_model import PiModel
 from semisup.methods.pseudo_label import PseudoLabel
 from semisup.methods.remixmatch import ReMixMatch
+from semisup.methods.s4l_exemplar import S4LExemplar
+from semisup.methods.s4l_rotation import S4LRotation
 from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
 from semisup.methods.softmatch import SoftMatch
@@ -54,5 +56,7 @@ METHODS: dict[str, type[Method]] = {
     "mean_teacher": MeanTeacher,
     "noisy_student": NoisyStudent,
     "meta_pseudo_labels": MetaPseudoLabels,
+    "s4l_rotation": S4LRotation,
+    "s4l_exemplar": S4LExemplar,
     "distill": Distill,
 }

@@ -94,10 +94,15 @@ class Views:
 
 @dataclass
 class Labeled:
-    """Labeled images: `labeled["weak"]` is (B, C, H, W) float, `labeled.y` (B,) int64."""
+    """Labeled images: `labeled["weak"]` is (B, C, H, W) float, `labeled.y` (B,) int64.
+
+    `index` (B,) holds their rows in the data set; the engine always gives it. A small set of labels is gone through
+    more than once within a few batches, so that one batch may hold an image twice.
+    """
 
     views: dict[str, Tensor]
     y: Tensor
+    index: Tensor | None = None
 
     def __getitem__(self, view: str) -> Tensor:
         return self.views[view]
@@ -107,7 +112,8 @@ class Labeled:
 class Unlabeled:
     """Unlabeled images: `unlabeled["weak"]` is (U, C, H, W) float, `unlabeled.index` (U,) their rows in the data set.
 
-    `target` (U, num_classes) holds the pseudo-labels of a relabel stage as probabilities, where the recipe names one.
+    `target` (U, num_classes) holds the pseudo-labels of a relabel or propagate stage as probabilities, where the recipe
+    names one.
     """
 
     views: dict[str, Tensor]
@@ -183,7 +189,7 @@ class Method(nn.Module):
     needs_num_images: ClassVar[bool] = False
     """Whether the constructor takes `num_images`: `batch.unlabeled.index` counts the training images from 0 to it."""
     needs_pseudo_labels: ClassVar[bool] = False
-    """Whether `batch.unlabeled.target` must come from a relabel stage."""
+    """Whether `batch.unlabeled.target` must come from a relabel or propagate stage."""
     views: Views
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:

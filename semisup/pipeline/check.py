@@ -114,7 +114,7 @@ def _check_train(stage: StageConfig, at: str) -> list[str]:
     if not method.needs_teacher and stage.teacher:
         problems.append(f"{at}.teacher: method '{name}' takes no teacher; remove the key")
     if method.needs_pseudo_labels and stage.pseudo_labels is None:
-        problems.append(f"{at}.pseudo_labels: method '{name}' needs the name of a relabel stage")
+        problems.append(f"{at}.pseudo_labels: method '{name}' needs the name of a relabel or propagate stage")
     if not method.needs_pseudo_labels and stage.pseudo_labels is not None:
         problems.append(f"{at}.pseudo_labels: method '{name}' uses none; remove the key")
     return problems

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from semisup.engine import NonFiniteLossError
 from semisup.pipeline.plan import Plan, StagePlan
-from semisup.stages import Artifact, StageContext, read_artifact, relabel, train
+from semisup.stages import KINDS, Artifact, StageContext, read_artifact
 
 __all__ = ["LOCK", "STORE", "execute", "locked"]
 
@@ -56,7 +56,7 @@ def execute(
         on_log=on_log,
     )
     try:
-        artifact, resumed_from = train(context) if stage.config.kind == "train" else relabel(context)
+        artifact, resumed_from = KINDS[stage.config.kind](context)
     except NonFiniteLossError as error:
         raise NonFiniteLossError(f"stages.{stage.name}: {error}") from error
     return artifact, "trained" if resumed_from is None else "resumed"

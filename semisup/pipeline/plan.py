@@ -46,7 +46,7 @@ class StagePlan:
     parameters: int
     """Of the network that it leaves."""
     network: Network | None
-    """None for a relabel stage."""
+    """None for a stage that does not train."""
     memory: int
     """Estimated peak bytes: data, weights, optimizer, saved activations."""
     loaded: WeightsReport | None = None
@@ -105,10 +105,10 @@ def plan_stages(plan: Plan, *, trial: bool = True) -> Plan:
         if not all(needed in planned for needed in stage_inputs(stage)):
             continue  # the stage that is missing was complained about
         with _collecting(problems, f"stages.{name}."):
-            if stage.kind == "relabel":
-                planned[name] = _plan_relabel(plan, name, stage, planned)
-            else:
+            if stage.kind == "train":
                 planned[name], methods[name] = _plan_train(plan, name, stage, planned)
+            else:
+                planned[name] = _plan_targets(plan, name, stage, planned)
     subject = f"recipe '{plan.recipe.name}'"
     raise_all(problems, subject)  # before the trial steps, for which torch imports its tracer: 2 s
     if not trial:
@@ -151,12 +151,18 @@ def stage_inputs(stage: StageConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
-def _plan_relabel(plan: Plan, name: str, stage: StageConfig, planned: dict[str, StagePlan]) -> StagePlan:
-    for teacher in stage.teacher:
-        _require_classifier(planned[teacher], "teacher")
+def _plan_targets(plan: Plan, name: str, stage: StageConfig, planned: dict[str, StagePlan]) -> StagePlan:
+    """The plan of a relabel or propagate stage."""
+    memory = plan.data.x_train.nbytes
+    if stage.kind == "relabel":
+        for teacher in stage.teacher:
+            _require_classifier(planned[teacher], "teacher")
+    else:
+        _require_labels(plan, "kind", stage.kind)
+        memory += 48 * len(plan.data.x_train) * stage.propagate.neighbors  # each edge both ways, 12 bytes, and a copy
     inputs = stage_inputs(stage)
     fingerprint = _fingerprint(plan, name, stage, None, 0, True, [planned[i].fingerprint for i in inputs])
-    return StagePlan(name, stage, inputs, fingerprint, 0, 0, 0, None, plan.data.x_train.nbytes)
+    return StagePlan(name, stage, inputs, fingerprint, 0, 0, 0, None, memory)
 
 
 def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, StagePlan]) -> tuple[StagePlan, Method]:
@@ -193,11 +199,8 @@ def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, St
                 f"augment.{view}: method '{stage.method['name']}' asks for no such view"
                 f"{nearest(view, [*labeled, *unlabeled])}"
             )
-    if labeled and not len(plan.budget.index):
-        raise SemisupError(
-            f"method: '{stage.method['name']}' learns from labels, but no image of '{data.name}' has one that "
-            f"data.labels={plan.recipe.data.labels} allows"
-        )
+    if labeled:
+        _require_labels(plan, "method", stage.method["name"])
     steps = _steps(stage, len(data.x_train), len(plan.budget.index), reads_unlabeled=bool(unlabeled))
     return StagePlan(
         name,
@@ -238,6 +241,14 @@ def _require_classifier(stage: StagePlan, key: str) -> None:
         raise SemisupError(f"{key}: '{stage.name}' trains an encoder and cannot answer; fine-tune it first")
 
 
+def _require_labels(plan: Plan, key: str, name: str) -> None:
+    if not len(plan.budget.index):
+        raise SemisupError(
+            f"{key}: '{name}' learns from labels, but no image of '{plan.data.name}' has one that "
+            f"data.labels={plan.recipe.data.labels} allows"
+        )
+
+
 def _step_memory(method: Method, stage: StageConfig, data: ImageData, precision: str) -> int:
     """Peak bytes of a step: data, weights, gradients, optimizer and activations. Runs it, on the meta device.
 
@@ -263,7 +274,11 @@ def _try_step(method: Method, stage: StageConfig, data: ImageData) -> int:
     labeled, unlabeled = method.views.policies("labeled"), method.views.policies("unlabeled")
     b, u = stage.batch.labeled if labeled else 0, stage.batch.unlabeled if unlabeled else 0
     batch = Batch(
-        Labeled({view: torch.zeros(b, *shape) for view in labeled}, torch.zeros(b, dtype=torch.long)),
+        Labeled(
+            {view: torch.zeros(b, *shape) for view in labeled},
+            torch.zeros(b, dtype=torch.long),
+            torch.zeros(b, dtype=torch.long),
+        ),
         Unlabeled(
             {view: torch.zeros(u, *shape) for view in unlabeled},
             torch.zeros(u, dtype=torch.long),
@@ -303,7 +318,7 @@ def _fingerprint(
     recipe = plan.recipe
     settings = dataclasses.asdict(stage)
     # Steps and model are hashed as resolved; what only a stage of another kind reads changes nothing.
-    for key in ("epochs", "steps", "model", *(kind for kind in ("relabel",) if kind != stage.kind)):
+    for key in ("epochs", "steps", "model", *(kind for kind in ("relabel", "propagate") if kind != stage.kind)):
         del settings[key]
     content = {
         "version": __version__,

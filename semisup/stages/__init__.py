@@ -1,20 +1,32 @@
-"""Steps of a recipe: train and relabel, each from inputs to an artifact."""
+"""Steps of a recipe: train, relabel and propagate, each from inputs to an artifact."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from semisup.stages.artifact import Artifact, read_artifact, write_json
 from semisup.stages.context import StageContext
 from semisup.stages.predictor import Predictor, load_predictor
+from semisup.stages.propagate import propagate
 from semisup.stages.relabel import relabel
 from semisup.stages.train import train
 
 __all__ = [
+    "KINDS",
     "Artifact",
     "Predictor",
     "StageContext",
     "load_predictor",
+    "propagate",
     "read_artifact",
     "relabel",
     "train",
     "write_json",
 ]
+
+KINDS: dict[str, Callable[[StageContext], tuple[Artifact, int | None]]] = {
+    "train": train,
+    "relabel": relabel,
+    "propagate": propagate,
+}
+"""What a stage's `kind:` runs: it returns the finished stage and the step it was resumed from, if it was."""

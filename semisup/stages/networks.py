@@ -31,6 +31,7 @@ __all__ = [
     "load_initial_weights",
     "projector_widths",
     "stage_network",
+    "wanted_weights",
 ]
 
 PROJECTION, NECK = "projector.layers.", "neck."

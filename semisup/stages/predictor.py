@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from semisup.augment import Normalize, to_float
 from semisup.errors import SemisupError, raise_all
 from semisup.files import write_atomically
-from semisup.models import Classifier, build_backbone, load_into
-from semisup.models.weights import save_weights
-from semisup.stages.networks import Network
+from semisup.models import Classifier, load_into
+from semisup.models.weights import read_shapes, save_weights
+from semisup.stages.networks import Network, wanted_weights
 
 __all__ = ["Predictor", "load_features", "load_network", "load_predictor", "save_predictor"]
 
@@ -112,17 +112,17 @@ def load_network(folder: Path, device: torch.device) -> Classifier:
 
 
 def load_features(folder: Path, device: torch.device) -> nn.Module:
-    """The backbone of a finished train stage, encoder or classifier, in eval mode: images to features.
+    """The network of a finished stage, in eval mode, up to its features: what a classifier's head sees, and of an
+    encoder what its backbone gives.
 
     Raises:
         SemisupError: no model there.
     """
-    spec = Network.from_json(_describe(folder)).spec
-    backbone = build_backbone(
-        spec.name, spec.options, in_channels=spec.in_channels, image_size=spec.image_size, pretrained=False
-    )
-    load_into(nn.ModuleDict({"backbone": backbone}), folder / "model.safetensors")
-    return backbone.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+    module = Network.from_json(_describe(folder)).build_classifier()  # an encoder gets a head, which is left out below
+    path = folder / "model.safetensors"
+    load_into(wanted_weights(module, read_shapes(path)), path)
+    features = nn.Sequential(module.backbone, module.neck)
+    return features.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 
 def load_predictor(folder: Path, device: str | torch.device = "cpu") -> Predictor:

@@ -18,7 +18,7 @@ from semisup.stages.context import StageContext
 from semisup.stages.evaluation import hidden_labels
 from semisup.stages.predictor import load_network
 
-__all__ = ["read_targets", "relabel", "select"]
+__all__ = ["read_targets", "relabel", "save_targets", "select"]
 
 
 def select(probs: Tensor, config: RelabelConfig, draws: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -75,32 +75,44 @@ def relabel(context: StageContext) -> tuple[Artifact, None]:
             f"stages.{context.name}.relabel.threshold: no image reaches {stage.relabel.threshold:g}; the most "
             f"confident one has {probs.max():.3f}"
         )
+    return save_targets(context, pool, targets, started, len(probs) * len(stage.teacher)), None
+
+
+def save_targets(context: StageContext, pool: Tensor, targets: Tensor, started: float, images: int) -> Artifact:
+    """Write the pseudo-labels of a stage, judged by the hidden labels, and finish it.
+
+    Args:
+        context: of the stage.
+        pool: (M,) rows to train on, with repeats.
+        targets: (N, C) probabilities for all rows.
+        started: when the stage did, by `time.perf_counter`.
+        images: how many a network has seen for it.
+    """
     save_weights(context.folder / "targets.safetensors", {"pool": pool, "targets": targets})
     seconds = time.perf_counter() - started
-    used = torch.zeros(len(probs))
+    used = torch.zeros(len(targets))
     used[pool] = 1
     quality = pseudo_label_quality(targets.argmax(1), used, hidden_labels(context))
     metrics: dict[str, Any] = {f"pseudo_labels/{name}": float(value) for name, value in quality.items()}
-    artifact = finish(
+    return finish(
         context.folder,
         ["targets.safetensors"],
         {
             "name": context.name,
-            "method": "relabel",
+            "method": context.config.kind,
             "fingerprint": context.folder.name,
             "steps": 0,
             "seconds": seconds,
             "evaluation_seconds": 0.0,
-            "images_per_second": len(probs) * len(stage.teacher) / seconds,
+            "images_per_second": images / seconds,
             "parameters": 0,
             "loaded": None,
             "metrics": metrics,
         },
     )
-    return artifact, None
 
 
 def read_targets(artifact: Artifact) -> tuple[Tensor, Tensor]:
-    """Rows (M,) and targets (N, C) that a relabel stage left."""
+    """Rows (M,) and targets (N, C) that a relabel or propagate stage left."""
     tensors = load_weights(artifact.folder / "targets.safetensors")
     return tensors["pool"], tensors["targets"]

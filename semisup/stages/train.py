@@ -33,7 +33,7 @@ __all__ = ["stage_policies", "train", "training_images"]
 
 
 def training_images(data: ImageData, budget: LabelBudget, relabeled: Artifact | None) -> TrainingImages:
-    """What training may see: images, the labels inside the budget, and the pseudo-labels of a relabel stage."""
+    """What training may see: images, the labels inside the budget, and the pseudo-labels that a stage left."""
     pool, targets = (None, None) if relabeled is None else read_targets(relabeled)
     return TrainingImages(
         images=torch.tensor(data.x_train),  # a copy: the store may be read-only

@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
-from semisup.config import Recipe, find_recipe, load_recipe, parse_recipe, shipped_recipes, to_yaml
+from semisup.config import PropagateConfig, Recipe, find_recipe, load_recipe, parse_recipe, shipped_recipes, to_yaml
 from semisup.errors import SemisupError
 
 QUICKSTART = """
@@ -236,6 +237,11 @@ def test_a_broken_stage_is_not_called_unknown_by_the_others() -> None:
         ({"augment": {"strong": "weak"}}, "augment.strong: must be a mapping, not 'weak'"),
         ({"teacher": 3}, "teacher: must be a list, not 3"),
         ({"relabel": {"threshold": 0.5}}, "relabel: only a stage of kind relabel reads it"),
+        ({"propagate": {"alpha": 0.5}}, "propagate: only a stage of kind propagate reads it"),
+        ({"propagate": {"alpha": 1}}, "propagate.alpha: must be at least 0 and less than 1, not 1"),
+        ({"propagate": {"neighbors": 0}}, "propagate.neighbors: must be at least 1, not 0"),
+        ({"propagate": {"power": 0}}, "propagate.power: must be greater than 0, not 0"),
+        ({"propagate": {"neighbours": 5}}, "propagate.neighbours: unknown key; did you mean 'neighbors'?"),
         ({"init": {"source": "x", "from": None}}, None),
         ({"init": {"head_layer": 1}}, "init: needs one of from (a stage) and weights (a file), and not both"),
         ({"init": {"weights": "w", "head_layer": -2}}, "init.head_layer: must be at least -1, not -2"),
@@ -308,10 +314,16 @@ def test_not_a_mapping(mapping: object) -> None:
 
 def with_reference(key: str, target: object, kind: str = "train") -> dict[str, object]:
     train = {"method": {"name": "supervised"}, "steps": 1}
-    stage = {"kind": "relabel", key: target} if kind == "relabel" else {**train, key: target}
+    stage = {**train, key: target} if kind == "train" else {"kind": kind, key: target}
     return {
         "name": "x",
-        "stages": {"one": train, "labels": {"kind": "relabel", "teacher": "one"}, "this": stage, "late": train},
+        "stages": {
+            "one": train,
+            "labels": {"kind": "relabel", "teacher": "one"},
+            "graph": {"kind": "propagate", "teacher": "one"},
+            "this": stage,
+            "late": train,
+        },
     }
 
 
@@ -323,8 +335,9 @@ def with_reference(key: str, target: object, kind: str = "train") -> dict[str, o
         ("init", "this", "init.from: a stage cannot use itself"),
         ("init", "labels", "init.from: 'labels' is a relabel stage, and a train stage is needed"),
         ("teacher", "labels", "teacher[0]: 'labels' is a relabel stage, and a train stage is needed"),
+        ("init", "graph", "init.from: 'graph' is a propagate stage, and a train stage is needed"),
         ("teacher", ["one", "two"], "teacher[1]: no stage 'two'; valid: one"),
-        ("pseudo_labels", "one", "pseudo_labels: 'one' is a train stage, and a relabel stage is needed"),
+        ("pseudo_labels", "one", "pseudo_labels: 'one' is a train stage, and a relabel or propagate stage is needed"),
         ("pseudo_labels", "label", "pseudo_labels: no stage 'label'; did you mean 'labels'?"),
     ],
 )
@@ -344,6 +357,40 @@ def test_a_relabel_stage_needs_a_teacher(teacher: object) -> None:
         del mapping["stages"]["this"]["teacher"]  # type: ignore[index]
     # An empty `teacher:` is also not a list.
     assert "stages.this.teacher: missing; a relabel stage needs the stage that predicts the labels" in message(mapping)
+
+
+@pytest.mark.parametrize("teacher", [None, [], ["one", "one"]])
+def test_a_propagate_stage_needs_one_teacher(teacher: object) -> None:
+    mapping = with_reference("teacher", teacher, kind="propagate")
+    assert "stages.this.teacher: a propagate stage needs one stage, whose features" in message(mapping)
+
+
+def test_a_teacher_of_the_wrong_type_is_one_mistake() -> None:
+    for kind in ("relabel", "propagate"):
+        text = message(with_reference("teacher", 3, kind=kind))
+        assert text == "recipe: stages.this.teacher: must be a list, not 3"
+
+
+def test_a_propagate_stage_is_read_and_spelled_out() -> None:
+    mapping = with_reference("teacher", "one", kind="propagate")
+    mapping["stages"]["this"] |= {"propagate": {"neighbors": 5, "soft": True}}  # type: ignore[index]
+    late = {**mapping["stages"]["late"], "pseudo_labels": "this"}  # type: ignore[index]
+    mapping["stages"]["late"] = late  # type: ignore[index]
+    recipe = parse_recipe(mapping)
+    assert recipe.stages["this"].propagate == PropagateConfig(neighbors=5, alpha=0.99, power=3.0, soft=True)
+    assert parse_recipe(yaml.safe_load(to_yaml(recipe))) == recipe
+
+
+def test_each_kind_of_stage_has_a_block_of_its_own() -> None:
+    mapping = with_reference("teacher", "one", kind="propagate")
+    mapping["stages"]["this"] |= {"relabel": {"threshold": 0.5}, "steps": 3}  # type: ignore[index]
+    assert message(mapping).splitlines()[1:] == [
+        "  - stages.this.relabel: only a stage of kind relabel reads it",
+        "  - stages.this.steps: a propagate stage does not train, so it has no steps",
+    ]
+    mapping = with_reference("teacher", "one", kind="relabel")
+    mapping["stages"]["this"] |= {"propagate": {"alpha": 0.5}}  # type: ignore[index]
+    assert message(mapping) == "recipe: stages.this.propagate: only a stage of kind propagate reads it"
 
 
 def test_a_relabel_stage_does_not_train() -> None:

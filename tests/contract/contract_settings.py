@@ -149,6 +149,11 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "drawn": _MPL,
         "hard": Setting({**_MPL.options, "hard": True}, _MPL.terms, _MPL.numbers, _MPL.groups, guesses=True),
     },
+    "s4l_rotation": {"plain": Setting(terms=_terms("supervised", "rotation"))},
+    "s4l_exemplar": {
+        # Fewer views than published: the suite replaces each of them in turn.
+        "plain": Setting({"copies": 3, "embedding": 20}, terms=_terms("supervised", "triplet")),
+    },
     "distill": {
         "unlabeled": Setting(terms=_terms("distillation")),
         "labeled": Setting(
@@ -253,8 +258,9 @@ class Source:
         y = torch.randint(0, CLASSES, (LABELED,), generator=draw)
         index = torch.randperm(DATA, generator=draw)[:UNLABELED]
         target = torch.rand(UNLABELED, CLASSES, generator=draw).mul(3).softmax(1)
+        labeled_index = torch.randperm(DATA, generator=draw)[:LABELED]
         return Batch(
-            Labeled(self._views("labeled", LABELED, step), y),
+            Labeled(self._views("labeled", LABELED, step), y, labeled_index),
             Unlabeled(
                 self._views("unlabeled", UNLABELED, step),
                 index,
@@ -281,10 +287,10 @@ def move(batch: Batch, device: str) -> Batch:
     def views(given: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: view.to(device) for name, view in given.items()}
 
-    u = batch.unlabeled
+    x, u = batch.labeled, batch.unlabeled
     target = None if u.target is None else u.target.to(device)
     return Batch(
-        Labeled(views(batch.labeled.views), batch.labeled.y.to(device)),
+        Labeled(views(x.views), x.y.to(device), None if x.index is None else x.index.to(device)),
         Unlabeled(views(u.views), u.index.to(device), target),
     )
 

@@ -30,6 +30,8 @@ from semisup.methods.noisy_student import NoisyStudent
 from semisup.methods.pi_model import PiModel
 from semisup.methods.pseudo_label import PseudoLabel
 from semisup.methods.remixmatch import ReMixMatch
+from semisup.methods.s4l_exemplar import S4LExemplar
+from semisup.methods.s4l_rotation import S4LRotation
 from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
 from semisup.methods.softmatch import SoftMatch
@@ -160,6 +162,24 @@ class NoAnchor(ReMixMatch):
         )
 
 
+class LabeledRotations(S4LRotation):
+    """Turns the labeled images only."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"weak": batch.labeled["weak"]}, batch.unlabeled.index)), progress
+        )
+
+
+class FewerViews(S4LExemplar):
+    """Asks for all views and takes the first one in place of the last."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        repeated = {**u.views, self.copies[-1]: u[self.copies[0]]}
+        yield from super().step(Batch(batch.labeled, Unlabeled(repeated, u.index)), progress)
+
+
 BLIND = {
     StrongTarget: "uda-annealed",
     LabeledOnly: "vat-entropy",
@@ -173,6 +193,8 @@ BLIND = {
     NoUda: "meta_pseudo_labels-hard",
     NoLabels: "noisy_student-plain",
     OwnAnswers: "distill-labeled",
+    LabeledRotations: "s4l_rotation-plain",
+    FewerViews: "s4l_exemplar-plain",
 }
 
 

@@ -59,6 +59,8 @@ def tensors(batch: Batch) -> dict[str, Tensor]:
     found = {f"labeled/{name}": view for name, view in batch.labeled.views.items()}
     found |= {f"unlabeled/{name}": view for name, view in batch.unlabeled.views.items()}
     found |= {"y": batch.labeled.y, "index": batch.unlabeled.index}
+    if batch.labeled.index is not None:
+        found["labeled index"] = batch.labeled.index
     return found
 
 
@@ -147,6 +149,8 @@ def test_labels_belong_to_their_images(data: TrainingImages) -> None:
         rows = batch.labeled["weak"][:, 0, 0, 0].round().long()
         assert set(rows.tolist()) <= set(data.labeled_index.tolist())
         assert torch.equal(batch.labeled.y, rows % CLASSES)
+        assert batch.labeled.index is not None
+        assert torch.equal(batch.labeled.index, rows)
         seen |= set(rows.tolist())
     assert seen == set(data.labeled_index.tolist())
 

@@ -27,10 +27,18 @@ CASES = {
         (FREQUENCIES, FREQUENCIES.flip(0)),
     ),
     "annealed_cross_entropy": (lambda z, y: semisup.losses.annealed_cross_entropy(z, y, 0.4), (LABELS,)),
+    "batch_hard_triplet": (semisup.losses.batch_hard_triplet, (LABELS,)),
+    "contrastive_margin": (semisup.losses.contrastive_margin, (LABELS,)),
     "entropy": (semisup.losses.entropy, ()),
     "hinton_kd": (lambda z, t: semisup.losses.hinton_kd(z, t, 4.0), (logits(1),)),
+    "info_nce": (
+        lambda z, p, n, w: semisup.losses.info_nce(z, p, 0.1, n, w),
+        (logits(1), logits(2), MASK),
+    ),
     "kl_consistency": (semisup.losses.kl_consistency, (logits(1),)),
     "mse_consistency": (semisup.losses.mse_consistency, (F.softmax(logits(1), 1),)),
+    "n_pair": (lambda z, p, w: semisup.losses.n_pair(z, p, 0.02, w), (logits(1), MASK)),
+    "nce": (lambda z, n, w: semisup.losses.nce(z[:, 0], n, w), (logits(1), MASK)),
     "nt_xent": (lambda z, m: semisup.losses.nt_xent(z, 0.1, m), (logits(1),)),
     "pseudo_label_cross_entropy": (semisup.losses.pseudo_label_cross_entropy, (LABELS, MASK)),
     "self_adaptive_fairness": (
@@ -39,10 +47,12 @@ CASES = {
     ),
     "sharpen": (lambda z: semisup.losses.sharpen(F.softmax(z, 1), 0.5)[:, 0].sum(), ()),
     "soft_cross_entropy": (semisup.losses.soft_cross_entropy, (F.softmax(logits(1), 1), MASK)),
+    "soft_nearest_neighbour": (lambda z, y: semisup.losses.soft_nearest_neighbour(z, y, 0.5), (LABELS,)),
     "soft_target_distillation": (
         lambda z, t: semisup.losses.soft_target_distillation(z, t, 0.5),
         (logits(1),),
     ),
+    "triplet": (semisup.losses.triplet, (LABELS,)),
 }
 
 

@@ -72,7 +72,7 @@ def batch(
     x, u = dict(labeled or {}), dict(unlabeled or {})
     n, m = (len(next(iter(views.values()), torch.empty(0))) for views in (x, u))
     labels = torch.tensor([i % CLASSES for i in range(n)] if y is None else y, dtype=torch.long)
-    return Batch(Labeled(x, labels), Unlabeled(u, torch.arange(m) + 50, target))
+    return Batch(Labeled(x, labels, torch.arange(n) + 20), Unlabeled(u, torch.arange(m) + 50, target))
 
 
 def first(method: Method, given: Batch, progress: Progress = START) -> Update:

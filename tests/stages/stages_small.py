@@ -13,7 +13,7 @@ import torch
 from semisup.config import parse_recipe
 from semisup.data import ImageData, LabelBudget, draw_budget
 from semisup.pipeline.plan import Plan, plan_stages
-from semisup.stages import Artifact, StageContext, relabel, train
+from semisup.stages import KINDS, Artifact, StageContext
 
 CPU = torch.device("cpu")
 
@@ -86,7 +86,7 @@ def run_stages(
             statistics=plan.statistics,
             on_log=on_log,
         )
-        finished[stage.name], _ = train(context) if stage.config.kind == "train" else relabel(context)
+        finished[stage.name], _ = KINDS[stage.config.kind](context)
     return finished
 
 

@@ -23,9 +23,13 @@ STAGES: dict[str, Any] = {
     "finetune": train_stage("supervised", stage={"init": {"from": "pretrain", "head_layer": 1}}),
     "fixmatch": train_stage("fixmatch", threshold=0.0, stage={"init": "finetune"}),
     "mean_teacher": train_stage("mean_teacher"),
+    "s4l_rotation": train_stage("s4l_rotation"),
+    "s4l_exemplar": train_stage("s4l_exemplar", copies=2),
     "mpl": train_stage("meta_pseudo_labels", uda_threshold=0.0, student_start=0.0),
     "labels": {"kind": "relabel", "teacher": ["finetune", "fixmatch"], "relabel": {"per_class": 9, "balance": True}},
     "student": train_stage("noisy_student", stage={"pseudo_labels": "labels"}),
+    "graph": {"kind": "propagate", "teacher": "fixmatch", "propagate": {"neighbors": 5, "soft": True}},
+    "propagated": train_stage("noisy_student", stage={"pseudo_labels": "graph"}),
     "distilled": train_stage("distill", alpha=0.5, stage={"teacher": "student"}),
 }
 
@@ -69,6 +73,7 @@ def test_hidden_labels_reach_no_weight(original: dict[str, Artifact], tmp_path: 
     # The evaluator does see them: the poison shows there, in a relabel stage and during and after training.
     for stage, metric in [
         ("labels", "pseudo_labels/accuracy"),
+        ("graph", "pseudo_labels/accuracy"),
         ("fixmatch", "pseudo_labels/accuracy"),
         ("fixmatch", "train/pseudo_labels/accuracy"),
         ("mpl", "train/pseudo_labels/accuracy"),

@@ -1,0 +1,57 @@
+"""S4L-Rotation: learn the labels, and for all images which way up they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from semisup.augment import four_rotations
+from semisup.methods.base import Batch, Method, NonNegative, Progress, Update, Views
+from semisup.models import Classifier
+
+__all__ = ["S4LRotation"]
+
+
+class S4LRotation(Method):
+    """L = CE(labels) + rotation_weight * (rotation CE(unlabeled) + rotation CE(labeled)) / 2
+    (Zhai et al. 2019, arXiv:1905.03670, sec. 4.1).
+
+    Every image is seen in its four rotations by quarters, in one joint forward: a step costs that of four times the
+    batch. The labels are learned in all four, the rotations (RotNet, arXiv:1803.07728) by a second linear head on the
+    same features. The classifier is judged on upright images. Only for images that have an upright pose.
+
+    Args:
+        model: the classifier; the rotation head is beside it and is dropped afterwards.
+        rotation_weight: weight of the rotation term. Paper: 1.
+    """
+
+    family = "semi-supervised"
+    summary = "Labels, and for all images by how many quarters they were turned, on one set of features."
+    citation = "Zhai et al. 2019, arXiv:1905.03670"
+    views = Views(labeled=("weak",), unlabeled=("weak",))
+
+    def __init__(self, model: Classifier, *, rotation_weight: NonNegative = 1.0) -> None:
+        super().__init__()
+        self.model = model
+        self.rotation_head = nn.Linear(model.num_features, 4)
+        self.rotation_weight = rotation_weight
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        """One update of the joint loss."""
+        x, u = batch.labeled["weak"], batch.unlabeled["weak"]
+        images, quarters = four_rotations(torch.cat([x, u]))
+        parts = [4 * len(x), 4 * len(u)]
+        features = self.model.features(images)
+        labeled, _ = features.split(parts)
+        supervised = F.cross_entropy(self.model.head(labeled).float(), batch.labeled.y.repeat_interleave(4))
+        losses = F.cross_entropy(self.rotation_head(features).float(), quarters, reduction="none")
+        # Each part counts half, however many images it has.
+        rotation = torch.stack([part.mean() for part in losses.split(parts)]).mean()
+        yield Update(supervised + self.rotation_weight * rotation, log={"supervised": supervised, "rotation": rotation})
+
+    def predictor(self) -> nn.Module:
+        """The classifier without the rotation head."""
+        return self.model

@@ -1,0 +1,164 @@
+"""The propagate stage: labels spread over a graph that joins each image to the ones that look like it to a network."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from semisup.engine import generator
+from semisup.errors import SemisupError
+from semisup.evaluate import predict_logits
+from semisup.stages.artifact import Artifact
+from semisup.stages.context import StageContext
+from semisup.stages.predictor import load_features
+from semisup.stages.relabel import save_targets
+
+if TYPE_CHECKING:  # half a second of imports, which a run without this stage can do without
+    from scipy.sparse import csr_array
+
+__all__ = ["certainty", "class_weights", "neighbor_graph", "propagate", "resample", "spread_labels"]
+
+TOLERANCE = 1e-6
+"""Of the conjugate gradients, relative to the right-hand side. Iscen et al. too, but they stop after 20 iterations."""
+ITERATIONS = 1000
+"""Most conjugate gradient steps for a class. The number needed grows as (1 - alpha)^-1/2: about 100 at alpha = 0.99."""
+
+
+def neighbor_graph(features: Tensor, neighbors: int, power: float = 3.0, chunk: int = 1024) -> csr_array:
+    """Join each image to its nearest ones by cosine: weights ``max(0, cos)^power``, made symmetric as A + A^T.
+
+    Iscen et al. 2019, arXiv:1904.04717, sec. 3. No image is its own neighbour, so that the diagonal is 0. An exact
+    search: about half a minute for 60,000 images of 64 features on one thread, and chunk * N floats of memory.
+
+    Args:
+        features: (N, D), on any device.
+        neighbors: edges from each image, >= 1; at most N - 1 are made.
+        power: > 0. Paper: 3.
+        chunk: images per matrix product.
+
+    Returns:
+        (N, N) float64, sparse, symmetric, on the CPU.
+    """
+    from scipy.sparse import csr_array
+
+    n = len(features)
+    k = min(neighbors, n - 1)
+    unit = F.normalize(features.float(), dim=1)
+    weights, columns = [], []
+    for start in range(0, n, chunk):
+        cosines = unit[start : start + chunk] @ unit.T
+        cosines.diagonal(start).fill_(-torch.inf)
+        nearest = cosines.topk(k, dim=1)
+        weights.append(nearest.values.clamp(min=0).cpu())
+        columns.append(nearest.indices.cpu())
+    values = torch.cat(weights).double().pow(power).flatten().numpy()
+    rows = np.repeat(np.arange(n), k)
+    edges = csr_array((values, (rows, torch.cat(columns).flatten().numpy())), shape=(n, n))
+    edges.eliminate_zeros()
+    return csr_array(edges + edges.T)
+
+
+def spread_labels(
+    graph: csr_array, index: np.ndarray, labels: np.ndarray, num_classes: int, alpha: float
+) -> np.ndarray:
+    """Return F = (I - alpha S)^-1 Y, S = D^-1/2 W D^-1/2: how much of each class reaches each image.
+
+    Zhou et al. 2004 (NIPS 16), sec. 2; Y is one-hot in the labeled rows and 0 elsewhere. (The code of Iscen et al.
+    divides each class by its number of labels; we follow the papers.) Solved class by class by conjugate gradients: S
+    has no eigenvalue above 1, so that the matrix is positive definite for alpha < 1.
+
+    Args:
+        graph: W (N, N), sparse, symmetric, not negative, with a diagonal of 0.
+        index: (L,) labeled rows.
+        labels: (L,) their classes.
+        num_classes: C.
+        alpha: in [0, 1). 0 leaves Y; the papers: 0.99.
+
+    Returns:
+        (N, C) float64, not negative. A row of 0: no labeled image can be reached from there.
+
+    Raises:
+        SemisupError: no convergence in `ITERATIONS` steps: `alpha` is too near to 1.
+    """
+    from scipy.sparse import diags_array, eye_array
+    from scipy.sparse.linalg import cg
+
+    n = graph.shape[0]
+    degrees = np.asarray(graph.sum(axis=1))
+    scale = diags_array(np.divide(1.0, np.sqrt(degrees), out=np.zeros(n), where=degrees > 0))
+    system = (eye_array(n) - alpha * (scale @ graph @ scale)).tocsr()
+    spread = np.zeros((n, num_classes))
+    for c in range(num_classes):
+        y = np.zeros(n)
+        y[index[labels == c]] = 1
+        spread[:, c], stopped = cg(system, y, rtol=TOLERANCE, atol=0.0, maxiter=ITERATIONS)
+        if stopped:
+            raise SemisupError(f"propagate.alpha: the labels of class {c} do not settle at {alpha}; use a smaller one")
+    return np.maximum(spread, 0)
+
+
+def certainty(spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return class probabilities (N, C), rows of `spread` to sum 1, and omega = 1 - entropy / log C (N,) in [0, 1].
+
+    Iscen et al. 2019, sec. 3. Where nothing arrived, the probabilities are uniform and omega is 0.
+    """
+    totals = spread.sum(1, keepdims=True)
+    classes = spread.shape[1]
+    probs = np.divide(spread, totals, out=np.full_like(spread, 1 / classes), where=totals > 0)
+    logs = np.log(probs, out=np.zeros_like(probs), where=probs > 0)
+    return probs, np.clip(1 + (probs * logs).sum(1) / math.log(max(classes, 2)), 0, 1)
+
+
+def class_weights(guesses: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return (N / C) / n_c for each class c (C,), n_c of the N guesses (N,) being c; 0 for a class without any.
+
+    Iscen et al. 2019, sec. 3, up to a factor: where every class was guessed, the mean over the images is 1.
+    """
+    counts = np.bincount(guesses, minlength=num_classes)
+    return np.divide(len(guesses) / num_classes, counts, out=np.zeros(num_classes), where=counts > 0)
+
+
+def resample(weights: np.ndarray, draws: torch.Generator) -> Tensor:
+    """Return N rows, each as often as its share of the weights says, N * w_i / sum(w), rounded up or down at random.
+
+    Drawing from these evenly gives, on average, the weighted mean of the losses.
+
+    Args:
+        weights: (N,), not negative, not all 0.
+        draws: decides the rounding, by one number (systematic sampling).
+    """
+    n = len(weights)
+    ends = np.cumsum(weights) / np.sum(weights) * n
+    ticks = np.arange(n) + float(torch.rand((), generator=draws, dtype=torch.float64))
+    return torch.from_numpy(np.minimum(np.searchsorted(ends, ticks, side="right"), n - 1))
+
+
+def propagate(context: StageContext) -> tuple[Artifact, None]:
+    """Run a propagate stage: features of clean images, their graph, the labels of the budget spread over it.
+
+    It leaves what a relabel stage leaves. The certainty omega and the class weights, which Iscen et al. multiply the
+    losses with, are how often an image is in the pool that a later stage draws from. Labeled images keep their labels,
+    with omega = 1.
+    """
+    started = time.perf_counter()
+    data, config = context.data, context.config.propagate
+    network = load_features(context.inputs[context.config.teacher[0]].folder, context.device)
+    features = predict_logits(network, context.clean_batches(data.x_train))
+    graph = neighbor_graph(features, config.neighbors, config.power)
+    index = context.budget.index
+    labels = data.y_train[index]
+    spread = spread_labels(graph, index, labels, data.num_classes, config.alpha)
+    spread[index] = np.eye(data.num_classes)[labels]
+    probs, omega = certainty(spread)
+    guesses = probs.argmax(1)
+    reached = spread.sum(1) > 0  # the guess elsewhere is arbitrary: it must not make a class look frequent
+    weights = omega * class_weights(guesses[reached], data.num_classes)[guesses]
+    pool = resample(weights, generator(context.recipe.seed, context.name, "pool"))
+    targets = probs if config.soft else np.eye(data.num_classes)[guesses]
+    return save_targets(context, pool, torch.from_numpy(targets).float(), started, len(probs)), None

@@ -1,0 +1,279 @@
+"""Label propagation: the numbers of methods.md 3.20, dense matrices in place of sparse ones, real digits."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stages_small import run_stages, small_data, small_plan, train_stage
+
+from semisup.config import DataConfig
+from semisup.data import draw_budget, load_data
+from semisup.engine import generator
+from semisup.errors import SemisupError
+from semisup.stages import load_predictor
+from semisup.stages.predictor import load_features
+from semisup.stages.propagate import certainty, class_weights, neighbor_graph, resample, spread_labels
+from semisup.stages.relabel import read_targets
+
+Array = np.ndarray
+
+
+def features(n: int = 30, d: int = 4, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def dense_graph(x: torch.Tensor, k: int, power: float) -> Array:
+    """From the words of the paper, pair by pair."""
+    rows = x.double().tolist()
+    n = len(rows)
+
+    def cosine(a: list[float], b: list[float]) -> float:
+        lengths = math.sqrt(sum(v * v for v in a)) * math.sqrt(sum(v * v for v in b))
+        return sum(v * w for v, w in zip(a, b, strict=True)) / lengths
+
+    edges = np.zeros((n, n))
+    for i in range(n):
+        others = sorted((j for j in range(n) if j != i), key=lambda j: -cosine(rows[i], rows[j]))
+        for j in others[:k]:
+            edges[i, j] = max(0.0, cosine(rows[i], rows[j])) ** power
+    return edges + edges.T
+
+
+def normalized(w: Array) -> Array:
+    degrees = w.sum(1)
+    return np.array(
+        [
+            [entry / math.sqrt(a * b) if entry else 0 for entry, b in zip(row, degrees, strict=True)]
+            for row, a in zip(w, degrees, strict=True)
+        ]
+    )
+
+
+INDEX, LABELS = np.array([0, 7, 11, 20]), np.array([0, 1, 2, 1])
+
+
+def one_hot(n: int = 30, classes: int = 3) -> Array:
+    y = np.zeros((n, classes))
+    y[INDEX, LABELS] = 1
+    return y
+
+
+# --- the graph -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [1, 5, 29, 50])
+@pytest.mark.parametrize("power", [1.0, 3.0])
+@pytest.mark.parametrize("chunk", [7, 1024])
+def test_graph_matches_loops(k: int, power: float, chunk: int) -> None:
+    graph = neighbor_graph(features(), k, power, chunk).toarray()
+    np.testing.assert_allclose(graph, dense_graph(features(), k, power), rtol=1e-4, atol=1e-6)
+
+
+def test_graph_is_symmetric_without_self_loops_and_ignores_lengths() -> None:
+    x = features()
+    x[3] = x[4]  # a twin is a neighbour, not oneself
+    graph = neighbor_graph(x, 5)
+    dense = graph.toarray()
+    assert np.array_equal(dense, dense.T)
+    assert not dense.diagonal().any()
+    assert (graph.data > 0).all(), "zeros are stored"
+    assert dense[3, 4] == pytest.approx(2.0)
+    longer = neighbor_graph(x * torch.arange(1.0, 31).unsqueeze(1), 5).toarray()
+    np.testing.assert_allclose(longer, dense, rtol=1e-4, atol=1e-6)
+
+
+def test_largest_eigenvalue_is_1() -> None:
+    s = normalized(neighbor_graph(features().abs(), 5).toarray())
+    assert np.linalg.eigvalsh(s).max() == pytest.approx(1.0, abs=1e-9)
+
+
+def test_one_image_has_no_edges() -> None:
+    assert neighbor_graph(features(1), 50).nnz == 0
+
+
+# --- the spread ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.99])
+def test_spread_solves_the_closed_form(alpha: float) -> None:
+    graph = neighbor_graph(features(), 5)
+    expected = np.linalg.inv(np.eye(30) - alpha * normalized(graph.toarray())) @ one_hot()
+    np.testing.assert_allclose(spread_labels(graph, INDEX, LABELS, 3, alpha), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_iteration_converges_to_a_multiple() -> None:
+    """F <- alpha S F + (1 - alpha) Y ends at (1 - alpha) F*."""
+    graph, alpha = neighbor_graph(features(), 5), 0.9
+    s, f = normalized(graph.toarray()), one_hot()
+    for _ in range(500):
+        f = alpha * s @ f + (1 - alpha) * one_hot()
+    np.testing.assert_allclose((1 - alpha) * spread_labels(graph, INDEX, LABELS, 3, alpha), f, rtol=1e-3, atol=1e-5)
+
+
+def test_alpha_0_leaves_the_labels() -> None:
+    assert np.array_equal(spread_labels(neighbor_graph(features(), 5), INDEX, LABELS, 3, 0.0), one_hot())
+
+
+def test_blocks_that_are_not_joined_exchange_nothing() -> None:
+    from scipy.sparse import block_diag, csr_array
+
+    blocks = [neighbor_graph(features(10, seed=seed).abs(), 3) for seed in range(3)]
+    spread = spread_labels(csr_array(block_diag(blocks)), np.array([2, 15]), np.array([0, 1]), 2, 0.99)
+    assert (spread[:10, 0] > 0).all() and not spread[:10, 1].any()
+    assert (spread[10:20, 1] > 0).all() and not spread[10:20, 0].any()
+    assert not spread[20:].any()  # a block without a label
+    probs, omega = certainty(spread)
+    np.testing.assert_allclose(probs[20:], 0.5)
+    np.testing.assert_allclose(omega[:20], 1.0)
+    assert not omega[20:].any()
+
+
+def test_an_image_without_edges_keeps_its_label() -> None:
+    x = torch.zeros(4, 4)
+    x[:2] = torch.tensor([1.0, 0, 0, 0])
+    x[2], x[3] = torch.tensor([0.0, 1, 0, 0]), torch.tensor([0.0, 0, 1, 0])
+    spread = spread_labels(neighbor_graph(x, 1), np.array([0, 2]), np.array([0, 1]), 2, 0.9)
+    assert spread[2].tolist() == [0.0, 1.0]
+    assert spread[3].tolist() == [0.0, 0.0]
+    assert spread[1, 0] > 0
+
+
+def test_renaming_images_or_classes_changes_nothing_else() -> None:
+    x, order = features(), torch.randperm(30, generator=torch.Generator().manual_seed(3))
+    place = np.argsort(order.numpy())
+    spread = spread_labels(neighbor_graph(x, 5), INDEX, LABELS, 3, 0.9)
+    moved = spread_labels(neighbor_graph(x[order], 5), place[INDEX], LABELS, 3, 0.9)
+    np.testing.assert_allclose(moved, spread[order.numpy()], rtol=1e-4, atol=1e-5)
+    renamed = spread_labels(neighbor_graph(x, 5), INDEX, (LABELS + 1) % 3, 3, 0.9)
+    np.testing.assert_allclose(renamed, np.roll(spread, 1, axis=1), rtol=1e-4, atol=1e-5)
+
+
+def test_no_convergence_is_an_error() -> None:
+    """On a path, each step of the solver carries a label by one image."""
+    from scipy.sparse import csr_array, diags_array
+
+    path = csr_array(diags_array([np.ones(2999), np.ones(2999)], offsets=[-1, 1]))
+    with pytest.raises(SemisupError, match=r"propagate.alpha: the labels of class 0 do not settle at 0.999999"):
+        spread_labels(path, np.array([0]), np.array([0]), 2, 0.999999)
+
+
+# --- the weights -----------------------------------------------------------------------------------------------------
+
+
+def test_certainty_by_hand() -> None:
+    probs, omega = certainty(np.array([[2.0, 2, 2, 2], [0, 5, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]]))
+    np.testing.assert_allclose(probs.sum(1), 1)
+    np.testing.assert_allclose(omega, [0, 1, 0, 0.5], atol=1e-12)  # log 2 is half of log 4
+    small, large = certainty(np.array([[0.3, 0.1], [3.0, 1.0]]))[1]
+    assert small == pytest.approx(large)
+
+
+def test_mean_class_weight_is_1() -> None:
+    guesses = np.array([0, 0, 0, 0, 1, 2, 2, 1, 0, 0])
+    weights = class_weights(guesses, 3)
+    np.testing.assert_allclose(weights, [10 / 3 / 6, 10 / 3 / 2, 10 / 3 / 2])
+    assert weights[guesses].mean() == pytest.approx(1.0)
+    assert class_weights(np.array([0, 2]), 3).tolist() == [2 / 3, 0.0, 2 / 3]
+
+
+def test_the_pool_follows_the_weights() -> None:
+    weights = np.random.default_rng(0).random(200) ** 3
+    weights[:20] = 0
+    expected = 200 * weights / weights.sum()
+    total = np.zeros(200)
+    for seed in range(400):
+        counts = np.bincount(resample(weights, generator(seed)).numpy(), minlength=200)
+        assert counts.sum() == 200
+        assert (np.floor(expected) <= counts).all() and (counts <= np.ceil(expected)).all()
+        total += counts
+    np.testing.assert_allclose(total / 400, expected, atol=0.1)
+    assert torch.equal(resample(weights, generator(1)), resample(weights, generator(1)))
+
+
+def test_equal_weights_take_every_image_once() -> None:
+    assert resample(np.full(50, 0.3), generator(0)).tolist() == list(range(50))
+
+
+# --- the stage -------------------------------------------------------------------------------------------------------
+
+
+def stages(teacher: str = "supervised", **propagate: Any) -> dict[str, Any]:
+    return {
+        "a": train_stage(teacher),
+        "graph": {"kind": "propagate", "teacher": "a", "propagate": {"neighbors": 5, **propagate}},
+        "student": train_stage("noisy_student", stage={"pseudo_labels": "graph"}),
+    }
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("teacher", ["supervised", "simclr"])
+def test_the_stage_leaves_what_its_functions_say(teacher: str, soft: bool, tmp_path: Path) -> None:
+    data = small_data()
+    done = run_stages(stages(teacher, soft=soft, alpha=0.9), data, tmp_path)
+    _, budget = small_plan(stages(), data)
+    pool, targets = read_targets(done["graph"])
+    network = load_features(done["a"].folder, torch.device("cpu"))
+    images = torch.from_numpy(data.x_train).permute(0, 3, 1, 2).float() / 255
+    mean, std = images.mean(), images.std(unbiased=False)
+    graph = neighbor_graph(network((images - mean) / std).detach(), 5)
+    spread = spread_labels(graph, budget.index, data.y_train[budget.index], 3, 0.9)
+    probs, omega = certainty(spread)
+    probs[budget.index], omega[budget.index] = np.eye(3)[data.y_train[budget.index]], 1
+    guesses = probs.argmax(1)
+    expected = probs if soft else np.eye(3)[guesses]
+    np.testing.assert_allclose(targets.numpy(), expected, atol=1e-3)
+    assert targets.dtype == torch.float32
+    weights = omega * class_weights(guesses, 3)[guesses]
+    counts = np.bincount(pool.numpy(), minlength=len(targets))
+    assert np.abs(counts - len(targets) * weights / weights.sum()).max() < 1.01
+    assert done["graph"].record["method"] == "propagate"
+    assert 0 <= done["graph"].metrics["pseudo_labels/coverage"] <= 1
+
+
+def test_a_student_learns_from_it_and_repeats(tmp_path: Path) -> None:
+    first, second = (run_stages(stages(), small_data(), tmp_path / name) for name in ("one", "two"))
+    images = small_data().x_test
+    answers = [load_predictor(done["student"].folder).predict(images) for done in (first, second)]
+    assert np.array_equal(*answers)
+
+
+def test_features_are_what_the_head_sees(tmp_path: Path) -> None:
+    done = run_stages({"a": train_stage("supervised")}, small_data(), tmp_path)
+    predictor = load_predictor(done["a"].folder)
+    network = load_features(done["a"].folder, torch.device("cpu"))
+    assert not network.training
+    images = torch.randn(3, 1, 8, 8)
+    with torch.no_grad():
+        head = predictor.network.get_submodule("head")
+        torch.testing.assert_close(head(network(images)), predictor.network(images))
+
+
+def test_it_needs_labels() -> None:
+    data = small_data()
+    nothing = draw_budget(np.full(60, -1), "all", 0, 3)
+    with pytest.raises(SemisupError, match=r"stages.graph.kind: 'propagate' learns from labels, but no image"):
+        small_plan({"a": train_stage("simclr"), "graph": {"kind": "propagate", "teacher": "a"}}, data, nothing)
+
+
+def test_labels_of_real_digits_reach_their_neighbours() -> None:
+    """40 labels and raw pixels: propagation labels more digits rightly than a classifier on the 40."""
+    from sklearn.linear_model import LogisticRegression
+
+    data = load_data(DataConfig(source="digits"))
+    budget = draw_budget(data.y_train, 40, 0, data.num_classes)
+    x, y = data.x_train.reshape(len(data.x_train), -1) / 255.0, data.y_train
+    hidden = np.setdiff1d(np.arange(len(y)), budget.index)
+    classifier = LogisticRegression(max_iter=1000).fit(x[budget.index], y[budget.index])
+    labels_only = (classifier.predict(x[hidden]) == y[hidden]).mean()
+    graph = neighbor_graph(torch.from_numpy(x - x.mean(0)), 10)
+    probs, omega = certainty(spread_labels(graph, budget.index, y[budget.index], data.num_classes, 0.99))
+    right = probs.argmax(1)[hidden] == y[hidden]
+    assert right.mean() > labels_only + 0.03
+    assert right.mean() > 0.85
+    sure = omega[hidden] > np.median(omega[hidden])
+    assert right[sure].mean() > right[~sure].mean() + 0.05  # omega knows
