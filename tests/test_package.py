@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from semisup import __version__
+from semisup.bench import shipped_suites
 from semisup.config import shipped_recipes
 
 ROOT = Path(__file__).parents[1]
@@ -43,8 +44,11 @@ def test_the_wheel_has_every_module_recipe_and_marker(wheel: Path) -> None:
         names = set(archive.namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "semisup").rglob("*.py")}
     recipes = {f"semisup/recipes/{path.relative_to(ROOT / 'recipes')}" for path in (ROOT / "recipes").rglob("*.yaml")}
+    suites_folder = ROOT / "benchmarks" / "suites"
+    suites = {f"semisup/suites/{path.relative_to(suites_folder)}" for path in suites_folder.rglob("*.yaml")}
     assert len(recipes) == len(shipped_recipes()) > 0
-    wanted = modules | recipes | {"semisup/py.typed", "semisup/bench/report.html.j2"}
+    assert len(suites) == len(shipped_suites()) > 0
+    wanted = modules | recipes | suites | {"semisup/py.typed", "semisup/bench/report.html.j2"}
     assert wanted - names == set()
     extra = {name for name in names - wanted if ".dist-info/" not in name}
     assert extra == set(), "tests, caches or results in the wheel"
@@ -67,11 +71,14 @@ def test_an_unpacked_wheel_finds_its_recipes_from_any_folder(wheel: Path, tmp_pa
         archive.extractall(tmp_path / "site")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
-        "import semisup, semisup.config as c\n"
-        "print(semisup.__file__); print(*c.shipped_recipes()); print(c.load_recipe('digits/quickstart').name)"
+        "import semisup, semisup.config as c, semisup.bench as b\n"
+        "print(semisup.__file__); print(*c.shipped_recipes()); print(c.load_recipe('digits/quickstart').name)\n"
+        "print(*b.shipped_suites()); print(b.load_suite('digits/budgets').name)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    where, recipes, name = done.stdout.splitlines()
+    where, recipes, name, suites, suite = done.stdout.splitlines()
     assert where == str(tmp_path / "site" / "semisup" / "__init__.py")
     assert recipes.split() == shipped_recipes()
     assert name == "digits-quickstart"
+    assert suites.split() == shipped_suites()
+    assert suite == "digits-budgets"
