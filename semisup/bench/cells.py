@@ -113,15 +113,18 @@ def cell_recipe(suite: Suite, cell: Cell) -> tuple[Recipe, str]:
             recipe=features["recipe"], stage=features.get("stage"), overrides=list(features.get("overrides", []))
         )
         return _from_recipe(suite, cell, source, ())
-    if entry.train:
-        problems: list[str] = []
-        stage = overlay(_copy(suite.defaults), entry.train, "", problems)
-        raise_all(problems, f"entries.{cell.entry}.train")
-        mapping: dict[str, Any] = {"name": suite.name, "stages": {"train": stage}}
-        overrides = [f"stages.train.{option}" for option in cell.options]
-        recipe = parse_recipe(_setting(suite, cell, mapping), overrides, f"entries.{cell.entry}")
-        return recipe, "train"
-    return _from_recipe(suite, cell, entry, cell.options)
+    if entry.recipe is not None:
+        return _from_recipe(suite, cell, entry, cell.options)
+    subject = f"entries.{cell.entry}"
+    problems: list[str] = []
+    stages = {
+        name: overlay(_copy(suite.defaults), stage, "", problems) if stage.get("kind", "train") == "train" else stage
+        for name, stage in (entry.stages or {"train": entry.train}).items()
+    }
+    raise_all(problems, subject)
+    options = [f"stages.train.{option}" for option in cell.options] if entry.train else cell.options
+    recipe = parse_recipe(_setting(suite, cell, {"name": suite.name, "stages": stages}), options, subject)
+    return _judged(recipe, entry.stage, subject)
 
 
 def _from_recipe(suite: Suite, cell: Cell, entry: EntryConfig, options: Sequence[str]) -> tuple[Recipe, str]:
@@ -129,7 +132,12 @@ def _from_recipe(suite: Suite, cell: Cell, entry: EntryConfig, options: Sequence
     # The suite's settings are laid over the file before the overrides, so that `${seed}` and the like still lead there.
     subject = f"entries.{cell.entry}: {entry.recipe}"
     recipe = parse_recipe(_setting(suite, cell, mapping), [*entry.overrides, *options], subject)
-    stage = entry.stage if entry.stage is not None else list(recipe.stages)[-1]
+    return _judged(recipe, entry.stage, subject)
+
+
+def _judged(recipe: Recipe, judged: str | None, subject: str) -> tuple[Recipe, str]:
+    """The recipe without what its judged stage does not need, and that stage: by default the last."""
+    stage = judged if judged is not None else list(recipe.stages)[-1]
     if stage not in recipe.stages:
         raise SemisupError(f"{subject}: stage: there is no stage '{stage}'{nearest(stage, recipe.stages)}")
     needed = {stage}

@@ -90,23 +90,25 @@ def _grid_rule(value: dict[str, list[Any]]) -> str | None:
 
 @dataclass
 class EntryConfig:
-    """One row of the table: exactly one of recipe, train and baseline."""
+    """One row of the table: exactly one of recipe, train, stages and baseline."""
 
     # a recipe, shipped or a file; the suite's data, network, budgets and seeds take the place of its own
     recipe: str | None = None
-    # the recipe's stage to judge; null: its last. Stages that it does not need are not run
+    # of a recipe or of `stages`, the stage to judge; null: the last. Stages that it does not need are not run
     stage: str | None = None
-    # changes to the recipe, each key=value as on the command line of `semisup run`
+    # changes to the recipe's file, each key=value as on the command line of `semisup run`
     overrides: list[str] = field(default_factory=list)
     # one training stage, laid over the suite's `defaults`; the keys of a recipe's stage
     train: dict[str, Any] = field(default_factory=dict)
+    # several stages, as a recipe has them, the train stages laid over the suite's `defaults`
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     # a method from outside: {name: ..., its options}; see semisup.bench.baselines
     baseline: dict[str, Any] = field(default_factory=dict)
     # a baseline's inputs: null for pixels, or the features of {recipe: ..., stage: ..., overrides: [...]}
     features: dict[str, Any] | None = None
     # budgets of this row alone, e.g. [all] for full supervision; null: the suite's
     labels: list[Any] | None = field(default=None, metadata=_each(parse_labels))
-    # values to search over: option -> list of values. Keys: of `train`, of the recipe, or of the baseline
+    # values to search over: option -> list of values. Keys: of `train`, of the baseline, else of the whole recipe
     search: dict[str, list[Any]] = field(default_factory=dict, metadata=obeys(_grid_rule))
 
 
@@ -149,7 +151,7 @@ class Suite:
         default_factory=list,
         metadata=obeys(lambda v: None if all(0 < t < 1 for t in v) else f"must be accuracies in (0, 1), not {v}"),
     )
-    # keys of a recipe's stage under every entry's `train`
+    # keys of a recipe's stage under every entry's `train` and the train stages of its `stages`
     defaults: dict[str, Any] = field(default_factory=dict)
     # row name -> what is run
     entries: dict[str, EntryConfig] = field(default_factory=dict)
@@ -234,12 +236,12 @@ def _entry_problems(name: str, entry: EntryConfig, suite: Suite) -> list[str]:
     problems = []
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}", name):
         problems.append(": a name has only letters, digits, _ and -, at most 60")
-    kinds = [kind for kind in ("recipe", "train", "baseline") if getattr(entry, kind)]
+    kinds = [kind for kind in ("recipe", "train", "stages", "baseline") if getattr(entry, kind)]
     if len(kinds) != 1:
-        return [*problems, f": needs one of recipe, train and baseline, has {' and '.join(kinds) or 'none'}"]
-    for key, kind in (("stage", "recipe"), ("overrides", "recipe"), ("features", "baseline")):
-        if getattr(entry, key) and kind not in kinds:
-            problems.append(f".{key}: only an entry with a {kind} reads it")
+        return [*problems, f": needs one of recipe, train, stages and baseline, has {' and '.join(kinds) or 'none'}"]
+    for key, readers in (("stage", ("recipe", "stages")), ("overrides", ("recipe",)), ("features", ("baseline",))):
+        if getattr(entry, key) and kinds[0] not in readers:
+            problems.append(f".{key}: only an entry with {' or '.join(readers)} reads it")
     if entry.baseline:
         problems += [f".baseline{problem}" for problem in check_baseline(entry.baseline)]
     if entry.features is not None:

@@ -68,6 +68,19 @@ def test_the_suites_network_and_defaults_reach_every_entry(data: ImageData) -> N
     assert (by_entry["supervised"].stages["train"].steps, by_entry["fixmatch"].stages["train"].steps) == (6, 4)
 
 
+def test_stages_of_an_entry_are_a_recipe_of_its_own(data: ImageData) -> None:
+    stages = {
+        "teacher": {"method": {"name": "supervised"}},
+        "labels": {"kind": "relabel", "teacher": "teacher"},
+        "student": {"method": {"name": "noisy_student"}, "pseudo_labels": "labels", "steps": 3},
+        "more": {"method": {"name": "supervised"}},
+    }
+    suite = small(labels=[20], draws=1, baseline=None, entries={"noisy": {"stages": stages, "stage": "student"}})
+    ((_, jobs),) = plan(suite, data)
+    assert [(job.stage, job.steps) for job in jobs] == [("teacher", 6), ("labels", 0), ("student", 3)]
+    assert {job.recipe.stages["teacher"].batch.labeled for job in jobs} == {16}
+
+
 def test_equal_steps_and_equal_seconds(data: ImageData) -> None:
     suite = small("compute=[recipe, 100 steps, 3 s]", "draws=1", "labels=[20]", only=("supervised", "finetuned"))
     plans = base_plans(suite, data)

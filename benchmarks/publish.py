@@ -1,0 +1,54 @@
+"""Take finished suites into the repository: their tables to benchmarks/results, and the README's tables from those.
+
+    semisup bench digits/budgets
+    python benchmarks/publish.py runs/digits-budgets
+
+Without a folder it only writes the README's tables anew. They stand between two comments, the first of which names the
+suite and, where not all of it is shown, the entries:
+
+    <!-- table: digits-budgets supervised fixmatch -->
+    <!-- end of table -->
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+from pathlib import Path
+
+from semisup.bench.leaderboard import readme_table
+from semisup.bench.results import RESULTS
+
+HERE = Path(__file__).parent
+MARKED = re.compile(r"(<!-- table: (\S+)((?: [^ >-]\S*)*) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+def with_tables(text: str) -> str:
+    """A text with every marked table made anew from the committed results."""
+
+    def table(match: re.Match[str]) -> str:
+        opening, suite, entries, closing = match.groups()
+        path = HERE / "results" / suite / "leaderboard.json"
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        return opening + readme_table(summary, entries.split() or None) + closing
+
+    return MARKED.sub(table, text)
+
+
+def main() -> None:
+    """Copy the folders' results, then write the README's tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folders", nargs="*", type=Path, help="folders of finished suites, e.g. runs/digits-budgets")
+    for folder in parser.parse_args().folders:
+        target = HERE / "results" / folder.resolve().name
+        target.mkdir(parents=True, exist_ok=True)
+        for name in RESULTS:
+            shutil.copy(folder / name, target / name)
+    readme = HERE.parent / "README.md"
+    readme.write_text(with_tables(readme.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
