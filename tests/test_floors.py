@@ -105,6 +105,7 @@ def test_this_test_sees_imports_inside_functions() -> None:
 
 
 HEAVY = ("torch", "torchvision", "numpy", "sklearn", "scipy", "mlflow", "matplotlib", "albumentations", "PIL", "rich")
+HEAVY += ("distributed", "jinja2")
 
 
 def imported_by(statement: str) -> set[str]:
@@ -120,6 +121,7 @@ def imported_by(statement: str) -> set[str]:
         ("import semisup", set[str]()),
         ("import semisup.config", set[str]()),
         ("import semisup.cli.app", set[str]()),
+        ("import semisup.bench", {"numpy"}),
         ("import semisup.data", {"numpy", "PIL"}),
         ("from semisup.tracking import EventLog", {"numpy"}),
         ("import semisup.pipeline", {"torch", "numpy", "PIL", "rich"}),

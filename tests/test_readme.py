@@ -47,6 +47,9 @@ stages:
 """
     (folder / "my.yaml").write_text(recipe, encoding="utf-8")
     subprocess.run([SEMISUP, "run", "my.yaml", "--out", "runs/digits-quickstart"], cwd=folder, check=True)
+    for name in ("before", "after"):
+        shutil.copytree(ROOT / "benchmarks" / "results" / "digits-budgets", folder / "runs" / name)
+    (folder / "my-suite.yaml").write_text(blocks("yaml")[1], encoding="utf-8")
     (folder / "photos").mkdir()
     shutil.copy(ROOT / "benchmarks" / "results" / "quickstart_confusion.png", folder / "photos" / "a.png")
     return folder
@@ -56,12 +59,18 @@ stages:
 def test_commands(words: list[str], workplace: Path) -> None:
     if words[1:3] == ["run", "digits/quickstart"]:
         words = [*words, "--dry-run"]  # a minute of training; `make demo` is the whole of it
+    if words[1:3] == ["bench", "digits/budgets"]:
+        words = [*words[:2], "digits/quickstart_draws", *words[3:]]  # half an hour
+    if words[1:3] == ["bench", "my-suite.yaml"]:
+        words = ["semisup", "bench", "my-suite.yaml", "data.source=digits", "draws=1", "compute=[recipe]"]
+    if words[1] == "bench" and "--compare" not in words:
+        words = [*words, "--dry-run"]
     done = subprocess.run([SEMISUP, *words[1:]], cwd=workplace, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_command_of_the_readme_is_found() -> None:
-    assert {words[1] for words in commands()} == {"run", "methods", "recipes", "predict", "track"}
+    assert {words[1] for words in commands()} == {"run", "bench", "methods", "recipes", "predict", "track"}
 
 
 def test_the_two_commands_exist() -> None:
@@ -74,7 +83,7 @@ def test_the_two_commands_exist() -> None:
 
 
 def test_recipe_is_valid(tmp_path: Path) -> None:
-    (recipe,) = blocks("yaml")
+    recipe, _ = blocks("yaml")  # the second one is a suite, see `workplace`
     (tmp_path / "chain.yaml").write_text(recipe, encoding="utf-8")
     words = [SEMISUP, "run", "chain.yaml", "data.source=digits", "--dry-run"]  # digits are on every machine
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)

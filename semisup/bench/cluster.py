@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,8 +22,10 @@ with this (CPU seconds in the kernel: 1.71, 0.35, 0.12), all measured in one sit
 
 def default_workers(threads: int) -> int:
     """Workers of this machine: one per GPU where there are any, else its cores over the threads of a run."""
+    from dask.system import CPU_COUNT  # this process's share of them, in a container too
+
     gpus = torch.cuda.device_count()
-    return gpus if gpus else max(1, len(os.sched_getaffinity(0)) // threads)
+    return gpus if gpus else max(1, CPU_COUNT // threads)
 
 
 @contextmanager
@@ -32,7 +33,8 @@ def cluster(scheduler: str | None, workers: int) -> Iterator[Any]:
     """A `distributed.Client`, of this machine's own workers or of a scheduler elsewhere; closed on leaving.
 
     A worker is a process with one run at a time. A local worker that dies is started again by its nanny, and its job is
-    tried again. The dashboard is at `client.dashboard_link`.
+    tried again. The dashboard is at `client.dashboard_link`. Local workers share this machine's GPUs out among them;
+    workers elsewhere take the first GPU that CUDA_VISIBLE_DEVICES shows them.
 
     Args:
         scheduler: address such as `tcp://host:8786`; None: workers of this machine.

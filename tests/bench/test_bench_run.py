@@ -106,6 +106,16 @@ def failing() -> Suite:
     return suite
 
 
+def test_an_oracle_is_asked_for(shared: Path, tmp_path: Path, scheduler: Any) -> None:
+    assert all(row.oracle_accuracy is None for row in read_rows(shared / "small" / "runs.csv"))
+    assert "oracle" not in (shared / "small" / "leaderboard.md").read_text()
+    suite = small("labels=[20]", "oracle_every=2", only=("supervised",))
+    bench(suite, out=tmp_path / "small", scheduler=scheduler.scheduler_address, quiet=True)
+    for row in read_rows(tmp_path / "small" / "runs.csv"):
+        assert row.accuracy is not None and row.oracle_accuracy is not None and row.oracle_accuracy >= row.accuracy
+    assert "selected on test" in (tmp_path / "small" / "leaderboard.md").read_text()
+
+
 def test_a_failing_run_stops_no_other(tmp_path: Path, scheduler: Any) -> None:
     summary = bench(failing(), out=tmp_path / "small", scheduler=scheduler.scheduler_address, quiet=True)
     found = rows(tmp_path / "small")

@@ -320,3 +320,23 @@ def test_the_other_mistakes_cost_little_more_than_importing_torch(tmp_path: Path
     seconds, out = python(ANSWER.format(lines=WITH_TORCH_ALONE, code=2), tmp_path)
     assert out.splitlines()[-1] == "imported: ['torch']"
     assert seconds < 1.5 * torch_alone + 1.0, "all of them together"
+
+
+def test_bench_needs_a_suite_that_is_there(semisup: Semisup) -> None:
+    code, _, errors = semisup("bench")
+    assert code == 2 and "bench: name a suite; shipped: " in errors and "digits/budgets" in errors
+    code, _, errors = semisup("bench", "digits/budgts")
+    assert code == 2 and "did you mean 'digits/budgets'?" in errors
+    code, _, errors = semisup("bench", "digits/budgets", "draws=0", "lables=[40]")
+    assert code == 2 and "draws: must be a list, not 0" in errors
+    assert "lables: unknown key; did you mean 'labels'?" in errors
+
+
+def test_bench_compares_two_results(semisup: Semisup, tmp_path: Path) -> None:
+    committed = Path(__file__).parents[2] / "benchmarks" / "results" / "digits-budgets"
+    code, output, _ = semisup("bench", "--compare", str(committed), str(committed))
+    assert code == 0 and "fixmatch" in output
+    code, _, errors = semisup("bench", "--compare", str(committed), str(tmp_path / "none"))
+    assert code == 2 and "none" in errors
+    code, _, errors = semisup("bench", "digits/budgets", "--compare", str(committed), str(committed))
+    assert code == 2 and "--compare: takes two result folders and no suite, got 'digits/budgets' too" in errors

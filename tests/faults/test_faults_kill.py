@@ -99,10 +99,15 @@ def test_many_kills_of_the_command_itself_change_no_bit(nursery: Nursery, tmp_pa
 def test_a_kill_between_the_last_stage_and_the_result(nursery: Nursery, whole: Path, tmp_path: Path) -> None:
     write_recipe(tmp_path, "pretrain", "finetune")
     record = tmp_path / ".semisup/stages" / homes(whole / "out")["finetune"].name / "stage.json"
-    child = nursery.start(tmp_path, *RUN)
-    child.wait_for("the last stage", record.exists)
-    child.kill()
-    assert child.wait() == -signal.SIGKILL
+    for _ in range(5):
+        child = nursery.start(tmp_path, *RUN)
+        child.wait_for("the last stage", record.exists)
+        child.kill()
+        child.wait()
+        if not (tmp_path / "out/result.json").exists():
+            break
+        shutil.rmtree(tmp_path / "out")  # a busy machine: the kill came too late, once more
+        shutil.rmtree(record.parent)
     assert not (tmp_path / "out/result.json").exists()
     code, output = nursery.run(tmp_path, *RUN)
     assert code == 0, output
