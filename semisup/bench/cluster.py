@@ -29,25 +29,31 @@ def default_workers(threads: int) -> int:
 
 
 @contextmanager
-def cluster(scheduler: str | None, workers: int) -> Iterator[Any]:
+def cluster(scheduler: str | None, workers: int, retries: int) -> Iterator[Any]:
     """A `distributed.Client`, of this machine's own workers or of a scheduler elsewhere; closed on leaving.
 
-    A worker is a process with one run at a time. A local worker that dies is started again by its nanny, and its job is
-    tried again. The dashboard is at `client.dashboard_link`. Local workers share this machine's GPUs out among them;
-    workers elsewhere take the first GPU that CUDA_VISIBLE_DEVICES shows them.
+    A worker has one run at a time, however many threads it has: start others with `dask worker --nthreads 1`. A local
+    worker that dies is started again by its nanny, and its job is tried again. Local workers share this machine's GPUs
+    out among them; workers elsewhere take the first GPU that CUDA_VISIBLE_DEVICES shows them. The dashboard is at
+    `client.dashboard_link`.
 
     Args:
         scheduler: address such as `tcp://host:8786`; None: workers of this machine.
         workers: how many, on this machine.
+        retries: how often a job is tried again after a worker of this machine died with it.
 
     Raises:
-        SemisupError: nobody answers at that address.
+        SemisupError: nobody answers at that address, or it has no workers.
     """
     import dask
     from distributed import Client, LocalCluster
 
     # A run may compute for minutes without giving up the interpreter; that is no sign of death.
-    settings = {"distributed.scheduler.worker-ttl": None, "distributed.comm.timeouts.connect": CONNECT_SECONDS}
+    settings = {
+        "distributed.scheduler.worker-ttl": None,
+        "distributed.scheduler.allowed-failures": retries,
+        "distributed.comm.timeouts.connect": CONNECT_SECONDS,
+    }
     dask.config.set(settings | {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in MALLOC.items()})
     if scheduler is not None:
         try:
@@ -55,6 +61,10 @@ def cluster(scheduler: str | None, workers: int) -> Iterator[Any]:
         except (OSError, ValueError) as error:
             raise SemisupError(f"--scheduler {scheduler}: nobody answers there ({_first_line(error)})") from error
         with client:
+            try:
+                client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+            except TimeoutError as error:
+                raise SemisupError(f"--scheduler {scheduler}: has no workers; start some with: dask worker") from error
             yield client
         return
     with (

@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from semisup.bench.cells import Cell, Job, unique_jobs
+from semisup.bench.cells import Cell
+from semisup.bench.jobs import Job, unique_jobs
 from semisup.bench.runner import JobBoard
 from semisup.bench.suite import Suite
 

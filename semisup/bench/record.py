@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from semisup._version import __version__
-from semisup.bench.cells import Cell, Job
+from semisup.bench.cells import Cell
 from semisup.bench.console import BenchConsole
+from semisup.bench.jobs import Job
 from semisup.bench.suite import Suite
 from semisup.stages import Artifact
 from semisup.tracking import EventLog, MlflowUploader, resolve_uri
@@ -43,8 +44,8 @@ def recorded(suite: Suite, folder: Path, data_hash: str, console: BenchConsole) 
             console.warn(f"some numbers have not reached MLflow; send them with: semisup track {folder}")
 
 
-def record_run(log: EventLog, cell: Cell, jobs: Sequence[Job], artifact: Artifact | None) -> None:
-    """A child run: its settings, its numbers, how it ended. `artifact` is None where it failed."""
+def record_run(log: EventLog, cell: Cell, jobs: Sequence[Job], artifact: Artifact | None, error: str) -> None:
+    """A child run: its settings, its numbers, how it ended. `artifact` is None where it failed, with `error`."""
     params = {
         "entry": cell.entry,
         "labels": str(cell.labels),
@@ -55,7 +56,8 @@ def record_run(log: EventLog, cell: Cell, jobs: Sequence[Job], artifact: Artifac
         "validation": cell.validation,
         "stages": {job.name: job.fingerprint for job in jobs},
     }
-    log.stage_start(cell.name, params, {"fingerprint": jobs[-1].fingerprint})
+    tags = {"fingerprint": jobs[-1].fingerprint, **({"error": error} if artifact is None else {})}
+    log.stage_start(cell.name, params, tags)
     metrics = {} if artifact is None else artifact.metrics
     numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
     log.stage_end(cell.name, "failed" if artifact is None else "finished", numbers)

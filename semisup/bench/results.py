@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from semisup._version import __version__
-from semisup.bench.cells import Cell, Job, unique_jobs
+from semisup.bench.cells import Cell
+from semisup.bench.jobs import Job, unique_jobs
 from semisup.bench.leaderboard import leaderboard_markdown
 from semisup.bench.report import report_html
 from semisup.bench.rows import Row, write_rows
@@ -21,6 +18,7 @@ from semisup.bench.suite import Suite
 from semisup.bench.summary import summarise
 from semisup.data import ImageData, draw_budget
 from semisup.files import write_atomically
+from semisup.pipeline.run import git_commit
 from semisup.stages import write_json
 
 __all__ = ["RESULTS", "write_results"]
@@ -32,7 +30,13 @@ Runs = Sequence[tuple[Cell, Sequence[Job]]]
 
 
 def write_results(
-    folder: Path, suite: Suite, data: ImageData, runs: Runs, board: JobBoard, command: str
+    folder: Path,
+    suite: Suite,
+    data: ImageData,
+    runs: Runs,
+    board: JobBoard,
+    command: str,
+    machines: Sequence[str],
 ) -> dict[str, Any]:
     """Write the files of `RESULTS` from whatever is finished or has failed; returns the summary.
 
@@ -43,9 +47,13 @@ def write_results(
         runs: all runs known so far, trials of a search among them: these are no rows, but count as work.
         board: what became of their jobs.
         command: that makes the results.
+        machines: that the runs were on, in words.
     """
-    over = board.finished.keys() | board.failed.keys()
-    final = [(cell, jobs) for cell, jobs in runs if not cell.validation and jobs[-1].fingerprint in over]
+    final = [
+        (cell, jobs)
+        for cell, jobs in runs
+        if not cell.validation and (board.find(jobs[-1]) or jobs[-1].fingerprint in board.failed)
+    ]
     rows = [_row(cell, jobs, data, board) for cell, jobs in final]
     summary = summarise(
         rows,
@@ -56,7 +64,7 @@ def write_results(
         targets=suite.targets,
         classes=data.classes,
         num_test=len(data.x_test),
-        provenance=_provenance(suite, data),
+        provenance=_provenance(suite, data, machines),
         settings=suite.settings.strip(),
         saved=_saved(runs, board),
     )
@@ -69,7 +77,10 @@ def write_results(
 
 def _row(cell: Cell, jobs: Sequence[Job], data: ImageData, board: JobBoard) -> Row:
     last = jobs[-1]
-    budget = draw_budget(data.y_train, cell.labels, cell.draw, data.num_classes)
+    # Of what was run, not of what was asked for: the notes compare the entries' splits.
+    used = last.recipe.data
+    split_seed = last.recipe.seed if used.split_seed is None else used.split_seed
+    budget = draw_budget(data.y_train, used.labels, split_seed, data.num_classes, used.validation)
     artifact = board.finished.get(last.fingerprint)
     metrics: Mapping[str, Any] = {} if artifact is None else artifact.metrics
     done = [board.finished[job.fingerprint] for job in jobs if board.find(job)]
@@ -77,7 +88,7 @@ def _row(cell: Cell, jobs: Sequence[Job], data: ImageData, board: JobBoard) -> R
         entry=cell.entry,
         method=_method(last),
         labels=str(cell.labels),
-        n_labels=len(budget.index),
+        n_labels=len(budget.index) + len(budget.validation),
         draw=cell.draw,
         init=cell.init,
         compute=cell.compute.text,
@@ -129,17 +140,11 @@ def _saved(runs: Runs, board: JobBoard) -> dict[str, Any]:
     }
 
 
-def _provenance(suite: Suite, data: ImageData) -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    cpus = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+def _provenance(suite: Suite, data: ImageData, machines: Sequence[str]) -> dict[str, Any]:
     return {
         "semisup": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "torchvision", "scikit-learn", "numpy", "distributed")},
-        "machine": f"{len(cpus)} x {cpus[0]}" if cpus else platform.machine(),
-        "gpus": ", ".join(gpus) or "none",
+        "git commit": git_commit() or "unknown",
+        "machines": list(dict.fromkeys(machines)),
         "threads per run": str(suite.threads),
         "data": f"{data.name}: {len(data.x_train):,} training images of {data.size} pixels, {len(data.x_test):,} test",
         "data hash": data.hash,

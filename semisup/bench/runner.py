@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from semisup.bench.cells import Job
-from semisup.bench.work import Failed, Pack, run_job, write_pack
+from semisup.bench.jobs import Job
+from semisup.bench.work import Failed, Pack, open_pack, run_job
+from semisup.errors import SemisupError
 from semisup.stages import Artifact, read_artifact
 
 __all__ = ["JobBoard", "run_jobs"]
@@ -34,8 +35,8 @@ class JobBoard:
     finished: dict[str, Artifact] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     """Fingerprint -> why; also of jobs whose input failed."""
-    trained: set[str] = field(default_factory=set)
-    """Finished by this command, not found."""
+    lost: set[str] = field(default_factory=set)
+    """Those of `failed` that are not the recipe's own fault: another attempt may succeed."""
 
     def find(self, job: Job) -> bool:
         """Whether a job is finished, in this command or in an earlier one."""
@@ -58,6 +59,7 @@ def run_jobs(
     board: JobBoard,
     runs: Sequence[Sequence[Job]],
     retries: int,
+    at_once: Callable[[], int],
     on_tick: Callable[[int], None],
     on_run: Callable[[int], Sequence[Sequence[Job]]],
 ) -> None:
@@ -68,35 +70,46 @@ def run_jobs(
         board: what is finished; filled.
         runs: the jobs of each run in the order they depend on each other. Earlier runs go first.
         retries: attempts after one that raised; a job that answers with `Failed` is not tried again.
+        at_once: how many jobs may be in flight, asked anew each time: more would only hold their inputs in memory.
         on_tick: called about once a second with the number of jobs in flight.
         on_run: called with a run's number once its last job is finished or has failed; returns further runs.
+
+    Raises:
+        SemisupError: the scheduler is gone.
     """
     waiting: list[Sequence[Job]] = []
     open_runs: dict[int, Sequence[Job]] = {}
+    ready: dict[str, tuple[int, Job]] = {}  # fingerprint -> run that asked for it, job
     flying: dict[str, Any] = {}  # fingerprint -> future
     landed: queue.Queue[tuple[str, Any]] = queue.Queue()
 
-    def submit(job: Job, priority: int) -> None:
-        store = None if board.ships else str(board.store.resolve())
-        packs = {name: board.pack(fingerprint) for name, fingerprint in job.inputs}
-        key = f"{job.name} {job.fingerprint}"  # what the dashboard shows
-        future = client.submit(run_job, job, packs, store, retries=retries, priority=-priority, key=key, pure=False)
-        flying[job.fingerprint] = future
-        future.add_done_callback(lambda done: landed.put((job.fingerprint, done)))
+    def submit() -> None:
+        """Send off what is ready, earlier runs first, as far as there is room."""
+        for fingerprint, (_, job) in sorted(ready.items(), key=lambda item: item[1][0]):
+            if len(flying) >= at_once():
+                return
+            del ready[fingerprint]
+            store = None if board.ships else str(board.store.resolve())
+            packs = {name: board.pack(read) for name, read in job.inputs}
+            key = f"{job.name} {fingerprint}"  # what the dashboard shows
+            future = client.submit(run_job, job, packs, store, retries=retries, key=key, pure=False)
+            flying[fingerprint] = future
+            future.add_done_callback(lambda done, fingerprint=fingerprint: landed.put((fingerprint, done)))
 
     def advance(number: int) -> bool:
-        """Submit what a run can do next; returns whether it is over."""
+        """Make ready what a run can do next; returns whether it is over."""
         jobs = open_runs[number]
         for job in jobs:
             broken = [f for _, f in job.inputs if f in board.failed]
-            if broken and job.fingerprint not in board.failed:
+            if broken and job.fingerprint not in board.failed and not board.find(job):
                 board.failed[job.fingerprint] = board.failed[broken[0]]
+                board.lost |= {job.fingerprint} if broken[0] in board.lost else set()
         last = jobs[-1].fingerprint
         if board.find(jobs[-1]) or last in board.failed:
             return True
         for job in _needed(board, jobs):
             if job.fingerprint not in flying and all(f in board.finished for _, f in job.inputs):
-                submit(job, number)
+                ready.setdefault(job.fingerprint, (number, job))
         return False
 
     def start(more: Sequence[Sequence[Job]]) -> None:
@@ -114,6 +127,7 @@ def run_jobs(
     start(runs)
     ticked = 0.0
     while open_runs:
+        submit()
         try:
             fingerprint, future = landed.get(timeout=REFRESH_SECONDS)
         except queue.Empty:
@@ -142,18 +156,19 @@ def _needed(board: JobBoard, jobs: Sequence[Job]) -> list[Job]:
 
 def _land(board: JobBoard, fingerprint: str, future: Any) -> None:
     """Take a job's answer; on disk first where it has travelled."""
-    if future.status != "finished":
-        error = future.exception() if future.status == "error" else None
-        board.failed[fingerprint] = f"{type(error).__name__}: {error}" if error is not None else "cancelled"
+    if future.status in ("cancelled", "lost"):  # nobody but a lost connection does that
+        raise SemisupError("the connection to the Dask scheduler was lost; the same command goes on")
+    if future.status == "error":
+        error = future.exception()
+        board.failed[fingerprint] = f"{type(error).__name__}: {error}"
+        board.lost.add(fingerprint)
         return
     answer = future.result()
     if isinstance(answer, Failed):
         board.failed[fingerprint] = answer.error
         return
-    home = board.store / fingerprint
-    artifact = write_pack(answer, home) if board.ships else read_artifact(home)
-    if artifact is None:
-        board.failed[fingerprint] = f"the worker left nothing in {home}; does it share this folder?"
-        return
-    board.finished[fingerprint] = artifact
-    board.trained.add(fingerprint)
+    try:
+        board.finished[fingerprint] = open_pack(answer, board.store / fingerprint)
+    except SemisupError as error:  # a damaged file concerns this run, not the others
+        board.failed[fingerprint] = str(error)
+        board.lost.add(fingerprint)

@@ -42,7 +42,10 @@ _SEEDS = obeys(
 
 @dataclass(frozen=True)
 class Compute:
-    """How long a run is: as its recipe says (amount 0), or scaled to so many steps or seconds over all its stages."""
+    """How long a run is: as its recipe says (amount 0), or scaled to so many steps or seconds.
+
+    All train stages count together; relabel and propagate stages, evaluation and baselines do not.
+    """
 
     amount: float
     unit: str
@@ -85,7 +88,14 @@ def _each(parse: Any) -> Any:
 
 
 def _grid_rule(value: dict[str, list[Any]]) -> str | None:
-    return next((f"'{key}' needs at least one value" for key, values in value.items() if not values), None)
+    for key, values in value.items():
+        if not values or len({repr(item) for item in values}) < len(values):
+            return f"'{key}' needs different values, at least one, not {values}"
+    return None
+
+
+SUITES_OWN = ("name", "data", "seed", "init_seed", "precision", "threads", "oracle_every", "device")
+"""Keys of a recipe that no entry may change: what is compared must differ in nothing else."""
 
 
 @dataclass
@@ -163,7 +173,8 @@ class Suite:
     precision: str = field(default="auto", metadata=one_of("auto", "fp32", "bf16", "fp16"))
     # CPU threads of a run, >= 1
     threads: int = field(default=1, metadata=at_least(1))
-    # how often a run is tried again after an error that is not the recipe's: a lost worker, a full disk
+    # how often a stage is tried again after an error that is not the recipe's: a full disk, and, of this machine's own
+    # workers, one that died (a cluster elsewhere has its own setting for these, distributed.scheduler.allowed-failures)
     retries: int = field(default=2, metadata=at_least(0))
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     # for the reader of the tables: how the settings were found
@@ -242,6 +253,15 @@ def _entry_problems(name: str, entry: EntryConfig, suite: Suite) -> list[str]:
     for key, readers in (("stage", ("recipe", "stages")), ("overrides", ("recipe",)), ("features", ("baseline",))):
         if getattr(entry, key) and kinds[0] not in readers:
             problems.append(f".{key}: only an entry with {' or '.join(readers)} reads it")
+    changed = [(".overrides", o.partition("=")[0]) for o in entry.overrides]
+    changed += [(".features.overrides", str(o).partition("=")[0]) for o in (entry.features or {}).get("overrides", [])]
+    changed += [(".search", key) for key in entry.search if not entry.train and not entry.baseline]
+    taken = (*SUITES_OWN, *(["model"] if suite.model is not None else []))
+    problems += [
+        f"{where}: {key}: the suite sets it, the same for every entry"
+        for where, key in changed
+        if key.partition(".")[0] in taken
+    ]
     if entry.baseline:
         problems += [f".baseline{problem}" for problem in check_baseline(entry.baseline)]
     if entry.features is not None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
+import platform
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ from torch import nn
 
 from semisup.augment import Normalize
 from semisup.bench.baselines import choose_unlabeled, fit_baseline
-from semisup.bench.cells import Job
+from semisup.bench.jobs import Job, baseline_fingerprint
 from semisup.bench.timing import step_seconds
 from semisup.config import Recipe
 from semisup.config.schema import DataConfig
@@ -33,7 +37,10 @@ from semisup.stages.artifact import RECORD, finish
 from semisup.stages.context import clean_batches
 from semisup.stages.predictor import load_features
 
-__all__ = ["Failed", "Pack", "measure", "open_pack", "run_job", "write_pack"]
+__all__ = ["Failed", "Pack", "device_name", "machine", "measure", "open_pack", "run_job", "write_pack"]
+
+_ONE_AT_A_TIME = threading.Lock()
+"""torch's generator and number of threads belong to the process: of a worker with many threads only one is at work."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,12 @@ def run_job(job: Job, inputs: Mapping[str, Pack], store: str | None) -> Pack | F
     Raises:
         Exception: what may be gone at the next attempt (a full disk, no memory).
     """
+    with _ONE_AT_A_TIME:
+        return _run_job(job, inputs, store)
+
+
+def _run_job(job: Job, inputs: Mapping[str, Pack], store: str | None) -> Pack | Failed:
+    other = Failed("the worker has another version of semisup, or other data, than the command")
     try:
         plan = _plan(job.recipe)
         folder = _own_store() if store is None else Path(store)
@@ -70,22 +83,43 @@ def run_job(job: Job, inputs: Mapping[str, Pack], store: str | None) -> Pack | F
         home = folder / job.fingerprint
         with locked(home):
             if job.baseline:
+                if baseline_fingerprint(plan, job.baseline, job.inputs) != job.fingerprint:
+                    return other
                 artifact = read_artifact(home) or _run_baseline(job, plan, home, finished)
             else:
                 (stage,) = [stage for stage in plan.stages if stage.name == job.stage]
                 if stage.fingerprint != job.fingerprint:
-                    return Failed("the worker has another version of semisup, or other data, than the command")
+                    return other
                 artifact, _ = execute(plan, stage, home, finished)
     except SemisupError as error:
+        if isinstance(error.__cause__, OSError):  # a file that could not be written or read
+            raise
         return Failed(str(error))
     return Pack(artifact.record, None if store is not None else _read_files(artifact))
 
 
 def measure(recipe: Recipe, stage: str) -> float:
     """Seconds of one step of a stage, on this machine."""
-    plan = _plan(recipe)
-    (found,) = [planned for planned in plan.stages if planned.name == stage]
-    return step_seconds(plan, found)
+    with _ONE_AT_A_TIME:
+        plan = _plan(recipe)
+        (found,) = [planned for planned in plan.stages if planned.name == stage]
+        return step_seconds(plan, found)
+
+
+def device_name() -> str:
+    """What computes here: the GPU, else the processor."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(_worker_number() % torch.cuda.device_count())
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def machine() -> str:
+    """Processor, GPU and the versions that can change a result, in a line."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "scikit-learn", "numpy"))
+    return f"{os.cpu_count()} cores, {device_name()}; Python {platform.python_version()}, {versions}"
 
 
 def _plan(recipe: Recipe) -> Plan:
@@ -169,15 +203,16 @@ def _run_baseline(job: Job, plan: Plan, home: Path, finished: Mapping[str, Artif
     def vectors(images: NDArray[np.uint8]) -> NDArray[np.float64]:
         return _pixels(images) if encoder is None else _features(plan, encoder, images)
 
+    labeled = vectors(data.x_train[budget.index])
+
     asked = {"test": (data.x_test, data.y_test)} if len(data.x_test) else {}
     if len(budget.validation):
         asked["validation"] = (data.x_train[budget.validation], data.y_train[budget.validation])
-    unlabeled = vectors(data.x_train[others])
     answers = fit_baseline(
         job.baseline,
-        vectors(data.x_train[budget.index]),
+        labeled,
         data.y_train[budget.index],
-        unlabeled,
+        vectors(data.x_train[others]) if len(others) else np.empty((0, labeled.shape[1])),
         [vectors(images) for images, _ in asked.values()],
         data.num_classes,
     )

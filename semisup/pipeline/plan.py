@@ -334,7 +334,7 @@ def _fingerprint(
         "split": plan.budget.hash if reads_labels else None,
         "inputs": inputs,
         "weights_file": _file_hash(stage),
-        "oracle_every": recipe.oracle_every,
+        "oracle_every": recipe.oracle_every if model is not None and reads_labels else None,  # where looks are made
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 

@@ -24,7 +24,7 @@ from semisup.stages import Artifact, read_artifact, write_json
 from semisup.stages.artifact import RECORD
 from semisup.tracking import EventLog, MlflowUploader, resolve_uri
 
-__all__ = ["run"]
+__all__ = ["git_commit", "run"]
 
 UPLOAD_SECONDS = 60.0
 """Longest wait for MLflow after the last stage; what is left can be sent later."""
@@ -159,7 +159,7 @@ def _tracked(plan: Plan, folder: Path, reporter: Reporter) -> Iterator[EventLog]
     if recipe.tracking.mlflow:
         uploader = MlflowUploader(folder, resolve_uri(folder.parent), recipe.tracking.experiment, reporter.warn)
     tags = {"data_hash": plan.data.hash, "split_hash": plan.budget.hash, "semisup_version": __version__}
-    commit = _git_commit()
+    commit = git_commit()
     if commit is not None:
         tags["git_commit"] = commit
     params = dataclasses.asdict(recipe)
@@ -196,7 +196,7 @@ def _log_artifact(log: EventLog, stage: StagePlan, artifact: Artifact, folder: P
     log.stage_end(name, status, numbers)
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """Commit of the working folder, if it is a git checkout."""
     git = shutil.which("git")
     if git is None:

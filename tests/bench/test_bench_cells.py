@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from bench_small import small
 
-from semisup.bench.cells import Cell, Job, base_plans, cell_jobs, expand, step_kind, trial_options, unique_jobs
+from semisup.bench.cells import Cell, check_entries, expand, trial_options
+from semisup.bench.jobs import Job, make_jobs, plan_cell, step_kind, unique_jobs
 from semisup.bench.suite import Suite
 from semisup.config import DataConfig
 from semisup.data import ImageData, draw_budget, load_data
@@ -22,7 +23,7 @@ def data() -> ImageData:
 
 
 def plan(suite: Suite, data: ImageData, timing: dict[str, float] | None = None) -> list[tuple[Cell, list[Job]]]:
-    return [(cell, cell_jobs(suite, cell, data, timing or {})) for cell in expand(suite)]
+    return [(cell, make_jobs(suite, plan_cell(suite, cell, data), timing or {})) for cell in expand(suite)]
 
 
 def test_every_entry_sees_every_budget_and_draw_and_draws_come_first() -> None:
@@ -32,6 +33,7 @@ def test_every_entry_sees_every_budget_and_draw_and_draws_come_first() -> None:
     assert [c.draw for c in cells] == sorted(c.draw for c in cells)
     full = [(c.labels, c.draw, c.init) for c in cells if c.entry == "full"]
     assert full == [("all", 0, 0), ("all", 0, 1)], "nothing to draw among all labels"
+    assert len(expand(small("labels=[100%]", only=("supervised",)))) == 1
     assert {c.init for c in cells if c.entry == "logistic"} == {0}, "a baseline has no initial weights"
 
 
@@ -83,8 +85,8 @@ def test_stages_of_an_entry_are_a_recipe_of_its_own(data: ImageData) -> None:
 
 def test_equal_steps_and_equal_seconds(data: ImageData) -> None:
     suite = small("compute=[recipe, 100 steps, 3 s]", "draws=1", "labels=[20]", only=("supervised", "finetuned"))
-    plans = base_plans(suite, data)
-    kinds = {stage.name: step_kind(p, stage) for p in plans.values() for stage in p.stages}
+    plans = [plan_cell(suite, cell, data).plan for cell in expand(suite)]
+    kinds = {stage.name: step_kind(plan, stage) for plan in plans for stage in plan.stages}
     timing = {kinds["train"]: 0.01, kinds["pretrain"]: 0.05, kinds["finetune"]: 0.02}
     runs = {(cell.entry, cell.compute.text): jobs for cell, jobs in plan(suite, data, timing)}
     assert [job.steps for job in runs["finetuned", ""]] == [4, 200]
@@ -94,17 +96,30 @@ def test_equal_steps_and_equal_seconds(data: ImageData) -> None:
     pretrain, finetune = runs["finetuned", "3 s"]
     assert finetune.steps / pretrain.steps == pytest.approx(50, rel=0.1)
     assert pretrain.seconds + finetune.seconds == pytest.approx(3, rel=0.03)
-    with pytest.raises(KeyError):  # no length in seconds without step times
+    with pytest.raises(SemisupError, match=r"entries\.supervised: compute 3 s: stage 'train' could not be timed"):
         plan(suite, data)
+
+
+def test_rounding_and_warm_up_do_not_change_a_length(data: ImageData) -> None:
+    entry = {"recipe": "digits/quickstart", "overrides": ["stages.selftrain.schedule.warmup=300"]}
+    suite = small(labels=[20], draws=1, baseline=None, compute=["100 steps", "7 steps"], entries={"chain": entry})
+    long, short = (jobs for _, jobs in plan(suite, data))
+    assert sum(job.steps for job in long) == 100
+    assert sum(job.steps for job in short) == 7 and min(job.steps for job in short) == 1
+    schedules = [jobs[-1].recipe.stages["selftrain"].schedule for jobs in (long, short)]
+    assert schedules[0].warmup == pytest.approx(300 * long[2].steps / 600)
+    assert schedules[1].warmup >= 1, "below 1 it would be a fraction of the stage"
 
 
 def test_a_step_kind_is_about_time_and_nothing_else(data: ImageData) -> None:
     def kind(*overrides: str) -> str:
         suite = small("draws=1", *overrides, only=("supervised",))
-        (planned,) = base_plans(suite, data).values()
+        planned = plan_cell(suite, expand(suite)[0], data).plan
         return step_kind(planned, planned.stages[0])
 
     assert kind() == kind("labels=[30]", "inits=[5]", "entries.supervised.train.steps=9")
+    assert kind() == kind("entries.supervised.train.optimizer={lr: 0.3, weight_decay: 0}"), "a search finds its times"
+    assert kind() != kind("entries.supervised.train.optimizer={name: adamw}")
     assert kind() != kind("entries.supervised.train.batch={labeled: 8}")
     assert kind() != kind("model.width=6")
     assert kind() != kind("threads=2")
@@ -130,11 +145,14 @@ def test_every_entry_gets_the_same_number_of_trials(data: ImageData) -> None:
         assert len(set(options)) == 3 and options == trial_options(suite, name)
     trial = Cell("supervised", 40, 0, 0, suite.computes[0], ("optimizer.lr=0.1",), 0.5)
     final = dataclasses.replace(trial, validation=0.0)
-    recipes = [cell_jobs(suite, cell, data, {})[-1].recipe for cell in (trial, final)]
+    recipes = [make_jobs(suite, plan_cell(suite, cell, data), {})[-1].recipe for cell in (trial, final)]
     assert [recipe.stages["train"].optimizer.lr for recipe in recipes] == [0.1, 0.1]
     assert [recipe.data.validation for recipe in recipes] == [0.5, 0.0]
     baseline = Cell("logistic", 40, 0, 0, suite.computes[0], ("C=0.01",), 0.5)
-    assert cell_jobs(suite, baseline, data, {})[-1].baseline == {"name": "logistic_regression", "C": 0.01}
+    assert make_jobs(suite, plan_cell(suite, baseline, data), {})[-1].baseline == {
+        "name": "logistic_regression",
+        "C": 0.01,
+    }
 
 
 def test_everything_wrong_with_the_entries_shows_before_anything_runs(data: ImageData) -> None:
@@ -143,18 +161,43 @@ def test_everything_wrong_with_the_entries_shows_before_anything_runs(data: Imag
     suite.entries["finetuned"].stage = "finetun"
     suite.entries["on_features"].features = {"recipe": "digits/quickstat"}
     with pytest.raises(SemisupError) as caught:
-        base_plans(suite, data)
+        check_entries(suite, data)
     message = str(caught.value)
     assert "method 'fixmatch' has no such option; did you mean 'threshold'?" in message
     assert "there is no stage 'finetun'; did you mean 'finetune'?" in message
     assert "digits/quickstat: no such recipe" in message
     with pytest.raises(SemisupError, match="labels: 5 is 5 labeled images, fewer than one for each of 10 classes"):
-        base_plans(small("labels=[5, 20]"), data)
+        check_entries(small("labels=[5, 20]"), data)
 
 
 def test_a_search_needs_two_labels_per_class(data: ImageData) -> None:
     with pytest.raises(SemisupError, match=r"data\.validation: takes at least one label of every class"):
-        base_plans(small(**{**SEARCHED, "labels": [10]}), data)
+        check_entries(small(**{**SEARCHED, "labels": [10]}), data)
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ({"recipe": "digits/quickstart", "stage": "pretrain", "search": {"stages.pretrain.method.hidden": [8, 9, 10]}},
+         "search: stage 'pretrain' classifies nothing, so nothing says which trial is best"),
+        ({"baseline": {"name": "logistic_regression"}, "search": {"Cx": [1, 2, 3]}},
+         "search.Cx: baseline 'logistic_regression' has no such option"),
+        ({"train": {"method": {"name": "fixmatch"}}, "search": {"method.treshold": [0.5, 0.6, 0.7]}},
+         "method 'fixmatch' has no such option; did you mean 'threshold'?"),
+    ],
+)  # fmt: skip
+def test_a_search_is_checked_before_it_starts(entry: dict[str, Any], problem: str, data: ImageData) -> None:
+    searched = {**SEARCHED, "entries": {**SEARCHED["entries"], "wrong": entry}}
+    with pytest.raises(SemisupError) as caught:
+        check_entries(small(**searched), data)
+    assert problem in str(caught.value)
+
+
+def test_an_entrys_own_length_replaces_the_default(data: ImageData) -> None:
+    suite = small("labels=[20]", "draws=1", only=("supervised",))
+    suite.entries["supervised"].train["epochs"] = 4
+    ((_, jobs),) = plan(suite, data)
+    assert jobs[0].steps == 5, "4 x 20 images / 16"
 
 
 def test_jobs_do_not_depend_on_where_they_run(data: ImageData) -> None:

@@ -74,6 +74,8 @@ def test_every_problem_is_in_one_message() -> None:
         ({"entires": {}}, "entires: unknown key; did you mean 'entries'?"),
         ({"name": "a/b"}, "name: must be 1 to 100 letters"),
         ({"entries": {}}, "entries: missing"),
+        ({"entries": {"a": {**TRAIN, "search": {"optimizer.lr": [0.1, 0.1]}}}, "search": {"trials": 2}},
+         "entries.a.search: 'optimizer.lr' needs different values, at least one, not [0.1, 0.1]"),
         ({"settings": "${oc.env:HOME}"}, "settings: only plain references"),
     ],
 )  # fmt: skip
@@ -86,6 +88,27 @@ def test_every_entry_needs_enough_values_to_try() -> None:
     message = problems(search={"trials": 4}, entries=searched, baseline="a")
     assert "entries.a.search: has 2 combinations, and every entry gets search.trials=4; give more values" in message
     assert "entries.b.search: has 1 combinations" in message
+
+
+def test_no_entry_may_change_what_all_must_share() -> None:
+    message = problems(
+        entries={
+            "a": {"recipe": "digits/quickstart", "overrides": ["data.labels=400", "seed=5", "stages.x.steps=1"]},
+            "b": {"baseline": {"name": "label_spreading"},
+                  "features": {"recipe": "digits/quickstart", "overrides": ["init_seed=1"]}},
+            "c": {"recipe": "digits/quickstart", "search": {"model.width": [1, 2, 3]}},
+        },
+        search={"trials": 2},
+        baseline=None,
+    )  # fmt: skip
+    for part in (
+        "entries.a.overrides: data.labels: the suite sets it, the same for every entry",
+        "entries.a.overrides: seed: the suite",
+        "entries.b.features.overrides: init_seed: the suite",
+        "entries.c.search: model.width: the suite",
+    ):
+        assert part in message, part
+    assert "stages.x.steps" not in message
 
 
 def test_an_override_of_an_entry_that_is_not_there() -> None:

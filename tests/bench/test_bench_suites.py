@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from semisup.bench import find_suite, load_suite, shipped_suites
-from semisup.bench.cells import base_plans, cell_jobs, expand, step_kind
+from semisup.bench.cells import check_entries, expand
+from semisup.bench.jobs import make_jobs, plan_cell, step_kind
 from semisup.bench.rows import read_rows
 from semisup.bench.suite import Suite
 from semisup.data import ImageData, load_data
@@ -51,15 +52,15 @@ def test_every_shipped_suite_could_run(name: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("semisup.pipeline.plan._available_memory", lambda device: math.inf)  # of a GPU elsewhere
     suite = load_suite(name)
     data = data_of(suite)
-    plans = base_plans(suite, data)  # with a trial step of every stage of every entry
-    assert plans.keys() == suite.entries.keys()
+    check_entries(suite, data)  # with a trial step of every stage of every entry
     source, _, rest = name.partition("/")
     assert suite.name == f"{source}-{rest.replace('_', '-')}", "the results' folder is called like the suite"
     assert suite.baseline in suite.entries and suite.settings
     cells = expand(suite)
     first = [cell for cell in cells if cell.draw == suite.draws[0] and cell.init == suite.inits[0]]
-    times = {step_kind(plan, stage): 0.1 for plan in plans.values() for stage in plan.stages}
-    jobs = {cell: cell_jobs(suite, cell, data, times) for cell in first}
+    planned = [plan_cell(suite, cell, data) for cell in first]
+    times = {step_kind(run.plan, stage): 0.1 for run in planned for stage in run.plan.stages}
+    jobs = {run.cell: make_jobs(suite, run, times) for run in planned}
     judged = [run[-1].fingerprint for run in jobs.values()]
     assert len(set(judged)) == len(judged), "two rows of one table would be the same run"
     header = find_suite(name).read_text(encoding="utf-8")
@@ -69,10 +70,9 @@ def test_every_shipped_suite_could_run(name: str, monkeypatch: pytest.MonkeyPatc
 def test_the_published_budgets_of_cifar10_are_there() -> None:
     suite = load_suite("cifar10/budgets")
     assert suite.labels == [40, 250, 4000] and len(suite.draws) == 5
-    for cell, plan in zip(expand(suite), base_plans(suite, data_of(suite)).values(), strict=False):
-        if cell.entry == "fixmatch":
-            (stage,) = plan.stages
-            assert (stage.steps, stage.config.batch.labeled, stage.config.batch.unlabeled) == (2**20, 64, 448)
+    cell = next(cell for cell in expand(suite) if cell.entry == "fixmatch")
+    (stage,) = plan_cell(suite, cell, data_of(suite)).plan.stages
+    assert (stage.steps, stage.config.batch.labeled, stage.config.batch.unlabeled) == (2**20, 64, 448)
 
 
 @pytest.mark.slow

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from bench_small import small
 
-from semisup.bench.cells import Job, base_plans, cell_jobs, expand
+from semisup.bench.cells import expand
+from semisup.bench.jobs import Job, make_jobs, plan_cell
 from semisup.bench.timing import step_seconds
 from semisup.bench.work import Failed, Pack, measure, open_pack, run_job, write_pack
 from semisup.config import DataConfig
@@ -22,7 +24,7 @@ from semisup.stages.artifact import RECORD
 def jobs_of(entry: str, *overrides: str) -> list[Job]:
     suite = small("labels=[20]", "draws=1", *overrides)
     (cell,) = [cell for cell in expand(suite) if cell.entry == entry]
-    return cell_jobs(suite, cell, load_data(DataConfig("digits")), {})
+    return make_jobs(suite, plan_cell(suite, cell, load_data(DataConfig("digits"))), {})
 
 
 def done(answer: Pack | Failed) -> Pack:
@@ -74,14 +76,43 @@ def test_the_recipes_own_failure_is_an_answer_not_an_exception(tmp_path: Path) -
     (job,) = jobs_of("supervised", "entries.supervised.train.optimizer={name: sgd, lr: 1.0e18}")
     answer = run_job(job, {}, str(tmp_path))
     assert isinstance(answer, Failed) and "stages.train: step" in answer.error and "not finite" in answer.error
-    moved = dataclasses.replace(job, fingerprint="0" * 20)
-    answer = run_job(moved, {}, str(tmp_path))
+
+
+@pytest.mark.parametrize("entry", ["supervised", "logistic"])
+def test_a_worker_with_another_version_or_other_data_says_so(entry: str, tmp_path: Path) -> None:
+    (job,) = jobs_of(entry)
+    answer = run_job(dataclasses.replace(job, fingerprint="0" * 20), {}, str(tmp_path))
     assert isinstance(answer, Failed) and "another version of semisup, or other data" in answer.error
+
+
+def test_a_folder_that_cannot_be_written_is_worth_another_attempt(tmp_path: Path) -> None:
+    (job,) = jobs_of("supervised")
+    (tmp_path / job.fingerprint).mkdir()
+    (tmp_path / job.fingerprint / "model.safetensors").mkdir()  # a file cannot take its place
+    with pytest.raises(SemisupError, match="cannot be written"):
+        run_job(job, {}, str(tmp_path))
+
+
+def test_baselines_with_all_labels_have_nothing_unlabeled(tmp_path: Path) -> None:
+    suite = small(labels=["all"], draws=1, baseline=None, entries={"a": {"baseline": {"name": "logistic_regression"}}})
+    (cell,) = expand(suite)
+    (job,) = make_jobs(suite, plan_cell(suite, cell, load_data(DataConfig("digits"))), {})
+    assert done(run_job(job, {}, str(tmp_path))).record["metrics"]["test/accuracy"] > 0.9
+
+
+def test_jobs_of_one_process_take_turns(tmp_path: Path) -> None:
+    """Two threads, as of a Dask worker with two: the answers are those of one after the other."""
+    jobs = [jobs_of("supervised", f"draws=[{draw}]")[0] for draw in (0, 1)]
+    with ThreadPoolExecutor(2) as pool:
+        together = [done(answer) for answer in pool.map(lambda job: run_job(job, {}, str(tmp_path / "a")), jobs)]
+    alone = [done(run_job(job, {}, str(tmp_path / "b"))) for job in jobs]
+    assert [a.record["files"] for a in together] == [b.record["files"] for b in alone], "checksums of the weights"
 
 
 def test_every_train_stage_can_be_timed_without_what_it_starts_from() -> None:
     suite = small("draws=1", "labels=[20]")
-    plans = base_plans(suite, load_data(DataConfig("digits")))
+    data = load_data(DataConfig("digits"))
+    plans = {cell.entry: plan_cell(suite, cell, data).plan for cell in expand(suite)}
     timed = {stage.name: step_seconds(plan, stage) for plan in plans.values() for stage in plan.stages if stage.steps}
     assert timed.keys() == {"train", "pretrain", "finetune"}
     assert all(0 < seconds < 5 for seconds in timed.values())

@@ -69,10 +69,10 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
         time.sleep(0.1)
     assert alive(command.pid) == [], "workers end with the command that started them"
 
-    assert start(tmp_path / "disturbed").wait(120) == 0
+    assert start(tmp_path / "disturbed").wait(240) == 0
     after = finished(tmp_path / "disturbed")
     assert len(after) == 8 and before.items() <= after.items(), "nothing that was finished is run again"
-    assert start(tmp_path / "undisturbed").wait(120) == 0
+    assert start(tmp_path / "undisturbed").wait(240) == 0
     disturbed, undisturbed = (
         {(r.entry, r.labels, r.draw): (r.fingerprint, r.accuracy, r.nll) for r in read_rows(path)}
         for path in (tmp_path / name / "out" / "killed" / "runs.csv" for name in ("disturbed", "undisturbed"))
