@@ -65,6 +65,7 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
     command.wait()
     before = finished(tmp_path / "disturbed")
     assert 3 <= len(before) < 8, "killed in the middle"
+    deadline = time.monotonic() + 60
     while alive(command.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert alive(command.pid) == [], "workers end with the command that started them"
@@ -85,7 +86,7 @@ def test_ctrl_c_writes_the_tables_of_what_is_finished(tmp_path: Path) -> None:
     deadline = time.monotonic() + 120
     while len(finished(tmp_path)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.kill(command.pid, signal.SIGINT)
+    os.killpg(command.pid, signal.SIGINT)  # as a terminal does: to the workers too
     assert command.wait(60) == 130
     rows = read_rows(tmp_path / "out" / "killed" / "runs.csv")
     assert 2 <= len(rows) < 8 and {row.status for row in rows} == {"done"}
