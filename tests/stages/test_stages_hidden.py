@@ -33,6 +33,8 @@ STAGES: dict[str, Any] = {
     "flexmatch": train_stage("flexmatch"),
     "freematch": train_stage("freematch"),
     "softmatch": train_stage("softmatch"),
+    "simmatch": train_stage("simmatch", threshold=0.0),
+    "comatch": train_stage("comatch", threshold=0.0, graph_threshold=0.2, memory=32),
     "mean_teacher": train_stage("mean_teacher"),
     "s4l_rotation": train_stage("s4l_rotation"),
     "s4l_exemplar": train_stage("s4l_exemplar", copies=2),
