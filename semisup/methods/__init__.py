@@ -5,6 +5,7 @@ from __future__ import annotations
 from semisup.methods.base import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
 from semisup.methods.comatch import CoMatch
 from semisup.methods.distill import Distill
+from semisup.methods.enaet import EnAET
 from semisup.methods.entropy_minimization import EntropyMinimization
 from semisup.methods.fixmatch import FixMatch
 from semisup.methods.flexmatch import FlexMatch
@@ -51,6 +52,7 @@ METHODS: dict[str, type[Method]] = {
     "uda": UDA,
     "mixmatch": MixMatch,
     "remixmatch": ReMixMatch,
+    "enaet": EnAET,
     "fixmatch": FixMatch,
     "flexmatch": FlexMatch,
     "freematch": FreeMatch,

@@ -129,6 +129,14 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             guesses=True,
         ),
     },
+    "enaet": {
+        "plain": Setting(
+            {"ramp": 0.0, "transform_ramp": 0.0},
+            terms=_terms("supervised", "unlabeled", "transformation", "agreement"),
+            random=True,
+            guesses=True,
+        ),
+    },
     "fixmatch": {
         "plain": _FIXMATCH,
         "aligned": Setting({**_FIXMATCH.options, "align": True}, _FIXMATCH.terms, _FIXMATCH.numbers, guesses=True),

@@ -20,6 +20,7 @@ from semisup.losses import entropy, mse_consistency
 from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
 from semisup.methods.comatch import CoMatch
 from semisup.methods.distill import Distill
+from semisup.methods.enaet import EnAET
 from semisup.methods.entropy_minimization import EntropyMinimization
 from semisup.methods.fixmatch import FixMatch
 from semisup.methods.flexmatch import FlexMatch
@@ -136,6 +137,16 @@ class OneGuess(MixMatch):
         )
 
 
+class OneDecodedView(EnAET):
+    """Guesses, mixes and transforms the first view alone."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"first": u["first"], "second": u["first"]}, u.index)), progress
+        )
+
+
 class LabeledOnly(VAT):
     """Labeled images are made robust, unlabeled ones forgotten."""
 
@@ -214,6 +225,7 @@ BLIND = {
     LabeledRotations: "s4l_rotation-plain",
     FewerViews: "s4l_exemplar-plain",
     OneStrongView: "comatch-plain",
+    OneDecodedView: "enaet-plain",
     StrongTeacher: "simmatch-plain",
 }
 
@@ -313,6 +325,16 @@ class OwnPrediction(TemporalEnsembling):
         return super().step(batch, progress)
 
 
+class FrozenDecoders(EnAET):
+    """Decoders learn from features that do not learn from them."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            transformation = update.log["transformation"].detach()
+            loss = update.loss - update.log["transformation"] + transformation
+            yield replace(update, loss=loss, log={**update.log, "transformation": transformation})
+
+
 class PerturbedTarget(VAT):
     """The stop-gradient is on the perturbed images' side."""
 
@@ -369,6 +391,7 @@ def _with_idle_layer(base: type[Supervised]) -> type[Method]:
         (OwnPrediction, "temporal_ensembling-plain", "consistency: all gradients are 0"),
         (PerturbedTarget, "vat-plain", "adversarial has no gradient"),
         (FrozenSimilarity, "simmatch-plain", "embed.*gradient from the update of 'main'"),
+        (FrozenDecoders, "enaet-plain", "transformation has no gradient"),
         (GuessesOnly, "pseudo_label-plain", "unlabeled has no gradient"),
         (EntropyOfTargets, "entropy_minimization-plain", "entropy has no gradient"),
         (GradientThroughTeacher, "mean_teacher-plain", "teacher.module"),

@@ -46,6 +46,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "uda": {"method": {"name": "uda", "threshold": 0.2}, "batch": BOTH},
     "mix": {"method": {"name": "mixmatch"}, "batch": BOTH},
     "remix": {"method": {"name": "remixmatch"}, "batch": BOTH},
+    "decode": {"method": {"name": "enaet"}, "batch": BOTH},
     "flex": {"method": {"name": "flexmatch", "threshold": 0.2, "warmup": False}, "batch": BOTH},
     "free": {"method": {"name": "freematch", "momentum": 0.9}, "batch": BOTH},
     "soft": {"method": {"name": "softmatch", "momentum": 0.9}, "batch": BOTH},
