@@ -33,7 +33,14 @@ def step_seconds(plan: Plan, stage: StagePlan) -> float:
         torch.set_num_threads(plan.recipe.threads)
     networks = {other.name: other.network for other in plan.stages if other.network is not None}
     teachers = [networks[name].build_classifier().to(plan.device).eval() for name in config.teacher]
-    method = build_method(config, stage.network.spec, teachers, num_images=len(data.x_train), pretrained=False)
+    method = build_method(
+        config,
+        stage.network.spec,
+        teachers,
+        num_images=len(data.x_train),
+        num_labeled=len(plan.budget.index),
+        pretrained=False,
+    )
     method = method.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     uniform = torch.full((len(data.x_train), data.num_classes), 1 / data.num_classes)
     batches = Batches(

@@ -17,6 +17,7 @@ from semisup.losses.contrastive import info_nce, n_pair, nce, nt_xent
 from semisup.losses.distillation import hinton_kd, soft_target_distillation
 from semisup.losses.fairness import self_adaptive_fairness
 from semisup.losses.metric import batch_hard_triplet, contrastive_margin, soft_nearest_neighbour, triplet
+from semisup.losses.similarity import neighbour_answers, pseudo_label_graph, similarity, unfold_classes
 
 __all__ = [
     "align_distribution",
@@ -30,12 +31,16 @@ __all__ = [
     "mse_consistency",
     "n_pair",
     "nce",
+    "neighbour_answers",
     "nt_xent",
     "pseudo_label_cross_entropy",
+    "pseudo_label_graph",
     "self_adaptive_fairness",
     "sharpen",
+    "similarity",
     "soft_cross_entropy",
     "soft_nearest_neighbour",
     "soft_target_distillation",
     "triplet",
+    "unfold_classes",
 ]

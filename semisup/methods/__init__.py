@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from semisup.methods.base import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
+from semisup.methods.comatch import CoMatch
 from semisup.methods.distill import Distill
+from semisup.methods.enaet import EnAET
 from semisup.methods.entropy_minimization import EntropyMinimization
 from semisup.methods.fixmatch import FixMatch
 from semisup.methods.flexmatch import FlexMatch
@@ -19,6 +21,7 @@ from semisup.methods.s4l_exemplar import S4LExemplar
 from semisup.methods.s4l_rotation import S4LRotation
 from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
+from semisup.methods.simmatch import SimMatch
 from semisup.methods.softmatch import SoftMatch
 from semisup.methods.supervised import Supervised
 from semisup.methods.temporal_ensembling import TemporalEnsembling
@@ -49,10 +52,13 @@ METHODS: dict[str, type[Method]] = {
     "uda": UDA,
     "mixmatch": MixMatch,
     "remixmatch": ReMixMatch,
+    "enaet": EnAET,
     "fixmatch": FixMatch,
     "flexmatch": FlexMatch,
     "freematch": FreeMatch,
     "softmatch": SoftMatch,
+    "comatch": CoMatch,
+    "simmatch": SimMatch,
     "mean_teacher": MeanTeacher,
     "noisy_student": NoisyStudent,
     "meta_pseudo_labels": MetaPseudoLabels,

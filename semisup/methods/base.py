@@ -188,6 +188,8 @@ class Method(nn.Module):
     """Whether the constructor takes `teacher`, the frozen predictor of an earlier stage."""
     needs_num_images: ClassVar[bool] = False
     """Whether the constructor takes `num_images`: `batch.unlabeled.index` counts the training images from 0 to it."""
+    needs_num_labeled: ClassVar[bool] = False
+    """Whether the constructor takes `num_labeled`: no more images than that are ever in a labeled batch."""
     needs_pseudo_labels: ClassVar[bool] = False
     """Whether `batch.unlabeled.target` must come from a relabel or propagate stage."""
     views: Views

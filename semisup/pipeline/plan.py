@@ -183,7 +183,14 @@ def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, St
     with torch.device("meta"), _Uninitialised():
         teachers = [networks[teacher].build_classifier().eval() for teacher in stage.teacher]
         try:
-            method = build_method(stage, spec, teachers, num_images=len(data.x_train), pretrained=False)
+            method = build_method(
+                stage,
+                spec,
+                teachers,
+                num_images=len(data.x_train),
+                num_labeled=len(plan.budget.index),
+                pretrained=False,
+            )
         except (RuntimeError, AssertionError) as error:  # torch's words for shapes that do not fit
             raise SemisupError(
                 f"model: '{spec.name}' cannot be built for {data.size}x{data.size} images: {_first_line(error)}"

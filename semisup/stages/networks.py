@@ -128,6 +128,7 @@ def build_method(
     teachers: Sequence[nn.Module],
     *,
     num_images: int,
+    num_labeled: int,
     zero_head: bool = False,
     pretrained: bool = True,
 ) -> Method:
@@ -138,6 +139,7 @@ def build_method(
         spec: the network.
         teachers: predictors of the stages that `teacher` names.
         num_images: images in the training set, for a method that remembers something of each.
+        num_labeled: labeled ones among them, likewise.
         zero_head: start the classifier's head at zero: for a network that comes from pretraining.
         pretrained: False ignores torchvision's `weights`: for a network that gets others at once, or none ever.
     """
@@ -155,6 +157,8 @@ def build_method(
     given: dict[str, Any] = {"teacher": teachers[0]} if cls.needs_teacher else {}
     if cls.needs_num_images:
         given["num_images"] = num_images
+    if cls.needs_num_labeled:
+        given["num_labeled"] = num_labeled
     return cls(model, **given, **options)
 
 

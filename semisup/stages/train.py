@@ -74,6 +74,7 @@ def _start(context: StageContext) -> tuple[Method, ModelSpec, WeightsReport | No
         spec,
         teachers,
         num_images=len(data.x_train),
+        num_labeled=len(context.budget.index),
         zero_head=source is not None and source.kind == "encoder",
         pretrained=stage.init is None,
     )

@@ -67,6 +67,15 @@ def _one_epoch_later(method: Method) -> None:
     method.get_buffer("seen").fill_(1)
 
 
+def _all_labels_shown(method: Method) -> None:
+    """Every labeled image has been seen once: before that SimMatch compares with none."""
+    draw = torch.Generator().manual_seed(0)
+    bank = method.get_buffer("bank")
+    bank.copy_(F.normalize(torch.randn(bank.shape, generator=draw), dim=1))
+    method.get_buffer("bank_labels").copy_(torch.arange(DATA) % CLASSES)
+    method.get_buffer("row_in_bank").copy_(torch.randperm(DATA, generator=draw))
+
+
 SETTINGS: dict[str, dict[str, Setting]] = {
     "supervised": {
         "weak": Setting(terms=_terms("supervised")),
@@ -120,6 +129,14 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             guesses=True,
         ),
     },
+    "enaet": {
+        "plain": Setting(
+            {"ramp": 0.0, "transform_ramp": 0.0},
+            terms=_terms("supervised", "unlabeled", "transformation", "agreement"),
+            random=True,
+            guesses=True,
+        ),
+    },
     "fixmatch": {
         "plain": _FIXMATCH,
         "aligned": Setting({**_FIXMATCH.options, "align": True}, _FIXMATCH.terms, _FIXMATCH.numbers, guesses=True),
@@ -141,6 +158,24 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "aligned": Setting({"momentum": 0.5}, _FIXMATCH.terms, _terms("kept", "confidence"), guesses=True),
         "plain": Setting(
             {"momentum": 0.5, "align": False}, _FIXMATCH.terms, _terms("kept", "confidence"), guesses=True
+        ),
+    },
+    "comatch": {
+        # Full after two of three steps; most pairs of images have an edge.
+        "plain": Setting(
+            {"threshold": 0.0, "graph_threshold": 0.2, "memory": 30, "embedding": 10, "smoothing": 0.5},
+            terms=_terms("supervised", "unlabeled", "contrast"),
+            numbers=_terms("kept"),
+            guesses=True,
+        ),
+    },
+    "simmatch": {
+        "plain": Setting(
+            {"threshold": 0.0, "embedding": 10, "smoothing": 0.5, "bank_momentum": 0.5},
+            terms=_terms("supervised", "unlabeled", "instance"),
+            numbers=_terms("kept"),
+            guesses=True,
+            prepare=_all_labels_shown,
         ),
     },
     "mean_teacher": {"plain": Setting({"decay": 0.9}, terms=_terms("supervised", "consistency"))},
@@ -179,6 +214,8 @@ class Case:
             given["teacher"] = _network("classifier", width=6, separate=separate)
         if self.cls.needs_num_images:
             given["num_images"] = DATA
+        if self.cls.needs_num_labeled:
+            given["num_labeled"] = DATA  # the source calls any image labeled
         method = self.cls(
             _network(self.cls.trains, width=8, separate=separate),
             **given,

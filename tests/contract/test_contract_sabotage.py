@@ -18,7 +18,9 @@ from torch import nn
 
 from semisup.losses import entropy, mse_consistency
 from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
+from semisup.methods.comatch import CoMatch
 from semisup.methods.distill import Distill
+from semisup.methods.enaet import EnAET
 from semisup.methods.entropy_minimization import EntropyMinimization
 from semisup.methods.fixmatch import FixMatch
 from semisup.methods.flexmatch import FlexMatch
@@ -34,6 +36,7 @@ from semisup.methods.s4l_exemplar import S4LExemplar
 from semisup.methods.s4l_rotation import S4LRotation
 from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
+from semisup.methods.simmatch import SimMatch
 from semisup.methods.softmatch import SoftMatch
 from semisup.methods.supervised import Supervised
 from semisup.methods.temporal_ensembling import TemporalEnsembling
@@ -134,6 +137,16 @@ class OneGuess(MixMatch):
         )
 
 
+class OneDecodedView(EnAET):
+    """Guesses, mixes and transforms the first view alone."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"first": u["first"], "second": u["first"]}, u.index)), progress
+        )
+
+
 class LabeledOnly(VAT):
     """Labeled images are made robust, unlabeled ones forgotten."""
 
@@ -180,6 +193,22 @@ class FewerViews(S4LExemplar):
         yield from super().step(Batch(batch.labeled, Unlabeled(repeated, u.index)), progress)
 
 
+class OneStrongView(CoMatch):
+    """Contrasts the strong view with itself."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(Batch(batch.labeled, Unlabeled({**u.views, "second": u["strong"]}, u.index)), progress)
+
+
+class StrongTeacher(SimMatch):
+    """Guesses and neighbours come from the strong view itself."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(Batch(batch.labeled, Unlabeled({**u.views, "weak": u["strong"]}, u.index)), progress)
+
+
 BLIND = {
     StrongTarget: "uda-annealed",
     LabeledOnly: "vat-entropy",
@@ -195,6 +224,9 @@ BLIND = {
     OwnAnswers: "distill-labeled",
     LabeledRotations: "s4l_rotation-plain",
     FewerViews: "s4l_exemplar-plain",
+    OneStrongView: "comatch-plain",
+    OneDecodedView: "enaet-plain",
+    StrongTeacher: "simmatch-plain",
 }
 
 
@@ -275,12 +307,32 @@ class EntropyOfTargets(EntropyMinimization):
             yield replace(update, loss=update.log["supervised"] + unlabeled, log={**update.log, "entropy": unlabeled})
 
 
+class FrozenSimilarity(SimMatch):
+    """The stop-gradient of the bank covers the strong view's similarities too."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            instance = update.log["instance"].detach()
+            unlabeled = update.log["supervised"] + update.log["unlabeled"]
+            yield replace(update, loss=unlabeled + instance, log={**update.log, "instance": instance})
+
+
 class OwnPrediction(TemporalEnsembling):
     """The target is the prediction that it should teach."""
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         self.seen.zero_()
         return super().step(batch, progress)
+
+
+class FrozenDecoders(EnAET):
+    """Decoders learn from features that do not learn from them."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            transformation = update.log["transformation"].detach()
+            loss = update.loss - update.log["transformation"] + transformation
+            yield replace(update, loss=loss, log={**update.log, "transformation": transformation})
 
 
 class PerturbedTarget(VAT):
@@ -338,6 +390,8 @@ def _with_idle_layer(base: type[Supervised]) -> type[Method]:
         (UsbMeanTeacher, "mean_teacher-plain", "consistency has no gradient"),
         (OwnPrediction, "temporal_ensembling-plain", "consistency: all gradients are 0"),
         (PerturbedTarget, "vat-plain", "adversarial has no gradient"),
+        (FrozenSimilarity, "simmatch-plain", "embed.*gradient from the update of 'main'"),
+        (FrozenDecoders, "enaet-plain", "transformation has no gradient"),
         (GuessesOnly, "pseudo_label-plain", "unlabeled has no gradient"),
         (EntropyOfTargets, "entropy_minimization-plain", "entropy has no gradient"),
         (GradientThroughTeacher, "mean_teacher-plain", "teacher.module"),
@@ -606,6 +660,10 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
         (FlexMatch, "latest", "flexmatch-plain"),
         (FreeMatch, "expected", "freematch-plain"),
         (SoftMatch, "mean", "softmatch-plain"),
+        (SimMatch, "bank", "simmatch-plain"),
+        (CoMatch, "recent", "comatch-plain"),
+        (CoMatch, "memory_probs", "comatch-plain"),
+        (CoMatch, "memory_embeddings", "comatch-plain"),
         (TemporalEnsembling, "ensemble", "temporal_ensembling-plain"),
         (TemporalEnsembling, "seen", "temporal_ensembling-plain"),
     ],

@@ -174,6 +174,8 @@ def build(name: str) -> Method:
     given: dict[str, Any] = {"teacher": build_classifier(spec)} if cls.needs_teacher else {}
     if cls.needs_num_images:
         given["num_images"] = 10
+    if cls.needs_num_labeled:
+        given["num_labeled"] = 10
     return cls(model, **given)
 
 

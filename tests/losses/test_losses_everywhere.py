@@ -39,13 +39,22 @@ CASES = {
     "mse_consistency": (semisup.losses.mse_consistency, (F.softmax(logits(1), 1),)),
     "n_pair": (lambda z, p, w: semisup.losses.n_pair(z, p, 0.02, w), (logits(1), MASK)),
     "nce": (lambda z, n, w: semisup.losses.nce(z[:, 0], n, w), (logits(1), MASK)),
+    "neighbour_answers": (
+        lambda z, a: semisup.losses.neighbour_answers(F.softmax(z, 1), a[:C])[:, 0].sum(),
+        (F.softmax(logits(1), 1),),
+    ),
     "nt_xent": (lambda z, m: semisup.losses.nt_xent(z, 0.1, m), (logits(1),)),
     "pseudo_label_cross_entropy": (semisup.losses.pseudo_label_cross_entropy, (LABELS, MASK)),
+    "pseudo_label_graph": (
+        lambda z: semisup.losses.pseudo_label_graph(F.softmax(z, 1), 0.1)[:, 0].square().sum(),
+        (),
+    ),
     "self_adaptive_fairness": (
         semisup.losses.self_adaptive_fairness,
         (MASK, FREQUENCIES, FREQUENCIES.flip(0)),
     ),
     "sharpen": (lambda z: semisup.losses.sharpen(F.softmax(z, 1), 0.5)[:, 0].sum(), ()),
+    "similarity": (lambda z, k: semisup.losses.similarity(z, k, 0.1)[:, 0].sum(), (logits(1),)),
     "soft_cross_entropy": (semisup.losses.soft_cross_entropy, (F.softmax(logits(1), 1), MASK)),
     "soft_nearest_neighbour": (lambda z, y: semisup.losses.soft_nearest_neighbour(z, y, 0.5), (LABELS,)),
     "soft_target_distillation": (
@@ -53,6 +62,19 @@ CASES = {
         (logits(1),),
     ),
     "triplet": (semisup.losses.triplet, (LABELS,)),
+    "unfold_classes": (
+        lambda z, p, y: semisup.losses.unfold_classes(F.softmax(z, 1), p, y[:C])[:, 0].sum(),
+        (F.softmax(logits(1), 1), LABELS),
+    ),
+}
+
+# These take probabilities; the softmax of the table would be taken in bf16 outside of them.
+OF_PROBABILITIES = {
+    "align_distribution": (FREQUENCIES, FREQUENCIES.flip(0)),
+    "neighbour_answers": (F.softmax(logits(1), 1)[:C],),
+    "pseudo_label_graph": (0.1,),
+    "sharpen": (0.5,),
+    "unfold_classes": (F.softmax(logits(1), 1), LABELS[:C]),
 }
 
 
@@ -75,11 +97,9 @@ def test_meta_device(name):
 @pytest.mark.parametrize("name", CASES)
 def test_bf16_autocast_gives_the_float32_result_of_the_bf16_input(name):
     loss, others = CASES[name]
-    if name in ("align_distribution", "sharpen"):
-        # Their own input is probabilities; the softmax of the table would be taken in bf16 outside the function.
-        table = getattr(semisup.losses, name)
-        arguments = others if name == "align_distribution" else (0.5,)
-        loss, others = (lambda p, *_: table(p, *arguments)), ()
+    if name in OF_PROBABILITIES:
+        table, arguments = getattr(semisup.losses, name), OF_PROBABILITIES[name]
+        loss, others = (lambda p: table(p, *arguments)), ()
     rounded = F.softmax(logits(0), 1).bfloat16() if others == () and name != "entropy" else logits(0).bfloat16()
     expected = loss(rounded.float(), *others)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -30,7 +30,12 @@ def test_documents_every_option_and_no_other(cls: type[Method]) -> None:
     documented = [
         line.strip().partition(":")[0] for line in args.splitlines() if line.startswith("    ") and line[4] != " "
     ]
-    given = ["model", *["teacher"] * cls.needs_teacher, *["num_images"] * cls.needs_num_images]
+    given = [
+        "model",
+        *["teacher"] * cls.needs_teacher,
+        *["num_images"] * cls.needs_num_images,
+        *["num_labeled"] * cls.needs_num_labeled,
+    ]
     assert documented == [*given, *options_of(cls)]
 
 

@@ -142,7 +142,7 @@ def test_the_networks_of_a_method_start_from_the_same_weights(tmp_path: Path) ->
         recipe = parse_recipe({"name": "x", "stages": {"s": train_stage(name)}})
         spec = plan.stages[0].network
         assert spec is not None
-        method = build_method(recipe.stages["s"], spec.spec, [], num_images=len(data.x_train))
+        method = build_method(recipe.stages["s"], spec.spec, [], num_images=len(data.x_train), num_labeled=6)
         load_initial_weights(method, done["first"].folder / "model.safetensors", 1.0)
         before = model(done["first"])
         copies = [key for key in method.state_dict() if key.endswith("head.weight")]
@@ -158,11 +158,24 @@ def test_a_method_that_remembers_images_is_told_their_number(tmp_path: Path) -> 
         ModelSpec("cnn", {"width": 4}, 1, 8, 3),
         [],
         num_images=45,
+        num_labeled=6,
     )
     assert method.state_dict()["latest"].shape == (45,)
     # 4 batches of 12 images go over every row: a smaller memory would be out of bounds.
     done = run_stages({"stage": train_stage("flexmatch", stage={"steps": 4})}, data, tmp_path)
     assert done["stage"].record
+
+
+def test_a_method_that_remembers_labeled_images_is_told_their_number(tmp_path: Path) -> None:
+    stages = {"stage": train_stage("simmatch", stage={"steps": 4})}
+    plan, budget = small_plan(stages, small_data())
+    assert plan.stages[0].network is not None
+    method = build_method(
+        plan.recipe.stages["stage"], plan.stages[0].network.spec, [], num_images=60, num_labeled=len(budget.index)
+    )
+    assert method.state_dict()["bank"].shape[0] == len(budget.index) == 6
+    # 4 batches of 6 images show them all: a smaller bank would be out of bounds.
+    assert run_stages(stages, small_data(), tmp_path)["stage"].record
 
 
 # Weights from a file

@@ -1,0 +1,147 @@
+"""CoMatch: guesses and embeddings teach each other through a graph of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semisup.errors import SemisupError
+from semisup.losses import neighbour_answers, pseudo_label_graph, similarity, soft_cross_entropy
+from semisup.methods.alignment import align_to_uniform
+from semisup.methods.base import (
+    Batch,
+    Count,
+    Fraction,
+    Method,
+    NonNegative,
+    Positive,
+    Progress,
+    PseudoLabels,
+    Update,
+    Views,
+)
+from semisup.models import Classifier
+
+__all__ = ["CoMatch"]
+
+RECENT = 32  # batches whose mean answers are remembered for the alignment; the reference code's number
+
+
+class CoMatch(Method):
+    """L = CE(labeled) + unlabeled_weight * mean[max q >= threshold] H(q, strong)
+    + contrast_weight * mean H(G, softmax(z z'^T / temperature)) (Li et al. 2021, arXiv:2011.11183).
+
+    q is the aligned answer to the weak view, smoothed by a memory of labeled and unlabeled images of earlier batches:
+    q = smoothing * p + (1 - smoothing) * the memory's answers, weighed by how much their embeddings resemble. It is
+    soft and without gradient. G is the graph of the batch (`pseudo_label_graph`), z and z' are the embeddings of the
+    strong and the second view, both of which learn.
+
+    The memory keeps aligned answers as they were before smoothing, and labels. Smoothing begins when it is full.
+
+    Reference code: salesforce/CoMatch, Train_CoMatch.py. It makes one forward of all four views; here the weak view
+    runs first, without gradient, as in FixMatch. The momentum encoder of the paper's ImageNet runs is left out.
+
+    Args:
+        model: the classifier; the embedding is beside it and is dropped afterwards.
+        threshold: least confidence of a used guess, in [0, 1]. Paper: 0.95.
+        unlabeled_weight: weight of the unlabeled term. Paper: 1.
+        contrast_weight: weight of the contrast of embeddings. Paper: 1; 5 on STL-10 (recalled).
+        graph_threshold: least agreement of two guesses that makes an edge, in [0, 1]. Paper: 0.8.
+        smoothing: part of the image's own answer in its guess, in [0, 1]; 1 ignores the memory. Paper: 0.9.
+        temperature: of the similarities, > 0. Paper: 0.2.
+        memory: images remembered, at least one batch of both parts. Reference code: 5 batches, 2,560 of 64 + 448.
+        embedding: width of the embeddings. Reference code: 64.
+
+    Raises:
+        SemisupError: at the first step, if the memory is smaller than the batch.
+    """
+
+    family = "semi-supervised"
+    summary = "FixMatch with guesses smoothed by neighbours, and embeddings contrasted by a graph of the guesses."
+    citation = "Li et al. 2021, arXiv:2011.11183"
+    views = Views(labeled=("weak",), unlabeled={"weak": "weak", "strong": "randaugment", "second": "simclr"})
+    recent: Tensor
+    memory_embeddings: Tensor
+    memory_probs: Tensor
+    written: Tensor
+
+    def __init__(
+        self,
+        model: Classifier,
+        *,
+        threshold: Fraction = 0.95,
+        unlabeled_weight: NonNegative = 1.0,
+        contrast_weight: NonNegative = 1.0,
+        graph_threshold: Fraction = 0.8,
+        smoothing: Fraction = 0.9,
+        temperature: Positive = 0.2,
+        memory: Count = 2560,
+        embedding: Count = 64,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        width, num_classes = model.num_features, model.head.out_features
+        self.embed = nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(0.1), nn.Linear(width, embedding))
+        self.threshold = threshold
+        self.unlabeled_weight = unlabeled_weight
+        self.contrast_weight = contrast_weight
+        self.graph_threshold = graph_threshold
+        self.smoothing = smoothing
+        self.temperature = temperature
+        self.memory = memory
+        self.register_buffer("recent", torch.zeros(RECENT, num_classes))
+        # First in, first out; `written` counts all that was ever put in.
+        self.register_buffer("memory_embeddings", torch.zeros(memory, embedding))
+        self.register_buffer("memory_probs", torch.zeros(memory, num_classes))
+        self.register_buffer("written", torch.zeros((), dtype=torch.long))
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        """One update of the joint loss, against the memory of earlier batches."""
+        x, u = batch.labeled["weak"], batch.unlabeled
+        size = len(x) + len(u.index)
+        if self.memory < size:
+            # One batch would write some rows twice.
+            raise SemisupError(f"method.memory: must be at least the batch of {size} images, got {self.memory}")
+        with torch.no_grad():
+            features_weak = self.model.features(u["weak"])
+            z_weak = self.embed(features_weak).float()
+            probs = align_to_uniform(self.model.head(features_weak).float().softmax(1), self.recent)
+            guesses = self.smooth(probs, z_weak)
+            confidence, labels = guesses.max(1)
+            mask = (confidence >= self.threshold).float()
+            graph = pseudo_label_graph(guesses, self.graph_threshold)
+        features = self.model.features(torch.cat([x, u["strong"], u["second"]]))
+        n, m = len(x), len(u.index)
+        # The second view has an embedding only, and labeled images of their embeddings no gradient.
+        logits, logits_strong = self.model.head(features[: n + m]).split([n, m])
+        z, z_strong, z_second = self.embed(features).split([n, m, m])
+        one_hot = F.one_hot(batch.labeled.y, probs.shape[1]).to(probs.dtype)
+        self.remember(torch.cat([z_weak, z.detach().float()]), torch.cat([probs, one_hot]))
+        supervised = F.cross_entropy(logits.float(), batch.labeled.y)
+        unlabeled = soft_cross_entropy(logits_strong, guesses, mask)
+        contrast = soft_cross_entropy(similarity(z_strong, z_second, self.temperature), graph)
+        yield Update(
+            supervised + self.unlabeled_weight * unlabeled + self.contrast_weight * contrast,
+            log={"supervised": supervised, "unlabeled": unlabeled, "contrast": contrast, "kept": mask.mean()},
+            pseudo_labels=PseudoLabels(u.index, labels, mask),
+        )
+
+    def smooth(self, probs: Tensor, z: Tensor) -> Tensor:
+        """Blend `probs` (U, C) with the answers that the memory has for embeddings `z` (U, D), once it is full."""
+        shares = similarity(z, self.memory_embeddings, self.temperature).softmax(1)
+        smoothed = torch.lerp(neighbour_answers(shares, self.memory_probs), probs, self.smoothing)
+        return torch.where(self.written >= self.memory, smoothed, probs)
+
+    def remember(self, z: Tensor, probs: Tensor) -> None:
+        """Overwrite the oldest rows of the memory with embeddings `z` (N, D) and answers `probs` (N, C)."""
+        rows = (self.written + torch.arange(len(z), device=z.device)) % self.memory
+        self.memory_embeddings.index_copy_(0, rows, z)
+        self.memory_probs.index_copy_(0, rows, probs)
+        self.written += len(z)
+
+    def predictor(self) -> nn.Module:
+        """The classifier without the embedding; recipes judge its EMA, as the paper does."""
+        return self.model
