@@ -1,4 +1,4 @@
-"""Batched augmentation, random for every image, on the batch's own device."""
+"""Batched augmentation, random for every image, on the batch's own device; and of sentences, in `text`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from semisup.augment.mixing import draw_mixing, mix
 from semisup.augment.normalize import Normalize, to_float
 from semisup.augment.policies import POLICIES, Policy, build_policy, check_policy
 from semisup.augment.puzzles import four_rotations, rotate_quarters
+from semisup.augment.text import TfidfReplacement, Translate, back_translate
 
 __all__ = [
     "POLICIES",
     "Normalize",
     "Policy",
+    "TfidfReplacement",
+    "Translate",
+    "back_translate",
     "build_policy",
     "check_policy",
     "draw_mixing",
