@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint format check clean
+.PHONY: demo test test-all test-reference lint format check clean
 
 demo: $(VENV)/.ready
 	$(BIN)/semisup run digits/quickstart --out runs/quickstart
@@ -12,7 +12,12 @@ test: $(VENV)/.ready
 	$(BIN)/pytest -n auto
 
 test-all: $(VENV)/.ready
-	$(BIN)/pytest -n auto -m "slow or not slow"
+	$(BIN)/pytest -n auto -m "not reference"
+
+# The losses beside those of other packages, which need no more than tqdm for what is used of them.
+test-reference: $(VENV)/.ready
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps pytorch-metric-learning lightly tqdm
+	$(BIN)/pytest -m reference tests/reference
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
