@@ -23,7 +23,8 @@ SEMISUP = Path(sys.executable).with_name("semisup")
 
 def blocks(language: str) -> list[str]:
     """Fenced blocks of one language."""
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+    return [text for name, text in fenced if name == language]
 
 
 def commands() -> list[list[str]]:

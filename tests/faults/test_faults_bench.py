@@ -21,7 +21,7 @@ SUITE = {
     "labels": [20, 40],
     "draws": 2,
     "baseline": "supervised",
-    "defaults": {"batch": {"labeled": 16, "unlabeled": 16}, "ema": 0.5, "steps": 150},
+    "defaults": {"batch": {"labeled": 16, "unlabeled": 16}, "ema": 0.5, "steps": 400},
     "tracking": {"mlflow": False},
     "entries": {
         "supervised": {"train": {"method": {"name": "supervised"}}},
@@ -30,11 +30,11 @@ SUITE = {
 }
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
+def start(folder: Path, *overrides: str) -> subprocess.Popen[bytes]:
     """The command, in a session of its own, so that nothing but itself is killed with it."""
     folder.mkdir(exist_ok=True)
     (folder / "suite.yaml").write_text(yaml.safe_dump(SUITE), encoding="utf-8")
-    words = [SEMISUP, "bench", folder / "suite.yaml", "--out", folder / "out" / "killed", "--workers", "2"]
+    words = [SEMISUP, "bench", folder / "suite.yaml", *overrides, "--out", folder / "out" / "killed", "--workers", "2"]
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
@@ -82,11 +82,11 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_writes_the_tables_of_what_is_finished(tmp_path: Path) -> None:
-    command = start(tmp_path)
+    command = start(tmp_path, "entries.fixmatch.train.steps=1000000")  # it cannot be over before the signal comes
     deadline = time.monotonic() + 120
     while len(finished(tmp_path)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(command.pid, signal.SIGINT)  # as a terminal does: to the workers too
     assert command.wait(60) == 130
     rows = read_rows(tmp_path / "out" / "killed" / "runs.csv")
-    assert 2 <= len(rows) < 8 and {row.status for row in rows} == {"done"}
+    assert 2 <= len(rows) <= 4 and {row.status for row in rows} == {"done"}
