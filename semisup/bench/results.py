@@ -16,8 +16,9 @@ from semisup.bench.rows import Row, write_rows
 from semisup.bench.runner import JobBoard
 from semisup.bench.suite import Suite
 from semisup.bench.summary import summarise
-from semisup.data import ImageData, draw_budget
+from semisup.data import ImageData
 from semisup.files import write_atomically
+from semisup.pipeline.plan import recipe_budget
 from semisup.pipeline.run import git_commit
 from semisup.stages import write_json
 
@@ -78,9 +79,7 @@ def write_results(
 def _row(cell: Cell, jobs: Sequence[Job], data: ImageData, board: JobBoard) -> Row:
     last = jobs[-1]
     # Of what was run, not of what was asked for: the notes compare the entries' splits.
-    used = last.recipe.data
-    split_seed = last.recipe.seed if used.split_seed is None else used.split_seed
-    budget = draw_budget(data.y_train, used.labels, split_seed, data.num_classes, used.validation)
+    budget = recipe_budget(last.recipe, data)
     artifact = board.finished.get(last.fingerprint)
     metrics: Mapping[str, Any] = {} if artifact is None else artifact.metrics
     done = [board.finished[job.fingerprint] for job in jobs if board.find(job)]

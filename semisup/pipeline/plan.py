@@ -28,7 +28,7 @@ from semisup.models import WeightsReport, count_parameters
 from semisup.pipeline.check import check_recipe
 from semisup.stages.networks import Network, build_method, check_weights_file, projector_widths, stage_network
 
-__all__ = ["Plan", "StagePlan", "make_plan", "plan_stages", "stage_inputs"]
+__all__ = ["Plan", "StagePlan", "make_plan", "plan_stages", "recipe_budget", "stage_inputs"]
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,20 @@ def make_plan(recipe: Recipe, data: ImageData | None = None, *, trial: bool = Tr
         precision = resolve_precision(recipe.precision, device)
     with _collecting(problems):
         data = load_data(recipe.data) if data is None else data
-        split_seed = recipe.seed if recipe.data.split_seed is None else recipe.data.split_seed
-        budget = draw_budget(data.y_train, recipe.data.labels, split_seed, data.num_classes, recipe.data.validation)
+        budget = recipe_budget(recipe, data)
     raise_all(problems, subject)
     assert data is not None
     return plan_stages(Plan(recipe, data, budget, device, precision, data.statistics, []), trial=trial)
+
+
+def recipe_budget(recipe: Recipe, data: ImageData) -> LabelBudget:
+    """Draw the labels that a recipe asks for.
+
+    Raises:
+        SemisupError: the data do not have them.
+    """
+    split_seed = recipe.seed if recipe.data.split_seed is None else recipe.data.split_seed
+    return draw_budget(data.y_train, recipe.data.labels, split_seed, data.num_classes, recipe.data.validation)
 
 
 def plan_stages(plan: Plan, *, trial: bool = True) -> Plan:
