@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
@@ -17,6 +15,7 @@ from semisup.bench.cells import Cell
 from semisup.bench.jobs import Job, unique_jobs
 from semisup.bench.runner import JobBoard
 from semisup.bench.suite import Suite
+from semisup.pipeline.console import Terminal
 
 __all__ = ["BenchConsole", "Shown"]
 
@@ -24,22 +23,8 @@ PLAIN_SECONDS = 10.0
 """Least time between progress lines where there is no terminal."""
 
 
-class BenchConsole:
-    """Prints a suite. `quiet` prints nothing but warnings."""
-
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(quiet=quiet)
-        if not self.console.is_terminal:
-            self.console.width = 150  # a log file has no edge to wrap at
-        self.errors = Console(stderr=True)
-
-    def warn(self, message: str) -> None:
-        """One line to standard error."""
-        self.errors.print(f"[yellow]warning:[/] {escape(message)}", highlight=False, soft_wrap=True)
-
-    def say(self, message: str) -> None:
-        """One line to standard output."""
-        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+class BenchConsole(Terminal):
+    """Prints a suite."""
 
     def show_suite(
         self, suite: Suite, runs: Sequence[tuple[Cell, Sequence[Job]]], board: JobBoard, workers: int

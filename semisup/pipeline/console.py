@@ -16,7 +16,7 @@ from semisup.engine.optim import warmup_steps
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.pipeline.result import RunResult, StageResult
 
-__all__ = ["Reporter", "StageProgress"]
+__all__ = ["Reporter", "StageProgress", "Terminal"]
 
 PLAIN_SECONDS = 5.0
 """Least time between progress lines where there is no terminal."""
@@ -53,11 +53,11 @@ class StageProgress:
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-class Reporter:
-    """Prints a run. `quiet` prints nothing but warnings.
+class Terminal:
+    """Where a command prints: lines to standard output, warnings to standard error.
 
     Args:
-        quiet: for library use.
+        quiet: prints nothing but warnings, for library use.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -73,6 +73,10 @@ class Reporter:
     def say(self, message: str) -> None:
         """One line to standard output; square brackets are only brackets."""
         self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+
+class Reporter(Terminal):
+    """Prints a run."""
 
     def show_plan(self, plan: Plan, reused: set[str]) -> None:
         """Data, labels, device, and a row for each stage."""
