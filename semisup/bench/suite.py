@@ -18,6 +18,7 @@ from semisup.config.labels import parse_labels
 from semisup.config.load import overlay, read_overrides
 from semisup.config.read import read_mapping
 from semisup.config.rules import at_least, between, matching, obeys, one_of
+from semisup.config.shipped import shipped_folder, shipped_names
 from semisup.errors import SemisupError, nearest, raise_all
 
 __all__ = [
@@ -300,12 +301,8 @@ def find_suite(ref: str | Path) -> Path:
 
 def shipped_suites() -> list[str]:
     """Return the names of the suites that come with the package, sorted, e.g. ``digits/budgets``."""
-    folder = _shipped_folder()
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    return shipped_names(_shipped_folder())
 
 
 def _shipped_folder() -> Path:
-    """Return where the suites are: inside an installed package, else in the checkout's benchmarks folder."""
-    package = Path(__file__).parents[1]
-    installed = package / "suites"
-    return installed if installed.is_dir() else package.parent / "benchmarks" / "suites"
+    return shipped_folder("suites", "benchmarks/suites")

@@ -17,6 +17,7 @@ from semisup.config.interpolate import forbidden, resolve
 from semisup.config.read import read_mapping, yaml_problems
 from semisup.config.rules import show
 from semisup.config.schema import Recipe
+from semisup.config.shipped import shipped_folder, shipped_names
 from semisup.errors import SemisupError, nearest, raise_all
 
 __all__ = ["find_recipe", "load_recipe", "overlay", "parse_recipe", "read_overrides", "shipped_recipes", "to_yaml"]
@@ -98,8 +99,7 @@ def find_recipe(ref: str | Path) -> Path:
 
 def shipped_recipes() -> list[str]:
     """Return the names of the recipes that come with the package, sorted, e.g. ``digits/quickstart``."""
-    folder = _shipped_folder()
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    return shipped_names(_shipped_folder())
 
 
 def to_yaml(recipe: Recipe) -> str:
@@ -108,10 +108,7 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def _shipped_folder() -> Path:
-    """Return where the recipes are: inside an installed package, else at the top of the checkout."""
-    package = Path(__file__).parents[1]
-    installed = package / "recipes"
-    return installed if installed.is_dir() else package.parent / "recipes"
+    return shipped_folder("recipes", "recipes")
 
 
 def _plain(value: Any) -> Any:
