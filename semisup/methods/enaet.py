@@ -22,6 +22,7 @@ from semisup.methods.base import (
     Update,
     Views,
 )
+from semisup.methods.ramps import linear_ramp
 from semisup.models import Classifier
 
 __all__ = ["EnAET"]
@@ -119,8 +120,8 @@ class EnAET(Method):
         transformation = torch.stack(errors).sum()
         yield Update(
             supervised
-            + _up(progress, self.ramp) * self.unlabeled_weight * unlabeled
-            + _up(progress, self.transform_ramp) * self.transform_weight * transformation
+            + linear_ramp(progress, self.ramp) * self.unlabeled_weight * unlabeled
+            + linear_ramp(progress, self.transform_ramp) * self.transform_weight * transformation
             + self.agreement_weight * agreement,
             log={
                 "supervised": supervised,
@@ -148,8 +149,3 @@ def transform(images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     factors = draw_colors(count, device)
     warped = {family: (warp(images, matrices), targets) for family, (matrices, targets) in drawn.items()}
     return {**warped, "color": (recolor(images, factors), factors)}
-
-
-def _up(progress: Progress, ramp: float) -> float:
-    """0 to 1, linear over the first part `ramp` of the run."""
-    return min(progress.fraction / ramp, 1.0) if ramp else 1.0

@@ -22,6 +22,7 @@ from semisup.methods.base import (
     Update,
     Views,
 )
+from semisup.methods.ramps import linear_ramp
 from semisup.models import Classifier
 
 __all__ = ["MetaPseudoLabels"]
@@ -129,7 +130,7 @@ class MetaPseudoLabels(Method):
                 help_ = help_ - self.baseline
 
         supervised = F.cross_entropy(logits, batch.labeled.y, label_smoothing=self.label_smoothing)
-        ramp = min(progress.fraction / self.uda_ramp, 1.0) if self.uda_ramp else 1.0
+        ramp = linear_ramp(progress, self.uda_ramp)
         uda = soft_cross_entropy(logits_strong, sharpened, mask)
         feedback = help_ * pseudo_label_cross_entropy(logits_strong, labels, torch.ones_like(mask))
         yield Update(

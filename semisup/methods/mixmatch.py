@@ -21,6 +21,7 @@ from semisup.methods.base import (
     Update,
     Views,
 )
+from semisup.methods.ramps import linear_ramp
 from semisup.models import Classifier
 
 __all__ = ["MixMatch"]
@@ -81,7 +82,7 @@ class MixMatch(Method):
         logits, logits_unlabeled = self.model(mix(images, partners, shares)).split([len(x), 2 * len(first)])
         supervised = soft_cross_entropy(logits, targets)
         unlabeled = mse_consistency(logits_unlabeled, targets_unlabeled)
-        up = min(progress.fraction / self.ramp, 1.0) if self.ramp else 1.0
+        up = linear_ramp(progress, self.ramp)
         yield Update(
             supervised + up * self.unlabeled_weight * unlabeled,
             log={"supervised": supervised, "unlabeled": unlabeled},

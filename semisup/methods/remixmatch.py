@@ -23,6 +23,7 @@ from semisup.methods.base import (
     Update,
     Views,
 )
+from semisup.methods.ramps import linear_ramp
 from semisup.models import Classifier
 
 __all__ = ["ReMixMatch"]
@@ -120,7 +121,7 @@ class ReMixMatch(Method):
         unlabeled = soft_cross_entropy(logits_unlabeled, targets_unlabeled)
         first_strong = soft_cross_entropy(logits_strong, guesses)
         rotation = F.cross_entropy(self.rotation_head(features_turned).float(), turns)
-        up = min(progress.fraction / self.ramp, 1.0) if self.ramp else 1.0
+        up = linear_ramp(progress, self.ramp)
         yield Update(
             supervised
             + up * (self.unlabeled_weight * unlabeled + self.strong_weight * first_strong)
