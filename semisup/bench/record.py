@@ -13,12 +13,9 @@ from semisup.bench.console import BenchConsole
 from semisup.bench.jobs import Job
 from semisup.bench.suite import Suite
 from semisup.stages import Artifact
-from semisup.tracking import EventLog, MlflowUploader, resolve_uri
+from semisup.tracking import EventLog, MlflowUploader, ending_run, resolve_uri
 
 __all__ = ["record_run", "recorded"]
-
-UPLOAD_SECONDS = 60.0
-"""Longest wait for MLflow after the last run; what is left can be sent later."""
 
 
 @contextmanager
@@ -31,17 +28,13 @@ def recorded(suite: Suite, folder: Path, data_hash: str, console: BenchConsole) 
     params = dataclasses.asdict(suite)
     del params["settings"]
     log.run_start(suite.name, params, {"data_hash": data_hash, "semisup_version": __version__})
-    status = "FAILED"
-    try:
-        yield log
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        log.run_end(status)
-        if uploader is not None and not uploader.close(UPLOAD_SECONDS if status == "FINISHED" else 5.0):
+
+    def on_closed(delivered: bool) -> None:
+        if not delivered:
             console.warn(f"some numbers have not reached MLflow; send them with: semisup track {folder}")
+
+    with ending_run(log, uploader, on_closed):
+        yield log
 
 
 def record_run(log: EventLog, cell: Cell, jobs: Sequence[Job], artifact: Artifact | None, error: str) -> None:

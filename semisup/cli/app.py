@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +19,20 @@ __all__ = ["main"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
+@contextlib.contextmanager
+def _saying_how_to_go_on() -> Iterator[None]:
+    """Turn Ctrl-C into exit 130 and a failing disk into exit 1, with the command that goes on."""
+    again = f"go on with: semisup {shlex.join(sys.argv[1:])}"
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; {again}", err=True)
+        raise typer.Exit(130) from None
+    except OSError as error:  # a full disk, a folder that vanished
+        typer.echo(f"error: {error}; once that is mended, {again}", err=True)
+        raise typer.Exit(1) from None
+
+
 @app.command()
 def run(
     recipe: Annotated[str, typer.Argument(help="A YAML file or a shipped recipe, e.g. digits/quickstart.")],
@@ -26,19 +42,13 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Run every stage again, finished ones too.")] = False,
 ) -> None:
     """Run a recipe, stage by stage; finished stages are reused, an unfinished one is resumed."""
-    try:
+    with _saying_how_to_go_on():
         from semisup.config import load_recipe
 
         loaded = load_recipe(recipe, overrides or [])  # before torch is imported: most mistakes are answered at once
         from semisup.pipeline import run as run_recipe
 
         run_recipe(loaded, out=out, dry_run=dry_run, fresh=fresh)
-    except KeyboardInterrupt:
-        typer.echo(f"stopped; go on with: semisup {shlex.join(sys.argv[1:])}", err=True)
-        raise typer.Exit(130) from None
-    except OSError as error:  # a full disk, a folder that vanished
-        typer.echo(f"error: {error}; once that is mended, go on with: semisup {shlex.join(sys.argv[1:])}", err=True)
-        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -69,19 +79,13 @@ def bench(
         from semisup.bench import shipped_suites
 
         raise SemisupError(f"bench: name a suite; shipped: {', '.join(shipped_suites())}")
-    try:
+    with _saying_how_to_go_on():
         from semisup.bench import load_suite
 
         load_suite(suite, overrides or [])  # before torch is imported: most mistakes are answered at once
         from semisup.bench.run import bench as run_suite
 
         run_suite(suite, overrides or [], out=out, dry_run=dry_run, scheduler=scheduler, workers=workers)
-    except KeyboardInterrupt:
-        typer.echo(f"stopped; go on with: semisup {shlex.join(sys.argv[1:])}", err=True)
-        raise typer.Exit(130) from None
-    except OSError as error:  # a full disk, a folder that vanished
-        typer.echo(f"error: {error}; once that is mended, go on with: semisup {shlex.join(sys.argv[1:])}", err=True)
-        raise typer.Exit(1) from None
 
 
 @app.command()

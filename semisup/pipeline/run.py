@@ -22,12 +22,9 @@ from semisup.pipeline.plan import Plan, StagePlan, make_plan
 from semisup.pipeline.result import RunResult, StageResult
 from semisup.stages import Artifact, read_artifact, write_json
 from semisup.stages.artifact import RECORD
-from semisup.tracking import EventLog, MlflowUploader, resolve_uri
+from semisup.tracking import EventLog, MlflowUploader, ending_run, resolve_uri
 
 __all__ = ["git_commit", "run"]
-
-UPLOAD_SECONDS = 60.0
-"""Longest wait for MLflow after the last stage; what is left can be sent later."""
 
 
 def run(
@@ -166,21 +163,15 @@ def _tracked(plan: Plan, folder: Path, reporter: Reporter) -> Iterator[EventLog]
     del params["stages"]  # each stage's run has its own
     log.run_start(recipe.name, params, tags)
     log.artifact(None, folder / "recipe.yaml", "")
-    status = "FAILED"
-    try:
+
+    def on_closed(delivered: bool) -> None:
+        if delivered and uploader is not None:
+            reporter.say(f"tracked: {uploader.uri}, experiment '{recipe.tracking.experiment}'")
+        else:
+            reporter.warn(f"some metrics have not reached MLflow; send them with: semisup track {folder}")
+
+    with ending_run(log, uploader, on_closed):
         yield log
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        log.run_end(status)
-        if uploader is not None:
-            delivered = uploader.close(UPLOAD_SECONDS if status == "FINISHED" else 5.0)
-            if not delivered:
-                reporter.warn(f"some metrics have not reached MLflow; send them with: semisup track {folder}")
-            else:
-                reporter.say(f"tracked: {uploader.uri}, experiment '{recipe.tracking.experiment}'")
 
 
 def _log_artifact(log: EventLog, stage: StagePlan, artifact: Artifact, folder: Path, status: str) -> None:

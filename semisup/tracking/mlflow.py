@@ -15,10 +15,11 @@ from typing import Any
 
 from semisup.errors import SemisupError
 from semisup.tracking.delivery import CURSOR_FILE, Cursor, Delivery, Summary
-from semisup.tracking.events import EVENTS_FILE
+from semisup.tracking.events import EVENTS_FILE, EventLog
 
-__all__ = ["MlflowUploader", "Summary", "replay", "resolve_uri"]
+__all__ = ["MlflowUploader", "Summary", "ending_run", "replay", "resolve_uri"]
 
+UPLOAD_SECONDS = 60.0  # longest wait for MLflow after a finished run; what is left can be sent later
 POLL_SECONDS = 1.0  # how far MLflow may lag behind the log
 RETRY_SECONDS = 10.0
 DEFAULT_EXPERIMENT = "semisup"
@@ -130,6 +131,28 @@ class MlflowUploader:
         if sentence not in self._warned:
             self._warned.add(sentence)
             self._warn(sentence)
+
+
+@contextlib.contextmanager
+def ending_run(log: EventLog, uploader: MlflowUploader | None, on_closed: Callable[[bool], None]) -> Iterator[None]:
+    """Record how a run ends, whatever ends it, and give its upload a last chance.
+
+    Args:
+        log: of the run, which has started.
+        uploader: of the log's folder, or None.
+        on_closed: told whether everything has been delivered; not called without an uploader.
+    """
+    status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        log.run_end(status)
+        if uploader is not None:
+            on_closed(uploader.close(UPLOAD_SECONDS if status == "FINISHED" else 5.0))
 
 
 def replay(folder: Path, uri: str | None = None) -> Summary:
