@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semisup.augment import draw_mixing, mix
 from semisup.augment.transformations import draw_affine, draw_colors, draw_projective, recolor, warp
-from semisup.losses import mse_consistency, sharpen, soft_cross_entropy
+from semisup.losses import mse_consistency, soft_cross_entropy
 from semisup.methods.base import (
     Batch,
     Fraction,
@@ -22,6 +21,7 @@ from semisup.methods.base import (
     Update,
     Views,
 )
+from semisup.methods.mixmatch import guess_and_mix
 from semisup.methods.ramps import linear_ramp
 from semisup.models import Classifier
 
@@ -97,17 +97,12 @@ class EnAET(Method):
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """One update of the joint loss."""
-        x, first, second = batch.labeled["weak"], batch.unlabeled["first"], batch.unlabeled["second"]
-        with torch.no_grad():
-            probs = self.model(torch.cat([first, second])).float().softmax(1)
-            guesses = sharpen((probs[: len(first)] + probs[len(first) :]) / 2, self.temperature)
-        labels = F.one_hot(batch.labeled.y, guesses.shape[1]).to(guesses.dtype)
-        images, targets = torch.cat([x, first, second]), torch.cat([labels, guesses, guesses])
-        partners, shares = draw_mixing(len(images), self.alpha, images.device)
-        targets, targets_unlabeled = mix(targets, partners, shares).split([len(x), 2 * len(first)])
+        x, first = batch.labeled["weak"], batch.unlabeled["first"]
+        guesses, images, targets = guess_and_mix(self.model, batch, self.temperature, self.alpha)
+        targets, targets_unlabeled = targets.split([len(x), 2 * len(first)])
         transformed = transform(first)
 
-        inputs = [mix(images, partners, shares), first, *(changed for changed, _ in transformed.values())]
+        inputs = [images, first, *(changed for changed, _ in transformed.values())]
         mixed, plain, *changed = self.model.features(torch.cat(inputs)).split([len(part) for part in inputs])
         logits, logits_unlabeled = self.model.head(mixed).split([len(x), 2 * len(first)])
         supervised = soft_cross_entropy(logits, targets)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from semisup.augment import draw_mixing, mix
 from semisup.losses import mse_consistency, sharpen, soft_cross_entropy
@@ -24,7 +24,7 @@ from semisup.methods.base import (
 from semisup.methods.ramps import linear_ramp
 from semisup.models import Classifier
 
-__all__ = ["MixMatch"]
+__all__ = ["MixMatch", "guess_and_mix"]
 
 
 class MixMatch(Method):
@@ -71,15 +71,10 @@ class MixMatch(Method):
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """One update of the joint loss."""
-        x, first, second = batch.labeled["weak"], batch.unlabeled["first"], batch.unlabeled["second"]
-        with torch.no_grad():
-            probs = self.model(torch.cat([first, second])).float().softmax(1)
-            guesses = sharpen((probs[: len(first)] + probs[len(first) :]) / 2, self.temperature)
-        labels = F.one_hot(batch.labeled.y, guesses.shape[1]).to(guesses.dtype)
-        images, targets = torch.cat([x, first, second]), torch.cat([labels, guesses, guesses])
-        partners, shares = draw_mixing(len(images), self.alpha, images.device)
-        targets, targets_unlabeled = mix(targets, partners, shares).split([len(x), 2 * len(first)])
-        logits, logits_unlabeled = self.model(mix(images, partners, shares)).split([len(x), 2 * len(first)])
+        x, first = batch.labeled["weak"], batch.unlabeled["first"]
+        guesses, images, targets = guess_and_mix(self.model, batch, self.temperature, self.alpha)
+        targets, targets_unlabeled = targets.split([len(x), 2 * len(first)])
+        logits, logits_unlabeled = self.model(images).split([len(x), 2 * len(first)])
         supervised = soft_cross_entropy(logits, targets)
         unlabeled = mse_consistency(logits_unlabeled, targets_unlabeled)
         up = linear_ramp(progress, self.ramp)
@@ -92,3 +87,25 @@ class MixMatch(Method):
     def predictor(self) -> nn.Module:
         """The classifier itself; recipes judge its EMA, as the paper does."""
         return self.model
+
+
+def guess_and_mix(model: nn.Module, batch: Batch, temperature: float, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Guess the labels of the unlabeled images from their views "first" and "second", and mix all images and labels.
+
+    Args:
+        model: classifies; runs in its own mode, without gradient.
+        batch: B labeled images in the view "weak" and U unlabeled ones.
+        temperature: sharpens the mean of the two views' probabilities, > 0.
+        alpha: of the Beta distribution of the mixing proportions, >= 0.
+
+    Returns:
+        Guesses (U, C); mixed images (B + 2U, C, H, W), labeled first; their mixed labels (B + 2U, C).
+    """
+    x, first, second = batch.labeled["weak"], batch.unlabeled["first"], batch.unlabeled["second"]
+    with torch.no_grad():
+        probs = model(torch.cat([first, second])).float().softmax(1)
+        guesses = sharpen((probs[: len(first)] + probs[len(first) :]) / 2, temperature)
+    labels = F.one_hot(batch.labeled.y, guesses.shape[1]).to(guesses.dtype)
+    images, targets = torch.cat([x, first, second]), torch.cat([labels, guesses, guesses])
+    partners, shares = draw_mixing(len(images), alpha, images.device)
+    return guesses, mix(images, partners, shares), mix(targets, partners, shares)
