@@ -43,10 +43,13 @@ class SmallCNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(N, C, H, W)`` to features ``(N, 4 * width)``."""
-        x = _shrink(self.layer1(images))
-        x = _shrink(self.layer2(x))
-        maps: Tensor = self.layer3(x)
-        return maps.mean(dim=(2, 3))
+        return self.maps(images)[-1].mean(dim=(2, 3))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Return the three layers' maps ``(N, channels, h, w)``, the first before it is shrunk for the second."""
+        first = self.layer1(images)
+        second = self.layer2(_shrink(first))
+        return [first, second, self.layer3(_shrink(second))]
 
 
 def _layer(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -85,14 +85,18 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(N, C, H, W)`` to features ``(N, num_features)``."""
+        return self.maps(images)[-1].mean(dim=(2, 3))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Return the four groups' maps ``(N, channels, h, w)``."""
         x = F.relu(self.bn1(self.conv1(images)), inplace=True)
         if self.pool:
             x = F.max_pool2d(x, 3, stride=2, padding=1)
-        x = self.layer1(x)
-        x = self.layer2(x)
-        x = self.layer3(x)
-        maps: Tensor = self.layer4(x)
-        return maps.mean(dim=(2, 3))
+        found = []
+        for group in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = group(x)
+            found.append(x)
+        return found
 
 
 class _Basic(nn.Module):

@@ -61,10 +61,13 @@ class WideResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(N, C, H, W)`` to features ``(N, 64 * width)``."""
-        x = self.stem(images)
-        x = self.group3(self.group2(self.group1(x)))
-        x = F.leaky_relu(self.bn(x), LEAK, inplace=True)
-        return x.mean(dim=(2, 3))
+        return self.maps(images)[-1].mean(dim=(2, 3))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Return the three groups' maps ``(N, channels, h, w)``, the last one after BN and leaky ReLU."""
+        first = self.group1(self.stem(images))
+        second = self.group2(first)
+        return [first, second, F.leaky_relu(self.bn(self.group3(second)), LEAK, inplace=True)]
 
 
 class _Block(nn.Module):

@@ -209,3 +209,18 @@ def test_wrn_lists_every_problem() -> None:
     with pytest.raises(SemisupError) as error:
         WideResNet(30, 0, 2.0, in_channels=0)
     assert all(word in str(error.value) for word in ("4 problems", "depth", "width", "bn_momentum", "in_channels"))
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS[:-1])
+def test_maps_are_what_the_features_are_the_mean_of(name: str, options: dict[str, object]) -> None:
+    network = build_backbone(name, options, in_channels=1, image_size=16).eval()
+    images = torch.rand(3, 1, 16, 16)
+    with torch.no_grad():
+        maps = network.maps(images)
+        kept = [each.clone() for each in maps]
+        torch.testing.assert_close(maps[-1].mean(dim=(2, 3)), network(images), rtol=0, atol=0)
+        for before, after in zip(kept, network.maps(images), strict=True):  # no layer wrote over the one before it
+            torch.testing.assert_close(before, after, rtol=0, atol=0)
+    assert len(maps) >= 3
+    assert [each.shape[1] for each in maps] == sorted(each.shape[1] for each in maps)
+    assert [each.shape[2] for each in maps] == sorted((each.shape[2] for each in maps), reverse=True)
