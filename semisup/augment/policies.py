@@ -16,17 +16,20 @@ import torch
 from torch import Generator, Tensor
 
 from semisup.augment import ops
+from semisup.augment.ctaugment import CTAugment, CTAugmentCutout, CTAugmentProbe
 from semisup.augment.options import fraction_or_colour, names, number, one_of, option, pair, problems
 from semisup.augment.policy import (
     Drawn,
     Policy,
     Shape,
     apply_each,
+    apply_in_turn,
     draw_boxes,
     draw_flips,
     draw_shifts,
     moved,
     pixels,
+    usable,
 )
 from semisup.errors import SemisupError, nearest, raise_all
 
@@ -185,26 +188,20 @@ class RandAugment(Policy):
         }
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
-        """Weak view, first operation, geometry, second operation, cutout.
-
-        With two operations this keeps their order whichever of them are geometric: light 1, geometry 1 and 2 as one
-        matrix, light 2.
-        """
+        """Weak view, the two operations, cutout."""
         _, channels, height, width = images.shape
         pool, fill = self.pool_for(channels), self._fill(images)
-        table = [PHOTOMETRIC.get(name) for name in pool]
         choice, levels = drawn["ops"], drawn["levels"]
-        strengths = _strengths(pool, self.ranges)[choice, levels.abs()]
-        matrices = _geometry(pool, height, width)[choice, levels + LEVELS]
-
         out = ops.translate_reflect(images, moved(drawn["shifts"], images), moved(drawn["flips"], images))
-        out = apply_each(out, choice[:, 0], strengths[:, 0], table)
-        bent = torch.tensor([name in GEOMETRIC for name in pool])[choice].any(1).nonzero().squeeze(1)  # on the host
-        if len(bent):
-            matrices = ops.compose(matrices[bent, 0], matrices[bent, 1])
-            index = moved(bent, images)
-            out.index_copy_(0, index, ops.affine(out.index_select(0, index), moved(matrices, images), fill))
-        out = apply_each(out, choice[:, 1], strengths[:, 1], table)
+        out = apply_in_turn(
+            out,
+            choice,
+            _strengths(pool, self.ranges)[choice, levels.abs()],
+            [PHOTOMETRIC.get(name) for name in pool],
+            _geometry(pool, height, width)[choice, levels + LEVELS],
+            torch.tensor([name in GEOMETRIC for name in pool]),
+            fill,
+        )
         side = pixels(self.cutout, min(height, width))
         if side:
             out = ops.cutout(out, moved(drawn["centres"], images), side, fill)
@@ -216,11 +213,7 @@ class RandAugment(Policy):
         Raises:
             SemisupError: nothing is left of ``pool`` for one channel.
         """
-        pool = self.pool or (GRAY_POOL if channels == 1 else COLOUR_POOL)
-        usable = tuple(name for name in pool if channels > 1 or name != "color")
-        if not usable:
-            raise SemisupError(f"RandAugment: pool {list(pool)} has no operation for images of one channel")
-        return (*usable, IDENTITY)
+        return (*usable(self.pool, COLOUR_POOL, GRAY_POOL, channels), IDENTITY)
 
     def _fill(self, images: Tensor) -> float | Tensor:
         """Return the fill: a number, or (C,) on the images' device.
@@ -313,6 +306,9 @@ POLICIES: dict[str, type[Policy]] = {
     "randaugment": RandAugment,
     "simclr": SimCLR,
     "crop_flip": CropFlip,
+    "ctaugment": CTAugment,
+    "ctaugment_cutout": CTAugmentCutout,
+    "ctaugment_probe": CTAugmentProbe,
 }
 """Every policy a recipe can name."""
 

@@ -17,20 +17,23 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor
 
+from semisup.augment import ops
 from semisup.augment.options import flag, option, problems
-from semisup.errors import raise_all
+from semisup.errors import SemisupError, raise_all
 
 __all__ = [
     "Drawn",
     "Policy",
     "Shape",
     "apply_each",
+    "apply_in_turn",
     "check_batch",
     "draw_boxes",
     "draw_flips",
     "draw_shifts",
     "moved",
     "pixels",
+    "usable",
 ]
 
 Drawn = dict[str, Tensor]
@@ -133,6 +136,25 @@ def draw_boxes(shape: Shape, scale: Sequence[float] | None, ratio: Sequence[floa
     return torch.cat([places * (limit - size), size], dim=1)
 
 
+def usable(pool: Sequence[str] | None, colour: Sequence[str], gray: Sequence[str], channels: int) -> tuple[str, ...]:
+    """Return the names of the operations to draw from for images of so many channels.
+
+    Args:
+        pool: those asked for; None takes the default.
+        colour: default for three channels.
+        gray: default for one channel, where "color" does nothing and is never in use.
+        channels: 1 or 3.
+
+    Raises:
+        SemisupError: nothing is left of `pool` for one channel.
+    """
+    asked = pool or (gray if channels == 1 else colour)
+    left = tuple(name for name in asked if channels > 1 or name != "color")
+    if not left:
+        raise SemisupError(f"pool {list(asked)} has no operation for images of one channel")
+    return left
+
+
 def pixels(fraction: float, side: int) -> int:
     """Return a fraction of a side in whole pixels, halves upwards (round() would take 2.5 to 2 and 3.5 to 4)."""
     return int(fraction * side + 0.5)
@@ -167,4 +189,41 @@ def apply_each(
         if count and operation is not None:
             rows = index[start:stop]
             images.index_copy_(0, rows, operation(images.index_select(0, rows), values[start:stop]))
+    return images
+
+
+def apply_in_turn(
+    images: Tensor,
+    choice: Tensor,
+    values: Tensor,
+    table: Sequence[Callable[[Tensor, Tensor], Tensor] | None],
+    matrices: Tensor,
+    bends: Tensor,
+    fill: float | Tensor,
+) -> Tensor:
+    """Run on each image the K operations it drew, one after another. Writes into ``images``, and returns it.
+
+    They are taken in pairs: light 1, geometry 1 and 2 as one resampling, light 2. This keeps the order of the two
+    whichever of them are geometric.
+
+    Args:
+        images: (N, C, H, W), free to be overwritten.
+        choice: (N, K) places in ``table``, on the CPU.
+        values: (N, K, ...) arguments for the operations on light, on the CPU or on the images' device.
+        table: P operations on light, (images, values) to images; None where the operation is geometric, or identity.
+        matrices: (N, K, 2, 3) of the geometric operations, identity for others; on the CPU or on the images' device.
+        bends: (P,) bool, which operations are geometric, on the CPU.
+        fill: see :func:`semisup.augment.ops.affine`.
+    """
+    for first in range(0, choice.shape[1], 2):
+        pair = choice[:, first : first + 2]
+        images = apply_each(images, pair[:, 0], values[:, first], table)
+        bent = bends[pair].any(1).nonzero().squeeze(1)  # on the host
+        if len(bent):
+            index = moved(bent, images)
+            both = moved(matrices[:, first : first + 2], images).index_select(0, index)
+            matrix = both[:, 0] if pair.shape[1] == 1 else ops.compose(both[:, 0], both[:, 1])
+            images.index_copy_(0, index, ops.affine(images.index_select(0, index), matrix, fill))
+        if pair.shape[1] == 2:
+            images = apply_each(images, pair[:, 1], values[:, first + 1], table)
     return images

@@ -17,6 +17,9 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
     ],
     "simclr": [{}, {"strength": 1.0, "blur": 0.5}, {"scale": [0.5, 0.5], "jitter": 1, "gray": 1, "strength": 2.5}],
     "crop_flip": [{}, {"scale": (1, 1), "ratio": (0.5, 2)}],
+    "ctaugment": [{}, {"pool": ["cutout", "blur", "smooth", "rescale"], "threshold": 0.0}],
+    "ctaugment_cutout": [{}],
+    "ctaugment_probe": [{}, {"pool": ["posterize", "identity"]}],
 }
 CASES = [(name, options) for name, many in OPTIONS.items() for options in many]
 MANY = 20_000
