@@ -16,7 +16,9 @@ import torch
 from torch import Generator, Tensor
 
 from semisup.augment import ops
+from semisup.augment.automatic import AutoAugment, RandAugmentNM, TrivialAugment
 from semisup.augment.ctaugment import CTAugment, CTAugmentCutout, CTAugmentProbe
+from semisup.augment.operations import GEOMETRIC, IDENTITY, PHOTOMETRIC
 from semisup.augment.options import fraction_or_colour, names, number, one_of, option, pair, problems
 from semisup.augment.policy import (
     Drawn,
@@ -27,11 +29,12 @@ from semisup.augment.policy import (
     draw_boxes,
     draw_flips,
     draw_shifts,
+    fill_for,
     moved,
     pixels,
     usable,
 )
-from semisup.errors import SemisupError, nearest, raise_all
+from semisup.errors import nearest, raise_all
 
 __all__ = [
     "POLICIES",
@@ -110,22 +113,6 @@ class CropFlip(Policy):
         return out.contiguous(memory_format=torch.channels_last)
 
 
-PHOTOMETRIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "autocontrast": lambda images, _: ops.autocontrast(images),
-    "brightness": ops.brightness,
-    "color": ops.color,
-    "contrast": ops.contrast,
-    "equalize": lambda images, _: ops.equalize(images),
-    "invert": lambda images, _: ops.invert(images),
-    "posterize": ops.posterize,
-    "sharpness": ops.sharpness,
-    "solarize": ops.solarize,
-}
-"""RandAugment's operations on light and colour: images and (N,) strengths to images."""
-
-GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
-IDENTITY = "identity"
-
 COLOUR_POOL = (
     *(IDENTITY, "autocontrast", "equalize", "rotate", "solarize", "color", "contrast", "brightness", "sharpness"),
     *("shear_x", "shear_y", "translate_x", "translate_y", "posterize"),
@@ -190,7 +177,7 @@ class RandAugment(Policy):
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
         """Weak view, the two operations, cutout."""
         _, channels, height, width = images.shape
-        pool, fill = self.pool_for(channels), self._fill(images)
+        pool, fill = self.pool_for(channels), fill_for(images, self.fill)
         choice, levels = drawn["ops"], drawn["levels"]
         out = ops.translate_reflect(images, moved(drawn["shifts"], images), moved(drawn["flips"], images))
         out = apply_in_turn(
@@ -214,20 +201,6 @@ class RandAugment(Policy):
             SemisupError: nothing is left of ``pool`` for one channel.
         """
         return (*usable(self.pool, COLOUR_POOL, GRAY_POOL, channels), IDENTITY)
-
-    def _fill(self, images: Tensor) -> float | Tensor:
-        """Return the fill: a number, or (C,) on the images' device.
-
-        Raises:
-            SemisupError: three numbers for images of one channel.
-        """
-        if self.fill is None:
-            return 0.0 if images.shape[1] == 1 else 0.5
-        if isinstance(self.fill, int | float):
-            return float(self.fill)
-        if images.shape[1] != len(self.fill):
-            raise SemisupError(f"RandAugment: fill {list(self.fill)} needs images of {len(self.fill)} channels, not 1")
-        return moved(torch.tensor(self.fill), images)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -306,6 +279,9 @@ POLICIES: dict[str, type[Policy]] = {
     "randaugment": RandAugment,
     "simclr": SimCLR,
     "crop_flip": CropFlip,
+    "randaugment_nm": RandAugmentNM,
+    "trivialaugment": TrivialAugment,
+    "autoaugment": AutoAugment,
     "ctaugment": CTAugment,
     "ctaugment_cutout": CTAugmentCutout,
     "ctaugment_probe": CTAugmentProbe,

@@ -31,6 +31,7 @@ __all__ = [
     "draw_boxes",
     "draw_flips",
     "draw_shifts",
+    "fill_for",
     "moved",
     "pixels",
     "usable",
@@ -167,6 +168,25 @@ def moved(values: Tensor, images: Tensor) -> Tensor:
     """Move what was drawn to the images' device (and dtype, if floating point) without waiting for it."""
     dtype = images.dtype if values.is_floating_point() else values.dtype
     return values.to(images.device, dtype, non_blocking=True)
+
+
+def fill_for(images: Tensor, fill: float | Sequence[float] | None) -> float | Tensor:
+    """Return a colour for these images: a number, or (C,) on their device.
+
+    Args:
+        images: (N, C, H, W).
+        fill: a number, three (red, green, blue), or None: grey (0.5), and black for one channel.
+
+    Raises:
+        SemisupError: three numbers for images of one channel.
+    """
+    if fill is None:
+        return 0.0 if images.shape[1] == 1 else 0.5
+    if isinstance(fill, int | float):
+        return float(fill)
+    if images.shape[1] != len(fill):
+        raise SemisupError(f"fill {list(fill)} needs images of {len(fill)} channels, not 1")
+    return moved(torch.tensor(fill), images)
 
 
 def apply_each(

@@ -310,6 +310,13 @@ def test_cutout_paints_the_clipped_square() -> None:
         assert torch.equal(out, expected)
 
 
+def test_cutout_takes_a_size_for_each_image() -> None:
+    images, centres = make_images(3, 3, 10, 12), torch.tensor([[0, 0], [9, 11], [5, 6]])
+    ours = ops.cutout(images, centres, torch.tensor([1, 4, 7]))
+    for n, size in enumerate((1, 4, 7)):
+        assert torch.equal(ours[n : n + 1], ops.cutout(images[n : n + 1], centres[n : n + 1], size))
+
+
 @pytest.mark.parametrize("side", [32, 28, 8])
 def test_cutout_of_half_the_side_paints_19_percent(side: int) -> None:
     # Every centre once: 0.4375^2 = 19.14 %, whatever the (even) half.
@@ -324,6 +331,7 @@ def test_cutout_of_half_the_side_paints_19_percent(side: int) -> None:
 ALL: dict[str, Callable[[Tensor], Tensor]] = {
     "affine": lambda x: ops.affine(x, ops.rotation(torch.full((len(x),), 20.0, device=x.device), (9, 9)), 0.5),
     "autocontrast": ops.autocontrast,
+    "blur": ops.blur,
     "brightness": lambda x: ops.brightness(x, torch.full((len(x),), 1.7, device=x.device)),
     "contrast": lambda x: ops.contrast(x, torch.full((len(x),), 1.7, device=x.device)),
     "cutout": lambda x: ops.cutout(x, torch.zeros(len(x), 2, dtype=torch.long, device=x.device), 4),
@@ -346,7 +354,7 @@ ALL: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def test_every_op_is_listed_here() -> None:
-    helpers = {"color", "compose", "rotation", "shear_x", "shear_y", "translation"}  # color is saturation
+    helpers = {"color", "compose", "rotation", "shear_x", "shear_y", "translation", "zoom"}  # color is saturation
     assert set(ops.__all__) - helpers == set(ALL)
 
 
