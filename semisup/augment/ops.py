@@ -30,6 +30,7 @@ __all__ = [
     "hflip",
     "hue",
     "invert",
+    "noise",
     "posterize",
     "resized_crop",
     "rotate90",
@@ -358,6 +359,17 @@ def equalize(images: Tensor) -> Tensor:
     table = ((upto - histogram + (step / 2).floor_()) / step.clamp_min(1)).floor_().clamp_max_(255)
     table = torch.where(step > 0, table, torch.arange(256, device=images.device))
     return table.gather(1, levels).div_(255).to(images.dtype).view(images.shape)
+
+
+def noise(images: Tensor, draws: Tensor, stds: Tensor) -> Tensor:
+    """Add Gaussian noise and clip.
+
+    Args:
+        images: (N, C, H, W).
+        draws: (N, C, H, W) standard normal numbers.
+        stds: (N,) standard deviations >= 0, in units of the range [0, 1].
+    """
+    return torch.addcmul(images, draws.to(images.dtype), _each(stds, images)).clamp_(0, 1)
 
 
 def sharpness(images: Tensor, factors: Tensor) -> Tensor:
