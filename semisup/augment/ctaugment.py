@@ -1,14 +1,15 @@
 """CTAugment: strong augmentation whose strengths are learned while training, from labeled images.
 
 The strength of each operation falls into bins, and each bin has a rate: how well the network still tells the label of
-images augmented so. Bins of low rate are not drawn. The rates are a tensor of the method, and with it in its
-checkpoints; the policies here are handed it and keep nothing.
+images augmented so. Bins of low rate are not drawn. The rates are a tensor of the method, and so in its checkpoints;
+the policies here are handed it and keep nothing. At each step
 
-- a *probe* of each labeled image: two operations, each in a bin drawn evenly, whatever the rates are;
+- a *probe* of each labeled image is made: two operations, each in a bin drawn evenly, whatever the rates are;
 - the network's answer to the probe moves the rates of those bins (:func:`update_rates`);
-- a *view* to train on: two operations, each in a bin drawn by the rates, which never leave the device.
+- the *views* to train on are made: two operations, each in a bin drawn by the rates as the step before left them.
 
-Which operation an image drew is known to the host; only its strength is not.
+Which operation an image drew is known to the host. How strong it is depends on the rates, which never leave the device.
+A view takes one and a half to two times as long as RandAugment's, which leaves half of its operations out.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ __all__ = ["BINS", "OPERATIONS", "CTAugment", "CTAugmentCutout", "CTAugmentProbe
 BINS = 17
 DEPTH = 2  # operations on each image
 DECAY = 0.99
-"""Of a rate at each of its updates. This, the bins and the depth: google-research/remixmatch, libml/ctaugment.py."""
+"""Of a rate at each of its probes. This and the depth: google-research/fixmatch, cta/lib/train.py; the bins:
+libml/ctaugment.py there."""
 
 
 def _partly(operation: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -105,7 +107,8 @@ def new_rates() -> Tensor:
 def update_rates(rates: Tensor, bins: Tensor, matches: Tensor) -> None:
     """Move the rate of each bin that was probed: rate = 0.99 rate + 0.01 match, once for each of its probes, in order.
 
-    Nothing here waits for the device, and sums are made in a fixed order.
+    As google-research/fixmatch does for CIFAR; its code for ImageNet takes the mean of a batch's probes of a bin, and
+    so moves a bin once. Nothing here waits for the device, and sums are made in a fixed order.
 
     Args:
         rates: (19, 17), changed in place.
@@ -160,7 +163,7 @@ class CTAugment(Policy):
         shift: of the weak view, see :class:`semisup.augment.policies.Weak`.
         pool: names of the operations to draw from. Null: all 19 of the paper; for one channel the 16 without "color"
             (does nothing there), "invert" and "solarize" (invert the background).
-        threshold: least weight of a bin that is drawn, relative to the best of its operation, 0 to 1.
+        threshold: least weight of a bin that is drawn, relative to the best of its operation, 0 to 1. Paper: 0.8.
         cutout: side of a square painted last, as a fraction of the shorter side; 0 for none.
     """
 

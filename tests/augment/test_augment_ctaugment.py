@@ -195,13 +195,14 @@ def test_at_first_all_bins_are_equally_likely(name: str, count: int) -> None:
     assert ((counts[:count] - MANY / count).abs() < 5 * (MANY / count) ** 0.5).all()
 
 
-def test_bins_are_drawn_by_their_rates_and_dead_ones_never() -> None:
+@pytest.mark.parametrize(("lowest", "threshold"), [(0.5, 0.8), (0.0, 0.1)])
+def test_bins_are_drawn_by_their_rates_and_dead_ones_never(lowest: float, threshold: float) -> None:
     rates, place = new_rates(), OPERATIONS.index("color")
-    rates[place] = torch.linspace(0.5, 1.0, BINS)
+    rates[place] = torch.linspace(lowest, 1.0, BINS)
     weights = (rates[place].double() + 0.01) / 1.01
-    weights[weights < 0.8] = 0
-    assert 3 < (weights == 0).sum() < 14
-    shares = torch.bincount(drawn_bins(rates, "color"), minlength=BINS) / MANY
+    weights[weights < threshold] = 0
+    assert 1 < (weights == 0).sum() < 14
+    shares = torch.bincount(drawn_bins(rates, "color", threshold), minlength=BINS) / MANY
     torch.testing.assert_close(shares.double(), weights / weights.sum(), atol=0.01, rtol=0)
     assert (shares[weights == 0] == 0).all()
 
