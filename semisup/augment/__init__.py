@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from semisup.augment.mixing import draw_mixing, mix
+from semisup.augment.mixing import cut, draw_cutting, draw_mixing, mix
 from semisup.augment.normalize import Normalize, to_float
 from semisup.augment.policies import POLICIES, Policy, build_policy, check_policy
 from semisup.augment.puzzles import four_rotations, rotate_quarters
@@ -17,6 +17,8 @@ __all__ = [
     "back_translate",
     "build_policy",
     "check_policy",
+    "cut",
+    "draw_cutting",
     "draw_mixing",
     "four_rotations",
     "mix",

@@ -18,6 +18,7 @@ from torch import Tensor
 __all__ = [
     "affine",
     "autocontrast",
+    "blur",
     "brightness",
     "color",
     "compose",
@@ -29,6 +30,7 @@ __all__ = [
     "hflip",
     "hue",
     "invert",
+    "noise",
     "posterize",
     "resized_crop",
     "rotate90",
@@ -40,6 +42,7 @@ __all__ = [
     "solarize",
     "translate_reflect",
     "translation",
+    "zoom",
 ]
 
 # Geometry that moves whole pixels ------------------------------------------------------------------------------------
@@ -91,7 +94,7 @@ def rotate90(images: Tensor, quarters: Tensor) -> Tensor:
     return _take_flat(images, table[quarters.long() % 4]).view(images.shape)
 
 
-def cutout(images: Tensor, centres: Tensor, size: int, fill: float | Tensor = 0.5) -> Tensor:
+def cutout(images: Tensor, centres: Tensor, size: int | Tensor, fill: float | Tensor = 0.5) -> Tensor:
     """Paint a square of every image; the part of it beyond the border is lost.
 
     T. DeVries and G. Taylor, arXiv:1708.04552. With centres uniform over all pixels and ``size`` half the side, 19.1 %
@@ -100,10 +103,12 @@ def cutout(images: Tensor, centres: Tensor, size: int, fill: float | Tensor = 0.
     Args:
         images: (N, C, H, W).
         centres: (N, 2) integers, (row, column) of the square's centre; rows row - size // 2 and the next ``size`` - 1.
-        size: side of the square in pixels.
+        size: side of the square in whole pixels; one for all, or (N,).
         fill: paint, a number or a (C,) tensor on the images' device.
     """
     height, width = images.shape[-2:]
+    if isinstance(size, Tensor):
+        size = size.view(-1, 1)
     down = torch.arange(height, device=images.device) - (centres[:, :1] - size // 2)
     right = torch.arange(width, device=images.device) - (centres[:, 1:] - size // 2)
     rows = ((down >= 0) & (down < size)).to(images.dtype)
@@ -245,6 +250,12 @@ def translation(right: Tensor, down: Tensor) -> Tensor:
     return _matrix(one, zero, -2 * right, zero, one, -2 * down)
 
 
+def zoom(factors: Tensor) -> Tensor:
+    """(N, 2, 3) matrices that enlarge the content about the image's centre, by (N,) factors > 0; 1 changes nothing."""
+    scale, zero = 1 / factors, torch.zeros_like(factors)
+    return _matrix(scale, zero, zero, zero, scale, zero)
+
+
 def compose(first: Tensor, second: Tensor) -> Tensor:
     """(N, 2, 3) matrices that do what ``first`` and then ``second`` would do to an image, in one resampling.
 
@@ -350,6 +361,17 @@ def equalize(images: Tensor) -> Tensor:
     return table.gather(1, levels).div_(255).to(images.dtype).view(images.shape)
 
 
+def noise(images: Tensor, draws: Tensor, stds: Tensor) -> Tensor:
+    """Add Gaussian noise and clip.
+
+    Args:
+        images: (N, C, H, W).
+        draws: (N, C, H, W) standard normal numbers.
+        stds: (N,) standard deviations >= 0, in units of the range [0, 1].
+    """
+    return torch.addcmul(images, draws.to(images.dtype), _each(stds, images)).clamp_(0, 1)
+
+
 def sharpness(images: Tensor, factors: Tensor) -> Tensor:
     """Move away from (or towards) a smoothed image by (N,) factors >= 0: 0 is smooth, 1 changes nothing.
 
@@ -360,6 +382,20 @@ def sharpness(images: Tensor, factors: Tensor) -> Tensor:
     inner = images[:, :, 1:-1, 1:-1]
     out = images.clone()
     out[:, :, 1:-1, 1:-1] = _blend((nine + 4 * inner) / 13, inner, factors)
+    return out
+
+
+def blur(images: Tensor) -> Tensor:
+    """Replace every pixel by the mean of the 16 at a distance of two (rows or columns), as PIL's BLUR.
+
+    The two outermost rows and columns stay as they are.
+    """
+    out = images.clone()
+    if min(images.shape[2:]) < 5:
+        return out
+    box5 = F.avg_pool2d(images, 5, stride=1, divisor_override=1)
+    box3 = F.avg_pool2d(images[:, :, 1:-1, 1:-1], 3, stride=1, divisor_override=1)
+    out[:, :, 2:-2, 2:-2] = ((box5 - box3) / 16).clamp_(0, 1)
     return out
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from semisup.errors import nearest
 
-__all__ = ["Rule", "flag", "fraction_or_colour", "names", "number", "one_of", "option", "pair", "problems"]
+__all__ = ["Rule", "flag", "fraction_or_colour", "names", "number", "one_of", "option", "pair", "problems", "whole"]
 
 Rule = Callable[[object], str | None]
 """From a value to what is wrong with it ("must be ..."), or None."""
@@ -45,6 +45,16 @@ def flag(value: object) -> str | None:
 def number(low: float, high: float) -> Rule:
     """Accept a number from ``low`` to ``high``."""
     return lambda value: None if _is_number(value, low, high) else f"must be a number from {low:g} to {high:g}"
+
+
+def whole(low: int, high: int) -> Rule:
+    """Accept a whole number from ``low`` to ``high``."""
+
+    def rule(value: object) -> str | None:
+        fits = isinstance(value, int) and _is_number(value, low, high)
+        return None if fits else f"must be a whole number from {low} to {high}"
+
+    return rule
 
 
 def pair(low: float, high: float, *, optional: bool = False) -> Rule:

@@ -1,11 +1,5 @@
 """Augmentation policies: what a recipe names to make a view of a batch.
 
-A policy works in two halves. ``draw`` makes every random number of a batch on the CPU, from one explicit generator, so
-that they are the same whatever device the images are on, and so that one rank can draw for the whole global batch and
-keep its slice. ``apply`` moves those numbers to the images without waiting, and computes. Because the host knows which
-image drew which operation, each operation runs on just its images, picked by an index list made on the host: nothing
-asks the device a question, and the policy runs on the ``meta`` device.
-
 Apply policies outside autocast: a blur is a convolution, and would be rounded to bfloat16.
 
 Milliseconds a batch, best of 60, on 2 cores (AMD EPYC), weak / randaugment / simclr: 0.15 / 1.3 / 0.8 for
@@ -15,8 +9,6 @@ Milliseconds a batch, best of 60, on 2 cores (AMD EPYC), weak / randaugment / si
 from __future__ import annotations
 
 import dataclasses
-import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
@@ -24,17 +16,25 @@ import torch
 from torch import Generator, Tensor
 
 from semisup.augment import ops
-from semisup.augment.options import (
-    flag,
-    fraction_or_colour,
-    names,
-    number,
-    one_of,
-    option,
-    pair,
-    problems,
+from semisup.augment.automatic import AutoAugment, RandAugmentNM, TrivialAugment
+from semisup.augment.ctaugment import CTAugment, CTAugmentCutout, CTAugmentProbe
+from semisup.augment.operations import GEOMETRIC, IDENTITY, PHOTOMETRIC
+from semisup.augment.options import fraction_or_colour, names, number, one_of, option, pair, problems
+from semisup.augment.policy import (
+    Drawn,
+    Policy,
+    Shape,
+    apply_each,
+    apply_in_turn,
+    draw_boxes,
+    draw_flips,
+    draw_shifts,
+    fill_for,
+    moved,
+    pixels,
+    usable,
 )
-from semisup.errors import SemisupError, nearest, raise_all
+from semisup.errors import nearest, raise_all
 
 __all__ = [
     "POLICIES",
@@ -47,59 +47,6 @@ __all__ = [
     "build_policy",
     "check_policy",
 ]
-
-Drawn = dict[str, Tensor]
-"""A batch's random numbers by name: CPU tensors, first axis the images."""
-
-Shape = Sequence[int]
-"""(N, C, H, W)."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Policy(ABC):
-    """A random function of a batch of images; its options are its constructor's keywords.
-
-    Args:
-        flip: whether mirroring left and right keeps the label (clothes: yes; digits: no).
-
-    Raises:
-        SemisupError: an option is out of its range.
-    """
-
-    flip: bool = option(True, flag)
-
-    def __post_init__(self) -> None:
-        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        raise_all(problems(type(self), given), type(self).__name__)
-
-    @abstractmethod
-    def draw(self, shape: Shape, generator: Generator) -> Drawn:
-        """Draw every random number for a batch of ``shape`` (N, C, H, W); ``generator`` is a CPU one."""
-
-    @abstractmethod
-    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
-        """Return the augmented batch; the input stays as it is. ``drawn`` is :meth:`draw`'s, or a slice of it."""
-
-    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        """Augment every image differently.
-
-        Args:
-            images: (N, C, H, W), floating point in [0, 1], C 1 or 3, N at least 1, H and W at least 4.
-            generator: a CPU generator; its state decides the result, and is moved on.
-
-        Returns:
-            Images of the same shape and dtype, in [0, 1], in channels_last memory.
-
-        Raises:
-            ValueError: ``images`` is not such a batch.
-        """
-        shape = tuple(images.shape)
-        if len(shape) != 4 or shape[0] < 1 or shape[1] not in (1, 3) or min(shape[2:]) < 4:
-            raise ValueError(f"augmentation takes (N, C, H, W) with C 1 or 3 and H, W at least 4, got {shape}")
-        if not images.is_floating_point():
-            raise ValueError(f"augmentation takes floats in [0, 1] (see to_float), got {images.dtype}")
-        return self.apply(images, self.draw(shape, generator))
-
 
 # The policies --------------------------------------------------------------------------------------------------------
 
@@ -132,11 +79,11 @@ class Weak(Policy):
 
     def draw(self, shape: Shape, generator: Generator) -> Drawn:
         """Draw ``shifts`` (N, 2), pixels (down, right), and ``flips`` (N,)."""
-        return {"shifts": _draw_shifts(shape, self.shift, generator), "flips": _draw_flips(shape, self.flip, generator)}
+        return {"shifts": draw_shifts(shape, self.shift, generator), "flips": draw_flips(shape, self.flip, generator)}
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
         """Mirror and move."""
-        out = ops.translate_reflect(images, _to(drawn["shifts"], images), _to(drawn["flips"], images))
+        out = ops.translate_reflect(images, moved(drawn["shifts"], images), moved(drawn["flips"], images))
         return out.contiguous(memory_format=torch.channels_last)
 
 
@@ -156,31 +103,15 @@ class CropFlip(Policy):
 
     def draw(self, shape: Shape, generator: Generator) -> Drawn:
         """Draw ``boxes`` (N, 4), pixels (top, left, height, width), and ``flips`` (N,)."""
-        boxes = _draw_boxes(shape, self.scale, self.ratio, generator)
-        return {"boxes": boxes, "flips": _draw_flips(shape, self.flip, generator)}
+        boxes = draw_boxes(shape, self.scale, self.ratio, generator)
+        return {"boxes": boxes, "flips": draw_flips(shape, self.flip, generator)}
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
         """Crop, stretch and mirror in one resampling."""
         size = (images.shape[2], images.shape[3])
-        out = ops.resized_crop(images, _to(drawn["boxes"], images), size, _to(drawn["flips"], images))
+        out = ops.resized_crop(images, moved(drawn["boxes"], images), size, moved(drawn["flips"], images))
         return out.contiguous(memory_format=torch.channels_last)
 
-
-PHOTOMETRIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "autocontrast": lambda images, _: ops.autocontrast(images),
-    "brightness": ops.brightness,
-    "color": ops.color,
-    "contrast": ops.contrast,
-    "equalize": lambda images, _: ops.equalize(images),
-    "invert": lambda images, _: ops.invert(images),
-    "posterize": ops.posterize,
-    "sharpness": ops.sharpness,
-    "solarize": ops.solarize,
-}
-"""RandAugment's operations on light and colour: images and (N,) strengths to images."""
-
-GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
-IDENTITY = "identity"
 
 COLOUR_POOL = (
     *(IDENTITY, "autocontrast", "equalize", "rotate", "solarize", "color", "contrast", "brightness", "sharpness"),
@@ -236,37 +167,31 @@ class RandAugment(Policy):
         rows = torch.randint(height, (count,), generator=generator, device="cpu")
         columns = torch.randint(width, (count,), generator=generator, device="cpu")
         return {
-            "shifts": _draw_shifts(shape, self.shift, generator),
-            "flips": _draw_flips(shape, self.flip, generator),
+            "shifts": draw_shifts(shape, self.shift, generator),
+            "flips": draw_flips(shape, self.flip, generator),
             "ops": chosen.masked_fill_(skipped, len(self.pool_for(channels)) - 1),
             "levels": levels * signs,
             "centres": torch.stack([rows, columns], dim=1),
         }
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
-        """Weak view, first operation, geometry, second operation, cutout.
-
-        With two operations this keeps their order whichever of them are geometric: light 1, geometry 1 and 2 as one
-        matrix, light 2.
-        """
+        """Weak view, the two operations, cutout."""
         _, channels, height, width = images.shape
-        pool, fill = self.pool_for(channels), self._fill(images)
-        table = [PHOTOMETRIC.get(name) for name in pool]
+        pool, fill = self.pool_for(channels), fill_for(images, self.fill)
         choice, levels = drawn["ops"], drawn["levels"]
-        strengths = _strengths(pool, self.ranges)[choice, levels.abs()]
-        matrices = _geometry(pool, height, width)[choice, levels + LEVELS]
-
-        out = ops.translate_reflect(images, _to(drawn["shifts"], images), _to(drawn["flips"], images))
-        out = _apply_each(out, choice[:, 0], strengths[:, 0], table)
-        moved = torch.tensor([name in GEOMETRIC for name in pool])[choice].any(1).nonzero().squeeze(1)  # on the host
-        if len(moved):
-            matrices = ops.compose(matrices[moved, 0], matrices[moved, 1])
-            index = _to(moved, images)
-            out.index_copy_(0, index, ops.affine(out.index_select(0, index), _to(matrices, images), fill))
-        out = _apply_each(out, choice[:, 1], strengths[:, 1], table)
-        side = _pixels(self.cutout, min(height, width))
+        out = ops.translate_reflect(images, moved(drawn["shifts"], images), moved(drawn["flips"], images))
+        out = apply_in_turn(
+            out,
+            choice,
+            _strengths(pool, self.ranges)[choice, levels.abs()],
+            [PHOTOMETRIC.get(name) for name in pool],
+            _geometry(pool, height, width)[choice, levels + LEVELS],
+            torch.tensor([name in GEOMETRIC for name in pool]),
+            fill,
+        )
+        side = pixels(self.cutout, min(height, width))
         if side:
-            out = ops.cutout(out, _to(drawn["centres"], images), side, fill)
+            out = ops.cutout(out, moved(drawn["centres"], images), side, fill)
         return out.contiguous(memory_format=torch.channels_last)
 
     def pool_for(self, channels: int) -> tuple[str, ...]:
@@ -275,25 +200,7 @@ class RandAugment(Policy):
         Raises:
             SemisupError: nothing is left of ``pool`` for one channel.
         """
-        pool = self.pool or (GRAY_POOL if channels == 1 else COLOUR_POOL)
-        usable = tuple(name for name in pool if channels > 1 or name != "color")
-        if not usable:
-            raise SemisupError(f"RandAugment: pool {list(pool)} has no operation for images of one channel")
-        return (*usable, IDENTITY)
-
-    def _fill(self, images: Tensor) -> float | Tensor:
-        """Return the fill: a number, or (C,) on the images' device.
-
-        Raises:
-            SemisupError: three numbers for images of one channel.
-        """
-        if self.fill is None:
-            return 0.0 if images.shape[1] == 1 else 0.5
-        if isinstance(self.fill, int | float):
-            return float(self.fill)
-        if images.shape[1] != len(self.fill):
-            raise SemisupError(f"RandAugment: fill {list(self.fill)} needs images of {len(self.fill)} channels, not 1")
-        return _to(torch.tensor(self.fill), images)
+        return (*usable(self.pool, COLOUR_POOL, GRAY_POOL, channels), IDENTITY)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -342,8 +249,8 @@ class SimCLR(Policy):
         events = torch.rand(count, 4, generator=generator, device="cpu")
         low, high = self.blur_sigma
         return {
-            "boxes": _draw_boxes(shape, self.scale, self.ratio, generator),
-            "flips": _draw_flips(shape, self.flip, generator),
+            "boxes": draw_boxes(shape, self.scale, self.ratio, generator),
+            "flips": draw_flips(shape, self.flip, generator),
             "order": order.masked_fill_(events[:, :1] >= self.jitter, kinds),
             "factors": factors,
             "gray": (events[:, 1] < (self.gray if channels > 1 else 0)).long(),
@@ -354,15 +261,15 @@ class SimCLR(Policy):
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
         """Crop and mirror, jitter, grayscale, blur."""
         size = (images.shape[2], images.shape[3])
-        out = ops.resized_crop(images, _to(drawn["boxes"], images), size, _to(drawn["flips"], images))
+        out = ops.resized_crop(images, moved(drawn["boxes"], images), size, moved(drawn["flips"], images))
         kinds = drawn["factors"].shape[1]
         table = [ops.brightness, ops.contrast, ops.saturation, ops.hue][:kinds]
         factors = drawn["factors"].gather(1, drawn["order"].clamp(max=kinds - 1))
         for place in range(kinds):
-            out = _apply_each(out, drawn["order"][:, place], factors[:, place], [*table, None])
-        out = _apply_each(out, drawn["gray"], drawn["sigmas"], [None, lambda x, _: ops.grayscale(x)])
+            out = apply_each(out, drawn["order"][:, place], factors[:, place], [*table, None])
+        out = apply_each(out, drawn["gray"], drawn["sigmas"], [None, lambda x, _: ops.grayscale(x)])
         taps = max(3, size[0] // 10 // 2 * 2 + 1)
-        out = _apply_each(out, drawn["blur"], drawn["sigmas"], [None, lambda x, s: ops.gaussian_blur(x, s, taps)])
+        out = apply_each(out, drawn["blur"], drawn["sigmas"], [None, lambda x, s: ops.gaussian_blur(x, s, taps)])
         return out.contiguous(memory_format=torch.channels_last)
 
 
@@ -372,6 +279,12 @@ POLICIES: dict[str, type[Policy]] = {
     "randaugment": RandAugment,
     "simclr": SimCLR,
     "crop_flip": CropFlip,
+    "randaugment_nm": RandAugmentNM,
+    "trivialaugment": TrivialAugment,
+    "autoaugment": AutoAugment,
+    "ctaugment": CTAugment,
+    "ctaugment_cutout": CTAugmentCutout,
+    "ctaugment_probe": CTAugmentProbe,
 }
 """Every policy a recipe can name."""
 
@@ -403,49 +316,6 @@ def build_policy(name: str, options: Mapping[str, object], *, flip: bool) -> Pol
     return POLICIES[name](**{"flip": flip, **options})  # type: ignore[arg-type]  # checked by name, one line above
 
 
-# Drawing -------------------------------------------------------------------------------------------------------------
-
-
-def _draw_flips(shape: Shape, allowed: bool, generator: Generator) -> Tensor:
-    """(N,) bool, each true with probability 0.5; drawn even where not allowed, so that no later draw depends on it."""
-    return torch.rand(shape[0], generator=generator, device="cpu") < (0.5 if allowed else 0.0)
-
-
-def _draw_shifts(shape: Shape, fraction: float, generator: Generator) -> Tensor:
-    """(N, 2) whole pixels (down, right), uniform up to ``fraction`` of the side either way."""
-    limits = [_pixels(fraction, side) for side in shape[2:]]
-    drawn = [torch.randint(-most, most + 1, (shape[0],), generator=generator, device="cpu") for most in limits]
-    return torch.stack(drawn, dim=1)
-
-
-def _draw_boxes(shape: Shape, scale: Sequence[float] | None, ratio: Sequence[float], generator: Generator) -> Tensor:
-    """(N, 4) crops (top, left, height, width) in pixels and fractions of them.
-
-    As in torchvision, ten tries at an area and a shape per image, of which the first that fits is taken; should none
-    fit, the last one is cut to the image. At least one pixel each way.
-    """
-    count, channels, height, width = shape
-    low, high = scale or ((0.3, 1.0) if channels == 1 else (0.08, 1.0))
-    draws = torch.rand(count, 10, 2, generator=generator, device="cpu")
-    places = torch.rand(count, 2, generator=generator, device="cpu")
-    area = (low + draws[:, :, 0] * (high - low)) * (height * width)
-    log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
-    root = torch.exp((log_low + draws[:, :, 1] * (log_high - log_low)) / 2)
-    side = area.sqrt()
-    sizes = torch.stack([side / root, side * root], dim=2)  # (N, 10, 2): height, width
-    limit = torch.tensor([height, width])
-    fits = (sizes <= limit).all(2)
-    fits[:, -1] = True
-    first = fits.long().argmax(1)  # the first of equal maxima
-    size = sizes[torch.arange(count), first].clamp(min=1).minimum(limit)
-    return torch.cat([places * (limit - size), size], dim=1)
-
-
-def _pixels(fraction: float, side: int) -> int:
-    """Return a fraction of a side in whole pixels, halves upwards (round() would take 2.5 to 2 and 3.5 to 4)."""
-    return int(fraction * side + 0.5)
-
-
 @lru_cache(maxsize=32)
 def _strengths(pool: tuple[str, ...], ranges: str) -> Tensor:
     """(P, 10) argument of each photometric operation at each level; row 0 and column 0 order as in ``pool``, level."""
@@ -474,34 +344,3 @@ def _geometry(pool: tuple[str, ...], height: int, width: int) -> Tensor:
         "translate_y": lambda: ops.translation(still, 0.3 * share),
     }
     return torch.stack([builders.get(name, lambda: ops.translation(still, still))() for name in pool])
-
-
-# Applying ------------------------------------------------------------------------------------------------------------
-
-
-def _to(values: Tensor, images: Tensor) -> Tensor:
-    """Move what was drawn to the images' device (and dtype, if floating point) without waiting for it."""
-    dtype = images.dtype if values.is_floating_point() else values.dtype
-    return values.to(images.device, dtype, non_blocking=True)
-
-
-def _apply_each(
-    images: Tensor, choice: Tensor, values: Tensor, table: Sequence[Callable[[Tensor, Tensor], Tensor] | None]
-) -> Tensor:
-    """Run on each image the one operation it drew. Writes into ``images``, and returns it.
-
-    Args:
-        images: (N, C, H, W), free to be overwritten.
-        choice: (N,) place in ``table``, on the CPU.
-        values: (N,) argument for the operation, on the CPU.
-        table: operations on (images, values); None leaves its images alone.
-    """
-    order = choice.argsort(stable=True)
-    index, values = _to(order, images), _to(values[order], images)
-    stop = 0
-    for operation, count in zip(table, torch.bincount(choice, minlength=len(table)).tolist(), strict=True):
-        start, stop = stop, stop + count
-        if count and operation is not None:
-            rows = index[start:stop]
-            images.index_copy_(0, rows, operation(images.index_select(0, rows), values[start:stop]))
-    return images

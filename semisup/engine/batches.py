@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from semisup.augment import Normalize, to_float
+from semisup.augment.ctaugment import CTAugmentProbe
 from semisup.engine.seeding import generator
 from semisup.errors import SemisupError
 from semisup.methods import Batch, Labeled, Unlabeled
@@ -66,7 +67,8 @@ class Order:
 class Batches:
     """`batches(t)` is the batch of step t, augmented, normalised and on the device.
 
-    Nothing here has a state that matters: killing and resuming a run needs only t.
+    Nothing here has a state that matters: killing and resuming a run needs only t (and what CTAugment has learned,
+    which is the method's).
 
     Args:
         data: what training may see.
@@ -120,12 +122,20 @@ class Batches:
         """Source images in one batch, however many views are made of each."""
         return self.labeled_size + self.unlabeled_size
 
-    def _views(self, policies: Mapping[str, Policy], rows: Tensor, part: str, step: int) -> dict[str, Tensor]:
+    def _views(
+        self, policies: Mapping[str, Policy], rows: Tensor, part: str, step: int
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The views, and the bins of CTAugment's probe if it is among them."""
         images = to_float(self.images[rows])
-        return {
-            name: self.normalize(policy(images, generator(*self.key, part, name, step)))
-            for name, policy in policies.items()
-        }
+        views, bins = {}, None
+        for name, policy in policies.items():
+            draws = generator(*self.key, part, name, step)
+            if isinstance(policy, CTAugmentProbe):
+                view, bins = policy.probe(images, draws)
+            else:
+                view = policy(images, draws)
+            views[name] = self.normalize(view)
+        return views, bins
 
     def __call__(self, step: int) -> Batch:
         """The batch of step `step`."""
@@ -135,10 +145,12 @@ class Batches:
             at = self._labeled_order.stretch(step * self.labeled_size, self.labeled_size)
             rows = self.labeled_index[at].to(self.device, non_blocking=True)
             y = self.labels[at].to(self.device, non_blocking=True)
-            labeled = Labeled(self._views(self.labeled_policies, rows, "labeled", step), y, rows)
+            views, bins = self._views(self.labeled_policies, rows, "labeled", step)
+            labeled = Labeled(views, y, rows, bins)
         if self.unlabeled_size:
             at = self._unlabeled_order.stretch(step * self.unlabeled_size, self.unlabeled_size)
             rows = self.pool[at].to(self.device, non_blocking=True)
             target = None if self.targets is None else self.targets[rows]
-            unlabeled = Unlabeled(self._views(self.unlabeled_policies, rows, "unlabeled", step), rows, target)
+            views, _ = self._views(self.unlabeled_policies, rows, "unlabeled", step)
+            unlabeled = Unlabeled(views, rows, target)
         return Batch(labeled, unlabeled)

@@ -97,12 +97,14 @@ class Labeled:
     """Labeled images: `labeled["weak"]` is (B, C, H, W) float, `labeled.y` (B,) int64.
 
     `index` (B,) holds their rows in the data set; the engine always gives it. A small set of labels is gone through
-    more than once within a few batches, so that one batch may hold an image twice.
+    more than once within a few batches, so that one batch may hold an image twice. `bins` (B, 2) int64 are those that
+    made the view "probe", for a method with rates (`Method.cta_rates`).
     """
 
     views: dict[str, Tensor]
     y: Tensor
     index: Tensor | None = None
+    bins: Tensor | None = None
 
     def __getitem__(self, view: str) -> Tensor:
         return self.views[view]
@@ -208,6 +210,10 @@ class Method(nn.Module):
     def predictor(self) -> nn.Module:
         """The network that the finished stage is judged and exported by."""
         raise NotImplementedError
+
+    def cta_rates(self) -> Tensor | None:
+        """CTAugment's rates, a buffer that a step changes in place and views are drawn by; None: there are none."""
+        return None
 
 
 def frozen(module: nn.Module) -> nn.Module:

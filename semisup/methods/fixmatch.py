@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semisup.augment.ctaugment import new_rates
 from semisup.losses import align_distribution, pseudo_label_cross_entropy
 from semisup.methods.base import Batch, BelowOne, Fraction, Method, NonNegative, Progress, PseudoLabels, Update, Views
+from semisup.methods.ctaugment import learn_rates
 from semisup.models import Classifier
 
 __all__ = ["FixMatch"]
@@ -31,6 +33,8 @@ class FixMatch(Method):
             ablation): guesses are scaled by uniform / running mean of the guesses before the threshold. Assumes
             that classes are equally frequent.
         align_momentum: of the running mean of guesses, per step, in [0, 1).
+        ctaugment: strong views by CTAugment and Cutout, the paper's other variant, instead of RandAugment; its
+            strengths are learned from one more forward of the labeled images, without gradient.
     """
 
     family = "semi-supervised"
@@ -38,6 +42,7 @@ class FixMatch(Method):
     citation = "Sohn et al. 2020, arXiv:2001.07685"
     views = Views(labeled=("weak",), unlabeled=("weak", "strong"))
     guesses: Tensor
+    rates: Tensor | None
 
     def __init__(
         self,
@@ -47,6 +52,7 @@ class FixMatch(Method):
         unlabeled_weight: NonNegative = 1.0,
         align: bool = False,
         align_momentum: BelowOne = 0.99,
+        ctaugment: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -56,9 +62,17 @@ class FixMatch(Method):
         self.align_momentum = align_momentum
         num_classes = model.head.out_features
         self.register_buffer("guesses", torch.full((num_classes,), 1.0 / num_classes))
+        self.register_buffer("rates", new_rates() if ctaugment else None)
+        if ctaugment:
+            self.views = Views(
+                labeled={"weak": "weak", "probe": "ctaugment_probe"},
+                unlabeled={"weak": "weak", "strong": "ctaugment_cutout"},
+            )
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """One update of the joint loss."""
+        if self.rates is not None:
+            learn_rates(self.rates, self.model, batch.labeled)
         weak, strong = batch.unlabeled["weak"], batch.unlabeled["strong"]
         with torch.no_grad():
             probs = self.model(weak).float().softmax(1)
@@ -80,3 +94,7 @@ class FixMatch(Method):
     def predictor(self) -> nn.Module:
         """The classifier itself; recipes judge its EMA, as the paper does."""
         return self.model
+
+    def cta_rates(self) -> Tensor | None:
+        """The rates, with `ctaugment`."""
+        return self.rates

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.augment import draw_mixing, mix
+from semisup.augment.ctaugment import new_rates
 from semisup.augment.ops import rotate90
 from semisup.losses import align_distribution, sharpen, soft_cross_entropy
 from semisup.methods.base import (
@@ -23,6 +24,7 @@ from semisup.methods.base import (
     Update,
     Views,
 )
+from semisup.methods.ctaugment import learn_rates
 from semisup.methods.ramps import linear_ramp
 from semisup.models import Classifier
 
@@ -41,8 +43,7 @@ class ReMixMatch(Method):
     these and the labeled images, on strong views too, are mixed as in MixMatch. u_1 is the first strong view once more,
     not mixed; its quarter turns, one per image, are to be told by a linear layer on the features.
 
-    Strong views are RandAugment's unless the recipe says otherwise; the paper's CTAugment is not here. One forward for
-    all that has a gradient, hence one set of batch statistics: see MixMatch.
+    One forward for all that has a gradient, hence one set of batch statistics: see MixMatch.
 
     Args:
         model: the classifier.
@@ -55,6 +56,8 @@ class ReMixMatch(Method):
         rotation_weight: l_r, of the rotation task. Paper: 0.5.
         ramp: part of the run over which the two unlabeled terms rise linearly from 0, in [0, 1]. Reference code: 16,384
             of 1,048,576 steps.
+        ctaugment: strong views by CTAugment, as in the paper, instead of RandAugment and Cutout; its strengths are
+            learned from one more forward of the labeled images, without gradient.
     """
 
     family = "semi-supervised"
@@ -62,6 +65,7 @@ class ReMixMatch(Method):
     citation = "Berthelot et al. 2020, arXiv:1911.09785"
     recent: Tensor
     label_shares: Tensor
+    rates: Tensor | None
 
     def __init__(
         self,
@@ -74,6 +78,7 @@ class ReMixMatch(Method):
         strong_weight: NonNegative = 0.5,
         rotation_weight: NonNegative = 0.5,
         ramp: Fraction = 1 / 64,
+        ctaugment: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -86,10 +91,16 @@ class ReMixMatch(Method):
         self.ramp = ramp
         self.strong = [f"strong_{k}" for k in range(1, strong_views + 1)]
         self.views = Views(labeled=("strong",), unlabeled={"weak": "weak"} | dict.fromkeys(self.strong, "randaugment"))
+        if ctaugment:
+            self.views = Views(
+                labeled={"strong": "ctaugment", "probe": "ctaugment_probe"},
+                unlabeled={"weak": "weak"} | dict.fromkeys(self.strong, "ctaugment"),
+            )
         num_classes = model.head.out_features
         # Mean answer of each of the last batches, the oldest first.
         self.register_buffer("recent", torch.full((MEMORY, num_classes), 1.0 / num_classes))
         self.register_buffer("label_shares", torch.full((num_classes,), 1.0 / num_classes))
+        self.register_buffer("rates", new_rates() if ctaugment else None)
 
     def guess(self, weak: Tensor, labels: Tensor) -> Tensor:
         """q (U, C) for the weak views; remembers their mean answer and the shares of the one-hot `labels` (B, C)."""
@@ -102,6 +113,8 @@ class ReMixMatch(Method):
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """One update of the joint loss."""
+        if self.rates is not None:
+            learn_rates(self.rates, self.model, batch.labeled)
         x, weak = batch.labeled["strong"], batch.unlabeled["weak"]
         strong = [batch.unlabeled[view] for view in self.strong]
         labels = F.one_hot(batch.labeled.y, self.model.head.out_features).float()
@@ -133,3 +146,7 @@ class ReMixMatch(Method):
     def predictor(self) -> nn.Module:
         """The classifier itself; recipes judge its EMA, as the paper does."""
         return self.model
+
+    def cta_rates(self) -> Tensor | None:
+        """The rates, with `ctaugment`."""
+        return self.rates

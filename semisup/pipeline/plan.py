@@ -18,12 +18,15 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from semisup._version import __version__
+from semisup.augment import POLICIES
+from semisup.augment.ctaugment import CTAugment, CTAugmentProbe
 from semisup.config import Recipe, StageConfig
 from semisup.data import ImageData, LabelBudget, draw_budget, load_data
 from semisup.engine import resolve_device, resolve_precision
 from semisup.engine.optim import check_group_lr
 from semisup.errors import SemisupError, nearest, raise_all
-from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled
+from semisup.methods import METHODS, Batch, Labeled, Method, Progress, Unlabeled
+from semisup.methods.base import options_of
 from semisup.models import WeightsReport, count_parameters
 from semisup.pipeline.check import check_recipe
 from semisup.stages.networks import Network, build_method, check_weights_file, projector_widths, stage_network
@@ -215,6 +218,7 @@ def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, St
                 f"augment.{view}: method '{stage.method['name']}' asks for no such view"
                 f"{nearest(view, [*labeled, *unlabeled])}"
             )
+    _require_rates(method, stage)
     if labeled:
         _require_labels(plan, "method", stage.method["name"])
     steps = _steps(stage, len(data.x_train), len(plan.budget.index), reads_unlabeled=bool(unlabeled))
@@ -250,6 +254,23 @@ def _steps(stage: StageConfig, images: int, labels: int, *, reads_unlabeled: boo
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _require_rates(method: Method, stage: StageConfig) -> None:
+    """Refuse CTAugment where no rates are learned, and another policy where they are learned from."""
+    name = stage.method["name"]
+    for view, default in {**method.views.policies("labeled"), **method.views.policies("unlabeled")}.items():
+        policy = stage.augment.get(view, {"policy": default})["policy"]
+        probes = issubclass(POLICIES[policy], CTAugmentProbe)
+        if probes != issubclass(POLICIES[default], CTAugmentProbe):
+            what = "is for the view 'probe' of methods that learn rates" if probes else "must be 'ctaugment_probe'"
+            raise SemisupError(f"augment.{view}.policy: {what}, got '{policy}'")
+        if issubclass(POLICIES[policy], CTAugment) and method.cta_rates() is None:
+            learners = [other for other, cls in METHODS.items() if "ctaugment" in options_of(cls)]
+            raise SemisupError(
+                f"augment.{view}.policy: method '{name}' learns no rates to draw by as it is set here; "
+                f"{' and '.join(learners)} do with `ctaugment: true`; got '{policy}'"
+            )
 
 
 def _require_classifier(stage: StagePlan, key: str) -> None:
@@ -294,6 +315,7 @@ def _try_step(method: Method, stage: StageConfig, data: ImageData) -> int:
             {view: torch.zeros(b, *shape) for view in labeled},
             torch.zeros(b, dtype=torch.long),
             torch.zeros(b, dtype=torch.long),
+            None if method.cta_rates() is None else torch.zeros(b, 2, dtype=torch.long),
         ),
         Unlabeled(
             {view: torch.zeros(u, *shape) for view in unlabeled},

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Generator, Tensor
 
-from semisup.augment import Policy, build_policy
+from semisup.augment import build_policy
+from semisup.augment.ctaugment import CTAugment
 from semisup.data import ImageData, LabelBudget
 from semisup.engine import Batches, TrainingImages, fit, seed_for
 from semisup.methods import Method
@@ -44,12 +48,18 @@ def training_images(data: ImageData, budget: LabelBudget, relabeled: Artifact | 
     )
 
 
-def stage_policies(augment: dict[str, dict[str, Any]], views: dict[str, str], *, flip: bool) -> dict[str, Policy]:
-    """View name -> augmentation: what the recipe's `augment:` says, else the method's default policy."""
-    policies = {}
-    for view, default in views.items():
+def stage_policies(
+    augment: dict[str, dict[str, Any]], method: Method, part: Literal["labeled", "unlabeled"], *, flip: bool
+) -> dict[str, Callable[[Tensor, Generator], Tensor]]:
+    """View name -> augmentation: what the recipe's `augment:` says, else the method's default policy.
+
+    Those that are drawn by the method's rates are bound to them: to the buffer, not to its present values.
+    """
+    policies: dict[str, Callable[[Tensor, Generator], Tensor]] = {}
+    for view, default in method.views.policies(part).items():
         options = dict(augment.get(view, {"policy": default}))
-        policies[view] = build_policy(options.pop("policy"), options, flip=flip)
+        policy = build_policy(options.pop("policy"), options, flip=flip)
+        policies[view] = partial(policy, rates=method.cta_rates()) if isinstance(policy, CTAugment) else policy
     return policies
 
 
@@ -109,8 +119,8 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
     relabeled = context.inputs[stage.pseudo_labels] if stage.pseudo_labels is not None else None
     batches = Batches(
         training_images(data, context.budget, relabeled),
-        labeled=stage_policies(stage.augment, method.views.policies("labeled"), flip=data.flip),
-        unlabeled=stage_policies(stage.augment, method.views.policies("unlabeled"), flip=data.flip),
+        labeled=stage_policies(stage.augment, method, "labeled", flip=data.flip),
+        unlabeled=stage_policies(stage.augment, method, "unlabeled", flip=data.flip),
         labeled_size=stage.batch.labeled,
         unlabeled_size=stage.batch.unlabeled,
         normalize=context.normalize(),

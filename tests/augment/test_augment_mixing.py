@@ -1,11 +1,13 @@
-"""MixUp: what is drawn, and the mixture against loops."""
+"""MixUp and CutMix: what is drawn, and the mixtures against loops and torchvision."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from torchvision.transforms import v2
 
-from semisup.augment.mixing import draw_mixing, mix
+from semisup.augment.mixing import cut, draw_cutting, draw_mixing, mix
 
 CPU = torch.device("cpu")
 
@@ -102,3 +104,75 @@ def test_draws_follow_the_global_seed() -> None:
 def test_runs_on_meta() -> None:
     partners, shares = draw_mixing(6, 0.75, torch.device("meta"))
     assert mix(torch.empty(6, 3, 8, 8, device="meta"), partners, shares).shape == (6, 3, 8, 8)
+
+
+# CutMix --------------------------------------------------------------------------------------------------------------
+
+
+def test_cut_matches_loops() -> None:
+    torch.manual_seed(3)
+    x = torch.randn(20, 3, 9, 7)
+    before = x.clone()
+    partners, boxes, shares = draw_cutting(20, 1.0, (9, 7), CPU)
+    got = cut(x, partners, boxes)
+    for n in range(20):
+        top, left, bottom, right = boxes[n].tolist()
+        assert 0 <= top <= bottom <= 9 and 0 <= left <= right <= 7
+        own = 0
+        for i in range(9):
+            for j in range(7):
+                inside = top <= i < bottom and left <= j < right
+                own += not inside
+                assert torch.equal(got[n, :, i, j], (x[partners[n]] if inside else x[n])[:, i, j])
+        assert shares[n].item() == pytest.approx(own / 63)
+    assert torch.equal(x, before)
+    assert len(set(shares.tolist())) > 10  # a box for each image
+
+
+def test_cut_and_shares_are_those_of_torchvision() -> None:
+    images, labels = torch.rand(6, 3, 16, 12), torch.arange(6)
+    theirs = v2.CutMix(num_classes=6, alpha=1.0)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        params = theirs.make_params([images])
+        torch.manual_seed(seed)
+        theirs_images, theirs_targets = theirs(images, labels)
+        left, top, right, bottom = params["box"]
+        boxes = torch.tensor([[top, left, bottom, right]]).repeat(6, 1)
+        partners = torch.arange(6).roll(1)
+        assert torch.equal(cut(images, partners, boxes), theirs_images)
+        share = 1 - (bottom - top) * (right - left) / (16 * 12)
+        assert share == pytest.approx(params["lam_adjusted"])
+        torch.testing.assert_close(mix(torch.eye(6), partners, torch.full((6,), share)), theirs_targets)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_shares_are_distributed_as_published(alpha: float) -> None:
+    torch.manual_seed(0)
+    partners, boxes, shares = draw_cutting(20_000, alpha, (32, 32), CPU)
+    assert sorted(partners.tolist()) == list(range(20_000))
+    draws = np.random.default_rng(0)
+    kept = draws.beta(alpha, alpha, 200_000)
+    side = (32 * np.sqrt(1 - kept)).astype(int)
+    extents = []
+    for _ in range(2):
+        centre = draws.integers(0, 32, 200_000)
+        extents.append(np.clip(centre + side // 2, 0, 32) - np.clip(centre - side // 2, 0, 32))
+    expected = 1 - extents[0] * extents[1] / 32**2
+    for quantile in (0.1, 0.25, 0.5, 0.75, 0.9):
+        assert shares.quantile(quantile).item() == pytest.approx(np.quantile(expected, quantile), abs=0.02)
+    inside = boxes[(boxes[:, 2] - boxes[:, 0] == 8) & (boxes[:, 0] > 0) & (boxes[:, 2] < 32)]
+    middle = (inside[:, 0] + inside[:, 2]).float().mean() / 2
+    assert middle.item() == pytest.approx(16, abs=1.5)
+
+
+def test_without_alpha_nothing_is_cut() -> None:
+    x = torch.rand(5, 1, 8, 8)
+    partners, boxes, shares = draw_cutting(5, 0.0, (8, 8), CPU)
+    assert torch.equal(cut(x, partners, boxes), x)
+    assert torch.equal(shares, torch.ones(5))
+
+
+def test_cutting_runs_on_meta() -> None:
+    partners, boxes, shares = draw_cutting(5, 1.0, (8, 8), torch.device("meta"))
+    assert cut(torch.empty(5, 1, 8, 8, device="meta"), partners, boxes).is_meta and shares.is_meta

@@ -310,6 +310,13 @@ def test_cutout_paints_the_clipped_square() -> None:
         assert torch.equal(out, expected)
 
 
+def test_cutout_takes_a_size_for_each_image() -> None:
+    images, centres = make_images(3, 3, 10, 12), torch.tensor([[0, 0], [9, 11], [5, 6]])
+    ours = ops.cutout(images, centres, torch.tensor([1, 4, 7]))
+    for n, size in enumerate((1, 4, 7)):
+        assert torch.equal(ours[n : n + 1], ops.cutout(images[n : n + 1], centres[n : n + 1], size))
+
+
 @pytest.mark.parametrize("side", [32, 28, 8])
 def test_cutout_of_half_the_side_paints_19_percent(side: int) -> None:
     # Every centre once: 0.4375^2 = 19.14 %, whatever the (even) half.
@@ -319,11 +326,28 @@ def test_cutout_of_half_the_side_paints_19_percent(side: int) -> None:
     assert out.mean().item() == pytest.approx(0.4375**2, abs=1e-5)
 
 
+def test_noise_equals_torchvision(images: Tensor) -> None:
+    stds = torch.linspace(0, 0.5, len(images))
+
+    def theirs(image: Tensor, n: int) -> Tensor:
+        torch.manual_seed(n)
+        return tv.gaussian_noise(image, mean=0.0, sigma=stds[n].item())
+
+    draws = []
+    for n, image in enumerate(images):
+        torch.manual_seed(n)
+        draws.append(torch.randn_like(image))
+    ours = ops.noise(images, torch.stack(draws), stds)
+    assert_each(ours, images, theirs, FLOAT)
+    torch.testing.assert_close(ours[0], images[0])  # no deviation, no noise
+
+
 # All of them ---------------------------------------------------------------------------------------------------------
 
 ALL: dict[str, Callable[[Tensor], Tensor]] = {
     "affine": lambda x: ops.affine(x, ops.rotation(torch.full((len(x),), 20.0, device=x.device), (9, 9)), 0.5),
     "autocontrast": ops.autocontrast,
+    "blur": ops.blur,
     "brightness": lambda x: ops.brightness(x, torch.full((len(x),), 1.7, device=x.device)),
     "contrast": lambda x: ops.contrast(x, torch.full((len(x),), 1.7, device=x.device)),
     "cutout": lambda x: ops.cutout(x, torch.zeros(len(x), 2, dtype=torch.long, device=x.device), 4),
@@ -333,6 +357,7 @@ ALL: dict[str, Callable[[Tensor], Tensor]] = {
     "hflip": lambda x: ops.hflip(x, torch.ones(len(x), dtype=torch.bool, device=x.device)),
     "hue": lambda x: ops.hue(x, torch.full((len(x),), 0.2, device=x.device)),
     "invert": ops.invert,
+    "noise": lambda x: ops.noise(x, torch.linspace(-2, 2, x[0].numel()).to(x).view(x[0].shape), x.new_ones(len(x))),
     "posterize": lambda x: ops.posterize(x, torch.full((len(x),), 2, device=x.device)),
     "resized_crop": lambda x: ops.resized_crop(
         x, torch.tensor([[1.0, 1, 5, 6]]).to(x.device).repeat(len(x), 1), (9, 9)
@@ -346,7 +371,7 @@ ALL: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def test_every_op_is_listed_here() -> None:
-    helpers = {"color", "compose", "rotation", "shear_x", "shear_y", "translation"}  # color is saturation
+    helpers = {"color", "compose", "rotation", "shear_x", "shear_y", "translation", "zoom"}  # color is saturation
     assert set(ops.__all__) - helpers == set(ALL)
 
 

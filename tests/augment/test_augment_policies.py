@@ -17,6 +17,12 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
     ],
     "simclr": [{}, {"strength": 1.0, "blur": 0.5}, {"scale": [0.5, 0.5], "jitter": 1, "gray": 1, "strength": 2.5}],
     "crop_flip": [{}, {"scale": (1, 1), "ratio": (0.5, 2)}],
+    "randaugment_nm": [{}, {"operations": 3, "magnitude": 4, "cutout": 0}],
+    "trivialaugment": [{}, {"fill": 0.3}],
+    "autoaugment": [{}, {"learned_on": "svhn"}, {"learned_on": "imagenet", "cutout": 0}],
+    "ctaugment": [{}, {"pool": ["cutout", "blur", "smooth", "rescale"], "threshold": 0.0}],
+    "ctaugment_cutout": [{}],
+    "ctaugment_probe": [{}, {"pool": ["posterize", "identity"]}],
 }
 CASES = [(name, options) for name, many in OPTIONS.items() for options in many]
 MANY = 20_000
@@ -107,7 +113,8 @@ def test_512_digits(name: str) -> None:
     images[:, :, 1:7, 3:5] = 1  # an upright stroke
     out = build_policy(name, {}, flip=False)(images, seeded())
     kept = (out.flatten(1).amax(1) > 0.2).float().mean()
-    assert kept > 0.97  # hardly ever is the whole digit lost
+    # Hardly ever is the whole digit lost; TrivialAugment moves images by up to all of their side.
+    assert kept > (0.94 if name == "trivialaugment" else 0.97)
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))

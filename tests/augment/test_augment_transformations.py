@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
 
 from semisup.augment import ops
 from semisup.augment.transformations import (
@@ -65,6 +66,17 @@ def test_affine_by_hand() -> None:
     torch.testing.assert_close(sent(affine(scale=1.25), centre_and_right)[0, 1], torch.tensor([0.8, 0.0]))
     down = torch.tensor([[0.0, math.cos(math.radians(30))]])
     torch.testing.assert_close(sent(affine(shear=30), down)[0, 0], torch.tensor([0.5, 1.0]))
+
+
+def test_projective_warp_equals_torchvision() -> None:
+    torch.manual_seed(5)
+    size, x = 16, torch.rand(6, 3, 16, 16)
+    places = FRAME + torch.empty(6, 4, 2).uniform_(-0.3, 0.3)
+    ours = warp(x, projective_matrices(places))
+    edges = [[0, 0], [size, 0], [size, size], [0, size]]
+    for image, out, place in zip(x, ours, places, strict=True):
+        theirs = tv.perspective_image(image, edges, ((place + 1) * size / 2).tolist())
+        torch.testing.assert_close(out, theirs, atol=1e-4, rtol=0)
 
 
 def test_warp_moves_pixels() -> None:

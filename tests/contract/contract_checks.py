@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from contract_settings import (
 )
 from torch import Tensor, nn
 
+from semisup.augment.ctaugment import new_rates
 from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled, Update
 from semisup.models import EMA, Classifier, Encoder
 
@@ -229,6 +230,29 @@ def check_resumes(case: Case, folder: Path) -> None:
     assert not different(snapshot(average), snapshot(result.ema))
 
 
+def check_probe_moves_rates_alone(case: Case) -> None:
+    """The answers to CTAugment's probe, held against the true labels, move the probed bins and nothing else."""
+
+    def after(*, noise: bool = False, other_labels: bool = False) -> tuple[Method, Tensor]:
+        method = case.build()
+        batch = Source(method, noise=("labeled", "probe") if noise else None)(0)
+        y = (batch.labeled.y + 1) % CLASSES if other_labels else batch.labeled.y
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            updates(method, Batch(replace(batch.labeled, y=y), batch.unlabeled), Progress(1, 2), lambda update: None)
+        assert batch.labeled.bins is not None
+        return method, batch.labeled.bins
+
+    (method, bins), (noisy, _), (relabeled, _) = after(), after(noise=True), after(other_labels=True)
+    rates = method.cta_rates()
+    assert rates is not None
+    moved = (rates != new_rates()).flatten().nonzero().squeeze(1)
+    assert torch.equal(moved, bins.unique()), "other bins than the probed ones have moved"
+    changed = set(different(snapshot(method), snapshot(noisy)))
+    assert changed == {name for name, buffer in method.named_buffers() if buffer is rates}, changed
+    assert not torch.equal(rates, relabeled.get_buffer(*changed)), "the true labels have no part in the rates"
+
+
 def check_seeds(case: Case) -> None:
     """Equal seeds repeat bit by bit; other images, weights or (where the step itself draws) step seeds do not."""
 
@@ -249,7 +273,7 @@ def check_no_hidden_labels() -> None:
     names = {cls: {field.name for field in fields(cls)} for cls in (Batch, Labeled, Unlabeled)}
     assert names == {
         Batch: {"labeled", "unlabeled"},
-        Labeled: {"views", "y", "index"},
+        Labeled: {"views", "y", "index", "bins"},
         Unlabeled: {"views", "index", "target"},
     }
     nothing = torch.empty(0)

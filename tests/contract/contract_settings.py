@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semisup.augment.ctaugment import BINS, new_rates
 from semisup.config import OptimizerConfig, ScheduleConfig
 from semisup.engine import FitResult, fit
 from semisup.methods import METHODS, Batch, Labeled, Method, Unlabeled
@@ -128,6 +129,12 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             random=True,
             guesses=True,
         ),
+        "ctaugment": Setting(
+            {"ramp": 0.0, "ctaugment": True},
+            terms=_terms("supervised", "unlabeled", "strong", "rotation"),
+            random=True,
+            guesses=True,
+        ),
     },
     "enaet": {
         "plain": Setting(
@@ -140,6 +147,9 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "fixmatch": {
         "plain": _FIXMATCH,
         "aligned": Setting({**_FIXMATCH.options, "align": True}, _FIXMATCH.terms, _FIXMATCH.numbers, guesses=True),
+        "ctaugment": Setting(
+            {**_FIXMATCH.options, "ctaugment": True}, _FIXMATCH.terms, _FIXMATCH.numbers, guesses=True
+        ),
     },
     "flexmatch": {
         # Low enough for some guesses to be confident, so that the memory fills.
@@ -269,7 +279,7 @@ class Killed(Exception):
 
 @dataclass
 class Source:
-    """Step -> batch of the views that `method` declares, a pure function of (seed, step)."""
+    """Step -> batch of the views that `method` declares, a pure function of (seed, step) and of CTAugment's rates."""
 
     method: Method
     seed: int = 0
@@ -281,9 +291,13 @@ class Source:
     def _views(self, part: Literal["labeled", "unlabeled"], size: int, step: int) -> dict[str, Tensor]:
         views = {}
         images = _images(size, self.seed, part, step)
-        for view in self.method.views.policies(part):
+        rates = self.method.cta_rates()
+        for view, policy in self.method.views.policies(part).items():
             own = _draw(self.seed, part, view, step)
-            views[view] = images + 0.3 * torch.randn(images.shape, generator=own)
+            strength = torch.tensor(0.3)
+            if rates is not None and not rates.is_meta and policy in ("ctaugment", "ctaugment_cutout"):
+                strength = strength + (rates.cpu() - new_rates()).sum()  # as if the rates were the strengths
+            views[view] = images + strength * torch.randn(images.shape, generator=own)
             if self.noise == (part, view):
                 views[view] = _images(size, self.seed, part, step, "noise")
         return views
@@ -297,7 +311,12 @@ class Source:
         target = torch.rand(UNLABELED, CLASSES, generator=draw).mul(3).softmax(1)
         labeled_index = torch.randperm(DATA, generator=draw)[:LABELED]
         return Batch(
-            Labeled(self._views("labeled", LABELED, step), y, labeled_index),
+            Labeled(
+                self._views("labeled", LABELED, step),
+                y,
+                labeled_index,
+                None if self.method.cta_rates() is None else torch.randint(BINS, (LABELED, 2), generator=draw),
+            ),
             Unlabeled(
                 self._views("unlabeled", UNLABELED, step),
                 index,
@@ -327,7 +346,12 @@ def move(batch: Batch, device: str) -> Batch:
     x, u = batch.labeled, batch.unlabeled
     target = None if u.target is None else u.target.to(device)
     return Batch(
-        Labeled(views(x.views), x.y.to(device), None if x.index is None else x.index.to(device)),
+        Labeled(
+            views(x.views),
+            x.y.to(device),
+            None if x.index is None else x.index.to(device),
+            None if x.bins is None else x.bins.to(device),
+        ),
         Unlabeled(views(u.views), u.index.to(device), target),
     )
 

@@ -88,6 +88,11 @@ def test_resume_is_bit_exact(case: Case, tmp_path: Path) -> None:
     checks.check_resumes(case, tmp_path)
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if name.endswith("-ctaugment")])
+def test_probe_moves_rates_alone(name: str) -> None:
+    checks.check_probe_moves_rates_alone(CASES[name])
+
+
 @every_case
 def test_seeds(case: Case) -> None:
     checks.check_seeds(case)

@@ -19,6 +19,7 @@ from torch import nn
 from semisup.losses import entropy, mse_consistency
 from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
 from semisup.methods.comatch import CoMatch
+from semisup.methods.ctaugment import learn_rates
 from semisup.methods.distill import Distill
 from semisup.methods.enaet import EnAET
 from semisup.methods.entropy_minimization import EntropyMinimization
@@ -209,7 +210,17 @@ class StrongTeacher(SimMatch):
         yield from super().step(Batch(batch.labeled, Unlabeled({**u.views, "weak": u["strong"]}, u.index)), progress)
 
 
+class OwnProbe(FixMatch):
+    """The weak view stands in for the probe."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        x = batch.labeled
+        labeled = replace(x, views={**x.views, "probe": x["weak"]})
+        yield from super().step(Batch(labeled, batch.unlabeled), progress)
+
+
 BLIND = {
+    OwnProbe: "fixmatch-ctaugment",
     StrongTarget: "uda-annealed",
     LabeledOnly: "vat-entropy",
     OneLook: "pi_model-plain",
@@ -581,6 +592,64 @@ def test_meta_check_finds_host_synchronisation(cls: type[Method], name: str) -> 
         checks.check_runs_on_meta(case)
 
 
+# --- CTAugment -------------------------------------------------------------------------------------------------------
+
+
+class TrainModeProbe(FixMatch):
+    """Answers the probe in train mode: its images reach the BatchNorm statistics."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        yield from super().step(batch, progress)
+        with torch.no_grad():
+            self.model(batch.labeled["probe"])
+
+
+class TrainedProbe(ReMixMatch):
+    """Learns the labels on the probe too."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            extra = F.cross_entropy(self.model(batch.labeled["probe"]), batch.labeled.y)
+            yield replace(update, loss=update.loss + extra)
+
+
+class GuessedRates(FixMatch):
+    """The network's own guess of the probe's class stands in for the label."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        self.model.eval()
+        guesses = self.model(batch.labeled["probe"]).argmax(1)
+        self.model.train()
+        learned, self.rates = self.rates, None
+        assert learned is not None
+        learn_rates(learned, self.model, replace(batch.labeled, y=guesses))
+        yield from super().step(batch, progress)
+        self.rates = learned
+
+
+class AllRates(FixMatch):
+    """Moves the rates of all bins of an operation together."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        yield from super().step(batch, progress)
+        assert self.rates is not None
+        self.rates.copy_(torch.where(self.rates < 0, self.rates, self.rates.amin(1, keepdim=True).clamp(min=0)))
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "message"),
+    [
+        (TrainModeProbe, "fixmatch-ctaugment", "running_mean"),
+        (TrainedProbe, "remixmatch-ctaugment", "model"),
+        (GuessedRates, "fixmatch-ctaugment", "true labels have no part"),
+        (AllRates, "fixmatch-ctaugment", "other bins than the probed"),
+    ],
+)
+def test_probe_check_finds_what_the_probe_must_not_do(cls: type[Method], name: str, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        checks.check_probe_moves_rates_alone(planted(cls, name))
+
+
 # --- the generator, the predictor, memory, seeds ---------------------------------------------------------------------
 
 
@@ -657,6 +726,8 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
     [
         (SimCLRv2, "queue", "simclr_v2-memory"),
         (ReMixMatch, "recent", "remixmatch-plain"),
+        (ReMixMatch, "rates", "remixmatch-ctaugment"),
+        (FixMatch, "rates", "fixmatch-ctaugment"),
         (FlexMatch, "latest", "flexmatch-plain"),
         (FreeMatch, "expected", "freematch-plain"),
         (SoftMatch, "mean", "softmatch-plain"),

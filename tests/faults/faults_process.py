@@ -45,7 +45,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "vat": {"method": {"name": "vat", "ramp": 0.0, "entropy_weight": 0.1}, "batch": BOTH},
     "uda": {"method": {"name": "uda", "threshold": 0.2}, "batch": BOTH},
     "mix": {"method": {"name": "mixmatch"}, "batch": BOTH},
-    "remix": {"method": {"name": "remixmatch"}, "batch": BOTH},
+    "remix": {"method": {"name": "remixmatch", "ctaugment": True}, "batch": BOTH},
     "decode": {"method": {"name": "enaet"}, "batch": BOTH},
     "flex": {"method": {"name": "flexmatch", "threshold": 0.2, "warmup": False}, "batch": BOTH},
     "free": {"method": {"name": "freematch", "momentum": 0.9}, "batch": BOTH},

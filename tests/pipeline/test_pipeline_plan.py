@@ -188,6 +188,32 @@ def test_a_mistake_is_answered_with_its_key(overrides: list[str], message: str) 
     assert message in mistakes(*overrides)
 
 
+@pytest.mark.parametrize(
+    ("ctaugment", "augment", "message"),
+    [
+        (False, {"strong": "ctaugment"}, "augment.strong.policy: method 'fixmatch' learns no rates to draw by"),
+        (False, {"strong": "ctaugment"}, "remixmatch and fixmatch do with `ctaugment: true`; got 'ctaugment'"),
+        (True, {"strong": "ctaugment_probe"}, "augment.strong.policy: is for the view 'probe' of methods that learn"),
+        (True, {"probe": "weak"}, "augment.probe.policy: must be 'ctaugment_probe', got 'weak'"),
+        (False, {"probe": "ctaugment_probe"}, "augment.probe: method 'fixmatch' asks for no such view"),
+        (True, {"probe": "ctaugment_probe", "strong": "ctaugment"}, None),
+        (True, {"strong": "randaugment"}, None),
+        (True, {}, None),
+    ],
+)
+def test_ctaugment_goes_with_a_method_that_learns_its_rates(
+    ctaugment: bool, augment: dict[str, str], message: str | None
+) -> None:
+    recipe = parse_recipe(one_stage({"name": "fixmatch", "ctaugment": ctaugment}))
+    recipe.stages["train"].augment = {view: {"policy": policy} for view, policy in augment.items()}
+    if message is None:
+        make_plan(recipe)
+        return
+    with pytest.raises(SemisupError) as caught:
+        make_plan(recipe)
+    assert message in str(caught.value)
+
+
 def test_a_recipe_made_in_python_may_lack_names_too() -> None:
     recipe = small()
     recipe.stages["finetune"].method = {}

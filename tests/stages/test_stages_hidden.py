@@ -30,6 +30,7 @@ STAGES: dict[str, Any] = {
     "uda": train_stage("uda", threshold=0.0),
     "mixmatch": train_stage("mixmatch", ramp=0.0),
     "remixmatch": train_stage("remixmatch", ramp=0.0),
+    "learned_strengths": train_stage("remixmatch", ramp=0.0, ctaugment=True),
     "enaet": train_stage("enaet", ramp=0.0, transform_ramp=0.0),
     "flexmatch": train_stage("flexmatch"),
     "freematch": train_stage("freematch"),
