@@ -13,6 +13,7 @@ from semisup.methods.freematch import FreeMatch
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.mixmatch import MixMatch
+from semisup.methods.moco import MoCo
 from semisup.methods.noisy_student import NoisyStudent
 from semisup.methods.pi_model import PiModel
 from semisup.methods.pseudo_label import PseudoLabel
@@ -44,6 +45,7 @@ METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "simclr": SimCLR,
     "simclr_v2": SimCLRv2,
+    "moco": MoCo,
     "pseudo_label": PseudoLabel,
     "entropy_minimization": EntropyMinimization,
     "pi_model": PiModel,

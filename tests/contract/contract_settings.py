@@ -56,6 +56,8 @@ _MPL = Setting(
 )
 _UDA = Setting({"threshold": 0.0}, terms=_terms("supervised", "unlabeled"), numbers=_terms("kept"), guesses=True)
 _FIXMATCH = Setting({"threshold": 0.0}, terms=_terms("supervised", "unlabeled"), numbers=_terms("kept"), guesses=True)
+# Neither as wide as the features nor a multiple of the batch; a key network that moves within three steps.
+_MOCO = {"memory": 30, "out_features": 20, "momentum": 0.5, "bn_splits": 3}
 _THRESHOLD = _terms("kept", "threshold")
 
 
@@ -87,6 +89,10 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "plain": Setting(terms=_terms("contrastive")),
         # Neither as wide as the features nor a multiple of the batch.
         "memory": Setting({"memory": 30, "out_features": 20, "memory_decay": 0.9}, terms=_terms("contrastive")),
+    },
+    "moco": {
+        "v2": Setting(_MOCO, terms=_terms("contrastive"), random=True),
+        "v1": Setting({**_MOCO, "head": "linear", "temperature": 0.07}, terms=_terms("contrastive"), random=True),
     },
     # Ramps of length 0: within three steps nothing else would have risen.
     "pseudo_label": {

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from contract_settings import CASES, DATA, Case
 from torch import nn
 
-from semisup.losses import entropy, mse_consistency
+from semisup.losses import entropy, info_nce, mse_consistency
 from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
 from semisup.methods.comatch import CoMatch
 from semisup.methods.distill import Distill
@@ -28,6 +28,7 @@ from semisup.methods.freematch import FreeMatch
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.mixmatch import MixMatch
+from semisup.methods.moco import MoCo
 from semisup.methods.noisy_student import NoisyStudent
 from semisup.methods.pi_model import PiModel
 from semisup.methods.pseudo_label import PseudoLabel
@@ -209,6 +210,16 @@ class StrongTeacher(SimMatch):
         yield from super().step(Batch(batch.labeled, Unlabeled({**u.views, "weak": u["strong"]}, u.index)), progress)
 
 
+class QueryIsKey(MoCo):
+    """Both networks see one view."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"query": u["query"], "key": u["query"]}, u.index)), progress
+        )
+
+
 BLIND = {
     StrongTarget: "uda-annealed",
     LabeledOnly: "vat-entropy",
@@ -216,6 +227,7 @@ BLIND = {
     UsbMeanTeacher: "mean_teacher-plain",
     StrongGuesses: "fixmatch-plain",
     OneView: "simclr-plain",
+    QueryIsKey: "moco-v2",
     OneGuess: "mixmatch-plain",
     NoAnchor: "remixmatch-plain",
     WrongView: "supervised-strong",
@@ -286,6 +298,17 @@ class SoftMpl(MetaPseudoLabels):
             soft = F.cross_entropy(logits, logits.detach().softmax(1))
             feedback = update.log["help"] * (soft - soft.detach())
             yield replace(update, log={**update.log, "feedback": 0 * feedback + feedback.detach()})
+
+
+class GradientThroughKeys(MoCo):
+    """The key network is trained as well."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        self.target.requires_grad_(True)
+        for _ in super().step(batch, progress):
+            queries, keys = self.online(batch.unlabeled["query"]), self.target(batch.unlabeled["key"])
+            loss = info_nce(queries, keys, self.temperature, self.queue)
+            yield Update(loss, log={"contrastive": loss})
 
 
 class GuessesOnly(PseudoLabel):
@@ -392,6 +415,7 @@ def _with_idle_layer(base: type[Supervised]) -> type[Method]:
         (PerturbedTarget, "vat-plain", "adversarial has no gradient"),
         (FrozenSimilarity, "simmatch-plain", "embed.*gradient from the update of 'main'"),
         (FrozenDecoders, "enaet-plain", "transformation has no gradient"),
+        (GradientThroughKeys, "moco-v2", "target.*gradient from the update of 'main'"),
         (GuessesOnly, "pseudo_label-plain", "unlabeled has no gradient"),
         (EntropyOfTargets, "entropy_minimization-plain", "entropy has no gradient"),
         (GradientThroughTeacher, "mean_teacher-plain", "teacher.module"),
@@ -656,6 +680,8 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
     ("cls", "buffer", "name"),
     [
         (SimCLRv2, "queue", "simclr_v2-memory"),
+        (MoCo, "queue", "moco-v2"),
+        (MoCo, "written", "moco-v1"),
         (ReMixMatch, "recent", "remixmatch-plain"),
         (FlexMatch, "latest", "flexmatch-plain"),
         (FreeMatch, "expected", "freematch-plain"),

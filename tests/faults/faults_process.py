@@ -30,6 +30,7 @@ STAGES: dict[str, dict[str, Any]] = {
         "schedule": {"name": "cosine", "warmup": 0.2},
         "batch": {"unlabeled": 16},
     },
+    "queue": {"method": {"name": "moco", "memory": 48, "bn_splits": 2}, "batch": {"unlabeled": 16}},
     "finetune": {"init": {"from": "pretrain", "head_layer": 1}, **TRAIN},
     "match": {
         "init": "finetune",
