@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from semisup.methods.base import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
+from semisup.methods.byol import BYOL
 from semisup.methods.comatch import CoMatch
 from semisup.methods.distill import Distill
 from semisup.methods.enaet import EnAET
@@ -46,6 +47,7 @@ METHODS: dict[str, type[Method]] = {
     "simclr": SimCLR,
     "simclr_v2": SimCLRv2,
     "moco": MoCo,
+    "byol": BYOL,
     "pseudo_label": PseudoLabel,
     "entropy_minimization": EntropyMinimization,
     "pi_model": PiModel,

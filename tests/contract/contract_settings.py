@@ -94,6 +94,9 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "v2": Setting(_MOCO, terms=_terms("contrastive"), random=True),
         "v1": Setting({**_MOCO, "head": "linear", "temperature": 0.07}, terms=_terms("contrastive"), random=True),
     },
+    "byol": {
+        "plain": Setting({"hidden": 30, "out_features": 20, "momentum": 0.5}, terms=_terms("prediction")),
+    },
     # Ramps of length 0: within three steps nothing else would have risen.
     "pseudo_label": {
         "plain": Setting(

@@ -18,6 +18,7 @@ from torch import nn
 
 from semisup.losses import entropy, info_nce, mse_consistency
 from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
+from semisup.methods.byol import BYOL
 from semisup.methods.comatch import CoMatch
 from semisup.methods.distill import Distill
 from semisup.methods.enaet import EnAET
@@ -220,6 +221,16 @@ class QueryIsKey(MoCo):
         )
 
 
+class OwnTarget(BYOL):
+    """The target sees the first view alone, and so does the predictor."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"first": u["first"], "second": u["first"]}, u.index)), progress
+        )
+
+
 BLIND = {
     StrongTarget: "uda-annealed",
     LabeledOnly: "vat-entropy",
@@ -228,6 +239,7 @@ BLIND = {
     StrongGuesses: "fixmatch-plain",
     OneView: "simclr-plain",
     QueryIsKey: "moco-v2",
+    OwnTarget: "byol-plain",
     OneGuess: "mixmatch-plain",
     NoAnchor: "remixmatch-plain",
     WrongView: "supervised-strong",
@@ -309,6 +321,16 @@ class GradientThroughKeys(MoCo):
             queries, keys = self.online(batch.unlabeled["query"]), self.target(batch.unlabeled["key"])
             loss = info_nce(queries, keys, self.temperature, self.queue)
             yield Update(loss, log={"contrastive": loss})
+
+
+class GradientIntoTarget(BYOL):
+    """The target is trained as well."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        self.target.requires_grad_(True)
+        for _ in super().step(batch, progress):
+            loss = self.distance(batch.unlabeled["first"], self.target(batch.unlabeled["second"]))
+            yield Update(loss, log={"prediction": loss})
 
 
 class GuessesOnly(PseudoLabel):
@@ -416,6 +438,7 @@ def _with_idle_layer(base: type[Supervised]) -> type[Method]:
         (FrozenSimilarity, "simmatch-plain", "embed.*gradient from the update of 'main'"),
         (FrozenDecoders, "enaet-plain", "transformation has no gradient"),
         (GradientThroughKeys, "moco-v2", "target.*gradient from the update of 'main'"),
+        (GradientIntoTarget, "byol-plain", "target.*gradient from the update of 'main'"),
         (GuessesOnly, "pseudo_label-plain", "unlabeled has no gradient"),
         (EntropyOfTargets, "entropy_minimization-plain", "entropy has no gradient"),
         (GradientThroughTeacher, "mean_teacher-plain", "teacher.module"),
