@@ -24,6 +24,7 @@ from semisup.methods.s4l_rotation import S4LRotation
 from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
 from semisup.methods.simmatch import SimMatch
+from semisup.methods.simsiam import SimSiam
 from semisup.methods.softmatch import SoftMatch
 from semisup.methods.supervised import Supervised
 from semisup.methods.temporal_ensembling import TemporalEnsembling
@@ -48,6 +49,7 @@ METHODS: dict[str, type[Method]] = {
     "simclr_v2": SimCLRv2,
     "moco": MoCo,
     "byol": BYOL,
+    "simsiam": SimSiam,
     "pseudo_label": PseudoLabel,
     "entropy_minimization": EntropyMinimization,
     "pi_model": PiModel,

@@ -97,6 +97,9 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "byol": {
         "plain": Setting({"hidden": 30, "out_features": 20, "momentum": 0.5}, terms=_terms("prediction")),
     },
+    "simsiam": {
+        "plain": Setting({"hidden": 30, "out_features": 20, "bottleneck": 10}, terms=_terms("prediction")),
+    },
     # Ramps of length 0: within three steps nothing else would have risen.
     "pseudo_label": {
         "plain": Setting(

@@ -39,6 +39,7 @@ from semisup.methods.s4l_rotation import S4LRotation
 from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
 from semisup.methods.simmatch import SimMatch
+from semisup.methods.simsiam import SimSiam
 from semisup.methods.softmatch import SoftMatch
 from semisup.methods.supervised import Supervised
 from semisup.methods.temporal_ensembling import TemporalEnsembling
@@ -231,6 +232,16 @@ class OwnTarget(BYOL):
         )
 
 
+class OneSiamese(SimSiam):
+    """Predicts a view from itself."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"first": u["first"], "second": u["first"]}, u.index)), progress
+        )
+
+
 BLIND = {
     StrongTarget: "uda-annealed",
     LabeledOnly: "vat-entropy",
@@ -240,6 +251,7 @@ BLIND = {
     OneView: "simclr-plain",
     QueryIsKey: "moco-v2",
     OwnTarget: "byol-plain",
+    OneSiamese: "simsiam-plain",
     OneGuess: "mixmatch-plain",
     NoAnchor: "remixmatch-plain",
     WrongView: "supervised-strong",
@@ -331,6 +343,14 @@ class GradientIntoTarget(BYOL):
         for _ in super().step(batch, progress):
             loss = self.distance(batch.unlabeled["first"], self.target(batch.unlabeled["second"]))
             yield Update(loss, log={"prediction": loss})
+
+
+class BothSidesStopped(SimSiam):
+    """The stop-gradient covers predictions and targets alike."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            yield replace(update, log={"prediction": update.loss.detach()})
 
 
 class GuessesOnly(PseudoLabel):
@@ -439,6 +459,7 @@ def _with_idle_layer(base: type[Supervised]) -> type[Method]:
         (FrozenDecoders, "enaet-plain", "transformation has no gradient"),
         (GradientThroughKeys, "moco-v2", "target.*gradient from the update of 'main'"),
         (GradientIntoTarget, "byol-plain", "target.*gradient from the update of 'main'"),
+        (BothSidesStopped, "simsiam-plain", "prediction has no gradient"),
         (GuessesOnly, "pseudo_label-plain", "unlabeled has no gradient"),
         (EntropyOfTargets, "entropy_minimization-plain", "entropy has no gradient"),
         (GradientThroughTeacher, "mean_teacher-plain", "teacher.module"),
