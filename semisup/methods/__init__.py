@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from semisup.methods.barlow_twins import BarlowTwins
 from semisup.methods.base import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
 from semisup.methods.byol import BYOL
 from semisup.methods.comatch import CoMatch
@@ -30,6 +31,7 @@ from semisup.methods.supervised import Supervised
 from semisup.methods.temporal_ensembling import TemporalEnsembling
 from semisup.methods.uda import UDA
 from semisup.methods.vat import VAT
+from semisup.methods.vicreg import VICReg
 
 __all__ = [
     "METHODS",
@@ -50,6 +52,8 @@ METHODS: dict[str, type[Method]] = {
     "moco": MoCo,
     "byol": BYOL,
     "simsiam": SimSiam,
+    "barlow_twins": BarlowTwins,
+    "vicreg": VICReg,
     "pseudo_label": PseudoLabel,
     "entropy_minimization": EntropyMinimization,
     "pi_model": PiModel,

@@ -100,6 +100,12 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "simsiam": {
         "plain": Setting({"hidden": 30, "out_features": 20, "bottleneck": 10}, terms=_terms("prediction")),
     },
+    "barlow_twins": {
+        "plain": Setting({"hidden": 30, "out_features": 20}, terms=_terms("correlation")),
+    },
+    "vicreg": {
+        "plain": Setting({"hidden": 30, "out_features": 20}, terms=_terms("invariance", "variance", "covariance")),
+    },
     # Ramps of length 0: within three steps nothing else would have risen.
     "pseudo_label": {
         "plain": Setting(

@@ -18,6 +18,7 @@ from torch import nn
 
 from semisup.losses import entropy, info_nce, mse_consistency
 from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
+from semisup.methods.barlow_twins import BarlowTwins
 from semisup.methods.byol import BYOL
 from semisup.methods.comatch import CoMatch
 from semisup.methods.distill import Distill
@@ -45,6 +46,7 @@ from semisup.methods.supervised import Supervised
 from semisup.methods.temporal_ensembling import TemporalEnsembling
 from semisup.methods.uda import UDA
 from semisup.methods.vat import VAT
+from semisup.methods.vicreg import VICReg
 
 # --- views -----------------------------------------------------------------------------------------------------------
 
@@ -242,6 +244,26 @@ class OneSiamese(SimSiam):
         )
 
 
+class OneTwin(BarlowTwins):
+    """Correlates a view with itself."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"first": u["first"], "second": u["first"]}, u.index)), progress
+        )
+
+
+class OneSpread(VICReg):
+    """Keeps apart the images of one view."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"first": u["second"], "second": u["second"]}, u.index)), progress
+        )
+
+
 BLIND = {
     StrongTarget: "uda-annealed",
     LabeledOnly: "vat-entropy",
@@ -252,6 +274,8 @@ BLIND = {
     QueryIsKey: "moco-v2",
     OwnTarget: "byol-plain",
     OneSiamese: "simsiam-plain",
+    OneTwin: "barlow_twins-plain",
+    OneSpread: "vicreg-plain",
     OneGuess: "mixmatch-plain",
     NoAnchor: "remixmatch-plain",
     WrongView: "supervised-strong",
@@ -351,6 +375,15 @@ class BothSidesStopped(SimSiam):
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         for update in super().step(batch, progress):
             yield replace(update, log={"prediction": update.loss.detach()})
+
+
+class NoSpread(VICReg):
+    """Variance and covariance are measured on what does not learn."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            log = {name: term if name == "invariance" else term.detach() for name, term in update.log.items()}
+            yield Update(self.invariance_weight * log["invariance"], log=log)
 
 
 class GuessesOnly(PseudoLabel):
@@ -460,6 +493,7 @@ def _with_idle_layer(base: type[Supervised]) -> type[Method]:
         (GradientThroughKeys, "moco-v2", "target.*gradient from the update of 'main'"),
         (GradientIntoTarget, "byol-plain", "target.*gradient from the update of 'main'"),
         (BothSidesStopped, "simsiam-plain", "prediction has no gradient"),
+        (NoSpread, "vicreg-plain", "(variance|covariance) has no gradient"),
         (GuessesOnly, "pseudo_label-plain", "unlabeled has no gradient"),
         (EntropyOfTargets, "entropy_minimization-plain", "entropy has no gradient"),
         (GradientThroughTeacher, "mean_teacher-plain", "teacher.module"),

@@ -23,6 +23,8 @@ STAGES: dict[str, Any] = {
     "pretrain_moco": train_stage("moco", memory=32, bn_splits=2),
     "pretrain_byol": train_stage("byol", hidden=16),
     "pretrain_simsiam": train_stage("simsiam", hidden=16, out_features=16),
+    "pretrain_barlow": train_stage("barlow_twins", hidden=16, out_features=16),
+    "pretrain_vicreg": train_stage("vicreg", hidden=16, out_features=16),
     "finetune": train_stage("supervised", stage={"init": {"from": "pretrain", "head_layer": 1}}),
     "fixmatch": train_stage("fixmatch", threshold=0.0, stage={"init": "finetune"}),
     "pseudo_label": train_stage("pseudo_label", threshold=0.0, ramp=0.0),
