@@ -12,6 +12,7 @@ from semisup.methods.entropy_minimization import EntropyMinimization
 from semisup.methods.fixmatch import FixMatch
 from semisup.methods.flexmatch import FlexMatch
 from semisup.methods.freematch import FreeMatch
+from semisup.methods.instance_discrimination import InstanceDiscrimination
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.mixmatch import MixMatch
@@ -47,6 +48,7 @@ __all__ = [
 
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
+    "instance_discrimination": InstanceDiscrimination,
     "simclr": SimCLR,
     "simclr_v2": SimCLRv2,
     "moco": MoCo,

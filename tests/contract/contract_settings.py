@@ -84,6 +84,13 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "strong": Setting({"strong": True, "label_smoothing": 0.1}, terms=_terms("supervised")),
         "frozen": Setting({"freeze": True}, terms=_terms("supervised")),
     },
+    "instance_discrimination": {
+        "nce": Setting({"noise": 30, "out_features": 20}, terms=_terms("instance", "proximal"), random=True),
+        "softmax": Setting(
+            {"loss": "softmax", "bank_momentum": 0.0, "proximal_weight": 3.0, "out_features": 20},
+            terms=_terms("instance", "proximal"),
+        ),
+    },
     "simclr": {"plain": Setting(terms=_terms("contrastive"))},
     "simclr_v2": {
         "plain": Setting(terms=_terms("contrastive")),

@@ -27,6 +27,7 @@ from semisup.methods.entropy_minimization import EntropyMinimization
 from semisup.methods.fixmatch import FixMatch
 from semisup.methods.flexmatch import FlexMatch
 from semisup.methods.freematch import FreeMatch
+from semisup.methods.instance_discrimination import InstanceDiscrimination
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.mixmatch import MixMatch
@@ -369,6 +370,14 @@ class GradientIntoTarget(BYOL):
             yield Update(loss, log={"prediction": loss})
 
 
+class StillEmbeddings(InstanceDiscrimination):
+    """The proximal term is taken of embeddings without gradient."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            yield replace(update, log={**update.log, "proximal": update.log["proximal"].detach()})
+
+
 class BothSidesStopped(SimSiam):
     """The stop-gradient covers predictions and targets alike."""
 
@@ -492,6 +501,7 @@ def _with_idle_layer(base: type[Supervised]) -> type[Method]:
         (FrozenDecoders, "enaet-plain", "transformation has no gradient"),
         (GradientThroughKeys, "moco-v2", "target.*gradient from the update of 'main'"),
         (GradientIntoTarget, "byol-plain", "target.*gradient from the update of 'main'"),
+        (StillEmbeddings, "instance_discrimination-softmax", "proximal has no gradient"),
         (BothSidesStopped, "simsiam-plain", "prediction has no gradient"),
         (NoSpread, "vicreg-plain", "(variance|covariance) has no gradient"),
         (GuessesOnly, "pseudo_label-plain", "unlabeled has no gradient"),
@@ -757,6 +767,8 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
 @pytest.mark.parametrize(
     ("cls", "buffer", "name"),
     [
+        (InstanceDiscrimination, "bank", "instance_discrimination-softmax"),
+        (InstanceDiscrimination, "log_z", "instance_discrimination-nce"),
         (SimCLRv2, "queue", "simclr_v2-memory"),
         (MoCo, "queue", "moco-v2"),
         (MoCo, "written", "moco-v1"),

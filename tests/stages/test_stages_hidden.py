@@ -25,6 +25,7 @@ STAGES: dict[str, Any] = {
     "pretrain_simsiam": train_stage("simsiam", hidden=16, out_features=16),
     "pretrain_barlow": train_stage("barlow_twins", hidden=16, out_features=16),
     "pretrain_vicreg": train_stage("vicreg", hidden=16, out_features=16),
+    "pretrain_instances": train_stage("instance_discrimination", noise=32),
     "finetune": train_stage("supervised", stage={"init": {"from": "pretrain", "head_layer": 1}}),
     "fixmatch": train_stage("fixmatch", threshold=0.0, stage={"init": "finetune"}),
     "pseudo_label": train_stage("pseudo_label", threshold=0.0, ramp=0.0),
