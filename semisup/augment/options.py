@@ -42,9 +42,10 @@ def flag(value: object) -> str | None:
     return None if isinstance(value, bool) else "must be true or false"
 
 
-def number(low: float, high: float) -> Rule:
-    """Accept a number from ``low`` to ``high``."""
-    return lambda value: None if _is_number(value, low, high) else f"must be a number from {low:g} to {high:g}"
+def number(low: float, high: float, *, optional: bool = False) -> Rule:
+    """Accept a number from ``low`` to ``high``; None too where ``optional``."""
+    words = f"must be a number from {low:g} to {high:g}" + (" (or null)" if optional else "")
+    return lambda value: None if _is_number(value, low, high) or (optional and value is None) else words
 
 
 def whole(low: int, high: int) -> Rule:

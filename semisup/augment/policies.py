@@ -38,7 +38,10 @@ from semisup.errors import nearest, raise_all
 
 __all__ = [
     "POLICIES",
+    "BYOLFirst",
+    "BYOLSecond",
     "CropFlip",
+    "MoCo",
     "NoAugment",
     "Policy",
     "RandAugment",
@@ -205,50 +208,57 @@ class RandAugment(Policy):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimCLR(Policy):
-    """SimCLR's view: random resized crop, mirror, colour jitter, grayscale, blur.
+    """SimCLR's view: random resized crop, mirror, colour jitter, grayscale, blur, solarize.
 
     Source: T. Chen et al., arXiv:2002.05709, appendix A, with brightness as a factor (SimCLRv2's code), bilinear
     instead of bicubic, and contrast about the mean grey (PIL, torchvision) instead of each channel's mean (TF). The
     defaults are those for CIFAR: strength 0.5, no blur. One channel: saturation, hue and grayscale would do nothing and
-    are left out.
+    are left out. Solarizing is not SimCLR's; BYOL added it, see :class:`BYOLSecond`.
 
     Args:
         flip: see :class:`Policy`.
         scale: see :class:`CropFlip`.
         ratio: see :class:`CropFlip`.
         jitter: probability of the colour jitter.
-        strength: of the jitter, s: brightness, contrast and saturation by U(max(0, 1 - 0.8 s), 1 + 0.8 s), hue turned
-            by U(-0.2 s, 0.2 s), in an order drawn for each image, clipped after each. 0 to 2.5.
+        strength: of the jitter, s: brightness and contrast by U(max(0, 1 - 0.8 s), 1 + 0.8 s), hue turned by
+            U(-0.2 s, 0.2 s), in an order drawn for each image, clipped after each. 0 to 2.5.
+        saturation: the jitter's saturation by U(max(0, 1 - saturation * s), 1 + saturation * s).
         gray: probability of grayscale.
         blur: probability of a Gaussian blur (0.5 for ImageNet), its kernel a tenth of the height, made odd, at least 3.
         blur_sigma: standard deviation of the blur in pixels, uniform between these.
+        solarize: probability that values from 0.5 on are inverted. Null: BYOL's 0.2 in colour; 0 for one channel, where
+            a bright object would sink into the black background.
     """
 
     scale: Sequence[float] | None = option(None, pair(0, 1, optional=True))
     ratio: Sequence[float] = option((3 / 4, 4 / 3), pair(0, 100))
     jitter: float = option(0.8, number(0, 1))
     strength: float = option(0.5, number(0, 2.5))
+    saturation: float = option(0.8, number(0, 2.5))
     gray: float = option(0.2, number(0, 1))
     blur: float = option(0.0, number(0, 1))
     blur_sigma: Sequence[float] = option((0.1, 2.0), pair(0, 100))
+    solarize: float | None = option(0.0, number(0, 1, optional=True))
 
     def draw(self, shape: Shape, generator: Generator) -> Drawn:
         """Draw the crop's numbers and, per image:
 
         ``order`` (N, J), the jitter's operations in order (J of them: brightness, contrast and, in colour,
         saturation, hue), all J where it is left out; ``factors`` (N, J), by operation; ``gray`` (N,), 0 or 1;
-        ``blur`` (N,), 0 or 1; ``sigmas`` (N,).
+        ``blur`` (N,), 0 or 1; ``sigmas`` (N,); and where images may be solarized ``solarize`` (N,), 0 or 1, which is
+        drawn last.
         """
         count, channels = shape[:2]
         kinds = 2 if channels == 1 else 4
         factors = torch.rand(count, kinds, generator=generator, device="cpu")
-        spread, turn = 0.8 * self.strength, 0.2 * self.strength
-        factors[:, :3] = max(0.0, 1 - spread) + factors[:, :3] * (1 + spread - max(0.0, 1 - spread))
-        factors[:, 3:] = (factors[:, 3:] * 2 - 1) * turn
+        for kind, share in ((slice(0, 2), 0.8), (slice(2, 3), self.saturation)):
+            low, high = max(0.0, 1 - share * self.strength), 1 + share * self.strength
+            factors[:, kind] = low + factors[:, kind] * (high - low)
+        factors[:, 3:] = (factors[:, 3:] * 2 - 1) * (0.2 * self.strength)
         order = torch.rand(count, kinds, generator=generator, device="cpu").argsort(1)
         events = torch.rand(count, 4, generator=generator, device="cpu")
         low, high = self.blur_sigma
-        return {
+        drawn = {
             "boxes": draw_boxes(shape, self.scale, self.ratio, generator),
             "flips": draw_flips(shape, self.flip, generator),
             "order": order.masked_fill_(events[:, :1] >= self.jitter, kinds),
@@ -257,9 +267,13 @@ class SimCLR(Policy):
             "blur": (events[:, 2] < self.blur).long(),
             "sigmas": low + events[:, 3] * (high - low),
         }
+        solarize = self.solarize if self.solarize is not None else 0.2 if channels > 1 else 0.0
+        if solarize:
+            drawn["solarize"] = (torch.rand(count, generator=generator, device="cpu") < solarize).long()
+        return drawn
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
-        """Crop and mirror, jitter, grayscale, blur."""
+        """Crop and mirror, jitter, grayscale, blur, solarize."""
         size = (images.shape[2], images.shape[3])
         out = ops.resized_crop(images, moved(drawn["boxes"], images), size, moved(drawn["flips"], images))
         kinds = drawn["factors"].shape[1]
@@ -270,7 +284,45 @@ class SimCLR(Policy):
         out = apply_each(out, drawn["gray"], drawn["sigmas"], [None, lambda x, _: ops.grayscale(x)])
         taps = max(3, size[0] // 10 // 2 * 2 + 1)
         out = apply_each(out, drawn["blur"], drawn["sigmas"], [None, lambda x, s: ops.gaussian_blur(x, s, taps)])
+        if "solarize" in drawn:
+            half = torch.full_like(drawn["sigmas"], 0.5)
+            out = apply_each(out, drawn["solarize"], half, [None, ops.solarize])
         return out.contiguous(memory_format=torch.channels_last)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MoCo(SimCLR):
+    """SimCLR's view with the numbers of MoCo v2 and SimSiam: crops of (0.2, 1) of the image, blur for half of them.
+
+    Source: X. Chen et al., arXiv:2003.04297, and facebookresearch/moco main_moco.py (jitter 0.4, 0.4, 0.4, 0.1: the
+    strength 0.5 of :class:`SimCLR`). Options as there.
+    """
+
+    scale: Sequence[float] | None = option((0.2, 1.0), pair(0, 1, optional=True))
+    blur: float = option(0.5, number(0, 1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BYOLFirst(SimCLR):
+    """The first view of BYOL, Barlow Twins and VICReg: always blurred, never solarized.
+
+    Source: J.-B. Grill et al., arXiv:2006.07733, appendix B: jitter 0.4, 0.4, 0.2, 0.1, crops of (0.08, 1) in colour.
+    Options as in :class:`SimCLR`. solo-learn leaves the blur out at 32 pixels (`blur: 0`).
+    """
+
+    saturation: float = option(0.4, number(0, 2.5))
+    blur: float = option(1.0, number(0, 1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BYOLSecond(BYOLFirst):
+    """The second view of BYOL, Barlow Twins and VICReg: seldom blurred, in colour sometimes solarized.
+
+    Source and options as in :class:`BYOLFirst`: blur with probability 0.1, solarizing with probability 0.2.
+    """
+
+    blur: float = option(0.1, number(0, 1))
+    solarize: float | None = option(None, number(0, 1, optional=True))
 
 
 POLICIES: dict[str, type[Policy]] = {
@@ -278,6 +330,9 @@ POLICIES: dict[str, type[Policy]] = {
     "weak": Weak,
     "randaugment": RandAugment,
     "simclr": SimCLR,
+    "moco": MoCo,
+    "byol_first": BYOLFirst,
+    "byol_second": BYOLSecond,
     "crop_flip": CropFlip,
     "randaugment_nm": RandAugmentNM,
     "trivialaugment": TrivialAugment,

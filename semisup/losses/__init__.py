@@ -16,14 +16,17 @@ from semisup.losses.consistency import kl_consistency, mse_consistency, sharpen
 from semisup.losses.contrastive import info_nce, n_pair, nce, nt_xent
 from semisup.losses.distillation import hinton_kd, soft_target_distillation
 from semisup.losses.fairness import self_adaptive_fairness
+from semisup.losses.joint_embedding import barlow_twins, covariance_penalty, negative_cosine, variance_hinge
 from semisup.losses.metric import batch_hard_triplet, contrastive_margin, soft_nearest_neighbour, triplet
 from semisup.losses.similarity import neighbour_answers, pseudo_label_graph, similarity, unfold_classes
 
 __all__ = [
     "align_distribution",
     "annealed_cross_entropy",
+    "barlow_twins",
     "batch_hard_triplet",
     "contrastive_margin",
+    "covariance_penalty",
     "entropy",
     "hinton_kd",
     "info_nce",
@@ -31,6 +34,7 @@ __all__ = [
     "mse_consistency",
     "n_pair",
     "nce",
+    "negative_cosine",
     "neighbour_answers",
     "nt_xent",
     "pseudo_label_cross_entropy",
@@ -43,4 +47,5 @@ __all__ = [
     "soft_target_distillation",
     "triplet",
     "unfold_classes",
+    "variance_hinge",
 ]

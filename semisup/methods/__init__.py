@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from semisup.methods.barlow_twins import BarlowTwins
 from semisup.methods.base import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
+from semisup.methods.byol import BYOL
 from semisup.methods.comatch import CoMatch
 from semisup.methods.distill import Distill
 from semisup.methods.enaet import EnAET
@@ -10,9 +12,11 @@ from semisup.methods.entropy_minimization import EntropyMinimization
 from semisup.methods.fixmatch import FixMatch
 from semisup.methods.flexmatch import FlexMatch
 from semisup.methods.freematch import FreeMatch
+from semisup.methods.instance_discrimination import InstanceDiscrimination
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.mixmatch import MixMatch
+from semisup.methods.moco import MoCo
 from semisup.methods.noisy_student import NoisyStudent
 from semisup.methods.pi_model import PiModel
 from semisup.methods.pseudo_label import PseudoLabel
@@ -22,11 +26,13 @@ from semisup.methods.s4l_rotation import S4LRotation
 from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
 from semisup.methods.simmatch import SimMatch
+from semisup.methods.simsiam import SimSiam
 from semisup.methods.softmatch import SoftMatch
 from semisup.methods.supervised import Supervised
 from semisup.methods.temporal_ensembling import TemporalEnsembling
 from semisup.methods.uda import UDA
 from semisup.methods.vat import VAT
+from semisup.methods.vicreg import VICReg
 
 __all__ = [
     "METHODS",
@@ -42,8 +48,14 @@ __all__ = [
 
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
+    "instance_discrimination": InstanceDiscrimination,
     "simclr": SimCLR,
     "simclr_v2": SimCLRv2,
+    "moco": MoCo,
+    "byol": BYOL,
+    "simsiam": SimSiam,
+    "barlow_twins": BarlowTwins,
+    "vicreg": VICReg,
     "pseudo_label": PseudoLabel,
     "entropy_minimization": EntropyMinimization,
     "pi_model": PiModel,

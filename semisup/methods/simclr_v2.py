@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from semisup.errors import SemisupError
 from semisup.losses import nt_xent
 from semisup.methods.base import Batch, Count, CountOrZero, Fraction, Method, Positive, Progress, Update, Views
+from semisup.methods.memory import enqueue
 from semisup.models import EMA, Encoder, ProjectionHead
 
 __all__ = ["SimCLRv2"]
@@ -91,10 +92,8 @@ class SimCLRv2(Method):
                 self.enqueue(F.normalize(average.project(second).float(), dim=1))
 
     def enqueue(self, keys: Tensor) -> None:
-        """Overwrite the oldest rows of the queue with `keys` (N, D); first in, first out, without a host sync."""
-        rows = (self.written + torch.arange(len(keys), device=keys.device)) % self.memory
-        self.queue.index_copy_(0, rows, keys)
-        self.written += len(keys)
+        """Overwrite the oldest rows of the queue with `keys` (N, D)."""
+        enqueue(self.queue, self.written, keys)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """The encoder and its head; the average follows."""

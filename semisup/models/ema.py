@@ -27,7 +27,8 @@ class EMA(nn.Module):
     that a checkpoint holds everything.
 
     It starts warm, with ``m_t = min(1 - 1 / (t + 1), m)`` at update t = 1, 2, ...: the plain mean of the weights so far
-    until that forgets more slowly than m, so that the random start does not linger for thousands of steps.
+    until that forgets more slowly than m, so that the random start does not linger for thousands of steps. Targets that
+    should change slowly from the first step on (MoCo, BYOL) do without (``warm=False``).
 
     Attributes:
         module: the averaged network; calling the EMA calls it.
@@ -38,6 +39,7 @@ class EMA(nn.Module):
         module: the network to follow; copied now, so it starts as its own average.
         decay: m in [0, 1]. A change is forgotten to one half after ln 0.5 / ln m updates: 693 at 0.999.
         own_buffers: never touch the copy's buffers: for a teacher that sees batches in train mode itself.
+        warm: start as the plain mean; False applies m from the first update on.
 
     Raises:
         SemisupError: ``decay`` is outside [0, 1].
@@ -45,13 +47,16 @@ class EMA(nn.Module):
 
     step: Tensor
 
-    def __init__(self, module: nn.Module, decay: float = 0.999, *, own_buffers: bool = False) -> None:
+    def __init__(
+        self, module: nn.Module, decay: float = 0.999, *, own_buffers: bool = False, warm: bool = True
+    ) -> None:
         super().__init__()
         if not 0 <= decay <= 1:
             raise SemisupError(f"ema: decay must be between 0 and 1, got {decay!r}")
         self.module = copy.deepcopy(module).requires_grad_(False)
         self.decay = decay
         self.own_buffers = own_buffers
+        self.warm = warm
         first = next(module.parameters(), None)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64, device=None if first is None else first.device))
 
@@ -80,7 +85,9 @@ class EMA(nn.Module):
         self.step.add_(1)
         # On the device: reading the counter on the host would stall the stream once per training step.
         # As 1 - m_t, which single precision holds to all its digits and m_t does not.
-        weight = (1 / (self.step + 1)).clamp(min=1 - self.decay)
+        weight: Tensor | float = 1 - self.decay
+        if self.warm:
+            weight = (1 / (self.step + 1)).clamp(min=weight)
         if not self.own_buffers:
             for my_buffer, their_buffer in zip(my_buffers, their_buffers, strict=True):
                 if my_buffer.is_floating_point():

@@ -15,7 +15,14 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
         {"ranges": "paper", "fill": 0.3},
         {"pool": ["invert", "rotate"], "cutout": 0, "probability": 1},
     ],
-    "simclr": [{}, {"strength": 1.0, "blur": 0.5}, {"scale": [0.5, 0.5], "jitter": 1, "gray": 1, "strength": 2.5}],
+    "simclr": [
+        {},
+        {"strength": 1.0, "blur": 0.5, "solarize": 0.5},
+        {"scale": [0.5, 0.5], "jitter": 1, "gray": 1, "strength": 2.5, "saturation": 0, "solarize": None},
+    ],
+    "moco": [{}],
+    "byol_first": [{}],
+    "byol_second": [{}, {"solarize": 1}],
     "crop_flip": [{}, {"scale": (1, 1), "ratio": (0.5, 2)}],
     "randaugment_nm": [{}, {"operations": 3, "magnitude": 4, "cutout": 0}],
     "trivialaugment": [{}, {"fill": 0.3}],
@@ -324,6 +331,43 @@ def test_jitter_applies_what_it_drew_in_that_order() -> None:
     torch.testing.assert_close(policy.apply(images, drawn), want, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("name", "blur", "saturation", "solarize", "least"),
+    [("moco", 0.5, 0.4, 0, 0.2), ("byol_first", 1, 0.2, 0, 0.08), ("byol_second", 0.1, 0.2, 0.2, 0.08)],
+)
+def test_views_of_moco_and_byol_have_the_published_numbers(
+    name: str, blur: float, saturation: float, solarize: float, least: float
+) -> None:
+    drawn = build_policy(name, {}, flip=True).draw((MANY, 3, 32, 32), seeded())
+    low, high = drawn["factors"].amin(0), drawn["factors"].amax(0)
+    ranges = torch.tensor([[0.6, 1.4], [0.6, 1.4], [1 - saturation, 1 + saturation], [-0.1, 0.1]])
+    torch.testing.assert_close(torch.stack([low, high], dim=1), ranges, atol=1e-3, rtol=0)
+    area = drawn["boxes"][:, 2] * drawn["boxes"][:, 3] / 32**2
+    assert area.amin().item() == pytest.approx(least, abs=0.003)
+    assert area.amax().item() > 0.98
+    for key, expected in (("blur", blur), ("gray", 0.2), ("solarize", solarize)):
+        share = drawn[key].float().mean().item() if key in drawn else 0.0
+        assert share == pytest.approx(expected, abs=0.015), key
+    assert (drawn["order"][:, 0] < 4).float().mean().item() == pytest.approx(0.8, abs=0.015)
+
+
+def test_solarizing_is_drawn_last_and_only_where_it_can_happen() -> None:
+    for shape in ((256, 3, 8, 8), (256, 1, 8, 8)):
+        generator = seeded()
+        without, solarized = SimCLR().draw(shape, generator), SimCLR(solarize=0.3).draw(shape, seeded())
+        assert torch.equal(solarized.pop("solarize"), (torch.rand(256, generator=generator) < 0.3).long())
+        assert without.keys() == solarized.keys()
+        assert all(torch.equal(without[key], solarized[key]) for key in without)
+    assert "solarize" not in build_policy("byol_second", {}, flip=True).draw((8, 1, 8, 8), seeded())
+    assert build_policy("byol_second", {"solarize": 1}, flip=True).draw((8, 1, 8, 8), seeded())["solarize"].all()
+
+
+def test_solarizing_inverts_the_upper_half_after_all_else() -> None:
+    images = torch.rand(4, 3, 16, 16, generator=seeded(1))
+    plain, solarized = SimCLR(blur=1)(images, seeded()), SimCLR(blur=1, solarize=1)(images, seeded())
+    torch.testing.assert_close(solarized, torch.where(plain >= 0.5, 1 - plain, plain))
+
+
 def test_grayscale_view_is_grey() -> None:
     out = SimCLR(gray=1)(torch.rand(8, 3, 16, 16, generator=seeded(1)), seeded())
     assert torch.equal(out[:, 0], out[:, 1]) and torch.equal(out[:, 0], out[:, 2])
@@ -349,6 +393,7 @@ def test_grayscale_view_is_grey() -> None:
         ),
         ("simclr", {"ratio": None}, "ratio must be two numbers [a, b] with 0 < a <= b <= 100, got None"),
         ("simclr", {"strength": 3}, "strength must be a number from 0 to 2.5, got 3"),
+        ("byol_second", {"solarize": 2}, "solarize must be a number from 0 to 1 (or null), got 2"),
         ("randaugment", {"ranges": "codes"}, "ranges must be one of code, paper, got 'codes'"),
         ("randaugment", {"pool": []}, "pool must be a list of operations, or null, got []"),
         (

@@ -57,6 +57,8 @@ _MPL = Setting(
 )
 _UDA = Setting({"threshold": 0.0}, terms=_terms("supervised", "unlabeled"), numbers=_terms("kept"), guesses=True)
 _FIXMATCH = Setting({"threshold": 0.0}, terms=_terms("supervised", "unlabeled"), numbers=_terms("kept"), guesses=True)
+# Neither as wide as the features nor a multiple of the batch; a key network that moves within three steps.
+_MOCO = {"memory": 30, "out_features": 20, "momentum": 0.5, "bn_splits": 3}
 _THRESHOLD = _terms("kept", "threshold")
 
 
@@ -83,11 +85,34 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "strong": Setting({"strong": True, "label_smoothing": 0.1}, terms=_terms("supervised")),
         "frozen": Setting({"freeze": True}, terms=_terms("supervised")),
     },
+    "instance_discrimination": {
+        "nce": Setting({"noise": 30, "out_features": 20}, terms=_terms("instance", "proximal"), random=True),
+        "softmax": Setting(
+            {"loss": "softmax", "bank_momentum": 0.0, "proximal_weight": 3.0, "out_features": 20},
+            terms=_terms("instance", "proximal"),
+        ),
+    },
     "simclr": {"plain": Setting(terms=_terms("contrastive"))},
     "simclr_v2": {
         "plain": Setting(terms=_terms("contrastive")),
         # Neither as wide as the features nor a multiple of the batch.
         "memory": Setting({"memory": 30, "out_features": 20, "memory_decay": 0.9}, terms=_terms("contrastive")),
+    },
+    "moco": {
+        "v2": Setting(_MOCO, terms=_terms("contrastive"), random=True),
+        "v1": Setting({**_MOCO, "head": "linear", "temperature": 0.07}, terms=_terms("contrastive"), random=True),
+    },
+    "byol": {
+        "plain": Setting({"hidden": 30, "out_features": 20, "momentum": 0.5}, terms=_terms("prediction")),
+    },
+    "simsiam": {
+        "plain": Setting({"hidden": 30, "out_features": 20, "bottleneck": 10}, terms=_terms("prediction")),
+    },
+    "barlow_twins": {
+        "plain": Setting({"hidden": 30, "out_features": 20}, terms=_terms("correlation")),
+    },
+    "vicreg": {
+        "plain": Setting({"hidden": 30, "out_features": 20}, terms=_terms("invariance", "variance", "covariance")),
     },
     # Ramps of length 0: within three steps nothing else would have risen.
     "pseudo_label": {

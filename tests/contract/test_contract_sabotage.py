@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from contract_settings import CASES, DATA, Case
 from torch import nn
 
-from semisup.losses import entropy, mse_consistency
+from semisup.losses import entropy, info_nce, mse_consistency
 from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
+from semisup.methods.barlow_twins import BarlowTwins
+from semisup.methods.byol import BYOL
 from semisup.methods.comatch import CoMatch
 from semisup.methods.ctaugment import learn_rates
 from semisup.methods.distill import Distill
@@ -26,9 +28,11 @@ from semisup.methods.entropy_minimization import EntropyMinimization
 from semisup.methods.fixmatch import FixMatch
 from semisup.methods.flexmatch import FlexMatch
 from semisup.methods.freematch import FreeMatch
+from semisup.methods.instance_discrimination import InstanceDiscrimination
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.mixmatch import MixMatch
+from semisup.methods.moco import MoCo
 from semisup.methods.noisy_student import NoisyStudent
 from semisup.methods.pi_model import PiModel
 from semisup.methods.pseudo_label import PseudoLabel
@@ -38,11 +42,13 @@ from semisup.methods.s4l_rotation import S4LRotation
 from semisup.methods.simclr import SimCLR
 from semisup.methods.simclr_v2 import SimCLRv2
 from semisup.methods.simmatch import SimMatch
+from semisup.methods.simsiam import SimSiam
 from semisup.methods.softmatch import SoftMatch
 from semisup.methods.supervised import Supervised
 from semisup.methods.temporal_ensembling import TemporalEnsembling
 from semisup.methods.uda import UDA
 from semisup.methods.vat import VAT
+from semisup.methods.vicreg import VICReg
 
 # --- views -----------------------------------------------------------------------------------------------------------
 
@@ -219,6 +225,56 @@ class OwnProbe(FixMatch):
         yield from super().step(Batch(labeled, batch.unlabeled), progress)
 
 
+class QueryIsKey(MoCo):
+    """Both networks see one view."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"query": u["query"], "key": u["query"]}, u.index)), progress
+        )
+
+
+class OwnTarget(BYOL):
+    """The target sees the first view alone, and so does the predictor."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"first": u["first"], "second": u["first"]}, u.index)), progress
+        )
+
+
+class OneSiamese(SimSiam):
+    """Predicts a view from itself."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"first": u["first"], "second": u["first"]}, u.index)), progress
+        )
+
+
+class OneTwin(BarlowTwins):
+    """Correlates a view with itself."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"first": u["first"], "second": u["first"]}, u.index)), progress
+        )
+
+
+class OneSpread(VICReg):
+    """Keeps apart the images of one view."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"first": u["second"], "second": u["second"]}, u.index)), progress
+        )
+
+
 BLIND = {
     OwnProbe: "fixmatch-ctaugment",
     StrongTarget: "uda-annealed",
@@ -227,6 +283,11 @@ BLIND = {
     UsbMeanTeacher: "mean_teacher-plain",
     StrongGuesses: "fixmatch-plain",
     OneView: "simclr-plain",
+    QueryIsKey: "moco-v2",
+    OwnTarget: "byol-plain",
+    OneSiamese: "simsiam-plain",
+    OneTwin: "barlow_twins-plain",
+    OneSpread: "vicreg-plain",
     OneGuess: "mixmatch-plain",
     NoAnchor: "remixmatch-plain",
     WrongView: "supervised-strong",
@@ -297,6 +358,52 @@ class SoftMpl(MetaPseudoLabels):
             soft = F.cross_entropy(logits, logits.detach().softmax(1))
             feedback = update.log["help"] * (soft - soft.detach())
             yield replace(update, log={**update.log, "feedback": 0 * feedback + feedback.detach()})
+
+
+class GradientThroughKeys(MoCo):
+    """The key network is trained as well."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        self.target.requires_grad_(True)
+        for _ in super().step(batch, progress):
+            queries, keys = self.online(batch.unlabeled["query"]), self.target(batch.unlabeled["key"])
+            loss = info_nce(queries, keys, self.temperature, self.queue)
+            yield Update(loss, log={"contrastive": loss})
+
+
+class GradientIntoTarget(BYOL):
+    """The target is trained as well."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        self.target.requires_grad_(True)
+        for _ in super().step(batch, progress):
+            loss = self.distance(batch.unlabeled["first"], self.target(batch.unlabeled["second"]))
+            yield Update(loss, log={"prediction": loss})
+
+
+class StillEmbeddings(InstanceDiscrimination):
+    """The proximal term is taken of embeddings without gradient."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            yield replace(update, log={**update.log, "proximal": update.log["proximal"].detach()})
+
+
+class BothSidesStopped(SimSiam):
+    """The stop-gradient covers predictions and targets alike."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            yield replace(update, log={"prediction": update.loss.detach()})
+
+
+class NoSpread(VICReg):
+    """Variance and covariance are measured on what does not learn."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            log = {name: term if name == "invariance" else term.detach() for name, term in update.log.items()}
+            yield Update(self.invariance_weight * log["invariance"], log=log)
 
 
 class GuessesOnly(PseudoLabel):
@@ -403,6 +510,11 @@ def _with_idle_layer(base: type[Supervised]) -> type[Method]:
         (PerturbedTarget, "vat-plain", "adversarial has no gradient"),
         (FrozenSimilarity, "simmatch-plain", "embed.*gradient from the update of 'main'"),
         (FrozenDecoders, "enaet-plain", "transformation has no gradient"),
+        (GradientThroughKeys, "moco-v2", "target.*gradient from the update of 'main'"),
+        (GradientIntoTarget, "byol-plain", "target.*gradient from the update of 'main'"),
+        (StillEmbeddings, "instance_discrimination-softmax", "proximal has no gradient"),
+        (BothSidesStopped, "simsiam-plain", "prediction has no gradient"),
+        (NoSpread, "vicreg-plain", "(variance|covariance) has no gradient"),
         (GuessesOnly, "pseudo_label-plain", "unlabeled has no gradient"),
         (EntropyOfTargets, "entropy_minimization-plain", "entropy has no gradient"),
         (GradientThroughTeacher, "mean_teacher-plain", "teacher.module"),
@@ -724,7 +836,11 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
 @pytest.mark.parametrize(
     ("cls", "buffer", "name"),
     [
+        (InstanceDiscrimination, "bank", "instance_discrimination-softmax"),
+        (InstanceDiscrimination, "log_z", "instance_discrimination-nce"),
         (SimCLRv2, "queue", "simclr_v2-memory"),
+        (MoCo, "queue", "moco-v2"),
+        (MoCo, "written", "moco-v1"),
         (ReMixMatch, "recent", "remixmatch-plain"),
         (ReMixMatch, "rates", "remixmatch-ctaugment"),
         (FixMatch, "rates", "fixmatch-ctaugment"),

@@ -30,6 +30,15 @@ STAGES: dict[str, dict[str, Any]] = {
         "schedule": {"name": "cosine", "warmup": 0.2},
         "batch": {"unlabeled": 16},
     },
+    "queue": {"method": {"name": "moco", "memory": 48, "bn_splits": 2}, "batch": {"unlabeled": 16}},
+    "latent": {"method": {"name": "byol", "hidden": 16}, "batch": {"unlabeled": 16}},
+    "siamese": {"method": {"name": "simsiam", "hidden": 16, "out_features": 16}, "batch": {"unlabeled": 16}},
+    "twins": {"method": {"name": "barlow_twins", "hidden": 16, "out_features": 16}, "batch": {"unlabeled": 16}},
+    "spread": {"method": {"name": "vicreg", "hidden": 16, "out_features": 16}, "batch": {"unlabeled": 16}},
+    "instances": {
+        "method": {"name": "instance_discrimination", "noise": 64, "out_features": 8},
+        "batch": {"unlabeled": 16},
+    },
     "finetune": {"init": {"from": "pretrain", "head_layer": 1}, **TRAIN},
     "match": {
         "init": "finetune",

@@ -27,8 +27,10 @@ CASES = {
         (FREQUENCIES, FREQUENCIES.flip(0)),
     ),
     "annealed_cross_entropy": (lambda z, y: semisup.losses.annealed_cross_entropy(z, y, 0.4), (LABELS,)),
+    "barlow_twins": (semisup.losses.barlow_twins, (logits(1),)),
     "batch_hard_triplet": (semisup.losses.batch_hard_triplet, (LABELS,)),
     "contrastive_margin": (semisup.losses.contrastive_margin, (LABELS,)),
+    "covariance_penalty": (semisup.losses.covariance_penalty, ()),
     "entropy": (semisup.losses.entropy, ()),
     "hinton_kd": (lambda z, t: semisup.losses.hinton_kd(z, t, 4.0), (logits(1),)),
     "info_nce": (
@@ -39,6 +41,7 @@ CASES = {
     "mse_consistency": (semisup.losses.mse_consistency, (F.softmax(logits(1), 1),)),
     "n_pair": (lambda z, p, w: semisup.losses.n_pair(z, p, 0.02, w), (logits(1), MASK)),
     "nce": (lambda z, n, w: semisup.losses.nce(z[:, 0], n, w), (logits(1), MASK)),
+    "negative_cosine": (semisup.losses.negative_cosine, (logits(1),)),
     "neighbour_answers": (
         lambda z, a: semisup.losses.neighbour_answers(F.softmax(z, 1), a[:C])[:, 0].sum(),
         (F.softmax(logits(1), 1),),
@@ -66,6 +69,7 @@ CASES = {
         lambda z, p, y: semisup.losses.unfold_classes(F.softmax(z, 1), p, y[:C])[:, 0].sum(),
         (F.softmax(logits(1), 1), LABELS),
     ),
+    "variance_hinge": (semisup.losses.variance_hinge, ()),
 }
 
 # These take probabilities; the softmax of the table would be taken in bf16 outside of them.

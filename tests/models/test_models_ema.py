@@ -42,6 +42,17 @@ def test_warm_start_is_the_plain_mean_until_the_cap_and_the_recursion_afterwards
     assert ema.step.item() == 39
 
 
+def test_without_a_warm_start_the_decay_counts_from_the_first_update_on() -> None:
+    online = scalar(3.0)
+    ema = EMA(online, 0.9, warm=False)
+    nn.init.constant_(online.weight, 8.0)
+    ema.update(online)
+    assert ema.module.weight.item() == pytest.approx(0.9 * 3 + 0.1 * 8, rel=1e-12)
+    ema.decay = 1.0
+    ema.update(online)
+    assert ema.module.weight.item() == pytest.approx(3.5, rel=1e-12)
+
+
 def long_running(module: nn.Module, decay: float, *, own_buffers: bool = False) -> EMA:
     """An average whose warm start is over."""
     ema = EMA(module, decay, own_buffers=own_buffers)

@@ -19,15 +19,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semisup.losses import (
+    barlow_twins,
     batch_hard_triplet,
     contrastive_margin,
+    covariance_penalty,
     info_nce,
     n_pair,
+    negative_cosine,
     nt_xent,
     soft_cross_entropy,
     soft_nearest_neighbour,
     soft_target_distillation,
     triplet,
+    variance_hinge,
 )
 
 pytestmark = pytest.mark.reference
@@ -242,6 +246,48 @@ def test_soft_nearest_neighbour_is_pytorch_metric_learning_s_nca(pml: Any, label
     """Neighbourhood components analysis is this loss; its scale is 1 / T."""
     loss = pml.losses.NCALoss(softmax_scale=1 / temperature, distance=as_they_are(pml, 2))
     check_same(lambda z: soft_nearest_neighbour(z, labels, temperature), on_known(loss, labels), normal(10, 3))
+
+
+# Two views without negatives.
+
+
+def test_negative_cosine_is_lightly_s(lightly: Any) -> None:
+    """A value of -1 to 1; check_same wants one above 0, hence 1 more for both."""
+    theirs = lightly.NegativeCosineSimilarity()
+    check_same(
+        lambda predictions, targets: 1 + negative_cosine(predictions, targets),
+        lambda predictions, targets: 1 + theirs(predictions, targets),
+        normal(7, 5),
+        normal(7, 5, seed=1),
+    )
+
+
+@pytest.mark.parametrize("weight", [0.005, 0.5])
+@pytest.mark.parametrize("count", [2, 9])
+def test_barlow_twins_is_lightly_s(lightly: Any, count: int, weight: float) -> None:
+    check_same(
+        lambda first, second: barlow_twins(first, second, weight),
+        lightly.BarlowTwinsLoss(lambda_param=weight),
+        normal(count, 5),
+        normal(count, 5, seed=1),
+    )
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0])
+@pytest.mark.parametrize("count", [2, 9])
+def test_the_terms_of_vicreg_add_up_to_lightly_s(lightly: Any, count: int, scale: float) -> None:
+    """Theirs is the sum, with the authors' weights: 25, 25 for the mean of the views' hinges, 1 for their sum."""
+    check_same(
+        lambda first, second: (
+            25 * F.mse_loss(first, second)
+            + 25 * (variance_hinge(first) + variance_hinge(second)) / 2
+            + covariance_penalty(first)
+            + covariance_penalty(second)
+        ),
+        lightly.VICRegLoss(),
+        scale * normal(count, 5),
+        scale * normal(count, 5, seed=1),
+    )
 
 
 # Soft targets.
