@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from semisup.methods.base import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
 from semisup.methods.comatch import CoMatch
+from semisup.methods.dino import DINO
 from semisup.methods.distill import Distill
 from semisup.methods.enaet import EnAET
 from semisup.methods.entropy_minimization import EntropyMinimization
@@ -24,6 +25,7 @@ from semisup.methods.simclr_v2 import SimCLRv2
 from semisup.methods.simmatch import SimMatch
 from semisup.methods.softmatch import SoftMatch
 from semisup.methods.supervised import Supervised
+from semisup.methods.swav import SwAV
 from semisup.methods.temporal_ensembling import TemporalEnsembling
 from semisup.methods.uda import UDA
 from semisup.methods.vat import VAT
@@ -44,6 +46,8 @@ METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "simclr": SimCLR,
     "simclr_v2": SimCLRv2,
+    "swav": SwAV,
+    "dino": DINO,
     "pseudo_label": PseudoLabel,
     "entropy_minimization": EntropyMinimization,
     "pi_model": PiModel,

@@ -88,6 +88,22 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         # Neither as wide as the features nor a multiple of the batch.
         "memory": Setting({"memory": 30, "out_features": 20, "memory_decay": 0.9}, terms=_terms("contrastive")),
     },
+    "swav": {
+        # The prototypes learn from the first step on; in the second variant the queue is full and used at the third.
+        "plain": Setting({"prototypes": 7, "out_features": 10, "freeze": 0.0}, terms=_terms("swapped")),
+        "crops": Setting(
+            {"prototypes": 7, "out_features": 10, "freeze": 0.0, "crops": 2, "queue": 20, "queue_start": 0.0},
+            terms=_terms("swapped"),
+        ),
+    },
+    "dino": {
+        # The last layer learns from the first step on, and the teacher moves.
+        "plain": Setting(
+            {"out_features": 7, "hidden": 12, "bottleneck": 10, "crops": 2, "freeze": 0.0, "momentum": 0.5},
+            terms=_terms("distillation"),
+            numbers=_terms("teacher_entropy"),
+        ),
+    },
     # Ramps of length 0: within three steps nothing else would have risen.
     "pseudo_label": {
         "plain": Setting(

@@ -19,6 +19,7 @@ from torch import nn
 from semisup.losses import entropy, mse_consistency
 from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
 from semisup.methods.comatch import CoMatch
+from semisup.methods.dino import DINO
 from semisup.methods.distill import Distill
 from semisup.methods.enaet import EnAET
 from semisup.methods.entropy_minimization import EntropyMinimization
@@ -39,6 +40,7 @@ from semisup.methods.simclr_v2 import SimCLRv2
 from semisup.methods.simmatch import SimMatch
 from semisup.methods.softmatch import SoftMatch
 from semisup.methods.supervised import Supervised
+from semisup.methods.swav import SwAV
 from semisup.methods.temporal_ensembling import TemporalEnsembling
 from semisup.methods.uda import UDA
 from semisup.methods.vat import VAT
@@ -77,6 +79,22 @@ class OneView(SimCLR):
         yield from super().step(
             Batch(batch.labeled, Unlabeled({"first": u["first"], "second": u["first"]}, u.index)), progress
         )
+
+
+class LargeCropsOnly(SwAV):
+    """Asks for small crops and takes a large one in place of the last."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(Batch(batch.labeled, Unlabeled({**u.views, "local_2": u["first"]}, u.index)), progress)
+
+
+class LargeViewsTwice(DINO):
+    """The student sees the first view in place of the second small one."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(Batch(batch.labeled, Unlabeled({**u.views, "local_2": u["first"]}, u.index)), progress)
 
 
 class WrongView(Supervised):
@@ -218,6 +236,8 @@ BLIND = {
     OneView: "simclr-plain",
     OneGuess: "mixmatch-plain",
     NoAnchor: "remixmatch-plain",
+    LargeCropsOnly: "swav-crops",
+    LargeViewsTwice: "dino-plain",
     WrongView: "supervised-strong",
     NoUda: "meta_pseudo_labels-hard",
     NoLabels: "noisy_student-plain",
@@ -346,6 +366,34 @@ class PerturbedTarget(VAT):
             )
 
 
+class DetachedScores(SwAV):
+    """The stop-gradient of the codes covers the predictions too."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            yield replace(update, log={"swapped": update.loss.detach()})
+
+
+class ForgottenPrototypes(SwAV):
+    """The prototypes stay frozen for the whole run."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        self.freeze = 2.0
+        yield from super().step(batch, progress)
+
+
+class TrainedTeacher(DINO):
+    """The teacher's answers have a gradient, and its weights take it."""
+
+    def __init__(self, model: nn.Module, **options: object) -> None:
+        super().__init__(model, **options)  # type: ignore[arg-type]
+        self.teacher.module.requires_grad_(True)
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            yield replace(update, loss=update.loss + self.teacher(batch.unlabeled["first"]).square().mean())
+
+
 class MeanTeacherAllParameters(TeacherWithGradient):
     """The optimizer gets the teacher too."""
 
@@ -393,6 +441,9 @@ def _with_idle_layer(base: type[Supervised]) -> type[Method]:
         (FrozenSimilarity, "simmatch-plain", "embed.*gradient from the update of 'main'"),
         (FrozenDecoders, "enaet-plain", "transformation has no gradient"),
         (GuessesOnly, "pseudo_label-plain", "unlabeled has no gradient"),
+        (DetachedScores, "swav-plain", "swapped has no gradient"),
+        (ForgottenPrototypes, "swav-crops", "prototypes: gradient from the update of 'main'"),
+        (TrainedTeacher, "dino-plain", "teacher.module"),
         (EntropyOfTargets, "entropy_minimization-plain", "entropy has no gradient"),
         (GradientThroughTeacher, "mean_teacher-plain", "teacher.module"),
         (StudentInTeachersUpdate, "meta_pseudo_labels-drawn", "student.*gradient from the update of 'teacher'"),
@@ -656,6 +707,9 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
     ("cls", "buffer", "name"),
     [
         (SimCLRv2, "queue", "simclr_v2-memory"),
+        (SwAV, "queues", "swav-crops"),
+        (SwAV, "written", "swav-crops"),
+        (DINO, "centre", "dino-plain"),
         (ReMixMatch, "recent", "remixmatch-plain"),
         (FlexMatch, "latest", "flexmatch-plain"),
         (FreeMatch, "expected", "freematch-plain"),

@@ -30,6 +30,14 @@ STAGES: dict[str, dict[str, Any]] = {
         "schedule": {"name": "cosine", "warmup": 0.2},
         "batch": {"unlabeled": 16},
     },
+    "swapped": {
+        "method": {"name": "swav", "prototypes": 6, "out_features": 8, "crops": 1, "queue": 48, "queue_start": 0.2},
+        "batch": {"unlabeled": 16},
+    },
+    "centred": {
+        "method": {"name": "dino", "out_features": 16, "hidden": 8, "bottleneck": 6, "crops": 1, "freeze": 0.2},
+        "batch": {"unlabeled": 16},
+    },
     "finetune": {"init": {"from": "pretrain", "head_layer": 1}, **TRAIN},
     "match": {
         "init": "finetune",
