@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from semisup.methods.base import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
 from semisup.methods.comatch import CoMatch
+from semisup.methods.deepcluster import DeepCluster
 from semisup.methods.dino import DINO
 from semisup.methods.distill import Distill
 from semisup.methods.enaet import EnAET
@@ -46,6 +47,7 @@ METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "simclr": SimCLR,
     "simclr_v2": SimCLRv2,
+    "deepcluster": DeepCluster,
     "swav": SwAV,
     "dino": DINO,
     "pseudo_label": PseudoLabel,

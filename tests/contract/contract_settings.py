@@ -88,6 +88,14 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         # Neither as wide as the features nor a multiple of the batch.
         "memory": Setting({"memory": 30, "out_features": 20, "memory_decay": 0.9}, terms=_terms("contrastive")),
     },
+    "deepcluster": {
+        # Clustered at every second step: by steps 3 and 5 centroids and sizes are those of the step before.
+        "plain": Setting(
+            {"clusters": 4, "clusterings": 2, "interval": 0.24, "out_features": 10},
+            terms=_terms("clusters"),
+            random=True,
+        ),
+    },
     "swav": {
         # The prototypes learn from the first step on; in the second variant the queue is full and used at the third.
         "plain": Setting({"prototypes": 7, "out_features": 10, "freeze": 0.0}, terms=_terms("swapped")),

@@ -19,6 +19,7 @@ from torch import nn
 from semisup.losses import entropy, mse_consistency
 from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
 from semisup.methods.comatch import CoMatch
+from semisup.methods.deepcluster import DeepCluster
 from semisup.methods.dino import DINO
 from semisup.methods.distill import Distill
 from semisup.methods.enaet import EnAET
@@ -73,6 +74,16 @@ class StrongGuesses(FixMatch):
 
 class OneView(SimCLR):
     """Contrasts a view with itself."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"first": u["first"], "second": u["first"]}, u.index)), progress
+        )
+
+
+class OneClusteredView(DeepCluster):
+    """Learns the clusters of the first view from the first view."""
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         u = batch.unlabeled
@@ -236,6 +247,7 @@ BLIND = {
     OneView: "simclr-plain",
     OneGuess: "mixmatch-plain",
     NoAnchor: "remixmatch-plain",
+    OneClusteredView: "deepcluster-plain",
     LargeCropsOnly: "swav-crops",
     LargeViewsTwice: "dino-plain",
     WrongView: "supervised-strong",
@@ -606,6 +618,14 @@ class HostMean(SoftMatch):
             yield update
 
 
+class HostClusters(DeepCluster):
+    """main_deepclusterv2.py: who is in which cluster is found on the host."""
+
+    def cluster(self) -> None:
+        super().cluster()
+        self.sizes[0].copy_(torch.bincount(self.memory.argmax(1).cpu(), minlength=10)[:4])
+
+
 class CpuTensor(FixMatch):
     """Makes a tensor without saying where."""
 
@@ -622,6 +642,7 @@ class CpuTensor(FixMatch):
         (BooleanIndex, "fixmatch-plain"),
         (PythonCounter, "flexmatch-plain"),
         (HostMean, "softmatch-plain"),
+        (HostClusters, "deepcluster-plain"),
         (CpuTensor, "fixmatch-plain"),
     ],
 )
@@ -709,6 +730,10 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
         (SimCLRv2, "queue", "simclr_v2-memory"),
         (SwAV, "queues", "swav-crops"),
         (SwAV, "written", "swav-crops"),
+        (DeepCluster, "memory", "deepcluster-plain"),
+        (DeepCluster, "known", "deepcluster-plain"),
+        (DeepCluster, "centroids", "deepcluster-plain"),
+        (DeepCluster, "sizes", "deepcluster-plain"),
         (DINO, "centre", "dino-plain"),
         (ReMixMatch, "recent", "remixmatch-plain"),
         (FlexMatch, "latest", "flexmatch-plain"),

@@ -30,6 +30,10 @@ STAGES: dict[str, dict[str, Any]] = {
         "schedule": {"name": "cosine", "warmup": 0.2},
         "batch": {"unlabeled": 16},
     },
+    "clustered": {
+        "method": {"name": "deepcluster", "clusters": 5, "interval": 0.1, "out_features": 8},
+        "batch": {"unlabeled": 16},
+    },
     "swapped": {
         "method": {"name": "swav", "prototypes": 6, "out_features": 8, "crops": 1, "queue": 48, "queue_start": 0.2},
         "batch": {"unlabeled": 16},

@@ -20,6 +20,7 @@ from semisup.stages.train import training_images
 STAGES: dict[str, Any] = {
     "pretrain": train_stage("simclr_v2"),
     "pretrain_simclr": train_stage("simclr"),
+    "deepcluster": train_stage("deepcluster", clusters=4, interval=0.3),
     "swav": train_stage("swav", prototypes=6, crops=2, queue=32, queue_start=0.0),
     "dino": train_stage("dino", out_features=16, hidden=8, bottleneck=6, crops=2),
     "finetune": train_stage("supervised", stage={"init": {"from": "pretrain", "head_layer": 1}}),
@@ -103,7 +104,13 @@ def test_labels_inside_the_budget_do_reach_the_weights(original: dict[str, Artif
     shifted = data.y_train.copy()
     shifted[budget.index] = (shifted[budget.index] + 1) % data.num_classes
     same = same_weights(original, run_stages(STAGES, dataclasses.replace(data, y_train=shifted), tmp_path, budget))
-    assert [name for name, unchanged in same.items() if unchanged] == ["pretrain", "pretrain_simclr", "swav", "dino"]
+    assert [name for name, unchanged in same.items() if unchanged] == [
+        "pretrain",
+        "pretrain_simclr",
+        "deepcluster",
+        "swav",
+        "dino",
+    ]
 
 
 def test_test_images_and_their_labels_reach_no_weight(original: dict[str, Artifact], tmp_path: Path) -> None:
