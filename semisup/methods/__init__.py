@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from semisup.methods.base import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
+from semisup.methods.cmc import CMC
 from semisup.methods.comatch import CoMatch
+from semisup.methods.cpc import CPC
 from semisup.methods.deepcluster import DeepCluster
 from semisup.methods.dino import DINO
 from semisup.methods.distill import Distill
@@ -47,6 +49,8 @@ METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "simclr": SimCLR,
     "simclr_v2": SimCLRv2,
+    "cpc": CPC,
+    "cmc": CMC,
     "deepcluster": DeepCluster,
     "swav": SwAV,
     "dino": DINO,

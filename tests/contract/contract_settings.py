@@ -88,6 +88,14 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         # Neither as wide as the features nor a multiple of the batch.
         "memory": Setting({"memory": 30, "out_features": 20, "memory_decay": 0.9}, terms=_terms("contrastive")),
     },
+    "cpc": {"plain": Setting({"grid": 3, "nearest": 1, "farthest": 2, "context": 9}, terms=_terms("prediction"))},
+    "cmc": {
+        "plain": Setting(
+            {"negatives": 20, "out_features": 10, "temperature": 0.2},
+            terms=_terms("from_first", "from_second"),
+            random=True,
+        ),
+    },
     "deepcluster": {
         # Clustered at every second step: by steps 3 and 5 centroids and sizes are those of the step before.
         "plain": Setting(

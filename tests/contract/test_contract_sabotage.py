@@ -18,7 +18,9 @@ from torch import nn
 
 from semisup.losses import entropy, mse_consistency
 from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
+from semisup.methods.cmc import CMC
 from semisup.methods.comatch import CoMatch
+from semisup.methods.cpc import CPC
 from semisup.methods.deepcluster import DeepCluster
 from semisup.methods.dino import DINO
 from semisup.methods.distill import Distill
@@ -89,6 +91,16 @@ class OneClusteredView(DeepCluster):
         u = batch.unlabeled
         yield from super().step(
             Batch(batch.labeled, Unlabeled({"first": u["first"], "second": u["first"]}, u.index)), progress
+        )
+
+
+class BlindToTheImage(CPC):
+    """All patches are the same."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"image": torch.ones_like(u["image"])}, u.index)), progress
         )
 
 
@@ -248,6 +260,7 @@ BLIND = {
     OneGuess: "mixmatch-plain",
     NoAnchor: "remixmatch-plain",
     OneClusteredView: "deepcluster-plain",
+    BlindToTheImage: "cpc-plain",
     LargeCropsOnly: "swav-crops",
     LargeViewsTwice: "dino-plain",
     WrongView: "supervised-strong",
@@ -406,6 +419,22 @@ class TrainedTeacher(DINO):
             yield replace(update, loss=update.loss + self.teacher(batch.unlabeled["first"]).square().mean())
 
 
+class OneDirection(CMC):
+    """Lightness is looked for by colour, and never the other way round."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            second = update.log["from_second"].detach()
+            yield replace(update, loss=update.log["from_first"] + second, log={**update.log, "from_second": second})
+
+
+class PredictedTargets(CPC):
+    """The stop-gradient is on the predictions: only targets learn."""
+
+    def predict(self, latents: torch.Tensor) -> list[torch.Tensor]:
+        return [prediction.detach() for prediction in super().predict(latents)]
+
+
 class MeanTeacherAllParameters(TeacherWithGradient):
     """The optimizer gets the teacher too."""
 
@@ -456,6 +485,8 @@ def _with_idle_layer(base: type[Supervised]) -> type[Method]:
         (DetachedScores, "swav-plain", "swapped has no gradient"),
         (ForgottenPrototypes, "swav-crops", "prototypes: gradient from the update of 'main'"),
         (TrainedTeacher, "dino-plain", "teacher.module"),
+        (OneDirection, "cmc-plain", "from_second has no gradient"),
+        (PredictedTargets, "cpc-plain", "read.*gradient from the update of 'main'"),
         (EntropyOfTargets, "entropy_minimization-plain", "entropy has no gradient"),
         (GradientThroughTeacher, "mean_teacher-plain", "teacher.module"),
         (StudentInTeachersUpdate, "meta_pseudo_labels-drawn", "student.*gradient from the update of 'teacher'"),
@@ -730,6 +761,8 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
         (SimCLRv2, "queue", "simclr_v2-memory"),
         (SwAV, "queues", "swav-crops"),
         (SwAV, "written", "swav-crops"),
+        (CMC, "banks", "cmc-plain"),
+        (CMC, "row_in_bank", "cmc-plain"),
         (DeepCluster, "memory", "deepcluster-plain"),
         (DeepCluster, "known", "deepcluster-plain"),
         (DeepCluster, "centroids", "deepcluster-plain"),

@@ -30,6 +30,11 @@ STAGES: dict[str, dict[str, Any]] = {
         "schedule": {"name": "cosine", "warmup": 0.2},
         "batch": {"unlabeled": 16},
     },
+    "patches": {
+        "method": {"name": "cpc", "grid": 2, "nearest": 1, "farthest": 1, "context": 8},
+        "batch": {"unlabeled": 16},
+    },
+    "edges": {"method": {"name": "cmc", "negatives": 50, "out_features": 8}, "batch": {"unlabeled": 16}},
     "clustered": {
         "method": {"name": "deepcluster", "clusters": 5, "interval": 0.1, "out_features": 8},
         "batch": {"unlabeled": 16},

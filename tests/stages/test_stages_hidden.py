@@ -20,6 +20,8 @@ from semisup.stages.train import training_images
 STAGES: dict[str, Any] = {
     "pretrain": train_stage("simclr_v2"),
     "pretrain_simclr": train_stage("simclr"),
+    "cpc": train_stage("cpc", grid=2, nearest=1, farthest=1, context=6),
+    "cmc": train_stage("cmc", negatives=20),
     "deepcluster": train_stage("deepcluster", clusters=4, interval=0.3),
     "swav": train_stage("swav", prototypes=6, crops=2, queue=32, queue_start=0.0),
     "dino": train_stage("dino", out_features=16, hidden=8, bottleneck=6, crops=2),
