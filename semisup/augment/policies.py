@@ -41,6 +41,7 @@ __all__ = [
     "BYOLFirst",
     "BYOLSecond",
     "CropFlip",
+    "LocalCrop",
     "MoCo",
     "NoAugment",
     "Policy",
@@ -274,7 +275,7 @@ class SimCLR(Policy):
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
         """Crop and mirror, jitter, grayscale, blur, solarize."""
-        size = (images.shape[2], images.shape[3])
+        size = self.result_size(images.shape[2], images.shape[3])
         out = ops.resized_crop(images, moved(drawn["boxes"], images), size, moved(drawn["flips"], images))
         kinds = drawn["factors"].shape[1]
         table = [ops.brightness, ops.contrast, ops.saturation, ops.hue][:kinds]
@@ -288,6 +289,31 @@ class SimCLR(Policy):
             half = torch.full_like(drawn["sigmas"], 0.5)
             out = apply_each(out, drawn["solarize"], half, [None, ops.solarize])
         return out.contiguous(memory_format=torch.channels_last)
+
+    def result_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width of the view of an image of this height and width."""
+        return height, width
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LocalCrop(SimCLR):
+    """The small view of multi-crop: SimCLR's view of a small part of the image, in a smaller picture.
+
+    Sources: M. Caron et al., arXiv:2006.09882 (SwAV), section 3.3, and arXiv:2104.14294 (DINO), main_dino.py: areas of
+    0.05 to 0.4 in 96 of 224 px. SwAV cuts them out of 0.05 to 0.14 and begins its large views there.
+
+    Args: those of :class:`SimCLR`, and
+        scale: area of the crop, uniform between these fractions of the image's, the same for any number of
+            channels. Null: as of :class:`CropFlip`.
+        size: sides of the result as fractions of the image's, rounded to pixels; at least 4 px.
+    """
+
+    scale: Sequence[float] | None = option((0.05, 0.4), pair(0, 1, optional=True))
+    size: float = option(96 / 224, number(0, 1))
+
+    def result_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the smaller height and width."""
+        return max(4, pixels(self.size, height)), max(4, pixels(self.size, width))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

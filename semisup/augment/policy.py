@@ -77,7 +77,7 @@ class Policy(ABC):
             generator: a CPU generator; its state decides the result, and is moved on.
 
         Returns:
-            Images of the same shape and dtype, in [0, 1], in channels_last memory.
+            Images of the same shape (`local`: smaller) and dtype, in [0, 1], in channels_last memory.
 
         Raises:
             ValueError: ``images`` is not such a batch.

@@ -12,6 +12,7 @@ from semisup.losses.classification import (
     pseudo_label_cross_entropy,
     soft_cross_entropy,
 )
+from semisup.losses.clusters import cross_view_cross_entropy, self_distillation, sinkhorn
 from semisup.losses.consistency import kl_consistency, mse_consistency, sharpen
 from semisup.losses.contrastive import info_nce, n_pair, nce, nt_xent
 from semisup.losses.distillation import hinton_kd, soft_target_distillation
@@ -27,6 +28,7 @@ __all__ = [
     "batch_hard_triplet",
     "contrastive_margin",
     "covariance_penalty",
+    "cross_view_cross_entropy",
     "entropy",
     "hinton_kd",
     "info_nce",
@@ -40,8 +42,10 @@ __all__ = [
     "pseudo_label_cross_entropy",
     "pseudo_label_graph",
     "self_adaptive_fairness",
+    "self_distillation",
     "sharpen",
     "similarity",
+    "sinkhorn",
     "soft_cross_entropy",
     "soft_nearest_neighbour",
     "soft_target_distillation",

@@ -5,7 +5,11 @@ from __future__ import annotations
 from semisup.methods.barlow_twins import BarlowTwins
 from semisup.methods.base import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
 from semisup.methods.byol import BYOL
+from semisup.methods.cmc import CMC
 from semisup.methods.comatch import CoMatch
+from semisup.methods.cpc import CPC
+from semisup.methods.deepcluster import DeepCluster
+from semisup.methods.dino import DINO
 from semisup.methods.distill import Distill
 from semisup.methods.enaet import EnAET
 from semisup.methods.entropy_minimization import EntropyMinimization
@@ -29,6 +33,7 @@ from semisup.methods.simmatch import SimMatch
 from semisup.methods.simsiam import SimSiam
 from semisup.methods.softmatch import SoftMatch
 from semisup.methods.supervised import Supervised
+from semisup.methods.swav import SwAV
 from semisup.methods.temporal_ensembling import TemporalEnsembling
 from semisup.methods.uda import UDA
 from semisup.methods.vat import VAT
@@ -56,6 +61,11 @@ METHODS: dict[str, type[Method]] = {
     "simsiam": SimSiam,
     "barlow_twins": BarlowTwins,
     "vicreg": VICReg,
+    "cpc": CPC,
+    "cmc": CMC,
+    "deepcluster": DeepCluster,
+    "swav": SwAV,
+    "dino": DINO,
     "pseudo_label": PseudoLabel,
     "entropy_minimization": EntropyMinimization,
     "pi_model": PiModel,

@@ -1,4 +1,4 @@
-"""How the weight of an unlabeled term grows from 0 to 1 over the first part of a run."""
+"""How a weight grows to 1 over a run or its first part."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 from semisup.methods.base import Progress
 
-__all__ = ["gaussian_ramp", "linear_ramp"]
+__all__ = ["cosine_to_one", "gaussian_ramp", "linear_ramp"]
 
 
 def linear_ramp(progress: Progress, length: float, start: float = 0.0) -> float:
@@ -35,3 +35,15 @@ def gaussian_ramp(progress: Progress, length: float) -> float:
         length: part of the run over which t goes from 0 to 1, in [0, 1]; 0 jumps to 1.
     """
     return math.exp(-5 * (1 - linear_ramp(progress, length)) ** 2)
+
+
+def cosine_to_one(progress: Progress, start: float) -> float:
+    """Return `1 - (1 - start) (1 + cos(pi t)) / 2`: from `start` to 1 over the whole run t, fastest half-way.
+
+    The momentum of the teachers of BYOL (arXiv:2006.07733, sec. 3.2) and DINO (arXiv:2104.14294).
+
+    Args:
+        progress: where the run stands.
+        start: the first value.
+    """
+    return 1 - (1 - start) * (1 + math.cos(math.pi * progress.fraction)) / 2

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from semisup.augment import ops, policies
-from semisup.augment.policies import POLICIES, RandAugment, SimCLR, Weak, build_policy, check_policy
+from semisup.augment.policies import POLICIES, LocalCrop, RandAugment, SimCLR, Weak, build_policy, check_policy
 from semisup.errors import SemisupError
 
 OPTIONS: dict[str, list[dict[str, object]]] = {
@@ -23,6 +25,7 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
     "moco": [{}],
     "byol_first": [{}],
     "byol_second": [{}, {"solarize": 1}],
+    "local": [{}, {"size": 0.5, "scale": [0.1, 0.3], "blur": 0.5}, {"size": 0.0}],
     "crop_flip": [{}, {"scale": (1, 1), "ratio": (0.5, 2)}],
     "randaugment_nm": [{}, {"operations": 3, "magnitude": 4, "cutout": 0}],
     "trivialaugment": [{}, {"fill": 0.3}],
@@ -37,6 +40,15 @@ MANY = 20_000
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def result_shape(name: str, options: dict[str, object], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of the views of images of `shape`: smaller for "local", 3/7 of each side unless told."""
+    if name != "local":
+        return shape
+    share = options.get("size", 96 / 224)
+    assert isinstance(share, float)
+    return (*shape[:2], *(max(4, math.floor(share * side + 0.5)) for side in shape[2:]))
 
 
 def test_every_policy_is_listed_here() -> None:
@@ -57,7 +69,7 @@ def test_policies_keep_shape_dtype_range_and_input(
         before = images.clone()
         for seed in range(4):
             out = policy(images, seeded(seed))
-            assert out.shape == images.shape and out.dtype == dtype
+            assert out.shape == result_shape(name, options, shape) and out.dtype == dtype
             assert out.amin() >= 0 and out.amax() <= 1
         assert torch.equal(images, before)
 
@@ -111,10 +123,10 @@ def test_a_rank_can_take_its_slice_of_the_global_draw(name: str, options: dict[s
 @pytest.mark.parametrize("shape", [(64, 1, 28, 28), (64, 3, 32, 32)], ids=str)
 def test_policies_run_on_meta(name: str, options: dict[str, object], shape: tuple[int, ...]) -> None:
     out = build_policy(name, options, flip=True)(torch.empty(shape, device="meta"), seeded())
-    assert out.device.type == "meta" and out.shape == shape
+    assert out.device.type == "meta" and out.shape == result_shape(name, options, shape)
 
 
-@pytest.mark.parametrize("name", sorted(POLICIES))
+@pytest.mark.parametrize("name", sorted(set(POLICIES) - {"local"}))
 def test_512_digits(name: str) -> None:
     images = torch.zeros(512, 1, 8, 8)
     images[:, :, 1:7, 3:5] = 1  # an upright stroke
@@ -128,7 +140,7 @@ def test_512_digits(name: str) -> None:
 def test_224_pixels(name: str) -> None:
     images = torch.rand(2, 3, 224, 224, generator=seeded(1))
     out = build_policy(name, {"blur": 1.0} if name == "simclr" else {}, flip=True)(images, seeded())
-    assert out.shape == images.shape
+    assert out.shape == ((2, 3, 96, 96) if name == "local" else images.shape)  # as published
 
 
 def test_batches_that_are_none_are_refused() -> None:
@@ -366,6 +378,22 @@ def test_solarizing_inverts_the_upper_half_after_all_else() -> None:
     images = torch.rand(4, 3, 16, 16, generator=seeded(1))
     plain, solarized = SimCLR(blur=1)(images, seeded()), SimCLR(blur=1, solarize=1)(images, seeded())
     torch.testing.assert_close(solarized, torch.where(plain >= 0.5, 1 - plain, plain))
+
+
+def test_local_crops_are_simclr_views_of_small_parts_in_small_pictures() -> None:
+    """The numbers are SimCLR's; one channel is cropped like three."""
+    local, full = LocalCrop(scale=(0.1, 0.2)), SimCLR(scale=(0.1, 0.2))
+    for channels in (1, 3):
+        drawn, want = (policy.draw((64, channels, 28, 28), seeded()) for policy in (local, full))
+        assert drawn.keys() == want.keys() and all(torch.equal(drawn[key], want[key]) for key in drawn)
+        boxes = LocalCrop().draw((MANY, channels, 28, 28), seeded())["boxes"]
+        area = boxes[:, 2] * boxes[:, 3] / 28**2
+        assert area.amin() == pytest.approx(0.05, abs=0.002) and area.amax() == pytest.approx(0.4, abs=0.002)
+    # A ramp from left to right stays one: half of a picture of 28 px in 14.
+    ramp = torch.linspace(0, 1, 28).expand(1, 1, 28, 28)
+    policy = LocalCrop(size=0.5, flip=False, jitter=0)
+    drawn = {**policy.draw(ramp.shape, seeded()), "boxes": torch.tensor([[0.0, 7.0, 14.0, 14.0]])}
+    torch.testing.assert_close(policy.apply(ramp, drawn), ramp[:, :, :14, 7:21], atol=1e-6, rtol=0)
 
 
 def test_grayscale_view_is_grey() -> None:

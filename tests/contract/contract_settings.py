@@ -114,6 +114,38 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "vicreg": {
         "plain": Setting({"hidden": 30, "out_features": 20}, terms=_terms("invariance", "variance", "covariance")),
     },
+    "cpc": {"plain": Setting({"grid": 3, "nearest": 1, "farthest": 2, "context": 9}, terms=_terms("prediction"))},
+    "cmc": {
+        "plain": Setting(
+            {"negatives": 20, "out_features": 10, "temperature": 0.2},
+            terms=_terms("from_first", "from_second"),
+            random=True,
+        ),
+    },
+    "deepcluster": {
+        # Clustered at every second step: by steps 3 and 5 centroids and sizes are those of the step before.
+        "plain": Setting(
+            {"clusters": 4, "clusterings": 2, "interval": 0.24, "out_features": 10},
+            terms=_terms("clusters"),
+            random=True,
+        ),
+    },
+    "swav": {
+        # The prototypes learn from the first step on; in the second variant the queue is full and used at the third.
+        "plain": Setting({"prototypes": 7, "out_features": 10, "freeze": 0.0}, terms=_terms("swapped")),
+        "crops": Setting(
+            {"prototypes": 7, "out_features": 10, "freeze": 0.0, "crops": 2, "queue": 20, "queue_start": 0.0},
+            terms=_terms("swapped"),
+        ),
+    },
+    "dino": {
+        # The last layer learns from the first step on, and the teacher moves.
+        "plain": Setting(
+            {"out_features": 7, "hidden": 12, "bottleneck": 10, "crops": 2, "freeze": 0.0, "momentum": 0.5},
+            terms=_terms("distillation"),
+            numbers=_terms("teacher_entropy"),
+        ),
+    },
     # Ramps of length 0: within three steps nothing else would have risen.
     "pseudo_label": {
         "plain": Setting(

@@ -20,8 +20,12 @@ from semisup.losses import entropy, info_nce, mse_consistency
 from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
 from semisup.methods.barlow_twins import BarlowTwins
 from semisup.methods.byol import BYOL
+from semisup.methods.cmc import CMC
 from semisup.methods.comatch import CoMatch
+from semisup.methods.cpc import CPC
 from semisup.methods.ctaugment import learn_rates
+from semisup.methods.deepcluster import DeepCluster
+from semisup.methods.dino import DINO
 from semisup.methods.distill import Distill
 from semisup.methods.enaet import EnAET
 from semisup.methods.entropy_minimization import EntropyMinimization
@@ -45,6 +49,7 @@ from semisup.methods.simmatch import SimMatch
 from semisup.methods.simsiam import SimSiam
 from semisup.methods.softmatch import SoftMatch
 from semisup.methods.supervised import Supervised
+from semisup.methods.swav import SwAV
 from semisup.methods.temporal_ensembling import TemporalEnsembling
 from semisup.methods.uda import UDA
 from semisup.methods.vat import VAT
@@ -84,6 +89,42 @@ class OneView(SimCLR):
         yield from super().step(
             Batch(batch.labeled, Unlabeled({"first": u["first"], "second": u["first"]}, u.index)), progress
         )
+
+
+class OneClusteredView(DeepCluster):
+    """Learns the clusters of the first view from the first view."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"first": u["first"], "second": u["first"]}, u.index)), progress
+        )
+
+
+class BlindToTheImage(CPC):
+    """All patches are the same."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(
+            Batch(batch.labeled, Unlabeled({"image": torch.ones_like(u["image"])}, u.index)), progress
+        )
+
+
+class LargeCropsOnly(SwAV):
+    """Asks for small crops and takes a large one in place of the last."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(Batch(batch.labeled, Unlabeled({**u.views, "local_2": u["first"]}, u.index)), progress)
+
+
+class LargeViewsTwice(DINO):
+    """The student sees the first view in place of the second small one."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        yield from super().step(Batch(batch.labeled, Unlabeled({**u.views, "local_2": u["first"]}, u.index)), progress)
 
 
 class WrongView(Supervised):
@@ -290,6 +331,10 @@ BLIND = {
     OneSpread: "vicreg-plain",
     OneGuess: "mixmatch-plain",
     NoAnchor: "remixmatch-plain",
+    OneClusteredView: "deepcluster-plain",
+    BlindToTheImage: "cpc-plain",
+    LargeCropsOnly: "swav-crops",
+    LargeViewsTwice: "dino-plain",
     WrongView: "supervised-strong",
     NoUda: "meta_pseudo_labels-hard",
     NoLabels: "noisy_student-plain",
@@ -464,6 +509,50 @@ class PerturbedTarget(VAT):
             )
 
 
+class DetachedScores(SwAV):
+    """The stop-gradient of the codes covers the predictions too."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            yield replace(update, log={"swapped": update.loss.detach()})
+
+
+class ForgottenPrototypes(SwAV):
+    """The prototypes stay frozen for the whole run."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        self.freeze = 2.0
+        yield from super().step(batch, progress)
+
+
+class TrainedTeacher(DINO):
+    """The teacher's answers have a gradient, and its weights take it."""
+
+    def __init__(self, model: nn.Module, **options: object) -> None:
+        super().__init__(model, **options)  # type: ignore[arg-type]
+        self.teacher.module.requires_grad_(True)
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            yield replace(update, loss=update.loss + self.teacher(batch.unlabeled["first"]).square().mean())
+
+
+class OneDirection(CMC):
+    """Lightness is looked for by colour, and never the other way round."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            second = update.log["from_second"].detach()
+            yield replace(update, loss=update.log["from_first"] + second, log={**update.log, "from_second": second})
+
+
+class PredictedTargets(CPC):
+    """The stop-gradient is on the predictions: only targets learn."""
+
+    def predict(self, latents: torch.Tensor) -> list[torch.Tensor]:
+        return [prediction.detach() for prediction in super().predict(latents)]
+
+
 class MeanTeacherAllParameters(TeacherWithGradient):
     """The optimizer gets the teacher too."""
 
@@ -516,6 +605,11 @@ def _with_idle_layer(base: type[Supervised]) -> type[Method]:
         (BothSidesStopped, "simsiam-plain", "prediction has no gradient"),
         (NoSpread, "vicreg-plain", "(variance|covariance) has no gradient"),
         (GuessesOnly, "pseudo_label-plain", "unlabeled has no gradient"),
+        (DetachedScores, "swav-plain", "swapped has no gradient"),
+        (ForgottenPrototypes, "swav-crops", "prototypes: gradient from the update of 'main'"),
+        (TrainedTeacher, "dino-plain", "teacher.module"),
+        (OneDirection, "cmc-plain", "from_second has no gradient"),
+        (PredictedTargets, "cpc-plain", "read.*gradient from the update of 'main'"),
         (EntropyOfTargets, "entropy_minimization-plain", "entropy has no gradient"),
         (GradientThroughTeacher, "mean_teacher-plain", "teacher.module"),
         (StudentInTeachersUpdate, "meta_pseudo_labels-drawn", "student.*gradient from the update of 'teacher'"),
@@ -678,6 +772,14 @@ class HostMean(SoftMatch):
             yield update
 
 
+class HostClusters(DeepCluster):
+    """main_deepclusterv2.py: who is in which cluster is found on the host."""
+
+    def cluster(self) -> None:
+        super().cluster()
+        self.sizes[0].copy_(torch.bincount(self.memory.argmax(1).cpu(), minlength=10)[:4])
+
+
 class CpuTensor(FixMatch):
     """Makes a tensor without saying where."""
 
@@ -694,6 +796,7 @@ class CpuTensor(FixMatch):
         (BooleanIndex, "fixmatch-plain"),
         (PythonCounter, "flexmatch-plain"),
         (HostMean, "softmatch-plain"),
+        (HostClusters, "deepcluster-plain"),
         (CpuTensor, "fixmatch-plain"),
     ],
 )
@@ -841,6 +944,15 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
         (SimCLRv2, "queue", "simclr_v2-memory"),
         (MoCo, "queue", "moco-v2"),
         (MoCo, "written", "moco-v1"),
+        (SwAV, "queues", "swav-crops"),
+        (SwAV, "written", "swav-crops"),
+        (CMC, "banks", "cmc-plain"),
+        (CMC, "row_in_bank", "cmc-plain"),
+        (DeepCluster, "memory", "deepcluster-plain"),
+        (DeepCluster, "known", "deepcluster-plain"),
+        (DeepCluster, "centroids", "deepcluster-plain"),
+        (DeepCluster, "sizes", "deepcluster-plain"),
+        (DINO, "centre", "dino-plain"),
         (ReMixMatch, "recent", "remixmatch-plain"),
         (ReMixMatch, "rates", "remixmatch-ctaugment"),
         (FixMatch, "rates", "fixmatch-ctaugment"),

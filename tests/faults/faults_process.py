@@ -39,6 +39,23 @@ STAGES: dict[str, dict[str, Any]] = {
         "method": {"name": "instance_discrimination", "noise": 64, "out_features": 8},
         "batch": {"unlabeled": 16},
     },
+    "patches": {
+        "method": {"name": "cpc", "grid": 2, "nearest": 1, "farthest": 1, "context": 8},
+        "batch": {"unlabeled": 16},
+    },
+    "edges": {"method": {"name": "cmc", "negatives": 50, "out_features": 8}, "batch": {"unlabeled": 16}},
+    "clustered": {
+        "method": {"name": "deepcluster", "clusters": 5, "interval": 0.1, "out_features": 8},
+        "batch": {"unlabeled": 16},
+    },
+    "swapped": {
+        "method": {"name": "swav", "prototypes": 6, "out_features": 8, "crops": 1, "queue": 48, "queue_start": 0.2},
+        "batch": {"unlabeled": 16},
+    },
+    "centred": {
+        "method": {"name": "dino", "out_features": 16, "hidden": 8, "bottleneck": 6, "crops": 1, "freeze": 0.2},
+        "batch": {"unlabeled": 16},
+    },
     "finetune": {"init": {"from": "pretrain", "head_layer": 1}, **TRAIN},
     "match": {
         "init": "finetune",

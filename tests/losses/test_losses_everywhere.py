@@ -31,6 +31,10 @@ CASES = {
     "batch_hard_triplet": (semisup.losses.batch_hard_triplet, (LABELS,)),
     "contrastive_margin": (semisup.losses.contrastive_margin, (LABELS,)),
     "covariance_penalty": (semisup.losses.covariance_penalty, ()),
+    "cross_view_cross_entropy": (
+        lambda z, t: semisup.losses.cross_view_cross_entropy(z.view(4, 2, C), t[:4].view(2, 2, C)),
+        (F.softmax(logits(1), 1),),
+    ),
     "entropy": (semisup.losses.entropy, ()),
     "hinton_kd": (lambda z, t: semisup.losses.hinton_kd(z, t, 4.0), (logits(1),)),
     "info_nce": (
@@ -56,8 +60,13 @@ CASES = {
         semisup.losses.self_adaptive_fairness,
         (MASK, FREQUENCIES, FREQUENCIES.flip(0)),
     ),
+    "self_distillation": (
+        lambda z, t, c: semisup.losses.self_distillation(z.view(4, 2, C), t[:4].view(2, 2, C), c, 0.1, 0.04),
+        (logits(1), FREQUENCIES),
+    ),
     "sharpen": (lambda z: semisup.losses.sharpen(F.softmax(z, 1), 0.5)[:, 0].sum(), ()),
     "similarity": (lambda z, k: semisup.losses.similarity(z, k, 0.1)[:, 0].sum(), (logits(1),)),
+    "sinkhorn": (lambda z: semisup.losses.sinkhorn(z, 0.5)[:, 0].square().sum(), ()),
     "soft_cross_entropy": (semisup.losses.soft_cross_entropy, (F.softmax(logits(1), 1), MASK)),
     "soft_nearest_neighbour": (lambda z, y: semisup.losses.soft_nearest_neighbour(z, y, 0.5), (LABELS,)),
     "soft_target_distillation": (

@@ -23,10 +23,13 @@ from semisup.losses import (
     batch_hard_triplet,
     contrastive_margin,
     covariance_penalty,
+    cross_view_cross_entropy,
     info_nce,
     n_pair,
     negative_cosine,
     nt_xent,
+    self_distillation,
+    sinkhorn,
     soft_cross_entropy,
     soft_nearest_neighbour,
     soft_target_distillation,
@@ -327,3 +330,45 @@ def dino(lightly: Any, teacher: Tensor, student_temperature: float, teacher_temp
         center_momentum=1.0,
     ).double()
     return lambda student: loss([teacher], [torch.zeros_like(student), student])
+
+
+# Clusters.
+
+
+@pytest.mark.parametrize("queued", [0, 9])
+@pytest.mark.parametrize("crops", [0, 3])
+def test_codes_and_swapped_predictions_are_lightly_s_swav(lightly: Any, crops: int, queued: int) -> None:
+    """Theirs does both at once. The order of a queue does not matter to codes."""
+    theirs = lightly.SwaVLoss(temperature=0.1, sinkhorn_iterations=3, sinkhorn_epsilon=0.05)
+    views = [F.normalize(normal(7, 5, seed=v), dim=1) for v in range(2 + crops)]
+    queue = [F.normalize(normal(queued, 5, seed=20 + v), dim=1) for v in range(2)]
+
+    def ours(*scores: Tensor) -> Tensor:
+        codes = [sinkhorn(torch.cat([old, view.detach()]))[queued:] for old, view in zip(queue, scores, strict=False)]
+        return cross_view_cross_entropy(torch.stack(scores) / 0.1, torch.stack(codes))
+
+    check_same(
+        ours,
+        lambda *scores: theirs(list(scores[:2]), list(scores[2:]), queue if queued else None).squeeze(0),
+        *views,
+    )
+
+
+@pytest.mark.parametrize("crops", [0, 3])
+def test_self_distillation_is_lightly_s_dino(lightly: Any, crops: int) -> None:
+    """Its temperature becomes a float32, and the centre must be there before the first call."""
+    theirs = lightly.DINOLoss(output_dim=6, teacher_temp=0.0625, student_temp=0.125).double()
+    centre, teacher = normal(6, seed=30), normal(2, 8, 6, seed=31)
+
+    def dino_loss(*views: Tensor) -> Tensor:
+        theirs.center.copy_(centre.view(1, 1, 6))
+        value: Tensor = theirs(list(teacher), list(views))
+        return value
+
+    check_same(
+        lambda *views: self_distillation(torch.stack(views), teacher, centre, 0.125, 0.0625),
+        dino_loss,
+        *(normal(8, 6, seed=v) for v in range(2 + crops)),
+    )
+    # Afterwards theirs has moved the centre, as the method does it.
+    torch.testing.assert_close(theirs.center.flatten(), 0.9 * centre + 0.1 * teacher.mean((0, 1)))

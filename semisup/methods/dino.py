@@ -1,0 +1,153 @@
+"""DINO: agree with the moving average of one's own weights about which of many clusters an image is in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semisup.losses import entropy, self_distillation
+from semisup.losses.precision import without_autocast
+from semisup.methods.base import Batch, Count, CountOrZero, Fraction, Method, Positive, Progress, Update, Views
+from semisup.methods.crops import crop_views, features_of_crops
+from semisup.methods.ramps import cosine_to_one, linear_ramp
+from semisup.models import EMA, Encoder
+
+__all__ = ["DINO", "DINOHead"]
+
+
+class DINO(Method):
+    """Self-distillation (Caron et al. 2021, arXiv:2104.14294): mean of H(softmax((t_g - c) / teacher_temperature),
+    softmax(s_v / student_temperature)) over both large views g of the teacher and all other views v of the student.
+
+    The teacher is the student's moving average; it sees the large views alone, in train mode, with BatchNorm statistics
+    of its own and no gradient. The centre c is the moving average of its answers, moved after each loss. A low
+    temperature of the teacher sharpens, the centre keeps all images from falling into one cluster: either alone
+    collapses. Large views are `first` and `second`, small ones `local_1`, `local_2`, ...
+
+    Reference code: facebookresearch/dino, main_dino.py and vision_transformer.py. There weight decay rises along a
+    cosine, ours is the optimizer's. Our average starts warm, see :class:`semisup.models.EMA`.
+
+    Args:
+        model: the bare encoder; the heads are beside it and are dropped afterwards.
+        out_features: clusters. Reference code: 65,536 on ImageNet.
+        hidden: width of the head's middle layers. Paper: 2,048.
+        bottleneck: width of the unit vectors before the last layer. Paper: 256.
+        student_temperature: > 0. Paper: 0.1.
+        teacher_temperature: > 0, from the end of its ramp on. Reference code: 0.04, and at most 0.07.
+        first_teacher_temperature: > 0, at the start. Reference code: 0.04.
+        teacher_temperature_ramp: part of the run over which it goes from one to the other. Reference code: 0; for the
+            0.07 of ViT-S 30 of 800 epochs (recalled).
+        momentum: of the teacher at the start; it rises to 1 along a cosine, in [0, 1]. Reference code: 0.996, and
+            0.9995 for batches of 256.
+        centre_momentum: in [0, 1]. Reference code: 0.9.
+        crops: small views of each image. Reference code: 8.
+        freeze: part of the run during which the last layer stays as it began, in [0, 1]. Reference code: 1 of 100
+            epochs.
+    """
+
+    family = "self-supervised"
+    summary = "Agree with a centred, sharpened average of oneself about the cluster of every view."
+    citation = "Caron et al. 2021, arXiv:2104.14294"
+    trains = "encoder"
+    centre: Tensor
+
+    def __init__(
+        self,
+        model: Encoder,
+        *,
+        out_features: Count = 65536,
+        hidden: Count = 2048,
+        bottleneck: Count = 256,
+        student_temperature: Positive = 0.1,
+        teacher_temperature: Positive = 0.04,
+        first_teacher_temperature: Positive = 0.04,
+        teacher_temperature_ramp: Fraction = 0.0,
+        momentum: Fraction = 0.996,
+        centre_momentum: Fraction = 0.9,
+        crops: CountOrZero = 8,
+        freeze: Fraction = 0.01,
+    ) -> None:
+        super().__init__()
+        self.encoder = model
+        self.head = DINOHead(model.num_features, hidden, bottleneck, out_features)
+        self.teacher = EMA(self.encoder, momentum, own_buffers=True)
+        self.teacher_head = EMA(self.head, momentum, own_buffers=True)
+        self.register_buffer("centre", torch.zeros(out_features))
+        self.views = Views(unlabeled=crop_views(crops))
+        self.student_temperature = student_temperature
+        self.teacher_temperature = teacher_temperature
+        self.first_teacher_temperature = first_teacher_temperature
+        self.teacher_temperature_ramp = teacher_temperature_ramp
+        self.momentum = momentum
+        self.centre_momentum = centre_momentum
+        self.freeze = freeze
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        """One update of the student, then of its average."""
+        images = [batch.unlabeled[view] for view in self.views.policies("unlabeled")]
+        rise = linear_ramp(progress, self.teacher_temperature_ramp)
+        temperature = self.first_teacher_temperature * (1 - rise) + self.teacher_temperature * rise
+        with torch.no_grad():
+            teacher = self.teacher_head(self.teacher(torch.cat(images[:2])))
+            sharpness = entropy((teacher - self.centre) / temperature)
+        frozen = progress.fraction < self.freeze
+        student = self.head(features_of_crops(self.encoder.backbone, images), frozen=frozen)
+        loss = self_distillation(
+            student.unflatten(0, (len(images), -1)),
+            teacher.unflatten(0, (2, -1)),
+            self.centre,
+            self.student_temperature,
+            temperature,
+        )
+        self.centre.lerp_(teacher.mean(0), 1 - self.centre_momentum)
+        yield Update(loss, log={"distillation": loss, "teacher_entropy": sharpness})
+        for average, online in ((self.teacher, self.encoder), (self.teacher_head, self.head)):
+            average.decay = cosine_to_one(progress, self.momentum)
+            average.update(online)
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """The student's parameters; the teacher follows."""
+        return {"main": [*self.encoder.parameters(), *self.head.parameters()]}
+
+    def predictor(self) -> nn.Module:
+        """The teacher's encoder, which the paper found better than the student's throughout."""
+        return self.teacher.module
+
+
+class DINOHead(nn.Module):
+    """Three linear layers with GELU between them, ℓ2-normalisation, and a last layer whose rows have length 1.
+
+    DINOHead of facebookresearch/dino without BatchNorm, its default, and with `norm_last_layer`: weight normalisation
+    with the gain fixed at 1. Input ``(N, in_features)``, output ``(N, out_features)`` in [-1, 1].
+
+    Args:
+        in_features: width of the backbone's features.
+        hidden: width of the first two layers.
+        bottleneck: width of the third.
+        out_features: rows of the last layer.
+    """
+
+    def __init__(self, in_features: int, hidden: int, bottleneck: int, out_features: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(in_features, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, bottleneck),
+        )
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.last = nn.Parameter(torch.randn(out_features, bottleneck))
+
+    def forward(self, features: Tensor, *, frozen: bool = False) -> Tensor:
+        """Map features to logits. ``frozen``: the last layer gets no gradient at all, so that no optimizer moves it."""
+        last = self.last.detach() if frozen else self.last
+        z = F.normalize(self.mlp(features).float(), dim=1)
+        with without_autocast(z):
+            return F.linear(z, F.normalize(last, dim=1))
