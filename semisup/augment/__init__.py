@@ -5,7 +5,7 @@ from __future__ import annotations
 from semisup.augment.mixing import draw_mixing, mix
 from semisup.augment.normalize import Normalize, to_float
 from semisup.augment.policies import POLICIES, Policy, build_policy, check_policy
-from semisup.augment.puzzles import four_rotations, rotate_quarters
+from semisup.augment.puzzles import cut_tiles, four_rotations, maximin_permutations, normalize_tiles, rotate_quarters
 from semisup.augment.text import TfidfReplacement, Translate, back_translate
 
 __all__ = [
@@ -17,9 +17,12 @@ __all__ = [
     "back_translate",
     "build_policy",
     "check_policy",
+    "cut_tiles",
     "draw_mixing",
     "four_rotations",
+    "maximin_permutations",
     "mix",
+    "normalize_tiles",
     "rotate_quarters",
     "to_float",
 ]

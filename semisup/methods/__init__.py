@@ -10,6 +10,7 @@ from semisup.methods.entropy_minimization import EntropyMinimization
 from semisup.methods.fixmatch import FixMatch
 from semisup.methods.flexmatch import FlexMatch
 from semisup.methods.freematch import FreeMatch
+from semisup.methods.jigsaw import Jigsaw
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.mixmatch import MixMatch
@@ -17,6 +18,7 @@ from semisup.methods.noisy_student import NoisyStudent
 from semisup.methods.pi_model import PiModel
 from semisup.methods.pseudo_label import PseudoLabel
 from semisup.methods.remixmatch import ReMixMatch
+from semisup.methods.rotation import Rotation
 from semisup.methods.s4l_exemplar import S4LExemplar
 from semisup.methods.s4l_rotation import S4LRotation
 from semisup.methods.simclr import SimCLR
@@ -42,6 +44,8 @@ __all__ = [
 
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
+    "rotation": Rotation,
+    "jigsaw": Jigsaw,
     "simclr": SimCLR,
     "simclr_v2": SimCLRv2,
     "pseudo_label": PseudoLabel,

@@ -27,6 +27,7 @@ __all__ = [
     "Positive",
     "Progress",
     "PseudoLabels",
+    "Quarter",
     "Range",
     "Unlabeled",
     "Update",
@@ -61,6 +62,8 @@ Fraction = Annotated[float, Range(0, 1)]
 """A number in [0, 1]."""
 BelowOne = Annotated[float, Range(0, 1, open_high=True)]
 """A number in [0, 1)."""
+Quarter = Annotated[float, Range(0, 0.25)]
+"""A number in [0, 0.25]."""
 Positive = Annotated[float, Range(0, open_low=True)]
 """A number > 0."""
 NonNegative = Annotated[float, Range(0)]

@@ -82,6 +82,11 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "strong": Setting({"strong": True, "label_smoothing": 0.1}, terms=_terms("supervised")),
         "frozen": Setting({"freeze": True}, terms=_terms("supervised")),
     },
+    "rotation": {"plain": Setting(terms=_terms("rotation"))},
+    "jigsaw": {
+        "plain": Setting({"permutations": 10, "hidden": 20}, terms=_terms("jigsaw"), random=True),
+        "four": Setting({"grid": 2, "permutations": 24, "hidden": 20}, terms=_terms("jigsaw"), random=True),
+    },
     "simclr": {"plain": Setting(terms=_terms("contrastive"))},
     "simclr_v2": {
         "plain": Setting(terms=_terms("contrastive")),

@@ -25,6 +25,7 @@ from semisup.methods.entropy_minimization import EntropyMinimization
 from semisup.methods.fixmatch import FixMatch
 from semisup.methods.flexmatch import FlexMatch
 from semisup.methods.freematch import FreeMatch
+from semisup.methods.jigsaw import Jigsaw
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.mixmatch import MixMatch
@@ -32,6 +33,7 @@ from semisup.methods.noisy_student import NoisyStudent
 from semisup.methods.pi_model import PiModel
 from semisup.methods.pseudo_label import PseudoLabel
 from semisup.methods.remixmatch import ReMixMatch
+from semisup.methods.rotation import Rotation
 from semisup.methods.s4l_exemplar import S4LExemplar
 from semisup.methods.s4l_rotation import S4LRotation
 from semisup.methods.simclr import SimCLR
@@ -325,6 +327,17 @@ class OwnPrediction(TemporalEnsembling):
         return super().step(batch, progress)
 
 
+class HeadOnly(Rotation):
+    """Rotations are learned from features that do not learn from them."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        with torch.no_grad():
+            features = [self.encoder(torch.rot90(batch.unlabeled["weak"], k, (2, 3))) for k in range(4)]
+        turns = torch.arange(4, device=features[0].device).repeat_interleave(len(features[0]))
+        loss = F.cross_entropy(self.task.head(torch.cat(features)), turns)
+        yield Update(loss, log={"rotation": loss})
+
+
 class FrozenDecoders(EnAET):
     """Decoders learn from features that do not learn from them."""
 
@@ -391,6 +404,7 @@ def _with_idle_layer(base: type[Supervised]) -> type[Method]:
         (OwnPrediction, "temporal_ensembling-plain", "consistency: all gradients are 0"),
         (PerturbedTarget, "vat-plain", "adversarial has no gradient"),
         (FrozenSimilarity, "simmatch-plain", "embed.*gradient from the update of 'main'"),
+        (HeadOnly, "rotation-plain", "encoder.*gradient from the update of 'main'"),
         (FrozenDecoders, "enaet-plain", "transformation has no gradient"),
         (GuessesOnly, "pseudo_label-plain", "unlabeled has no gradient"),
         (EntropyOfTargets, "entropy_minimization-plain", "entropy has no gradient"),
@@ -673,6 +687,17 @@ def test_resume_check_finds_memory_outside_of_buffers(
 ) -> None:
     with pytest.raises(AssertionError):
         checks.check_resumes(planted(forgetting(cls, buffer), name), tmp_path)
+
+
+def test_resume_check_finds_permutations_that_a_resumed_run_draws_anew(tmp_path: Path) -> None:
+    class Redrawn(Jigsaw):
+        def __init__(self, *arguments: object, **options: object) -> None:
+            super().__init__(*arguments, **options)  # type: ignore[arg-type]
+            order = torch.randperm(len(self.task.permutations))
+            self.task.register_buffer("permutations", self.task.permutations[order], persistent=False)
+
+    with pytest.raises(AssertionError):
+        checks.check_resumes(planted(Redrawn, "jigsaw-plain"), tmp_path)
 
 
 def test_resume_check_finds_a_step_counter_in_python(tmp_path: Path) -> None:

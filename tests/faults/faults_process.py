@@ -30,6 +30,8 @@ STAGES: dict[str, dict[str, Any]] = {
         "schedule": {"name": "cosine", "warmup": 0.2},
         "batch": {"unlabeled": 16},
     },
+    "upright": {"method": {"name": "rotation"}, "batch": {"unlabeled": 16}},
+    "puzzle": {"method": {"name": "jigsaw", "permutations": 10}, "batch": {"unlabeled": 16}},
     "finetune": {"init": {"from": "pretrain", "head_layer": 1}, **TRAIN},
     "match": {
         "init": "finetune",
