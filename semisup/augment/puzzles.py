@@ -14,7 +14,16 @@ from torch import Tensor
 
 from semisup.errors import SemisupError
 
-__all__ = ["cut_tiles", "four_rotations", "maximin_permutations", "normalize_tiles", "rotate_quarters"]
+__all__ = [
+    "cut_tiles",
+    "drop_channels",
+    "four_rotations",
+    "halve",
+    "maximin_permutations",
+    "normalize_tiles",
+    "quarters",
+    "rotate_quarters",
+]
 
 SMALLEST_CELL = 8  # of a grid of tiles, in pixels: half of it may go into gaps, and a backbone needs a tile of 4
 
@@ -113,6 +122,43 @@ def normalize_tiles(tiles: Tensor) -> Tensor:
     centred = tiles - tiles.mean((-2, -1), keepdim=True)
     # Normalised images: one grey level of 255 in one pixel of a tile still counts for more than the bound.
     return centred / centred.square().mean((-2, -1), keepdim=True).sqrt().clamp(min=1e-3)
+
+
+def drop_channels(images: Tensor) -> Tensor:
+    """Keep one random channel of every image and put noise in place of the others.
+
+    Colours that a lens shifts against one another tell where in a photograph a tile was. The noise is Gaussian, of
+    1/100 of the kept channel's deviation (arXiv:1505.05192, sec. 4.1). Images of one channel stay as they are.
+
+    Args:
+        images: (N, C, H, W).
+    """
+    count, channels = images.shape[:2]
+    if channels == 1:
+        return images
+    kept = F.one_hot(torch.randint(channels, (count,), device=images.device), channels).to(images.dtype)
+    kept = kept[:, :, None, None]
+    centred = images - images.mean((2, 3), keepdim=True)
+    deviation = (kept * centred.square().mean((2, 3), keepdim=True)).sum(1, keepdim=True).sqrt()
+    return kept * images + (1 - kept) * deviation / 100 * torch.randn_like(images)
+
+
+def quarters(images: Tensor) -> Tensor:
+    """Cut every image (N, C, 2T, 2T) into (N, 4, C, T, T), row by row."""
+    half = images.shape[-1] // 2
+    return torch.stack([images[..., i : i + half, j : j + half] for i in (0, half) for j in (0, half)], dim=1)
+
+
+def halve(images: Tensor) -> Tensor:
+    """Shrink every image (N, C, 2T, 2T) to (N, C, T, T) by a random one of three filters.
+
+    The mean of four pixels, the first of the four, or a bicubic one: a network that knows the filter could tell a
+    shrunken image from a piece of one (arXiv:1708.06734, sec. 5).
+    """
+    half = (images.shape[-2] // 2, images.shape[-1] // 2)
+    shrunken = torch.stack([F.interpolate(images, half, mode=mode) for mode in ("area", "nearest", "bicubic")])
+    choice = torch.randint(len(shrunken), (len(images),), device=images.device)
+    return shrunken[choice, torch.arange(len(images), device=images.device)]
 
 
 @cache

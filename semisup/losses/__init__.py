@@ -14,6 +14,7 @@ from semisup.losses.classification import (
 )
 from semisup.losses.consistency import kl_consistency, mse_consistency, sharpen
 from semisup.losses.contrastive import info_nce, n_pair, nce, nt_xent
+from semisup.losses.counting import counting
 from semisup.losses.distillation import hinton_kd, soft_target_distillation
 from semisup.losses.fairness import self_adaptive_fairness
 from semisup.losses.metric import batch_hard_triplet, contrastive_margin, soft_nearest_neighbour, triplet
@@ -24,6 +25,7 @@ __all__ = [
     "annealed_cross_entropy",
     "batch_hard_triplet",
     "contrastive_margin",
+    "counting",
     "entropy",
     "hinton_kd",
     "info_nce",

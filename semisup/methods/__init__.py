@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from semisup.methods.base import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
 from semisup.methods.comatch import CoMatch
+from semisup.methods.context_prediction import ContextPrediction
+from semisup.methods.counting import Counting
 from semisup.methods.distill import Distill
 from semisup.methods.enaet import EnAET
 from semisup.methods.entropy_minimization import EntropyMinimization
@@ -46,6 +48,8 @@ METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "rotation": Rotation,
     "jigsaw": Jigsaw,
+    "context_prediction": ContextPrediction,
+    "counting": Counting,
     "simclr": SimCLR,
     "simclr_v2": SimCLRv2,
     "pseudo_label": PseudoLabel,

@@ -7,7 +7,16 @@ import itertools
 import pytest
 import torch
 
-from semisup.augment import cut_tiles, four_rotations, maximin_permutations, normalize_tiles, rotate_quarters
+from semisup.augment import (
+    cut_tiles,
+    drop_channels,
+    four_rotations,
+    halve,
+    maximin_permutations,
+    normalize_tiles,
+    quarters,
+    rotate_quarters,
+)
 from semisup.errors import SemisupError
 
 IMAGES = torch.rand(5, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -145,6 +154,41 @@ def test_normalized_tiles_forget_brightness_and_contrast() -> None:
     scale = torch.rand(2, 4, 3, 1, 1) + 0.5
     torch.testing.assert_close(normalize_tiles(scale * tiles + 3 * scale), normal, atol=1e-4, rtol=1e-4)
     assert float(normalize_tiles(torch.full((1, 1, 1, 4, 4), 0.7)).abs().max()) < 1e-3
+
+
+def test_quarters_and_halves() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(90, 2, 8, 8)
+    parts = quarters(images)
+    assert parts.shape == (90, 4, 2, 4, 4)
+    assert torch.equal(torch.cat([torch.cat([*pair], -1) for pair in parts.transpose(0, 1).split(2)], -2), images)
+    halves = halve(images)
+    assert halves.shape == (90, 2, 4, 4)
+    mean = images.view(90, 2, 4, 2, 4, 2).mean((3, 5))
+    by_mean = (halves - mean).abs().amax((1, 2, 3)) < 1e-6
+    by_first = (halves == images[..., ::2, ::2]).all(3).all(2).all(1)
+    cubic = torch.nn.functional.interpolate(images, (4, 4), mode="bicubic")
+    by_cubic = (halves - cubic).abs().amax((1, 2, 3)) < 1e-6
+    assert torch.equal(by_mean.long() + by_first.long() + by_cubic.long(), torch.ones(90, dtype=torch.long))
+    assert all(15 < int(kind.sum()) < 45 for kind in (by_mean, by_first, by_cubic))
+    assert halve(torch.empty(3, 1, 8, 8, device="meta")).is_meta
+
+
+def test_dropped_channels_are_faint_noise() -> None:
+    torch.manual_seed(0)
+    images = 5 * torch.randn(300, 3, 6, 6) + 2
+    dropped = drop_channels(images)
+    same = (dropped == images).all((2, 3))
+    assert torch.equal(same.sum(1), torch.ones(300, dtype=torch.long)), "one channel is kept"
+    assert all(60 < int(kept) < 140 for kept in same.sum(0))
+    noise = dropped.transpose(1, 2)[~same[:, None].expand(-1, 6, -1)].view(300, -1)
+    deviation = torch.stack([images[n, same[n]].std(correction=0) for n in range(300)])
+    relative = noise / deviation[:, None]
+    assert abs(float(relative.std()) - 0.01) < 2e-4
+    assert abs(float(relative.mean())) < 2e-4
+    gray = images[:, :1]
+    assert drop_channels(gray) is gray
+    assert drop_channels(torch.empty(4, 3, 8, 8, device="meta")).is_meta
 
 
 # --- permutations ----------------------------------------------------------------------------------------------------

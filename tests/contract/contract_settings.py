@@ -87,6 +87,8 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "plain": Setting({"permutations": 10, "hidden": 20}, terms=_terms("jigsaw"), random=True),
         "four": Setting({"grid": 2, "permutations": 24, "hidden": 20}, terms=_terms("jigsaw"), random=True),
     },
+    "context_prediction": {"plain": Setting({"hidden": 20}, terms=_terms("context"), random=True)},
+    "counting": {"plain": Setting({"counts": 30}, terms=_terms("counting"), random=True)},
     "simclr": {"plain": Setting(terms=_terms("contrastive"))},
     "simclr_v2": {
         "plain": Setting(terms=_terms("contrastive")),

@@ -19,6 +19,8 @@ from torch import nn
 from semisup.losses import entropy, mse_consistency
 from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
 from semisup.methods.comatch import CoMatch
+from semisup.methods.context_prediction import ContextPrediction
+from semisup.methods.counting import Counting
 from semisup.methods.distill import Distill
 from semisup.methods.enaet import EnAET
 from semisup.methods.entropy_minimization import EntropyMinimization
@@ -519,6 +521,27 @@ def test_pseudo_label_check_finds_wrong_reports(report: Callable[[PseudoLabels |
 # --- the device ------------------------------------------------------------------------------------------------------
 
 
+class OnePlace(ContextPrediction):
+    """Judges one of the eight places a step, which it draws on the device and reads on the host."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        place = int(torch.randint(8, (), device=batch.unlabeled["weak"].device))
+        for update in super().step(batch, progress):
+            extra = self.task.head[1].bias[place]
+            yield replace(update, loss=update.loss + 0 * extra)
+
+
+class SelectedHinge(Counting):
+    """The hinge is taken of those images alone that are within the margin."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            counts = self.task.head(self.encoder(batch.unlabeled["weak"]))
+            distance = (counts - counts.roll(1, 0)).square().sum(1)
+            near = distance[distance < self.task.margin]
+            yield replace(update, loss=update.loss + near.sum())
+
+
 class Item(FixMatch):
     """Asks for a value, which stops a GPU."""
 
@@ -580,6 +603,8 @@ class CpuTensor(FixMatch):
 @pytest.mark.parametrize(
     ("cls", "name"),
     [
+        (OnePlace, "context_prediction-plain"),
+        (SelectedHinge, "counting-plain"),
         (Item, "fixmatch-plain"),
         (LateItem, "meta_pseudo_labels-drawn"),
         (BooleanIndex, "fixmatch-plain"),

@@ -29,6 +29,10 @@ CASES = {
     "annealed_cross_entropy": (lambda z, y: semisup.losses.annealed_cross_entropy(z, y, 0.4), (LABELS,)),
     "batch_hard_triplet": (semisup.losses.batch_hard_triplet, (LABELS,)),
     "contrastive_margin": (semisup.losses.contrastive_margin, (LABELS,)),
+    "counting": (
+        lambda z, p, o: semisup.losses.counting(z, p.view(N, 2, C) / 2, o, 12.0),
+        (torch.cat([logits(1), logits(2)], 1), logits(3)),
+    ),
     "entropy": (semisup.losses.entropy, ()),
     "hinton_kd": (lambda z, t: semisup.losses.hinton_kd(z, t, 4.0), (logits(1),)),
     "info_nce": (

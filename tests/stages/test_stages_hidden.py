@@ -22,6 +22,8 @@ STAGES: dict[str, Any] = {
     "pretrain_simclr": train_stage("simclr"),
     "pretrain_rotation": train_stage("rotation"),
     "pretrain_jigsaw": train_stage("jigsaw", permutations=10),
+    "pretrain_context": train_stage("context_prediction"),
+    "pretrain_counting": train_stage("counting"),
     "finetune": train_stage("supervised", stage={"init": {"from": "pretrain", "head_layer": 1}}),
     "fixmatch": train_stage("fixmatch", threshold=0.0, stage={"init": "finetune"}),
     "pseudo_label": train_stage("pseudo_label", threshold=0.0, ramp=0.0),
