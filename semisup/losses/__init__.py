@@ -18,6 +18,7 @@ from semisup.losses.counting import counting
 from semisup.losses.distillation import hinton_kd, soft_target_distillation
 from semisup.losses.fairness import self_adaptive_fairness
 from semisup.losses.metric import batch_hard_triplet, contrastive_margin, soft_nearest_neighbour, triplet
+from semisup.losses.positive_unlabeled import positive_unlabeled
 from semisup.losses.similarity import neighbour_answers, pseudo_label_graph, similarity, unfold_classes
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "nce",
     "neighbour_answers",
     "nt_xent",
+    "positive_unlabeled",
     "pseudo_label_cross_entropy",
     "pseudo_label_graph",
     "self_adaptive_fairness",

@@ -6,6 +6,7 @@ from semisup.methods.base import Batch, Labeled, Method, Progress, PseudoLabels,
 from semisup.methods.comatch import CoMatch
 from semisup.methods.context_prediction import ContextPrediction
 from semisup.methods.counting import Counting
+from semisup.methods.decoupled_rotation import DecoupledRotation
 from semisup.methods.distill import Distill
 from semisup.methods.enaet import EnAET
 from semisup.methods.entropy_minimization import EntropyMinimization
@@ -47,6 +48,7 @@ __all__ = [
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "rotation": Rotation,
+    "decoupled_rotation": DecoupledRotation,
     "jigsaw": Jigsaw,
     "context_prediction": ContextPrediction,
     "counting": Counting,

@@ -89,6 +89,15 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     },
     "context_prediction": {"plain": Setting({"hidden": 20}, terms=_terms("context"), random=True)},
     "counting": {"plain": Setting({"counts": 30}, terms=_terms("counting"), random=True)},
+    "decoupled_rotation": {
+        # The weights of the run's last part, and few enough negatives for the bank to matter.
+        "plain": Setting(
+            {"weighted_from": 0.0, "negatives": 20, "embedding": 10},
+            terms=_terms("rotation", "invariance", "instance", "upright"),
+            numbers=_terms("weight"),
+            random=True,
+        )
+    },
     "simclr": {"plain": Setting(terms=_terms("contrastive"))},
     "simclr_v2": {
         "plain": Setting(terms=_terms("contrastive")),

@@ -21,6 +21,7 @@ from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unla
 from semisup.methods.comatch import CoMatch
 from semisup.methods.context_prediction import ContextPrediction
 from semisup.methods.counting import Counting
+from semisup.methods.decoupled_rotation import DecoupledRotation
 from semisup.methods.distill import Distill
 from semisup.methods.enaet import EnAET
 from semisup.methods.entropy_minimization import EntropyMinimization
@@ -340,6 +341,13 @@ class HeadOnly(Rotation):
         yield Update(loss, log={"rotation": loss})
 
 
+class TargetWithoutFeatures(DecoupledRotation):
+    """The stop-gradient of the bank covers the new embedding too."""
+
+    def instance_loss(self, v: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return super().instance_loss(v.detach(), rows)
+
+
 class FrozenDecoders(EnAET):
     """Decoders learn from features that do not learn from them."""
 
@@ -407,6 +415,7 @@ def _with_idle_layer(base: type[Supervised]) -> type[Method]:
         (PerturbedTarget, "vat-plain", "adversarial has no gradient"),
         (FrozenSimilarity, "simmatch-plain", "embed.*gradient from the update of 'main'"),
         (HeadOnly, "rotation-plain", "encoder.*gradient from the update of 'main'"),
+        (TargetWithoutFeatures, "decoupled_rotation-plain", "embed.*gradient from the update of 'main'"),
         (FrozenDecoders, "enaet-plain", "transformation has no gradient"),
         (GuessesOnly, "pseudo_label-plain", "unlabeled has no gradient"),
         (EntropyOfTargets, "entropy_minimization-plain", "entropy has no gradient"),
@@ -700,6 +709,8 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
         (FreeMatch, "expected", "freematch-plain"),
         (SoftMatch, "mean", "softmatch-plain"),
         (SimMatch, "bank", "simmatch-plain"),
+        (DecoupledRotation, "bank", "decoupled_rotation-plain"),
+        (DecoupledRotation, "log_mean", "decoupled_rotation-plain"),
         (CoMatch, "recent", "comatch-plain"),
         (CoMatch, "memory_probs", "comatch-plain"),
         (CoMatch, "memory_embeddings", "comatch-plain"),

@@ -48,6 +48,7 @@ CASES = {
         (F.softmax(logits(1), 1),),
     ),
     "nt_xent": (lambda z, m: semisup.losses.nt_xent(z, 0.1, m), (logits(1),)),
+    "positive_unlabeled": (lambda z, u: semisup.losses.positive_unlabeled(z[:, 0], u, 0.2), (logits(1)[:, 0],)),
     "pseudo_label_cross_entropy": (semisup.losses.pseudo_label_cross_entropy, (LABELS, MASK)),
     "pseudo_label_graph": (
         lambda z: semisup.losses.pseudo_label_graph(F.softmax(z, 1), 0.1)[:, 0].square().sum(),
