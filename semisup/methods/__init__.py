@@ -10,6 +10,7 @@ from semisup.methods.decoupled_rotation import DecoupledRotation
 from semisup.methods.distill import Distill
 from semisup.methods.enaet import EnAET
 from semisup.methods.entropy_minimization import EntropyMinimization
+from semisup.methods.exemplar import Exemplar
 from semisup.methods.fixmatch import FixMatch
 from semisup.methods.flexmatch import FlexMatch
 from semisup.methods.freematch import FreeMatch
@@ -52,6 +53,7 @@ METHODS: dict[str, type[Method]] = {
     "jigsaw": Jigsaw,
     "context_prediction": ContextPrediction,
     "counting": Counting,
+    "exemplar": Exemplar,
     "simclr": SimCLR,
     "simclr_v2": SimCLRv2,
     "pseudo_label": PseudoLabel,

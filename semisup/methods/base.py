@@ -193,6 +193,8 @@ class Method(nn.Module):
     """Whether the constructor takes `num_images`: `batch.unlabeled.index` counts the training images from 0 to it."""
     needs_num_labeled: ClassVar[bool] = False
     """Whether the constructor takes `num_labeled`: no more images than that are ever in a labeled batch."""
+    needs_image_shape: ClassVar[bool] = False
+    """Whether the constructor takes `image_shape`: channels, height and width of every image."""
     needs_pseudo_labels: ClassVar[bool] = False
     """Whether `batch.unlabeled.target` must come from a relabel or propagate stage."""
     views: Views

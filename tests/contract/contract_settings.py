@@ -98,6 +98,8 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             random=True,
         )
     },
+    # All seeds are there after two of three steps.
+    "exemplar": {"plain": Setting({"surrogates": 20}, terms=_terms("exemplar"), random=True)},
     "simclr": {"plain": Setting(terms=_terms("contrastive"))},
     "simclr_v2": {
         "plain": Setting(terms=_terms("contrastive")),
@@ -232,6 +234,8 @@ class Case:
             given["num_images"] = DATA
         if self.cls.needs_num_labeled:
             given["num_labeled"] = DATA  # the source calls any image labeled
+        if self.cls.needs_image_shape:
+            given["image_shape"] = (1, SIZE, SIZE)
         method = self.cls(
             _network(self.cls.trains, width=8, separate=separate),
             **given,

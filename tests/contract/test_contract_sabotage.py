@@ -25,6 +25,7 @@ from semisup.methods.decoupled_rotation import DecoupledRotation
 from semisup.methods.distill import Distill
 from semisup.methods.enaet import EnAET
 from semisup.methods.entropy_minimization import EntropyMinimization
+from semisup.methods.exemplar import Exemplar
 from semisup.methods.fixmatch import FixMatch
 from semisup.methods.flexmatch import FlexMatch
 from semisup.methods.freematch import FreeMatch
@@ -551,6 +552,14 @@ class SelectedHinge(Counting):
             yield replace(update, loss=update.loss + near.sum())
 
 
+class CountedSeeds(Exemplar):
+    """How many seeds there are is asked of the device."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        if int((self.seeds != 0).flatten(1).any(1).sum()) < len(self.seeds):
+            yield from super().step(batch, progress)
+
+
 class Item(FixMatch):
     """Asks for a value, which stops a GPU."""
 
@@ -614,6 +623,7 @@ class CpuTensor(FixMatch):
     [
         (OnePlace, "context_prediction-plain"),
         (SelectedHinge, "counting-plain"),
+        (CountedSeeds, "exemplar-plain"),
         (Item, "fixmatch-plain"),
         (LateItem, "meta_pseudo_labels-drawn"),
         (BooleanIndex, "fixmatch-plain"),
@@ -709,6 +719,8 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
         (FreeMatch, "expected", "freematch-plain"),
         (SoftMatch, "mean", "softmatch-plain"),
         (SimMatch, "bank", "simmatch-plain"),
+        (Exemplar, "seeds", "exemplar-plain"),
+        (Exemplar, "places", "exemplar-plain"),
         (DecoupledRotation, "bank", "decoupled_rotation-plain"),
         (DecoupledRotation, "log_mean", "decoupled_rotation-plain"),
         (CoMatch, "recent", "comatch-plain"),

@@ -35,6 +35,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "context": {"method": {"name": "context_prediction"}, "batch": {"unlabeled": 16}},
     "count": {"method": {"name": "counting", "counts": 50}, "batch": {"unlabeled": 16}},
     "halves": {"method": {"name": "decoupled_rotation", "negatives": 50}, "batch": {"unlabeled": 16}},
+    "seeds": {"method": {"name": "exemplar", "surrogates": 40}, "batch": {"unlabeled": 16}},
     "finetune": {"init": {"from": "pretrain", "head_layer": 1}, **TRAIN},
     "match": {
         "init": "finetune",
