@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from semisup.methods.aet import AET
 from semisup.methods.base import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
 from semisup.methods.comatch import CoMatch
 from semisup.methods.context_prediction import ContextPrediction
@@ -54,6 +55,7 @@ METHODS: dict[str, type[Method]] = {
     "context_prediction": ContextPrediction,
     "counting": Counting,
     "exemplar": Exemplar,
+    "aet": AET,
     "simclr": SimCLR,
     "simclr_v2": SimCLRv2,
     "pseudo_label": PseudoLabel,

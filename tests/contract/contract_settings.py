@@ -100,6 +100,10 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     },
     # All seeds are there after two of three steps.
     "exemplar": {"plain": Setting({"surrogates": 20}, terms=_terms("exemplar"), random=True)},
+    "aet": {
+        kind: Setting({"transformation": kind}, terms=_terms("transformation"), random=True)
+        for kind in ("affine", "projective")
+    },
     "simclr": {"plain": Setting(terms=_terms("contrastive"))},
     "simclr_v2": {
         "plain": Setting(terms=_terms("contrastive")),

@@ -18,6 +18,7 @@ from torch import nn
 
 from semisup.losses import entropy, mse_consistency
 from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
+from semisup.methods.aet import AET
 from semisup.methods.comatch import CoMatch
 from semisup.methods.context_prediction import ContextPrediction
 from semisup.methods.counting import Counting
@@ -349,6 +350,16 @@ class TargetWithoutFeatures(DecoupledRotation):
         return super().instance_loss(v.detach(), rows)
 
 
+class DecoderOnly(AET):
+    """The decoder learns from features that do not learn from it."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        with torch.no_grad():
+            features = self.encoder(batch.unlabeled["weak"])
+        loss = self.task.decoder(torch.cat([features, features], 1)).square().mean()
+        yield Update(loss, log={"transformation": loss})
+
+
 class FrozenDecoders(EnAET):
     """Decoders learn from features that do not learn from them."""
 
@@ -417,6 +428,7 @@ def _with_idle_layer(base: type[Supervised]) -> type[Method]:
         (FrozenSimilarity, "simmatch-plain", "embed.*gradient from the update of 'main'"),
         (HeadOnly, "rotation-plain", "encoder.*gradient from the update of 'main'"),
         (TargetWithoutFeatures, "decoupled_rotation-plain", "embed.*gradient from the update of 'main'"),
+        (DecoderOnly, "aet-affine", "encoder.*gradient from the update of 'main'"),
         (FrozenDecoders, "enaet-plain", "transformation has no gradient"),
         (GuessesOnly, "pseudo_label-plain", "unlabeled has no gradient"),
         (EntropyOfTargets, "entropy_minimization-plain", "entropy has no gradient"),

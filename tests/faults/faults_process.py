@@ -36,6 +36,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "count": {"method": {"name": "counting", "counts": 50}, "batch": {"unlabeled": 16}},
     "halves": {"method": {"name": "decoupled_rotation", "negatives": 50}, "batch": {"unlabeled": 16}},
     "seeds": {"method": {"name": "exemplar", "surrogates": 40}, "batch": {"unlabeled": 16}},
+    "warped": {"method": {"name": "aet", "transformation": "affine"}, "batch": {"unlabeled": 16}},
     "finetune": {"init": {"from": "pretrain", "head_layer": 1}, **TRAIN},
     "match": {
         "init": "finetune",

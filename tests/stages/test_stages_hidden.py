@@ -26,6 +26,7 @@ STAGES: dict[str, Any] = {
     "pretrain_counting": train_stage("counting"),
     "pretrain_decoupled": train_stage("decoupled_rotation", negatives=50),
     "pretrain_exemplar": train_stage("exemplar"),
+    "pretrain_aet": train_stage("aet"),
     "finetune": train_stage("supervised", stage={"init": {"from": "pretrain", "head_layer": 1}}),
     "fixmatch": train_stage("fixmatch", threshold=0.0, stage={"init": "finetune"}),
     "pseudo_label": train_stage("pseudo_label", threshold=0.0, ramp=0.0),
