@@ -19,6 +19,7 @@ from semisup.methods.jigsaw import Jigsaw
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.mixmatch import MixMatch
+from semisup.methods.multi_task import MultiTask
 from semisup.methods.noisy_student import NoisyStudent
 from semisup.methods.pi_model import PiModel
 from semisup.methods.pseudo_label import PseudoLabel
@@ -56,6 +57,7 @@ METHODS: dict[str, type[Method]] = {
     "counting": Counting,
     "exemplar": Exemplar,
     "aet": AET,
+    "multi_task": MultiTask,
     "simclr": SimCLR,
     "simclr_v2": SimCLRv2,
     "pseudo_label": PseudoLabel,

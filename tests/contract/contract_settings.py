@@ -104,6 +104,14 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         kind: Setting({"transformation": kind}, terms=_terms("transformation"), random=True)
         for kind in ("affine", "projective")
     },
+    "multi_task": {
+        "five": Setting(
+            {"tasks": {"rotation": 1.0, "jigsaw": 0.5, "context_prediction": 0.5, "counting": 0.1, "aet": 1.0}},
+            terms=_terms("rotation", "jigsaw", "context_prediction", "counting", "aet"),
+            random=True,
+        ),
+        "one": Setting({"tasks": {"rotation": 2.0}}, terms=_terms("rotation")),
+    },
     "simclr": {"plain": Setting(terms=_terms("contrastive"))},
     "simclr_v2": {
         "plain": Setting(terms=_terms("contrastive")),

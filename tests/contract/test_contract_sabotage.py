@@ -34,6 +34,7 @@ from semisup.methods.jigsaw import Jigsaw
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.mixmatch import MixMatch
+from semisup.methods.multi_task import MultiTask
 from semisup.methods.noisy_student import NoisyStudent
 from semisup.methods.pi_model import PiModel
 from semisup.methods.pseudo_label import PseudoLabel
@@ -360,6 +361,14 @@ class DecoderOnly(AET):
         yield Update(loss, log={"transformation": loss})
 
 
+class ForgottenTask(MultiTask):
+    """One of the tasks is logged and not learned."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            yield replace(update, loss=update.loss - self.weights["aet"] * update.log["aet"])
+
+
 class FrozenDecoders(EnAET):
     """Decoders learn from features that do not learn from them."""
 
@@ -403,6 +412,11 @@ def test_group_check_finds_a_trainable_teacher() -> None:
 def test_group_check_finds_a_parameter_that_never_moves() -> None:
     with pytest.raises(AssertionError, match="idle did not move"):
         checks.check_groups_move(planted(_with_idle_layer(Supervised), "supervised-weak"))
+
+
+def test_group_check_finds_a_task_that_is_not_learned() -> None:
+    with pytest.raises(AssertionError, match=r"tasks\.aet\.decoder.* did not move"):
+        checks.check_groups_move(planted(ForgottenTask, "multi_task-five"))
 
 
 def test_group_check_finds_frozen_parameters_in_a_group() -> None:

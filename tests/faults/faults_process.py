@@ -37,6 +37,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "halves": {"method": {"name": "decoupled_rotation", "negatives": 50}, "batch": {"unlabeled": 16}},
     "seeds": {"method": {"name": "exemplar", "surrogates": 40}, "batch": {"unlabeled": 16}},
     "warped": {"method": {"name": "aet", "transformation": "affine"}, "batch": {"unlabeled": 16}},
+    "tasks": {"method": {"name": "multi_task", "tasks": {"rotation": 1.0, "aet": 0.5}}, "batch": {"unlabeled": 16}},
     "finetune": {"init": {"from": "pretrain", "head_layer": 1}, **TRAIN},
     "match": {
         "init": "finetune",

@@ -27,6 +27,7 @@ STAGES: dict[str, Any] = {
     "pretrain_decoupled": train_stage("decoupled_rotation", negatives=50),
     "pretrain_exemplar": train_stage("exemplar"),
     "pretrain_aet": train_stage("aet"),
+    "pretrain_tasks": train_stage("multi_task", tasks={"rotation": 1.0, "aet": 0.5}),
     "finetune": train_stage("supervised", stage={"init": {"from": "pretrain", "head_layer": 1}}),
     "fixmatch": train_stage("fixmatch", threshold=0.0, stage={"init": "finetune"}),
     "pseudo_label": train_stage("pseudo_label", threshold=0.0, ramp=0.0),
