@@ -5,7 +5,16 @@ from __future__ import annotations
 from semisup.augment.mixing import cut, draw_cutting, draw_mixing, mix
 from semisup.augment.normalize import Normalize, to_float
 from semisup.augment.policies import POLICIES, Policy, build_policy, check_policy
-from semisup.augment.puzzles import four_rotations, rotate_quarters
+from semisup.augment.puzzles import (
+    cut_tiles,
+    drop_channels,
+    four_rotations,
+    halve,
+    maximin_permutations,
+    normalize_tiles,
+    quarters,
+    rotate_quarters,
+)
 from semisup.augment.text import TfidfReplacement, Translate, back_translate
 
 __all__ = [
@@ -18,10 +27,16 @@ __all__ = [
     "build_policy",
     "check_policy",
     "cut",
+    "cut_tiles",
     "draw_cutting",
     "draw_mixing",
+    "drop_channels",
     "four_rotations",
+    "halve",
+    "maximin_permutations",
     "mix",
+    "normalize_tiles",
+    "quarters",
     "rotate_quarters",
     "to_float",
 ]

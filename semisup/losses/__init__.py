@@ -15,10 +15,12 @@ from semisup.losses.classification import (
 from semisup.losses.clusters import cross_view_cross_entropy, self_distillation, sinkhorn
 from semisup.losses.consistency import kl_consistency, mse_consistency, sharpen
 from semisup.losses.contrastive import info_nce, n_pair, nce, nt_xent
+from semisup.losses.counting import counting
 from semisup.losses.distillation import hinton_kd, soft_target_distillation
 from semisup.losses.fairness import self_adaptive_fairness
 from semisup.losses.joint_embedding import barlow_twins, covariance_penalty, negative_cosine, variance_hinge
 from semisup.losses.metric import batch_hard_triplet, contrastive_margin, soft_nearest_neighbour, triplet
+from semisup.losses.positive_unlabeled import positive_unlabeled
 from semisup.losses.similarity import neighbour_answers, pseudo_label_graph, similarity, unfold_classes
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "barlow_twins",
     "batch_hard_triplet",
     "contrastive_margin",
+    "counting",
     "covariance_penalty",
     "cross_view_cross_entropy",
     "entropy",
@@ -39,6 +42,7 @@ __all__ = [
     "negative_cosine",
     "neighbour_answers",
     "nt_xent",
+    "positive_unlabeled",
     "pseudo_label_cross_entropy",
     "pseudo_label_graph",
     "self_adaptive_fairness",

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+from semisup.methods.aet import AET
 from semisup.methods.barlow_twins import BarlowTwins
 from semisup.methods.base import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
 from semisup.methods.byol import BYOL
 from semisup.methods.cmc import CMC
 from semisup.methods.comatch import CoMatch
+from semisup.methods.context_prediction import ContextPrediction
+from semisup.methods.counting import Counting
 from semisup.methods.cpc import CPC
+from semisup.methods.decoupled_rotation import DecoupledRotation
 from semisup.methods.deepcluster import DeepCluster
 from semisup.methods.dino import DINO
 from semisup.methods.distill import Distill
 from semisup.methods.enaet import EnAET
 from semisup.methods.entropy_minimization import EntropyMinimization
+from semisup.methods.exemplar import Exemplar
 from semisup.methods.fixmatch import FixMatch
 from semisup.methods.flexmatch import FlexMatch
 from semisup.methods.freematch import FreeMatch
 from semisup.methods.instance_discrimination import InstanceDiscrimination
+from semisup.methods.jigsaw import Jigsaw
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.mixmatch import MixMatch
 from semisup.methods.moco import MoCo
+from semisup.methods.multi_task import MultiTask
 from semisup.methods.noisy_student import NoisyStudent
 from semisup.methods.pi_model import PiModel
 from semisup.methods.pseudo_label import PseudoLabel
 from semisup.methods.remixmatch import ReMixMatch
+from semisup.methods.rotation import Rotation
 from semisup.methods.s4l_exemplar import S4LExemplar
 from semisup.methods.s4l_rotation import S4LRotation
 from semisup.methods.simclr import SimCLR
@@ -54,6 +62,14 @@ __all__ = [
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "instance_discrimination": InstanceDiscrimination,
+    "rotation": Rotation,
+    "decoupled_rotation": DecoupledRotation,
+    "jigsaw": Jigsaw,
+    "context_prediction": ContextPrediction,
+    "counting": Counting,
+    "exemplar": Exemplar,
+    "aet": AET,
+    "multi_task": MultiTask,
     "simclr": SimCLR,
     "simclr_v2": SimCLRv2,
     "moco": MoCo,

@@ -27,6 +27,7 @@ __all__ = [
     "Positive",
     "Progress",
     "PseudoLabels",
+    "Quarter",
     "Range",
     "Unlabeled",
     "Update",
@@ -61,6 +62,8 @@ Fraction = Annotated[float, Range(0, 1)]
 """A number in [0, 1]."""
 BelowOne = Annotated[float, Range(0, 1, open_high=True)]
 """A number in [0, 1)."""
+Quarter = Annotated[float, Range(0, 0.25)]
+"""A number in [0, 0.25]."""
 Positive = Annotated[float, Range(0, open_low=True)]
 """A number > 0."""
 NonNegative = Annotated[float, Range(0)]
@@ -192,6 +195,8 @@ class Method(nn.Module):
     """Whether the constructor takes `num_images`: `batch.unlabeled.index` counts the training images from 0 to it."""
     needs_num_labeled: ClassVar[bool] = False
     """Whether the constructor takes `num_labeled`: no more images than that are ever in a labeled batch."""
+    needs_image_shape: ClassVar[bool] = False
+    """Whether the constructor takes `image_shape`: channels, height and width of every image."""
     needs_pseudo_labels: ClassVar[bool] = False
     """Whether `batch.unlabeled.target` must come from a relabel or propagate stage."""
     views: Views

@@ -23,7 +23,7 @@ WORDS = {
     bool: "must be true or false",
     str: "must be text",
 }
-"""The types that a method's options may have, beside Literal, lists of these, and null."""
+"""The types that a method's options may have, beside Literal, lists and mappings of these, and null."""
 
 
 def check_method(name: str, options: Mapping[str, Any]) -> list[str]:
@@ -61,11 +61,26 @@ def _type_problem(hint: Any, value: Any) -> str | None:
         if not isinstance(value, list):
             return "must be a list"
         return next((f"each {p}" for item in value if (p := _type_problem(inner, item)) is not None), None)
+    if origin is dict:
+        key_hint, item_hint = get_args(hint)
+        return _mapping_problem(key_hint, item_hint, value)
     if hint is float:
         return None if isinstance(value, int | float) and not isinstance(value, bool) else WORDS[float]
     if hint is int:
         return None if isinstance(value, int) and not isinstance(value, bool) else WORDS[int]
     return None if isinstance(value, hint) else WORDS[hint]
+
+
+def _mapping_problem(key_hint: Any, hint: Any, value: Any) -> str | None:
+    """Likewise of a mapping whose keys and values have these types."""
+    if not isinstance(value, dict):
+        return "must be a mapping"
+    for key, item in value.items():
+        if (problem := _type_problem(key_hint, key)) is not None:
+            return f"its key {key} {problem}"
+        if (problem := _type_problem(hint, item)) is not None:
+            return f"its {key} {problem}"
+    return None
 
 
 def check_recipe(recipe: Recipe) -> list[str]:

@@ -159,6 +159,8 @@ def build_method(
         given["num_images"] = num_images
     if cls.needs_num_labeled:
         given["num_labeled"] = num_labeled
+    if cls.needs_image_shape:
+        given["image_shape"] = (spec.in_channels, spec.image_size, spec.image_size)
     return cls(model, **given, **options)
 
 

@@ -92,6 +92,36 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             terms=_terms("instance", "proximal"),
         ),
     },
+    "rotation": {"plain": Setting(terms=_terms("rotation"))},
+    "jigsaw": {
+        "plain": Setting({"permutations": 10, "hidden": 20}, terms=_terms("jigsaw"), random=True),
+        "four": Setting({"grid": 2, "permutations": 24, "hidden": 20}, terms=_terms("jigsaw"), random=True),
+    },
+    "context_prediction": {"plain": Setting({"hidden": 20}, terms=_terms("context"), random=True)},
+    "counting": {"plain": Setting({"counts": 30}, terms=_terms("counting"), random=True)},
+    "decoupled_rotation": {
+        # The weights of the run's last part, and few enough negatives for the bank to matter.
+        "plain": Setting(
+            {"weighted_from": 0.0, "negatives": 20, "embedding": 10},
+            terms=_terms("rotation", "invariance", "instance", "upright"),
+            numbers=_terms("weight"),
+            random=True,
+        )
+    },
+    # All seeds are there after two of three steps.
+    "exemplar": {"plain": Setting({"surrogates": 20}, terms=_terms("exemplar"), random=True)},
+    "aet": {
+        kind: Setting({"transformation": kind}, terms=_terms("transformation"), random=True)
+        for kind in ("affine", "projective")
+    },
+    "multi_task": {
+        "five": Setting(
+            {"tasks": {"rotation": 1.0, "jigsaw": 0.5, "context_prediction": 0.5, "counting": 0.1, "aet": 1.0}},
+            terms=_terms("rotation", "jigsaw", "context_prediction", "counting", "aet"),
+            random=True,
+        ),
+        "one": Setting({"tasks": {"rotation": 2.0}}, terms=_terms("rotation")),
+    },
     "simclr": {"plain": Setting(terms=_terms("contrastive"))},
     "simclr_v2": {
         "plain": Setting(terms=_terms("contrastive")),
@@ -283,6 +313,8 @@ class Case:
             given["num_images"] = DATA
         if self.cls.needs_num_labeled:
             given["num_labeled"] = DATA  # the source calls any image labeled
+        if self.cls.needs_image_shape:
+            given["image_shape"] = (1, SIZE, SIZE)
         method = self.cls(
             _network(self.cls.trains, width=8, separate=separate),
             **given,

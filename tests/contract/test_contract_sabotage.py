@@ -18,29 +18,37 @@ from torch import nn
 
 from semisup.losses import entropy, info_nce, mse_consistency
 from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
+from semisup.methods.aet import AET
 from semisup.methods.barlow_twins import BarlowTwins
 from semisup.methods.byol import BYOL
 from semisup.methods.cmc import CMC
 from semisup.methods.comatch import CoMatch
+from semisup.methods.context_prediction import ContextPrediction
+from semisup.methods.counting import Counting
 from semisup.methods.cpc import CPC
 from semisup.methods.ctaugment import learn_rates
+from semisup.methods.decoupled_rotation import DecoupledRotation
 from semisup.methods.deepcluster import DeepCluster
 from semisup.methods.dino import DINO
 from semisup.methods.distill import Distill
 from semisup.methods.enaet import EnAET
 from semisup.methods.entropy_minimization import EntropyMinimization
+from semisup.methods.exemplar import Exemplar
 from semisup.methods.fixmatch import FixMatch
 from semisup.methods.flexmatch import FlexMatch
 from semisup.methods.freematch import FreeMatch
 from semisup.methods.instance_discrimination import InstanceDiscrimination
+from semisup.methods.jigsaw import Jigsaw
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.mixmatch import MixMatch
 from semisup.methods.moco import MoCo
+from semisup.methods.multi_task import MultiTask
 from semisup.methods.noisy_student import NoisyStudent
 from semisup.methods.pi_model import PiModel
 from semisup.methods.pseudo_label import PseudoLabel
 from semisup.methods.remixmatch import ReMixMatch
+from semisup.methods.rotation import Rotation
 from semisup.methods.s4l_exemplar import S4LExemplar
 from semisup.methods.s4l_rotation import S4LRotation
 from semisup.methods.simclr import SimCLR
@@ -488,6 +496,42 @@ class OwnPrediction(TemporalEnsembling):
         return super().step(batch, progress)
 
 
+class HeadOnly(Rotation):
+    """Rotations are learned from features that do not learn from them."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        with torch.no_grad():
+            features = [self.encoder(torch.rot90(batch.unlabeled["weak"], k, (2, 3))) for k in range(4)]
+        turns = torch.arange(4, device=features[0].device).repeat_interleave(len(features[0]))
+        loss = F.cross_entropy(self.task.head(torch.cat(features)), turns)
+        yield Update(loss, log={"rotation": loss})
+
+
+class TargetWithoutFeatures(DecoupledRotation):
+    """The stop-gradient of the bank covers the new embedding too."""
+
+    def instance_loss(self, v: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return super().instance_loss(v.detach(), rows)
+
+
+class DecoderOnly(AET):
+    """The decoder learns from features that do not learn from it."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        with torch.no_grad():
+            features = self.encoder(batch.unlabeled["weak"])
+        loss = self.task.decoder(torch.cat([features, features], 1)).square().mean()
+        yield Update(loss, log={"transformation": loss})
+
+
+class ForgottenTask(MultiTask):
+    """One of the tasks is logged and not learned."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            yield replace(update, loss=update.loss - self.weights["aet"] * update.log["aet"])
+
+
 class FrozenDecoders(EnAET):
     """Decoders learn from features that do not learn from them."""
 
@@ -577,6 +621,11 @@ def test_group_check_finds_a_parameter_that_never_moves() -> None:
         checks.check_groups_move(planted(_with_idle_layer(Supervised), "supervised-weak"))
 
 
+def test_group_check_finds_a_task_that_is_not_learned() -> None:
+    with pytest.raises(AssertionError, match=r"tasks\.aet\.decoder.* did not move"):
+        checks.check_groups_move(planted(ForgottenTask, "multi_task-five"))
+
+
 def test_group_check_finds_frozen_parameters_in_a_group() -> None:
     with pytest.raises(AssertionError, match="requires_grad False, in a group True"):
         checks.check_groups_move(planted(FrozenInGroup, "supervised-frozen"))
@@ -598,6 +647,9 @@ def _with_idle_layer(base: type[Supervised]) -> type[Method]:
         (OwnPrediction, "temporal_ensembling-plain", "consistency: all gradients are 0"),
         (PerturbedTarget, "vat-plain", "adversarial has no gradient"),
         (FrozenSimilarity, "simmatch-plain", "embed.*gradient from the update of 'main'"),
+        (HeadOnly, "rotation-plain", "encoder.*gradient from the update of 'main'"),
+        (TargetWithoutFeatures, "decoupled_rotation-plain", "embed.*gradient from the update of 'main'"),
+        (DecoderOnly, "aet-affine", "encoder.*gradient from the update of 'main'"),
         (FrozenDecoders, "enaet-plain", "transformation has no gradient"),
         (GradientThroughKeys, "moco-v2", "target.*gradient from the update of 'main'"),
         (GradientIntoTarget, "byol-plain", "target.*gradient from the update of 'main'"),
@@ -722,6 +774,35 @@ def test_pseudo_label_check_finds_wrong_reports(report: Callable[[PseudoLabels |
 # --- the device ------------------------------------------------------------------------------------------------------
 
 
+class OnePlace(ContextPrediction):
+    """Judges one of the eight places a step, which it draws on the device and reads on the host."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        place = int(torch.randint(8, (), device=batch.unlabeled["weak"].device))
+        for update in super().step(batch, progress):
+            extra = self.task.head[1].bias[place]
+            yield replace(update, loss=update.loss + 0 * extra)
+
+
+class SelectedHinge(Counting):
+    """The hinge is taken of those images alone that are within the margin."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            counts = self.task.head(self.encoder(batch.unlabeled["weak"]))
+            distance = (counts - counts.roll(1, 0)).square().sum(1)
+            near = distance[distance < self.task.margin]
+            yield replace(update, loss=update.loss + near.sum())
+
+
+class CountedSeeds(Exemplar):
+    """How many seeds there are is asked of the device."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        if int((self.seeds != 0).flatten(1).any(1).sum()) < len(self.seeds):
+            yield from super().step(batch, progress)
+
+
 class Item(FixMatch):
     """Asks for a value, which stops a GPU."""
 
@@ -791,6 +872,9 @@ class CpuTensor(FixMatch):
 @pytest.mark.parametrize(
     ("cls", "name"),
     [
+        (OnePlace, "context_prediction-plain"),
+        (SelectedHinge, "counting-plain"),
+        (CountedSeeds, "exemplar-plain"),
         (Item, "fixmatch-plain"),
         (LateItem, "meta_pseudo_labels-drawn"),
         (BooleanIndex, "fixmatch-plain"),
@@ -960,6 +1044,10 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
         (FreeMatch, "expected", "freematch-plain"),
         (SoftMatch, "mean", "softmatch-plain"),
         (SimMatch, "bank", "simmatch-plain"),
+        (Exemplar, "seeds", "exemplar-plain"),
+        (Exemplar, "places", "exemplar-plain"),
+        (DecoupledRotation, "bank", "decoupled_rotation-plain"),
+        (DecoupledRotation, "log_mean", "decoupled_rotation-plain"),
         (CoMatch, "recent", "comatch-plain"),
         (CoMatch, "memory_probs", "comatch-plain"),
         (CoMatch, "memory_embeddings", "comatch-plain"),
@@ -972,6 +1060,17 @@ def test_resume_check_finds_memory_outside_of_buffers(
 ) -> None:
     with pytest.raises(AssertionError):
         checks.check_resumes(planted(forgetting(cls, buffer), name), tmp_path)
+
+
+def test_resume_check_finds_permutations_that_a_resumed_run_draws_anew(tmp_path: Path) -> None:
+    class Redrawn(Jigsaw):
+        def __init__(self, *arguments: object, **options: object) -> None:
+            super().__init__(*arguments, **options)  # type: ignore[arg-type]
+            order = torch.randperm(len(self.task.permutations))
+            self.task.register_buffer("permutations", self.task.permutations[order], persistent=False)
+
+    with pytest.raises(AssertionError):
+        checks.check_resumes(planted(Redrawn, "jigsaw-plain"), tmp_path)
 
 
 def test_resume_check_finds_a_step_counter_in_python(tmp_path: Path) -> None:

@@ -176,6 +176,8 @@ def build(name: str) -> Method:
         given["num_images"] = 10
     if cls.needs_num_labeled:
         given["num_labeled"] = 10
+    if cls.needs_image_shape:
+        given["image_shape"] = (1, 8, 8)
     return cls(model, **given)
 
 

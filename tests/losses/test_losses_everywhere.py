@@ -35,6 +35,10 @@ CASES = {
         lambda z, t: semisup.losses.cross_view_cross_entropy(z.view(4, 2, C), t[:4].view(2, 2, C)),
         (F.softmax(logits(1), 1),),
     ),
+    "counting": (
+        lambda z, p, o: semisup.losses.counting(z, p.view(N, 2, C) / 2, o, 12.0),
+        (torch.cat([logits(1), logits(2)], 1), logits(3)),
+    ),
     "entropy": (semisup.losses.entropy, ()),
     "hinton_kd": (lambda z, t: semisup.losses.hinton_kd(z, t, 4.0), (logits(1),)),
     "info_nce": (
@@ -51,6 +55,7 @@ CASES = {
         (F.softmax(logits(1), 1),),
     ),
     "nt_xent": (lambda z, m: semisup.losses.nt_xent(z, 0.1, m), (logits(1),)),
+    "positive_unlabeled": (lambda z, u: semisup.losses.positive_unlabeled(z[:, 0], u, 0.2), (logits(1)[:, 0],)),
     "pseudo_label_cross_entropy": (semisup.losses.pseudo_label_cross_entropy, (LABELS, MASK)),
     "pseudo_label_graph": (
         lambda z: semisup.losses.pseudo_label_graph(F.softmax(z, 1), 0.1)[:, 0].square().sum(),

@@ -35,6 +35,7 @@ def test_documents_every_option_and_no_other(cls: type[Method]) -> None:
         *["teacher"] * cls.needs_teacher,
         *["num_images"] * cls.needs_num_images,
         *["num_labeled"] * cls.needs_num_labeled,
+        *["image_shape"] * cls.needs_image_shape,
     ]
     assert documented == [*given, *options_of(cls)]
 

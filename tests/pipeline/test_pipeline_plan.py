@@ -58,6 +58,7 @@ class Options(Method):
         bounded: Fraction | None = None,
         text: str = "",
         widths: list[int] | None = None,
+        weights: dict[Literal["a", "b"], NonNegative] | None = None,
     ) -> None:
         super().__init__()
 
@@ -83,6 +84,8 @@ VALID = [
     {"text": "x"},
     {"widths": [1, 2]},
     {"widths": []},
+    {"weights": {"b": 2, "a": 0.5}},
+    {"weights": {}},
 ]
 WRONG = [
     ("fraction", 1.01, "must lie in [0, 1]"),
@@ -105,6 +108,10 @@ WRONG = [
     ("text", 3, "must be text"),
     ("widths", 3, "must be a list or null"),
     ("widths", [1, 0.5], "each must be a whole number or null"),
+    ("weights", ["a"], "must be a mapping or null"),
+    ("weights", {"a": 1, "c": 1}, "its key c must be one of a, b or null"),
+    ("weights", {"a": -1}, "its a must lie in [0, inf] or null"),
+    ("weights", {"a": True}, "its a must be a number or null"),
 ]
 
 
