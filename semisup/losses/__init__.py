@@ -16,6 +16,7 @@ from semisup.losses.consistency import kl_consistency, mse_consistency, sharpen
 from semisup.losses.contrastive import info_nce, n_pair, nce, nt_xent
 from semisup.losses.distillation import hinton_kd, soft_target_distillation
 from semisup.losses.fairness import self_adaptive_fairness
+from semisup.losses.masked import masked_mse
 from semisup.losses.metric import batch_hard_triplet, contrastive_margin, soft_nearest_neighbour, triplet
 from semisup.losses.similarity import neighbour_answers, pseudo_label_graph, similarity, unfold_classes
 
@@ -28,6 +29,7 @@ __all__ = [
     "hinton_kd",
     "info_nce",
     "kl_consistency",
+    "masked_mse",
     "mse_consistency",
     "n_pair",
     "nce",

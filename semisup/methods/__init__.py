@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from semisup.methods.base import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
+from semisup.methods.colorization import Colorization
 from semisup.methods.comatch import CoMatch
+from semisup.methods.denoising_autoencoder import DenoisingAutoencoder
 from semisup.methods.distill import Distill
 from semisup.methods.enaet import EnAET
 from semisup.methods.entropy_minimization import EntropyMinimization
 from semisup.methods.fixmatch import FixMatch
 from semisup.methods.flexmatch import FlexMatch
 from semisup.methods.freematch import FreeMatch
+from semisup.methods.mae import MAE
+from semisup.methods.maskfeat import MaskFeat
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.mixmatch import MixMatch
 from semisup.methods.noisy_student import NoisyStudent
 from semisup.methods.pi_model import PiModel
+from semisup.methods.pixel_cnn import PixelCNN
 from semisup.methods.pseudo_label import PseudoLabel
 from semisup.methods.remixmatch import ReMixMatch
 from semisup.methods.s4l_exemplar import S4LExemplar
@@ -44,6 +49,11 @@ METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "simclr": SimCLR,
     "simclr_v2": SimCLRv2,
+    "mae": MAE,
+    "maskfeat": MaskFeat,
+    "denoising_autoencoder": DenoisingAutoencoder,
+    "colorization": Colorization,
+    "pixel_cnn": PixelCNN,
     "pseudo_label": PseudoLabel,
     "entropy_minimization": EntropyMinimization,
     "pi_model": PiModel,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
@@ -28,6 +28,7 @@ __all__ = [
     "Progress",
     "PseudoLabels",
     "Range",
+    "Statistics",
     "Unlabeled",
     "Update",
     "Views",
@@ -70,6 +71,8 @@ Count = Annotated[int, Range(1)]
 CountOrZero = Annotated[int, Range(0)]
 """A whole number >= 0."""
 
+Statistics = tuple[Sequence[float], Sequence[float]]
+"""Mean and deviation of each channel, of images in [0, 1]: what the engine normalises by."""
 
 POLICY_OF_VIEW = {"weak": "weak", "strong": "randaugment"}
 """What the common views are made with unless a recipe says otherwise."""
@@ -190,6 +193,8 @@ class Method(nn.Module):
     """Whether the constructor takes `num_images`: `batch.unlabeled.index` counts the training images from 0 to it."""
     needs_num_labeled: ClassVar[bool] = False
     """Whether the constructor takes `num_labeled`: no more images than that are ever in a labeled batch."""
+    needs_statistics: ClassVar[bool] = False
+    """Whether the constructor takes `statistics`, by which the normalisation of the images can be undone."""
     needs_pseudo_labels: ClassVar[bool] = False
     """Whether `batch.unlabeled.target` must come from a relabel or propagate stage."""
     views: Views

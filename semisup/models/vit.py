@@ -6,10 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semisup.errors import raise_all
+from semisup.errors import SemisupError, raise_all
 from semisup.models.checks import check_number, check_whole
 
-__all__ = ["TransformerBlock", "VisionTransformer", "check_grid", "check_transformer", "check_vit", "sincos_positions"]
+__all__ = [
+    "LN_EPS",
+    "TransformerBlock",
+    "VisionTransformer",
+    "check_grid",
+    "check_transformer",
+    "check_vit",
+    "require_vit",
+    "sincos_positions",
+]
 
 GROUPS = 3  # of blocks, each of which gives a map; as many as a WRN has
 LN_EPS = 1e-6  # of the layer norms, as in facebookresearch/mae
@@ -136,6 +145,20 @@ class VisionTransformer(nn.Module):
             tokens = block(tokens)
         tokens = self.norm(tokens)
         return tokens
+
+
+def require_vit(backbone: nn.Module, method: str) -> VisionTransformer:
+    """Return the backbone as what it is, for a method that leaves out or replaces tokens.
+
+    Raises:
+        SemisupError: it is another one.
+    """
+    if not isinstance(backbone, VisionTransformer):
+        raise SemisupError(
+            f"model: method '{method}' hides patches, for which it needs the backbone 'vit', got "
+            f"{type(backbone).__name__}"
+        )
+    return backbone
 
 
 class TransformerBlock(nn.Module):

@@ -18,18 +18,23 @@ from torch import nn
 
 from semisup.losses import entropy, mse_consistency
 from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
+from semisup.methods.colorization import Colorization
 from semisup.methods.comatch import CoMatch
+from semisup.methods.denoising_autoencoder import DenoisingAutoencoder
 from semisup.methods.distill import Distill
 from semisup.methods.enaet import EnAET
 from semisup.methods.entropy_minimization import EntropyMinimization
 from semisup.methods.fixmatch import FixMatch
 from semisup.methods.flexmatch import FlexMatch
 from semisup.methods.freematch import FreeMatch
+from semisup.methods.mae import MAE
+from semisup.methods.maskfeat import MaskFeat
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.mixmatch import MixMatch
 from semisup.methods.noisy_student import NoisyStudent
 from semisup.methods.pi_model import PiModel
+from semisup.methods.pixel_cnn import PixelCNN
 from semisup.methods.pseudo_label import PseudoLabel
 from semisup.methods.remixmatch import ReMixMatch
 from semisup.methods.s4l_exemplar import S4LExemplar
@@ -42,6 +47,7 @@ from semisup.methods.supervised import Supervised
 from semisup.methods.temporal_ensembling import TemporalEnsembling
 from semisup.methods.uda import UDA
 from semisup.methods.vat import VAT
+from semisup.models.vit import require_vit
 
 # --- views -----------------------------------------------------------------------------------------------------------
 
@@ -335,6 +341,39 @@ class FrozenDecoders(EnAET):
             yield replace(update, loss=loss, log={**update.log, "transformation": transformation})
 
 
+class FrozenCodes(MAE):
+    """The decoder paints from codes that do not learn from it."""
+
+    def __init__(self, model: nn.Module, **options: object) -> None:
+        super().__init__(model, **options)  # type: ignore[arg-type]
+        self.enter.register_forward_pre_hook(lambda module, inputs: (inputs[0].detach(),))
+
+
+class ForgottenToken(MaskFeat):
+    """Hidden patches are 0; the token is made and never used."""
+
+    def guess(self, images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        vit = require_vit(self.encoder.backbone, "maskfeat")
+        tokens = vit.patches(images) * ~mask[:, :, None] + vit.positions(images)
+        guesses: torch.Tensor = self.predict(vit.encode(tokens))
+        return guesses
+
+
+class CopiedImage(DenoisingAutoencoder):
+    """The loss compares the damaged image with the clean one: nothing is learned."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            yield replace(update, log={"reconstruction": update.loss.detach()})
+
+
+class PixelsAlone(PixelCNN):
+    """The decoder does without the code: nothing teaches the encoder."""
+
+    def answers(self, targets: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        return super().answers(targets, torch.zeros_like(codes))
+
+
 class PerturbedTarget(VAT):
     """The stop-gradient is on the perturbed images' side."""
 
@@ -392,6 +431,10 @@ def _with_idle_layer(base: type[Supervised]) -> type[Method]:
         (PerturbedTarget, "vat-plain", "adversarial has no gradient"),
         (FrozenSimilarity, "simmatch-plain", "embed.*gradient from the update of 'main'"),
         (FrozenDecoders, "enaet-plain", "transformation has no gradient"),
+        (FrozenCodes, "mae-plain", "encoder.*gradient from the update of 'main'"),
+        (ForgottenToken, "maskfeat-plain", "mask_token"),
+        (PixelsAlone, "pixel_cnn-gray", "encoder.*gradient from the update of 'main'"),
+        (CopiedImage, "denoising_autoencoder-masking", "reconstruction has no gradient"),
         (GuessesOnly, "pseudo_label-plain", "unlabeled has no gradient"),
         (EntropyOfTargets, "entropy_minimization-plain", "entropy has no gradient"),
         (GradientThroughTeacher, "mean_teacher-plain", "teacher.module"),
@@ -656,6 +699,8 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
     ("cls", "buffer", "name"),
     [
         (SimCLRv2, "queue", "simclr_v2-memory"),
+        (Colorization, "frequencies", "colorization-plain"),
+        (Colorization, "batches", "colorization-plain"),
         (ReMixMatch, "recent", "remixmatch-plain"),
         (FlexMatch, "latest", "flexmatch-plain"),
         (FreeMatch, "expected", "freematch-plain"),
