@@ -39,7 +39,7 @@ class DenoisingAutoencoder(Method):
 
     family = "self-supervised"
     summary = "A small decoder paints the clean image from what the network made of a damaged one."
-    citation = "Vincent et al. 2010, JMLR 11:3371"
+    citation = "Vincent et al. 2008, doi:10.1145/1390156.1390294"
     trains = "encoder"
     views = Views(unlabeled={"image": "weak"})
 
