@@ -56,3 +56,7 @@ class Normalize(nn.Module):
         if images.shape[1] != len(self.mean):
             raise ValueError(f"images have {images.shape[1]} channels, mean and std {len(self.mean)}")
         return (images - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
+
+    def undo(self, images: Tensor) -> Tensor:
+        """Return what (N, C, H, W) normalised images were before."""
+        return images * self.std.view(-1, 1, 1) + self.mean.view(-1, 1, 1)

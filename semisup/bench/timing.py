@@ -39,6 +39,7 @@ def step_seconds(plan: Plan, stage: StagePlan) -> float:
         teachers,
         num_images=len(data.x_train),
         num_labeled=len(plan.budget.index),
+        statistics=plan.statistics,
         pretrained=False,
     )
     method = method.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

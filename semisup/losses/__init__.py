@@ -19,6 +19,7 @@ from semisup.losses.counting import counting
 from semisup.losses.distillation import hinton_kd, soft_target_distillation
 from semisup.losses.fairness import self_adaptive_fairness
 from semisup.losses.joint_embedding import barlow_twins, covariance_penalty, negative_cosine, variance_hinge
+from semisup.losses.masked import masked_mse
 from semisup.losses.metric import batch_hard_triplet, contrastive_margin, soft_nearest_neighbour, triplet
 from semisup.losses.positive_unlabeled import positive_unlabeled
 from semisup.losses.similarity import neighbour_answers, pseudo_label_graph, similarity, unfold_classes
@@ -36,6 +37,7 @@ __all__ = [
     "hinton_kd",
     "info_nce",
     "kl_consistency",
+    "masked_mse",
     "mse_consistency",
     "n_pair",
     "nce",

@@ -7,12 +7,14 @@ from semisup.methods.barlow_twins import BarlowTwins
 from semisup.methods.base import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
 from semisup.methods.byol import BYOL
 from semisup.methods.cmc import CMC
+from semisup.methods.colorization import Colorization
 from semisup.methods.comatch import CoMatch
 from semisup.methods.context_prediction import ContextPrediction
 from semisup.methods.counting import Counting
 from semisup.methods.cpc import CPC
 from semisup.methods.decoupled_rotation import DecoupledRotation
 from semisup.methods.deepcluster import DeepCluster
+from semisup.methods.denoising_autoencoder import DenoisingAutoencoder
 from semisup.methods.dino import DINO
 from semisup.methods.distill import Distill
 from semisup.methods.enaet import EnAET
@@ -23,6 +25,8 @@ from semisup.methods.flexmatch import FlexMatch
 from semisup.methods.freematch import FreeMatch
 from semisup.methods.instance_discrimination import InstanceDiscrimination
 from semisup.methods.jigsaw import Jigsaw
+from semisup.methods.mae import MAE
+from semisup.methods.maskfeat import MaskFeat
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.mixmatch import MixMatch
@@ -30,6 +34,7 @@ from semisup.methods.moco import MoCo
 from semisup.methods.multi_task import MultiTask
 from semisup.methods.noisy_student import NoisyStudent
 from semisup.methods.pi_model import PiModel
+from semisup.methods.pixel_cnn import PixelCNN
 from semisup.methods.pseudo_label import PseudoLabel
 from semisup.methods.remixmatch import ReMixMatch
 from semisup.methods.rotation import Rotation
@@ -82,6 +87,11 @@ METHODS: dict[str, type[Method]] = {
     "deepcluster": DeepCluster,
     "swav": SwAV,
     "dino": DINO,
+    "mae": MAE,
+    "maskfeat": MaskFeat,
+    "denoising_autoencoder": DenoisingAutoencoder,
+    "colorization": Colorization,
+    "pixel_cnn": PixelCNN,
     "pseudo_label": PseudoLabel,
     "entropy_minimization": EntropyMinimization,
     "pi_model": PiModel,

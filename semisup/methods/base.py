@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
@@ -29,6 +29,7 @@ __all__ = [
     "PseudoLabels",
     "Quarter",
     "Range",
+    "Statistics",
     "Unlabeled",
     "Update",
     "Views",
@@ -73,6 +74,8 @@ Count = Annotated[int, Range(1)]
 CountOrZero = Annotated[int, Range(0)]
 """A whole number >= 0."""
 
+Statistics = tuple[Sequence[float], Sequence[float]]
+"""Mean and deviation of each channel, of images in [0, 1]: what the engine normalises by."""
 
 POLICY_OF_VIEW = {"weak": "weak", "strong": "randaugment"}
 """What the common views are made with unless a recipe says otherwise."""
@@ -197,6 +200,8 @@ class Method(nn.Module):
     """Whether the constructor takes `num_labeled`: no more images than that are ever in a labeled batch."""
     needs_image_shape: ClassVar[bool] = False
     """Whether the constructor takes `image_shape`: channels, height and width of every image."""
+    needs_statistics: ClassVar[bool] = False
+    """Whether the constructor takes `statistics`, by which the normalisation of the images can be undone."""
     needs_pseudo_labels: ClassVar[bool] = False
     """Whether `batch.unlabeled.target` must come from a relabel or propagate stage."""
     views: Views

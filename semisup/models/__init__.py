@@ -9,7 +9,7 @@ from semisup.models.build import (
     count_parameters,
     model_signature,
 )
-from semisup.models.classifier import Classifier, Encoder, feature_width
+from semisup.models.classifier import Classifier, Encoder, feature_width, image_channels
 from semisup.models.ema import EMA
 from semisup.models.heads import ProjectionHead, build_neck
 from semisup.models.statistics import frozen_statistics
@@ -30,6 +30,7 @@ __all__ = [
     "count_parameters",
     "feature_width",
     "frozen_statistics",
+    "image_channels",
     "load_into",
     "load_weights",
     "model_signature",

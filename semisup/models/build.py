@@ -17,6 +17,7 @@ from semisup.models.cnn import SmallCNN, check_cnn
 from semisup.models.from_torchvision import TorchvisionBackbone, check_torchvision, classifier_names
 from semisup.models.heads import build_neck
 from semisup.models.resnet import ResNet, check_resnet
+from semisup.models.vit import VisionTransformer, check_grid, check_vit
 from semisup.models.wrn import WideResNet, check_wrn
 
 __all__ = [
@@ -38,6 +39,7 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "resnet18": partial(ResNet, 18),
     "resnet34": partial(ResNet, 34),
     "resnet50": partial(ResNet, 50),
+    "vit": VisionTransformer,
 }
 CHECKS: dict[str, Callable[..., list[str]]] = {
     "cnn": check_cnn,
@@ -45,6 +47,7 @@ CHECKS: dict[str, Callable[..., list[str]]] = {
     "resnet18": partial(check_resnet, 18),
     "resnet34": partial(check_resnet, 34),
     "resnet50": partial(check_resnet, 50),
+    "vit": check_vit,
 }
 # Smaller than this, the maps of the deeper networks have no pixel left to pool.
 SMALLEST_IMAGE = 8
@@ -163,8 +166,11 @@ def build_backbone(
         bare = name.removeprefix(TORCHVISION)
         weights = options.get("weights") if pretrained else None
         return TorchvisionBackbone(bare, weights, in_channels=in_channels, image_size=image_size)
-    # Our own backbones take every size from 8 px with the same weights.
-    return BACKBONES[name](in_channels=in_channels, **options)
+    # Our own backbones take every size from 8 px with the same weights, but for one that cuts it into patches.
+    backbone = BACKBONES[name](in_channels=in_channels, **options)
+    if isinstance(backbone, VisionTransformer):
+        raise_all(check_grid(image_size, image_size, backbone.patch), f"model {name}")
+    return backbone
 
 
 def build_classifier(spec: ModelSpec, *, zero_head: bool = False, pretrained: bool = True) -> Classifier:

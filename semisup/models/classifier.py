@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from semisup.errors import SemisupError, raise_all
 from semisup.models.checks import check_whole
 
-__all__ = ["Classifier", "Encoder", "feature_width"]
+__all__ = ["Classifier", "Encoder", "feature_width", "image_channels"]
 
 
 class Encoder(nn.Module):
@@ -103,3 +103,18 @@ def feature_width(backbone: nn.Module) -> int:
             f"got {width!r}"
         )
     return width
+
+
+def image_channels(backbone: nn.Module) -> int:
+    """Return the backbone's ``in_channels``: 1 if it takes gray images, 3 for colour.
+
+    Raises:
+        SemisupError: it has none, or not a whole number.
+    """
+    channels = getattr(backbone, "in_channels", None)
+    if not isinstance(channels, int):
+        raise SemisupError(
+            f"backbone {type(backbone).__name__} must have a whole number in_channels, those of its images; "
+            f"got {channels!r}"
+        )
+    return channels

@@ -40,6 +40,7 @@ class SmallCNN(nn.Module):
         self.layer2 = _layer(width, 2 * width)
         self.layer3 = _layer(2 * width, 4 * width)
         self.num_features = 4 * width
+        self.in_channels = in_channels
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(N, C, H, W)`` to features ``(N, 4 * width)``."""

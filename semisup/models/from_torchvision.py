@@ -108,6 +108,7 @@ class TorchvisionBackbone(nn.Module):
         if in_channels == 1:
             _sum_first_kernel(self.network)
         self.num_features = _drop_last_layer(self.network)
+        self.in_channels = in_channels
         _try_size(self.network, in_channels, image_size, self.num_features, subject)
 
     def forward(self, images: Tensor) -> Tensor:

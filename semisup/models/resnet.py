@@ -82,6 +82,7 @@ class ResNet(nn.Module):
             groups.append(nn.Sequential(*layers))
         self.layer1, self.layer2, self.layer3, self.layer4 = groups
         self.num_features = c_in
+        self.in_channels = in_channels
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(N, C, H, W)`` to features ``(N, num_features)``."""

@@ -58,6 +58,7 @@ class WideResNet(nn.Module):
         self.group3 = _group(blocks, channels[1], channels[2], bn_momentum, stride=2)
         self.bn = nn.BatchNorm2d(channels[2], eps=BN_EPS, momentum=bn_momentum)
         self.num_features = channels[2]
+        self.in_channels = in_channels
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(N, C, H, W)`` to features ``(N, 64 * width)``."""

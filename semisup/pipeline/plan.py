@@ -201,6 +201,7 @@ def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, St
                 teachers,
                 num_images=len(data.x_train),
                 num_labeled=len(plan.budget.index),
+                statistics=plan.statistics,
                 pretrained=False,
             )
         except (RuntimeError, AssertionError) as error:  # torch's words for shapes that do not fit

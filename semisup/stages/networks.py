@@ -12,6 +12,7 @@ from torch import nn
 from semisup.config import StageConfig
 from semisup.errors import SemisupError
 from semisup.methods import METHODS, Method
+from semisup.methods.base import Statistics
 from semisup.models import (
     Classifier,
     Encoder,
@@ -129,6 +130,7 @@ def build_method(
     *,
     num_images: int,
     num_labeled: int,
+    statistics: Statistics,
     zero_head: bool = False,
     pretrained: bool = True,
 ) -> Method:
@@ -140,6 +142,7 @@ def build_method(
         teachers: predictors of the stages that `teacher` names.
         num_images: images in the training set, for a method that remembers something of each.
         num_labeled: labeled ones among them, likewise.
+        statistics: what the images are normalised by, for a method that asks what they were before.
         zero_head: start the classifier's head at zero: for a network that comes from pretraining.
         pretrained: False ignores torchvision's `weights`: for a network that gets others at once, or none ever.
     """
@@ -161,6 +164,8 @@ def build_method(
         given["num_labeled"] = num_labeled
     if cls.needs_image_shape:
         given["image_shape"] = (spec.in_channels, spec.image_size, spec.image_size)
+    if cls.needs_statistics:
+        given["statistics"] = statistics
     return cls(model, **given, **options)
 
 

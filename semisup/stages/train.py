@@ -85,6 +85,7 @@ def _start(context: StageContext) -> tuple[Method, ModelSpec, WeightsReport | No
         teachers,
         num_images=len(data.x_train),
         num_labeled=len(context.budget.index),
+        statistics=context.statistics,
         zero_head=source is not None and source.kind == "encoder",
         pretrained=stage.init is None,
     )

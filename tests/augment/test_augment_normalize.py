@@ -28,6 +28,12 @@ def test_normalize_equals_torchvision() -> None:
     assert out.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_normalize_can_be_undone() -> None:
+    images, normalize = torch.rand(4, 3, 6, 5), Normalize([0.1, 0.5, 0.3], [0.2, 1.0, 0.7])
+    torch.testing.assert_close(normalize.undo(normalize(images)), images)
+    assert torch.equal(normalize.undo(torch.zeros(1, 3, 1, 1)).flatten(), normalize.mean)
+
+
 def test_normalize_travels_in_the_state() -> None:
     source, target = Normalize([0.3], [0.4]), Normalize([0.0], [1.0])
     target.load_state_dict(source.state_dict())

@@ -18,8 +18,9 @@ from semisup.augment.ctaugment import BINS, new_rates
 from semisup.config import OptimizerConfig, ScheduleConfig
 from semisup.engine import FitResult, fit
 from semisup.methods import METHODS, Batch, Labeled, Method, Unlabeled
-from semisup.models import Classifier, Encoder
+from semisup.models import Classifier, Encoder, image_channels
 from semisup.models.cnn import SmallCNN
+from semisup.models.vit import VisionTransformer
 
 CLASSES, SIZE, LABELED, UNLABELED, DATA = 5, 12, 8, 12, 100
 
@@ -40,6 +41,8 @@ class Setting:
     """Whether a step reports pseudo-labels."""
     prepare: Callable[[Method], None] = lambda method: None
     """What must have happened before the first step, for methods whose terms stay idle for longer than `steps`."""
+    backbone: Callable[[int], nn.Module] = lambda width: SmallCNN(width, in_channels=1)
+    """Width -> network without a head; its channels are those of the images."""
 
 
 def _terms(*names: str) -> frozenset[str]:
@@ -60,6 +63,14 @@ _FIXMATCH = Setting({"threshold": 0.0}, terms=_terms("supervised", "unlabeled"),
 # Neither as wide as the features nor a multiple of the batch; a key network that moves within three steps.
 _MOCO = {"memory": 30, "out_features": 20, "momentum": 0.5, "bn_splits": 3}
 _THRESHOLD = _terms("kept", "threshold")
+
+
+def _transformer(width: int) -> VisionTransformer:
+    return VisionTransformer(4, width, 3, 2, in_channels=1)
+
+
+def _colour_network(width: int) -> SmallCNN:
+    return SmallCNN(width, in_channels=3)
 
 
 def _one_epoch_later(method: Method) -> None:
@@ -174,6 +185,34 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             {"out_features": 7, "hidden": 12, "bottleneck": 10, "crops": 2, "freeze": 0.0, "momentum": 0.5},
             terms=_terms("distillation"),
             numbers=_terms("teacher_entropy"),
+        ),
+    },
+    "mae": {
+        "plain": Setting(
+            {"decoder_width": 8, "decoder_heads": 2},
+            terms=_terms("reconstruction"),
+            random=True,
+            backbone=_transformer,
+        ),
+        "pixels": Setting(
+            {"decoder_width": 8, "decoder_heads": 2, "norm_pix": False, "mask_ratio": 0.5},
+            terms=_terms("reconstruction"),
+            random=True,
+            backbone=_transformer,
+        ),
+    },
+    "maskfeat": {"plain": Setting({"cell": 2}, terms=_terms("hog"), random=True, backbone=_transformer)},
+    "denoising_autoencoder": {
+        corruption: Setting({"corruption": corruption}, terms=_terms("reconstruction"), random=True)
+        for corruption in ("masking", "gaussian", "salt_and_pepper")
+    },
+    "colorization": {
+        "plain": Setting({"decoder_width": 8}, terms=_terms("colour"), backbone=_colour_network),
+    },
+    "pixel_cnn": {
+        "gray": Setting({"levels": 3, "decoder_width": 4, "decoder_layers": 2}, terms=_terms("pixels")),
+        "colour": Setting(
+            {"levels": 3, "decoder_width": 4, "decoder_layers": 2}, terms=_terms("pixels"), backbone=_colour_network
         ),
     },
     # Ramps of length 0: within three steps nothing else would have risen.
@@ -308,15 +347,19 @@ class Case:
         torch.manual_seed(seed)
         given: dict[str, Any] = {}
         if self.cls.needs_teacher:
-            given["teacher"] = _network("classifier", width=6, separate=separate)
+            given["teacher"] = _network("classifier", self.setting.backbone(6), separate=separate)
         if self.cls.needs_num_images:
             given["num_images"] = DATA
         if self.cls.needs_num_labeled:
             given["num_labeled"] = DATA  # the source calls any image labeled
         if self.cls.needs_image_shape:
             given["image_shape"] = (1, SIZE, SIZE)
+        backbone = self.setting.backbone(8)
+        if self.cls.needs_statistics:
+            channels = image_channels(backbone)
+            given["statistics"] = ([0.5] * channels, [0.25] * channels)
         method = self.cls(
-            _network(self.cls.trains, width=8, separate=separate),
+            _network(self.cls.trains, backbone, separate=separate),
             **given,
             **self.setting.options,
         )
@@ -344,8 +387,7 @@ def cases(methods: Mapping[str, type[Method]]) -> dict[str, Case]:
 CASES = cases(METHODS)
 
 
-def _network(trains: str, *, width: int, separate: bool) -> Classifier | Encoder:
-    backbone = SmallCNN(width, in_channels=1)
+def _network(trains: str, backbone: nn.Module, *, separate: bool) -> Classifier | Encoder:
     network = Encoder(backbone) if trains == "encoder" else Classifier(backbone, nn.Sequential(), CLASSES)
     if separate:
         _separate_images(network)
@@ -379,7 +421,9 @@ class Source:
 
     def _views(self, part: Literal["labeled", "unlabeled"], size: int, step: int) -> dict[str, Tensor]:
         views = {}
-        images = _images(size, self.seed, part, step)
+        # The first convolution says it; a sabotaged predictor may not.
+        channels = next(m.in_channels for m in self.method.modules() if isinstance(m, nn.Conv2d))
+        images = _images(size, channels, self.seed, part, step)
         rates = self.method.cta_rates()
         for view, policy in self.method.views.policies(part).items():
             own = _draw(self.seed, part, view, step)
@@ -388,7 +432,7 @@ class Source:
                 strength = strength + (rates.cpu() - new_rates()).sum()  # as if the rates were the strengths
             views[view] = images + strength * torch.randn(images.shape, generator=own)
             if self.noise == (part, view):
-                views[view] = _images(size, self.seed, part, step, "noise")
+                views[view] = _images(size, channels, self.seed, part, step, "noise")
         return views
 
     def __call__(self, step: int) -> Batch:
@@ -419,11 +463,11 @@ def _draw(*key: object) -> torch.Generator:
     return torch.Generator().manual_seed(sum(ord(c) * 31**i for i, c in enumerate(repr(key))) % 2**31)
 
 
-def _images(n: int, *key: object) -> Tensor:
-    """(n, 1, SIZE, SIZE): coarse random patterns of different contrast, which small networks can tell apart."""
+def _images(n: int, channels: int, *key: object) -> Tensor:
+    """(n, channels, SIZE, SIZE): coarse random patterns of different contrast, which small networks can tell apart."""
     draw = _draw(*key)
-    coarse = torch.randn(n, 1, 3, 3, generator=draw) * torch.rand(n, 1, 1, 1, generator=draw).mul(2)
-    return F.interpolate(coarse, size=(SIZE, SIZE)) + 0.1 * torch.randn(n, 1, SIZE, SIZE, generator=draw)
+    coarse = torch.randn(n, channels, 3, 3, generator=draw) * torch.rand(n, 1, 1, 1, generator=draw).mul(2)
+    return F.interpolate(coarse, size=(SIZE, SIZE)) + 0.1 * torch.randn(n, channels, SIZE, SIZE, generator=draw)
 
 
 def move(batch: Batch, device: str) -> Batch:

@@ -22,6 +22,7 @@ from semisup.methods.aet import AET
 from semisup.methods.barlow_twins import BarlowTwins
 from semisup.methods.byol import BYOL
 from semisup.methods.cmc import CMC
+from semisup.methods.colorization import Colorization
 from semisup.methods.comatch import CoMatch
 from semisup.methods.context_prediction import ContextPrediction
 from semisup.methods.counting import Counting
@@ -29,6 +30,7 @@ from semisup.methods.cpc import CPC
 from semisup.methods.ctaugment import learn_rates
 from semisup.methods.decoupled_rotation import DecoupledRotation
 from semisup.methods.deepcluster import DeepCluster
+from semisup.methods.denoising_autoencoder import DenoisingAutoencoder
 from semisup.methods.dino import DINO
 from semisup.methods.distill import Distill
 from semisup.methods.enaet import EnAET
@@ -39,6 +41,8 @@ from semisup.methods.flexmatch import FlexMatch
 from semisup.methods.freematch import FreeMatch
 from semisup.methods.instance_discrimination import InstanceDiscrimination
 from semisup.methods.jigsaw import Jigsaw
+from semisup.methods.mae import MAE
+from semisup.methods.maskfeat import MaskFeat
 from semisup.methods.mean_teacher import MeanTeacher
 from semisup.methods.meta_pseudo_labels import MetaPseudoLabels
 from semisup.methods.mixmatch import MixMatch
@@ -46,6 +50,7 @@ from semisup.methods.moco import MoCo
 from semisup.methods.multi_task import MultiTask
 from semisup.methods.noisy_student import NoisyStudent
 from semisup.methods.pi_model import PiModel
+from semisup.methods.pixel_cnn import PixelCNN
 from semisup.methods.pseudo_label import PseudoLabel
 from semisup.methods.remixmatch import ReMixMatch
 from semisup.methods.rotation import Rotation
@@ -62,6 +67,7 @@ from semisup.methods.temporal_ensembling import TemporalEnsembling
 from semisup.methods.uda import UDA
 from semisup.methods.vat import VAT
 from semisup.methods.vicreg import VICReg
+from semisup.models.vit import require_vit
 
 # --- views -----------------------------------------------------------------------------------------------------------
 
@@ -542,6 +548,39 @@ class FrozenDecoders(EnAET):
             yield replace(update, loss=loss, log={**update.log, "transformation": transformation})
 
 
+class FrozenCodes(MAE):
+    """The decoder paints from codes that do not learn from it."""
+
+    def __init__(self, model: nn.Module, **options: object) -> None:
+        super().__init__(model, **options)  # type: ignore[arg-type]
+        self.enter.register_forward_pre_hook(lambda module, inputs: (inputs[0].detach(),))
+
+
+class ForgottenToken(MaskFeat):
+    """Hidden patches are 0; the token is made and never used."""
+
+    def guess(self, images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        vit = require_vit(self.encoder.backbone, "maskfeat")
+        tokens = vit.patches(images) * ~mask[:, :, None] + vit.positions(images)
+        guesses: torch.Tensor = self.predict(vit.encode(tokens))
+        return guesses
+
+
+class CopiedImage(DenoisingAutoencoder):
+    """The loss compares the damaged image with the clean one: nothing is learned."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            yield replace(update, log={"reconstruction": update.loss.detach()})
+
+
+class PixelsAlone(PixelCNN):
+    """The decoder does without the code: nothing teaches the encoder."""
+
+    def answers(self, targets: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        return super().answers(targets, torch.zeros_like(codes))
+
+
 class PerturbedTarget(VAT):
     """The stop-gradient is on the perturbed images' side."""
 
@@ -656,6 +695,10 @@ def _with_idle_layer(base: type[Supervised]) -> type[Method]:
         (StillEmbeddings, "instance_discrimination-softmax", "proximal has no gradient"),
         (BothSidesStopped, "simsiam-plain", "prediction has no gradient"),
         (NoSpread, "vicreg-plain", "(variance|covariance) has no gradient"),
+        (FrozenCodes, "mae-plain", "encoder.*gradient from the update of 'main'"),
+        (ForgottenToken, "maskfeat-plain", "mask_token"),
+        (PixelsAlone, "pixel_cnn-gray", "encoder.*gradient from the update of 'main'"),
+        (CopiedImage, "denoising_autoencoder-masking", "reconstruction has no gradient"),
         (GuessesOnly, "pseudo_label-plain", "unlabeled has no gradient"),
         (DetachedScores, "swav-plain", "swapped has no gradient"),
         (ForgottenPrototypes, "swav-crops", "prototypes: gradient from the update of 'main'"),
@@ -1037,6 +1080,8 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
         (DeepCluster, "centroids", "deepcluster-plain"),
         (DeepCluster, "sizes", "deepcluster-plain"),
         (DINO, "centre", "dino-plain"),
+        (Colorization, "frequencies", "colorization-plain"),
+        (Colorization, "batches", "colorization-plain"),
         (ReMixMatch, "recent", "remixmatch-plain"),
         (ReMixMatch, "rates", "remixmatch-ctaugment"),
         (FixMatch, "rates", "fixmatch-ctaugment"),

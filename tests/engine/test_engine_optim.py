@@ -164,12 +164,13 @@ def test_a_group_that_the_method_lacks_is_an_error() -> None:
 
 
 def build(name: str) -> Method:
-    spec = ModelSpec("cnn", {"width": 4}, 1, 8, 3)
+    backbone = "vit" if name in ("mae", "maskfeat") else "cnn"
+    spec = ModelSpec(backbone, {"width": 12}, 3, 8, 3)
     cls = METHODS[name]
     model: nn.Module = (
         build_classifier(spec)
         if cls.trains == "classifier"
-        else Encoder(build_backbone("cnn", {"width": 4}, in_channels=1, image_size=8))
+        else Encoder(build_backbone(backbone, spec.options, in_channels=3, image_size=8))
     )
     given: dict[str, Any] = {"teacher": build_classifier(spec)} if cls.needs_teacher else {}
     if cls.needs_num_images:
@@ -178,6 +179,8 @@ def build(name: str) -> Method:
         given["num_labeled"] = 10
     if cls.needs_image_shape:
         given["image_shape"] = (1, 8, 8)
+    if cls.needs_statistics:
+        given["statistics"] = ([0.5] * 3, [0.25] * 3)
     return cls(model, **given)
 
 

@@ -22,6 +22,7 @@ import yaml
 
 TRAIN = {"method": {"name": "supervised"}, "batch": {"labeled": 16}, "ema": 0.9}
 BOTH = {"labeled": 8, "unlabeled": 16}
+VIT = {"name": "vit", "width": 8, "depth": 3, "heads": 2}
 STAGES: dict[str, dict[str, Any]] = {
     "pretrain": {"method": {"name": "simclr_v2", "out_features": 8, "memory": 64}, "batch": {"unlabeled": 16}},
     "contrast": {
@@ -64,6 +65,14 @@ STAGES: dict[str, dict[str, Any]] = {
     "seeds": {"method": {"name": "exemplar", "surrogates": 40}, "batch": {"unlabeled": 16}},
     "warped": {"method": {"name": "aet", "transformation": "affine"}, "batch": {"unlabeled": 16}},
     "tasks": {"method": {"name": "multi_task", "tasks": {"rotation": 1.0, "aet": 0.5}}, "batch": {"unlabeled": 16}},
+    "painted": {
+        "model": VIT,
+        "method": {"name": "mae", "decoder_width": 8, "decoder_heads": 2},
+        "batch": {"unlabeled": 16},
+    },
+    "gradients": {"model": VIT, "method": {"name": "maskfeat"}, "batch": {"unlabeled": 16}},
+    "repaired": {"method": {"name": "denoising_autoencoder", "decoder_width": 4}, "batch": {"unlabeled": 16}},
+    "read": {"method": {"name": "pixel_cnn", "levels": 3, "decoder_width": 4}, "batch": {"unlabeled": 16}},
     "finetune": {"init": {"from": "pretrain", "head_layer": 1}, **TRAIN},
     "match": {
         "init": "finetune",
@@ -99,7 +108,7 @@ STAGES: dict[str, dict[str, Any]] = {
         "batch": BOTH,
     },
 }
-"""Every method once, with every optimizer, and what of each has a state: memory, averages, two networks, tables."""
+"""Every method for gray images once, with every optimizer, and what has a state: memory, averages, networks, tables."""
 
 ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 PATIENCE = 60.0

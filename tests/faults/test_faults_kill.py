@@ -30,7 +30,8 @@ RUN = ("run", "recipe.yaml", "--out", "out")
 
 
 def test_the_recipe_here_has_every_method() -> None:
-    assert {stage["method"]["name"] for stage in STAGES.values() if "method" in stage} == set(METHODS)
+    colour = {"colorization"}  # the digits are gray; its resumption is the contract suite's
+    assert {stage["method"]["name"] for stage in STAGES.values() if "method" in stage} == set(METHODS) - colour
 
 
 def assert_same_result(out: Path, reference: Path) -> None:

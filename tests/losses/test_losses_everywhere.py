@@ -46,6 +46,10 @@ CASES = {
         (logits(1), logits(2), MASK),
     ),
     "kl_consistency": (semisup.losses.kl_consistency, (logits(1),)),
+    "masked_mse": (
+        lambda z, t, m: semisup.losses.masked_mse(z[:, None], t[:, None], m[:, None]),
+        (logits(1), MASK),
+    ),
     "mse_consistency": (semisup.losses.mse_consistency, (F.softmax(logits(1), 1),)),
     "n_pair": (lambda z, p, w: semisup.losses.n_pair(z, p, 0.02, w), (logits(1), MASK)),
     "nce": (lambda z, n, w: semisup.losses.nce(z[:, 0], n, w), (logits(1), MASK)),

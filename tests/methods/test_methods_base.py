@@ -19,7 +19,7 @@ every_method = pytest.mark.parametrize("cls", METHODS.values(), ids=METHODS.keys
 def test_describes_itself(cls: type[Method]) -> None:
     assert cls.family in {"supervised", "self-supervised", "semi-supervised", "distillation"}
     assert cls.summary.endswith(".")
-    assert "arXiv:" in cls.citation
+    assert "arXiv:" in cls.citation or "doi:" in cls.citation
     assert cls.__bases__ == (Method,), "methods do not subclass one another"
 
 
@@ -36,6 +36,7 @@ def test_documents_every_option_and_no_other(cls: type[Method]) -> None:
         *["num_images"] * cls.needs_num_images,
         *["num_labeled"] * cls.needs_num_labeled,
         *["image_shape"] * cls.needs_image_shape,
+        *["statistics"] * cls.needs_statistics,
     ]
     assert documented == [*given, *options_of(cls)]
 

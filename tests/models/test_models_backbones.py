@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from semisup.errors import SemisupError
-from semisup.models import BACKBONES, build_backbone, build_classifier, count_parameters
+from semisup.models import BACKBONES, build_backbone, build_classifier, count_parameters, image_channels
 from semisup.models.build import ModelSpec
 from semisup.models.cnn import SmallCNN
 from semisup.models.wrn import WideResNet
 
-WIDTHS = {"cnn": 128, "wrn": 128, "resnet18": 512, "resnet34": 512, "resnet50": 2048}
+WIDTHS = {"cnn": 128, "wrn": 128, "resnet18": 512, "resnet34": 512, "resnet50": 2048, "vit": 96}
 VARIANTS = [  # narrow ones: the sizes in full are tried on the meta device, where they cost nothing
     ("cnn", {}),
     ("wrn", {"depth": 16, "width": 1}),
@@ -22,6 +22,7 @@ VARIANTS = [  # narrow ones: the sizes in full are tried on the meta device, whe
     ("resnet18", {"stem": "imagenet", "width": 0.25}),
     ("resnet50", {"sk": True, "width": 0.25}),
     ("resnet50", {"sk": True, "width": 0.25, "stem": "imagenet"}),
+    ("vit", {"width": 16, "depth": 4, "heads": 2}),
     ("torchvision/mobilenet_v3_small", {}),
 ]
 
@@ -50,6 +51,7 @@ def test_features_have_the_promised_shape_on_the_meta_device(name: str, in_chann
             assert features.shape == (4, WIDTHS[name])
             assert features.is_meta
     assert backbone.num_features == WIDTHS[name]
+    assert image_channels(backbone) == in_channels
 
 
 @pytest.mark.parametrize("in_channels", [1, 3])

@@ -19,6 +19,7 @@ from semisup.models import (
     build_backbone,
     build_classifier,
     check_model,
+    image_channels,
     model_signature,
 )
 from semisup.models.build import CHECKS
@@ -49,7 +50,7 @@ def test_signatures_give_options_and_defaults_only() -> None:
         ("wnr", {}, "unknown model 'wnr'; did you mean 'wrn'?"),
         ("resnet51", {}, "unknown model 'resnet51'; did you mean 'resnet5"),
         ("mobilenet_v2", {}, "unknown model 'mobilenet_v2'; did you mean 'torchvision/mobilenet_v2'?"),
-        ("zzz", {}, "unknown model 'zzz'; valid: cnn, resnet18, resnet34, resnet50, torchvision/<name>, wrn"),
+        ("zzz", {}, "unknown model 'zzz'; valid: cnn, resnet18, resnet34, resnet50, torchvision/<name>, vit, wrn"),
         (7, {}, "name must be a string, got 7"),
         ("cnn", [1], "options must be a mapping of names to values, got [1]"),
         ("cnn", {"widht": 3}, "unknown option 'widht' of cnn; did you mean 'width'?"),
@@ -60,6 +61,10 @@ def test_signatures_give_options_and_defaults_only() -> None:
         ("wrn", {"bn_momentum": float("nan")}, "bn_momentum must be a number above 0 and at most 1, got nan"),
         ("resnet18", {"sk": True}, "sk needs the bottleneck blocks of resnet50: resnet18 has none, got sk=True"),
         ("resnet50", {"stem": "imagnet"}, "did you mean 'imagenet'?"),
+        ("vit", {"width": 90}, "width must be a multiple of 4 (sine and cosine of row and column), got 90"),
+        ("vit", {"width": 100}, "width must be a multiple of heads=3, got 100"),
+        ("vit", {"depth": 2}, "depth must be a whole number of at least 3, got 2"),
+        ("vit", {"mlp_ratio": 0}, "mlp_ratio must be a number above 0, got 0"),
         ("torchvision/resnet81", {}, "resnet81 is no classifier of torchvision; did you mean 'resnet18'?"),
         ("torchvision/inception_v3", {}, "auxiliary outputs"),
         ("torchvision/googlenet", {}, "auxiliary outputs"),
@@ -200,6 +205,8 @@ def test_a_backbone_must_say_its_width() -> None:
         Classifier(nn.Flatten(), nn.Sequential(), 3)
     with pytest.raises(SemisupError, match="num_features"):
         Encoder(nn.Flatten())
+    with pytest.raises(SemisupError, match="backbone Flatten must have a whole number in_channels"):
+        image_channels(nn.Flatten())
     with pytest.raises(ValueError, match="no projector"):
         Encoder(build_backbone("cnn", {}, in_channels=1, image_size=8)).project(torch.zeros(2, 1, 8, 8))
 
@@ -226,6 +233,7 @@ def test_torchvision_features(name: str, size: int, features: int) -> None:
 def test_torchvision_gray_input_is_the_same_as_three_equal_channels() -> None:
     torch.manual_seed(0)
     gray = TorchvisionBackbone("mobilenet_v3_small", in_channels=1, image_size=32)
+    assert image_channels(gray) == 1
     torch.manual_seed(0)
     rgb = TorchvisionBackbone("mobilenet_v3_small", in_channels=3, image_size=32)
     images = torch.randn(2, 1, 32, 32)

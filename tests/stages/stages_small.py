@@ -18,13 +18,13 @@ from semisup.stages import KINDS, Artifact, StageContext
 CPU = torch.device("cpu")
 
 
-def small_data(n: int = 60, n_test: int = 24, classes: int = 3, seed: int = 0) -> ImageData:
-    """8x8 grey images whose brightness tells the class, with noise."""
+def small_data(n: int = 60, n_test: int = 24, classes: int = 3, seed: int = 0, channels: int = 1) -> ImageData:
+    """8x8 images, grey or in colour, whose brightness tells the class, with noise."""
     rng = np.random.default_rng(seed)
     y, y_test = np.arange(n) % classes, np.arange(n_test) % classes
 
     def draw(y: np.ndarray) -> np.ndarray:
-        return (rng.integers(0, 90, (len(y), 8, 8, 1)) + 60 * y[:, None, None, None]).astype(np.uint8)
+        return (rng.integers(0, 90, (len(y), 8, 8, channels)) + 60 * y[:, None, None, None]).astype(np.uint8)
 
     return ImageData(
         name="small",

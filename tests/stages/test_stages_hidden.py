@@ -11,11 +11,13 @@ import pytest
 import torch
 from stages_small import run_stages, small_data, small_plan, train_stage, with_test
 
+from semisup.data import ImageData
 from semisup.methods import METHODS
 from semisup.models import load_weights
 from semisup.stages import Artifact
 from semisup.stages.train import training_images
 
+VIT = {"name": "vit", "width": 8, "depth": 3, "heads": 2}
 # Every method, and every way from one stage to another.
 STAGES: dict[str, Any] = {
     "pretrain": train_stage("simclr_v2"),
@@ -39,6 +41,11 @@ STAGES: dict[str, Any] = {
     "pretrain_exemplar": train_stage("exemplar"),
     "pretrain_aet": train_stage("aet"),
     "pretrain_tasks": train_stage("multi_task", tasks={"rotation": 1.0, "aet": 0.5}),
+    "mae": train_stage("mae", decoder_width=8, decoder_heads=2, stage={"model": VIT}),
+    "maskfeat": train_stage("maskfeat", stage={"model": VIT}),
+    "denoising": train_stage("denoising_autoencoder"),
+    "colorization": train_stage("colorization", decoder_width=4),
+    "pixels": train_stage("pixel_cnn", levels=3, decoder_width=4),
     "finetune": train_stage("supervised", stage={"init": {"from": "pretrain", "head_layer": 1}}),
     "fixmatch": train_stage("fixmatch", threshold=0.0, stage={"init": "finetune"}),
     "pseudo_label": train_stage("pseudo_label", threshold=0.0, ramp=0.0),
@@ -68,6 +75,11 @@ STAGES: dict[str, Any] = {
 }
 
 
+def colour_data(n_test: int = 24) -> ImageData:
+    """In colour, which colorization needs."""
+    return small_data(n_test=n_test, channels=3)
+
+
 def weights(artifact: Artifact) -> dict[str, torch.Tensor]:
     (file,) = [name for name in artifact.record["files"] if name.endswith(".safetensors")]
     return load_weights(artifact.folder / file)
@@ -85,7 +97,7 @@ def same_weights(first: dict[str, Artifact], second: dict[str, Artifact]) -> dic
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
-    return run_stages(STAGES, small_data(), tmp_path_factory.mktemp("original"))
+    return run_stages(STAGES, colour_data(), tmp_path_factory.mktemp("original"))
 
 
 def test_every_method_is_in_this_test() -> None:
@@ -93,11 +105,11 @@ def test_every_method_is_in_this_test() -> None:
 
 
 def test_a_run_repeats_bit_for_bit(original: dict[str, Artifact], tmp_path: Path) -> None:
-    assert all(same_weights(original, run_stages(STAGES, small_data(), tmp_path)).values())
+    assert all(same_weights(original, run_stages(STAGES, colour_data(), tmp_path)).values())
 
 
 def test_hidden_labels_reach_no_weight(original: dict[str, Artifact], tmp_path: Path) -> None:
-    data = small_data()
+    data = colour_data()
     _, budget = small_plan(STAGES, data)
     hidden = np.setdiff1d(np.arange(len(data.y_train)), budget.index)
     poisoned = data.y_train.copy()
@@ -116,7 +128,7 @@ def test_hidden_labels_reach_no_weight(original: dict[str, Artifact], tmp_path: 
 
 
 def test_labels_inside_the_budget_do_reach_the_weights(original: dict[str, Artifact], tmp_path: Path) -> None:
-    data = small_data()
+    data = colour_data()
     _, budget = small_plan(STAGES, data)
     shifted = data.y_train.copy()
     shifted[budget.index] = (shifted[budget.index] + 1) % data.num_classes
@@ -127,7 +139,7 @@ def test_labels_inside_the_budget_do_reach_the_weights(original: dict[str, Artif
 
 
 def test_test_images_and_their_labels_reach_no_weight(original: dict[str, Artifact], tmp_path: Path) -> None:
-    data = small_data()
+    data = colour_data()
     other = with_test(data, 255 - data.x_test, (data.y_test + 1) % data.num_classes)
     again = run_stages(STAGES, other, tmp_path)
     assert all(same_weights(original, again).values())
@@ -146,7 +158,7 @@ class Watched(np.ndarray):
 
 @pytest.mark.parametrize("method", ["supervised", "simclr_v2", "fixmatch"])
 def test_test_images_are_read_once_after_the_last_step(method: str, tmp_path: Path) -> None:
-    data = small_data(n_test=1100)  # more than one batch of the evaluation
+    data = colour_data(n_test=1100)  # more than one batch of the evaluation
     watched = data.x_test.view(Watched)
     events: list[Any] = []
     watched.log = events
@@ -163,7 +175,7 @@ def test_test_images_are_read_once_after_the_last_step(method: str, tmp_path: Pa
 
 
 def test_training_is_given_no_hidden_label() -> None:
-    data = small_data()
+    data = colour_data()
     _, budget = small_plan(STAGES, data)
     images = training_images(data, budget, None)
     assert torch.equal(images.labels, torch.from_numpy(data.y_train[budget.index]))

@@ -100,6 +100,22 @@ def test_head_layer_keeps_exactly_these_projection_layers(head_layer: int, kept:
             {"pretrain": train_stage("simclr"), "next": {"kind": "relabel", "teacher": "pretrain"}},
             "stages.next.teacher: 'pretrain' trains an encoder",
         ),
+        (
+            {"pretrain": train_stage("colorization")},
+            "stages.pretrain.method.name: 'colorization' needs colour images, of 3 channels; these have 1",
+        ),
+        (
+            {"pretrain": train_stage("mae")},
+            "stages.pretrain.model: method 'mae' hides patches, for which it needs the backbone 'vit', got SmallCNN",
+        ),
+        (
+            {"pretrain": train_stage("maskfeat")},
+            "stages.pretrain.model: method 'maskfeat' hides patches, for which it needs the backbone 'vit'",
+        ),
+        (
+            {"train": train_stage("supervised", stage={"model": {"name": "vit", "patch": 3}})},
+            "stages.train.model vit: patch must divide the side of the images, 8 px, got 3",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_when_planning(stages: dict[str, Any], message: str) -> None:
@@ -142,7 +158,9 @@ def test_the_networks_of_a_method_start_from_the_same_weights(tmp_path: Path) ->
         recipe = parse_recipe({"name": "x", "stages": {"s": train_stage(name)}})
         spec = plan.stages[0].network
         assert spec is not None
-        method = build_method(recipe.stages["s"], spec.spec, [], num_images=len(data.x_train), num_labeled=6)
+        method = build_method(
+            recipe.stages["s"], spec.spec, [], num_images=60, num_labeled=6, statistics=data.statistics
+        )
         load_initial_weights(method, done["first"].folder / "model.safetensors", 1.0)
         before = model(done["first"])
         copies = [key for key in method.state_dict() if key.endswith("head.weight")]
@@ -159,6 +177,7 @@ def test_a_method_that_remembers_images_is_told_their_number(tmp_path: Path) -> 
         [],
         num_images=45,
         num_labeled=6,
+        statistics=data.statistics,
     )
     assert method.state_dict()["latest"].shape == (45,)
     # 4 batches of 12 images go over every row: a smaller memory would be out of bounds.
@@ -171,7 +190,12 @@ def test_a_method_that_remembers_labeled_images_is_told_their_number(tmp_path: P
     plan, budget = small_plan(stages, small_data())
     assert plan.stages[0].network is not None
     method = build_method(
-        plan.recipe.stages["stage"], plan.stages[0].network.spec, [], num_images=60, num_labeled=len(budget.index)
+        plan.recipe.stages["stage"],
+        plan.stages[0].network.spec,
+        [],
+        num_images=60,
+        num_labeled=len(budget.index),
+        statistics=plan.statistics,
     )
     assert method.state_dict()["bank"].shape[0] == len(budget.index) == 6
     # 4 batches of 6 images show them all: a smaller bank would be out of bounds.
