@@ -359,6 +359,7 @@ POLICIES: dict[str, type[Policy]] = {
     "moco": MoCo,
     "byol_first": BYOLFirst,
     "byol_second": BYOLSecond,
+    "local": LocalCrop,
     "crop_flip": CropFlip,
     "randaugment_nm": RandAugmentNM,
     "trivialaugment": TrivialAugment,
