@@ -113,7 +113,7 @@ class VisionTransformer(nn.Module):
         found = []
         for i, block in enumerate(self.blocks, start=1):
             tokens = block(tokens)
-            # The first third of 7 blocks ends after 2, the second after 4: the later groups are the larger ones.
+            # As even as can be: 7 blocks are groups of 3, 2 and 2.
             if i * GROUPS // len(self.blocks) > (i - 1) * GROUPS // len(self.blocks):
                 found.append(tokens)
         found[-1] = self.norm(found[-1])

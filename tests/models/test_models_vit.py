@@ -140,6 +140,29 @@ def test_sides_that_patches_do_not_fill_are_refused() -> None:
         build_backbone("vit", {"patch": 5}, in_channels=3, image_size=32)
 
 
+@pytest.mark.parametrize(("depth", "ends"), [(3, [1, 2, 3]), (6, [2, 4, 6]), (7, [3, 5, 7])])
+def test_groups_are_even(depth: int, ends: list[int]) -> None:
+    network = small(depth)
+    done: list[Tensor] = []
+    for block in network.blocks:
+        block.register_forward_hook(lambda module, inputs, output: done.append(output))
+    maps = network.maps(torch.randn(1, 3, 4, 4, dtype=torch.float64))
+    tokens = [each.flatten(2).transpose(1, 2) for each in maps]
+    assert all(torch.equal(got, done[end - 1]) for got, end in zip(tokens[:-1], ends, strict=False))
+    assert torch.equal(tokens[-1], network.norm(done[-1]))
+
+
+def test_weights_are_glorot_uniform_those_of_the_patches_too() -> None:
+    torch.manual_seed(0)
+    network = VisionTransformer(width=192, in_channels=3)
+    for weight in (network.embed.weight, network.blocks[0].qkv.weight, network.blocks[5].mlp[2].weight):
+        fan_out, fan_in = weight.flatten(1).shape
+        bound = math.sqrt(6 / (fan_in + fan_out))
+        assert float(weight.detach().abs().max()) == pytest.approx(bound, rel=0.01)
+        assert float(weight.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.03)
+    assert not any(p.any() for name, p in network.named_parameters() if name.endswith("bias"))
+
+
 def test_the_default_is_small() -> None:
     assert count_parameters(VisionTransformer()) == 453_600  # 4,704 to embed, 74,784 a block, 192 in the last norm
 
