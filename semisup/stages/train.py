@@ -134,6 +134,7 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
         log_every=recipe.log_every,
         on_log=context.on_log,
         judge=hidden_label_judge(context),
+        stop_on_collapse=stage.stop_on_collapse,
         evaluate_every=looks,
         on_evaluate=oracle(context, curve),
     )
