@@ -197,8 +197,8 @@ def check_embeddings(case: Case) -> None:
     for update in updates(method, batch, Progress(1, 2), lambda update: None):
         if update.embeddings is not None:
             first, second = update.embeddings
-            assert first.ndim == second.ndim == 2
-            assert first.shape == second.shape
+            assert first.ndim == second.ndim == 2, "not (N, D)"
+            assert first.shape == second.shape, "not of one shape"
             assert len(first) == UNLABELED, "not a row for each image"
             assert not torch.equal(first, second), "one view twice"
             assert first.isfinite().all() and second.isfinite().all()
