@@ -18,7 +18,7 @@ from semisup.config.load import overlay
 from semisup.config.read import read_mapping
 from semisup.data import ImageData, draw_budget
 from semisup.errors import SemisupError, nearest, raise_all
-from semisup.pipeline.plan import Plan, make_plan, stage_inputs
+from semisup.pipeline.plan import Plan, StagePlan, make_plan, stage_inputs
 
 __all__ = ["Cell", "cell_recipe", "check_entries", "expand", "option_values", "trial_options"]
 
@@ -195,6 +195,13 @@ def check_entries(suite: Suite, data: ImageData) -> None:
     raise_all(problems, f"suite '{suite.name}'")
 
 
+def _classifies(stage: StagePlan) -> bool:
+    """Whether a stage answers with classes learned from the budget's labels, so that its other labels can judge it."""
+    if stage.network is not None:
+        return stage.network.kind == "classifier"
+    return stage.config.kind == "probe" or (stage.config.kind == "knn" and stage.config.knn.bank == "labels")
+
+
 def _budget_problems(suite: Suite, labels: Any, data: ImageData) -> list[str]:
     validation = 0.0 if suite.search is None else suite.search.validation
     try:
@@ -207,8 +214,8 @@ def _budget_problems(suite: Suite, labels: Any, data: ImageData) -> list[str]:
 def _check_search(suite: Suite, cell: Cell, plan: Plan, judged: str, data: ImageData) -> None:
     """The searched keys and their values, and that what is judged has a validation accuracy."""
     entry = suite.entries[cell.entry]
-    network = next((stage.network for stage in plan.stages if stage.name == judged), None)
-    if not entry.baseline and (network is None or network.kind != "classifier"):
+    stage = next((stage for stage in plan.stages if stage.name == judged), None)
+    if not entry.baseline and (stage is None or not _classifies(stage)):
         raise SemisupError(f"search: stage '{judged}' classifies nothing, so nothing says which trial is best")
     for options in trial_options(suite, cell.entry):
         if entry.baseline:

@@ -71,7 +71,18 @@ def plan_cell(suite: Suite, cell: Cell, data: ImageData) -> Planned:
 def step_kind(plan: Plan, stage: StagePlan) -> str:
     """What a step's time depends on: method, network, batch, views, precision; not labels, seeds, length or rates."""
     settings = dataclasses.asdict(stage.config)
-    for key in ("steps", "epochs", "init", "teacher", "pseudo_labels", "schedule"):
+    for key in (
+        "steps",
+        "epochs",
+        "init",
+        "teacher",
+        "pseudo_labels",
+        "of",
+        "schedule",
+        "probe",
+        "knn",
+        "stop_on_collapse",
+    ):
         del settings[key]
     for key in ("lr", "group_lr", "weight_decay"):
         del settings["optimizer"][key]

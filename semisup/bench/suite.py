@@ -45,7 +45,7 @@ _SEEDS = obeys(
 class Compute:
     """How long a run is: as its recipe says (amount 0), or scaled to so many steps or seconds.
 
-    All train stages count together; relabel and propagate stages, evaluation and baselines do not.
+    All train stages count together; other stages, evaluation and baselines do not.
     """
 
     amount: float

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from semisup.config.rules import show
-from semisup.config.schema import PropagateConfig, Recipe, RelabelConfig, StageConfig
+from semisup.config.schema import KnnConfig, ProbeConfig, PropagateConfig, Recipe, RelabelConfig, StageConfig
 from semisup.errors import nearest
 
 __all__ = ["check_recipe", "read_settings", "yaml_key"]
@@ -21,11 +21,18 @@ _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or 
 # What only a train stage reads: anything else than the default in another stage would be silently ignored.
 _TRAIN_ONLY = (
     *("method", "init", "pseudo_labels", "model", "optimizer", "schedule", "batch"),
-    *("steps", "epochs", "ema", "augment"),
+    *("steps", "epochs", "ema", "augment", "stop_on_collapse"),
 )
 
 # What only a stage of that kind reads.
-_BLOCKS: dict[str, type[Any]] = {"relabel": RelabelConfig, "propagate": PropagateConfig}
+_BLOCKS: dict[str, type[Any]] = {
+    "relabel": RelabelConfig,
+    "propagate": PropagateConfig,
+    "probe": ProbeConfig,
+    "knn": KnnConfig,
+}
+_LABELERS = ("relabel", "propagate")
+_JUDGES = ("probe", "knn")
 
 
 def check_recipe(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -193,8 +200,12 @@ def _check_stages(stages: dict[str, dict[str, Any]], raw: dict[str, Any], proble
         kind = stage.get("kind") if "kind" in given else "train"
         if kind == "train":
             _check_train(stage, given, path, problems)
-        elif kind in _BLOCKS:
+        elif kind in _LABELERS:
             _check_labeler(kind, stage, given, path, problems)
+        elif kind in _JUDGES:
+            _check_judge(kind, stage, given, path, problems)
+        if kind in ("train", *_LABELERS) and stage.get("of") is not None:
+            problems.append(f"{path}.of: only a stage of kind {' or '.join(_JUDGES)} reads it")
         for key, target, wanted in _references(stage):
             wrong = _wrong_reference(target, wanted, name, raw, kinds)
             if wrong:
@@ -210,7 +221,9 @@ def _references(stage: dict[str, Any]) -> Iterator[tuple[str, str, tuple[str, ..
     for i, teacher in enumerate(stage.get("teacher", [])):
         yield f"teacher[{i}]", teacher, ("train",)
     if stage.get("pseudo_labels") is not None:
-        yield "pseudo_labels", stage["pseudo_labels"], tuple(_BLOCKS)
+        yield "pseudo_labels", stage["pseudo_labels"], _LABELERS
+    if stage.get("of") is not None:
+        yield "of", stage["of"], ("train",)
 
 
 def _wrong_reference(
@@ -262,6 +275,19 @@ def _check_labeler(kind: str, stage: dict[str, Any], given: set[str], path: str,
         problems.append(f"{path}.teacher: missing; a relabel stage needs the stage that predicts the labels")
     if kind == "propagate" and len(teachers) != 1:
         problems.append(f"{path}.teacher: a propagate stage needs one stage, whose features it compares images by")
+    _check_untrained(kind, stage, path, problems)
+
+
+def _check_judge(kind: str, stage: dict[str, Any], given: set[str], path: str, problems: list[str]) -> None:
+    if "of" not in given:
+        problems.append(f"{path}.of: missing; a {kind} stage needs the train stage whose network it judges")
+    if stage.get("teacher"):
+        problems.append(f"{path}.teacher: a {kind} stage has none; name the stage that it judges with of:")
+    _check_untrained(kind, stage, path, problems)
+
+
+def _check_untrained(kind: str, stage: dict[str, Any], path: str, problems: list[str]) -> None:
+    """Refuse what a stage that does not train would silently ignore."""
     _check_blocks(kind, stage, path, problems)
     default = dataclasses.asdict(StageConfig())
     for key in _TRAIN_ONLY:

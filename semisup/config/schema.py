@@ -17,7 +17,9 @@ __all__ = [
     "BatchConfig",
     "DataConfig",
     "InitConfig",
+    "KnnConfig",
     "OptimizerConfig",
+    "ProbeConfig",
     "PropagateConfig",
     "Recipe",
     "RelabelConfig",
@@ -166,11 +168,33 @@ class PropagateConfig:
 
 
 @dataclass
+class ProbeConfig:
+    """How a probe stage judges a frozen network: logistic regression on its features of the budget's images."""
+
+    # probe every layer group of the backbone too, each averaged over its map; test/accuracy stays that of the features
+    layers: bool = False
+
+
+@dataclass
+class KnnConfig:
+    """How a knn stage judges a frozen network: by the labels of the nearest images (arXiv:1805.01978, sec. 3.4)."""
+
+    # labels: the budget's images vote, a few-label result (test/accuracy). all: every training label, whatever the
+    # budget: a look at the features (knn/accuracy) that no few-label result may be compared with
+    bank: str = field(default="labels", metadata=one_of("labels", "all"))
+    # nearest images that vote, >= 1; null: 200, but no more than a class has in the bank on average: of many more than
+    # its own class has, most must vote wrongly
+    k: int | None = field(default=None, metadata=at_least(1))
+    # a vote counts exp(cosine / tau), > 0
+    tau: float = field(default=0.07, metadata=above(0))
+
+
+@dataclass
 class StageConfig:
     """One named step of a recipe."""
 
-    # train | relabel | propagate
-    kind: str = field(default="train", metadata=one_of("train", "relabel", "propagate"))
+    # train | relabel | propagate | probe | knn
+    kind: str = field(default="train", metadata=one_of("train", "relabel", "propagate", "probe", "knn"))
     # {name: ..., its options}; required for kind train
     method: dict[str, Any] = field(default_factory=dict)
     # first weights; null: random. `init: pretrain` is short for {from: pretrain}
@@ -179,6 +203,8 @@ class StageConfig:
     teacher: list[str] = field(default_factory=list)
     # an earlier relabel or propagate stage whose labels are trained on
     pseudo_labels: str | None = None
+    # an earlier train stage: the network that a probe or knn stage judges
+    of: str | None = None
     # {name: ..., its options}; null: the init stage's model, else the recipe's
     model: dict[str, Any] | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -192,10 +218,16 @@ class StageConfig:
     ema: float | None = field(default=None, metadata=below_one())
     # view name -> {policy: ..., its options}; other views keep the method's own policy
     augment: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # stop when a joint-embedding method's embeddings have collapsed (collapse/std or collapse/rank of the log)
+    stop_on_collapse: bool = False
     # only for kind relabel
     relabel: RelabelConfig = field(default_factory=RelabelConfig)
     # only for kind propagate
     propagate: PropagateConfig = field(default_factory=PropagateConfig)
+    # only for kind probe
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    # only for kind knn
+    knn: KnnConfig = field(default_factory=KnnConfig)
 
 
 @dataclass

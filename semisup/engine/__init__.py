@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from semisup.engine.batches import Batches, TrainingImages
 from semisup.engine.device import autocast, resolve_device, resolve_precision
-from semisup.engine.fit import FitResult, NonFiniteLossError, Stopped, fit
+from semisup.engine.fit import CollapseError, FitResult, NonFiniteLossError, Stopped, fit
 from semisup.engine.seeding import generator, seed_for
 
 __all__ = [
     "Batches",
+    "CollapseError",
     "FitResult",
     "NonFiniteLossError",
     "Stopped",

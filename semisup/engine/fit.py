@@ -21,14 +21,25 @@ from semisup.engine.device import autocast
 from semisup.engine.optim import build_optimizers, learning_rate, set_learning_rates
 from semisup.engine.seeding import seed_for
 from semisup.errors import SemisupError
+from semisup.evaluate import collapse_panel, collapsed
 from semisup.methods import Batch, Method, Progress, PseudoLabels, Update
 from semisup.models import EMA
 
-__all__ = ["FitResult", "NonFiniteLossError", "Stopped", "fit"]
+__all__ = ["CollapseError", "FitResult", "NonFiniteLossError", "Stopped", "fit"]
+
+
+PANEL = "collapse/"
+"""What the names of the measures of embeddings begin with in the log."""
+GRACE = 0.1
+"""Part of the steps in which embeddings may be collapsed: a fresh network's may well be, before it has learned."""
 
 
 class NonFiniteLossError(SemisupError):
     """A loss term became NaN or infinite."""
+
+
+class CollapseError(SemisupError):
+    """The embeddings have become one and the same for all images, or lie on a line."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -194,6 +205,21 @@ class _Run:
         optimizer.zero_grad(set_to_none=True)
 
 
+def _check_collapse(step: int, terms: dict[str, float]) -> None:
+    """Stop if the logged measures of the embeddings show a collapse.
+
+    Raises:
+        CollapseError: names the step and the measure.
+    """
+    problem = collapsed({name.removeprefix(PANEL): v for name, v in terms.items() if name.startswith(PANEL)})
+    if problem is not None:
+        raise CollapseError(
+            f"step {step}: the embeddings have collapsed, {PANEL}{problem}. Try a smaller learning rate, a larger "
+            f"batch, or more weight on what keeps the embeddings apart (temperature, variance and covariance terms, "
+            f"predictor and target network); stop_on_collapse: false trains on"
+        )
+
+
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
@@ -218,6 +244,7 @@ def fit(
     log_every: int = 20,
     on_log: Callable[[int, dict[str, float]], None] = lambda step, values: None,
     judge: Callable[[PseudoLabels], dict[str, Tensor]] | None = None,
+    stop_on_collapse: bool = False,
     evaluate_every: int | None = None,
     on_evaluate: Callable[[int, nn.Module], None] = lambda step, predictor: None,
 ) -> FitResult:
@@ -243,11 +270,14 @@ def fit(
         on_log: gets the number of finished steps and the means of the logged terms since the last report. Steps and
             means are the same however often the run was killed.
         judge: compares a step's pseudo-labels with the hidden labels; its terms are logged too. NaN is left out.
+        stop_on_collapse: stop when the embeddings that the method hands over have collapsed (see
+            `semisup.evaluate.collapse`), looked at whenever the terms are reported, from a tenth of the steps on.
         evaluate_every: steps between calls of `on_evaluate`, which is also called after the last; None: never.
         on_evaluate: gets the number of finished steps and the network that would be judged now; must not change it.
 
     Raises:
         NonFiniteLossError: names the step and the terms; the last checkpoint from before it is kept.
+        CollapseError: names the step and the measure.
         SemisupError: the checkpoint is damaged or of another run, or a new one cannot be written.
         Stopped: Ctrl-C; a checkpoint was written first. A second Ctrl-C does not wait for the end of the step.
     """
@@ -287,6 +317,7 @@ def fit(
     with _deferred_interrupt() as interrupted:
         while run.step < steps and not interrupted.is_set():
             step = run.step
+            reported = (step + 1) % log_every == 0 or step + 1 == steps
             torch.manual_seed(seed_for(*key, "step", step))
             set_learning_rates(run.optimizers.values(), learning_rate(schedule, step, steps))
             updates = method.step(batches(step), Progress(step, steps))
@@ -299,14 +330,19 @@ def fit(
                 run.window.add(step, {f"loss/{update.group}": update.loss, **update.log})
                 if judge is not None and update.pseudo_labels is not None:
                     run.window.add(step, judge(update.pseudo_labels), judged=True)
+                if update.embeddings is not None and reported:
+                    panel = collapse_panel(*update.embeddings)
+                    run.window.add(step, {PANEL + name: value for name, value in panel.items()}, judged=True)
             if run.ema is not None:
                 run.ema.update(method.predictor())
             run.step += 1
-            if run.step % log_every == 0 or run.step == steps:
+            if reported:
                 means = check()
                 run.window.clear()
                 run.last_log = means | {"lr": next(iter(run.optimizers.values())).param_groups[0]["lr"]}
                 on_log(run.step, run.last_log)
+                if stop_on_collapse and step >= GRACE * steps:
+                    _check_collapse(step, means)
             if evaluate_every is not None and (run.step % evaluate_every == 0 or run.step == steps):
                 paused = time.perf_counter()
                 on_evaluate(run.step, method.predictor() if run.ema is None else run.ema.module)

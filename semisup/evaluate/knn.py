@@ -8,7 +8,10 @@ from torch import Tensor
 
 from semisup.errors import SemisupError
 
-__all__ = ["knn_accuracy", "knn_predict"]
+__all__ = ["SIMILARITIES", "knn_accuracy", "knn_predict"]
+
+SIMILARITIES = 2**26
+"""Most similarities in memory at once, of 4 bytes: 256 MiB."""
 
 
 def knn_predict(
@@ -33,7 +36,8 @@ def knn_predict(
         num_classes: C.
         k: neighbours, >= 1; at most B are used.
         temperature: τ > 0.
-        chunk: queries per matrix product; memory is about 4 * chunk * B bytes (0.25 GB for B = 60 000).
+        chunk: most queries per matrix product; fewer where the bank is so large (B > 65 536) that the similarities
+            would take more than 256 MiB.
 
     Raises:
         SemisupError: shapes that do not match, a label out of range, or ``k`` or ``temperature`` not positive.
@@ -54,6 +58,7 @@ def knn_predict(
     # Autocast would compute the similarities in bfloat16, too coarse to rank neighbours by.
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
         bank = F.normalize(features.float(), dim=1)
+        chunk = max(1, min(chunk, SIMILARITIES // len(bank)))
         for start in range(0, len(queries), chunk):
             query = F.normalize(queries[start : start + chunk].float(), dim=1)
             similarity, neighbours = (query @ bank.T).topk(min(k, len(bank)), dim=1)  # sorted, nearest first

@@ -1,21 +1,110 @@
-"""Linear probe: how much of the classes a linear classifier can read off frozen features."""
+"""Linear probes: how much of the classes a linear classifier can read off frozen features."""
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from semisup.errors import SemisupError
 
-__all__ = ["linear_probe"]
+__all__ = ["LinearProbe", "fit_probe", "linear_probe"]
+
+FOLDS = 5
+PROBE_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
+"""Choices of C of :func:`fit_probe`, the inverse of the weight decay."""
+TINIEST = 1e-12
+"""Probability of a class that had no label."""
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # scikit-learn's C, the inverse of the weight decay
 MAX_ITER = 1000
 MIN_PER_CLASS = 5  # fewer leave no sensible fifth for validation: take C = 1
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A logistic regression on standardised features, and how it was chosen."""
+
+    model: Any
+    """Of scikit-learn: standardisation and regression."""
+    strength: float
+    """C, the inverse of the weight decay."""
+    folds: int
+    """Parts of the cross-validation; 0: too few labels for one."""
+    cv_accuracy: float | None
+    """Accuracy on the training samples, each predicted without itself; None without cross-validation. As the strength
+    was chosen by the same predictions, a little too good."""
+    converged: bool
+    """False: the fit stopped at 1000 iterations."""
+
+    def logits(self, features: Tensor, num_classes: int) -> Tensor:
+        """Log-probabilities (M, num_classes) float64, on the CPU, of features (M, D).
+
+        Raises:
+            SemisupError: another width than that of the training features, or features that are not finite.
+        """
+        x = _as_array("features", features)
+        if x.shape[1] != self.model.n_features_in_:
+            raise SemisupError(f"features must be (M, {self.model.n_features_in_}), got shape {tuple(x.shape)}")
+        probs = np.zeros((len(x), num_classes))
+        probs[:, self.model.classes_] = self.model.predict_proba(x)
+        return torch.from_numpy(np.log(np.maximum(probs, TINIEST)))
+
+
+def fit_probe(features: Tensor, labels: Tensor, seed: int) -> LinearProbe:
+    """Fit a logistic regression whose regularisation is chosen by cross-validation inside the given labels.
+
+    C is the one of five from 0.001 to 10 with the least log loss over five stratified folds (as many as the rarest
+    class has samples, if that is fewer), the smallest of equals. Accuracy would decide by one or two samples where
+    labels are few: on SimCLRv2's features of Fashion-MNIST it took C = 0.1 or 1 or 100 for three draws of 40 labels. A
+    class with a single sample leaves no fold without it: C = 1. 6,000 samples of 64 features take about 10 s on
+    one core.
+
+    Args:
+        features: (N, D) float.
+        labels: (N,) int64, at least two classes, none negative.
+        seed: of the folds.
+
+    Raises:
+        SemisupError: shapes that do not match, unlabeled samples, fewer than two classes, or features not finite.
+    """
+    x, y = _as_arrays("train", features, labels)
+    classes, counts = np.unique(y, return_counts=True)
+    if len(classes) < 2:
+        raise SemisupError(f"a linear probe needs at least two classes in train_labels, got {len(classes)}")
+    folds, strength, cv_accuracy = int(min(FOLDS, counts.min())), 1.0, None
+    if folds < 2:
+        folds = 0
+    else:
+        parts = np.array_split(_stratified_order(y, np.random.default_rng(seed)), folds)
+        results = [_cross_validate(x, y, parts, c) for c in PROBE_STRENGTHS]
+        best = int(np.argmin([loss for loss, _ in results]))
+        strength, cv_accuracy = PROBE_STRENGTHS[best], results[best][1]
+    model, converged = _fit(x, y, strength)
+    return LinearProbe(model, strength, folds, cv_accuracy, converged)
+
+
+def _cross_validate(
+    x: npt.NDArray[np.float64], y: npt.NDArray[np.int64], parts: list[npt.NDArray[np.intp]], strength: float
+) -> tuple[float, float]:
+    """Mean log loss and accuracy of all samples, each part predicted by a model of the others.
+
+    Every model knows every class: each part lacks at least one sample of it.
+    """
+    losses, hits = [], []
+    for i, part in enumerate(parts):
+        rest = np.concatenate([other for j, other in enumerate(parts) if j != i])
+        model, _ = _fit(x[rest], y[rest], strength)
+        probs = model.predict_proba(x[part])
+        truth = np.searchsorted(model.classes_, y[part])
+        losses.append(-np.log(np.maximum(probs[np.arange(len(part)), truth], TINIEST)))
+        hits.append(probs.argmax(1) == truth)
+    return float(np.concatenate(losses).mean()), float(np.concatenate(hits).mean())
 
 
 def linear_probe(
@@ -110,9 +199,14 @@ def _as_arrays(name: str, features: Tensor, labels: Tensor) -> tuple[npt.NDArray
             f"{name}_features must be (N, D) with N >= 1 and {name}_labels (N,), "
             f"got shapes {tuple(features.shape)} and {tuple(labels.shape)}"
         )
-    x, y = features.detach().double().cpu().numpy(), labels.cpu().numpy()
-    if not np.isfinite(x).all():
-        raise SemisupError(f"{name}_features must be finite: the network that made them has diverged")
+    x, y = _as_array(f"{name}_features", features), labels.cpu().numpy()
     if y.min() < 0:
         raise SemisupError(f"{name}_labels must not be negative: leave unlabeled (-1) samples out")
     return x, y
+
+
+def _as_array(name: str, features: Tensor) -> npt.NDArray[np.float64]:
+    x: npt.NDArray[np.float64] = features.detach().double().cpu().numpy()
+    if not np.isfinite(x).all():
+        raise SemisupError(f"{name} must be finite: the network that made them has diverged")
+    return x

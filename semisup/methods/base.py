@@ -170,12 +170,18 @@ class PseudoLabels:
 
 @dataclass(frozen=True)
 class Update:
-    """One optimizer step: a scalar `loss`, the parameter `group` it moves, and terms to log (0-d tensors)."""
+    """One optimizer step: a scalar `loss`, the parameter `group` it moves, and terms to log (0-d tensors).
+
+    A joint-embedding method hands over the `embeddings` that its loss compares, (N, D) of one view of the batch by the
+    network that is trained and (N, D) of another view of the same images, row by row: the engine looks at the logged
+    steps whether they collapse.
+    """
 
     loss: Tensor
     group: str = "main"
     log: dict[str, Tensor] = field(default_factory=dict)
     pseudo_labels: PseudoLabels | None = None
+    embeddings: tuple[Tensor, Tensor] | None = None
 
 
 class Method(nn.Module):
@@ -223,6 +229,28 @@ class Method(nn.Module):
 
     def cta_rates(self) -> Tensor | None:
         """CTAugment's rates, a buffer that a step changes in place and views are drawn by; None: there are none."""
+        return None
+
+    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
+        """For a picture of a finished encoder: what the network is shown of `images`, and what it makes of that.
+
+        Args:
+            images: (N, C, H, W) clean and normalised; the method is in eval mode, without gradient.
+
+        Returns:
+            Two tensors like `images`, normalised likewise; None: the method rebuilds no images.
+        """
+        return None
+
+    def pretext_confusion(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        """For a picture of a finished encoder: its answers to a pretext task that has classes, such as rotations.
+
+        Args:
+            batch: one that was not trained on; the method is in eval mode, without gradient.
+
+        Returns:
+            Logits (M, K) and the right classes (M,) int64; None: the method has no such task.
+        """
         return None
 
 

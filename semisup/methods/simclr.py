@@ -43,8 +43,10 @@ class SimCLR(Method):
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """One update; both views carry gradients."""
         views = torch.cat([batch.unlabeled["first"], batch.unlabeled["second"]])
-        loss = nt_xent(self.encoder.project(views), self.temperature)
-        yield Update(loss, log={"contrastive": loss})
+        z = self.encoder.project(views)
+        loss = nt_xent(z, self.temperature)
+        first, second = z.chunk(2)
+        yield Update(loss, log={"contrastive": loss}, embeddings=(first, second))
 
     def predictor(self) -> nn.Module:
         """The encoder, with its projection head beside it."""

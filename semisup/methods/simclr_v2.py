@@ -83,7 +83,8 @@ class SimCLRv2(Method):
             )
         z = self.encoder.project(torch.cat([first, second]))
         loss = nt_xent(z, self.temperature, self.queue if self.memory else None)
-        yield Update(loss, log={"contrastive": loss})
+        first_z, second_z = z.chunk(2)
+        yield Update(loss, log={"contrastive": loss}, embeddings=(first_z, second_z))
         if self.memory:
             self.average.update(self.encoder)
             # Calling the average would give the backbone's features, as any encoder does.

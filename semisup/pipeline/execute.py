@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from semisup.engine import NonFiniteLossError
+from semisup.engine import CollapseError, NonFiniteLossError
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.stages import KINDS, Artifact, StageContext, read_artifact
 
@@ -36,6 +36,7 @@ def execute(
 
     Raises:
         NonFiniteLossError: a loss became NaN or infinite; the message names the stage.
+        CollapseError: its embeddings have collapsed, and the stage has `stop_on_collapse`; likewise.
         Stopped: Ctrl-C; running the same again continues.
     """
     artifact = read_artifact(home)
@@ -57,8 +58,8 @@ def execute(
     )
     try:
         artifact, resumed_from = KINDS[stage.config.kind](context)
-    except NonFiniteLossError as error:
-        raise NonFiniteLossError(f"stages.{stage.name}: {error}") from error
+    except (NonFiniteLossError, CollapseError) as error:
+        raise type(error)(f"stages.{stage.name}: {error}") from error
     return artifact, "trained" if resumed_from is None else "resumed"
 
 

@@ -25,6 +25,7 @@ from semisup.data import ImageData, LabelBudget, draw_budget, load_data
 from semisup.engine import resolve_device, resolve_precision
 from semisup.engine.optim import check_group_lr
 from semisup.errors import SemisupError, nearest, raise_all
+from semisup.evaluate.knn import SIMILARITIES
 from semisup.methods import METHODS, Batch, Labeled, Method, Progress, Unlabeled
 from semisup.methods.base import options_of
 from semisup.models import WeightsReport, count_parameters
@@ -119,8 +120,10 @@ def plan_stages(plan: Plan, *, trial: bool = True) -> Plan:
         with _collecting(problems, f"stages.{name}."):
             if stage.kind == "train":
                 planned[name], methods[name] = _plan_train(plan, name, stage, planned)
-            else:
+            elif stage.of is None:
                 planned[name] = _plan_targets(plan, name, stage, planned)
+            else:
+                planned[name] = _plan_judgement(plan, name, stage, planned[stage.of])
     subject = f"recipe '{plan.recipe.name}'"
     raise_all(problems, subject)  # before the trial steps, for which torch imports its tracer: 2 s
     if not trial:
@@ -159,7 +162,7 @@ class _Uninitialised(TorchFunctionMode):
 
 def stage_inputs(stage: StageConfig) -> tuple[str, ...]:
     """Names of the earlier stages that a stage reads."""
-    names = [stage.init.source if stage.init is not None else None, *stage.teacher, stage.pseudo_labels]
+    names = [stage.init.source if stage.init is not None else None, *stage.teacher, stage.pseudo_labels, stage.of]
     return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
@@ -175,6 +178,23 @@ def _plan_targets(plan: Plan, name: str, stage: StageConfig, planned: dict[str, 
     inputs = stage_inputs(stage)
     fingerprint = _fingerprint(plan, name, stage, None, 0, True, [planned[i].fingerprint for i in inputs])
     return StagePlan(name, stage, inputs, fingerprint, 0, 0, 0, None, memory)
+
+
+def _plan_judgement(plan: Plan, name: str, stage: StageConfig, judged: StagePlan) -> StagePlan:
+    """The plan of a probe or knn stage. What reads every label whatever the budget is shared by all budgets."""
+    _require_labels(plan, "kind", stage.kind)
+    assert judged.network is not None
+    with torch.device("meta"), _Uninitialised():
+        features = judged.network.build_classifier()
+    if stage.probe.layers and not hasattr(features.backbone, "maps"):
+        raise SemisupError(f"probe.layers: the network of '{judged.name}', {judged.network.spec.name}, names no layers")
+    every_label = stage.kind == "knn" and stage.knn.bank == "all"
+    fingerprint = _fingerprint(plan, name, stage, None, 0, not every_label, [judged.fingerprint])
+    memory = plan.data.x_train.nbytes + plan.data.x_test.nbytes
+    if stage.kind == "knn":
+        bank = len(plan.data.x_train) if every_label else len(plan.budget.index)
+        memory += 4 * features.num_features * (bank + len(plan.data.x_test)) + 4 * SIMILARITIES
+    return StagePlan(name, stage, stage_inputs(stage), fingerprint, 0, 0, judged.parameters, None, memory)
 
 
 def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, StagePlan]) -> tuple[StagePlan, Method]:
@@ -294,20 +314,24 @@ def _step_memory(method: Method, stage: StageConfig, data: ImageData, precision:
     """
     with torch.device("meta"):
         try:
-            activations = _try_step(method, stage, data)
+            activations, embeds = _try_step(method, stage, data)
         except (RuntimeError, ValueError, AssertionError) as error:  # torch's words for shapes that do not fit
             raise SemisupError(
                 f"batch: method '{stage.method['name']}' cannot make a step of {stage.batch.labeled} labeled and "
                 f"{stage.batch.unlabeled} unlabeled images of {data.size}x{data.size}: {_first_line(error)}"
             ) from error
+    if stage.stop_on_collapse and not embeds:
+        raise SemisupError(
+            f"stop_on_collapse: method '{stage.method['name']}' hands over no embeddings that could collapse; remove it"
+        )
     trained = sum(p.numel() for group in method.groups().values() for p in group)
     everything: int = sum(t.numel() for t in method.state_dict().values())
     kept = activations if precision == "fp32" else activations // 2
     return data.x_train.nbytes + data.x_test.nbytes + kept + 4 * (everything + 3 * trained)
 
 
-def _try_step(method: Method, stage: StageConfig, data: ImageData) -> int:
-    """Make one step; returns the bytes that backward would have to keep."""
+def _try_step(method: Method, stage: StageConfig, data: ImageData) -> tuple[int, bool]:
+    """Make one step; returns the bytes that backward would have to keep, and whether it hands over embeddings."""
     shape = (data.channels, data.size, data.size)
     labeled, unlabeled = method.views.policies("labeled"), method.views.policies("unlabeled")
     b, u = stage.batch.labeled if labeled else 0, stage.batch.unlabeled if unlabeled else 0
@@ -325,7 +349,7 @@ def _try_step(method: Method, stage: StageConfig, data: ImageData) -> int:
         ),
     )
     kept: dict[int, int] = {}
-    peak = 0
+    peak, embeds = 0, False
 
     def keep(tensor: Tensor) -> Tensor:
         if not isinstance(tensor, nn.Parameter):
@@ -335,9 +359,10 @@ def _try_step(method: Method, stage: StageConfig, data: ImageData) -> int:
 
     method.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        for _ in method.step(batch, Progress(1, 2)):
+        for update in method.step(batch, Progress(1, 2)):
             peak = max(peak, sum(kept.values()))
-    return peak
+            embeds = embeds or update.embeddings is not None
+    return peak, embeds
 
 
 def _fingerprint(
@@ -356,8 +381,10 @@ def _fingerprint(
     """
     recipe = plan.recipe
     settings = dataclasses.asdict(stage)
-    # Steps and model are hashed as resolved; what only a stage of another kind reads changes nothing.
-    for key in ("epochs", "steps", "model", *(kind for kind in ("relabel", "propagate") if kind != stage.kind)):
+    # Steps, model and the judged stage are hashed as resolved; what only a stage of another kind reads changes nothing.
+    others = {"relabel", "propagate", "probe", "knn"} - {stage.kind}
+    unwatched = [] if stage.stop_on_collapse else ["stop_on_collapse"]  # a watched stage may have failed
+    for key in ("epochs", "steps", "model", "of", *others, *unwatched):
         del settings[key]
     content = {
         "version": __version__,

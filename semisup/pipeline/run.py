@@ -175,12 +175,12 @@ def _tracked(plan: Plan, folder: Path, reporter: Reporter) -> Iterator[EventLog]
 
 
 def _log_artifact(log: EventLog, stage: StagePlan, artifact: Artifact, folder: Path, status: str) -> None:
-    """Send a finished stage's numbers, plot and model to the tracker."""
+    """Send a finished stage's numbers, pictures and model to the tracker."""
     name = stage.name
     numbers = {key: value for key, value in artifact.metrics.items() if isinstance(value, int | float)}
     log.artifact(name, folder / RECORD, "")
-    if "confusion.png" in artifact.record["files"]:
-        log.artifact(name, folder / "confusion.png", "")
+    for picture in sorted(file for file in artifact.record["files"] if file.endswith(".png")):
+        log.artifact(name, folder / picture, "")
     if stage.network is not None and stage.network.kind == "classifier":
         requirements = [f"semisup=={__version__}"]
         log.model(name, folder, "semisup.stages.predictor", folder / "example.npy", requirements)

@@ -1,4 +1,4 @@
-"""Steps of a recipe: train, relabel and propagate, each from inputs to an artifact."""
+"""Steps of a recipe: train, relabel, propagate, probe and knn, each from inputs to an artifact."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from semisup.stages.artifact import Artifact, read_artifact, write_json
 from semisup.stages.context import StageContext
+from semisup.stages.judgement import knn, probe
 from semisup.stages.predictor import Predictor, load_predictor
 from semisup.stages.propagate import propagate
 from semisup.stages.relabel import relabel
@@ -16,7 +17,9 @@ __all__ = [
     "Artifact",
     "Predictor",
     "StageContext",
+    "knn",
     "load_predictor",
+    "probe",
     "propagate",
     "read_artifact",
     "relabel",
@@ -28,5 +31,7 @@ KINDS: dict[str, Callable[[StageContext], tuple[Artifact, int | None]]] = {
     "train": train,
     "relabel": relabel,
     "propagate": propagate,
+    "probe": probe,
+    "knn": knn,
 }
 """What a stage's `kind:` runs: it returns the finished stage and the step it was resumed from, if it was."""

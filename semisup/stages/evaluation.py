@@ -29,6 +29,7 @@ __all__ = [
     "evaluate_encoder",
     "hidden_label_judge",
     "hidden_labels",
+    "judge_test_answers",
     "oracle",
     "oracle_metrics",
     "unlabeled_quality",
@@ -51,13 +52,20 @@ def evaluate_classifier(context: StageContext, predictor: nn.Module, raw: nn.Mod
         return metrics
     y = torch.from_numpy(data.y_test)
     logits = predict_logits(_SideBySide(predictor, raw), context.clean_batches(data.x_test)).cpu()
-    for prefix, answers in zip(("test", "test_raw"), logits.unbind(1), strict=True):
-        for name, value in classification_metrics(answers, y, data.num_classes).items():
-            metrics[f"{prefix}/{name}"] = value
-    matrix = confusion_matrix(logits[:, 0].argmax(1), y, data.num_classes)
-    metrics["test/confusion"] = matrix.tolist()
-    confusion_figure(matrix, data.classes, context.folder / "confusion.png")
+    metrics |= judge_test_answers(context, logits[:, 0])
+    for name, value in classification_metrics(logits[:, 1], y, data.num_classes).items():
+        metrics[f"test_raw/{name}"] = value
     return metrics
+
+
+def judge_test_answers(context: StageContext, logits: Tensor) -> dict[str, Any]:
+    """Test metrics of logits (M, num_classes) for the test images, on the CPU; writes `confusion.png`."""
+    data = context.data
+    y = torch.from_numpy(data.y_test)
+    metrics = {f"test/{name}": value for name, value in classification_metrics(logits, y, data.num_classes).items()}
+    matrix = confusion_matrix(logits.argmax(1), y, data.num_classes)
+    confusion_figure(matrix, data.classes, context.folder / "confusion.png")
+    return metrics | {"test/confusion": matrix.tolist()}
 
 
 def validation_metrics(context: StageContext, predictor: nn.Module) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from semisup.stages.evaluation import (
     unlabeled_quality,
 )
 from semisup.stages.networks import Network, build_method, load_initial_weights, projector_widths, stage_network
+from semisup.stages.pictures import encoder_pictures
 from semisup.stages.predictor import load_network, save_predictor
 from semisup.stages.relabel import read_targets
 
@@ -145,6 +146,7 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
         log_every=recipe.log_every,
         on_log=context.on_log,
         judge=hidden_label_judge(context),
+        stop_on_collapse=stage.stop_on_collapse,
         evaluate_every=looks,
         on_evaluate=oracle(context, curve),
     )
@@ -162,6 +164,7 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
             metrics |= unlabeled_quality(context, predictor, float(getattr(method, "threshold", 0.95)))
     else:
         metrics |= evaluate_encoder(context, predictor)
+        files += encoder_pictures(context, method, predictor, batches)
     np.save(context.folder / "example.npy", data.x_train[:2])
     files.append("example.npy")
     artifact = finish(

@@ -145,6 +145,42 @@ def test_a_search_tries_equally_often_and_keeps_the_best(tmp_path: Path, schedul
     assert sum("trial" in name for name in started) == 3 * 4 and len(started) == 16
 
 
+def test_probe_and_knn_stages_are_judged(tmp_path: Path, scheduler: Any) -> None:
+    """Few-label results of frozen features: one pretraining for all, and a search chooses by validation labels."""
+    recipe = tmp_path / "judges.yaml"
+    recipe.write_text(
+        """
+name: judges
+stages:
+  pretrain: {method: {name: simclr}, batch: {unlabeled: 32}, steps: 4}
+  probe: {kind: probe, of: pretrain}
+  knn: {kind: knn, of: pretrain, knn: {k: 5}}
+  every: {kind: knn, of: pretrain, knn: {bank: all}}
+"""
+    )
+    entries: dict[str, Any] = {name: {"recipe": str(recipe), "stage": name} for name in ("probe", "knn", "every")}
+    suite = small(entries=entries, baseline="probe")
+    summary = bench(suite, out=tmp_path / "small", scheduler=scheduler.scheduler_address, quiet=True)
+    assert summary["saved"]["stages"] == 1 + 4 + 4 + 1, "the pretraining and every label's kNN serve all budgets"
+    for (entry, labels, _), row in rows(tmp_path / "small").items():
+        assert (row.status, row.method) == ("done", "probe" if entry == "probe" else "knn")
+        assert row.n_labels == {"20": 20, "10%": 144}[labels]
+        assert (row.accuracy is None, row.knn is None) == ((True, False) if entry == "every" else (False, True))
+        assert row.probe is None and row.parameters > 0 and row.steps == 4
+        assert len(row.reliability) == (0 if entry == "every" else 15)
+    entries["probe"]["search"] = {"stages.pretrain.optimizer.lr": [0.1, 0.01]}
+    entries["knn"]["search"] = {"stages.knn.knn.k": [1, 3]}
+    del entries["every"]
+    searched = small(entries=entries, baseline="probe", labels=[100], search={"trials": 2, "validation": 0.3})
+    bench(searched, out=tmp_path / "search", scheduler=scheduler.scheduler_address, quiet=True)
+    chosen = [row.chosen for row in rows(tmp_path / "search").values()]
+    assert len(chosen) == 4 and all("=" in text for text in chosen)
+    entries["every"] = {"recipe": str(recipe), "stage": "every", "search": {"stages.every.knn.k": [1, 3]}}
+    searched = small(entries=entries, baseline="probe", labels=[100], search={"trials": 2, "validation": 0.3})
+    with pytest.raises(SemisupError, match="every: search: stage 'every' classifies nothing"):
+        bench(searched, out=tmp_path / "wrong", dry_run=True, quiet=True)
+
+
 def test_everything_is_in_mlflow(tmp_path: Path, scheduler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A parent run for the suite, a child for every run, the failed ones too."""
     from mlflow import MlflowClient

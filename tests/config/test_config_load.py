@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from semisup.config import PropagateConfig, Recipe, find_recipe, load_recipe, parse_recipe, shipped_recipes, to_yaml
+from semisup.config import (
+    KnnConfig,
+    ProbeConfig,
+    PropagateConfig,
+    Recipe,
+    find_recipe,
+    load_recipe,
+    parse_recipe,
+    shipped_recipes,
+    to_yaml,
+)
 from semisup.errors import SemisupError
 
 QUICKSTART = """
@@ -242,6 +252,13 @@ def test_a_broken_stage_is_not_called_unknown_by_the_others() -> None:
         ({"propagate": {"neighbors": 0}}, "propagate.neighbors: must be at least 1, not 0"),
         ({"propagate": {"power": 0}}, "propagate.power: must be greater than 0, not 0"),
         ({"propagate": {"neighbours": 5}}, "propagate.neighbours: unknown key; did you mean 'neighbors'?"),
+        ({"probe": {"layers": True}}, "probe: only a stage of kind probe reads it"),
+        ({"probe": {"layers": 1}}, "probe.layers: must be true or false, not 1"),
+        ({"knn": {"k": 20}}, "knn: only a stage of kind knn reads it"),
+        ({"knn": {"k": 0}}, "knn.k: must be at least 1, not 0"),
+        ({"knn": {"tau": 0}}, "knn.tau: must be greater than 0, not 0"),
+        ({"knn": {"bank": "labeled"}}, "knn.bank: unknown value 'labeled'; did you mean 'labels'?"),
+        ({"knn": {"temperature": 1}}, "knn.temperature: unknown key; valid: bank, k, tau"),
         ({"init": {"source": "x", "from": None}}, None),
         ({"init": {"head_layer": 1}}, "init: needs one of from (a stage) and weights (a file), and not both"),
         ({"init": {"weights": "w", "head_layer": -2}}, "init.head_layer: must be at least -1, not -2"),
@@ -339,6 +356,7 @@ def with_reference(key: str, target: object, kind: str = "train") -> dict[str, o
         ("teacher", ["one", "two"], "teacher[1]: no stage 'two'; valid: one"),
         ("pseudo_labels", "one", "pseudo_labels: 'one' is a train stage, and a relabel or propagate stage is needed"),
         ("pseudo_labels", "label", "pseudo_labels: no stage 'label'; did you mean 'labels'?"),
+        ("of", "one", "of: only a stage of kind probe or knn reads it"),
     ],
 )
 def test_a_wrong_reference(key: str, target: object, problem: str) -> None:
@@ -369,6 +387,42 @@ def test_a_teacher_of_the_wrong_type_is_one_mistake() -> None:
     for kind in ("relabel", "propagate"):
         text = message(with_reference("teacher", 3, kind=kind))
         assert text == "recipe: stages.this.teacher: must be a list, not 3"
+
+
+@pytest.mark.parametrize("kind", ["probe", "knn"])
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ({}, "of: missing; a {kind} stage needs the train stage whose network it judges"),
+        ({"of": None}, "of: missing; a {kind} stage needs the train stage whose network it judges"),
+        ({"of": "on"}, "of: no stage 'on'; did you mean 'one'?"),
+        ({"of": "labels"}, "of: 'labels' is a relabel stage, and a train stage is needed"),
+        ({"of": "late"}, "of: 'late' runs later; a stage can only use the stages above it"),
+        ({"of": "one", "teacher": "one"}, "teacher: a {kind} stage has none; name the stage that it judges with of:"),
+        ({"of": "one", "steps": 3}, "steps: a {kind} stage does not train, so it has no steps"),
+        ({"of": "one", "relabel": {"threshold": 0.5}}, "relabel: only a stage of kind relabel reads it"),
+    ],
+)
+def test_a_wrong_probe_or_knn_stage(kind: str, keys: dict[str, object], problem: str) -> None:
+    mapping = with_reference("of", "one", kind=kind)
+    mapping["stages"]["this"] = {"kind": kind, **keys}  # type: ignore[index]
+    assert message(mapping) == f"recipe: stages.this.{problem.format(kind=kind)}"
+
+
+def test_a_probe_and_a_knn_stage_are_read_and_spelled_out() -> None:
+    mapping = with_reference("of", "one", kind="probe")
+    mapping["stages"]["this"] |= {"probe": {"layers": True}}  # type: ignore[index]
+    mapping["stages"]["near"] = {"kind": "knn", "of": "one", "knn": {"k": 20, "bank": "all"}}  # type: ignore[index]
+    recipe = parse_recipe(mapping)
+    assert recipe.stages["this"].probe == ProbeConfig(layers=True)
+    assert recipe.stages["near"].knn == KnnConfig(bank="all", k=20, tau=0.07)
+    assert parse_recipe(yaml.safe_load(to_yaml(recipe))) == recipe
+
+
+def test_a_judgement_is_nothing_to_train_from() -> None:
+    mapping = with_reference("of", "one", kind="probe")
+    mapping["stages"]["late"] = {**mapping["stages"]["late"], "init": "this"}  # type: ignore[index]
+    assert message(mapping) == "recipe: stages.late.init.from: 'this' is a probe stage, and a train stage is needed"
 
 
 def test_a_propagate_stage_is_read_and_spelled_out() -> None:

@@ -191,6 +191,21 @@ def check_pseudo_labels(case: Case) -> None:
         assert 0 <= float(report.mask.min()) <= float(report.mask.max()) <= 1
 
 
+def check_embeddings(case: Case) -> None:
+    """What the collapse panel gets: two views' embeddings, a row for each unlabeled image."""
+    method = case.build()
+    batch = Source(method)(0)
+    for update in updates(method, batch, Progress(1, 2), lambda update: None):
+        if update.embeddings is not None:
+            first, second = update.embeddings
+            assert first.ndim == second.ndim == 2, "not (N, D)"
+            assert first.shape == second.shape, "not of one shape"
+            assert len(first) == UNLABELED, "not a row for each image"
+            assert not torch.equal(first, second), "one view twice"
+            assert first.isfinite().all() and second.isfinite().all()
+            assert first.requires_grad, "the first view's are those of the network that is trained"
+
+
 def check_predictor_learns(case: Case) -> None:
     """The network that is judged is a Classifier or Encoder inside the method, and training moves its parameters."""
     method = case.build()

@@ -79,6 +79,11 @@ def test_pseudo_labels(case: Case) -> None:
 
 
 @every_case
+def test_embeddings(case: Case) -> None:
+    checks.check_embeddings(case)
+
+
+@every_case
 def test_predictor_learns(case: Case) -> None:
     checks.check_predictor_learns(case)
 

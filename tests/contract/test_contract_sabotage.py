@@ -814,6 +814,30 @@ def test_pseudo_label_check_finds_wrong_reports(report: Callable[[PseudoLabels |
         checks.check_pseudo_labels(planted(cls, "fixmatch-plain"))
 
 
+@pytest.mark.parametrize(
+    ("hand_over", "message"),
+    [
+        (lambda first, second: (first[:-1], second[:-1]), "not a row for each image"),
+        (lambda first, second: (torch.cat([first, second]), torch.cat([second, first])), "not a row for each image"),
+        (lambda first, second: (first, first), "one view twice"),
+        (lambda first, second: (first.detach(), second), "the network that is trained"),
+        (lambda first, second: (first, second[:, :-1]), "not of one shape"),
+        (lambda first, second: (first.unsqueeze(2), second.unsqueeze(2)), r"not \(N, D\)"),
+    ],
+)
+def test_embedding_check_finds_wrong_reports(
+    hand_over: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]], message: str
+) -> None:
+    class Planted(SimCLR):
+        def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+            for update in super().step(batch, progress):
+                assert update.embeddings is not None
+                yield replace(update, embeddings=hand_over(*update.embeddings))
+
+    with pytest.raises(AssertionError, match=message):
+        checks.check_embeddings(planted(Planted, "simclr-plain"))
+
+
 # --- the device ------------------------------------------------------------------------------------------------------
 
 

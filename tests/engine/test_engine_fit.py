@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.config import OptimizerConfig, ScheduleConfig
-from semisup.engine import FitResult, NonFiniteLossError, Stopped, fit
+from semisup.engine import CollapseError, FitResult, NonFiniteLossError, Stopped, fit
 from semisup.engine.checkpoint import load_checkpoint
 from semisup.engine.seeding import generator
 from semisup.errors import SemisupError
+from semisup.evaluate import collapse_panel
 from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update
 
 CPU = torch.device("cpu")
@@ -520,3 +523,95 @@ def test_the_method_is_trained_in_train_mode() -> None:
     method.eval()
     run(method, 3)
     assert int(method.model[1].num_batches_tracked) == 3
+
+
+# Embeddings
+
+
+class Joint(Small):
+    """Two embeddings of each point; `shrink` per step draws them together."""
+
+    def __init__(self, shrink: float = 1.0) -> None:
+        super().__init__()
+        self.shrink = shrink
+        self.handed: list[tuple[Tensor, Tensor]] = []
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        loss = self.loss(batch, progress)
+        x = 1 + self.shrink**progress.step * batch.labeled["weak"]
+        self.handed.append((x, 2 * x + 0.1))
+        yield Update(loss, log={"supervised": loss}, embeddings=self.handed[-1])
+
+
+def test_the_panel_is_of_the_reported_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[int, dict[str, float]] = {}
+    calls: list[int] = []
+    method = Joint()
+
+    def counted(first: Tensor, second: Tensor) -> dict[str, Tensor]:
+        calls.append(len(method.handed))
+        return collapse_panel(first, second)
+
+    # By module, because `semisup.engine.fit` is also the name of a function.
+    monkeypatch.setattr(importlib.import_module("semisup.engine.fit"), "collapse_panel", counted)
+    result = run(method, on_log=lambda step, values: seen.__setitem__(step, dict(values)))
+    assert calls == [4, 8, 10], "at the steps that are reported, and at no other: it costs"
+    for step, values in seen.items():
+        expected = collapse_panel(*method.handed[step - 1])
+        assert {name for name in values if name.startswith("collapse/")} == {f"collapse/{name}" for name in expected}
+        for name, value in expected.items():
+            assert values[f"collapse/{name}"] == pytest.approx(float(value))
+    assert result.log == seen[10]
+
+
+def test_embeddings_change_no_weight() -> None:
+    plain, joint = Small(), Joint()
+    run(plain)
+    run(joint)
+    assert_equal(weights(plain.model), weights(joint.model))
+
+
+def test_a_collapse_stops_the_run_where_it_is_asked_to(tmp_path: Path) -> None:
+    run(Joint(shrink=0.5), steps=40, log_every=2)  # nobody asked
+    run(Joint(), steps=40, log_every=2, stop_on_collapse=True)
+    logged: list[int] = []
+    with pytest.raises(CollapseError) as caught:
+        run(
+            Joint(shrink=0.5),
+            steps=40,
+            log_every=2,
+            stop_on_collapse=True,
+            on_log=lambda step, values: logged.append(step),
+            checkpoint=tmp_path / "c.pt",
+            checkpoint_seconds=0,
+        )
+    text = str(caught.value)
+    assert text.startswith(f"step {logged[-1] - 1}: the embeddings have collapsed, collapse/std 0.0")
+    assert " is below 0.05. Try a smaller learning rate" in text and "stop_on_collapse: false trains on" in text
+    assert logged == list(range(2, logged[-1] + 1, 2)) and 4 < logged[-1] < 20
+    with pytest.raises(CollapseError):  # the same again, from the checkpoint
+        run(Joint(shrink=0.5), steps=40, log_every=2, stop_on_collapse=True, checkpoint=tmp_path / "c.pt")
+
+
+def test_a_fresh_network_may_be_collapsed_for_a_tenth_of_the_steps() -> None:
+    class Wakes(Joint):
+        def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+            spread = float(progress.step >= 4)
+            for update in super().step(batch, progress):
+                first, second = update.embeddings or ()
+                yield replace(update, embeddings=(1 + spread * (first - 1), 1 + spread * (second - 1)))
+
+    run(Wakes(), steps=40, log_every=1, stop_on_collapse=True)
+    with pytest.raises(CollapseError, match=r"step 3: the embeddings"):
+        run(Wakes(), steps=30, log_every=1, stop_on_collapse=True)
+
+
+def test_a_loss_that_is_not_finite_is_said_even_where_its_embeddings_are_none() -> None:
+    class Breaks(Joint):
+        def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+            for update in super().step(batch, progress):
+                nan = torch.full((8, 4), torch.nan)
+                yield replace(update, loss=update.loss * torch.nan, embeddings=(nan, nan))
+
+    with pytest.raises(NonFiniteLossError, match="not finite: loss/main"):
+        run(Breaks(), stop_on_collapse=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from semisup.errors import SemisupError
-from semisup.evaluate import knn_accuracy, knn_predict
+from semisup.evaluate import knn, knn_accuracy, knn_predict
 
 
 def sample(bank: int = 40, queries: int = 11) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,3 +96,21 @@ def test_mistakes_are_named():
             knn_predict(features, labels, queries, num_classes=3, **bad)
     with pytest.raises(SemisupError, match="query_labels"):
         knn_accuracy(features, labels, queries, labels, num_classes=3)
+
+
+@pytest.mark.parametrize("similarities", [1, 40, 100])
+def test_no_more_similarities_are_in_memory_than_allowed(similarities, monkeypatch):
+    features, labels, queries = sample()
+    expected = knn_predict(features, labels, queries, num_classes=3, k=7)
+    monkeypatch.setattr(knn, "SIMILARITIES", similarities)
+    sizes = []
+    topk = Tensor.topk
+
+    def watched(self, *args, **kwargs):
+        sizes.append(self.numel())
+        return topk(self, *args, **kwargs)
+
+    monkeypatch.setattr(Tensor, "topk", watched)
+    torch.testing.assert_close(knn_predict(features, labels, queries, num_classes=3, k=7), expected)
+    assert max(sizes) <= max(similarities, 40)  # at least one query at a time
+    assert len(sizes) == {1: 11, 40: 11, 100: 6}[similarities]

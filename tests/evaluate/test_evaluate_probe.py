@@ -5,10 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from semisup.errors import SemisupError
-from semisup.evaluate import linear_probe, probe
+from semisup.evaluate import fit_probe, linear_probe, probe
 
 
 def blobs(n: int, seed: int, spread: float = 1.0, classes: int = 3, width: int = 8) -> tuple[Tensor, Tensor]:
@@ -94,3 +97,94 @@ def test_mistakes_are_named():
     x[0, 0] = math.nan
     with pytest.raises(SemisupError, match="train_features must be finite"):
         linear_probe(x, y, x, y, seed=0)
+
+
+# The probe whose regularisation is chosen by cross-validation
+
+
+def cross_validated(x: Tensor, y: Tensor, strength: float, folds: int, seed: int) -> tuple[float, float]:
+    """Log loss and accuracy of every sample, by a model that has not seen its fold; sample by sample."""
+    parts = np.array_split(probe._stratified_order(y.numpy(), np.random.default_rng(seed)), folds)
+    losses, hits = [], []
+    for part in parts:
+        rest = sorted(set(range(len(y))) - set(part.tolist()))
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))
+        model.fit(x[rest].double().numpy(), y[rest].numpy())
+        for i in part:
+            (probs,) = model.predict_proba(x[i : i + 1].double().numpy())
+            losses.append(-math.log(probs[list(model.classes_).index(y[i])]))
+            hits.append(model.classes_[probs.argmax()] == int(y[i]))
+    return float(np.mean(losses)), float(np.mean(hits))
+
+
+@pytest.mark.parametrize(("n", "spread", "folds"), [(90, 0.5, 5), (90, 3.0, 5), (12, 2.0, 4), (6, 0.5, 2)])
+def test_the_strength_has_the_least_log_loss_of_cross_validation(n: int, spread: float, folds: int) -> None:
+    x, y = blobs(n, 0, spread)
+    y = y * 2  # classes 0, 2 and 4
+    found = fit_probe(x, y, seed=3)
+    results = [cross_validated(x, y, c, folds, 3) for c in probe.PROBE_STRENGTHS]
+    best = int(np.argmin([loss for loss, _ in results]))
+    assert found.strength == probe.PROBE_STRENGTHS[best]
+    assert found.folds == folds
+    assert found.cv_accuracy == pytest.approx(results[best][1])
+    assert found.converged
+
+
+def test_noise_is_regularised_more_than_what_can_be_read() -> None:
+    easy = fit_probe(*blobs(60, 0, 0.2), seed=0)
+    noise = torch.randn(60, 8, generator=torch.Generator().manual_seed(2))
+    assert fit_probe(noise, torch.arange(60) % 3, seed=0).strength < easy.strength
+
+
+def test_folds_have_every_class() -> None:
+    for n, folds in ((40, 4), (250, 5), (603, 5)):
+        y = np.random.default_rng(0).permutation(np.arange(n) % 10)
+        parts = np.array_split(probe._stratified_order(y, np.random.default_rng(1)), folds)
+        assert sorted(np.concatenate(parts)) == list(range(n))
+        assert all(set(y[part]) == set(range(10)) for part in parts)
+
+
+def test_logits_are_log_probabilities_with_room_for_classes_without_labels() -> None:
+    x, y = blobs(60, 0)
+    q, _ = blobs(20, 1)
+    found = fit_probe(x, y * 2, seed=0)
+    logits = found.logits(q, 6)
+    assert logits.shape == (20, 6)
+    probs = logits.softmax(1)
+    torch.testing.assert_close(logits.logsumexp(1), torch.zeros(20, dtype=torch.float64), atol=1e-9, rtol=0)
+    assert float(probs[:, [1, 3, 5]].max()) < 1e-11
+    np.testing.assert_allclose(probs[:, [0, 2, 4]], found.model.predict_proba(q.double().numpy()), atol=1e-9)
+    two = fit_probe(x[y < 2], y[y < 2], seed=0)  # scikit-learn treats two classes in a way of its own
+    np.testing.assert_allclose(two.logits(q, 2).exp(), two.model.predict_proba(q.double().numpy()), atol=1e-9)
+
+
+def test_one_label_of_a_class_leaves_nothing_to_validate_with() -> None:
+    x, y = blobs(7, 0, 0.1)
+    found = fit_probe(x[[0, 1, 2, 3]], y[[0, 1, 2, 3]], seed=0)
+    assert (found.strength, found.folds, found.cv_accuracy) == (1.0, 0, None)
+    assert found.logits(x, 3).argmax(1).tolist() == y.tolist()
+
+
+def test_the_same_seed_gives_the_same_probe_and_the_order_of_the_labels_none() -> None:
+    x, y = blobs(60, 0, 2.0)
+    q, _ = blobs(20, 1)
+    first, again = fit_probe(x, y, seed=0), fit_probe(x, y, seed=0)
+    assert torch.equal(first.logits(q, 3), again.logits(q, 3))
+    # At equal strength: the folds of shuffled samples are others.
+    strength = first.strength
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(1))
+    shuffled = next(p for p in (fit_probe(x[order], y[order], seed=s) for s in range(9)) if p.strength == strength)
+    torch.testing.assert_close(shuffled.logits(q, 3), first.logits(q, 3), atol=1e-2, rtol=1e-2)
+
+
+def test_mistakes_of_a_probe_are_named() -> None:
+    x, y = blobs(30, 0)
+    with pytest.raises(SemisupError, match="at least two classes"):
+        fit_probe(x, torch.zeros_like(y), seed=0)
+    with pytest.raises(SemisupError, match="train_labels must not be negative"):
+        fit_probe(x, torch.full_like(y, -1), seed=0)
+    found = fit_probe(x, y, seed=0)
+    with pytest.raises(SemisupError, match=r"features must be \(M, 8\), got shape \(30, 7\)"):
+        found.logits(x[:, :7], 3)
+    with pytest.raises(SemisupError, match="features must be finite"):
+        found.logits(torch.full_like(x, math.inf), 3)

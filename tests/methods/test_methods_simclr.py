@@ -38,6 +38,14 @@ def rows(n: int, seed: int, width: int = 8) -> Tensor:
     return torch.randn(n, width, generator=torch.Generator().manual_seed(seed))
 
 
+@both
+def test_the_embeddings_are_the_two_views_projections(cls: type[Contrastive]) -> None:
+    first, second = rows(4, 1), rows(4, 2)
+    handed = ref.first(bare(cls), views(first, second)).embeddings
+    assert handed is not None
+    assert torch.equal(handed[0], first) and torch.equal(handed[1], second)
+
+
 def check_values(cls: type[Contrastive]) -> None:
     """Three closed forms (methods.md 2.5) and the equation on random embeddings, in value and gradient."""
     eye = torch.eye(8)

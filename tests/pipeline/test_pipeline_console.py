@@ -50,6 +50,13 @@ def test_the_first_lines_are_printed_at_once(stage: StagePlan) -> None:
         assert text.getvalue().splitlines()[1] == "pretrain 1/100 contrastive 2"
 
 
+def test_of_the_collapse_panel_the_two_that_tell_most_are_shown(stage: StagePlan) -> None:
+    reporter, text = plain()
+    with reporter.progress(stage) as bar:
+        bar.update(1, {"contrastive": 2.0, "collapse/std": 0.5, "collapse/rank": 12.34, "collapse/positive": 0.9})
+    assert text.getvalue().splitlines()[1] == "pretrain 1/100 contrastive 2 std 0.5 rank 12.3"
+
+
 def test_plain_lines_come_every_few_seconds_and_at_the_end(stage: StagePlan, clock: list[float]) -> None:
     reporter, text = plain()
     with reporter.progress(stage) as bar:

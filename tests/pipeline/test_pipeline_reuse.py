@@ -160,6 +160,7 @@ EVERYTHING = [
     "stages.pretrain.batch.unlabeled=33",
     "stages.pretrain.method.temperature=0.2",
     "stages.pretrain.augment={first: {policy: weak}}",
+    "stages.pretrain.stop_on_collapse=true",
 ]
 LABELED = [
     "data.labels=60",
@@ -180,6 +181,7 @@ NOTHING = [
     "data.split_seed=0",
     "init_seed=0",
     "precision=fp32",
+    "stages.pretrain.stop_on_collapse=false",
     "stages.pretrain.epochs=0.089",  # 0.089 * 1,438 images / 32 = 3.9996, rounded up to 4 steps
     "stages.student.model.width=3",
     "stages.finetune.model={name: cnn, width: 4}",
@@ -201,6 +203,18 @@ NOTHING = [
 def test_a_key_changes_the_stages_that_depend_on_it(override: str, again: list[str], base: dict[str, str]) -> None:
     changed = {stage.name: stage.fingerprint for stage in make_plan(small(override)).stages}
     assert [name for name in ALL if changed[name] != base[name]] == again
+
+
+def test_new_keys_of_stages_leave_old_fingerprints_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they were before stages had the keys `of`, `probe`, `knn` and `stop_on_collapse`; whoever changes one trains
+    everything again, and should mean to."""
+    monkeypatch.setattr("semisup.pipeline.plan.__version__", "golden")
+    assert {stage.name: stage.fingerprint for stage in make_plan(small()).stages} == {
+        "pretrain": "1747bc1d308b69733372",
+        "finetune": "89acbfc0ed79d69fc90a",
+        "labels": "3d322c3d9428c221fe65",
+        "student": "f52fc16407d232a57ade",
+    }
 
 
 @pytest.mark.parametrize("part", ["x_train", "y_train", "x_test", "y_test", "classes"])

@@ -1,0 +1,100 @@
+"""Pictures of what a finished encoder has learned: files of its stage."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from semisup.engine import Batches, seed_for
+from semisup.evaluate import confusion_figure, confusion_matrix, predict_logits
+from semisup.evaluate.pictures import (
+    embedding_figure,
+    nearest_images,
+    neighbours_figure,
+    plane,
+    reconstruction_figure,
+)
+from semisup.methods import Method
+from semisup.stages.context import StageContext
+
+__all__ = ["encoder_pictures"]
+
+IMAGES = 2000
+"""Training images on the map and among which neighbours are looked for: a few seconds of features on a CPU."""
+QUERIES, NEIGHBOURS = 8, 8
+REBUILT = 12
+ANSWERS = 1000
+"""Images whose answers to the pretext task are counted, at least."""
+
+
+def encoder_pictures(context: StageContext, method: Method, encoder: nn.Module, batches: Batches) -> list[str]:
+    """Write the pictures of a finished encoder into its stage's folder; returns the names of the files.
+
+    `neighbours.png` and `embedding.png` always, coloured by the true classes where they are known (this is the
+    evaluator: no weight learns from them); `reconstruction.png` and `pretext_confusion.png` where the method offers
+    what they show. Training images only. The draws are seeded: a stage has the same pictures each time it is run.
+    """
+    torch.manual_seed(seed_for(context.recipe.seed, context.name, "pictures"))
+    data = context.data
+    chosen = np.random.default_rng(seed_for(context.recipe.seed, context.name, "pictures")).permutation(
+        len(data.x_train)
+    )
+    images, labels = data.x_train[chosen[:IMAGES]], data.y_train[chosen[:IMAGES]]
+    features = predict_logits(encoder, context.clean_batches(images)).cpu()
+    files = []
+    if len(images) > NEIGHBOURS:
+        queries = _one_of_each(labels)
+        near = nearest_images(features, queries, NEIGHBOURS)
+        known = labels if (labels >= 0).any() else None
+        neighbours_figure(images, near, queries, known, context.folder / "neighbours.png")
+        points, how = plane(features)
+        title = f"{len(images):,} training images by the features of '{context.name}', {how}"
+        embedding_figure(points, known, data.classes, title, context.folder / "embedding.png")
+        files += ["neighbours.png", "embedding.png"]
+    modes = [(module, module.training) for module in method.modules()]
+    method.eval()
+    try:
+        with torch.no_grad():
+            files += _reconstruction(context, method, images[:REBUILT]) + _pretext(context, method, batches)
+    finally:
+        for module, training in modes:
+            module.training = training
+    return files
+
+
+def _one_of_each(labels: np.ndarray) -> Tensor:
+    """Rows of the queries: the first image of each class in turn, then whatever comes."""
+    _, first = np.unique(labels, return_index=True)
+    order = dict.fromkeys([*np.sort(first).tolist(), *range(len(labels))])
+    return torch.tensor(list(itertools.islice(order, QUERIES)))
+
+
+def _reconstruction(context: StageContext, method: Method, images: np.ndarray) -> list[str]:
+    (clean,) = context.clean_batches(images)
+    rebuilt = method.reconstruct(clean)
+    if rebuilt is None:
+        return []
+    mean, std = (torch.tensor(v, device=clean.device).view(1, -1, 1, 1) for v in context.statistics)
+    original, seen, made = (x.float() * std + mean for x in (clean, *rebuilt))
+    reconstruction_figure(original, seen, made, context.folder / "reconstruction.png")
+    return ["reconstruction.png"]
+
+
+def _pretext(context: StageContext, method: Method, batches: Batches) -> list[str]:
+    """Answers to the pretext task on batches that come after the last one that was trained on."""
+    matrix: Tensor | None = None
+    count = -(-ANSWERS // max(1, batches.images_per_step))
+    for step in range(context.steps, context.steps + count):
+        answered = method.pretext_confusion(batches(step))
+        if answered is None:
+            return []
+        answers, truth = (x.cpu() for x in answered)
+        counts = confusion_matrix(answers.argmax(1), truth, answers.shape[1])
+        matrix = counts if matrix is None else matrix + counts
+    assert matrix is not None
+    names = [str(k) for k in range(len(matrix))]
+    confusion_figure(matrix, names, context.folder / "pretext_confusion.png")
+    return ["pretext_confusion.png"]
