@@ -218,7 +218,7 @@ def test_predict_answers_its_mistakes(semisup: Semisup, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("text")
     (tmp_path / "empty").mkdir()
     for args, words in [
-        (["o/train", "a.png", "b.png"], ["2 problems", "a.png: not an image", "b.png: no such file"]),
+        (["o/train", "a.png", "b.png"], ["2 problems", "a.png: not a PNG", "b.png: no such file"]),
         (["o/train", "empty"], ["no images found"]),
         (["o/train", "o/train/confusion.png", "--out", "empty"], ["--out empty", "cannot be written"]),
         (["o/train", "o/train/confusion.png", "--device", "quantum"], ["device", "quantum"]),
