@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from semisup.augment import Policy, build_policy
-from semisup.data import ImageData, LabelBudget
+from semisup.data import ImageData, LabelBudget, is_mapped, take
 from semisup.engine import Batches, TrainingImages, fit, seed_for
 from semisup.methods import Method
 from semisup.models import ModelSpec, WeightsReport, count_parameters
@@ -29,19 +31,27 @@ from semisup.stages.networks import Network, build_method, load_initial_weights,
 from semisup.stages.predictor import load_network, save_predictor
 from semisup.stages.relabel import read_targets
 
-__all__ = ["stage_policies", "train", "training_images"]
+__all__ = ["stage_policies", "stored_images", "train", "training_images"]
 
 
 def training_images(data: ImageData, budget: LabelBudget, relabeled: Artifact | None) -> TrainingImages:
     """What training may see: images, the labels inside the budget, and the pseudo-labels that a stage left."""
     pool, targets = (None, None) if relabeled is None else read_targets(relabeled)
     return TrainingImages(
-        images=torch.tensor(data.x_train),  # a copy: the store may be read-only
+        images=stored_images(data),
         labeled_index=torch.from_numpy(budget.index),
         labels=torch.from_numpy(data.y_train[budget.index]),
         pool=pool,
         targets=targets,
     )
+
+
+def stored_images(data: ImageData) -> Tensor | NDArray[np.uint8]:
+    """The training images as a tensor, without a copy where that is allowed; a memory map as it is."""
+    if is_mapped(data.x_train):
+        return data.x_train
+    writable = data.x_train.flags.writeable  # torch wants no others, though it never writes here
+    return torch.from_numpy(data.x_train) if writable else torch.tensor(data.x_train)
 
 
 def stage_policies(augment: dict[str, dict[str, Any]], views: dict[str, str], *, flip: bool) -> dict[str, Policy]:
@@ -151,7 +161,7 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
             metrics |= unlabeled_quality(context, predictor, float(getattr(method, "threshold", 0.95)))
     else:
         metrics |= evaluate_encoder(context, predictor)
-    np.save(context.folder / "example.npy", data.x_train[:2])
+    np.save(context.folder / "example.npy", take(data.x_train, slice(2)))
     files.append("example.npy")
     artifact = finish(
         context.folder,
