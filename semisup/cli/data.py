@@ -58,3 +58,26 @@ def prepare(
         for note in prepared.notes():
             typer.echo(f"warning: {note}", err=True)
         prepared.check(max_bad, allow_leakage=allow_leakage)
+
+
+@data.command()
+def show(
+    recipe: Annotated[str, typer.Argument(help="A YAML file or a shipped recipe, e.g. digits/quickstart.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. data.labels=10%.")] = None,
+    out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("views.png"),
+    images: Annotated[int, typer.Option(min=1, max=64, help="How many images.")] = 8,
+    stage: Annotated[str | None, typer.Option(help="Only this stage; default: all that train.")] = None,
+) -> None:
+    """Draw what training sees: each view (weak, strong, ...) of some images beside them; print the label budget."""
+    with saying_how_to_go_on():
+        from semisup.config import load_recipe
+
+        loaded = load_recipe(recipe, overrides or [])  # before torch is imported
+        from rich.console import Console
+
+        from semisup.data.watch import watching
+        from semisup.pipeline.show import show_data
+
+        for line in show_data(loaded, out, images=images, stage=stage, watch=watching(Console())):
+            typer.echo(line)
+        typer.echo(f"views: {out}")

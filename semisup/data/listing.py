@@ -68,7 +68,7 @@ def list_folders(root: Path) -> Listing:
         present = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")
         if "labeled" not in present:
             found = f"; its folders are {', '.join(map(printable, present[:8]))}" if present else "; it has no folders"
-            near = next((near for name in present if "did you mean" in (near := nearest(name, _FOLDERS))), "")
+            near = next((near for name in present if "did you mean" in (near := nearest(name, _FOLDERS[:1]))), "")
             raise SemisupError(
                 f"data.path: {root} has no folder 'labeled' (wanted: labeled/<class>/..., and perhaps unlabeled/..., "
                 f"val/<class>/..., test/<class>/...){near or found}"

@@ -24,7 +24,7 @@ from semisup.data.store import Watch, unwatched
 from semisup.engine import resolve_device, resolve_precision
 from semisup.engine.optim import check_group_lr
 from semisup.errors import SemisupError, nearest, raise_all
-from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled
+from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled, Views
 from semisup.models import WeightsReport, count_parameters
 from semisup.pipeline.check import check_recipe
 from semisup.stages.networks import Network, build_method, check_weights_file, projector_widths, stage_network
@@ -52,6 +52,8 @@ class StagePlan:
     """Estimated peak bytes: data, weights, optimizer, saved activations."""
     loaded: WeightsReport | None = None
     """How the file of `init.weights` fits."""
+    views: Views | None = None
+    """What its method asks for; None for a stage that does not train."""
 
 
 @dataclass(frozen=True)
@@ -239,6 +241,7 @@ def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, St
         network=Network(spec, method.trains, projector_widths(method.predictor())),
         memory=0,
         loaded=loaded,
+        views=method.views,
     ), method
 
 
