@@ -35,6 +35,7 @@ setup(
         "bokeh>=3.1",
         "distributed>=2024.8",
         "jinja2>=3.1",
+        "joblib>=1.3",
         "matplotlib>=3.8",
         "mlflow>=3.0",
         "numpy>=1.26",

@@ -1,15 +1,18 @@
-"""Files that are at all times either the old one or the whole new one."""
+"""Files that are at all times either the old one or the whole new one, and folders that one process works in."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from semisup.errors import SemisupError
 
-__all__ = ["replacing", "write_atomically"]
+__all__ = ["LOCK", "locked", "replacing", "write_atomically"]
+
+LOCK = "lock"
 
 
 @contextlib.contextmanager
@@ -45,3 +48,23 @@ def write_atomically(path: Path, payload: bytes | memoryview) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(payload)
+
+
+@contextlib.contextmanager
+def locked(home: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Keep two processes from making the same thing: the second waits, then finds it finished.
+
+    The kernel drops the lock with the process, so that a kill leaves nothing to clean up.
+
+    Args:
+        home: the folder of what is made, itself made if missing.
+        on_wait: called before waiting for another process.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

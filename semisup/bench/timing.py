@@ -10,7 +10,7 @@ from semisup.augment import Normalize
 from semisup.engine import Batches, TrainingImages, fit
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.stages.networks import build_method
-from semisup.stages.train import stage_policies
+from semisup.stages.train import stage_policies, stored_images
 
 __all__ = ["step_seconds"]
 
@@ -46,13 +46,13 @@ def step_seconds(plan: Plan, stage: StagePlan) -> float:
     uniform = torch.full((len(data.x_train), data.num_classes), 1 / data.num_classes)
     batches = Batches(
         TrainingImages(
-            images=torch.tensor(data.x_train),
+            images=stored_images(data),
             labeled_index=torch.from_numpy(plan.budget.index),
             labels=torch.from_numpy(data.y_train[plan.budget.index]),
             targets=uniform if config.pseudo_labels is not None else None,
         ),
-        labeled=stage_policies(config.augment, method, "labeled", flip=data.flip),
-        unlabeled=stage_policies(config.augment, method, "unlabeled", flip=data.flip),
+        labeled=stage_policies(config.augment, method.views, "labeled", flip=data.flip, rates=method.cta_rates()),
+        unlabeled=stage_policies(config.augment, method.views, "unlabeled", flip=data.flip, rates=method.cta_rates()),
         labeled_size=config.batch.labeled,
         unlabeled_size=config.batch.unlabeled,
         normalize=Normalize(*plan.statistics),

@@ -206,7 +206,9 @@ def _run_baseline(job: Job, plan: Plan, home: Path, finished: Mapping[str, Artif
     labeled = vectors(data.x_train[budget.index])
 
     asked = {"test": (data.x_test, data.y_test)} if len(data.x_test) else {}
-    if len(budget.validation):
+    if data.x_val is not None and data.y_val is not None:
+        asked["validation"] = (data.x_val, data.y_val)
+    elif len(budget.validation):
         asked["validation"] = (data.x_train[budget.validation], data.y_train[budget.validation])
     answers = fit_baseline(
         job.baseline,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shlex
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from semisup.cli.data import data
+from semisup.cli.stop import saying_how_to_go_on
 from semisup.errors import SemisupError
 
 __all__ = ["main"]
@@ -19,18 +17,7 @@ __all__ = ["main"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-@contextlib.contextmanager
-def _saying_how_to_go_on() -> Iterator[None]:
-    """Turn Ctrl-C into exit 130 and a failing disk into exit 1, with the command that goes on."""
-    again = f"go on with: semisup {shlex.join(sys.argv[1:])}"
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo(f"stopped; {again}", err=True)
-        raise typer.Exit(130) from None
-    except OSError as error:  # a full disk, a folder that vanished
-        typer.echo(f"error: {error}; once that is mended, {again}", err=True)
-        raise typer.Exit(1) from None
+app.add_typer(data, name="data")
 
 
 @app.command()
@@ -42,7 +29,7 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Run every stage again, finished ones too.")] = False,
 ) -> None:
     """Run a recipe, stage by stage; finished stages are reused, an unfinished one is resumed."""
-    with _saying_how_to_go_on():
+    with saying_how_to_go_on():
         from semisup.config import load_recipe
 
         loaded = load_recipe(recipe, overrides or [])  # before torch is imported: most mistakes are answered at once
@@ -79,7 +66,7 @@ def bench(
         from semisup.bench import shipped_suites
 
         raise SemisupError(f"bench: name a suite; shipped: {', '.join(shipped_suites())}")
-    with _saying_how_to_go_on():
+    with saying_how_to_go_on():
         from semisup.bench import load_suite
 
         load_suite(suite, overrides or [])  # before torch is imported: most mistakes are answered at once

@@ -40,6 +40,10 @@ def _labels_rule(value: Any) -> str | None:
     return None
 
 
+def _channels_rule(value: int) -> str | None:
+    return None if value in (1, 3) else f"must be 1 (grey) or 3 (colour), not {value}"
+
+
 def _betas_rule(value: list[float]) -> str | None:
     if len(value) == 2 and all(0 <= beta < 1 for beta in value):
         return None
@@ -54,7 +58,8 @@ def _group_lr_rule(value: dict[str, float]) -> str | None:
 class DataConfig:
     """Which images, and how many of their labels the training may see."""
 
-    # digits, fashion_mnist, cifar10, ... or npz (which needs `path`); see semisup.data.sources.SOURCES
+    # digits, fashion_mnist, cifar10, ..., npz (needs `path`) or folder (needs `path` and `size`); see
+    # semisup.data.sources.SOURCES
     source: str = field(default="digits", metadata=_NOT_EMPTY)
     # all | 40 (class-balanced) | 4/class | 10% (class-proportional)
     labels: Any = field(default="all", metadata=obeys(_labels_rule))
@@ -63,12 +68,26 @@ class DataConfig:
     # part of the budget's labels of every class that only validates (validation/accuracy), 0 to 0.5; 0: none.
     # Their images stay among the unlabeled ones
     validation: float = field(default=0.0, metadata=between(0, 0.5))
-    # npz: the file; other sources: the folder that has the files or gets them; null: the source's usual places
+    # npz: the file; folder: has labeled/<class>/..., unlabeled/..., val/<class>/..., test/<class>/... (the first is
+    # needed); other sources: the folder that has the files or gets them; null: the source's usual places
     path: str | None = field(default=None, metadata=_NOT_EMPTY)
-    # side of the square images, pixels, 8 to 224; null: as they come
+    # side of the square images, pixels, 8 to 224; null: as they come. folder: the centre square is scaled to it
     size: int | None = field(default=None, metadata=between(8, 224))
     # may images be mirrored left to right; null: the source knows
     flip: bool | None = None
+    # the keys below are for source folder alone
+    # a CSV in place of the folders: path (below data.path), label (empty: unlabeled), perhaps split (train, val, test)
+    csv: str | None = field(default=None, metadata=_NOT_EMPTY)
+    # 1: grey, 3: colour; images of the other kind are converted; null: 3
+    channels: int | None = field(default=None, metadata=obeys(_channels_rule))
+    # largest part of the files that may be unreadable, 0 to 1; they are left out and listed
+    max_bad: float = field(default=0.01, metadata=between(0, 1))
+    # go on though test or validation images are also among the training images
+    allow_leakage: bool = False
+    # folder that holds the decoded images; null: ~/.cache/semisup/folders
+    cache: str | None = field(default=None, metadata=_NOT_EMPTY)
+    # largest set of decoded images that is held in memory, GiB, >= 0; a larger one is read from its file batch by batch
+    memory: float = field(default=4.0, metadata=at_least(0))
 
 
 @dataclass

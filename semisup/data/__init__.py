@@ -2,6 +2,17 @@
 
 from semisup.data.budget import LabelBudget, draw_budget, parse_labels
 from semisup.data.image_data import ImageData, channel_statistics
+from semisup.data.rows import is_mapped, take
 from semisup.data.sources import SOURCES, load_data
 
-__all__ = ["SOURCES", "ImageData", "LabelBudget", "channel_statistics", "draw_budget", "load_data", "parse_labels"]
+__all__ = [
+    "SOURCES",
+    "ImageData",
+    "LabelBudget",
+    "channel_statistics",
+    "draw_budget",
+    "is_mapped",
+    "load_data",
+    "parse_labels",
+    "take",
+]

@@ -9,12 +9,30 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ImageData", "channel_statistics"]
+from semisup.data.rows import resident_bytes, take
+
+__all__ = ["ImageData", "Known", "channel_levels", "channel_statistics", "mean_and_deviation"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of stored images without reading them again.
+
+    Attributes:
+        pixels: a hash of all images in their order.
+        statistics: mean and deviation per channel of the training images.
+    """
+
+    pixels: str
+    statistics: tuple[list[float], list[float]]
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images and labels of one data set, all of one size, decoded and in memory.
+    """Images and labels of one data set, all of one size, decoded.
+
+    The images are in memory, or in a read-only ``numpy.memmap`` where they may not fit: look at those through
+    :func:`semisup.data.take`, some at a time.
 
     Attributes:
         name: the source's name, e.g. ``digits``.
@@ -24,6 +42,10 @@ class ImageData:
         y_test: their classes, int64, all known.
         classes: the classes' names.
         flip: whether mirroring left to right keeps an image's class.
+        x_val: images that only validate, never trained on, same size and channels; None: the source has none.
+        y_val: their classes, int64, all known.
+        known: what was measured when the images were stored; None: it is measured when it is asked for.
+        notes: what a person should know about the data, a sentence each.
     """
 
     name: str
@@ -33,6 +55,10 @@ class ImageData:
     y_test: NDArray[np.int64]
     classes: list[str]
     flip: bool
+    x_val: NDArray[np.uint8] | None = None
+    y_val: NDArray[np.int64] | None = None
+    known: Known | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -49,20 +75,35 @@ class ImageData:
         """1 (grey) or 3 (colour)."""
         return int(self.x_train.shape[3])
 
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of memory that the images take."""
+        parts = [self.x_train, self.x_test] if self.x_val is None else [self.x_train, self.x_test, self.x_val]
+        return sum(resident_bytes(images) for images in parts)
+
     @cached_property
     def statistics(self) -> tuple[list[float], list[float]]:
         """Mean and deviation per channel of the training images, see :func:`channel_statistics`; computed once."""
-        return channel_statistics(self.x_train)
+        return channel_statistics(self.x_train) if self.known is None else self.known.statistics
 
     @cached_property
     def hash(self) -> str:
-        """Hex SHA-256 of shapes, pixels, labels and class names; about 0.2 s per 100 MB, computed once."""
+        """Hex SHA-256 of shapes, pixels, labels and class names; about 0.2 s per 100 MB, computed once.
+
+        Of stored images, the hash that their store has is taken for their pixels.
+        """
         digest = hashlib.sha256()
+        images = [self.x_train, self.x_test]
         # Fixed byte order, so that every machine finds the same hash.
         labels = [self.y_train.astype("<i8"), self.y_test.astype("<i8")]
-        for array in (self.x_train, self.x_test, *labels):
+        if self.x_val is not None and self.y_val is not None:
+            images, labels = [*images, self.x_val], [*labels, self.y_val.astype("<i8")]
+        if self.known is not None:
+            digest.update(self.known.pixels.encode())
+        for array in (*images, *labels):
             digest.update(repr(array.shape).encode())
-            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            if self.known is None or array.ndim == 1:
+                digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         digest.update(repr(self.classes).encode())
         return digest.hexdigest()
 
@@ -72,13 +113,30 @@ def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[flo
 
     A constant channel gets deviation 1. Sums run over 64-bit integers: exact, and without a float copy of the set.
     """
-    values = images.reshape(-1, images.shape[-1])
+    return mean_and_deviation(channel_levels(images))
+
+
+def channel_levels(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How many pixels of (N, H, W, C) images have each of the 256 levels, (C, 256).
+
+    Read a million bytes at a time, of which numpy makes 64-bit integers.
+    """
+    chunk = max(1, 2**20 // max(1, images[:1].size))
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    for start in range(0, len(images), chunk):
+        values = take(images, slice(start, start + chunk)).reshape(-1, images.shape[-1])
+        for channel in range(len(counts)):
+            counts[channel] += np.bincount(values[:, channel], minlength=256)
+    return counts
+
+
+def mean_and_deviation(levels: NDArray[np.int64]) -> tuple[list[float], list[float]]:
+    """Turn :func:`channel_levels` into what :func:`channel_statistics` returns."""
     mean, std = [], []
-    for channel in range(values.shape[1]):
-        counts = np.bincount(values[:, channel], minlength=256)
-        levels = np.arange(256) / 255
-        m = float((counts * levels).sum() / counts.sum())
-        v = float((counts * (levels - m) ** 2).sum() / counts.sum())
+    for counts in levels:
+        values = np.arange(256) / 255
+        m = float((counts * values).sum() / counts.sum())
+        v = float((counts * (values - m) ** 2).sum() / counts.sum())
         mean.append(m)
         std.append(v**0.5 or 1.0)
     return mean, std

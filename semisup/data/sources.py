@@ -15,9 +15,11 @@ from PIL import Image
 
 from semisup.config.schema import DataConfig
 from semisup.data.downloads import CACHE, Download, download, read_cifar10, read_cifar100, read_stl10, read_svhn
+from semisup.data.folder import read_folder
 from semisup.data.image_data import ImageData
 from semisup.data.npz import read_npz
-from semisup.errors import SemisupError, nearest
+from semisup.data.store import Watch, unwatched
+from semisup.errors import SemisupError, nearest, raise_all
 
 __all__ = ["SOURCES", "load_data"]
 
@@ -25,21 +27,40 @@ _DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fa
 _FASHION = Download("FashionMNIST", "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", ("FashionMNIST",))
 _FASHION_CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
 _FASHION_CLASSES += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+_FOLDER_KEYS = ("csv", "channels", "max_bad", "allow_leakage", "cache", "memory")
 _DIGITS_SPLIT_SEED = 1797  # of the fixed test set; never the recipe's seed, so that all runs share one test set
 
 
-def load_data(config: DataConfig) -> ImageData:
+def load_data(config: DataConfig, watch: Watch = unwatched) -> ImageData:
     """Read a data set, bring its images to ``config.size`` and settle whether flips are allowed.
+
+    Args:
+        config: the recipe's ``data``.
+        watch: shows the progress of decoding a folder for the first time.
 
     Raises:
         SemisupError: unknown source, files missing or broken, or a download that cannot start (within seconds).
     """
-    if config.source not in SOURCES:
-        raise SemisupError(f"data.source: unknown source '{config.source}'{nearest(config.source, SOURCES)}")
-    data = SOURCES[config.source](_folder_or_file(config))
+    if config.source != "folder" and config.source not in SOURCES:
+        raise SemisupError(
+            f"data.source: unknown source '{config.source}'{nearest(config.source, [*SOURCES, 'folder'])}"
+        )
+    path = _folder_or_file(config)
+    if config.source == "folder":
+        data = read_folder(config, watch)
+    else:
+        raise_all(_of_folders_only(config), f"source {config.source}")
+        data = SOURCES[config.source](path)
     if config.size is not None and config.size != data.size:
         data = replace(data, x_train=_resize(data.x_train, config.size), x_test=_resize(data.x_test, config.size))
     return data if config.flip is None else replace(data, flip=config.flip)
+
+
+def _of_folders_only(config: DataConfig) -> list[str]:
+    """Complain about settings that another source would ignore."""
+    default = DataConfig()
+    names = [name for name in _FOLDER_KEYS if getattr(config, name) != getattr(default, name)]
+    return [f"data.{name}: only source folder reads it" for name in names]
 
 
 def _folder_or_file(config: DataConfig) -> Path | None:
@@ -54,6 +75,11 @@ def _folder_or_file(config: DataConfig) -> Path | None:
     try:
         if config.source == "npz" and path.is_dir():
             raise SemisupError(f"data.path: must be an .npz file, but {path} is a folder")
+        if config.source == "folder" and path.suffix.lower() == ".csv" and path.is_file():
+            raise SemisupError(
+                f"data.path: must be the folder of images; give the table as data.csv={config.path}, and data.path is "
+                f"what its paths begin at"
+            )
         if config.source != "npz" and path.is_file():
             raise SemisupError(f"data.path: source {config.source} needs a folder, but {path} is a file")
         if path.exists():
@@ -177,3 +203,4 @@ SOURCES: dict[str, Callable[[Path | None], ImageData]] = {
     "stl10": read_stl10,
     "svhn": read_svhn,
 }
+"""Readers of a path; `folder` needs more settings than that."""

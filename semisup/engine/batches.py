@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from semisup.augment import Normalize, to_float
 from semisup.augment.ctaugment import CTAugmentProbe
+from semisup.data import take
 from semisup.engine.seeding import generator
 from semisup.errors import SemisupError
 from semisup.methods import Batch, Labeled, Unlabeled
@@ -23,8 +26,9 @@ Policy = Callable[[Tensor, torch.Generator], Tensor]
 class TrainingImages:
     """All that training may know: every image, and the labels of the labeled ones. Hidden labels are not in here."""
 
-    images: Tensor
-    """(N, H, W, C) uint8."""
+    images: Tensor | NDArray[np.uint8]
+    """(N, H, W, C) uint8: a tensor goes to the device whole; an array, which may be a memory map larger than the
+    memory, is read batch by batch."""
     labeled_index: Tensor
     """(L,) int64 rows of `images`."""
     labels: Tensor
@@ -96,7 +100,7 @@ class Batches:
         device: torch.device,
         key: tuple[object, ...],
     ) -> None:
-        self.images = data.images.to(device)
+        self.images = data.images.to(device) if isinstance(data.images, Tensor) else data.images
         self.labeled_index = data.labeled_index
         self.labels = data.labels
         self.pool = torch.arange(len(data.images)) if data.pool is None else data.pool
@@ -122,11 +126,21 @@ class Batches:
         """Source images in one batch, however many views are made of each."""
         return self.labeled_size + self.unlabeled_size
 
+    def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The images of some rows, (n, H, W, C) uint8, and the rows themselves, both on the device."""
+        there = rows.to(self.device, non_blocking=True)
+        if isinstance(self.images, Tensor):
+            return self.images[there], there
+        read = torch.from_numpy(take(self.images, rows.numpy()))
+        if self.device.type == "cuda":  # from pinned memory, the host does not wait for the copy
+            read = read.pin_memory()
+        return read.to(self.device, non_blocking=True), there
+
     def _views(
-        self, policies: Mapping[str, Policy], rows: Tensor, part: str, step: int
+        self, policies: Mapping[str, Policy], read: Tensor, part: str, step: int
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """The views, and the bins of CTAugment's probe if it is among them."""
-        images = to_float(self.images[rows])
+        images = to_float(read)
         views, bins = {}, None
         for name, policy in policies.items():
             draws = generator(*self.key, part, name, step)
@@ -143,14 +157,14 @@ class Batches:
         labeled, unlabeled = Labeled({}, nothing), Unlabeled({}, nothing)
         if self.labeled_size:
             at = self._labeled_order.stretch(step * self.labeled_size, self.labeled_size)
-            rows = self.labeled_index[at].to(self.device, non_blocking=True)
+            images, rows = self._gather(self.labeled_index[at])
             y = self.labels[at].to(self.device, non_blocking=True)
-            views, bins = self._views(self.labeled_policies, rows, "labeled", step)
+            views, bins = self._views(self.labeled_policies, images, "labeled", step)
             labeled = Labeled(views, y, rows, bins)
         if self.unlabeled_size:
             at = self._unlabeled_order.stretch(step * self.unlabeled_size, self.unlabeled_size)
-            rows = self.pool[at].to(self.device, non_blocking=True)
+            images, rows = self._gather(self.pool[at])
             target = None if self.targets is None else self.targets[rows]
-            views, _ = self._views(self.unlabeled_policies, rows, "unlabeled", step)
+            views, _ = self._views(self.unlabeled_policies, images, "unlabeled", step)
             unlabeled = Unlabeled(views, rows, target)
         return Batch(labeled, unlabeled)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from semisup.errors import SemisupError
 
-__all__ = ["confusion_figure"]
+__all__ = ["confusion_figure", "views_figure"]
 
 MAX_WRITTEN = 20  # classes up to which each cell carries its count
+MAX_BARS = 60  # classes up to which each has a bar
 MAX_TICKS = 100  # class names on an axis; beyond, every second, third, ... one
 
 
@@ -52,3 +55,57 @@ def confusion_figure(matrix: Tensor, classes: Sequence[str], path: str | Path) -
                 colour = "white" if fractions[row, column] > 0.5 else "black"
                 axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
     figure.savefig(path, format="png", dpi=120)
+
+
+def views_figure(
+    columns: Sequence[tuple[str, NDArray[np.float64]]],
+    rows: Sequence[str],
+    counts: Sequence[tuple[str, int]],
+    title: str,
+    path: str | Path,
+) -> None:
+    """Write a grid of images as a PNG, and beside it how many labels each class has (as bars, up to 60 classes).
+
+    Args:
+        columns: title and images (n, H, W, C) in [0, 1], C 1 or 3; an image of NaN is left empty.
+        rows: the n rows' names.
+        counts: class and number.
+        title: above it all; the first column is named in full, too.
+        path: file to write, in an existing folder.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    n, height, width = columns[0][1].shape[:3]
+    zoom = max(1, round(80 / height))  # every pixel of a small image can be seen
+    gap = max(2, height * zoom // 16)
+    high, wide = height * zoom + gap, width * zoom + gap
+    mosaic = np.ones((n * high - gap, len(columns) * wide - gap, 3))
+    for j, (_, images) in enumerate(columns):
+        for i, image in enumerate(np.nan_to_num(images, nan=1.0).clip(0, 1)):
+            large = image.repeat(zoom, 0).repeat(zoom, 1)  # one channel becomes three
+            mosaic[i * high : i * high + height * zoom, j * wide : j * wide + width * zoom] = large
+
+    bars = len(counts) <= MAX_BARS
+    grid = (mosaic.shape[1] / 100 + 1.2, max(mosaic.shape[0] / 100 + 1.3, 0.2 * len(counts) + 1.3 if bars else 0))
+    figure = Figure(figsize=(grid[0] + (3.2 if bars else 0), grid[1]), dpi=100, layout="constrained")
+    # parse_math=False: a class name may contain dollar signs.
+    figure.suptitle(title, fontsize=11, parse_math=False)
+    axes = figure.subplots(1, 2 if bars else 1, squeeze=False, width_ratios=[grid[0], 3.2] if bars else None)[0]
+    axes[0].imshow(mosaic, interpolation="nearest")
+    middles = [j * wide + width * zoom / 2 for j in range(len(columns))]
+    axes[0].set_xticks(middles, labels=[name for name, _ in columns], fontsize=8, parse_math=False)
+    axes[0].set_yticks([i * high + height * zoom / 2 for i in range(n)], labels=rows, fontsize=8, parse_math=False)
+    axes[0].tick_params(length=0, labeltop=True, labelbottom=False)
+    axes[0].spines[:].set_visible(False)
+    if bars:
+        axes[1].barh(range(len(counts)), [number for _, number in counts], color="tab:blue")
+        names = [f"{name}  {number:,}" for name, number in counts]
+        axes[1].set_yticks(range(len(counts)), labels=names, fontsize=8, parse_math=False)
+        axes[1].invert_yaxis()
+        axes[1].set_title("labels of each class", fontsize=8)
+        axes[1].tick_params(axis="x", labelsize=8)
+        axes[1].spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, format="png")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from semisup.engine import CollapseError, NonFiniteLossError
+from semisup.files import LOCK, locked
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.stages import KINDS, Artifact, StageContext, read_artifact
 
@@ -15,7 +14,6 @@ __all__ = ["LOCK", "STORE", "execute", "locked"]
 
 STORE = ".semisup/stages"
 """Finished and unfinished stages by fingerprint, beside the output folders: every run below one folder shares it."""
-LOCK = "lock"
 
 
 def execute(
@@ -61,23 +59,3 @@ def execute(
     except (NonFiniteLossError, CollapseError) as error:
         raise type(error)(f"stages.{stage.name}: {error}") from error
     return artifact, "trained" if resumed_from is None else "resumed"
-
-
-@contextmanager
-def locked(home: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Keep two processes from training the same stage: the second waits, then finds it finished.
-
-    The kernel drops the lock with the process, so that a kill leaves nothing to clean up.
-
-    Args:
-        home: the stage's folder, made if missing.
-        on_wait: called before waiting for another process.
-    """
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_wait()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -22,11 +22,12 @@ from semisup.augment import POLICIES
 from semisup.augment.ctaugment import CTAugment, CTAugmentProbe
 from semisup.config import Recipe, StageConfig
 from semisup.data import ImageData, LabelBudget, draw_budget, load_data
+from semisup.data.store import Watch, unwatched
 from semisup.engine import resolve_device, resolve_precision
 from semisup.engine.optim import check_group_lr
 from semisup.errors import SemisupError, nearest, raise_all
 from semisup.evaluate.knn import SIMILARITIES
-from semisup.methods import METHODS, Batch, Labeled, Method, Progress, Unlabeled
+from semisup.methods import METHODS, Batch, Labeled, Method, Progress, Unlabeled, Views
 from semisup.methods.base import options_of
 from semisup.models import WeightsReport, count_parameters
 from semisup.pipeline.check import check_recipe
@@ -55,6 +56,8 @@ class StagePlan:
     """Estimated peak bytes: data, weights, optimizer, saved activations."""
     loaded: WeightsReport | None = None
     """How the file of `init.weights` fits."""
+    views: Views | None = None
+    """What its method asks for; None for a stage that does not train."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Plan:
     stages: list[StagePlan]
 
 
-def make_plan(recipe: Recipe, data: ImageData | None = None, *, trial: bool = True) -> Plan:
+def make_plan(recipe: Recipe, data: ImageData | None = None, *, trial: bool = True, watch: Watch = unwatched) -> Plan:
     """Check the whole recipe, load its data, draw its labels, and try one step of every stage on the meta device.
 
     Args:
@@ -78,6 +81,7 @@ def make_plan(recipe: Recipe, data: ImageData | None = None, *, trial: bool = Tr
         data: what `load_data(recipe.data)` returned before; None: it is loaded here.
         trial: False skips the trial steps and leaves the stages' memory at 0: for many recipes that differ in what no
             step can tell.
+        watch: shows the progress of decoding a folder of images for the first time.
 
     Raises:
         SemisupError: everything that is wrong, in one message.
@@ -88,7 +92,7 @@ def make_plan(recipe: Recipe, data: ImageData | None = None, *, trial: bool = Tr
         device = resolve_device(recipe.device)
         precision = resolve_precision(recipe.precision, device)
     with _collecting(problems):
-        data = load_data(recipe.data) if data is None else data
+        data = load_data(recipe.data, watch) if data is None else data
         budget = recipe_budget(recipe, data)
     raise_all(problems, subject)
     assert data is not None
@@ -168,7 +172,7 @@ def stage_inputs(stage: StageConfig) -> tuple[str, ...]:
 
 def _plan_targets(plan: Plan, name: str, stage: StageConfig, planned: dict[str, StagePlan]) -> StagePlan:
     """The plan of a relabel or propagate stage."""
-    memory = plan.data.x_train.nbytes
+    memory = plan.data.resident_bytes
     if stage.kind == "relabel":
         for teacher in stage.teacher:
             _require_classifier(planned[teacher], "teacher")
@@ -262,6 +266,7 @@ def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, St
         network=Network(spec, method.trains, projector_widths(method.predictor())),
         memory=0,
         loaded=loaded,
+        views=method.views,
     ), method
 
 
@@ -327,7 +332,7 @@ def _step_memory(method: Method, stage: StageConfig, data: ImageData, precision:
     trained = sum(p.numel() for group in method.groups().values() for p in group)
     everything: int = sum(t.numel() for t in method.state_dict().values())
     kept = activations if precision == "fp32" else activations // 2
-    return data.x_train.nbytes + data.x_test.nbytes + kept + 4 * (everything + 3 * trained)
+    return data.resident_bytes + kept + 4 * (everything + 3 * trained)
 
 
 def _try_step(method: Method, stage: StageConfig, data: ImageData) -> tuple[int, bool]:

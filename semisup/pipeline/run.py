@@ -14,6 +14,7 @@ import torch
 
 from semisup._version import __version__
 from semisup.config import Recipe, load_recipe, to_yaml
+from semisup.data.watch import watching
 from semisup.errors import SemisupError, raise_all
 from semisup.files import write_atomically
 from semisup.pipeline.console import Reporter
@@ -61,7 +62,9 @@ def run(
     folder = Path(out) if out is not None else Path("runs") / loaded.name
     store = folder.parent / STORE
     raise_all(_folder_problems([folder, store, *(folder / name for name in loaded.stages)]), "out")
-    plan = make_plan(loaded)
+    plan = make_plan(loaded, watch=watching(reporter.console))
+    for note in plan.data.notes:
+        reporter.warn(note)
     homes = {stage.name: store / stage.fingerprint for stage in plan.stages}
     reused = set() if fresh else {name for name, home in homes.items() if (home / RECORD).exists()}
     reporter.show_plan(plan, reused)
@@ -75,7 +78,7 @@ def run(
             "hash": plan.data.hash,
             "n_train": len(plan.data.x_train),
             "n_labeled": len(plan.budget.index),
-            "n_validation": len(plan.budget.validation),
+            "n_validation": len(plan.budget.validation if plan.data.x_val is None else plan.data.x_val),
             "n_test": len(plan.data.x_test),
             "split_hash": plan.budget.hash,
         },

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from semisup.augment import Normalize, to_float
 from semisup.config import Recipe, StageConfig
-from semisup.data import ImageData, LabelBudget
+from semisup.data import ImageData, LabelBudget, take
 from semisup.stages.artifact import Artifact
 
 __all__ = ["StageContext", "clean_batches"]
@@ -42,13 +42,23 @@ class StageContext:
         """The last step before the network."""
         return Normalize(*self.statistics).to(self.device)
 
-    def clean_batches(self, images: np.ndarray) -> Iterator[Tensor]:
-        """Images (N, H, W, C) uint8 as :func:`clean_batches`."""
-        return clean_batches(images, self.normalize(), self.device)
+    def clean_batches(self, images: np.ndarray, rows: np.ndarray | None = None) -> Iterator[Tensor]:
+        """Images (N, H, W, C) uint8, or some rows of them, as :func:`clean_batches`."""
+        return clean_batches(images, self.normalize(), self.device, rows)
 
 
-def clean_batches(images: np.ndarray, normalize: Normalize, device: torch.device, size: int = 512) -> Iterator[Tensor]:
-    """Images (N, H, W, C) uint8 as normalised batches without augmentation, for evaluation."""
-    for start in range(0, len(images), size):
-        chunk = torch.tensor(images[start : start + size], device=device)  # a copy: the store may be read-only
-        yield normalize(to_float(chunk))
+def clean_batches(
+    images: np.ndarray, normalize: Normalize, device: torch.device, rows: np.ndarray | None = None, size: int = 512
+) -> Iterator[Tensor]:
+    """Images (N, H, W, C) uint8 as normalised batches without augmentation, for evaluation.
+
+    Args:
+        images: in memory, or a memory map, which is read a batch at a time.
+        normalize: the last step.
+        device: of the batches.
+        rows: which images, in this order; None: all of them.
+        size: images per batch.
+    """
+    for start in range(0, len(images) if rows is None else len(rows), size):
+        part = slice(start, start + size)
+        yield normalize(to_float(torch.from_numpy(take(images, part if rows is None else rows[part])).to(device)))

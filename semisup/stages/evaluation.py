@@ -69,13 +69,16 @@ def judge_test_answers(context: StageContext, logits: Tensor) -> dict[str, Any]:
 
 
 def validation_metrics(context: StageContext, predictor: nn.Module) -> dict[str, Any]:
-    """Accuracy and NLL on the validation labels of the budget; nothing where there are none."""
-    held = context.budget.validation
-    if not len(held):
+    """Accuracy and NLL on the validation labels of the budget, or on the data's own; nothing where there are none."""
+    data, held = context.data, context.budget.validation
+    if data.x_val is not None and data.y_val is not None:
+        batches, y = context.clean_batches(data.x_val), data.y_val
+    elif len(held):
+        batches, y = context.clean_batches(data.x_train, held), data.y_train[held]
+    else:
         return {}
-    logits = predict_logits(predictor, context.clean_batches(context.data.x_train[held])).cpu()
-    y = torch.from_numpy(context.data.y_train[held])
-    found = classification_metrics(logits, y, context.data.num_classes)
+    logits = predict_logits(predictor, batches).cpu()
+    found = classification_metrics(logits, torch.from_numpy(y), data.num_classes)
     return {f"validation/{name}": found[name] for name in ("accuracy", "nll")}
 
 
@@ -130,7 +133,7 @@ def unlabeled_quality(context: StageContext, predictor: nn.Module, threshold: fl
     rows = torch.nonzero(hidden >= 0).flatten()[:BANK]
     if not len(rows):
         return {}
-    probs = predict_logits(predictor, context.clean_batches(context.data.x_train[rows.numpy()])).softmax(1)
+    probs = predict_logits(predictor, context.clean_batches(context.data.x_train, rows.numpy())).softmax(1)
     confidence, labels = probs.max(1)
     quality = pseudo_label_quality(labels, confidence >= threshold, hidden[rows].to(labels.device))
     return {f"pseudo_labels/{name}": float(value) for name, value in quality.items()}
@@ -159,7 +162,7 @@ def evaluate_encoder(context: StageContext, encoder: nn.Module) -> dict[str, Any
         return {}
     if len(known) > BANK:
         known = np.sort(np.random.default_rng(context.recipe.seed).choice(known, BANK, replace=False))
-    bank = predict_logits(encoder, context.clean_batches(data.x_train[known])).cpu()
+    bank = predict_logits(encoder, context.clean_batches(data.x_train, known)).cpu()
     queries = predict_logits(encoder, context.clean_batches(data.x_test)).cpu()
     y_bank, y_test = torch.from_numpy(data.y_train[known]), torch.from_numpy(data.y_test)
     probe = linear_probe(bank, y_bank, queries, y_test, seed=context.recipe.seed)

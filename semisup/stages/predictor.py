@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from semisup.augment import Normalize, to_float
+from semisup.data import take
 from semisup.errors import SemisupError, raise_all
 from semisup.files import write_atomically
 from semisup.models import Classifier, load_into
@@ -64,9 +66,9 @@ class Predictor:
         return logits.float().softmax(1)
 
 
-def _chunks(images: np.ndarray, size: int = 512) -> list[np.ndarray]:
+def _chunks(images: np.ndarray, size: int = 512) -> Iterator[np.ndarray]:
     # Copies: the caller's array may be read-only, or a view with negative strides; torch takes neither.
-    return [images[start : start + size].copy() for start in range(0, max(len(images), 1), size)]
+    return (take(images, slice(start, start + size)) for start in range(0, max(len(images), 1), size))
 
 
 def save_predictor(

@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from semisup.augment import build_policy
 from semisup.augment.ctaugment import CTAugment
-from semisup.data import ImageData, LabelBudget
+from semisup.data import ImageData, LabelBudget, is_mapped, take
 from semisup.engine import Batches, TrainingImages, fit, seed_for
-from semisup.methods import Method
+from semisup.methods import Method, Views
 from semisup.models import ModelSpec, WeightsReport, count_parameters
 from semisup.stages.artifact import Artifact, finish
 from semisup.stages.context import StageContext
@@ -34,14 +35,14 @@ from semisup.stages.pictures import encoder_pictures
 from semisup.stages.predictor import load_network, save_predictor
 from semisup.stages.relabel import read_targets
 
-__all__ = ["stage_policies", "train", "training_images"]
+__all__ = ["stage_policies", "stored_images", "train", "training_images"]
 
 
 def training_images(data: ImageData, budget: LabelBudget, relabeled: Artifact | None) -> TrainingImages:
     """What training may see: images, the labels inside the budget, and the pseudo-labels that a stage left."""
     pool, targets = (None, None) if relabeled is None else read_targets(relabeled)
     return TrainingImages(
-        images=torch.tensor(data.x_train),  # a copy: the store may be read-only
+        images=stored_images(data),
         labeled_index=torch.from_numpy(budget.index),
         labels=torch.from_numpy(data.y_train[budget.index]),
         pool=pool,
@@ -49,18 +50,31 @@ def training_images(data: ImageData, budget: LabelBudget, relabeled: Artifact | 
     )
 
 
+def stored_images(data: ImageData) -> Tensor | NDArray[np.uint8]:
+    """The training images as a tensor, without a copy where that is allowed; a memory map as it is."""
+    if is_mapped(data.x_train):
+        return data.x_train
+    writable = data.x_train.flags.writeable  # torch wants no others, though it never writes here
+    return torch.from_numpy(data.x_train) if writable else torch.tensor(data.x_train)
+
+
 def stage_policies(
-    augment: dict[str, dict[str, Any]], method: Method, part: Literal["labeled", "unlabeled"], *, flip: bool
+    augment: dict[str, dict[str, Any]],
+    views: Views,
+    part: Literal["labeled", "unlabeled"],
+    *,
+    flip: bool,
+    rates: Tensor | None,
 ) -> dict[str, Callable[[Tensor, Generator], Tensor]]:
     """View name -> augmentation: what the recipe's `augment:` says, else the method's default policy.
 
-    Those that are drawn by the method's rates are bound to them: to the buffer, not to its present values.
+    CTAugment's are bound to the `rates` that the method learns: to the buffer, not to its present values.
     """
     policies: dict[str, Callable[[Tensor, Generator], Tensor]] = {}
-    for view, default in method.views.policies(part).items():
+    for view, default in views.policies(part).items():
         options = dict(augment.get(view, {"policy": default}))
         policy = build_policy(options.pop("policy"), options, flip=flip)
-        policies[view] = partial(policy, rates=method.cta_rates()) if isinstance(policy, CTAugment) else policy
+        policies[view] = partial(policy, rates=rates) if isinstance(policy, CTAugment) else policy
     return policies
 
 
@@ -121,8 +135,8 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
     relabeled = context.inputs[stage.pseudo_labels] if stage.pseudo_labels is not None else None
     batches = Batches(
         training_images(data, context.budget, relabeled),
-        labeled=stage_policies(stage.augment, method, "labeled", flip=data.flip),
-        unlabeled=stage_policies(stage.augment, method, "unlabeled", flip=data.flip),
+        labeled=stage_policies(stage.augment, method.views, "labeled", flip=data.flip, rates=method.cta_rates()),
+        unlabeled=stage_policies(stage.augment, method.views, "unlabeled", flip=data.flip, rates=method.cta_rates()),
         labeled_size=stage.batch.labeled,
         unlabeled_size=stage.batch.unlabeled,
         normalize=context.normalize(),
@@ -165,7 +179,7 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
     else:
         metrics |= evaluate_encoder(context, predictor)
         files += encoder_pictures(context, method, predictor, batches)
-    np.save(context.folder / "example.npy", data.x_train[:2])
+    np.save(context.folder / "example.npy", take(data.x_train, slice(2)))
     files.append("example.npy")
     artifact = finish(
         context.folder,

@@ -218,7 +218,7 @@ def test_predict_answers_its_mistakes(semisup: Semisup, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("text")
     (tmp_path / "empty").mkdir()
     for args, words in [
-        (["o/train", "a.png", "b.png"], ["2 problems", "a.png: not an image", "b.png: no such file"]),
+        (["o/train", "a.png", "b.png"], ["2 problems", "a.png: not a PNG", "b.png: no such file"]),
         (["o/train", "empty"], ["no images found"]),
         (["o/train", "o/train/confusion.png", "--out", "empty"], ["--out empty", "cannot be written"]),
         (["o/train", "o/train/confusion.png", "--device", "quantum"], ["device", "quantum"]),
@@ -340,3 +340,72 @@ def test_bench_compares_two_results(semisup: Semisup, tmp_path: Path) -> None:
     assert code == 2 and "none" in errors
     code, _, errors = semisup("bench", "digits/budgets", "--compare", str(committed), str(committed))
     assert code == 2 and "--compare: takes two result folders and no suite, got 'digits/budgets' too" in errors
+
+
+# Data
+
+
+def own_images(root: Path) -> None:
+    """Five images of each of two classes, twenty without a label, two for the test, one of them no image."""
+    draws = np.random.default_rng(0)
+    names = [f"labeled/{name}/{i}.png" for name in ("ant", "bee") for i in range(5)]
+    names += [f"unlabeled/{i}.jpg" for i in range(20)] + ["test/ant/a.png", "test/bee/b.png"]
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draws.integers(0, 256, (30, 40, 3), np.uint8)).save(root / name)
+    (root / "unlabeled" / "notes.txt").write_text("no image")
+
+
+def test_data_prepare_says_what_is_in_a_folder(semisup: Semisup, tmp_path: Path) -> None:
+    own_images(tmp_path / "photos")
+    command = ["data", "prepare", "photos", "--size", "16", "--cache", "cache"]
+    code, out, err = semisup(*command)
+    assert code == 2, "1 of 33 files is more than 1%"
+    assert "error: data.max_bad: 1 of 33 files" in err and "unlabeled/notes.txt (not a PNG" in err
+    code, out, err = semisup(*command, "--max-bad", "0.1")
+    assert code == 0 and err.startswith("warning: 1 of 33 files cannot be read and are left out: unlabeled/notes.txt")
+    assert [line.split() for line in out.splitlines()[:4]] == [
+        ["class", "labeled", "val", "test"],
+        ["ant", "5", "0", "1"],
+        ["bee", "5", "0", "1"],
+        ["(unlabeled)", "20"],
+    ]
+    assert "32 images of 16x16x3" in out and "0 decoded now, 33 before; 1 cannot be read" in out
+    assert len(list((tmp_path / "cache").rglob("bad_files.csv"))) == 1
+
+
+def test_data_show_and_run_on_ones_own_folder(semisup: Semisup, tmp_path: Path) -> None:
+    """The shipped template, as its first lines say."""
+    own_images(tmp_path / "photos")
+    (tmp_path / "photos" / "unlabeled" / "notes.txt").unlink()
+    settings = ["data.path=photos", "data.cache=cache", "data.size=16", "model.depth=10", "model.width=1"]
+    settings += [
+        "stages.train.steps=2",
+        "stages.train.batch={labeled: 4, unlabeled: 8}",
+        "tracking.mlflow=false",
+        "device=cpu",
+    ]
+    code, out, err = semisup("data", "show", "folder/fixmatch", *settings, "--out", "v.png")
+    assert (code, err) == (0, "")
+    assert "decoding photos: 32 files" in out and "10 of 30 training images labeled, 5 per class" in out
+    assert (tmp_path / "v.png").stat().st_size > 10_000
+    code, out, err = semisup("run", "folder/fixmatch", *settings, "--out", "o")
+    assert (code, err) == (0, "")
+    assert "decoding" not in out, "prepared already"
+    assert json.loads((tmp_path / "o/train/model.json").read_text())["classes"] == ["ant", "bee"]
+
+
+def test_data_answers_its_mistakes(semisup: Semisup, tmp_path: Path) -> None:
+    (tmp_path / "flat" / "ants").mkdir(parents=True)
+    for args, words in [
+        (["prepare", "nosuch", "--size", "16"], ["nosuch", "No such file"]),
+        (["prepare", "flat", "--size", "16"], ["has no folder 'labeled'", "ants"]),
+        (["prepare", "flat", "--size", "4"], ["--size"]),
+        (["prepare", "flat"], ["--size"]),
+        (["prepare", "flat", "--size", "16", "--channels", "2"], ["--channels", "not 2"]),
+        (["show", "tiny.yaml", "--stage", "tran"], ["did you mean 'train'"]),
+        (["show", "nosuch/recipe"], ["no such recipe"]),
+    ]:
+        code, out, err = semisup("data", *args)
+        assert (code, out) == (2, ""), args
+        assert [word for word in words if word not in err] == [], err

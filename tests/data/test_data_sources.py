@@ -116,7 +116,7 @@ def test_the_hash_sees_everything() -> None:
 def test_sources_are_named_in_errors() -> None:
     assert problem(source="digitz") == "data.source: unknown source 'digitz'; did you mean 'digits'?"
     text = problem(source="qqqq")
-    assert text == f"data.source: unknown source 'qqqq'; valid: {', '.join(sorted(SOURCES))}"
+    assert text == f"data.source: unknown source 'qqqq'; valid: {', '.join(sorted([*SOURCES, 'folder']))}"
 
 
 def test_paths_are_checked_first(tmp_path: Path) -> None:

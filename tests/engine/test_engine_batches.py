@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,6 +173,19 @@ def test_unlabeled_images_are_all_images_once_an_epoch(data: TrainingImages) -> 
     batches = make(data, sizes=(5, N))
     for step in range(3):
         assert batches(step).unlabeled.index.sort().values.tolist() == list(range(N))
+
+
+@pytest.mark.parametrize("pool", [None, torch.tensor([2, 2, 2, 30, 17])])
+def test_images_read_from_a_file_make_the_same_batches(
+    data: TrainingImages, tmp_path: Path, pool: Tensor | None
+) -> None:
+    np.save(tmp_path / "images.npy", data.images.numpy())
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    targets = torch.rand(N, CLASSES, generator=torch.Generator().manual_seed(0))
+    inside = make(TrainingImages(data.images, data.labeled_index, data.labels, pool, targets))
+    outside = make(TrainingImages(mapped, data.labeled_index, data.labels, pool, targets))
+    for step in range(4):
+        assert_same(inside(step), outside(step))
 
 
 def test_pool_and_targets_of_a_relabel_stage_are_honoured(data: TrainingImages) -> None:

@@ -83,7 +83,7 @@ def test_every_bad_file_is_named(model: Path, photos: Path, tmp_path: Path) -> N
     lines = str(caught.value).splitlines()
     assert lines[0] == "predict: 3 problems"
     assert lines[1] == f"  - {tmp_path / 'nosuch.png'}: no such file"
-    assert lines[2] == f"  - {tmp_path / 'text.png'}: not an image"
+    assert lines[2] == f"  - {tmp_path / 'text.png'}: not a PNG, JPEG, WebP, TIFF or BMP image"
     assert lines[3].startswith(f"  - {tmp_path / 'torn.png'}: not a readable image (")
 
 

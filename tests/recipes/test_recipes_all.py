@@ -25,6 +25,7 @@ SHAPES = {
     "cifar100": (50_000, 32, 3, 100),
     "svhn": (73_257, 32, 3, 10),
     "stl10": (105_000, 96, 3, 10),
+    "folder": (20_000, 64, 3, 10),  # some person's
 }
 """Training images, side, channels and classes of the sources."""
 LOCAL = ("digits", "fashion_mnist")

@@ -41,8 +41,8 @@ def make(seed: int = 0, dies_at: int | None = None) -> tuple[FixMatch, Mortal]:
     data = small_data()
     batches = Mortal(
         TrainingImages(torch.tensor(data.x_train), torch.arange(6), torch.from_numpy(data.y_train[:6])),
-        labeled=stage_policies({}, method, "labeled", flip=False),
-        unlabeled=stage_policies({}, method, "unlabeled", flip=False),
+        labeled=stage_policies({}, method.views, "labeled", flip=False, rates=method.cta_rates()),
+        unlabeled=stage_policies({}, method.views, "unlabeled", flip=False, rates=method.cta_rates()),
         labeled_size=6,
         unlabeled_size=12,
         normalize=Normalize([0.5], [0.5]),

@@ -1,0 +1,83 @@
+"""The `semisup data` commands: a person's own images, before anything is trained on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from semisup.cli.stop import saying_how_to_go_on
+
+__all__ = ["data"]
+
+data = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Look at data and get one's own images ready for training."
+)
+
+
+@data.command()
+def prepare(
+    root: Annotated[Path, typer.Argument(help="Folder of images.")],
+    size: Annotated[int, typer.Option(min=8, max=224, help="Side that the centre squares are scaled to, pixels.")],
+    csv: Annotated[Path | None, typer.Option(help="Table of path,label[,split] in place of the folders.")] = None,
+    channels: Annotated[int, typer.Option(help="3 (colour) or 1 (grey).")] = 3,
+    cache: Annotated[Path | None, typer.Option(help="Where to keep it; default ~/.cache/semisup/folders.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
+    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Part of the files that may be unreadable.")] = 0.01,
+    allow_leakage: Annotated[bool, typer.Option("--allow-leakage", help="Test images may be training images.")] = False,
+) -> None:
+    """Decode a folder of images once, for data.source=folder; say what is in it.
+
+    ROOT has labeled/CLASS/... and, if there are, unlabeled/..., val/CLASS/..., test/CLASS/...; or --csv names the
+    images. PNG, JPEG, WebP, TIFF and BMP of any kind are read: 16 bits scaled to 8, transparency laid over white,
+    turned upright. The same command goes on where it was stopped, and decodes only what has changed since; so does
+    `semisup run`.
+    """
+    with saying_how_to_go_on():
+        from rich.console import Console
+
+        from semisup.config import DataConfig
+        from semisup.data.folder import prepare_folder
+        from semisup.data.watch import watching
+        from semisup.errors import SemisupError
+
+        if channels not in (1, 3):
+            raise SemisupError(f"--channels: must be 1 (grey) or 3 (colour), not {channels}")
+        config = DataConfig(
+            source="folder",
+            path=str(root),
+            size=size,
+            csv=None if csv is None else str(csv),
+            channels=channels,
+            cache=None if cache is None else str(cache),
+        )
+        prepared = prepare_folder(config, workers=workers, watch=watching(Console()))
+        for line in prepared.summary():
+            typer.echo(line)
+        for note in prepared.notes():
+            typer.echo(f"warning: {note}", err=True)
+        prepared.check(max_bad, allow_leakage=allow_leakage)
+
+
+@data.command()
+def show(
+    recipe: Annotated[str, typer.Argument(help="A YAML file or a shipped recipe, e.g. digits/quickstart.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. data.labels=10%.")] = None,
+    out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("views.png"),
+    images: Annotated[int, typer.Option(min=1, max=64, help="How many images.")] = 8,
+    stage: Annotated[str | None, typer.Option(help="Only this stage; default: all that train.")] = None,
+) -> None:
+    """Draw what training sees: each view (weak, strong, ...) of some images beside them; print the label budget."""
+    with saying_how_to_go_on():
+        from semisup.config import load_recipe
+
+        loaded = load_recipe(recipe, overrides or [])  # before torch is imported
+        from rich.console import Console
+
+        from semisup.data.watch import watching
+        from semisup.pipeline.show import show_data
+
+        for line in show_data(loaded, out, images=images, stage=stage, watch=watching(Console())):
+            typer.echo(line)
+        typer.echo(f"views: {out}")

@@ -1,0 +1,94 @@
+"""One image file to one square uint8 array: every kind of PNG, JPEG, WebP, TIFF and BMP, by the same few rules."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+__all__ = ["FORMATS", "SUFFIXES", "BadImageError", "decode"]
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
+"""What Pillow may take a file for, whatever its name: a PostScript file named .png never gets to Ghostscript."""
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""How such files are usually called."""
+
+# What Pillow's readers raise on damaged bytes: they parse and trust, and fail wherever the damage shows.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError)
+_UNREADABLE_TOO = (struct.error, MemoryError, RuntimeError)
+
+_BACKGROUND = 255  # white: what a picture with a transparent ground is usually looked at on
+
+
+class BadImageError(Exception):
+    """A file that cannot be decoded; the message is the reason alone, without the path."""
+
+
+def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
+    """Read an image file, upright, its centre square scaled to ``size`` x ``size``.
+
+    - Of several pages or frames, the first.
+    - 16 bits per channel are scaled to 8 (65535 to 255). 32-bit integers and floats have no known range: refused.
+    - Palettes are looked up, black and white becomes 0 and 255.
+    - Transparency (an alpha channel, a transparent colour of the palette or of the image) is laid over white.
+    - CMYK and YCbCr become RGB by Pillow's plain formulas; embedded colour profiles are not applied.
+    - The EXIF orientation, 1 to 8, is applied: rotated and mirrored images come out as a viewer shows them.
+    - The largest centred square is scaled with a filter that averages over all pixels when shrinking (PIL's bilinear
+      one). JPEGs much larger than that are read at a half, a quarter or an eighth, at least twice ``size``.
+    - Grey is 0.299 R + 0.587 G + 0.114 B; grey images asked for in colour have three equal channels.
+
+    Args:
+        path: the file; its content decides about its format, its name does not.
+        size: side of the result, pixels.
+        channels: 1 (grey) or 3 (RGB).
+
+    Returns:
+        (size, size, channels).
+
+    Raises:
+        BadImageError: missing, empty, cut short, damaged, no image, or so large (more than 179 million pixels, Pillow's
+            limit) that it may be meant to fill the memory.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata, and of images of 90 to 179 million pixels
+            with Image.open(path, formats=FORMATS) as image:
+                image.draft(None, (2 * size, 2 * size))  # of JPEG alone: decodes 1/64 of the pixels of a photograph
+                png = image.format == "PNG"
+                upright = ImageOps.exif_transpose(image)
+            plain = _to_8_bits(upright, "L" if channels == 1 else "RGB", png=png)
+            side = min(plain.size)
+            left, top = (plain.width - side) // 2, (plain.height - side) // 2
+            square = plain.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
+    except FileNotFoundError:
+        raise BadImageError("no such file") from None
+    except Image.DecompressionBombError as error:
+        raise BadImageError(f"too large: {_first_line(error)}") from error
+    except UnidentifiedImageError as error:
+        empty = path.stat().st_size == 0
+        raise BadImageError("empty" if empty else "not a PNG, JPEG, WebP, TIFF or BMP image") from error
+    except (*_UNREADABLE, *_UNREADABLE_TOO) as error:
+        raise BadImageError(f"not a readable image ({_first_line(error)})") from error
+    return np.asarray(square, np.uint8).reshape(size, size, channels)
+
+
+def _to_8_bits(image: Image.Image, mode: str, *, png: bool) -> Image.Image:
+    """Convert to ``L`` or ``RGB``."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and png):  # older Pillows read a PNG's 16 bits into 32
+        values = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("32 bits per pixel have no known range; save it with 8 or 16")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, (_BACKGROUND,) * 3 + (255,))
+        image = Image.alpha_composite(ground, image)
+    return image.convert(mode)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
