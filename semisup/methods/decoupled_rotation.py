@@ -43,9 +43,9 @@ class DecoupledRotation(Method):
     looks upright, and w = 1 for upright ones.
 
     p is the answer of a linear classifier that has upright images as examples and turned ones as unlabeled
-    (nnPU, arXiv:1703.00593). The paper trains it beforehand, on another network, and keeps four numbers for every
-    image; how is not published in detail. Here it learns from the first step on, from r, into which its gradient does
-    not go, and w counts from a later part of the run on: one run instead of three. Other deviations: the halves are
+    (nnPU, arXiv:1703.00593). The reference code reads it, four numbers for every image, from a file made beforehand;
+    how is not in it. Here it learns from the first step on, from r, into which its gradient does
+    not go, and w counts from a later part of the run on: one run and no file. Other deviations: the halves are
     those of the backbone's features, in the paper of a layer on top of them; all images of a batch have the same random
     rows of the bank as negatives.
 
