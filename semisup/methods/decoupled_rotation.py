@@ -36,13 +36,16 @@ class DecoupledRotation(Method):
 
     The bank has the v of every image, an average over the epochs; NCE tells an image's own row from rows of random
     others (NPID, arXiv:1805.01978), with P(i | v) = exp(v . bank_i / temperature) / Z and Z estimated on the first
-    batch. Some images look the same however they are turned: w = 1 - p^gamma for turned images, p the probability that
-    one looks upright, and w = 1 for upright ones.
+    batch. A row is random until its image was shown once; until then, for the whole first epoch, the image adds 0 to
+    the mean, where the reference code learns from the random row.
+
+    Some images look the same however they are turned: w = 1 - p^gamma for turned images, p the probability that one
+    looks upright, and w = 1 for upright ones.
 
     p is the answer of a linear classifier that has upright images as examples and turned ones as unlabeled
-    (nnPU, arXiv:1703.00593). The paper trains it beforehand, on another network, and keeps four numbers for every
-    image; how is not published in detail. Here it learns from the first step on, from r, into which its gradient does
-    not go, and w counts from a later part of the run on: one run instead of three. Other deviations: the halves are
+    (nnPU, arXiv:1703.00593). The reference code reads it, four numbers for every image, from a file made beforehand;
+    how is not in it. Here it learns from the first step on, from r, into which its gradient does
+    not go, and w counts from a later part of the run on: one run and no file. Other deviations: the halves are
     those of the backbone's features, in the paper of a layer on top of them; all images of a batch have the same random
     rows of the bank as negatives.
 
@@ -50,7 +53,7 @@ class DecoupledRotation(Method):
 
     Args:
         model: the bare encoder, at least 2 features wide; the heads are beside it and are dropped afterwards.
-        num_images: number of training images; the bank takes 4 * `embedding` bytes for each.
+        num_images: number of training images; the bank takes 4 * (`embedding` + 1) bytes for each.
         invariance_weight: weight of the second term. Paper: 1.
         instance_weight: weight of the third term. Paper: 1.
         weighted_from: part of the run after which w counts, in [0, 1]; 1: never. Reference code: 210 of 245 epochs.
@@ -69,6 +72,7 @@ class DecoupledRotation(Method):
     needs_num_images = True
     views = Views(unlabeled={"crop": "crop_flip"})
     bank: Tensor
+    seen: Tensor
     log_mean: Tensor
 
     def __init__(
@@ -101,6 +105,7 @@ class DecoupledRotation(Method):
         self.temperature = temperature
         self.bank_momentum = bank_momentum
         self.register_buffer("bank", F.normalize(torch.randn(num_images, embedding), dim=1))
+        self.register_buffer("seen", torch.zeros(num_images))
         # log of the mean of exp(v . bank_i / temperature) over i, that is log Z - log num_images; infinite: not known.
         self.register_buffer("log_mean", torch.tensor(math.inf))
 
@@ -123,7 +128,9 @@ class DecoupledRotation(Method):
         invariance = (staying - mean.detach().unsqueeze(1)).square().mean()
         v = F.normalize(self.embed(mean).float(), dim=1)
         instance = self.instance_loss(v, rows)
-        self.bank[rows] = F.normalize(torch.lerp(v.detach(), self.bank[rows], self.bank_momentum), dim=1)
+        average = F.normalize(torch.lerp(v.detach(), self.bank[rows], self.bank_momentum), dim=1)
+        self.bank[rows] = torch.where(self.seen[rows, None] > 0, average, v.detach())
+        self.seen.index_fill_(0, rows, 1.0)
         yield Update(
             rotation + self.invariance_weight * invariance + self.instance_weight * instance + upright,
             log={
@@ -152,7 +159,7 @@ class DecoupledRotation(Method):
         everything = torch.cat([own.detach().unsqueeze(1), noise.detach()], dim=1)
         estimate = everything.flatten().logsumexp(0) - math.log(everything.numel())
         self.log_mean.copy_(torch.where(self.log_mean.isinf(), estimate, self.log_mean))
-        return nce(own - self.log_mean, noise - self.log_mean)
+        return nce(own - self.log_mean, noise - self.log_mean, self.seen[rows])
 
     def predictor(self) -> nn.Module:
         """The encoder without the heads."""

@@ -81,6 +81,11 @@ def _one_epoch_later(method: Method) -> None:
     method.get_buffer("seen").fill_(1)
 
 
+def _bank_filled(method: Method) -> None:
+    """Every image has been seen once: before that decoupled rotation has no row of its own to find."""
+    method.get_buffer("seen").fill_(1)
+
+
 def _all_labels_shown(method: Method) -> None:
     """Every labeled image has been seen once: before that SimMatch compares with none."""
     draw = torch.Generator().manual_seed(0)
@@ -117,6 +122,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             terms=_terms("rotation", "invariance", "instance", "upright"),
             numbers=_terms("weight"),
             random=True,
+            prepare=_bank_filled,
         )
     },
     # All seeds are there after two of three steps.

@@ -22,6 +22,7 @@ N, IMAGES, M, D = 4, 9, 6, 3
 R, S = 3, 2  # widths of the two halves
 U = ref.images(N, 2)
 ROWS = [7, 0, 3, 5]
+SEEN = [0, 1, 5, 7]  # in an earlier epoch
 EARLY, LATE = Progress(0, 10), Progress(9, 10)
 TERMS = ("rotation", "invariance", "instance", "upright")
 
@@ -29,7 +30,9 @@ TERMS = ("rotation", "invariance", "instance", "upright")
 def build(cls: type[DecoupledRotation] = DecoupledRotation, **options: Any) -> DecoupledRotation:
     torch.manual_seed(0)
     model = Encoder(ref.Layer(R + S, 4))
-    return cls(model, IMAGES, **{"embedding": D, "negatives": M, "prior": 0.3, **options})
+    method = cls(model, IMAGES, **{"embedding": D, "negatives": M, "prior": 0.3, **options})
+    method.seen[SEEN] = 1
+    return method
 
 
 def given() -> Batch:
@@ -119,7 +122,7 @@ def references(
             for score in others[n]:
                 q = math.exp(score) / z_constant
                 loss -= math.log((M / IMAGES) / (q + M / IMAGES))
-            losses.append(loss)
+            losses.append(loss if ROWS[n] in SEEN else 0.0)
         return ref.mean(losses)
 
     def upright(w: list[ref.Array]) -> float:
@@ -182,6 +185,7 @@ def test_features_that_do_not_turn_cost_nothing() -> None:
 def test_scores_alike() -> None:
     """methods.md 2.1: log(1 + m) + m log(1 + 1 / m)."""
     method = build()
+    method.seen.fill_(1)
     method.bank.copy_(F.normalize(torch.ones(D), dim=0).expand(IMAGES, D))
     with torch.no_grad():
         method.embed.weight.zero_()
@@ -208,8 +212,21 @@ def test_the_bank_is_used_before_it_learns() -> None:
         v = F.normalize(method.embed(features[:, R:].view(4, N, S).mean(0)), dim=1)
     step(method)
     expected = before.clone()
-    expected[ROWS] = F.normalize(0.25 * before[ROWS] + 0.75 * v, dim=1)
+    for row, embedding in zip(ROWS, v, strict=True):
+        mixed = 0.25 * before[row] + 0.75 * embedding
+        expected[row] = F.normalize(mixed, dim=0) if row in SEEN else embedding
     torch.testing.assert_close(method.bank, expected)
+    assert method.seen.nonzero().flatten().tolist() == sorted({*SEEN, *ROWS})
+
+
+def test_nothing_is_learned_from_a_random_row() -> None:
+    method = build()
+    method.seen.zero_()
+    update = step(method)
+    assert float(update.log["instance"].detach()) == 0.0
+    slopes = torch.autograd.grad(update.log["instance"], [method.embed.weight])
+    assert not slopes[0].any()
+    assert bool(step(method).log["instance"].detach() > 0), "the second time they are known"
 
 
 def test_each_half_learns_its_own() -> None:
