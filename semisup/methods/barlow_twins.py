@@ -57,7 +57,7 @@ class BarlowTwins(Method):
         """One update; both views carry gradients."""
         first, second = (self.project(self.encoder(batch.unlabeled[view])) for view in ("first", "second"))
         loss = self.scale * barlow_twins(first, second, self.redundancy_weight)
-        yield Update(loss, log={"correlation": loss})
+        yield Update(loss, log={"correlation": loss}, embeddings=(first, second))
 
     def predictor(self) -> nn.Module:
         """The encoder, without its projector."""

@@ -56,14 +56,15 @@ class BYOL(Method):
         first, second = batch.unlabeled["first"], batch.unlabeled["second"]
         with torch.no_grad():
             target_first, target_second = self.target(first), self.target(second)
-        loss = self.distance(first, target_second) + self.distance(second, target_first)
-        yield Update(loss, log={"prediction": loss})
+        z_first, z_second = self.online(first), self.online(second)
+        loss = self.distance(z_first, target_second) + self.distance(z_second, target_first)
+        yield Update(loss, log={"prediction": loss}, embeddings=(z_first, z_second))
         self.target.decay = self.tau(progress)
         self.target.update(self.online)
 
-    def distance(self, images: Tensor, target: Tensor) -> Tensor:
-        """Mean squared distance of unit vectors, in [0, 4]: the prediction for `images` and `target` (N, D)."""
-        return 2 + 2 * negative_cosine(self.predict(self.online(images)), target)
+    def distance(self, z: Tensor, target: Tensor) -> Tensor:
+        """Mean squared distance of unit vectors, in [0, 4]: what is predicted from `z` (N, D), and `target` (N, D)."""
+        return 2 + 2 * negative_cosine(self.predict(z), target)
 
     def tau(self, progress: Progress) -> float:
         """The target's momentum at this step: 1 - (1 - start) (1 + cos(pi step / total)) / 2."""

@@ -94,7 +94,11 @@ class CMC(Method):
         from_first, from_second = self.find(z[0], own[1], others[1]), self.find(z[1], own[0], others[0])
         # An image that the batch holds twice is averaged in once.
         self.banks[:, rows] = F.normalize(torch.lerp(z.detach(), own, self.momentum), dim=2)
-        yield Update(from_first + from_second, log={"from_first": from_first, "from_second": from_second})
+        yield Update(
+            from_first + from_second,
+            log={"from_first": from_first, "from_second": from_second},
+            embeddings=(z[0], z[1]),
+        )
 
     def find(self, z: Tensor, own: Tensor, others: Tensor) -> Tensor:
         """NCE of (N, D) embeddings: their rows (N, D) in the other view's bank against (m, D) other rows."""

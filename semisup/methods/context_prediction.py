@@ -28,6 +28,10 @@ class ContextPredictionTask(nn.Module):
 
     def forward(self, encoder: nn.Module, images: Tensor) -> Tensor:
         """Mean cross-entropy over the eight neighbours of the middle of all images (N, C, S, S)."""
+        return F.cross_entropy(*self.answer(encoder, images))
+
+    def answer(self, encoder: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (8N, 8) for the neighbours of the middle of all images, and their places (8N,)."""
         tiles = cut_tiles(images, 3, self.gap, self.jitter)
         count, cells = tiles.shape[:2]
         tiles = drop_channels(normalize_tiles(tiles.flatten(0, 1)))  # the other way round noise would grow to full size
@@ -36,7 +40,7 @@ class ContextPredictionTask(nn.Module):
         neighbours = torch.cat([features[:, :MIDDLE], features[:, MIDDLE + 1 :]], dim=1)
         places = torch.arange(cells - 1, device=images.device).repeat(count)
         pairs = torch.cat([middle, neighbours], dim=2).flatten(0, 1)
-        return F.cross_entropy(self.head(pairs).float(), places)
+        return self.head(pairs).float(), places
 
 
 class ContextPrediction(Method):
@@ -71,6 +75,10 @@ class ContextPrediction(Method):
         """One update."""
         loss: Tensor = self.task(self.encoder, batch.unlabeled["weak"])
         yield Update(loss, log={"context": loss})
+
+    def pretext_confusion(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Which place is taken for which."""
+        return self.task.answer(self.encoder, batch.unlabeled["weak"])
 
     def predictor(self) -> nn.Module:
         """The encoder without the head."""

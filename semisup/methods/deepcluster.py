@@ -104,7 +104,8 @@ class DeepCluster(Method):
             losses.append(pseudo_label_cross_entropy(logits, labels.repeat(2), weights.repeat(2)))
         self.memory[u.index] = embeddings
         loss = torch.stack(losses).mean()
-        yield Update(loss, log={"clusters": loss})
+        first, second = z.chunk(2)
+        yield Update(loss, log={"clusters": loss}, embeddings=(first, second))
 
     def is_due(self, step: int, images: int) -> bool:
         """Whether the memory is clustered at this step: the first one, and each that begins in a new interval."""

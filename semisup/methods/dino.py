@@ -94,7 +94,8 @@ class DINO(Method):
             teacher = self.teacher_head(self.teacher(torch.cat(images[:2])))
             sharpness = entropy((teacher - self.centre) / temperature)
         frozen = progress.fraction < self.freeze
-        student = self.head(features_of_crops(self.encoder.backbone, images), frozen=frozen)
+        features = features_of_crops(self.encoder.backbone, images)
+        student = self.head(features, frozen=frozen)
         loss = self_distillation(
             student.unflatten(0, (len(images), -1)),
             teacher.unflatten(0, (2, -1)),
@@ -103,7 +104,8 @@ class DINO(Method):
             temperature,
         )
         self.centre.lerp_(teacher.mean(0), 1 - self.centre_momentum)
-        yield Update(loss, log={"distillation": loss, "teacher_entropy": sharpness})
+        first, second, *_ = features.split(len(images[0]))
+        yield Update(loss, log={"distillation": loss, "teacher_entropy": sharpness}, embeddings=(first, second))
         for average, online in ((self.teacher, self.encoder), (self.teacher_head, self.head)):
             average.decay = cosine_to_one(progress, self.momentum)
             average.update(online)

@@ -45,6 +45,10 @@ class JigsawTask(nn.Module):
 
     def forward(self, encoder: nn.Module, images: Tensor) -> Tensor:
         """Mean cross-entropy over images (N, C, S, S), each in one random permutation."""
+        return F.cross_entropy(*self.answer(encoder, images))
+
+    def answer(self, encoder: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (N, permutations) for images, each in one random permutation, and which it was (N,)."""
         if images.shape[1] > 1:
             uncoloured = torch.rand(len(images), 1, 1, 1, device=images.device) < self.gray
             images = torch.where(uncoloured, images.mean(1, keepdim=True), images)
@@ -55,7 +59,7 @@ class JigsawTask(nn.Module):
         labels = torch.randint(len(self.permutations), (len(images),), device=images.device)
         sources = self.permutations[labels]  # slot t shows the tile from place sources[t]
         shuffled = features.gather(1, sources[:, :, None].expand_as(features))
-        return F.cross_entropy(self.head(shuffled.flatten(1)).float(), labels)
+        return self.head(shuffled.flatten(1)).float(), labels
 
 
 class Jigsaw(Method):
@@ -116,6 +120,10 @@ class Jigsaw(Method):
         """One update."""
         loss: Tensor = self.task(self.encoder, batch.unlabeled["weak"])
         yield Update(loss, log={"jigsaw": loss})
+
+    def pretext_confusion(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Which permutation is taken for which."""
+        return self.task.answer(self.encoder, batch.unlabeled["weak"])
 
     def predictor(self) -> nn.Module:
         """The encoder without the head."""

@@ -88,8 +88,9 @@ class MoCo(Method):
             order = torch.randperm(len(key), device=key.device)
             keys = self.encode(self.target.module, key[order])[order.argsort()]
             keys = F.normalize(keys.float(), dim=1)
-        loss = info_nce(self.encode(self.online, query), keys, self.temperature, self.queue)
-        yield Update(loss, log={"contrastive": loss})
+        queries = self.encode(self.online, query)
+        loss = info_nce(queries, keys, self.temperature, self.queue)
+        yield Update(loss, log={"contrastive": loss}, embeddings=(queries, keys))
         enqueue(self.queue, self.written, keys)
 
     def encode(self, network: nn.Module, images: Tensor) -> Tensor:

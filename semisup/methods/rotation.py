@@ -23,8 +23,12 @@ class RotationTask(nn.Module):
 
     def forward(self, encoder: nn.Module, images: Tensor) -> Tensor:
         """Mean cross-entropy over the four rotations of all images (N, C, S, S)."""
+        return F.cross_entropy(*self.answer(encoder, images))
+
+    def answer(self, encoder: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (4N, 4) for the four rotations of all images, and the quarter turns (4N,)."""
         rotated, quarters = four_rotations(images)
-        return F.cross_entropy(self.head(encoder(rotated)).float(), quarters)
+        return self.head(encoder(rotated)).float(), quarters
 
 
 class Rotation(Method):
@@ -53,6 +57,10 @@ class Rotation(Method):
         """One update."""
         loss: Tensor = self.task(self.encoder, batch.unlabeled["weak"])
         yield Update(loss, log={"rotation": loss})
+
+    def pretext_confusion(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Which turn is taken for which."""
+        return self.task.answer(self.encoder, batch.unlabeled["weak"])
 
     def predictor(self) -> nn.Module:
         """The encoder without the head."""

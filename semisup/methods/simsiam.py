@@ -60,7 +60,7 @@ class SimSiam(Method):
         forth = negative_cosine(self.predict(first), second.detach())
         back = negative_cosine(self.predict(second), first.detach())
         loss = (forth + back) / 2
-        yield Update(loss, log={"prediction": loss})
+        yield Update(loss, log={"prediction": loss}, embeddings=(first, second))
 
     def predictor(self) -> nn.Module:
         """The encoder, with its projection head beside it."""

@@ -106,7 +106,7 @@ class SwAV(Method):
             scores = z @ prototypes.T
         codes = self.codes(z[:2].detach(), scores[:2].detach(), progress)
         loss = cross_view_cross_entropy(scores / self.temperature, codes)
-        yield Update(loss, log={"swapped": loss})
+        yield Update(loss, log={"swapped": loss}, embeddings=(z[0], z[1]))
         with torch.no_grad():
             self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
 

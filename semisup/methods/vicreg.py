@@ -71,6 +71,7 @@ class VICReg(Method):
         yield Update(
             self.invariance_weight * invariance + self.variance_weight * variance + self.covariance_weight * covariance,
             log={"invariance": invariance, "variance": variance, "covariance": covariance},
+            embeddings=(first, second),
         )
 
     def predictor(self) -> nn.Module:

@@ -42,7 +42,10 @@ class StageProgress:
         rate = (step - done) / (now - since) if step > done else float("nan")
         shown = {name: v for name, v in values.items() if not name.startswith(("loss/", "collapse/")) and name != "lr"}
         shown |= {name: values[name] for name in ("collapse/std", "collapse/rank") if name in values}
-        terms = " ".join(f"{name.rpartition('/')[2]} {value:.3g}" for name, value in shown.items())
+        terms = " ".join(
+            f"{name.removeprefix('pseudo_labels/').removeprefix('collapse/')} {value:.3g}"
+            for name, value in shown.items()
+        )
         if math.isfinite(rate):
             terms += f" | {rate * self.stage.images_per_step:,.0f} images/s"
         if self.progress is not None and self.task is not None:

@@ -436,7 +436,7 @@ class GradientIntoTarget(BYOL):
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         self.target.requires_grad_(True)
         for _ in super().step(batch, progress):
-            loss = self.distance(batch.unlabeled["first"], self.target(batch.unlabeled["second"]))
+            loss = self.distance(self.online(batch.unlabeled["first"]), self.target(batch.unlabeled["second"]))
             yield Update(loss, log={"prediction": loss})
 
 

@@ -7,10 +7,13 @@ import math
 
 import methods_reference as ref
 import pytest
+import torch
+import torch.nn.functional as F
 from torch import nn
 
-from semisup.methods import METHODS, Method, Progress, Views
+from semisup.methods import METHODS, Batch, Labeled, Method, Progress, Unlabeled, Views
 from semisup.methods.base import BelowOne, Count, CountOrZero, Fraction, Range, frozen, option_hints, options_of
+from semisup.models import Encoder, build_backbone
 
 every_method = pytest.mark.parametrize("cls", METHODS.values(), ids=METHODS.keys())
 
@@ -98,3 +101,19 @@ def test_frozen() -> None:
     assert frozen(model) is model
     assert not any(module.training for module in model.modules())
     assert not any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(("name", "classes"), [("rotation", 4), ("jigsaw", 100), ("context_prediction", 8)])
+def test_pretext_confusion_gives_the_answers_of_the_loss(name: str, classes: int) -> None:
+    """Same seed, same puzzle: the cross-entropy of what the picture shows is the loss of the step."""
+    torch.manual_seed(0)
+    method = METHODS[name](Encoder(build_backbone("cnn", {"width": 4}, in_channels=1, image_size=24)))
+    batch = Batch(Labeled({}, torch.empty(0)), Unlabeled({"weak": torch.rand(6, 1, 24, 24)}, torch.arange(6)))
+    torch.manual_seed(1)
+    (update,) = method.step(batch, Progress(0, 1))
+    torch.manual_seed(1)
+    confusion = method.pretext_confusion(batch)
+    assert confusion is not None
+    logits, truth = confusion
+    assert logits.shape == (len(truth), classes)
+    torch.testing.assert_close(F.cross_entropy(logits, truth), update.loss)

@@ -198,7 +198,9 @@ class IntoTarget(BYOL):
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         first, second = batch.unlabeled["first"], batch.unlabeled["second"]
         self.target.requires_grad_(True)
-        loss = self.distance(first, self.target(second)) + self.distance(second, self.target(first))
+        loss = self.distance(self.online(first), self.target(second)) + self.distance(
+            self.online(second), self.target(first)
+        )
         yield Update(loss, log={"prediction": loss})
 
 
@@ -209,7 +211,7 @@ class OwnBranch(BYOL):
         first, second = batch.unlabeled["first"], batch.unlabeled["second"]
         with torch.no_grad():
             targets = self.online(first), self.online(second)
-        loss = self.distance(first, targets[1]) + self.distance(second, targets[0])
+        loss = self.distance(self.online(first), targets[1]) + self.distance(self.online(second), targets[0])
         yield Update(loss, log={"prediction": loss})
         self.target.decay = self.tau(progress)
         self.target.update(self.online)
@@ -221,7 +223,7 @@ class OneDirection(BYOL):
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         with torch.no_grad():
             target = self.target(batch.unlabeled["second"])
-        loss = 2 * self.distance(batch.unlabeled["first"], target)
+        loss = 2 * self.distance(self.online(batch.unlabeled["first"]), target)
         yield Update(loss, log={"prediction": loss})
 
 
@@ -232,7 +234,7 @@ class SameView(BYOL):
         first, second = batch.unlabeled["first"], batch.unlabeled["second"]
         with torch.no_grad():
             targets = self.target(first), self.target(second)
-        loss = self.distance(first, targets[0]) + self.distance(second, targets[1])
+        loss = self.distance(self.online(first), targets[0]) + self.distance(self.online(second), targets[1])
         yield Update(loss, log={"prediction": loss})
 
 
