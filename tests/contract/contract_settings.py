@@ -119,6 +119,11 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             terms=_terms("distillation"),
             numbers=_terms("teacher_entropy"),
         ),
+        "norm": Setting(
+            {"out_features": 7, "hidden": 12, "bottleneck": 10, "crops": 0, "freeze": 0.0, "batch_norm": True},
+            terms=_terms("distillation"),
+            numbers=_terms("teacher_entropy"),
+        ),
     },
     # Ramps of length 0: within three steps nothing else would have risen.
     "pseudo_label": {
