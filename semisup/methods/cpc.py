@@ -38,7 +38,7 @@ class CPC(Method):
         grid: patches along each side. Paper: 7, of 64 px each 32 in 256.
         nearest: first distance in rows that is predicted. Paper: 1; from 2 on no pixel of the target has been read.
         farthest: last distance, below `grid`. Paper: 5.
-        temperature: of the similarities, > 0.
+        temperature: of the similarities, > 0. Ours, see above.
         context: width of the GRU's state. Paper: 256 channels of its PixelCNN.
 
     Raises:

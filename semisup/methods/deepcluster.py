@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from semisup.losses import pseudo_label_cross_entropy, similarity
 from semisup.losses.precision import without_autocast
-from semisup.methods.base import Batch, Count, CountOrZero, Method, Positive, Progress, Update, Views
+from semisup.methods.base import Batch, Count, CountOrZero, Fraction, Method, Positive, Progress, Update, Views
 from semisup.methods.kmeans import spherical_kmeans
 from semisup.models import Encoder, ProjectionHead
 
@@ -19,7 +19,7 @@ __all__ = ["DeepCluster"]
 
 class DeepCluster(Method):
     """DeepCluster-v2 (Caron et al. 2020, arXiv:2006.09882, appendix; the idea: Caron et al. 2018, arXiv:1807.05520):
-    mean of CE(softmax(z C^T / temperature), k) over both views z of an image, weighed by 1 / size of its cluster k.
+    mean of CE(softmax(z C^T / temperature), k) over both views z of an image, weighed by the size of its cluster k.
 
     z are unit vectors. A memory has one embedding of each image, of the first view at the step that last showed it.
     Once an epoch spherical k-means of the memory gives centroids C, which get no gradient, and k is the centroid
@@ -27,8 +27,8 @@ class DeepCluster(Method):
     This is the form of DeepCluster for a method that only sees batches: the original computes features of all images
     anew, learns a classifier on top, and must reset it because clusters change their numbers; centroids need no reset.
 
-    The weights, whose mean over a batch is 1, stand for the original's sampling, uniform over clusters. DeepCluster-v2
-    has neither; without them an image of a large cluster counts as much as any other.
+    The weights, 1 / size of the cluster, whose mean over a batch is 1, stand for the original's sampling, uniform over
+    clusters. DeepCluster-v2 has neither (`balance`).
 
     Reference code: facebookresearch/swav, main_deepclusterv2.py. There the memory is filled by an epoch of forwards
     before the first update. Here an image that was never shown has the row that its own present embedding gives, and
@@ -42,6 +42,8 @@ class DeepCluster(Method):
         clusterings: how many, from other random beginnings. Reference code: 3.
         interval: epochs between clusterings, > 0. Reference code: 1.
         iterations: of k-means. Reference code: 10.
+        balance: the weight of an image is the size of its cluster to the power of minus this, in [0, 1]: 1 stands for
+            the original's sampling, 0 is DeepCluster-v2.
         temperature: of the similarities, > 0. Reference code: 0.1.
         hidden: width of the head's middle layer; 0 means the encoder's width. Reference code: 2,048, that of its
             ResNet-50.
@@ -68,6 +70,7 @@ class DeepCluster(Method):
         clusterings: Count = 3,
         interval: Positive = 1.0,
         iterations: Count = 10,
+        balance: Fraction = 1.0,
         temperature: Positive = 0.1,
         hidden: CountOrZero = 0,
         out_features: Count = 128,
@@ -78,6 +81,7 @@ class DeepCluster(Method):
             ProjectionHead(model.num_features, hidden or model.num_features, out_features, num_layers=2),
         )
         self.interval = interval
+        self.balance = balance
         self.iterations = iterations
         self.temperature = temperature
         self.register_buffer("memory", torch.zeros(num_images, out_features))
@@ -98,7 +102,7 @@ class DeepCluster(Method):
         losses = []
         for centroids, sizes in zip(self.centroids, self.sizes, strict=True):
             labels = similarity(self.memory[u.index], centroids, 1.0).argmax(1)
-            weights = 1 / sizes[labels].clamp(min=1)
+            weights = sizes[labels].clamp(min=1) ** -self.balance
             weights = weights / weights.mean()
             logits = similarity(z, centroids, self.temperature)
             losses.append(pseudo_label_cross_entropy(logits, labels.repeat(2), weights.repeat(2)))

@@ -25,7 +25,8 @@ class DINO(Method):
     The teacher is the student's moving average; it sees the large views alone, in train mode, with BatchNorm statistics
     of its own and no gradient. The centre c is the moving average of its answers, moved after each loss. A low
     temperature of the teacher sharpens, the centre keeps all images from falling into one cluster: either alone
-    collapses. Large views are `first` and `second`, small ones `local_1`, `local_2`, ...
+    collapses; the logged `teacher_entropy` is then log(out_features) or 0. Large views are `first` and `second`, small
+    ones `local_1`, `local_2`, ...
 
     Reference code: facebookresearch/dino, main_dino.py and vision_transformer.py. There weight decay rises along a
     cosine, ours is the optimizer's. Our average starts warm, see :class:`semisup.models.EMA`.
@@ -35,6 +36,8 @@ class DINO(Method):
         out_features: clusters. Reference code: 65,536 on ImageNet.
         hidden: width of the head's middle layers. Paper: 2,048.
         bottleneck: width of the unit vectors before the last layer. Paper: 256.
+        batch_norm: BatchNorm in the head. Reference code: off, for a transformer. The features of an untrained
+            convolutional network are much alike; without it, runs of few steps end in log(out_features).
         student_temperature: > 0. Paper: 0.1.
         teacher_temperature: > 0, from the end of its ramp on. Reference code: 0.04, and at most 0.07.
         first_teacher_temperature: > 0, at the start. Reference code: 0.04.
@@ -61,6 +64,7 @@ class DINO(Method):
         out_features: Count = 65536,
         hidden: Count = 2048,
         bottleneck: Count = 256,
+        batch_norm: bool = False,
         student_temperature: Positive = 0.1,
         teacher_temperature: Positive = 0.04,
         first_teacher_temperature: Positive = 0.04,
@@ -72,7 +76,7 @@ class DINO(Method):
     ) -> None:
         super().__init__()
         self.encoder = model
-        self.head = DINOHead(model.num_features, hidden, bottleneck, out_features)
+        self.head = DINOHead(model.num_features, hidden, bottleneck, out_features, batch_norm=batch_norm)
         self.teacher = EMA(self.encoder, momentum, own_buffers=True)
         self.teacher_head = EMA(self.head, momentum, own_buffers=True)
         self.register_buffer("centre", torch.zeros(out_features))
@@ -122,29 +126,35 @@ class DINO(Method):
 class DINOHead(nn.Module):
     """Three linear layers with GELU between them, ℓ2-normalisation, and a last layer whose rows have length 1.
 
-    DINOHead of facebookresearch/dino without BatchNorm, its default, and with `norm_last_layer`: weight normalisation
-    with the gain fixed at 1. Input ``(N, in_features)``, output ``(N, out_features)`` in [-1, 1].
+    DINOHead of facebookresearch/dino with its `norm_last_layer`: weight normalisation with the gain fixed at 1. Linear
+    layers start with a deviation of 1 / sqrt(inputs), which at the published width of 2,048 is the published 0.02; with
+    that in a narrow head biases would soon be all that is left of an image. Input ``(N, in_features)``, output
+    ``(N, out_features)`` in [-1, 1].
 
     Args:
         in_features: width of the backbone's features.
         hidden: width of the first two layers.
         bottleneck: width of the third.
         out_features: rows of the last layer.
+        batch_norm: before each GELU.
     """
 
-    def __init__(self, in_features: int, hidden: int, bottleneck: int, out_features: int) -> None:
+    def __init__(
+        self, in_features: int, hidden: int, bottleneck: int, out_features: int, *, batch_norm: bool = False
+    ) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(in_features, hidden),
-            nn.GELU(),
-            nn.Linear(hidden, hidden),
-            nn.GELU(),
-            nn.Linear(hidden, bottleneck),
-        )
+        self.mlp = nn.Sequential()
+        for inputs, outputs in ((in_features, hidden), (hidden, hidden)):
+            self.mlp.append(nn.Linear(inputs, outputs, bias=not batch_norm))
+            if batch_norm:
+                self.mlp.append(nn.BatchNorm1d(outputs))
+            self.mlp.append(nn.GELU())
+        self.mlp.append(nn.Linear(hidden, bottleneck))
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
+                nn.init.trunc_normal_(layer.weight, std=layer.in_features**-0.5)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         self.last = nn.Parameter(torch.randn(out_features, bottleneck))
 
     def forward(self, features: Tensor, *, frozen: bool = False) -> Tensor:

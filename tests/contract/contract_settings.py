@@ -192,6 +192,11 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             terms=_terms("distillation"),
             numbers=_terms("teacher_entropy"),
         ),
+        "norm": Setting(
+            {"out_features": 7, "hidden": 12, "bottleneck": 10, "crops": 0, "freeze": 0.0, "batch_norm": True},
+            terms=_terms("distillation"),
+            numbers=_terms("teacher_entropy"),
+        ),
     },
     "mae": {
         "plain": Setting(

@@ -176,14 +176,15 @@ def test_clustering_is_due_where_an_interval_begins(interval: float, steps: list
     assert [step for step in range(11) if method.is_due(step, 5)] == steps
 
 
-def test_right_after_clustering_each_cluster_counts_the_same() -> None:
-    """Of four images three lie together: the fourth has half of the weight."""
-    method = bare(clusters=2, clusterings=1)
+@pytest.mark.parametrize(("balance", "ratio"), [(1.0, 1.0), (0.5, math.sqrt(3)), (0.0, 3.0)])
+def test_balance(balance: float, ratio: float) -> None:
+    """Of four images three lie together: with 1 both clusters count the same, with 0 all images do."""
+    method = bare(clusters=2, clusterings=1, balance=balance)
     x = torch.tensor([[1.0, 0, 0, 0]] * 3 + [[0, 1.0, 0, 0]]).view(4, 1, 2, 2).requires_grad_()
     batch = Batch(ref.batch().labeled, Unlabeled({"first": x.detach(), "second": x}, torch.arange(4)))
     (slope,) = torch.autograd.grad(ref.first(method, batch).loss, x)
     lengths = slope.flatten(1).norm(dim=1)
-    ref.close(lengths[:3].sum(), float(lengths[3]))
+    ref.close(lengths[:3].sum(), ratio * float(lengths[3]))
 
 
 def test_centroids_are_no_parameters() -> None:

@@ -171,6 +171,16 @@ def test_head() -> None:
     ref.close(head(x), np.array(cosines), rtol=1e-4)
 
 
+def test_head_with_batch_norm() -> None:
+    kinds = [type(module).__name__ for module in DINOHead(3, 5, 2, 4, batch_norm=True).mlp]
+    assert kinds == ["Linear", "BatchNorm1d", "GELU"] * 2 + ["Linear"]
+    method = DINO(ref.linear_encoder(), out_features=CLUSTERS, hidden=8, bottleneck=2, crops=1, batch_norm=True).train()
+    ref.run(method, given(1))
+    for head in (method.head, method.teacher_head.module):
+        norms = [module for module in head.modules() if isinstance(module, nn.BatchNorm1d)]
+        assert [int(cast(Tensor, norm.num_batches_tracked)) for norm in norms] == [1, 1]
+
+
 def test_frozen_last_layer_gets_no_gradient_at_all() -> None:
     """Not one of 0, beside which weight decay and momentum would still move it."""
     torch.manual_seed(0)
