@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ __all__ = [
     "hidden_label_judge",
     "hidden_labels",
     "judge_test_answers",
+    "judge_validation_answers",
     "oracle",
     "oracle_metrics",
     "unlabeled_quality",
@@ -70,6 +71,11 @@ def judge_test_answers(context: StageContext, logits: Tensor) -> dict[str, Any]:
 
 def validation_metrics(context: StageContext, predictor: nn.Module) -> dict[str, Any]:
     """Accuracy and NLL on the validation labels of the budget, or on the data's own; nothing where there are none."""
+    return judge_validation_answers(context, lambda batches: predict_logits(predictor, batches).cpu())
+
+
+def judge_validation_answers(context: StageContext, answer: Callable[[Iterator[Tensor]], Tensor]) -> dict[str, float]:
+    """Accuracy and NLL of the logits (N, classes) that `answer` gives to the clean batches of the validation images."""
     data, held = context.data, context.budget.validation
     if data.x_val is not None and data.y_val is not None:
         batches, y = context.clean_batches(data.x_val), data.y_val
@@ -77,8 +83,7 @@ def validation_metrics(context: StageContext, predictor: nn.Module) -> dict[str,
         batches, y = context.clean_batches(data.x_train, held), data.y_train[held]
     else:
         return {}
-    logits = predict_logits(predictor, batches).cpu()
-    found = classification_metrics(logits, torch.from_numpy(y), data.num_classes)
+    found = classification_metrics(answer(batches), torch.from_numpy(y), data.num_classes)
     return {f"validation/{name}": found[name] for name in ("accuracy", "nll")}
 
 

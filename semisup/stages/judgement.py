@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semisup.evaluate import LinearProbe, classification_metrics, fit_probe, knn_predict, predict_logits
+from semisup.evaluate import LinearProbe, fit_probe, knn_predict, predict_logits
 from semisup.methods.base import frozen
 from semisup.models import count_parameters
 from semisup.models.weights import save_weights
 from semisup.stages.artifact import Artifact, finish
 from semisup.stages.context import StageContext
-from semisup.stages.evaluation import judge_test_answers
+from semisup.stages.evaluation import judge_test_answers, judge_validation_answers
 from semisup.stages.predictor import load_features
 
 __all__ = ["knn", "probe", "unchanged"]
@@ -94,7 +94,7 @@ def probe(context: StageContext) -> tuple[Artifact, None]:
     network = _frozen_network(context)
     layers = _Layers(network, layers=context.config.probe.layers)
     with unchanged(network):
-        features = layers.split(predict_logits(layers, context.clean_batches(data.x_train[budget.index])).cpu())
+        features = layers.split(predict_logits(layers, context.clean_batches(data.x_train, budget.index)).cpu())
         labels = torch.from_numpy(data.y_train[budget.index])
         cached = {"index": torch.from_numpy(budget.index), "labels": labels, **features}
         save_weights(context.folder / "features.safetensors", cached)
@@ -102,9 +102,12 @@ def probe(context: StageContext) -> tuple[Artifact, None]:
         seconds = time.perf_counter() - started
         last = list(probes)[-1]
         metrics = _of_probe("probe", probes[last])
-        if len(budget.validation):
-            held = layers.split(predict_logits(layers, context.clean_batches(data.x_train[budget.validation])).cpu())
-            metrics |= _validation(context, probes[last].logits(held[last], data.num_classes))
+        metrics |= judge_validation_answers(
+            context,
+            lambda batches: probes[last].logits(
+                layers.split(predict_logits(layers, batches).cpu())[last], data.num_classes
+            ),
+        )
         if len(data.x_test):
             test = layers.split(predict_logits(layers, context.clean_batches(data.x_test)).cpu())
             y_test = torch.from_numpy(data.y_test)
@@ -136,36 +139,29 @@ def knn(context: StageContext) -> tuple[Artifact, None]:
     k = min(MOST_NEIGHBOURS, max(1, len(index) // data.num_classes)) if config.k is None else min(config.k, len(index))
     metrics: dict[str, Any] = {"knn/bank": len(index), "knn/k": k}
     with unchanged(network):
-        bank = predict_logits(network, context.clean_batches(data.x_train[index]))
+        bank = predict_logits(network, context.clean_batches(data.x_train, index))
         labels = torch.from_numpy(data.y_train[index]).to(bank.device)
         seconds = time.perf_counter() - started
 
-        def answers(images: np.ndarray) -> Tensor:
-            queries = predict_logits(network, context.clean_batches(images))
+        def answers(batches: Iterator[Tensor]) -> Tensor:
+            queries = predict_logits(network, batches)
             votes = knn_predict(bank, labels, queries, num_classes=data.num_classes, k=k, temperature=config.tau)
             votes = votes.double()
             return (votes / votes.sum(1, keepdim=True)).clamp(min=1e-12).log().cpu()
 
         if every_label and len(data.x_test):
-            guesses = answers(data.x_test).argmax(1)
+            guesses = answers(context.clean_batches(data.x_test)).argmax(1)
             metrics["knn/accuracy"] = float((guesses == torch.from_numpy(data.y_test)).double().mean())
         elif not every_label:
-            if len(budget.validation):
-                metrics |= _validation(context, answers(data.x_train[budget.validation]))
+            metrics |= judge_validation_answers(context, answers)
             if len(data.x_test):
-                metrics |= judge_test_answers(context, answers(data.x_test))
+                metrics |= judge_test_answers(context, answers(context.clean_batches(data.x_test)))
     return _finish(context, network, [], started, seconds, len(index), metrics), None
 
 
 def _frozen_network(context: StageContext) -> nn.Module:
     assert context.config.of is not None
     return frozen(load_features(context.inputs[context.config.of].folder, context.device))
-
-
-def _validation(context: StageContext, logits: Tensor) -> dict[str, Any]:
-    y = torch.from_numpy(context.data.y_train[context.budget.validation])
-    found = classification_metrics(logits, y, context.data.num_classes)
-    return {f"validation/{name}": found[name] for name in ("accuracy", "nll")}
 
 
 def _finish(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from semisup.data import take
 from semisup.engine import Batches, seed_for
 from semisup.evaluate import confusion_figure, confusion_matrix, predict_logits
 from semisup.evaluate.pictures import (
@@ -42,7 +43,7 @@ def encoder_pictures(context: StageContext, method: Method, encoder: nn.Module, 
     chosen = np.random.default_rng(seed_for(context.recipe.seed, context.name, "pictures")).permutation(
         len(data.x_train)
     )
-    images, labels = data.x_train[chosen[:IMAGES]], data.y_train[chosen[:IMAGES]]
+    images, labels = take(data.x_train, chosen[:IMAGES]), data.y_train[chosen[:IMAGES]]
     features = predict_logits(encoder, context.clean_batches(images)).cpu()
     files = []
     if len(images) > NEIGHBOURS:
