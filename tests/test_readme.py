@@ -51,6 +51,11 @@ stages:
     for name in ("before", "after"):
         shutil.copytree(ROOT / "benchmarks" / "results" / "digits-budgets", folder / "runs" / name)
     (folder / "my-suite.yaml").write_text(blocks("yaml")[1], encoding="utf-8")
+    for name in ("bag", "boot"):
+        (folder / "my-images" / "labeled" / name).mkdir(parents=True)
+        shutil.copy(
+            ROOT / "benchmarks" / "results" / "quickstart_confusion.png", folder / f"my-images/labeled/{name}/a.png"
+        )
     (folder / "photos").mkdir()
     shutil.copy(ROOT / "benchmarks" / "results" / "quickstart_confusion.png", folder / "photos" / "a.png")
     return folder
@@ -71,7 +76,7 @@ def test_commands(words: list[str], workplace: Path) -> None:
 
 
 def test_every_command_of_the_readme_is_found() -> None:
-    assert {words[1] for words in commands()} == {"run", "bench", "methods", "recipes", "predict", "track"}
+    assert {words[1] for words in commands()} == {"run", "bench", "methods", "recipes", "predict", "track", "data"}
 
 
 def test_the_two_commands_exist() -> None:
