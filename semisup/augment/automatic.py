@@ -35,7 +35,8 @@ __all__ = ["AutoAugment", "RandAugmentNM", "TrivialAugment"]
 
 OPERATIONS = (IDENTITY, *PHOTOMETRIC, *GEOMETRIC)
 NOT_FOR_GRAY = ("color", "invert", "solarize")
-"""Left out for one channel: the first does nothing there, the others would turn the black background white."""
+"""Left out for one channel, where the background is often black: "color" does nothing there, "invert" turns the
+background white, "solarize" sinks bright objects into it."""
 
 
 @dataclass(frozen=True)

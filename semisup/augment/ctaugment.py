@@ -89,7 +89,7 @@ GEOMETRY: dict[str, Callable[[Tensor, tuple[int, int]], Tensor]] = {
 
 OPERATIONS = ("identity", *LIGHT, *GEOMETRY)
 """Rows of the rates."""
-# "invert" and "solarize" would turn the black background of one-channel sets white.
+# "invert" would turn the black background of one-channel sets white, "solarize" would sink bright objects into it.
 GRAY_POOL = tuple(name for name in OPERATIONS if name not in ("color", "invert", "solarize"))
 
 BINS_OF = torch.tensor([{"identity": 1, "posterize": 8}.get(name, BINS) for name in OPERATIONS])
@@ -162,7 +162,8 @@ class CTAugment(Policy):
         flip: see :class:`Policy`.
         shift: of the weak view, see :class:`semisup.augment.policies.Weak`.
         pool: names of the operations to draw from. Null: all 19 of the paper; for one channel the 16 without "color"
-            (does nothing there), "invert" and "solarize" (invert the background).
+            (does nothing there), "invert" (turns a black background white) and "solarize" (sinks bright objects
+            into it).
         threshold: least weight of a bin that is drawn, relative to the best of its operation, 0 to 1. Paper: 0.8.
         cutout: side of a square painted last, as a fraction of the shorter side; 0 for none.
     """

@@ -121,7 +121,7 @@ COLOUR_POOL = (
     *(IDENTITY, "autocontrast", "equalize", "rotate", "solarize", "color", "contrast", "brightness", "sharpness"),
     *("shear_x", "shear_y", "translate_x", "translate_y", "posterize"),
 )
-# One channel: "color" would do nothing, and "solarize" would turn the black background of such sets white.
+# One channel: "color" would do nothing, and "solarize" would sink bright objects into a black background.
 GRAY_POOL = tuple(name for name in COLOUR_POOL if name not in ("color", "solarize"))
 
 LEVELS = 10  # strengths go by whole levels 1..9 of ten
@@ -141,7 +141,8 @@ class RandAugment(Policy):
         flip: see :class:`Policy`.
         shift: of the weak view, see :class:`Weak`.
         pool: names of the operations to draw from. Null: the 14 of the paper; for one channel the 12 without "color"
-            (does nothing there) and "solarize" (inverts the background). "invert" may be asked for.
+            (does nothing there) and "solarize" (sinks bright objects into a black background). "invert" may be
+            asked for.
         probability: that a drawn operation is applied.
         ranges: "code" for the strengths of the authors' code (enhance by 0.28..1.72, posterize to 4..1 bits), "paper"
             for those of the paper's table (0.14..0.86, 4..7 bits).
