@@ -5,11 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["SemisupError", "nearest", "raise_all"]
+__all__ = ["SemisupError", "first_line", "nearest", "raise_all"]
 
 
 class SemisupError(ValueError):
     """A mistake the user can mend: the message names the key or file, the rule and the value."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return what another library's error says, without the lines after the first; its type if it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

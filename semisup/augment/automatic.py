@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from semisup.augment import ops
-from semisup.augment.operations import GEOMETRIC, IDENTITY, PHOTOMETRIC
+from semisup.augment.operations import GEOMETRIC, IDENTITY, PHOTOMETRIC, geometric_matrices
 from semisup.augment.options import fraction_or_colour, number, one_of, option, whole
 from semisup.augment.policy import (
     Drawn,
@@ -64,16 +64,10 @@ class Ranges:
 
     def matrices(self, name: str, shares: Tensor, height: int, width: int) -> Tensor:
         """(L, 2, 3) of an operation at (L,) shares in [-1, 1]; identity for those on light."""
-        still = 0 * shares
-        right, down = (min(self.side, self.most / length) * shares for length in (width, height))
-        builders: dict[str, Callable[[], Tensor]] = {
-            "rotate": lambda: ops.rotation(self.degrees * shares, (height, width)),
-            "shear_x": lambda: ops.shear_x(self.shear * shares, (height, width)),
-            "shear_y": lambda: ops.shear_y(self.shear * shares, (height, width)),
-            "translate_x": lambda: ops.translation(right, still),
-            "translate_y": lambda: ops.translation(still, down),
-        }
-        return builders.get(name, lambda: ops.translation(still, still))()
+        right, down = (min(self.side, self.most / length) for length in (width, height))
+        return geometric_matrices(
+            name, shares, (height, width), degrees=self.degrees, shear=self.shear, right=right, down=down
+        )
 
 
 @lru_cache(maxsize=8)

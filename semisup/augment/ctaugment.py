@@ -31,6 +31,7 @@ from semisup.augment.policy import (
     check_batch,
     draw_flips,
     draw_shifts,
+    fill_for,
     moved,
     pixels,
     usable,
@@ -58,7 +59,7 @@ def _enhance(operation: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor,
 def _cutout(images: Tensor, values: Tensor) -> Tensor:
     """Paint a square, from one pixel to half the shorter side."""
     sides = 1 + (values[:, 0] * 0.499 * min(images.shape[2:])).floor()
-    return ops.cutout(images, values[:, 1:], sides, _paint(images))
+    return ops.cutout(images, values[:, 1:], sides, fill_for(images, None))
 
 
 LIGHT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -184,7 +185,7 @@ class CTAugment(Policy):
         out = _apply(images, drawn, _draw_bins(weights[moved(drawn["ops"], images)], moved(drawn["races"], images)))
         side = pixels(self.cutout, min(images.shape[2:]))
         if side:
-            out = ops.cutout(out, moved(drawn["centres"], images), side, _paint(images))
+            out = ops.cutout(out, moved(drawn["centres"], images), side, fill_for(images, None))
         return out.contiguous(memory_format=torch.channels_last)
 
     def __call__(self, images: Tensor, generator: Generator, rates: Tensor | None = None) -> Tensor:
@@ -281,8 +282,3 @@ def _apply(images: Tensor, drawn: Drawn, bins: Tensor) -> Tensor:
         which > 0,
         0.0,
     )
-
-
-def _paint(images: Tensor) -> float:
-    """Grey; black for one channel, where that is the background."""
-    return 0.0 if images.shape[1] == 1 else 0.5

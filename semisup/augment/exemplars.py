@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semisup.augment import ops
+from semisup.augment.normalize import batch_range
 
 __all__ = ["draw_changes", "draw_places", "transform_patches"]
 
@@ -72,7 +73,7 @@ def transform_patches(images: Tensor, places: Tensor, width: int, changes: Tenso
         (N, C, width, width).
     """
     part = width / images.shape[-1]
-    low, high = images.amin((0, 2, 3), keepdim=True), images.amax((0, 2, 3), keepdim=True)
+    low, span = batch_range(images)
 
     extent = part * torch.exp2(-SCALE * changes[:, 2])  # a larger scale reads a smaller piece
     turn = torch.deg2rad(DEGREES * changes[:, 3])
@@ -83,7 +84,6 @@ def transform_patches(images: Tensor, places: Tensor, width: int, changes: Tenso
     grid = torch.stack([middle[:, 0] + cos * x + sin * y, middle[:, 1] - sin * x + cos * y], dim=3)
     patches = F.grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="border", align_corners=False)
 
-    span = (high - low).clamp(min=1e-6)
     unit = ((_contrast(patches, torch.exp2(CONTRAST * changes[:, 4:7])) - low) / span).clamp(0, 1)
     return _recolour(unit, changes[:, 7:]) * span + low
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Normalize", "to_float"]
+__all__ = ["Normalize", "batch_range", "to_float"]
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -60,3 +60,15 @@ class Normalize(nn.Module):
     def undo(self, images: Tensor) -> Tensor:
         """Return what (N, C, H, W) normalised images were before."""
         return images * self.std.view(-1, 1, 1) + self.mean.view(-1, 1, 1)
+
+
+def batch_range(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the darkest value of each channel in the batch and how far it is to the brightest, both (1, C, 1, 1).
+
+    Stands in for black and white where it is not known what the images were normalised by.
+
+    Args:
+        images: (N, C, H, W), of any range.
+    """
+    low, high = images.amin((0, 2, 3), keepdim=True), images.amax((0, 2, 3), keepdim=True)
+    return low, (high - low).clamp(min=1e-6)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from semisup.augment import ops
 
-__all__ = ["GEOMETRIC", "IDENTITY", "PHOTOMETRIC"]
+__all__ = ["GEOMETRIC", "IDENTITY", "PHOTOMETRIC", "geometric_matrices"]
 
 PHOTOMETRIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "autocontrast": lambda images, _: ops.autocontrast(images),
@@ -25,3 +26,28 @@ PHOTOMETRIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 IDENTITY = "identity"
+
+
+def geometric_matrices(
+    name: str, shares: Tensor, size: tuple[int, int], *, degrees: float, shear: float, right: float, down: float
+) -> Tensor:
+    """(L, 2, 3) matrices of an operation for :func:`semisup.augment.ops.affine`; identity for those on light.
+
+    Args:
+        name: of the operation.
+        shares: (L,) strengths in [-1, 1], of the full ones below.
+        size: (H, W).
+        degrees: of a turn.
+        shear: pixels per pixel.
+        right: translation, as a fraction of the width.
+        down: likewise of the height.
+    """
+    still = torch.zeros_like(shares)
+    builders: dict[str, Callable[[], Tensor]] = {
+        "rotate": lambda: ops.rotation(degrees * shares, size),
+        "shear_x": lambda: ops.shear_x(shear * shares, size),
+        "shear_y": lambda: ops.shear_y(shear * shares, size),
+        "translate_x": lambda: ops.translation(right * shares, still),
+        "translate_y": lambda: ops.translation(still, down * shares),
+    }
+    return builders.get(name, lambda: ops.translation(still, still))()

@@ -9,7 +9,7 @@ Milliseconds a batch, best of 60, on 2 cores (AMD EPYC), weak / randaugment / si
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import torch
@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from semisup.augment import ops
 from semisup.augment.automatic import AutoAugment, RandAugmentNM, TrivialAugment
 from semisup.augment.ctaugment import CTAugment, CTAugmentCutout, CTAugmentProbe
-from semisup.augment.operations import GEOMETRIC, IDENTITY, PHOTOMETRIC
+from semisup.augment.operations import GEOMETRIC, IDENTITY, PHOTOMETRIC, geometric_matrices
 from semisup.augment.options import fraction_or_colour, names, number, one_of, option, pair, problems
 from semisup.augment.policy import (
     Drawn,
@@ -417,13 +417,7 @@ def _strengths(pool: tuple[str, ...], ranges: str) -> Tensor:
 @lru_cache(maxsize=32)
 def _geometry(pool: tuple[str, ...], height: int, width: int) -> Tensor:
     """(P, 20, 2, 3) matrix of each operation at levels -10..9: identity for those that are not geometric."""
-    share = torch.arange(-LEVELS, LEVELS) / LEVELS
-    still = torch.zeros_like(share)
-    builders: dict[str, Callable[[], Tensor]] = {
-        "rotate": lambda: ops.rotation(30 * share, (height, width)),
-        "shear_x": lambda: ops.shear_x(0.3 * share, (height, width)),
-        "shear_y": lambda: ops.shear_y(0.3 * share, (height, width)),
-        "translate_x": lambda: ops.translation(0.3 * share, still),
-        "translate_y": lambda: ops.translation(still, 0.3 * share),
-    }
-    return torch.stack([builders.get(name, lambda: ops.translation(still, still))() for name in pool])
+    shares, size = torch.arange(-LEVELS, LEVELS) / LEVELS, (height, width)
+    return torch.stack(
+        [geometric_matrices(name, shares, size, degrees=30, shear=0.3, right=0.3, down=0.3) for name in pool]
+    )

@@ -19,6 +19,7 @@ __all__ = [
     "drop_channels",
     "four_rotations",
     "halve",
+    "lose_colour",
     "maximin_permutations",
     "normalize_tiles",
     "quarters",
@@ -141,6 +142,19 @@ def drop_channels(images: Tensor) -> Tensor:
     centred = images - images.mean((2, 3), keepdim=True)
     deviation = (kept * centred.square().mean((2, 3), keepdim=True)).sum(1, keepdim=True).sqrt()
     return kept * images + (1 - kept) * deviation / 100 * torch.randn_like(images)
+
+
+def lose_colour(images: Tensor, part: float) -> Tensor:
+    """Make a random part of the images grey, the mean of their channels. Images of one channel stay as they are.
+
+    Args:
+        images: (N, C, H, W).
+        part: of the images, on average, in [0, 1].
+    """
+    if images.shape[1] == 1:
+        return images
+    uncoloured = torch.rand(len(images), 1, 1, 1, device=images.device) < part
+    return torch.where(uncoloured, images.mean(1, keepdim=True), images)
 
 
 def quarters(images: Tensor) -> Tensor:

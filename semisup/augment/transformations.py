@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semisup.augment import ops
+from semisup.augment.normalize import batch_range
 
 __all__ = [
     "affine_matrices",
@@ -188,8 +189,7 @@ def recolor(images: Tensor, factors: Tensor) -> Tensor:
         images: (N, C, H, W), of any range.
         factors: (N, 4) >= 0.
     """
-    low, high = images.amin((0, 2, 3), keepdim=True), images.amax((0, 2, 3), keepdim=True)
-    span = (high - low).clamp(min=1e-6)
+    low, span = batch_range(images)
     out = (images - low) / span
     for operation, factor in zip((ops.saturation, ops.contrast, ops.brightness, ops.sharpness), factors.T, strict=True):
         out = operation(out, factor)

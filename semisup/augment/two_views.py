@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semisup.augment.lab import rgb_to_lab
+from semisup.augment.normalize import batch_range
 
 __all__ = ["intensity_and_edges", "lightness_and_colour"]
 
@@ -27,8 +28,7 @@ def lightness_and_colour(images: Tensor) -> tuple[Tensor, Tensor]:
         The lightness as a grey image, normalised as the input was, and a, b over their ranges in [-1, 1], with a third
         channel of 0: both (N, 3, H, W), for networks that take colour images.
     """
-    low, high = images.amin((0, 2, 3), keepdim=True), images.amax((0, 2, 3), keepdim=True)
-    span = (high - low).clamp(min=1e-6)
+    low, span = batch_range(images)
     lab = rgb_to_lab((images - low) / span)
     lightness = lab[:, :1] / 100 * span + low
     lowest, highest = (lab.new_tensor(ends).view(2, 1, 1) for ends in (LOWEST, HIGHEST))

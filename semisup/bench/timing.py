@@ -7,10 +7,10 @@ import dataclasses
 import torch
 
 from semisup.augment import Normalize
-from semisup.engine import Batches, TrainingImages, fit
+from semisup.engine import fit
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.stages.networks import build_method
-from semisup.stages.train import stage_policies, stored_images
+from semisup.stages.train import stage_batches, training_images
 
 __all__ = ["step_seconds"]
 
@@ -43,18 +43,15 @@ def step_seconds(plan: Plan, stage: StagePlan) -> float:
         pretrained=False,
     )
     method = method.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    uniform = torch.full((len(data.x_train), data.num_classes), 1 / data.num_classes)
-    batches = Batches(
-        TrainingImages(
-            images=stored_images(data),
-            labeled_index=torch.from_numpy(plan.budget.index),
-            labels=torch.from_numpy(data.y_train[plan.budget.index]),
-            targets=uniform if config.pseudo_labels is not None else None,
-        ),
-        labeled=stage_policies(config.augment, method.views, "labeled", flip=data.flip, rates=method.cta_rates()),
-        unlabeled=stage_policies(config.augment, method.views, "unlabeled", flip=data.flip, rates=method.cta_rates()),
-        labeled_size=config.batch.labeled,
-        unlabeled_size=config.batch.unlabeled,
+    images = training_images(data, plan.budget, None)
+    if config.pseudo_labels is not None:
+        uniform = torch.full((len(data.x_train), data.num_classes), 1 / data.num_classes)
+        images = dataclasses.replace(images, targets=uniform)
+    batches = stage_batches(
+        config,
+        method,
+        images,
+        flip=data.flip,
         normalize=Normalize(*plan.statistics),
         device=plan.device,
         key=("timing",),

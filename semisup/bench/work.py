@@ -26,7 +26,7 @@ from semisup.bench.jobs import Job, baseline_fingerprint
 from semisup.bench.timing import step_seconds
 from semisup.config import Recipe
 from semisup.config.schema import DataConfig
-from semisup.data import ImageData, load_data
+from semisup.data import ImageData, load_data, take
 from semisup.errors import SemisupError
 from semisup.evaluate import classification_metrics, predict_logits
 from semisup.files import write_atomically
@@ -206,10 +206,9 @@ def _run_baseline(job: Job, plan: Plan, home: Path, finished: Mapping[str, Artif
     labeled = vectors(data.x_train[budget.index])
 
     asked = {"test": (data.x_test, data.y_test)} if len(data.x_test) else {}
-    if data.x_val is not None and data.y_val is not None:
-        asked["validation"] = (data.x_val, data.y_val)
-    elif len(budget.validation):
-        asked["validation"] = (data.x_train[budget.validation], data.y_train[budget.validation])
+    images, rows, y = data.validation(budget.validation)
+    if len(rows):
+        asked["validation"] = (take(images, rows), y)
     answers = fit_baseline(
         job.baseline,
         labeled,

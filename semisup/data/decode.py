@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from semisup.errors import first_line
+
 __all__ = ["FORMATS", "SUFFIXES", "BadImageError", "decode"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
@@ -67,12 +69,12 @@ def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
     except FileNotFoundError:
         raise BadImageError("no such file") from None
     except Image.DecompressionBombError as error:
-        raise BadImageError(f"too large: {_first_line(error)}") from error
+        raise BadImageError(f"too large: {first_line(error)[:200]}") from error
     except UnidentifiedImageError as error:
         empty = path.stat().st_size == 0
         raise BadImageError("empty" if empty else "not a PNG, JPEG, WebP, TIFF or BMP image") from error
     except (*_UNREADABLE, *_UNREADABLE_TOO) as error:
-        raise BadImageError(f"not a readable image ({_first_line(error)})") from error
+        raise BadImageError(f"not a readable image ({first_line(error)[:200]})") from error
     return np.asarray(square, np.uint8).reshape(size, size, channels)
 
 
@@ -88,7 +90,3 @@ def _to_8_bits(image: Image.Image, mode: str, *, png: bool) -> Image.Image:
         ground = Image.new("RGBA", image.size, (_BACKGROUND,) * 3 + (255,))
         image = Image.alpha_composite(ground, image)
     return image.convert(mode)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

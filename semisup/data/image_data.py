@@ -75,6 +75,17 @@ class ImageData:
         """1 (grey) or 3 (colour)."""
         return int(self.x_train.shape[3])
 
+    def validation(self, held: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+        """Return what validates: images, the rows of them, and the classes of these; no rows where nothing does.
+
+        Args:
+            held: rows of the training images that the label budget holds out; the data's own validation images, if
+                there are any, take their place.
+        """
+        if self.x_val is not None and self.y_val is not None:
+            return self.x_val, np.arange(len(self.x_val)), self.y_val
+        return self.x_train, held, self.y_train[held]
+
     @property
     def resident_bytes(self) -> int:
         """Bytes of memory that the images take."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from semisup.losses import negative_cosine
 from semisup.methods.base import Batch, Count, Fraction, Method, Progress, Update, Views
+from semisup.methods.ramps import cosine_to_one
 from semisup.models import EMA, Encoder, build_neck
 
 __all__ = ["BYOL"]
@@ -68,7 +68,7 @@ class BYOL(Method):
 
     def tau(self, progress: Progress) -> float:
         """The target's momentum at this step: 1 - (1 - start) (1 + cos(pi step / total)) / 2."""
-        return 1 - (1 - self.momentum) * (1 + math.cos(math.pi * progress.fraction)) / 2
+        return cosine_to_one(progress, self.momentum)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Encoder, projector and predictor; the target follows."""

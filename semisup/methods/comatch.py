@@ -23,6 +23,7 @@ from semisup.methods.base import (
     Update,
     Views,
 )
+from semisup.methods.memory import oldest
 from semisup.models import Classifier
 
 __all__ = ["CoMatch"]
@@ -137,7 +138,7 @@ class CoMatch(Method):
 
     def remember(self, z: Tensor, probs: Tensor) -> None:
         """Overwrite the oldest rows of the memory with embeddings `z` (N, D) and answers `probs` (N, C)."""
-        rows = (self.written + torch.arange(len(z), device=z.device)) % self.memory
+        rows = oldest(self.memory, self.written, len(z))
         self.memory_embeddings.index_copy_(0, rows, z)
         self.memory_probs.index_copy_(0, rows, probs)
         self.written += len(z)

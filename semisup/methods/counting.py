@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semisup.augment import halve, quarters
+from semisup.augment import halve, lose_colour, quarters
 from semisup.errors import SemisupError
 from semisup.losses import counting
 from semisup.methods.base import Batch, Count, Fraction, Method, NonNegative, Progress, Update, Views
@@ -34,12 +34,10 @@ class CountingTask(nn.Module):
         Raises:
             SemisupError: there is no other image.
         """
-        count, channels = images.shape[:2]
+        count = len(images)
         if count < 2:
             raise SemisupError("method counting: a batch needs two images or more; raise batch.unlabeled")
-        if channels > 1:
-            uncoloured = torch.rand(count, 1, 1, 1, device=images.device) < self.gray
-            images = torch.where(uncoloured, images.mean(1, keepdim=True), images)
+        images = lose_colour(images, self.gray)
         side = max(images.shape[-1] // 2 * 2, SMALLEST_SIDE)
         if side > images.shape[-1]:
             images = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)

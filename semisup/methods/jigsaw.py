@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semisup.augment import cut_tiles, maximin_permutations, normalize_tiles
+from semisup.augment import cut_tiles, lose_colour, maximin_permutations, normalize_tiles
 from semisup.methods.base import Batch, Count, CountOrZero, Fraction, Method, Progress, Quarter, Range, Update, Views
 from semisup.models import Encoder, build_neck
 
@@ -49,9 +49,7 @@ class JigsawTask(nn.Module):
 
     def answer(self, encoder: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (N, permutations) for images, each in one random permutation, and which it was (N,)."""
-        if images.shape[1] > 1:
-            uncoloured = torch.rand(len(images), 1, 1, 1, device=images.device) < self.gray
-            images = torch.where(uncoloured, images.mean(1, keepdim=True), images)
+        images = lose_colour(images, self.gray)
         tiles = normalize_tiles(cut_tiles(images, self.grid, self.gap, self.jitter))
         # The encoder sees every tile by itself, so that shuffling what it says of them is shuffling the tiles.
         features = encoder(tiles.flatten(0, 1).contiguous(memory_format=torch.channels_last))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["enqueue"]
+__all__ = ["enqueue", "oldest"]
 
 
 def enqueue(queue: Tensor, written: Tensor, rows: Tensor) -> None:
@@ -16,6 +16,10 @@ def enqueue(queue: Tensor, written: Tensor, rows: Tensor) -> None:
         written: 0-d int64, how many rows were ever put in; raised in place.
         rows: (N, D) new ones, N <= K: more would write some places twice, in an order that nobody guarantees.
     """
-    places = (written + torch.arange(len(rows), device=rows.device)) % len(queue)
-    queue.index_copy_(0, places, rows)
+    queue.index_copy_(0, oldest(len(queue), written, len(rows)), rows)
     written += len(rows)
+
+
+def oldest(length: int, written: Tensor, count: int) -> Tensor:
+    """(count,) places of a first-in-first-out memory of `length` rows that are to be overwritten next."""
+    return (written + torch.arange(count, device=written.device)) % length

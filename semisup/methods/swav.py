@@ -13,6 +13,7 @@ from semisup.losses import cross_view_cross_entropy, sinkhorn
 from semisup.losses.precision import without_autocast
 from semisup.methods.base import Batch, Count, CountOrZero, Fraction, Method, Positive, Progress, Update, Views
 from semisup.methods.crops import crop_views, features_of_crops
+from semisup.methods.memory import enqueue
 from semisup.models import Encoder, ProjectionHead
 
 __all__ = ["SwAV"]
@@ -121,9 +122,7 @@ class SwAV(Method):
                 everything = torch.cat([self.queues @ self.prototypes.detach().T, scores], dim=1)
             queued = torch.stack([sinkhorn(view, self.epsilon, self.iterations) for view in everything])
             codes = torch.where(self.written >= self.queue, queued[:, self.queue :], alone)
-        rows = (self.written + torch.arange(z.shape[1], device=z.device)) % self.queue
-        self.queues.index_copy_(1, rows, z)
-        self.written += z.shape[1]
+        enqueue(self.queues.transpose(0, 1), self.written, z.transpose(0, 1))
         return codes
 
     def predictor(self) -> nn.Module:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from semisup.errors import raise_all
 from semisup.models.checks import check_whole
 
-__all__ = ["SmallCNN", "check_cnn"]
+__all__ = ["SmallCNN", "check_cnn", "conv_bn_relu"]
 
 # A map wider than this is shrunk by 4 instead of 2, so that 224 px images stay affordable: 0.12 GMAC at width 32.
 WIDE_MAP = 48
@@ -36,9 +36,9 @@ class SmallCNN(nn.Module):
     def __init__(self, width: int = 32, *, in_channels: int = 3) -> None:
         super().__init__()
         raise_all(check_cnn(width=width) + check_whole("in_channels", in_channels, 1), "model cnn")
-        self.layer1 = _layer(in_channels, width)
-        self.layer2 = _layer(width, 2 * width)
-        self.layer3 = _layer(2 * width, 4 * width)
+        self.layer1 = conv_bn_relu(in_channels, width)
+        self.layer2 = conv_bn_relu(width, 2 * width)
+        self.layer3 = conv_bn_relu(2 * width, 4 * width)
         self.num_features = 4 * width
         self.in_channels = in_channels
 
@@ -53,7 +53,8 @@ class SmallCNN(nn.Module):
         return [first, second, self.layer3(_shrink(second))]
 
 
-def _layer(in_channels: int, out_channels: int) -> nn.Sequential:
+def conv_bn_relu(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Return a 3x3 convolution that keeps the size, BN and ReLU, with He's initial weights."""
     conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))

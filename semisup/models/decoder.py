@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from semisup.errors import SemisupError
 from semisup.models.classifier import feature_width
+from semisup.models.cnn import conv_bn_relu
 
 __all__ = ["MapDecoder", "last_map"]
 
@@ -35,8 +36,8 @@ class MapDecoder(nn.Module):
                 f"model: method '{method}' decodes the maps of a backbone, and {type(backbone).__name__} gives only "
                 "their mean; take cnn, wrn, a resnet without 'torchvision/', or vit"
             )
-        self.narrow = _layer(feature_width(backbone), width)
-        self.refine = _layer(width, width)
+        self.narrow = conv_bn_relu(feature_width(backbone), width)
+        self.refine = conv_bn_relu(width, width)
         self.out = nn.Conv2d(width, out_channels, 3, padding=1)
 
     def forward(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -50,9 +51,3 @@ def last_map(backbone: nn.Module, images: Tensor) -> Tensor:
     """Return the map ``(N, num_features, h, w)`` whose mean the features are, of a backbone that has one."""
     maps: list[Tensor] = cast(Any, backbone).maps(images)
     return maps[-1]
-
-
-def _layer(c_in: int, c_out: int) -> nn.Sequential:
-    conv = nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))

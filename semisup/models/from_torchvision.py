@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from semisup.errors import SemisupError, nearest, raise_all
+from semisup.errors import SemisupError, first_line, nearest, raise_all
 
 __all__ = ["TorchvisionBackbone", "check_torchvision", "classifier_names"]
 
@@ -145,7 +145,7 @@ def _try_size(network: nn.Module, in_channels: int, image_size: int, num_feature
             warnings.simplefilter("ignore")
             features = torch.func.functional_call(network, shapes, (images,))
     except (RuntimeError, ValueError, AssertionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise SemisupError(f"{subject}: cannot process images of {image_size} px ({reason})") from error
     finally:
         network.train(training)

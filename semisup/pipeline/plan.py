@@ -25,7 +25,7 @@ from semisup.data import ImageData, LabelBudget, draw_budget, load_data
 from semisup.data.store import Watch, unwatched
 from semisup.engine import resolve_device, resolve_precision
 from semisup.engine.optim import check_group_lr
-from semisup.errors import SemisupError, nearest, raise_all
+from semisup.errors import SemisupError, first_line, nearest, raise_all
 from semisup.evaluate.knn import SIMILARITIES
 from semisup.methods import METHODS, Batch, Labeled, Method, Progress, Unlabeled, Views
 from semisup.methods.base import options_of
@@ -194,7 +194,7 @@ def _plan_judgement(plan: Plan, name: str, stage: StageConfig, judged: StagePlan
         raise SemisupError(f"probe.layers: the network of '{judged.name}', {judged.network.spec.name}, names no layers")
     every_label = stage.kind == "knn" and stage.knn.bank == "all"
     fingerprint = _fingerprint(plan, name, stage, None, 0, not every_label, [judged.fingerprint])
-    memory = plan.data.x_train.nbytes + plan.data.x_test.nbytes
+    memory = plan.data.resident_bytes
     if stage.kind == "knn":
         bank = len(plan.data.x_train) if every_label else len(plan.budget.index)
         memory += 4 * features.num_features * (bank + len(plan.data.x_test)) + 4 * SIMILARITIES
@@ -230,7 +230,7 @@ def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, St
             )
         except (RuntimeError, AssertionError) as error:  # torch's words for shapes that do not fit
             raise SemisupError(
-                f"model: '{spec.name}' cannot be built for {data.size}x{data.size} images: {_first_line(error)}"
+                f"model: '{spec.name}' cannot be built for {data.size}x{data.size} images: {first_line(error)}"
             ) from error
     check_group_lr(method, stage.optimizer)
     loaded = None
@@ -278,10 +278,6 @@ def _steps(stage: StageConfig, images: int, labels: int, *, reads_unlabeled: boo
     return max(1, math.ceil((stage.epochs or 0) * epoch))
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def _require_rates(method: Method, stage: StageConfig) -> None:
     """Refuse CTAugment where no rates are learned, and another policy where they are learned from."""
     name = stage.method["name"]
@@ -323,7 +319,7 @@ def _step_memory(method: Method, stage: StageConfig, data: ImageData, precision:
         except (RuntimeError, ValueError, AssertionError) as error:  # torch's words for shapes that do not fit
             raise SemisupError(
                 f"batch: method '{stage.method['name']}' cannot make a step of {stage.batch.labeled} labeled and "
-                f"{stage.batch.unlabeled} unlabeled images of {data.size}x{data.size}: {_first_line(error)}"
+                f"{stage.batch.unlabeled} unlabeled images of {data.size}x{data.size}: {first_line(error)}"
             ) from error
     if stage.stop_on_collapse and not embeds:
         raise SemisupError(

@@ -78,7 +78,7 @@ def run(
             "hash": plan.data.hash,
             "n_train": len(plan.data.x_train),
             "n_labeled": len(plan.budget.index),
-            "n_validation": len(plan.budget.validation if plan.data.x_val is None else plan.data.x_val),
+            "n_validation": len(plan.data.validation(plan.budget.validation)[1]),
             "n_test": len(plan.data.x_test),
             "split_hash": plan.budget.hash,
         },

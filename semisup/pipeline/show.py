@@ -109,8 +109,7 @@ def _headline(plan: Plan) -> str:
 def _table(plan: Plan) -> list[str]:
     data, budget = plan.data, plan.budget
     there = np.bincount(data.y_train[data.y_train >= 0], minlength=data.num_classes)
-    own = data.y_val if data.y_val is not None else data.y_train[budget.validation]
-    held = np.bincount(own, minlength=data.num_classes)
+    held = np.bincount(data.validation(budget.validation)[2], minlength=data.num_classes)
     width = max(len(name) for name in (*data.classes, "all"))
     lines = [_headline(plan), f"{'class':<{width}} {'labels used':>11} {'validation':>10} {'labels there':>12}"]
     columns = [budget.per_class, held.tolist(), there.tolist()]

@@ -15,7 +15,7 @@ from typing import Any
 from semisup.errors import SemisupError
 from semisup.files import write_atomically
 
-__all__ = ["RECORD", "Artifact", "finish", "read_artifact", "write_json"]
+__all__ = ["RECORD", "Artifact", "finish", "finish_untrained", "read_artifact", "write_json"]
 
 RECORD = "stage.json"
 """Written last: a folder that has it holds a finished stage."""
@@ -92,6 +92,46 @@ def finish(folder: Path, files: list[str], record: Mapping[str, Any]) -> Artifac
     written = {**record, "files": {name: _sha256(folder / name) for name in files}}
     write_json(folder / RECORD, written)
     return Artifact(folder, json.loads((folder / RECORD).read_text(encoding="utf-8")))
+
+
+def finish_untrained(
+    folder: Path,
+    files: list[str],
+    metrics: Mapping[str, Any],
+    *,
+    name: str,
+    kind: str,
+    seconds: float,
+    images: int,
+    evaluation_seconds: float = 0.0,
+    parameters: int = 0,
+) -> Artifact:
+    """:func:`finish` a stage that made no optimizer step.
+
+    Args:
+        folder: of the stage; its name is the fingerprint.
+        files: names of those that it leaves.
+        metrics: name -> number or list.
+        name: of the stage.
+        kind: of the stage.
+        seconds: that its work took.
+        images: how many a network has seen for that work.
+        evaluation_seconds: what judging took beside it.
+        parameters: of the network that it judges.
+    """
+    record = {
+        "name": name,
+        "method": kind,
+        "fingerprint": folder.name,
+        "steps": 0,
+        "seconds": seconds,
+        "evaluation_seconds": evaluation_seconds,
+        "images_per_second": images / seconds,
+        "parameters": parameters,
+        "loaded": None,
+        "metrics": metrics,
+    }
+    return finish(folder, files, record)
 
 
 def read_artifact(folder: Path) -> Artifact | None:

@@ -76,14 +76,11 @@ def validation_metrics(context: StageContext, predictor: nn.Module) -> dict[str,
 
 def judge_validation_answers(context: StageContext, answer: Callable[[Iterator[Tensor]], Tensor]) -> dict[str, float]:
     """Accuracy and NLL of the logits (N, classes) that `answer` gives to the clean batches of the validation images."""
-    data, held = context.data, context.budget.validation
-    if data.x_val is not None and data.y_val is not None:
-        batches, y = context.clean_batches(data.x_val), data.y_val
-    elif len(held):
-        batches, y = context.clean_batches(data.x_train, held), data.y_train[held]
-    else:
+    images, rows, y = context.data.validation(context.budget.validation)
+    if not len(rows):
         return {}
-    found = classification_metrics(answer(batches), torch.from_numpy(y), data.num_classes)
+    answers = answer(context.clean_batches(images, rows))
+    found = classification_metrics(answers, torch.from_numpy(y), context.data.num_classes)
     return {f"validation/{name}": found[name] for name in ("accuracy", "nll")}
 
 

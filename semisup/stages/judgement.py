@@ -16,7 +16,7 @@ from semisup.evaluate import LinearProbe, fit_probe, knn_predict, predict_logits
 from semisup.methods.base import frozen
 from semisup.models import count_parameters
 from semisup.models.weights import save_weights
-from semisup.stages.artifact import Artifact, finish
+from semisup.stages.artifact import Artifact, finish_untrained
 from semisup.stages.context import StageContext
 from semisup.stages.evaluation import judge_test_answers, judge_validation_answers
 from semisup.stages.predictor import load_features
@@ -176,19 +176,14 @@ def _finish(
     """Write the stage's record; `seconds` and `images` are of what was learned from, the rest was judging."""
     if "test/confusion" in metrics:
         files = [*files, "confusion.png"]
-    return finish(
+    return finish_untrained(
         context.folder,
         files,
-        {
-            "name": context.name,
-            "method": context.config.kind,
-            "fingerprint": context.folder.name,
-            "steps": 0,
-            "seconds": seconds,
-            "evaluation_seconds": time.perf_counter() - started - seconds,
-            "images_per_second": images / seconds,
-            "parameters": count_parameters(network),
-            "loaded": None,
-            "metrics": metrics,
-        },
+        metrics,
+        name=context.name,
+        kind=context.config.kind,
+        seconds=seconds,
+        images=images,
+        evaluation_seconds=time.perf_counter() - started - seconds,
+        parameters=count_parameters(network),
     )

@@ -19,6 +19,7 @@ from semisup.evaluate.pictures import (
     reconstruction_figure,
 )
 from semisup.methods import Method
+from semisup.methods.looking import answering
 from semisup.stages.context import StageContext
 
 __all__ = ["encoder_pictures"]
@@ -55,14 +56,8 @@ def encoder_pictures(context: StageContext, method: Method, encoder: nn.Module, 
         title = f"{len(images):,} training images by the features of '{context.name}', {how}"
         embedding_figure(points, known, data.classes, title, context.folder / "embedding.png")
         files += ["neighbours.png", "embedding.png"]
-    modes = [(module, module.training) for module in method.modules()]
-    method.eval()
-    try:
-        with torch.no_grad():
-            files += _reconstruction(context, method, images[:REBUILT]) + _pretext(context, method, batches)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with answering(method):
+        files += _reconstruction(context, method, images[:REBUILT]) + _pretext(context, method, batches)
     return files
 
 
@@ -78,8 +73,8 @@ def _reconstruction(context: StageContext, method: Method, images: np.ndarray) -
     rebuilt = method.reconstruct(clean)
     if rebuilt is None:
         return []
-    mean, std = (torch.tensor(v, device=clean.device).view(1, -1, 1, 1) for v in context.statistics)
-    original, seen, made = (x.float() * std + mean for x in (clean, *rebuilt))
+    undo = context.normalize().undo
+    original, seen, made = (undo(x.float()) for x in (clean, *rebuilt))
     reconstruction_figure(original, seen, made, context.folder / "reconstruction.png")
     return ["reconstruction.png"]
 

@@ -13,7 +13,7 @@ from semisup.engine import generator
 from semisup.errors import SemisupError
 from semisup.evaluate import predict_logits, pseudo_label_quality
 from semisup.models.weights import load_weights, save_weights
-from semisup.stages.artifact import Artifact, finish
+from semisup.stages.artifact import Artifact, finish_untrained
 from semisup.stages.context import StageContext
 from semisup.stages.evaluation import hidden_labels
 from semisup.stages.predictor import load_network
@@ -94,21 +94,14 @@ def save_targets(context: StageContext, pool: Tensor, targets: Tensor, started: 
     used[pool] = 1
     quality = pseudo_label_quality(targets.argmax(1), used, hidden_labels(context))
     metrics: dict[str, Any] = {f"pseudo_labels/{name}": float(value) for name, value in quality.items()}
-    return finish(
+    return finish_untrained(
         context.folder,
         ["targets.safetensors"],
-        {
-            "name": context.name,
-            "method": context.config.kind,
-            "fingerprint": context.folder.name,
-            "steps": 0,
-            "seconds": seconds,
-            "evaluation_seconds": 0.0,
-            "images_per_second": images / seconds,
-            "parameters": 0,
-            "loaded": None,
-            "metrics": metrics,
-        },
+        metrics,
+        name=context.name,
+        kind=context.config.kind,
+        seconds=seconds,
+        images=images,
     )
 
 

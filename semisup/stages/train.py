@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from semisup.augment import build_policy
+from semisup.augment import Normalize, build_policy
 from semisup.augment.ctaugment import CTAugment
+from semisup.config import StageConfig
 from semisup.data import ImageData, LabelBudget, is_mapped, take
 from semisup.engine import Batches, TrainingImages, fit, seed_for
 from semisup.methods import Method, Views
@@ -35,7 +36,7 @@ from semisup.stages.pictures import encoder_pictures
 from semisup.stages.predictor import load_network, save_predictor
 from semisup.stages.relabel import read_targets
 
-__all__ = ["stage_policies", "stored_images", "train", "training_images"]
+__all__ = ["stage_batches", "stage_policies", "stored_images", "train", "training_images"]
 
 
 def training_images(data: ImageData, budget: LabelBudget, relabeled: Artifact | None) -> TrainingImages:
@@ -76,6 +77,29 @@ def stage_policies(
         policy = build_policy(options.pop("policy"), options, flip=flip)
         policies[view] = partial(policy, rates=rates) if isinstance(policy, CTAugment) else policy
     return policies
+
+
+def stage_batches(
+    stage: StageConfig,
+    method: Method,
+    images: TrainingImages,
+    *,
+    flip: bool,
+    normalize: Normalize,
+    device: torch.device,
+    key: tuple[object, ...],
+) -> Batches:
+    """The batches of a train stage: the views that its method asks for, augmented as its recipe says."""
+    return Batches(
+        images,
+        labeled=stage_policies(stage.augment, method.views, "labeled", flip=flip, rates=method.cta_rates()),
+        unlabeled=stage_policies(stage.augment, method.views, "unlabeled", flip=flip, rates=method.cta_rates()),
+        labeled_size=stage.batch.labeled,
+        unlabeled_size=stage.batch.unlabeled,
+        normalize=normalize,
+        device=device,
+        key=key,
+    )
 
 
 def _start(context: StageContext) -> tuple[Method, ModelSpec, WeightsReport | None]:
@@ -133,12 +157,11 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
     stage, recipe, data = context.config, context.recipe, context.data
     method, spec, report = _start(context)
     relabeled = context.inputs[stage.pseudo_labels] if stage.pseudo_labels is not None else None
-    batches = Batches(
+    batches = stage_batches(
+        stage,
+        method,
         training_images(data, context.budget, relabeled),
-        labeled=stage_policies(stage.augment, method.views, "labeled", flip=data.flip, rates=method.cta_rates()),
-        unlabeled=stage_policies(stage.augment, method.views, "unlabeled", flip=data.flip, rates=method.cta_rates()),
-        labeled_size=stage.batch.labeled,
-        unlabeled_size=stage.batch.unlabeled,
+        flip=data.flip,
         normalize=context.normalize(),
         device=context.device,
         key=(recipe.seed, context.name),
