@@ -82,6 +82,7 @@ def _row(cell: Cell, jobs: Sequence[Job], data: ImageData, board: JobBoard) -> R
     budget = recipe_budget(last.recipe, data)
     artifact = board.finished.get(last.fingerprint)
     metrics: Mapping[str, Any] = {} if artifact is None else artifact.metrics
+    encoder = _judged_encoder(last, board)
     done = [board.finished[job.fingerprint] for job in jobs if board.find(job)]
     return Row(
         entry=cell.entry,
@@ -100,7 +101,7 @@ def _row(cell: Cell, jobs: Sequence[Job], data: ImageData, board: JobBoard) -> R
         brier=metrics.get("test/brier"),
         coverage=metrics.get("pseudo_labels/coverage"),
         kept_accuracy=metrics.get("pseudo_labels/kept_accuracy"),
-        knn=metrics.get("knn/accuracy"),
+        knn=metrics.get("knn/accuracy", encoder.get("knn/accuracy")),
         probe=metrics.get("probe/accuracy"),
         oracle_accuracy=metrics.get("oracle/accuracy"),
         validation_accuracy=metrics.get("validation/accuracy"),
@@ -114,6 +115,13 @@ def _row(cell: Cell, jobs: Sequence[Job], data: ImageData, board: JobBoard) -> R
         split_hash=budget.hash,
         chosen=" ".join(cell.options),
     )
+
+
+def _judged_encoder(job: Job, board: JobBoard) -> Mapping[str, Any]:
+    """The metrics of the stage whose network a probe or knn stage judges; empty for other stages."""
+    of = None if job.baseline else job.recipe.stages[str(job.stage)].of
+    found = board.finished.get(dict(job.inputs).get(of, "")) if of else None
+    return {} if found is None else found.metrics
 
 
 def _method(job: Job) -> str:

@@ -44,7 +44,7 @@ class Row:
     brier: float | None  # in [0, 2]
     coverage: float | None  # of the judged predictor's pseudo-labels on the unlabeled images
     kept_accuracy: float | None
-    knn: float | None  # if the judged stage is an encoder: by up to 10,000 true labels, no few-label result
+    knn: float | None  # of the encoder judged, itself or by a probe: by up to 10,000 true labels, no few-label result
     probe: float | None  # likewise; a stage of kind probe or knn has an accuracy
     oracle_accuracy: float | None  # best on test over training: selected on test
     validation_accuracy: float | None

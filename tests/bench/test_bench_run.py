@@ -162,12 +162,16 @@ stages:
     suite = small(entries=entries, baseline="probe")
     summary = bench(suite, out=tmp_path / "small", scheduler=scheduler.scheduler_address, quiet=True)
     assert summary["saved"]["stages"] == 1 + 4 + 4 + 1, "the pretraining and every label's kNN serve all budgets"
+    knn: dict[str, set[float | None]] = {name: set() for name in entries}
     for (entry, labels, _), row in rows(tmp_path / "small").items():
         assert (row.status, row.method) == ("done", "probe" if entry == "probe" else "knn")
         assert row.n_labels == {"20": 20, "10%": 144}[labels]
-        assert (row.accuracy is None, row.knn is None) == ((True, False) if entry == "every" else (False, True))
+        assert (row.accuracy is None) == (entry == "every")
+        knn[entry].add(row.knn)
         assert row.probe is None and row.parameters > 0 and row.steps == 4
         assert len(row.reliability) == (0 if entry == "every" else 15)
+    assert knn["probe"] == knn["knn"] and len(knn["probe"]) == 1 and None not in knn["probe"], "what the encoder said"
+    assert len(knn["every"]) == 1 and None not in knn["every"]
     entries["probe"]["search"] = {"stages.pretrain.optimizer.lr": [0.1, 0.01]}
     entries["knn"]["search"] = {"stages.knn.knn.k": [1, 3]}
     del entries["every"]
