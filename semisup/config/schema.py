@@ -192,6 +192,9 @@ class ProbeConfig:
 
     # probe every layer group of the backbone too, each averaged over its map; test/accuracy stays that of the features
     layers: bool = False
+    # features are the means of the last map's grid x grid parts, >= 1; 1: one mean, what a classifier's head sees. More
+    # keep where in the image something was (as pooled for VISSL's probes, arXiv:1905.01235, sec. 5)
+    grid: int = field(default=1, metadata=at_least(1))
 
 
 @dataclass
@@ -206,6 +209,8 @@ class KnnConfig:
     k: int | None = field(default=None, metadata=at_least(1))
     # a vote counts exp(cosine / tau), > 0
     tau: float = field(default=0.07, metadata=above(0))
+    # see the probe's
+    grid: int = field(default=1, metadata=at_least(1))
 
 
 @dataclass

@@ -192,13 +192,25 @@ def _plan_judgement(plan: Plan, name: str, stage: StageConfig, judged: StagePlan
         features = judged.network.build_classifier()
     if stage.probe.layers and not hasattr(features.backbone, "maps"):
         raise SemisupError(f"probe.layers: the network of '{judged.name}', {judged.network.spec.name}, names no layers")
+    grid = _grid(stage)
+    if grid > 1:
+        at = f"{stage.kind}.grid: the network of '{judged.name}'"
+        if not hasattr(features.backbone, "maps"):
+            raise SemisupError(f"{at}, {judged.network.spec.name}, has no maps to average in parts; leave it at 1")
+        if len(list(features.neck.children())):
+            raise SemisupError(f"{at} keeps layers of a projection head, which take one mean; leave it at 1")
     every_label = stage.kind == "knn" and stage.knn.bank == "all"
     fingerprint = _fingerprint(plan, name, stage, None, 0, not every_label, [judged.fingerprint])
     memory = plan.data.resident_bytes
     if stage.kind == "knn":
         bank = len(plan.data.x_train) if every_label else len(plan.budget.index)
-        memory += 4 * features.num_features * (bank + len(plan.data.x_test)) + 4 * SIMILARITIES
+        memory += 4 * grid**2 * features.num_features * (bank + len(plan.data.x_test)) + 4 * SIMILARITIES
     return StagePlan(name, stage, stage_inputs(stage), fingerprint, 0, 0, judged.parameters, None, memory)
+
+
+def _grid(stage: StageConfig) -> int:
+    """Parts along each side in which a probe or knn stage averages a map."""
+    return stage.probe.grid if stage.kind == "probe" else stage.knn.grid
 
 
 def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, StagePlan]) -> tuple[StagePlan, Method]:
@@ -387,6 +399,8 @@ def _fingerprint(
     unwatched = [] if stage.stop_on_collapse else ["stop_on_collapse"]  # a watched stage may have failed
     for key in ("epochs", "steps", "model", "of", *others, *unwatched):
         del settings[key]
+    if stage.kind in ("probe", "knn") and _grid(stage) == 1:  # hashes from before there were grids
+        del settings[stage.kind]["grid"]
     content = {
         "version": __version__,
         "name": name,

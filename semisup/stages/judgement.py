@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.evaluate import LinearProbe, fit_probe, knn_predict, predict_logits
@@ -55,21 +56,25 @@ class _Layers(nn.Module):
     Args:
         network: backbone and neck, as `load_features` gives them.
         layers: whether to look at the layers; the backbone then has `maps`.
+        grid: a map becomes the means of its grid x grid parts, D = channels * grid^2. Above 1 the backbone has `maps`,
+            and there is no neck, which takes one mean.
     """
 
-    def __init__(self, network: nn.Module, *, layers: bool) -> None:
+    def __init__(self, network: nn.Module, *, layers: bool = False, grid: int = 1) -> None:
         super().__init__()
         self.network = network
         self.layers = layers
+        self.grid = grid
         self.widths: dict[str, int] = {}
         """Name -> columns of the last output, in their order: layer1, layer2, ..., features."""
 
     def forward(self, images: Tensor) -> Tensor:
         parts: dict[str, Tensor] = {}
-        if self.layers:
+        if self.layers or self.grid > 1:
             backbone, neck = self.network.children()
             maps: list[Tensor] = backbone.maps(images)  # type: ignore[operator]
-            parts = {f"layer{i}": each.mean(dim=(2, 3)) for i, each in enumerate(maps, start=1)}
+            looked_at = list(enumerate(maps, start=1))[0 if self.layers else -1 :]
+            parts = {f"layer{i}": F.adaptive_avg_pool2d(each, self.grid).flatten(1) for i, each in looked_at}
             if len(list(neck.children())):
                 parts["features"] = neck(parts[f"layer{len(maps)}"])
         else:
@@ -92,7 +97,7 @@ def probe(context: StageContext) -> tuple[Artifact, None]:
     started = time.perf_counter()
     data, budget = context.data, context.budget
     network = _frozen_network(context)
-    layers = _Layers(network, layers=context.config.probe.layers)
+    layers = _Layers(network, layers=context.config.probe.layers, grid=context.config.probe.grid)
     with unchanged(network):
         features = layers.split(predict_logits(layers, context.clean_batches(data.x_train, budget.index)).cpu())
         labels = torch.from_numpy(data.y_train[budget.index])
@@ -135,7 +140,7 @@ def knn(context: StageContext) -> tuple[Artifact, None]:
     data, budget, config = context.data, context.budget, context.config.knn
     every_label = config.bank == "all"
     index = np.flatnonzero(data.y_train >= 0) if every_label else budget.index
-    network = _frozen_network(context)
+    network = _Layers(_frozen_network(context), grid=config.grid)
     k = min(MOST_NEIGHBOURS, max(1, len(index) // data.num_classes)) if config.k is None else min(config.k, len(index))
     metrics: dict[str, Any] = {"knn/bank": len(index), "knn/k": k}
     with unchanged(network):

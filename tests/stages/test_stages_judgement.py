@@ -81,6 +81,49 @@ def test_layers_are_the_means_of_the_maps(tmp_path: Path) -> None:
     assert not any(name.startswith("layer") for name in plain)
 
 
+def test_features_of_a_grid_are_the_means_of_its_parts(tmp_path: Path) -> None:
+    data = small_data(n=90)
+    judged = {
+        "parts": {**PROBE, "probe": {"grid": 2}},
+        "layers": {**PROBE, "probe": {"grid": 2, "layers": True}},
+        "near": {**KNN, "knn": {**KNN["knn"], "grid": 2}},
+    }
+    done = run_stages({**stages(judged=PROBE), **judged}, data, tmp_path)
+    cached = load_weights(done["parts"].folder / "features.safetensors")
+    assert set(cached) == {"index", "labels", "layer3"}
+    network = load_features(done["a"].folder, torch.device("cpu"))
+
+    def parts(images: np.ndarray) -> np.ndarray:
+        x = (images.transpose(0, 3, 1, 2) / 255 - data.x_train.mean() / 255) / (data.x_train.std() / 255)
+        with torch.no_grad():
+            last = network.get_submodule("0").maps(torch.from_numpy(x).float())[-1].numpy()  # type: ignore[operator]
+        half = last.shape[2] // 2
+        assert last.shape[2:] == (2 * half, 2 * half)
+        quarters = [last[:, :, i : i + half, j : j + half].mean((2, 3)) for i in (0, half) for j in (0, half)]
+        return np.stack(quarters, axis=2).reshape(len(images), -1)
+
+    index = cached["index"].numpy()
+    np.testing.assert_allclose(cached["layer3"].numpy(), parts(data.x_train[index]), rtol=1e-4, atol=1e-5)
+    assert done["parts"].metrics["test/accuracy"] == done["layers"].metrics["test/accuracy"]
+    y = data.y_train[index]
+    probs = votes(parts(data.x_train[index]), y, parts(data.x_test), 3, 0.5)
+    assert done["near"].metrics["test/accuracy"] == pytest.approx((probs.argmax(1) == data.y_test).mean())
+
+
+@pytest.mark.parametrize("judged", [{**PROBE, "probe": {"grid": 2}}, {**KNN, "knn": {"grid": 3}}])
+def test_a_grid_needs_maps_and_is_part_of_the_fingerprint_only_if_there_is_one(judged: dict[str, Any]) -> None:
+    kept = train_stage("supervised", stage={"init": {"from": "a", "head_layer": 1}})
+    chain = {"a": train_stage("simclr_v2", hidden=7), "tuned": kept, "judged": {**judged, "of": "tuned"}}
+    with pytest.raises(SemisupError, match=r"grid: the network of 'tuned' keeps layers of a projection head"):
+        small_plan(chain, small_data())
+    kind = judged["kind"]
+    prints = [
+        small_plan(stages(judged={**judged, kind: options}), small_data())[0].stages[-1].fingerprint
+        for options in ({}, {"grid": 1}, judged[kind])
+    ]
+    assert prints[0] == prints[1] != prints[2]
+
+
 def test_the_layer_that_is_reported_is_the_last_not_the_best(tmp_path: Path) -> None:
     """Brightness tells the class: some layer of an encoder that saw three steps reads it better than the last."""
     data = small_data(n=90, n_test=300)
