@@ -31,7 +31,7 @@ from semisup.augment.policy import (
     pixels,
 )
 
-__all__ = ["AutoAugment", "RandAugmentNM", "TrivialAugment"]
+__all__ = ["OPERATIONS", "AutoAugment", "Listed", "RandAugmentNM", "TrivialAugment"]
 
 OPERATIONS = (IDENTITY, *PHOTOMETRIC, *GEOMETRIC)
 NOT_FOR_GRAY = ("color", "invert", "solarize")
@@ -134,22 +134,27 @@ class Listed(Policy):
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
         """Weak view, the operations in order, cutout."""
-        height, width = images.shape[2:]
         fill = fill_for(images, self.fill)
-        choice, levels = drawn["ops"], drawn["levels"]
+        strengths, matrices = self.arguments(drawn, images.shape)
         out = apply_in_turn(
             ops.translate_reflect(images, moved(drawn["shifts"], images), moved(drawn["flips"], images)),
-            choice,
-            _strengths(self.ranges, self.levels)[choice, levels.abs()],
+            drawn["ops"],
+            strengths,
             [PHOTOMETRIC.get(name) for name in OPERATIONS],
-            _matrices(self.ranges, self.levels, height, width)[choice, levels + self.levels],
+            matrices,
             torch.tensor([name in GEOMETRIC for name in OPERATIONS]),
             fill,
         )
-        side = pixels(self.cutout, min(height, width))
+        side = pixels(self.cutout, min(images.shape[2:]))
         if side:
             out = ops.cutout(out, moved(drawn["centres"], images), side, fill)
         return out.contiguous(memory_format=torch.channels_last)
+
+    def arguments(self, drawn: Drawn, shape: Shape) -> tuple[Tensor, Tensor]:
+        """Return what the drawn operations do: (N, K) strengths and (N, K, 2, 3) matrices, see `apply_in_turn`."""
+        choice, levels = drawn["ops"], drawn["levels"]
+        strengths = _strengths(self.ranges, self.levels)[choice, levels.abs()]
+        return strengths, _matrices(self.ranges, self.levels, shape[2], shape[3])[choice, levels + self.levels]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -181,23 +181,29 @@ class RandAugment(Policy):
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
         """Weak view, the two operations, cutout."""
-        _, channels, height, width = images.shape
-        pool, fill = self.pool_for(channels), fill_for(images, self.fill)
-        choice, levels = drawn["ops"], drawn["levels"]
+        pool, fill = self.pool_for(images.shape[1]), fill_for(images, self.fill)
+        strengths, matrices = self.arguments(drawn, images.shape)
         out = ops.translate_reflect(images, moved(drawn["shifts"], images), moved(drawn["flips"], images))
         out = apply_in_turn(
             out,
-            choice,
-            _strengths(pool, self.ranges)[choice, levels.abs()],
+            drawn["ops"],
+            strengths,
             [PHOTOMETRIC.get(name) for name in pool],
-            _geometry(pool, height, width)[choice, levels + LEVELS],
+            matrices,
             torch.tensor([name in GEOMETRIC for name in pool]),
             fill,
         )
-        side = pixels(self.cutout, min(height, width))
+        side = pixels(self.cutout, min(images.shape[2:]))
         if side:
             out = ops.cutout(out, moved(drawn["centres"], images), side, fill)
         return out.contiguous(memory_format=torch.channels_last)
+
+    def arguments(self, drawn: Drawn, shape: Shape) -> tuple[Tensor, Tensor]:
+        """Return what the drawn operations do: (N, 2) strengths and (N, 2, 2, 3) matrices, see `apply_in_turn`."""
+        _, channels, height, width = shape
+        pool, choice, levels = self.pool_for(channels), drawn["ops"], drawn["levels"]
+        strengths = _strengths(pool, self.ranges)[choice, levels.abs()]
+        return strengths, _geometry(pool, height, width)[choice, levels + LEVELS]
 
     def pool_for(self, channels: int) -> tuple[str, ...]:
         """Return the operations drawn from for images of so many channels, then identity for "not applied".

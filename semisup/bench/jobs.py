@@ -64,7 +64,8 @@ def plan_cell(suite: Suite, cell: Cell, data: ImageData) -> Planned:
     recipe, judged = cell_recipe(suite, cell)
     plan = make_plan(recipe, data, trial=False)
     # What a worker finds out for itself must be what was planned here, whatever device it has.
-    recipe = dataclasses.replace(recipe, precision=plan.precision)
+    stages = {stage.name: stage.config for stage in plan.stages}  # of which `augment.backend` is resolved
+    recipe = dataclasses.replace(recipe, precision=plan.precision, stages=stages)
     return Planned(cell, dataclasses.replace(plan, recipe=recipe), judged)
 
 
@@ -86,6 +87,8 @@ def step_kind(plan: Plan, stage: StagePlan) -> str:
         del settings[key]
     for key in ("lr", "group_lr", "weight_decay"):
         del settings["optimizer"][key]
+    if settings["augment"].get("backend") != "albumentations":
+        settings["augment"].pop("backend", None)
     content = {
         "stage": settings,
         "network": None if stage.network is None else stage.network.to_json(),

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from semisup.config.rules import show
-from semisup.config.schema import KnnConfig, ProbeConfig, PropagateConfig, Recipe, RelabelConfig, StageConfig
+from semisup.config.schema import BACKENDS, KnnConfig, ProbeConfig, PropagateConfig, Recipe, RelabelConfig, StageConfig
 from semisup.errors import nearest
 
 __all__ = ["check_recipe", "read_settings", "yaml_key"]
@@ -193,9 +193,7 @@ def _check_stages(stages: dict[str, dict[str, Any]], raw: dict[str, Any], proble
         path = f"stages.{name}"
         if not re.fullmatch(r"[a-z0-9_]+", name):
             problems.append(f"{path}: a stage's name has only lower-case letters, digits and _")
-        for view, policy in stage.get("augment", {}).items():
-            if not isinstance(policy.get("policy"), str):
-                problems.append(f"{path}.augment.{view}.policy: missing, or not a policy's name")
+        _check_augment(stage.get("augment", {}), f"{path}.augment", problems)
         given = {key for key, value in raw[name].items() if value is not None}
         kind = stage.get("kind") if "kind" in given else "train"
         if kind == "train":
@@ -259,6 +257,18 @@ def _check_train(stage: dict[str, Any], given: set[str], path: str, problems: li
     optimizer = stage.get("optimizer", {})
     if optimizer.get("name", "sgd") == "sgd" and optimizer.get("nesterov", True) and optimizer.get("momentum") == 0:
         problems.append(f"{path}.optimizer: nesterov needs momentum > 0; with momentum 0, set nesterov: false")
+
+
+def _check_augment(augment: dict[str, Any], path: str, problems: list[str]) -> None:
+    """Check `backend` and the form of the views; which policies and transforms exist is the pipeline's knowledge."""
+    for view, settings in augment.items():
+        if view == "backend":
+            if settings not in BACKENDS:
+                problems.append(f"{path}.backend: unknown value {show(settings)}{nearest(str(settings), BACKENDS)}")
+        elif not isinstance(settings, dict):
+            problems.append(f"{path}.{view}: must be a mapping, not {show(settings)}")
+        elif not isinstance(settings.get("policy", "none" if "albumentations" in settings else None), str):
+            problems.append(f"{path}.{view}.policy: missing, or not a policy's name")
 
 
 def _check_blocks(kind: str, stage: dict[str, Any], path: str, problems: list[str]) -> None:

@@ -14,6 +14,7 @@ from semisup.config.rules import above, at_least, below_one, between, matching, 
 from semisup.errors import SemisupError
 
 __all__ = [
+    "BACKENDS",
     "BatchConfig",
     "DataConfig",
     "InitConfig",
@@ -28,6 +29,7 @@ __all__ = [
     "TrackingConfig",
 ]
 
+BACKENDS = ("auto", "device", "albumentations")
 _SEED = between(0, 2**32 - 1)  # what numpy's generators take
 _NOT_EMPTY = matching(r"(?s).*\S.*", "must not be empty")
 
@@ -240,8 +242,11 @@ class StageConfig:
     epochs: float | None = field(default=None, metadata=above(0))
     # decay of the averaged weights, in [0, 1); null: none
     ema: float | None = field(default=None, metadata=below_one())
-    # view name -> {policy: ..., its options}; other views keep the method's own policy
-    augment: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # view name -> {policy: ..., its options}; other views keep the method's own policy. A view's `albumentations:
+    # [{name: ..., its arguments}, ...]` come first, or alone where it names no policy. Beside the views, `backend` says
+    # where they are made: device (batched), albumentations (image by image on the CPU), auto (on a CPU above 128 px the
+    # latter, if all policies have such a form, else the former)
+    augment: dict[str, Any] = field(default_factory=dict)
     # stop when a joint-embedding method's embeddings have collapsed (collapse/std or collapse/rank of the log)
     stop_on_collapse: bool = False
     # only for kind relabel
@@ -252,6 +257,16 @@ class StageConfig:
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     # only for kind knn
     knn: KnnConfig = field(default_factory=KnnConfig)
+
+    @property
+    def backend(self) -> str:
+        """Where the views are made: `augment.backend`."""
+        return str(self.augment.get("backend", "auto"))
+
+    @property
+    def view_settings(self) -> dict[str, dict[str, Any]]:
+        """What `augment` says of the views."""
+        return {view: settings for view, settings in self.augment.items() if view != "backend"}
 
 
 @dataclass

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semisup.augment import Normalize, to_float
+from semisup.augment.backend import HostFirst
 from semisup.augment.ctaugment import CTAugmentProbe
 from semisup.data import take
 from semisup.engine.seeding import generator
@@ -76,7 +77,8 @@ class Batches:
 
     Args:
         data: what training may see.
-        labeled: view name -> policy for the labeled part; empty if the method wants none.
+        labeled: view name -> policy for the labeled part; empty if the method wants none. Where one begins on the
+            host, the stored images stay there.
         unlabeled: likewise for the unlabeled part.
         labeled_size: labeled images per step.
         unlabeled_size: unlabeled images per step.
@@ -92,15 +94,19 @@ class Batches:
         self,
         data: TrainingImages,
         *,
-        labeled: Mapping[str, Policy],
-        unlabeled: Mapping[str, Policy],
+        labeled: Mapping[str, Policy | HostFirst],
+        unlabeled: Mapping[str, Policy | HostFirst],
         labeled_size: int,
         unlabeled_size: int,
         normalize: Normalize,
         device: torch.device,
         key: tuple[object, ...],
     ) -> None:
-        self.images = data.images.to(device) if isinstance(data.images, Tensor) else data.images
+        self.images = data.images
+        if isinstance(data.images, Tensor) and not any(
+            isinstance(policy, HostFirst) for policy in (*labeled.values(), *unlabeled.values())
+        ):
+            self.images = data.images.to(device)
         self.labeled_index = data.labeled_index
         self.labels = data.labels
         self.pool = torch.arange(len(data.images)) if data.pool is None else data.pool
@@ -127,23 +133,30 @@ class Batches:
         return self.labeled_size + self.unlabeled_size
 
     def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The images of some rows, (n, H, W, C) uint8, and the rows themselves, both on the device."""
+        """The images of some rows, (n, H, W, C) uint8, where they are stored, and the rows themselves on the device."""
         there = rows.to(self.device, non_blocking=True)
         if isinstance(self.images, Tensor):
-            return self.images[there], there
-        read = torch.from_numpy(take(self.images, rows.numpy()))
-        if self.device.type == "cuda":  # from pinned memory, the host does not wait for the copy
-            read = read.pin_memory()
-        return read.to(self.device, non_blocking=True), there
+            return self.images[there if self.images.device == there.device else rows], there
+        return torch.from_numpy(take(self.images, rows.numpy())), there
+
+    def _sent(self, read: Tensor) -> Tensor:
+        """Images (n, H, W, C) uint8 on the device, as (n, C, H, W) in [0, 1]."""
+        if self.device.type == "cuda" and read.device.type == "cpu":
+            read = read.pin_memory()  # the host does not wait for a copy from there
+        return to_float(read.to(self.device, non_blocking=True))
 
     def _views(
-        self, policies: Mapping[str, Policy], read: Tensor, part: str, step: int
+        self, policies: Mapping[str, Policy | HostFirst], read: Tensor, part: str, step: int
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """The views, and the bins of CTAugment's probe if it is among them."""
-        images = to_float(read)
         views, bins = {}, None
+        shared: Tensor | None = None
         for name, policy in policies.items():
             draws = generator(*self.key, part, name, step)
+            if isinstance(policy, HostFirst):
+                images, policy = self._sent(policy.host(read, draws)), policy.then
+            else:
+                images = shared = self._sent(read) if shared is None else shared
             if isinstance(policy, CTAugmentProbe):
                 view, bins = policy.probe(images, draws)
             else:

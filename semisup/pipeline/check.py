@@ -107,6 +107,17 @@ def _check_named(
     return problems or [f"{at}: {problem}" for problem in check(name, options)]
 
 
+def _check_view(settings: Mapping[str, Any], at: str) -> list[str]:
+    """Problems of a view's policy and of its own list of transforms."""
+    if "albumentations" not in settings:
+        return _check_named(check_policy, "policy", settings, at)
+    from semisup.augment.own import check_own  # which takes a second to import
+
+    options = {"policy": "none"} | {key: value for key, value in settings.items() if key != "albumentations"}
+    problems = [f"{at}.albumentations{problem}" for problem in check_own(settings["albumentations"])]
+    return problems + _check_named(check_policy, "policy", options, at)
+
+
 def _check_train(stage: StageConfig, at: str) -> list[str]:
     if "name" not in stage.method:
         return [f"{at}.method.name: missing"]
@@ -119,8 +130,8 @@ def _check_train(stage: StageConfig, at: str) -> list[str]:
         except SemisupError as error:
             problems.append(f"{at}.init.{error}")
     # Whether the method asks for these views depends on its options: see plan.
-    for view, policy in stage.augment.items():
-        problems += _check_named(check_policy, "policy", policy, f"{at}.augment.{view}")
+    for view, settings in stage.view_settings.items():
+        problems += _check_view(settings, f"{at}.augment.{view}")
     if name not in METHODS:
         return problems
     method = METHODS[name]

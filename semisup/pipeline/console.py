@@ -96,7 +96,7 @@ class Reporter(Terminal):
             if stage.loaded is not None and stage.config.init is not None:
                 self.say(f"{stage.name}: {stage.config.init.weights}: {stage.loaded}")
         table = Table(box=None, pad_edge=False, header_style="bold")
-        columns = [("stage", "left"), ("method", "left"), ("from", "left"), ("network", "left")]
+        columns = [("stage", "left"), ("method", "left"), ("from", "left"), ("network", "left"), ("views", "left")]
         columns += [(c, "right") for c in ("parameters", "steps", "images/step", "peak lr", "warm-up", "memory")]
         for title, justify in columns:
             table.add_column(title, justify="left" if justify == "left" else "right")
@@ -110,6 +110,7 @@ class Reporter(Terminal):
                 str(config.method["name"]) if trains else config.kind,
                 ", ".join(stage.inputs),
                 escape(_describe(stage)),
+                config.backend if trains else "",
                 f"{stage.parameters:,}" if trains else "",
                 f"{stage.steps:,}" if trains else "",
                 f"{stage.images_per_step:,}" if trains else "",

@@ -21,7 +21,7 @@ from semisup._version import __version__
 from semisup.augment import POLICIES
 from semisup.augment.ctaugment import CTAugment, CTAugmentProbe
 from semisup.config import Recipe, StageConfig
-from semisup.data import ImageData, LabelBudget, draw_budget, load_data
+from semisup.data import ImageData, LabelBudget, draw_budget, load_data, take
 from semisup.data.store import Watch, unwatched
 from semisup.engine import resolve_device, resolve_precision
 from semisup.engine.optim import check_group_lr
@@ -32,6 +32,7 @@ from semisup.methods.base import options_of
 from semisup.models import WeightsReport, count_parameters
 from semisup.pipeline.check import check_recipe
 from semisup.stages.networks import Network, build_method, check_weights_file, projector_widths, stage_network
+from semisup.stages.train import stage_backend
 
 __all__ = ["Plan", "StagePlan", "make_plan", "plan_stages", "recipe_budget", "stage_inputs"]
 
@@ -249,13 +250,17 @@ def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, St
     if stage.init is not None and stage.init.weights is not None:
         loaded = check_weights_file(method, Path(stage.init.weights), stage.init.minimum_match)
     labeled, unlabeled = method.views.policies("labeled"), method.views.policies("unlabeled")
-    for view in stage.augment:
+    for view in stage.view_settings:
         if view not in labeled and view not in unlabeled:
             raise SemisupError(
                 f"augment.{view}: method '{stage.method['name']}' asks for no such view"
-                f"{nearest(view, [*labeled, *unlabeled])}"
+                f"{nearest(view, [*labeled, *unlabeled, 'backend'])}"
             )
     _require_rates(method, stage)
+    _try_own_transforms(stage, data)
+    # As resolved, for all that follows: in the log a person reads what is used, not "auto".
+    backend = stage_backend(stage, method.views, plan.device, data.size)
+    stage = dataclasses.replace(stage, augment={**stage.augment, "backend": backend})
     if labeled:
         _require_labels(plan, "method", stage.method["name"])
     steps = _steps(stage, len(data.x_train), len(plan.budget.index), reads_unlabeled=bool(unlabeled))
@@ -294,7 +299,7 @@ def _require_rates(method: Method, stage: StageConfig) -> None:
     """Refuse CTAugment where no rates are learned, and another policy where they are learned from."""
     name = stage.method["name"]
     for view, default in {**method.views.policies("labeled"), **method.views.policies("unlabeled")}.items():
-        policy = stage.augment.get(view, {"policy": default})["policy"]
+        policy = stage.view_settings.get(view, {"policy": default}).get("policy", "none")
         probes = issubclass(POLICIES[policy], CTAugmentProbe)
         if probes != issubclass(POLICIES[default], CTAugmentProbe):
             what = "is for the view 'probe' of methods that learn rates" if probes else "must be 'ctaugment_probe'"
@@ -305,6 +310,22 @@ def _require_rates(method: Method, stage: StageConfig) -> None:
                 f"augment.{view}.policy: method '{name}' learns no rates to draw by as it is set here; "
                 f"{' and '.join(learners)} do with `ctaugment: true`; got '{policy}'"
             )
+
+
+def _try_own_transforms(stage: StageConfig, data: ImageData) -> None:
+    """Run the recipe's own albumentations transforms on one training image.
+
+    Raises:
+        SemisupError: some fail, or change what the network is fed: size, channels or type.
+    """
+    problems: list[str] = []
+    for view, settings in stage.view_settings.items():
+        if "albumentations" in settings:
+            from semisup.augment.own import OwnTransforms  # which takes a second to import
+
+            found = OwnTransforms(settings["albumentations"]).try_on(take(data.x_train, slice(1))[0])
+            problems += [f"{view}.albumentations{problem}" for problem in found]
+    raise_all(problems, "augment")
 
 
 def _require_classifier(stage: StagePlan, key: str) -> None:
@@ -401,6 +422,8 @@ def _fingerprint(
         del settings[key]
     if stage.kind in ("probe", "knn") and _grid(stage) == 1:  # hashes from before there were grids
         del settings[stage.kind]["grid"]
+    if settings["augment"].get("backend") != "albumentations":
+        settings["augment"].pop("backend", None)  # so that stages made before there was a choice are still found
     content = {
         "version": __version__,
         "name": name,

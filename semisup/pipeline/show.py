@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from semisup.augment import to_float
+from semisup.augment.backend import HostFirst
 from semisup.config import Recipe
 from semisup.data import take
 from semisup.data.store import Watch, unwatched
@@ -89,13 +90,25 @@ def _views(
     columns = []
     for part in PARTS:
         defaults = stage.views.policies(part)
-        policies = stage_policies(stage.config.augment, stage.views, part, flip=plan.data.flip, rates=None)
+        policies = stage_policies(
+            stage.config.augment,
+            stage.views,
+            part,
+            flip=plan.data.flip,
+            rates=None,
+            backend=stage.config.backend,
+        )
         for view, policy in policies.items():
             draws = generator(plan.recipe.seed, stage.name, part, view, 0)
-            pixels = policy(to_float(originals), draws).permute(0, 2, 3, 1).double().numpy()
+            begun = originals
+            if isinstance(policy, HostFirst):
+                begun, policy = policy.host(originals, draws), policy.then
+            pixels = policy(to_float(begun), draws).permute(0, 2, 3, 1).double().numpy()
             if part == "labeled":
                 pixels = np.where(labeled[:, None, None, None], pixels, np.nan)
-            name = stage.config.augment.get(view, {}).get("policy", defaults[view])
+            settings = stage.config.view_settings.get(view, {"policy": defaults[view]})
+            steps = [step["name"] for step in settings.get("albumentations", ())]
+            name = " ".join([*steps, *([settings["policy"]] if "policy" in settings else [])])
             columns.append((f"{stage.name}\n{part}\n{view}\n{name}", pixels))
     return columns
 

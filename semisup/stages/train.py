@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from semisup.augment import Normalize, build_policy
+from semisup.augment.backend import HostFirst, ImageByImage, resolve_backend
 from semisup.augment.ctaugment import CTAugment
+from semisup.augment.policies import NoAugment
 from semisup.config import StageConfig
 from semisup.data import ImageData, LabelBudget, is_mapped, take
 from semisup.engine import Batches, TrainingImages, fit, seed_for
@@ -36,7 +38,7 @@ from semisup.stages.pictures import encoder_pictures
 from semisup.stages.predictor import load_network, save_predictor
 from semisup.stages.relabel import read_targets
 
-__all__ = ["stage_batches", "stage_policies", "stored_images", "train", "training_images"]
+__all__ = ["stage_backend", "stage_batches", "stage_policies", "stored_images", "train", "training_images"]
 
 
 def training_images(data: ImageData, budget: LabelBudget, relabeled: Artifact | None) -> TrainingImages:
@@ -59,23 +61,43 @@ def stored_images(data: ImageData) -> Tensor | NDArray[np.uint8]:
     return torch.from_numpy(data.x_train) if writable else torch.tensor(data.x_train)
 
 
+def stage_backend(stage: StageConfig, views: Views, device: torch.device, size: int) -> str:
+    """Where a stage's views are made of images of so many pixels a side, see `resolve_backend`.
+
+    Raises:
+        SemisupError: `augment.backend` asks for albumentations, and one of the policies has no such form.
+    """
+    named = {
+        view: str(stage.view_settings.get(view, {"policy": default}).get("policy", "none"))
+        for part in (views.policies("labeled"), views.policies("unlabeled"))
+        for view, default in part.items()
+    }
+    return resolve_backend(stage.backend, named, device, size)
+
+
 def stage_policies(
-    augment: dict[str, dict[str, Any]],
+    augment: dict[str, Any],
     views: Views,
     part: Literal["labeled", "unlabeled"],
     *,
     flip: bool,
     rates: Tensor | None,
-) -> dict[str, Callable[[Tensor, Generator], Tensor]]:
+    backend: str = "device",
+) -> dict[str, Callable[[Tensor, Generator], Tensor] | HostFirst]:
     """View name -> augmentation: what the recipe's `augment:` says, else the method's default policy.
 
     CTAugment's are bound to the `rates` that the method learns: to the buffer, not to its present values.
     """
-    policies: dict[str, Callable[[Tensor, Generator], Tensor]] = {}
+    policies: dict[str, Callable[[Tensor, Generator], Tensor] | HostFirst] = {}
     for view, default in views.policies(part).items():
         options = dict(augment.get(view, {"policy": default}))
-        policy = build_policy(options.pop("policy"), options, flip=flip)
-        policies[view] = partial(policy, rates=rates) if isinstance(policy, CTAugment) else policy
+        own = options.pop("albumentations", ())
+        policy = build_policy(options.pop("policy", "none"), options, flip=flip)
+        then = partial(policy, rates=rates) if isinstance(policy, CTAugment) else policy
+        if backend == "albumentations":
+            policies[view] = HostFirst(ImageByImage(own, policy), NoAugment())
+        else:
+            policies[view] = HostFirst(ImageByImage(own, None), then) if own else then
     return policies
 
 
@@ -90,10 +112,14 @@ def stage_batches(
     key: tuple[object, ...],
 ) -> Batches:
     """The batches of a train stage: the views that its method asks for, augmented as its recipe says."""
+    backend = stage_backend(stage, method.views, device, images.images.shape[1])
+    policies = partial(
+        stage_policies, stage.augment, method.views, flip=flip, rates=method.cta_rates(), backend=backend
+    )
     return Batches(
         images,
-        labeled=stage_policies(stage.augment, method.views, "labeled", flip=flip, rates=method.cta_rates()),
-        unlabeled=stage_policies(stage.augment, method.views, "unlabeled", flip=flip, rates=method.cta_rates()),
+        labeled=policies("labeled"),
+        unlabeled=policies("unlabeled"),
         labeled_size=stage.batch.labeled,
         unlabeled_size=stage.batch.unlabeled,
         normalize=normalize,

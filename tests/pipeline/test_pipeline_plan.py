@@ -257,7 +257,7 @@ def test_a_batch_of_one_image_where_batch_norm_needs_two_is_refused() -> None:
 
 def test_the_dots_of_an_override_reach_a_view_of_a_method() -> None:
     plan = make_plan(small("stages.pretrain.augment={first: {policy: weak}}"))
-    assert plan.stages[0].config.augment == {"first": {"policy": "weak"}}
+    assert plan.stages[0].config.view_settings == {"first": {"policy": "weak"}}
 
 
 # Data without labels
