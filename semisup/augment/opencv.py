@@ -45,6 +45,8 @@ OneImage = Callable[[Pixels, int], Pixels]
 
 LEVELS = np.arange(256, dtype=np.float32)
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as in `ops`
+GRAY, COLOUR = np.tile(LUMA, (3, 1)), np.eye(3, dtype=np.float32)
+"""What makes an image grey, and what leaves it alone: (3, 3), applied to the channels of every pixel."""
 
 
 @singledispatch
@@ -226,7 +228,7 @@ def affine(image: Pixels, matrix: NDArray[Any], fill: tuple[int, ...]) -> Pixels
 
 def brightness(image: Pixels, factor: float) -> Pixels:
     """See :func:`semisup.augment.ops.brightness`."""
-    return _look_up(image, _table(LEVELS * np.float32(factor)))
+    return cv2.convertScaleAbs(image, alpha=factor)  # type: ignore[return-value]  # rounds and clips
 
 
 def contrast(image: Pixels, factor: float) -> Pixels:
@@ -240,17 +242,18 @@ def saturation(image: Pixels, factor: float) -> Pixels:
     """See :func:`semisup.augment.ops.saturation`."""
     if image.ndim == 2:
         return image
-    mixture = (1 - factor) * np.tile(LUMA, (3, 1)) + factor * np.eye(3, dtype=np.float32)
-    return cv2.transform(image, mixture.astype(np.float32))  # type: ignore[return-value]
+    return cv2.transform(image, GRAY + np.float32(factor) * (COLOUR - GRAY))  # type: ignore[return-value]
 
 
 def hue(image: Pixels, turns: float) -> Pixels:
     """See :func:`semisup.augment.ops.hue`; turned by whole 256ths of the circle."""
     if image.ndim == 2:
         return image
-    hsv = np.ascontiguousarray(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL), dtype=np.uint8)
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+    added = np.zeros(3 * image.shape[1], np.uint8)
+    added[::3] = round(turns * 256) % 256
     rows = hsv.reshape(len(hsv), -1)  # adding along whole rows is vectorised, to every third byte alone it is not
-    rows += np.tile(np.array([round(turns * 256) % 256, 0, 0], np.uint8), image.shape[1])  # wraps around, as hue does
+    rows += added  # wraps around, as hue does
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)  # type: ignore[return-value]
 
 
