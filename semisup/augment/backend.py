@@ -22,8 +22,21 @@ from semisup.errors import SemisupError
 
 __all__ = ["HostFirst", "ImageByImage", "resolve_backend"]
 
-LARGEST_ON_DEVICE = 128
-"""Longest side in pixels up to which `auto` makes views on a CPU by batched tensors."""
+LARGEST_ON_DEVICE = 64
+"""Side in pixels up to which `auto` makes views on a CPU by batched tensors.
+
+Microseconds of one core (AMD EPYC) for an RGB image, device / albumentations, to_float included:
+
+    px     weak       strong      simclr
+    32     10 / 7     64 / 67     80 / 55
+    48     26 / 11    100 / 79    130 / 69
+    64     55 / 15    150 / 85    198 / 74
+    96     96 / 25    258 / 120   438 / 122
+    224    449 / 117  1306 / 391  2207 / 414
+
+Batched tensors share the cores better (half of an image's time on the host is Python's, one thread at a time), so that
+the two meet at about 64 px; which backend it is must not hang on a small difference, since it changes fingerprints.
+"""
 
 
 def resolve_backend(backend: str, policies: Mapping[str, str], device: torch.device, size: int) -> str:

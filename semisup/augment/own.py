@@ -88,7 +88,7 @@ def _problems(step: Mapping[str, Any]) -> list[str]:
         return found
     try:
         _build(step)
-    except (TypeError, ValueError) as error:  # pydantic's are ValueErrors, and list what they found
+    except (TypeError, ValueError) as error:  # caused by one of pydantic, which lists what it found
         return [f": {name}: {problem}" for problem in _words(error)]
     return []
 
@@ -102,9 +102,10 @@ def _is_plain(value: object) -> bool:
 
 
 def _words(error: Exception) -> list[str]:
-    if not callable(listed := getattr(error, "errors", None)):
+    listed = getattr(error.__cause__, "errors", None)
+    if not callable(listed):
         return [first_line(error)]
-    return [" ".join([*(f"{place}:" for place in found["loc"]), found["msg"]]) for found in listed()]
+    return [": ".join([*map(str, found["loc"]), found["msg"]]) for found in listed()]
 
 
 def _build(step: Mapping[str, Any], **more: Any) -> Any:

@@ -244,7 +244,7 @@ class StageConfig:
     ema: float | None = field(default=None, metadata=below_one())
     # view name -> {policy: ..., its options}; other views keep the method's own policy. A view's `albumentations:
     # [{name: ..., its arguments}, ...]` come first, or alone where it names no policy. Beside the views, `backend` says
-    # where they are made: device (batched), albumentations (image by image on the CPU), auto (on a CPU above 128 px the
+    # where they are made: device (batched), albumentations (image by image on the CPU), auto (on a CPU above 64 px the
     # latter, if all policies have such a form, else the former)
     augment: dict[str, Any] = field(default_factory=dict)
     # stop when a joint-embedding method's embeddings have collapsed (collapse/std or collapse/rank of the log)

@@ -78,7 +78,7 @@ def test_every_policy_has_a_form_or_is_known_to_have_none() -> None:
 @pytest.mark.parametrize("name", sorted(WITHOUT))
 def test_a_policy_without_a_form_says_so(name: str) -> None:
     policy = build_policy(name, {}, flip=True)
-    with pytest.raises(SemisupError, match="CTAugment.* has no albumentations form"):
+    with pytest.raises(SemisupError, match=r"CTAugment.* has no albumentations form"):
         image_by_image(policy, {}, (1, 1, 8, 8))
 
 
@@ -141,7 +141,7 @@ def test_three_operations_keep_their_order() -> None:
 
 
 def test_a_colour_for_gray_images_is_refused() -> None:
-    with pytest.raises(SemisupError, match="fill .* needs images of 3 channels"):
+    with pytest.raises(SemisupError, match=r"fill .* needs images of 3 channels"):
         difference("randaugment", pictures(1), fill=[0.1, 0.2, 0.3])
     assert difference("randaugment", pictures(3), fill=[0.1, 0.2, 0.3]).mean() < 0.4
 
@@ -155,9 +155,9 @@ def test_a_colour_for_gray_images_is_refused() -> None:
     [
         (opencv.brightness, ops.brightness, (0.0, 0.3, 1.0, 1.7), 0.51),
         (opencv.contrast, ops.contrast, (0.0, 0.3, 1.0, 1.7), 0.6),
-        (opencv.saturation, ops.saturation, (0.0, 0.3, 1.0, 1.7), 0.51),
+        (opencv.saturation, ops.saturation, (0.0, 0.3, 1.0, 1.7), 0.9),
         (opencv.sharpness, ops.sharpness, (0.1, 1.0, 1.9), 0.51),
-        (opencv.hue, ops.hue, (-0.5, -0.1, 0.0, 0.03, 0.4), 10),  # 256 steps of six times 255 levels, rounded twice
+        (opencv.hue, ops.hue, (-0.5, -0.1, 0.0, 0.03, 0.4), 11),  # three times half of 256 steps of 1530 levels
     ],
 )
 def test_operations_with_a_strength(
@@ -174,7 +174,7 @@ def test_operations_with_a_strength(
         made = np.stack([own(image, value) for image in source]).reshape(images.shape)
         found = (torch.from_numpy(made).permute(0, 3, 1, 2) - expected).abs()
         assert found.max() < most, value
-        assert found.mean() < most / 2
+        assert found.mean() < max(0.4, most / 4)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
