@@ -163,7 +163,7 @@ def _operations(policy: RandAugment | Listed, names: tuple[str, ...], drawn: Dra
     corners = (drawn["centres"] - side // 2).tolist()
 
     def one(image: Pixels, i: int) -> Pixels:
-        image = weak(image, i)
+        image = weak(image, i)  # a new one, which may be painted on
         chosen = [names[place] for place in choice[i]]
         for first in range(0, len(chosen), 2):
             image = light(image, chosen[first], strengths[i, first])
@@ -175,7 +175,6 @@ def _operations(policy: RandAugment | Listed, names: tuple[str, ...], drawn: Dra
                 image = light(image, pair[1], strengths[i, first + 1])
         if side:
             top, left = corners[i]
-            image = image.copy()
             image[max(top, 0) : top + side, max(left, 0) : left + side] = fill
         return image
 

@@ -37,7 +37,7 @@ def make(data: TrainingImages, strong: object, weak: object = None) -> Batches:
     return Batches(
         data,
         labeled={"weak": weak or device},  # type: ignore[dict-item]
-        unlabeled={"weak": device, "strong": strong},  # type: ignore[dict-item]
+        unlabeled={"strong": strong, "weak": device},  # type: ignore[dict-item]
         labeled_size=4,
         unlabeled_size=8,
         normalize=Normalize([0.0] * channels, [1.0] * channels),

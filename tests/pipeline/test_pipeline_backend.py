@@ -92,6 +92,10 @@ def test_a_bench_times_the_two_apart_and_the_device_as_before() -> None:
         return step_kind(plan, plan.stages[0])
 
     assert kind() == kind("stages.pretrain.augment.backend=device") != kind(HOST)
+    plan = make_plan(parse_recipe(SHORT), trial=False)
+    (stage,) = plan.stages
+    unsaid = dataclasses.replace(stage, config=dataclasses.replace(stage.config, augment={}))
+    assert step_kind(plan, unsaid) == kind()
 
 
 def test_a_worker_takes_what_the_planner_chose(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,10 +164,15 @@ def test_the_resolved_recipe_says_the_same() -> None:
 
 
 def test_a_picture_shows_what_training_sees(tmp_path: Path) -> None:
-    plain = show_data(parse_recipe(SHORT), tmp_path / "plain.png", images=2)
-    own = show_data(parse_recipe(SHORT, [HOST, f"stages.pretrain.augment.first={OWN}"]), tmp_path / "own.png", images=2)
-    assert plain == own  # the table of labels
-    assert (tmp_path / "plain.png").read_bytes() != (tmp_path / "own.png").read_bytes()
+    weak = "stages.pretrain.augment={first: {policy: weak}, second: {policy: weak}}"  # in which the two are the same
+
+    def picture(*overrides: str) -> bytes:
+        show_data(parse_recipe(SHORT, [weak, *overrides]), tmp_path / "a.png", images=2)
+        return (tmp_path / "a.png").read_bytes()
+
+    assert picture() == picture(HOST)
+    own = "stages.pretrain.augment.first.albumentations=[{name: GaussNoise, p: 1}]"
+    assert len({picture(), picture(own), picture(own.replace("GaussNoise", "InvertImg"))}) == 3
 
 
 def test_runs_of_other_stages_say_nothing_of_views() -> None:
