@@ -234,7 +234,7 @@ def contrast(image: Pixels, factor: float) -> Pixels:
     """See :func:`semisup.augment.ops.contrast`."""
     means = cv2.mean(image)
     mean = means[0] if image.ndim == 2 else float(np.dot(means[:3], LUMA))
-    return _look_up(image, _table(mean + np.float32(factor) * (LEVELS - np.float32(mean))))
+    return cv2.addWeighted(image, factor, image, 0, mean * (1 - factor))  # type: ignore[return-value]
 
 
 def saturation(image: Pixels, factor: float) -> Pixels:
@@ -253,7 +253,7 @@ def hue(image: Pixels, turns: float) -> Pixels:
     added[::3] = round(turns * 256) % 256
     rows = hsv.reshape(len(hsv), -1)  # adding along whole rows is vectorised, to every third byte alone it is not
     rows += added  # wraps around, as hue does
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)  # type: ignore[return-value]
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL, dst=hsv)  # type: ignore[return-value]
 
 
 def grayscale(image: Pixels) -> Pixels:
