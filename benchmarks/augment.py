@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, v2
 
-from semisup.augment import build_policy, to_float
+from semisup.augment import Policy, build_policy, to_float
 from semisup.augment.backend import ImageByImage, resolve_backend
 
 RESULTS = Path(__file__).parent / "results"
@@ -75,14 +75,32 @@ def stored(size: int, count: int) -> NDArray[np.uint8]:
 # Ours ----------------------------------------------------------------------------------------------------------------
 
 
-def ours(view: str, images: NDArray[np.uint8]) -> Iterator[Setting]:
-    """Both backends."""
+class Steps(Dataset[Tensor]):
+    """Whole batches of our host's backend, for workers: the index is the step."""
+
+    def __init__(self, images: Tensor, policy: Policy) -> None:
+        torch.set_num_threads(1)  # a worker is one of several
+        self.images, self.view = images, ImageByImage((), policy)
+
+    def __len__(self) -> int:
+        return 1 << 40
+
+    def __getitem__(self, step: int) -> Tensor:
+        return self.view(self.images, torch.Generator().manual_seed(step))
+
+
+def ours(view: str, images: NDArray[np.uint8], threads: int) -> Iterator[Setting]:
+    """Both backends; and the host's in workers instead of threads, to see whether these would pay."""
     policy = build_policy(VIEWS[view], {"strength": STRENGTH / 0.8} if view == "simclr" else {}, flip=True)
     draws = torch.Generator().manual_seed(0)
     batch = torch.from_numpy(images)
     on_host = ImageByImage((), policy)
     yield Setting("semisup", "device", lambda: policy(to_float(batch), draws))
     yield Setting("semisup", "albumentations", lambda: to_float(on_host(batch, draws)))
+    steps = Steps(batch, policy)
+    torch.set_num_threads(threads)
+    batches = iter(DataLoader(steps, batch_size=None, num_workers=threads, prefetch_factor=2))
+    yield Setting("semisup", f"albumentations in {threads} workers", lambda: to_float(next(batches)))
 
 
 # The others ----------------------------------------------------------------------------------------------------------
@@ -119,16 +137,17 @@ def per_image(
         threads: or workers.
     """
     transforms = [build() for _ in range(threads)]
-    pool = ThreadPoolExecutor(threads)
+    # In a pool's thread torch must not start threads of its own; here, where batches are put together, it may.
+    pool = ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1))
+    list(pool.map(time.sleep, [0.1] * threads))
+    torch.set_num_threads(threads)
     count = len(images)
 
     def part(k: int) -> list[Tensor]:
         return [transforms[k](image) for image in images[count * k // threads : count * (k + 1) // threads]]
 
     def in_threads() -> Tensor:
-        torch.set_num_threads(1)  # else each of the threads would start as many again
         made = [image for some in pool.map(part, range(threads)) for image in some]
-        torch.set_num_threads(threads)
         return to_batch(torch.stack(made))
 
     yield Setting(who, f"{threads} threads", in_threads)
@@ -267,7 +286,7 @@ def measure(setting: Setting, images: int, seconds: float) -> float:
 def compare(view: str, size: int, *, rounds: int, seconds: float, threads: int, skipped: set[str]) -> dict[str, Any]:
     """All settings of one view at one size."""
     images = stored(size, BATCHES[size])
-    settings = list(ours(view, images))
+    settings = list(ours(view, images, threads))
     for name, peer in OTHERS.items():
         if name not in skipped:
             settings += peer(view, size, images, threads)

@@ -25,17 +25,18 @@ __all__ = ["HostFirst", "ImageByImage", "resolve_backend"]
 LARGEST_ON_DEVICE = 64
 """Side in pixels up to which `auto` makes views on a CPU by batched tensors.
 
-Microseconds of one core (AMD EPYC) for an RGB image, device / albumentations, to_float included:
+Microseconds of one core (AMD EPYC) for an RGB image in a batch of 64 (224 px: 32), device / albumentations:
 
     px     weak       strong      simclr
-    32     10 / 7     64 / 67     80 / 55
-    48     26 / 11    100 / 79    130 / 69
-    64     55 / 15    150 / 85    198 / 74
-    96     96 / 25    258 / 120   438 / 122
-    224    449 / 117  1306 / 391  2207 / 414
+    32     8 / 6      46 / 47     58 / 30
+    48     17 / 8     65 / 56     94 / 41
+    64     29 / 9     114 / 60    159 / 50
+    96     83 / 20    284 / 97    319 / 84
+    224    392 / 113  1030 / 337  1759 / 346
 
-Batched tensors share the cores better (half of an image's time on the host is Python's, one thread at a time), so that
-the two meet at about 64 px; which backend it is must not hang on a small difference, since it changes fingerprints.
+Small images are left to the device: in batches of 256 it takes 25 and 38 us for strong and simclr at 32 px, it shares
+the cores better (about half of the host's time at 32 px is Python's, one thread at a time), and stages of so small
+images keep their fingerprints.
 """
 
 
@@ -64,7 +65,12 @@ def resolve_backend(backend: str, policies: Mapping[str, str], device: torch.dev
 
 
 class ImageByImage:
-    """A random function of the stored images, computed on the host.
+    """A random function of the stored images, computed on the host by as many threads as torch has.
+
+    Threads, because OpenCV lets go of Python's lock: worker processes that make whole steps (a DataLoader whose index
+    is the step) were not faster, 2 of them 840 / 700 / 560 images/s for weak / strong / simclr at 224 px beside 1,090 /
+    850 / 840 by 2 threads, in turns on a busy machine with two cores (benchmarks/augment.py measures both again); and
+    threads need no start, no end and no copies between processes.
 
     Args:
         own: a recipe's list of albumentations transforms, which come first; may be empty.
