@@ -258,7 +258,7 @@ def test_a_broken_stage_is_not_called_unknown_by_the_others() -> None:
         ({"knn": {"k": 0}}, "knn.k: must be at least 1, not 0"),
         ({"knn": {"tau": 0}}, "knn.tau: must be greater than 0, not 0"),
         ({"knn": {"bank": "labeled"}}, "knn.bank: unknown value 'labeled'; did you mean 'labels'?"),
-        ({"knn": {"temperature": 1}}, "knn.temperature: unknown key; valid: bank, k, tau"),
+        ({"knn": {"temperature": 1}}, "knn.temperature: unknown key; valid: bank, grid, k, tau"),
         ({"init": {"source": "x", "from": None}}, None),
         ({"init": {"head_layer": 1}}, "init: needs one of from (a stage) and weights (a file), and not both"),
         ({"init": {"weights": "w", "head_layer": -2}}, "init.head_layer: must be at least -1, not -2"),
