@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from semisup.engine.batches import Batches, TrainingImages
 from semisup.engine.device import autocast, resolve_device, resolve_precision
-from semisup.engine.fit import CollapseError, FitResult, NonFiniteLossError, Stopped, fit
+from semisup.engine.fit import BatchSource, CollapseError, FitResult, NonFiniteLossError, Stopped, fit
 from semisup.engine.seeding import generator, seed_for
 
 __all__ = [
+    "BatchSource",
     "Batches",
     "CollapseError",
     "FitResult",
