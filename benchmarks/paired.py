@@ -1,4 +1,4 @@
-"""Two things timed in turn, A B A B ..., so that what else the machine does meets both; and what may be said of them."""
+"""Two things timed in turn, A B A B ..., so that what else the machine does meets both: what may be said of them."""
 
 from __future__ import annotations
 

@@ -2,23 +2,25 @@
 
     python benchmarks/throughput.py              # writes benchmarks/results/throughput.json and .md
     python benchmarks/throughput.py --quick      # fewer steps, today's ratios beside the committed ones; writes nothing
+    python benchmarks/throughput.py --compile    # what `compile: true` brings; benchmarks/results/compiled.json and .md
 
 The step is that of `semisup run`: the stage of a shipped recipe goes through the engine's own loop, with gathering and
 augmentation of the images, optimizer, averages, hidden-label judge, event log and checkpoints. Between any two of its
 steps a bare one is made, A B A B ..., in one process on the same threads. The ratio is that of the sums over a block of
-steps, one of which reports (as in a recipe with `log_every` of that many steps); given are the median over the blocks and
-its 95% interval. The images are random, of the size and number of Fashion-MNIST (28x28 gray) or CIFAR-10 (32x32 colour).
+steps, one of which reports (as in a recipe with `log_every` of that many steps); given are the median over the blocks
+and its 95% interval. The images are random, of the size and number of Fashion-MNIST (28x28 gray) or CIFAR-10 (32x32
+colour).
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -26,25 +28,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from bare import Bare, Recorder
+from bare import Bare, Call, Recorder
+from outcome import circumstances, committed, show, write
 from paired import Ratio, compare
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from semisup.augment.ctaugment import CTAugmentProbe
+from semisup.bench.tables import percent
 from semisup.bench.timing import fresh_method
-from semisup.bench.work import machine
 from semisup.config import load_recipe, shipped_recipes
 from semisup.data import ImageData
-from semisup.engine import Batches
+from semisup.engine import Batches, compile_backbones
 from semisup.methods import METHODS, Batch, Method
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
 from semisup.stages import StageContext
 from semisup.stages.train import fit_stage
 from semisup.tracking import EventLog
 
-RESULTS = Path(__file__).parent / "results"
 GOAL, VIEW_GOAL = 1.10, 0.05
 """Most that a step may cost of the bare limit, and the making of a strong view of the step."""
 SMALL, LARGE = (28, 1, 60_000), (32, 3, 50_000)
@@ -178,8 +178,6 @@ class InTurn:
 class Measured:
     """What a case came to."""
 
-    name: str
-    goal: float | None
     ratio: Ratio
     """Step over bare step."""
     step_ms: float
@@ -187,12 +185,12 @@ class Measured:
     batch: float
     """Part of the step that its batch took, 0 to 1."""
     view: float
-    """Part of the step that the dearest view's augmentation took."""
+    """Part of the step that the augmentation of its dearest view took."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Ratios alone: absolute times are of one machine and hour."""
-        ratio = dataclasses.asdict(self.ratio)
-        return {"goal": self.goal, **{key: round(value, 3) for key, value in ratio.items()}, "batch": round(self.batch, 3), "view": round(self.view, 3)}
+    def to_json(self) -> dict[str, float]:
+        """Ratios alone: times are of one machine and hour."""
+        found = {**dataclasses.asdict(self.ratio), "batch": self.batch, "view": self.view}
+        return {key: round(value, 3) for key, value in found.items()}
 
 
 def random_data(side: int, channels: int, count: int) -> ImageData:
@@ -204,39 +202,43 @@ def random_data(side: int, channels: int, count: int) -> ImageData:
     return ImageData("random", images, y, images[:100], y[:100], [str(k) for k in range(10)], flip=True)
 
 
-def measure(case: Case, blocks: int) -> Measured:
-    """Run a case's stage for one block to warm up and so many to measure."""
-    steps = case.block * (blocks + 1) + 1  # only the next step's begin ends a step
-    words = [*case.overrides, f"stages.{case.stage}.steps={steps}", f"log_every={case.block}", "tracking={mlflow: false}"]
-    recipe = load_recipe(case.recipe, words)
-    plan = make_plan(recipe, random_data(*case.images), trial=False)
-    stage = next(stage for stage in plan.stages if stage.name == case.stage)
+def planned(case: Case, steps: int) -> tuple[Plan, StagePlan]:
+    """A case's recipe on random images, and its stage, so many steps long."""
+    words = [*case.overrides, f"stages.{case.stage}.steps={steps}", f"log_every={case.block}"]
+    plan = make_plan(load_recipe(case.recipe, words), random_data(*case.images), trial=False)
+    return plan, next(stage for stage in plan.stages if stage.name == case.stage)
+
+
+@contextmanager
+def stage_context(plan: Plan, stage: StagePlan) -> Iterator[StageContext]:
+    """What the pipeline gives a stage to work with, in a folder of its own with an event log; no earlier stages."""
     with tempfile.TemporaryDirectory() as folder:
         log = EventLog(Path(folder))
         log.stage_start(stage.name, {}, {})
-        context = stage_context(plan, stage, Path(folder), log)
-        method, batches = fresh_method(plan, stage)
-        in_turn = InTurn(batches, method, Bare(method, plan.device, plan.precision), case.block, clock_of(plan.device))
-        fit_stage(context, method, in_turn)  # type: ignore[arg-type]
-    return summary(case, in_turn.blocks[1 : 1 + blocks])
+        yield StageContext(
+            name=stage.name,
+            config=stage.config,
+            recipe=plan.recipe,
+            data=plan.data,
+            budget=plan.budget,
+            inputs={},
+            steps=stage.steps,
+            folder=Path(folder),
+            device=plan.device,
+            precision=plan.precision,
+            statistics=plan.statistics,
+            on_log=lambda step, values: log.metrics(stage.name, step, values),
+        )
 
 
-def stage_context(plan: Plan, stage: StagePlan, folder: Path, log: EventLog) -> StageContext:
-    """What the pipeline gives a stage, without the stages it reads."""
-    return StageContext(
-        name=stage.name,
-        config=stage.config,
-        recipe=plan.recipe,
-        data=plan.data,
-        budget=plan.budget,
-        inputs={},
-        steps=stage.steps,
-        folder=folder,
-        device=plan.device,
-        precision=plan.precision,
-        statistics=plan.statistics,
-        on_log=lambda step, values: log.metrics(stage.name, step, values),
-    )
+def measure(case: Case, blocks: int) -> Measured:
+    """Run a case's stage for one block to warm up and so many to measure."""
+    plan, stage = planned(case, case.block * (blocks + 1) + 1)  # a step ends where the next one begins
+    method, batches = fresh_method(plan, stage)
+    in_turn = InTurn(batches, method, Bare(method, plan.device, plan.precision), case.block, clock_of(plan.device))
+    with stage_context(plan, stage) as context:
+        fit_stage(context, method, in_turn)
+    return summary(in_turn.blocks[1 : 1 + blocks])
 
 
 def clock_of(device: torch.device) -> Callable[[], float]:
@@ -251,30 +253,144 @@ def clock_of(device: torch.device) -> Callable[[], float]:
     return clock
 
 
-def summary(case: Case, blocks: Sequence[Block]) -> Measured:
+def summary(blocks: Sequence[Block]) -> Measured:
     """The medians over a case's blocks."""
-    views = {name: median(block.share(block.views[name]) for block in blocks) for name in blocks[0].views}
+    views = [median(block.share(block.views[name]) for block in blocks) for name in blocks[0].views]
     return Measured(
-        case.name,
-        case.goal,
         compare([block.step for block in blocks], [block.bare for block in blocks]),
         1000 * median(seconds for block in blocks for seconds in block.step),
         1000 * median(seconds for block in blocks for seconds in block.bare),
         median(block.share(block.batch) for block in blocks),
-        max(views.values(), default=0.0),
+        max(views, default=0.0),
     )
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """What `compile: true` does to a case's bare step, caches empty."""
+
+    ratio: Ratio
+    """Eager over compiled."""
+    warm_up: float
+    """Seconds of the first step beyond what the others take."""
+    eager_ms: float
+    compiled_ms: float
+
+    @property
+    def break_even(self) -> float:
+        """Steps after which compiling has cost no time; infinite where it saves none."""
+        saved = (self.eager_ms - self.compiled_ms) / 1000
+        return self.warm_up / saved if saved > 0 else float("inf")
+
+
+def measure_compiled(case: Case, steps: int) -> Compiled:
+    """Make a case's bare step eagerly and compiled in turn, so many times each."""
+    plan, stage = planned(case, 2)
+    method, batches = fresh_method(plan, stage)
+    recorder = Recorder(method)
+    record: list[Call] = []
+
+    class Watched:
+        images_per_step = batches.images_per_step
+
+        def __call__(self, step: int) -> Batch:
+            if step == 0:
+                recorder.start()
+            else:
+                record.extend(recorder.stop())
+            return batches(step)
+
+    with stage_context(plan, stage) as context:
+        fit_stage(context, method, Watched())
+    clock = clock_of(plan.device)
+    eager, compiled = (Bare(method, plan.device, plan.precision) for _ in range(2))
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # read when something is compiled
+        compile_backbones(compiled.copy)
+        for bare in (eager, compiled):
+            bare.load(record)
+        eager()
+        begun = clock()
+        compiled()
+        first = clock() - begun
+        seconds: tuple[list[list[float]], list[list[float]]] = ([], [])
+        for _ in range(steps):
+            for bare, found in zip((eager, compiled), seconds, strict=True):
+                begun = clock()
+                bare()
+                found.append([clock() - begun])
+    eager_s, compiled_s = (median(value for (value,) in found) for found in seconds)
+    return Compiled(compare(*seconds), first - compiled_s, 1000 * eager_s, 1000 * compiled_s)
+
+
+def lines_of(found: dict[str, Measured], goals: dict[str, float | None], before: dict[str, Any]) -> list[list[str]]:
+    """The table's lines."""
+    return [
+        [
+            name,
+            f"{m.step_ms:.1f}",
+            f"{m.bare_ms:.1f}",
+            str(m.ratio),
+            f"{before[name]['median']:.2f}" if name in before else "",
+            "" if goals[name] is None else f"<= {goals[name]:.2f}",
+            percent(m.batch),
+            percent(m.view),
+        ]
+        for name, m in found.items()
+    ]
+
+
+HEADER = ["step", "ms", "bare ms", "ratio (95%)", "committed", "goal", "batch %", "view %"]
+COMPILE_HEADER = ["bare step", "eager ms", "compiled ms", "faster (95%)", "warm-up s", "break-even step"]
+
+
+def run_steps(cases: Sequence[Case], blocks: int, *, keep: bool) -> None:
+    """Measure steps, print them beside the committed ratios, and commit them if asked to."""
+    before = committed("throughput").get("cases", {})
+    found: dict[str, Measured] = {}
+    for case in cases:
+        print(f"{case.name} ...", flush=True)
+        found[case.name] = measure(case, blocks)
+    goals = {case.name: case.goal for case in cases}
+    lines = lines_of(found, goals, before)
+    note = f"{torch.get_num_threads()} threads, {circumstances()}"
+    show(HEADER, lines, note)
+    if keep:
+        record = {"machine": note, "cases": {name: {"goal": goals[name], **m.to_json()} for name, m in found.items()}}
+        write("throughput", record, HEADER, lines, note, without=("ms", "bare ms", "committed"))
+
+
+def run_compiled(cases: Sequence[Case], steps: int, *, keep: bool) -> None:
+    """Measure what compiling brings, and commit it if asked to; lengths in steps, no times."""
+    record, lines = {}, []
+    for case in cases:
+        print(f"{case.name} ...", flush=True)
+        found = measure_compiled(case, steps)
+        even = f"{found.break_even:,.0f}" if found.break_even < float("inf") else "never"
+        times = [f"{found.eager_ms:.1f}", f"{found.compiled_ms:.1f}", str(found.ratio), f"{found.warm_up:.0f}", even]
+        lines.append([case.name, *times])
+        record[case.name] = {**dataclasses.asdict(found.ratio), "break_even": even}
+    note = f"{torch.get_num_threads()} threads, {circumstances()}"
+    show(COMPILE_HEADER, lines, note)
+    if keep:
+        outcome = {"machine": note, "cases": record}
+        write("compiled", outcome, COMPILE_HEADER, lines, note, without=("eager ms", "compiled ms"))
+
+
 def main() -> None:
-    """Measure and print; write unless asked to be quick."""
+    """Measure, print, and write unless asked to be quick."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--blocks", type=int, default=10)
-    parser.add_argument("--only", default="", help="cases whose name has this in it")
+    parser.add_argument("--quick", action="store_true", help="only what has a goal, a few steps of it; write nothing")
+    parser.add_argument("--compile", action="store_true", help="what `compile: true` brings instead")
+    parser.add_argument("--only", default="", help="cases whose name has this in it; write nothing")
     arguments = parser.parse_args()
-    for case in [*NAMED, *other_cases()]:
-        if arguments.only in case.name:
-            print(measure(case, arguments.blocks), os.getloadavg(), flush=True)
+    cases = NAMED if arguments.quick or arguments.compile else [*NAMED, *other_cases()]
+    chosen = [case for case in cases if arguments.only in case.name]
+    keep = not arguments.quick and not arguments.only
+    if arguments.compile:
+        run_compiled(chosen, 5 if arguments.quick else 20, keep=keep)
+    else:
+        run_steps(chosen, 3 if arguments.quick else 10, keep=keep)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 
 from semisup.augment import Normalize
-from semisup.engine import Batches, fit
+from semisup.engine import Batches, compile_backbones, fit
 from semisup.methods import Method
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.stages.networks import build_method
@@ -39,6 +39,8 @@ def fresh_method(plan: Plan, stage: StagePlan) -> tuple[Method, Batches]:
         pretrained=False,
     )
     method = method.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if plan.recipe.compile:
+        compile_backbones(method)
     images = training_images(data, plan.budget, None)
     if config.pseudo_labels is not None:
         uniform = torch.full((len(data.x_train), data.num_classes), 1 / data.num_classes)
@@ -86,4 +88,4 @@ def step_seconds(plan: Plan, stage: StagePlan) -> float:
         return result.seconds / steps
 
     warm = stretch(WARM_UP)
-    return warm if warm > 1 else min(stretch(STEPS) for _ in range(REPEATS))
+    return warm if warm > 1 and not plan.recipe.compile else min(stretch(STEPS) for _ in range(REPEATS))

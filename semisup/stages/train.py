@@ -12,13 +12,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from semisup.augment import Normalize, build_policy
 from semisup.augment.ctaugment import CTAugment
 from semisup.config import StageConfig
 from semisup.data import ImageData, LabelBudget, is_mapped, take
-from semisup.engine import Batches, BatchSource, FitResult, TrainingImages, fit, seed_for
+from semisup.engine import Batches, BatchSource, FitResult, TrainingImages, compile_backbones, fit, seed_for, uncompiled
 from semisup.methods import Method, Views
 from semisup.models import ModelSpec, WeightsReport, count_parameters
 from semisup.stages.artifact import Artifact, finish
@@ -140,6 +140,8 @@ def _start(context: StageContext) -> tuple[Method, ModelSpec, WeightsReport | No
         )
         report = load_initial_weights(method, path, stage.init.minimum_match)
     method = method.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if context.recipe.compile:
+        compile_backbones(method)
     return method, spec, report
 
 
@@ -159,6 +161,12 @@ def _looks(context: StageContext, method: Method) -> int | None:
 def fit_stage(context: StageContext, method: Method, batches: BatchSource) -> FitResult:
     """Train a stage's method as its recipe says, with its checkpoints and the oracle's curve in its folder."""
     stage, recipe = context.config, context.recipe
+    look = oracle(context, context.folder / CURVE)
+
+    def on_evaluate(step: int, predictor: nn.Module) -> None:
+        with uncompiled(recipe.compile):
+            look(step, predictor)
+
     return fit(
         method,
         batches,
@@ -176,7 +184,7 @@ def fit_stage(context: StageContext, method: Method, batches: BatchSource) -> Fi
         judge=hidden_label_judge(context),
         stop_on_collapse=stage.stop_on_collapse,
         evaluate_every=_looks(context, method),
-        on_evaluate=oracle(context, context.folder / CURVE),
+        on_evaluate=on_evaluate,
     )
 
 
@@ -206,15 +214,16 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
     network = Network(spec, method.trains, projector_widths(predictor))
     files = save_predictor(context.folder, predictor, network, context.statistics, data.classes)
     metrics: dict[str, Any] = {f"train/{name}": value for name, value in result.log.items()}
-    if method.trains == "classifier":
-        metrics |= evaluate_classifier(context, predictor, raw)
-        files += ["confusion.png"] if len(data.x_test) else []
-        metrics |= {} if looks is None else oracle_metrics(context.folder / CURVE)
-        if method.views.unlabeled:
-            metrics |= unlabeled_quality(context, predictor, float(getattr(method, "threshold", 0.95)))
-    else:
-        metrics |= evaluate_encoder(context, predictor)
-        files += encoder_pictures(context, method, predictor, batches)
+    with uncompiled(recipe.compile):
+        if method.trains == "classifier":
+            metrics |= evaluate_classifier(context, predictor, raw)
+            files += ["confusion.png"] if len(data.x_test) else []
+            metrics |= {} if looks is None else oracle_metrics(context.folder / CURVE)
+            if method.views.unlabeled:
+                metrics |= unlabeled_quality(context, predictor, float(getattr(method, "threshold", 0.95)))
+        else:
+            metrics |= evaluate_encoder(context, predictor)
+            files += encoder_pictures(context, method, predictor, batches)
     np.save(context.folder / "example.npy", take(data.x_train, slice(2)))
     files.append("example.npy")
     artifact = finish(
