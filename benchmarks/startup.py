@@ -45,7 +45,7 @@ def first_step_seconds() -> float:
     """
     with tempfile.TemporaryDirectory() as folder:
         begun = time.time()
-        command = [SEMISUP, "run", "digits/quickstart", "log_every=1", "--out", f"{folder}/run"]
+        command = [str(SEMISUP), "run", "digits/quickstart", "log_every=1", "--out", f"{folder}/run"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             while time.time() - begun < PATIENCE:
@@ -75,12 +75,12 @@ def fixmatch_bytes() -> float:
         RuntimeError: the run failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        command = [SEMISUP, "run", "fashion_mnist/fixmatch", "stages.train.steps=20", "--out", f"{folder}/run"]
+        command = [str(SEMISUP), "run", "fashion_mnist/fixmatch", "stages.train.steps=20", "--out", f"{folder}/run"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))}: exit status {process.returncode}")
+        raise RuntimeError(f"{' '.join(command)}: exit status {process.returncode}")
     return usage.ru_maxrss * (1024.0 if sys.platform.startswith("linux") else 1.0)
 
 
