@@ -19,6 +19,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import torch
 from bare import Bare, Recorder
