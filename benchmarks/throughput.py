@@ -2,6 +2,7 @@
 
     python benchmarks/throughput.py              # writes benchmarks/results/throughput.json and .md
     python benchmarks/throughput.py --quick      # fewer steps, today's ratios beside the committed ones; writes nothing
+    python benchmarks/throughput.py --busy ...   # by processor time, on one thread: ratios of a machine that does other work
     python benchmarks/throughput.py --compile    # what `compile: true` brings; benchmarks/results/compiled.json and .md
 
 The step is that of `semisup run`: the stage of a shipped recipe goes through the engine's own loop, with gathering and
@@ -231,20 +232,21 @@ def stage_context(plan: Plan, stage: StagePlan) -> Iterator[StageContext]:
         )
 
 
-def measure(case: Case, blocks: int) -> Measured:
-    """Run a case's stage for one block to warm up and so many to measure."""
+def measure(case: Case, blocks: int, *, busy: bool = False) -> Measured:
+    """Run a case's stage for one block to warm up and so many to measure; `busy` as in :func:`clock_of`."""
     plan, stage = planned(case, case.block * (blocks + 1) + 1)  # a step ends where the next one begins
     method, batches = fresh_method(plan, stage)
-    in_turn = InTurn(batches, method, Bare(method, plan.device, plan.precision), case.block, clock_of(plan.device))
+    clock = clock_of(plan.device, busy=busy)
+    in_turn = InTurn(batches, method, Bare(method, plan.device, plan.precision), case.block, clock)
     with stage_context(plan, stage) as context:
         fit_stage(context, method, in_turn)
     return summary(in_turn.blocks[1 : 1 + blocks])
 
 
-def clock_of(device: torch.device) -> Callable[[], float]:
-    """A clock that waits for the device first."""
+def clock_of(device: torch.device, *, busy: bool = False) -> Callable[[], float]:
+    """A clock that waits for the device first; where the machine is busy, the process's own processor time."""
     if device.type != "cuda":
-        return time.perf_counter
+        return time.process_time if busy else time.perf_counter
 
     def clock() -> float:
         torch.cuda.synchronize(device)
@@ -344,16 +346,17 @@ HEADER = ["step", "ms", "bare ms", "ratio (95%)", "committed", "goal", "batch %"
 COMPILE_HEADER = ["bare step", "eager ms", "compiled ms", "faster (95%)", "warm-up s", "break-even step"]
 
 
-def run_steps(cases: Sequence[Case], blocks: int, *, keep: bool) -> None:
+def run_steps(cases: Sequence[Case], blocks: int, *, keep: bool, busy: bool = False) -> None:
     """Measure steps, print them beside the committed ratios, and commit them if asked to."""
     before = committed("throughput").get("cases", {})
     found: dict[str, Measured] = {}
     for case in cases:
         print(f"{case.name} ...", flush=True)
-        found[case.name] = measure(case, blocks)
+        found[case.name] = measure(case, blocks, busy=busy)
     goals = {case.name: case.goal for case in cases}
     lines = lines_of(found, goals, before)
     note = f"{torch.get_num_threads()} threads, {circumstances()}"
+    note = f"processor time, {note}" if busy else note
     show(HEADER, lines, note)
     if keep:
         record = {"machine": note, "cases": {name: {"goal": goals[name], **m.to_json()} for name, m in found.items()}}
@@ -383,14 +386,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="only what has a goal, a few steps of it; write nothing")
     parser.add_argument("--compile", action="store_true", help="what `compile: true` brings instead")
     parser.add_argument("--only", default="", help="cases whose name has this in it; write nothing")
+    parser.add_argument("--busy", action="store_true", help="processor time, on one thread, for a busy machine")
     arguments = parser.parse_args()
+    if arguments.busy:
+        torch.set_num_threads(1)  # of two, one would spin while the other waits for its turn
     cases = NAMED if arguments.quick or arguments.compile else [*NAMED, *other_cases()]
     chosen = [case for case in cases if arguments.only in case.name]
     keep = not arguments.quick and not arguments.only
     if arguments.compile:
         run_compiled(chosen, 5 if arguments.quick else 20, keep=keep)
     else:
-        run_steps(chosen, 3 if arguments.quick else 10, keep=keep)
+        run_steps(chosen, 3 if arguments.quick else 10, keep=keep, busy=arguments.busy)
 
 
 if __name__ == "__main__":
