@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 from bare import Bare, Recorder
-from outcome import circumstances, committed, show, write
 from paired import Ratio, compare
 from PIL import Image
+from speed_results import circumstances, committed, show, write
 from throughput import stage_context
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler

@@ -9,8 +9,8 @@ suite and, where not all of it is shown, the entries:
     <!-- table: digits-budgets supervised fixmatch -->
     <!-- end of table -->
 
-or the name of a speed benchmark, whose results lie in `results/NAME.md`, and where not all of its lines are shown, words
-that one of must be in a line:
+or the name of a speed benchmark, whose table lies in `results/NAME.md`, and where not all of its lines are shown, words
+one of which a line must have:
 
     <!-- table: throughput fixmatch simclr -->
     <!-- end of table -->

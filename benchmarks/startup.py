@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from outcome import circumstances, show, write
+from speed_results import circumstances, show, write
 
 SEMISUP = Path(sys.executable).with_name("semisup")
 REPEATS = 5
@@ -70,6 +70,8 @@ def first_step(events: Path) -> float | None:
 
 def fixmatch_bytes() -> float:
     """Most bytes of resident memory of a short run, by the operating system's account.
+
+    It begins with those of the process that starts it, here 0.5 GB: no figure is less.
 
     Raises:
         RuntimeError: the run failed.

@@ -2,7 +2,7 @@
 
     python benchmarks/throughput.py              # writes benchmarks/results/throughput.json and .md
     python benchmarks/throughput.py --quick      # fewer steps, today's ratios beside the committed ones; writes nothing
-    python benchmarks/throughput.py --busy ...   # by processor time, on one thread: ratios of a machine that does other work
+    python benchmarks/throughput.py --busy       # by processor time, on one thread: where a machine does other work too
     python benchmarks/throughput.py --compile    # what `compile: true` brings; benchmarks/results/compiled.json and .md
 
 The step is that of `semisup run`: the stage of a shipped recipe goes through the engine's own loop, with gathering and
@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 import torch
 from bare import Bare, Call, Recorder
-from outcome import circumstances, committed, show, write
 from paired import Ratio, compare
+from speed_results import circumstances, committed, show, write
 from torch import Tensor
 
 from semisup.augment.ctaugment import CTAugmentProbe
