@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-reference lint format check clean
+.PHONY: demo test test-all test-reference bench bench-quick bench-lightly lint format check clean
 
 demo: $(VENV)/.ready
 	$(BIN)/semisup run digits/quickstart --out runs/quickstart
@@ -18,6 +18,21 @@ test-all: $(VENV)/.ready
 test-reference: $(VENV)/.ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps pytorch-metric-learning lightly tqdm
 	$(BIN)/pytest -m reference tests/reference
+
+# What steps cost, beside the committed ratios. A busy machine shows other ones: look at the load below the table.
+bench-quick: $(VENV)/.ready
+	$(BIN)/python benchmarks/throughput.py --quick
+
+# The same at length, into benchmarks/results, and from there into the README.
+bench: $(VENV)/.ready
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/throughput.py --compile
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/publish.py
+
+bench-lightly: $(VENV)/.ready
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps lightly tqdm lightning-utilities
+	$(BIN)/python benchmarks/against_lightly.py
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -8,6 +8,12 @@ suite and, where not all of it is shown, the entries:
 
     <!-- table: digits-budgets supervised fixmatch -->
     <!-- end of table -->
+
+or the name of a speed benchmark, whose table lies in `results/NAME.md`, and where not all of its lines are shown, words
+one of which a line must have:
+
+    <!-- table: throughput fixmatch simclr -->
+    <!-- end of table -->
 """
 
 from __future__ import annotations
@@ -30,11 +36,21 @@ def with_tables(text: str) -> str:
 
     def table(match: re.Match[str]) -> str:
         opening, suite, entries, closing = match.groups()
+        single = HERE / "results" / f"{suite}.md"
+        if single.exists():
+            return opening + some_lines(single.read_text(encoding="utf-8"), entries.split()) + closing
         path = HERE / "results" / suite / "leaderboard.json"
         summary = json.loads(path.read_text(encoding="utf-8"))
         return opening + readme_table(summary, entries.split() or None) + closing
 
     return MARKED.sub(table, text)
+
+
+def some_lines(text: str, words: list[str]) -> str:
+    """The table of a Markdown text, and of its lines below the head those with one of the words, if there are any."""
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    kept = [line for line in table[2:] if not words or any(word in line for word in words)]
+    return "\n".join([*table[:2], *kept]) + "\n"
 
 
 def main() -> None:

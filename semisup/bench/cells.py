@@ -146,6 +146,7 @@ def _setting(suite: Suite, cell: Cell, mapping: Mapping[str, Any]) -> dict[str, 
         "init_seed": cell.init,
         "precision": suite.precision,
         "threads": suite.threads,
+        "compile": False,  # most runs of a suite are over before compiling has paid
         "oracle_every": suite.oracle_every,
     }
     return changed if suite.model is None else changed | {"model": _copy(suite.model)}

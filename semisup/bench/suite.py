@@ -95,7 +95,7 @@ def _grid_rule(value: dict[str, list[Any]]) -> str | None:
     return None
 
 
-SUITES_OWN = ("name", "data", "seed", "init_seed", "precision", "threads", "oracle_every", "device")
+SUITES_OWN = ("name", "data", "seed", "init_seed", "precision", "threads", "compile", "oracle_every", "device")
 """Keys of a recipe that no entry may change: what is compared must differ in nothing else."""
 
 

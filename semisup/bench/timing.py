@@ -7,21 +7,19 @@ import dataclasses
 import torch
 
 from semisup.augment import Normalize
-from semisup.engine import fit
+from semisup.engine import Batches, compile_backbones, fit
+from semisup.methods import Method
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.stages.networks import build_method
 from semisup.stages.train import stage_batches, training_images
 
-__all__ = ["step_seconds"]
+__all__ = ["fresh_method", "step_seconds"]
 
 WARM_UP, STEPS, REPEATS = 2, 3, 3
 
 
-def step_seconds(plan: Plan, stage: StagePlan) -> float:
-    """Seconds of one step of a train stage, with freshly initialised networks in place of those it would start from.
-
-    The least of three stretches of three steps after two to warm up: what another process takes away from one stretch
-    is not the step's. A step of more than a second is measured by those two alone.
+def fresh_method(plan: Plan, stage: StagePlan) -> tuple[Method, Batches]:
+    """The method of a train stage and its batches, with fresh networks and labels where it would read other stages'.
 
     Args:
         plan: of the recipe, with data and device.
@@ -29,8 +27,6 @@ def step_seconds(plan: Plan, stage: StagePlan) -> float:
     """
     data, config = plan.data, stage.config
     assert stage.network is not None
-    if plan.recipe.threads is not None:
-        torch.set_num_threads(plan.recipe.threads)
     networks = {other.name: other.network for other in plan.stages if other.network is not None}
     teachers = [networks[name].build_classifier().to(plan.device).eval() for name in config.teacher]
     method = build_method(
@@ -43,11 +39,13 @@ def step_seconds(plan: Plan, stage: StagePlan) -> float:
         pretrained=False,
     )
     method = method.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if plan.recipe.compile:
+        compile_backbones(method)
     images = training_images(data, plan.budget, None)
     if config.pseudo_labels is not None:
         uniform = torch.full((len(data.x_train), data.num_classes), 1 / data.num_classes)
         images = dataclasses.replace(images, targets=uniform)
-    batches = stage_batches(
+    return method, stage_batches(
         config,
         method,
         images,
@@ -57,6 +55,21 @@ def step_seconds(plan: Plan, stage: StagePlan) -> float:
         key=("timing",),
     )
 
+
+def step_seconds(plan: Plan, stage: StagePlan) -> float:
+    """Seconds of one step of a train stage, with freshly initialised networks in place of those it would start from.
+
+    The least of three stretches of three steps after two to warm up: what another process takes away from one stretch
+    is not the step's. A step of more than a second is measured by those two alone.
+
+    Args:
+        plan: of the recipe, with data and device.
+        stage: one of its train stages.
+    """
+    config = stage.config
+    if plan.recipe.threads is not None:
+        torch.set_num_threads(plan.recipe.threads)
+    method, batches = fresh_method(plan, stage)
     still = dataclasses.replace(config.optimizer, lr=1e-9, group_lr={})  # a recipe that diverges takes as long
 
     def stretch(steps: int) -> float:
@@ -75,4 +88,4 @@ def step_seconds(plan: Plan, stage: StagePlan) -> float:
         return result.seconds / steps
 
     warm = stretch(WARM_UP)
-    return warm if warm > 1 else min(stretch(STEPS) for _ in range(REPEATS))
+    return warm if warm > 1 and not plan.recipe.compile else min(stretch(STEPS) for _ in range(REPEATS))

@@ -289,6 +289,9 @@ class Recipe:
     precision: str = field(default="auto", metadata=one_of("auto", "fp32", "bf16", "fp16"))
     # CPU threads, >= 1; null: torch's own choice
     threads: int | None = field(default=None, metadata=at_least(1))
+    # train with torch.compile: needs a C++ compiler (on CUDA: Triton), and a minute or so to warm up. What is learned
+    # differs by rounding alone
+    compile: bool = False
     # seconds between checkpoints, >= 0 (0: after every step)
     checkpoint_seconds: float = field(default=30.0, metadata=at_least(0))
     # steps between logged metrics, >= 1

@@ -185,7 +185,8 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
     shape = np.frombuffer(content[4:start], ">u4").astype(np.int64)
     if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) != start + np.prod(shape):
         raise SemisupError(f"{file}: not a whole idx file of bytes in {dimensions} dimensions; fetch it again")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(tuple(shape))
+    # A copy that may be written to, in place of `content`: of any other torch would keep a second one.
+    return np.frombuffer(content, np.uint8, offset=start).reshape(tuple(shape)).copy()
 
 
 def _read_npz(path: Path | None) -> ImageData:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from semisup.engine.batches import Batches, TrainingImages
+from semisup.engine.compile import check_compiler, compile_backbones, uncompiled
 from semisup.engine.device import autocast, resolve_device, resolve_precision
-from semisup.engine.fit import CollapseError, FitResult, NonFiniteLossError, Stopped, fit
+from semisup.engine.fit import BatchSource, CollapseError, FitResult, NonFiniteLossError, Stopped, fit
 from semisup.engine.seeding import generator, seed_for
 
 __all__ = [
+    "BatchSource",
     "Batches",
     "CollapseError",
     "FitResult",
@@ -15,9 +17,12 @@ __all__ = [
     "Stopped",
     "TrainingImages",
     "autocast",
+    "check_compiler",
+    "compile_backbones",
     "fit",
     "generator",
     "resolve_device",
     "resolve_precision",
     "seed_for",
+    "uncompiled",
 ]

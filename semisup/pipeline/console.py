@@ -88,7 +88,8 @@ class Reporter(Terminal):
         least, most = min(budget.per_class), max(budget.per_class)
         spread = f"{least}" if least == most else f"{least}-{most}"
         self.say(
-            f"{recipe.name}: seed {recipe.seed}, {plan.device} {plan.precision}; {data.name}: "
+            f"{recipe.name}: seed {recipe.seed}, {plan.device} {plan.precision}"
+            f"{' compiled' if recipe.compile else ''}; {data.name}: "
             f"{len(data.x_train):,} training images of {data.size}x{data.size}x{data.channels}, {len(budget.index):,} "
             f"labeled ({spread} per class of {data.num_classes}), {len(data.x_test):,} test images"
         )

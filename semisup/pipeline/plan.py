@@ -23,7 +23,7 @@ from semisup.augment.ctaugment import CTAugment, CTAugmentProbe
 from semisup.config import Recipe, StageConfig
 from semisup.data import ImageData, LabelBudget, draw_budget, load_data, take
 from semisup.data.store import Watch, unwatched
-from semisup.engine import resolve_device, resolve_precision
+from semisup.engine import check_compiler, resolve_device, resolve_precision
 from semisup.engine.optim import check_group_lr
 from semisup.errors import SemisupError, first_line, nearest, raise_all
 from semisup.evaluate.knn import SIMILARITIES
@@ -92,6 +92,8 @@ def make_plan(recipe: Recipe, data: ImageData | None = None, *, trial: bool = Tr
     with _collecting(problems):
         device = resolve_device(recipe.device)
         precision = resolve_precision(recipe.precision, device)
+        if recipe.compile:
+            check_compiler(device)
     with _collecting(problems):
         data = load_data(recipe.data, watch) if data is None else data
         budget = recipe_budget(recipe, data)
@@ -440,6 +442,8 @@ def _fingerprint(
         "weights_file": _file_hash(stage),
         "oracle_every": recipe.oracle_every if model is not None and reads_labels else None,  # where looks are made
     }
+    if recipe.compile and model is not None:  # other rounding; without the key, stages of earlier recipes stay valid
+        content["compile"] = True
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
 

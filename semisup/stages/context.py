@@ -48,7 +48,7 @@ class StageContext:
 
 
 def clean_batches(
-    images: np.ndarray, normalize: Normalize, device: torch.device, rows: np.ndarray | None = None, size: int = 512
+    images: np.ndarray, normalize: Normalize, device: torch.device, rows: np.ndarray | None = None, size: int = 128
 ) -> Iterator[Tensor]:
     """Images (N, H, W, C) uint8 as normalised batches without augmentation, for evaluation.
 
@@ -57,7 +57,8 @@ def clean_batches(
         normalize: the last step.
         device: of the batches.
         rows: which images, in this order; None: all of them.
-        size: images per batch.
+        size: images per batch. On 2 cores 128 take no longer than 512, with the same answers bit for bit, and need less
+            memory than a training step.
     """
     for start in range(0, len(images) if rows is None else len(rows), size):
         part = slice(start, start + size)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from semisup.augment import Normalize, build_policy
 from semisup.augment.backend import HostFirst, ImageByImage, resolve_backend
@@ -20,7 +20,7 @@ from semisup.augment.ctaugment import CTAugment
 from semisup.augment.policies import NoAugment
 from semisup.config import StageConfig
 from semisup.data import ImageData, LabelBudget, is_mapped, take
-from semisup.engine import Batches, TrainingImages, fit, seed_for
+from semisup.engine import Batches, BatchSource, FitResult, TrainingImages, compile_backbones, fit, seed_for, uncompiled
 from semisup.methods import Method, Views
 from semisup.models import ModelSpec, WeightsReport, count_parameters
 from semisup.stages.artifact import Artifact, finish
@@ -38,7 +38,10 @@ from semisup.stages.pictures import encoder_pictures
 from semisup.stages.predictor import load_network, save_predictor
 from semisup.stages.relabel import read_targets
 
-__all__ = ["stage_backend", "stage_batches", "stage_policies", "stored_images", "train", "training_images"]
+__all__ = ["fit_stage", "stage_backend", "stage_batches", "stage_policies", "stored_images", "train", "training_images"]
+
+CHECKPOINT, CURVE = "checkpoint.pt", "oracle.json"
+"""What a stage keeps in its folder only while it is unfinished."""
 
 
 def training_images(data: ImageData, budget: LabelBudget, relabeled: Artifact | None) -> TrainingImages:
@@ -163,6 +166,8 @@ def _start(context: StageContext) -> tuple[Method, ModelSpec, WeightsReport | No
         )
         report = load_initial_weights(method, path, stage.init.minimum_match)
     method = method.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if context.recipe.compile:
+        compile_backbones(method)
     return method, spec, report
 
 
@@ -172,6 +177,41 @@ def _has_model(artifact: Artifact) -> bool:
 
 def _network_of(artifact: Artifact) -> Network:
     return Network.from_json(json.loads((artifact.folder / "model.json").read_text(encoding="utf-8")))
+
+
+def _looks(context: StageContext, method: Method) -> int | None:
+    """Steps between looks at the test set for an oracle number; None: none."""
+    return context.recipe.oracle_every if method.trains == "classifier" and len(context.data.x_test) else None
+
+
+def fit_stage(context: StageContext, method: Method, batches: BatchSource) -> FitResult:
+    """Train a stage's method as its recipe says, with its checkpoints and the oracle's curve in its folder."""
+    stage, recipe = context.config, context.recipe
+    look = oracle(context, context.folder / CURVE)
+
+    def on_evaluate(step: int, predictor: nn.Module) -> None:
+        with uncompiled(recipe.compile):
+            look(step, predictor)
+
+    return fit(
+        method,
+        batches,
+        steps=context.steps,
+        optimizer=stage.optimizer,
+        schedule=stage.schedule,
+        ema=stage.ema,
+        device=context.device,
+        precision=context.precision,
+        key=(recipe.seed, context.name),
+        checkpoint=context.folder / CHECKPOINT,
+        checkpoint_seconds=recipe.checkpoint_seconds,
+        log_every=recipe.log_every,
+        on_log=context.on_log,
+        judge=hidden_label_judge(context),
+        stop_on_collapse=stage.stop_on_collapse,
+        evaluate_every=_looks(context, method),
+        on_evaluate=on_evaluate,
+    )
 
 
 def train(context: StageContext) -> tuple[Artifact, int | None]:
@@ -192,42 +232,24 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
         device=context.device,
         key=(recipe.seed, context.name),
     )
-    checkpoint, curve = context.folder / "checkpoint.pt", context.folder / "oracle.json"
-    looks = recipe.oracle_every if method.trains == "classifier" and len(data.x_test) else None
-    result = fit(
-        method,
-        batches,
-        steps=context.steps,
-        optimizer=stage.optimizer,
-        schedule=stage.schedule,
-        ema=stage.ema,
-        device=context.device,
-        precision=context.precision,
-        key=(recipe.seed, context.name),
-        checkpoint=checkpoint,
-        checkpoint_seconds=recipe.checkpoint_seconds,
-        log_every=recipe.log_every,
-        on_log=context.on_log,
-        judge=hidden_label_judge(context),
-        stop_on_collapse=stage.stop_on_collapse,
-        evaluate_every=looks,
-        on_evaluate=oracle(context, curve),
-    )
+    looks = _looks(context, method)
+    result = fit_stage(context, method, batches)
     raw = method.predictor()
     predictor = raw if result.ema is None else result.ema.module
     started = time.perf_counter()
     network = Network(spec, method.trains, projector_widths(predictor))
     files = save_predictor(context.folder, predictor, network, context.statistics, data.classes)
     metrics: dict[str, Any] = {f"train/{name}": value for name, value in result.log.items()}
-    if method.trains == "classifier":
-        metrics |= evaluate_classifier(context, predictor, raw)
-        files += ["confusion.png"] if len(data.x_test) else []
-        metrics |= {} if looks is None else oracle_metrics(curve)
-        if method.views.unlabeled:
-            metrics |= unlabeled_quality(context, predictor, float(getattr(method, "threshold", 0.95)))
-    else:
-        metrics |= evaluate_encoder(context, predictor)
-        files += encoder_pictures(context, method, predictor, batches)
+    with uncompiled(recipe.compile):
+        if method.trains == "classifier":
+            metrics |= evaluate_classifier(context, predictor, raw)
+            files += ["confusion.png"] if len(data.x_test) else []
+            metrics |= {} if looks is None else oracle_metrics(context.folder / CURVE)
+            if method.views.unlabeled:
+                metrics |= unlabeled_quality(context, predictor, float(getattr(method, "threshold", 0.95)))
+        else:
+            metrics |= evaluate_encoder(context, predictor)
+            files += encoder_pictures(context, method, predictor, batches)
     np.save(context.folder / "example.npy", take(data.x_train, slice(2)))
     files.append("example.npy")
     artifact = finish(
@@ -246,6 +268,6 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
             "metrics": metrics,
         },
     )
-    checkpoint.unlink(missing_ok=True)
-    curve.unlink(missing_ok=True)
+    for name in (CHECKPOINT, CURVE):
+        (context.folder / name).unlink(missing_ok=True)
     return artifact, result.resumed_from

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -104,6 +106,22 @@ def test_a_label_budget_shares_the_pretraining(parent: Path) -> None:
 def test_only_what_depends_on_a_change_runs_again(parent: Path) -> None:
     result = run_small(parent / "warmer", "stages.student.method.temperature=2.0")
     assert statuses(result) == {**dict.fromkeys(ALL, "reused"), "student": "trained"}
+
+
+def test_compiling_makes_other_stages_and_its_absence_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`compile: false` is not hashed: what was trained before there was the key is still found."""
+    hashed: list[dict[str, Any]] = []
+
+    def dumps(value: dict[str, Any], **how: Any) -> str:
+        hashed.append(value)
+        return json.dumps(value, **how)
+
+    monkeypatch.setattr("semisup.pipeline.plan.json", SimpleNamespace(dumps=dumps))
+    monkeypatch.setattr("semisup.pipeline.plan.check_compiler", lambda device: None)  # takes 10 s
+    plain = {stage.name: stage.fingerprint for stage in make_plan(small(), trial=False).stages}
+    assert len(hashed) == len(ALL) and not any("compile" in content for content in hashed)
+    compiled = {stage.name: stage.fingerprint for stage in make_plan(small("compile=true"), trial=False).stages}
+    assert [name for name in ALL if compiled[name] == plain[name]] == []
 
 
 def test_fresh_runs_everything_again_to_the_same_result(tmp_path: Path) -> None:
