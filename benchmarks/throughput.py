@@ -34,6 +34,7 @@ from paired import Ratio, compare
 from speed_results import circumstances, committed, show, write
 from torch import Tensor
 
+from semisup.augment.backend import HostFirst
 from semisup.augment.ctaugment import CTAugmentProbe
 from semisup.bench.tables import percent
 from semisup.bench.timing import fresh_method
@@ -140,7 +141,7 @@ class InTurn:
         self._begun: float | None = None
         for part, policies in (("labeled", batches.labeled_policies), ("unlabeled", batches.unlabeled_policies)):
             for view, policy in policies.items():
-                if not isinstance(policy, CTAugmentProbe):  # the batches know it by its type
+                if not isinstance(policy, CTAugmentProbe | HostFirst):  # the batches know these by their types
                     policies[view] = self._timed(f"{part} {view}", policy)
 
     def _timed(self, name: str, policy: Callable[[Tensor, torch.Generator], Tensor]) -> Any:
