@@ -18,20 +18,20 @@ A package that is not installed is left out, and said so (kornia: pip install ko
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from paired import compare
+from speed_results import circumstances, committed, show, write
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, v2
@@ -39,7 +39,6 @@ from torchvision.transforms import InterpolationMode, v2
 from semisup.augment import Policy, build_policy, to_float
 from semisup.augment.backend import ImageByImage, resolve_backend
 
-RESULTS = Path(__file__).parent / "results"
 VIEWS = {"weak": "weak", "strong": "randaugment", "simclr": "simclr"}
 """View -> our policy."""
 BATCHES = {32: 256, 96: 128, 224: 64}
@@ -59,8 +58,8 @@ class Setting:
     who: str
     how: str
     make: Batched
-    rates: list[float] = field(default_factory=list)
-    """Images/s in each round."""
+    seconds: list[float] = field(default_factory=list)
+    """Of an image, in each round."""
 
 
 def stored(size: int, count: int) -> NDArray[np.uint8]:
@@ -272,7 +271,7 @@ OTHERS = {"torchvision": torchvision_v2, "albumentations": albumentations, "korn
 
 
 def measure(setting: Setting, images: int, seconds: float) -> float:
-    """Images/s over at least so many seconds, after what lay ready in the queues of workers."""
+    """Seconds an image, over at least so many seconds, after what lay ready in the queues of workers."""
     waiting = 5 if "workers" in setting.how else 1
     for _ in range(waiting):
         setting.make()
@@ -280,10 +279,12 @@ def measure(setting: Setting, images: int, seconds: float) -> float:
     while (passed := time.perf_counter() - start) < seconds or done == 0:
         setting.make()
         done += images
-    return done / passed
+    return passed / done
 
 
-def compare(view: str, size: int, *, rounds: int, seconds: float, threads: int, skipped: set[str]) -> dict[str, Any]:
+def measure_view(
+    view: str, size: int, *, rounds: int, seconds: float, threads: int, skipped: set[str]
+) -> dict[str, Any]:
     """All settings of one view at one size."""
     images = stored(size, BATCHES[size])
     settings = list(ours(view, images, threads))
@@ -292,26 +293,21 @@ def compare(view: str, size: int, *, rounds: int, seconds: float, threads: int, 
             settings += peer(view, size, images, threads)
     for _ in range(rounds):
         for setting in settings:
-            setting.rates.append(measure(setting, len(images), seconds))
+            setting.seconds.append(measure(setting, len(images), seconds))
     backend = resolve_backend("auto", {view: VIEWS[view]}, torch.device("cpu"), size)
     (auto,) = [s for s in settings if s.who == "semisup" and s.how == backend]
-    best: dict[str, Setting] = {}
-    for setting in settings:
-        if setting.who != "semisup":
-            held = best.get(setting.who)
-            if held is None or statistics.median(held.rates) < statistics.median(setting.rates):
-                best[setting.who] = setting
-    ratios = {
-        who: statistics.median(a / b for a, b in zip(auto.rates, peer.rates, strict=True)) for who, peer in best.items()
+    best = {
+        name: min((s for s in settings if s.who == name), key=lambda s: median(s.seconds))
+        for name in OTHERS
+        if name not in skipped
     }
+    ratios = {who: compare([[s] for s in peer.seconds], [[s] for s in auto.seconds]) for who, peer in best.items()}
     return {
-        "view": view,
-        "size": size,
         "batch": len(images),
         "auto": backend,
-        "images_per_second": {f"{s.who}, {s.how}": round(statistics.median(s.rates)) for s in settings},
-        "ratios": {who: round(ratio, 2) for who, ratio in ratios.items()},
-        "ratio": round(min(ratios.values()), 2),
+        "images_per_second": {f"{s.who}, {s.how}": round(1 / median(s.seconds)) for s in settings},
+        "ratios": {who: round(ratio.median, 2) for who, ratio in ratios.items()},
+        "ratio": round(min(ratio.median for ratio in ratios.values()), 2),
         "goal": GOALS[size],
     }
 
@@ -327,23 +323,30 @@ def missing() -> set[str]:
     return found
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: best images/s of each package, and the ratio of `auto` to the best other one."""
-    names = [name for name in OTHERS if any(name in row["ratios"] for row in rows)]
-    head = ["view", "px", "device", "albumentations backend", "auto", *names, "auto / best of them", "goal"]
-    lines = [f"| {' | '.join(head)} |", f"|{'|'.join(' --- ' for _ in head)}|"]
-    for row in rows:
-        speed = row["images_per_second"]
-        peers = [max(rate for key, rate in speed.items() if key.startswith(f"{name},")) for name in names]
-        own = [speed["semisup, device"], speed["semisup, albumentations"]]
-        cells = [row["view"], str(row["size"]), *(f"{rate:,}" for rate in own), row["auto"]]
-        cells += [*(f"{rate:,}" for rate in peers), f"{row['ratio']:.2f}", f"{row['goal']:g}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+HEADER = [
+    *("view", "device", "albumentations backend", "auto", *OTHERS),
+    *("auto / best of them", "committed", "goal"),
+]
+
+
+def line_of(case: str, found: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    """A line of the table: images/s of ours and of every package at its best, and the ratio of `auto` to the best."""
+    rates = found["images_per_second"]
+    own = [f"{rates[f'semisup, {backend}']:,}" for backend in ("device", "albumentations")]
+    peers = [max((rate for key, rate in rates.items() if key.startswith(f"{name},")), default=None) for name in OTHERS]
+    return [
+        case,
+        *own,
+        found["auto"],
+        *("" if rate is None else f"{rate:,}" for rate in peers),
+        f"{found['ratio']:.2f}",
+        f"{before[case]['ratio']:.2f}" if case in before else "",
+        f">= {found['goal']:g}",
+    ]
 
 
 def main() -> None:
-    """Measure, print, and keep."""
+    """Measure, print, and write unless asked to be quick."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="short rounds; compares with the committed ratios")
     parser.add_argument("--sizes", type=int, nargs="+", choices=list(BATCHES), default=list(BATCHES))
@@ -354,39 +357,22 @@ def main() -> None:
     for name in sorted(skipped):
         print(f"{name} is not installed and left out (pip install {name})")
     rounds, seconds = (3, 0.3) if given.quick else (9, 1.5)
-    rows = []
+    cases: dict[str, dict[str, Any]] = {}
     for size in given.sizes:
         for view in VIEWS:
-            rows.append(compare(view, size, rounds=rounds, seconds=seconds, threads=given.threads, skipped=skipped))
-            print(json.dumps(rows[-1]), flush=True)
-    print(f"\n{table(rows)}\n\nload average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    kept = RESULTS / "augment.json"
-    if given.quick or given.sizes != list(BATCHES):
-        if kept.exists():
-            before = {(row["view"], row["size"]): row["ratio"] for row in json.loads(kept.read_text())["rows"]}
-            print("\nratio today (committed):")
-            for row in rows:
-                view, size = row["view"], row["size"]
-                print(f"  {view:7} {size:4} px  {row['ratio']:.2f} ({before[view, size]:.2f})")
-        return
-    packages = ["torch", "opencv-python-headless", *(name for name in OTHERS if name not in skipped)]
-    versions = {name: version(name) for name in packages}
-    content = {
-        "threads": given.threads,
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),
-        "rounds": rounds,
-        "seconds": seconds,
-        "versions": versions,
-        "rows": rows,
-    }
-    kept.write_text(json.dumps(content, indent=1) + "\n")
-    used = ", ".join(f"{name} {number}" for name, number in versions.items())
-    (RESULTS / "augment.md").write_text(
-        f"# Augmentation, images/s\n\nBy `python benchmarks/augment.py`, which says what is measured; {given.threads} "
-        f"threads, medians of {rounds} rounds of {seconds} s, every package at its best setting (all of them: "
-        f"augment.json). {used}; load average at the end {content['load']}.\n\n{table(rows)}\n"
-    )
+            case = f"{view} {size} px"
+            print(f"{case} ...", flush=True)
+            cases[case] = measure_view(
+                view, size, rounds=rounds, seconds=seconds, threads=given.threads, skipped=skipped
+            )
+    before = committed("augment").get("cases", {})
+    lines = [line_of(case, found, before) for case, found in cases.items()]
+    packages = ["opencv-python-headless", *sorted({"albumentations", "kornia"} - skipped)]  # torchvision's: below
+    used = ", ".join(f"{name} {version(name)}" for name in packages)
+    note = f"images/s, {rounds} rounds of {seconds} s; {used}; {given.threads} threads, {circumstances()}"
+    show(HEADER, lines, note)
+    if not given.quick and given.sizes == list(BATCHES):
+        write("augment", {"machine": note, "cases": cases}, HEADER, lines, note, without=("committed",))
 
 
 if __name__ == "__main__":

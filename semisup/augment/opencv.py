@@ -18,7 +18,7 @@ Importing this module takes 0.5 s, and it turns off OpenCV's own threads, which 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, singledispatch
 from typing import Any
 
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from semisup.augment.automatic import OPERATIONS, Listed
 from semisup.augment.operations import GEOMETRIC
 from semisup.augment.policies import CropFlip, NoAugment, RandAugment, SimCLR, Weak
-from semisup.augment.policy import Drawn, Policy, Shape, pixels
+from semisup.augment.policy import Drawn, Policy, Shape, colour_for, pixels
 from semisup.errors import SemisupError
 
 __all__ = ["OneImage", "has_form", "image_by_image"]
@@ -91,7 +91,7 @@ def _crop_flip(policy: CropFlip, drawn: Drawn, shape: Shape) -> OneImage:
 def _simclr(policy: SimCLR, drawn: Drawn, shape: Shape) -> OneImage:
     size = policy.result_size(shape[2], shape[3])
     crop = _crops(drawn, shape, size)
-    taps = max(3, size[0] // 10 // 2 * 2 + 1)
+    taps = policy.blur_taps(size[0])
     kinds = drawn["factors"].shape[1]
     order, factors, sigmas = drawn["order"].tolist(), drawn["factors"].tolist(), drawn["sigmas"].tolist()
     gray, blurred = drawn["gray"].tolist(), drawn["blur"].tolist()
@@ -181,15 +181,10 @@ def _operations(policy: RandAugment | Listed, names: tuple[str, ...], drawn: Dra
     return one
 
 
-def _fill(fill: Any, channels: int) -> Any:
+def _fill(fill: float | Sequence[float] | None, channels: int) -> tuple[int, ...]:
     """Colour in grey levels, see :func:`semisup.augment.policy.fill_for`."""
-    if fill is None:
-        fill = 0.0 if channels == 1 else 0.5
-    if isinstance(fill, int | float):
-        return (pixels(fill, 255),) * channels
-    if len(fill) != channels:
-        raise SemisupError(f"fill {list(fill)} needs images of {len(fill)} channels, not 1")
-    return tuple(pixels(value, 255) for value in fill)
+    colour = colour_for(channels, fill)
+    return tuple(pixels(value, 255) for value in ([colour] * channels if isinstance(colour, float) else colour))
 
 
 def _composed(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:

@@ -290,7 +290,7 @@ class SimCLR(Policy):
         for place in range(kinds):
             out = apply_each(out, drawn["order"][:, place], factors[:, place], [*table, None])
         out = apply_each(out, drawn["gray"], drawn["sigmas"], [None, lambda x, _: ops.grayscale(x)])
-        taps = max(3, size[0] // 10 // 2 * 2 + 1)
+        taps = self.blur_taps(size[0])
         out = apply_each(out, drawn["blur"], drawn["sigmas"], [None, lambda x, s: ops.gaussian_blur(x, s, taps)])
         if "solarize" in drawn:
             half = torch.full_like(drawn["sigmas"], 0.5)
@@ -300,6 +300,10 @@ class SimCLR(Policy):
     def result_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width of the view of an image of this height and width."""
         return height, width
+
+    def blur_taps(self, height: int) -> int:
+        """Return the width of the blur's kernel in a view of this height: a tenth, made odd, at least 3."""
+        return max(3, height // 10 // 2 * 2 + 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

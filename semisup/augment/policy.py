@@ -28,6 +28,7 @@ __all__ = [
     "apply_each",
     "apply_in_turn",
     "check_batch",
+    "colour_for",
     "draw_boxes",
     "draw_flips",
     "draw_shifts",
@@ -180,13 +181,19 @@ def fill_for(images: Tensor, fill: float | Sequence[float] | None) -> float | Te
     Raises:
         SemisupError: three numbers for images of one channel.
     """
+    colour = colour_for(images.shape[1], fill)
+    return colour if isinstance(colour, float) else moved(torch.tensor(colour), images)
+
+
+def colour_for(channels: int, fill: float | Sequence[float] | None) -> float | Sequence[float]:
+    """Return a colour for images of so many channels: a number, or one for each of them. See :func:`fill_for`."""
     if fill is None:
-        return 0.0 if images.shape[1] == 1 else 0.5
+        return 0.0 if channels == 1 else 0.5
     if isinstance(fill, int | float):
         return float(fill)
-    if images.shape[1] != len(fill):
+    if channels != len(fill):
         raise SemisupError(f"fill {list(fill)} needs images of {len(fill)} channels, not 1")
-    return moved(torch.tensor(fill), images)
+    return fill
 
 
 def apply_each(

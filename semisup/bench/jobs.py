@@ -20,7 +20,7 @@ from semisup.bench.suite import Compute, Suite
 from semisup.config import Recipe
 from semisup.data import ImageData
 from semisup.errors import SemisupError
-from semisup.pipeline.plan import Plan, StagePlan, make_plan
+from semisup.pipeline.plan import Plan, StagePlan, make_plan, stage_settings
 
 __all__ = ["Job", "Planned", "Timing", "baseline_fingerprint", "make_jobs", "plan_cell", "step_kind", "unique_jobs"]
 
@@ -71,7 +71,7 @@ def plan_cell(suite: Suite, cell: Cell, data: ImageData) -> Planned:
 
 def step_kind(plan: Plan, stage: StagePlan) -> str:
     """What a step's time depends on: method, network, batch, views, precision; not labels, seeds, length or rates."""
-    settings = dataclasses.asdict(stage.config)
+    settings = stage_settings(stage.config)
     for key in (
         "steps",
         "epochs",
@@ -87,8 +87,6 @@ def step_kind(plan: Plan, stage: StagePlan) -> str:
         del settings[key]
     for key in ("lr", "group_lr", "weight_decay"):
         del settings["optimizer"][key]
-    if settings["augment"].get("backend") != "albumentations":
-        settings["augment"].pop("backend", None)
     content = {
         "stage": settings,
         "network": None if stage.network is None else stage.network.to_json(),

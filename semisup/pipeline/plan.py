@@ -32,9 +32,9 @@ from semisup.methods.base import options_of
 from semisup.models import WeightsReport, count_parameters
 from semisup.pipeline.check import check_recipe
 from semisup.stages.networks import Network, build_method, check_weights_file, projector_widths, stage_network
-from semisup.stages.train import stage_backend
+from semisup.stages.train import policy_names, stage_backend
 
-__all__ = ["Plan", "StagePlan", "make_plan", "plan_stages", "recipe_budget", "stage_inputs"]
+__all__ = ["Plan", "StagePlan", "make_plan", "plan_stages", "recipe_budget", "stage_inputs", "stage_settings"]
 
 
 @dataclass(frozen=True)
@@ -300,8 +300,9 @@ def _steps(stage: StageConfig, images: int, labels: int, *, reads_unlabeled: boo
 def _require_rates(method: Method, stage: StageConfig) -> None:
     """Refuse CTAugment where no rates are learned, and another policy where they are learned from."""
     name = stage.method["name"]
-    for view, default in {**method.views.policies("labeled"), **method.views.policies("unlabeled")}.items():
-        policy = stage.view_settings.get(view, {"policy": default}).get("policy", "none")
+    defaults = {**method.views.policies("labeled"), **method.views.policies("unlabeled")}
+    for view, policy in policy_names(stage, method.views).items():
+        default = defaults[view]
         probes = issubclass(POLICIES[policy], CTAugmentProbe)
         if probes != issubclass(POLICIES[default], CTAugmentProbe):
             what = "is for the view 'probe' of methods that learn rates" if probes else "must be 'ctaugment_probe'"
@@ -401,6 +402,15 @@ def _try_step(method: Method, stage: StageConfig, data: ImageData) -> tuple[int,
     return peak, embeds
 
 
+def stage_settings(stage: StageConfig) -> dict[str, Any]:
+    """A planned stage's settings as they are hashed: views made on the device go without saying, so that stages made
+    before there was a choice are still found."""
+    settings = dataclasses.asdict(stage)
+    if settings["augment"].get("backend") != "albumentations":
+        settings["augment"].pop("backend", None)
+    return settings
+
+
 def _fingerprint(
     plan: Plan,
     name: str,
@@ -416,7 +426,7 @@ def _fingerprint(
     machine should serve on a laptop.
     """
     recipe = plan.recipe
-    settings = dataclasses.asdict(stage)
+    settings = stage_settings(stage)
     # Steps, model and the judged stage are hashed as resolved; what only a stage of another kind reads changes nothing.
     others = {"relabel", "propagate", "probe", "knn"} - {stage.kind}
     unwatched = [] if stage.stop_on_collapse else ["stop_on_collapse"]  # a watched stage may have failed
@@ -424,8 +434,6 @@ def _fingerprint(
         del settings[key]
     if stage.kind in ("probe", "knn") and _grid(stage) == 1:  # hashes from before there were grids
         del settings[stage.kind]["grid"]
-    if settings["augment"].get("backend") != "albumentations":
-        settings["augment"].pop("backend", None)  # so that stages made before there was a choice are still found
     content = {
         "version": __version__,
         "name": name,

@@ -38,7 +38,16 @@ from semisup.stages.pictures import encoder_pictures
 from semisup.stages.predictor import load_network, save_predictor
 from semisup.stages.relabel import read_targets
 
-__all__ = ["fit_stage", "stage_backend", "stage_batches", "stage_policies", "stored_images", "train", "training_images"]
+__all__ = [
+    "fit_stage",
+    "policy_names",
+    "stage_backend",
+    "stage_batches",
+    "stage_policies",
+    "stored_images",
+    "train",
+    "training_images",
+]
 
 CHECKPOINT, CURVE = "checkpoint.pt", "oracle.json"
 """What a stage keeps in its folder only while it is unfinished."""
@@ -70,12 +79,14 @@ def stage_backend(stage: StageConfig, views: Views, device: torch.device, size: 
     Raises:
         SemisupError: `augment.backend` asks for albumentations, and one of the policies has no such form.
     """
-    named = {
-        view: str(stage.view_settings.get(view, {"policy": default}).get("policy", "none"))
-        for part in (views.policies("labeled"), views.policies("unlabeled"))
-        for view, default in part.items()
-    }
-    return resolve_backend(stage.backend, named, device, size)
+    return resolve_backend(stage.backend, policy_names(stage, views), device, size)
+
+
+def policy_names(stage: StageConfig, views: Views) -> dict[str, str]:
+    """View -> name of its policy: the recipe's, else the method's; "none" where the recipe names transforms alone."""
+    defaults = {**views.policies("labeled"), **views.policies("unlabeled")}
+    settings = {view: {"policy": default} for view, default in defaults.items()} | stage.view_settings
+    return {view: str(settings[view].get("policy", "none")) for view in defaults}
 
 
 def stage_policies(
@@ -114,10 +125,10 @@ def stage_batches(
     device: torch.device,
     key: tuple[object, ...],
 ) -> Batches:
-    """The batches of a train stage: the views that its method asks for, augmented as its recipe says."""
-    backend = stage_backend(stage, method.views, device, images.images.shape[1])
+    """The batches of a planned train stage, whose `backend` is resolved: the views that its method asks for, augmented
+    as its recipe says."""
     policies = partial(
-        stage_policies, stage.augment, method.views, flip=flip, rates=method.cta_rates(), backend=backend
+        stage_policies, stage.augment, method.views, flip=flip, rates=method.cta_rates(), backend=stage.backend
     )
     return Batches(
         images,
