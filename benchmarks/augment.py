@@ -1,7 +1,7 @@
 """How many views a second this machine's CPU makes: ours beside torchvision v2, albumentations and kornia.
 
     python benchmarks/augment.py            # a quarter of an hour; writes results/augment.json and augment.md
-    python benchmarks/augment.py --quick    # two minutes; today's ratios beside the committed ones, writes nothing
+    python benchmarks/augment.py --quick    # three minutes; today's ratios beside the committed ones, writes nothing
 
 All begin with the same stored images, (n, h, w, 3) uint8, and end with a batch (n, 3, h, w) of floats in [0, 1]:
 
@@ -12,17 +12,19 @@ All begin with the same stored images, (n, h, w, 3) uint8, and end with a batch 
 A package's own RandAugment is taken where it has one. Each runs at the best of its settings: per image in a pool of
 threads or in DataLoader workers, batched with torch's own threads. Settings take turns within each round, on the same
 cores, so that what else the machine does meets all of them; a ratio is the median over rounds of the ratio within one.
+Each lives in a process of its own: once a second Python thread has used torch, OpenMP counts more threads than cores
+and lets them sleep between any two operations, and batched ones take three times as long from then on.
 A package that is not installed is left out, and said so (kornia: pip install kornia).
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 from typing import Any
@@ -41,25 +43,22 @@ from semisup.augment.backend import ImageByImage, resolve_backend
 
 VIEWS = {"weak": "weak", "strong": "randaugment", "simclr": "simclr"}
 """View -> our policy."""
-BATCHES = {32: 256, 96: 128, 224: 64}
-"""Side -> images in a batch."""
+BATCHES = {32: 256, 96: 128, 224: 32}
+"""Side -> images in a batch. Those of 64 floats images of 224 px would be new pages for the system to clear each time
+(malloc keeps blocks of up to 32 MB), which costs as much as a weak view."""
 GOALS = {32: 8.0, 96: 2.0, 224: 1.0}
 """Side -> images/s of `backend: auto` over those of the best other package."""
 SHIFT, STRENGTH = 0.125, 0.4
 
+PREFETCH = 2
+"""Batches that wait in the queue of each worker."""
+LOADING: dict[str, Any] = {"prefetch_factor": PREFETCH, "multiprocessing_context": "fork"}
+"""Of DataLoaders: fork is their default on Linux, but not in a process that was itself spawned."""
+
 Batched = Callable[[], object]
 """Makes one batch of views."""
-
-
-@dataclass
-class Setting:
-    """One package in one setting."""
-
-    who: str
-    how: str
-    make: Batched
-    seconds: list[float] = field(default_factory=list)
-    """Of an image, in each round."""
+Transform = Callable[[NDArray[np.uint8]], Tensor]
+"""Of one image, (h, w, c)."""
 
 
 def stored(size: int, count: int) -> NDArray[np.uint8]:
@@ -88,18 +87,29 @@ class Steps(Dataset[Tensor]):
         return self.view(self.images, torch.Generator().manual_seed(step))
 
 
-def ours(view: str, images: NDArray[np.uint8], threads: int) -> Iterator[Setting]:
-    """Both backends; and the host's in workers instead of threads, to see whether these would pay."""
-    policy = build_policy(VIEWS[view], {"strength": STRENGTH / 0.8} if view == "simclr" else {}, flip=True)
-    draws = torch.Generator().manual_seed(0)
-    batch = torch.from_numpy(images)
-    on_host = ImageByImage((), policy)
-    yield Setting("semisup", "device", lambda: policy(to_float(batch), draws))
-    yield Setting("semisup", "albumentations", lambda: to_float(on_host(batch, draws)))
-    steps = Steps(batch, policy)
+def policy_of(view: str) -> Policy:
+    """Our policy of a view."""
+    return build_policy(VIEWS[view], {"strength": STRENGTH / 0.8} if view == "simclr" else {}, flip=True)
+
+
+def on_device(view: str, images: NDArray[np.uint8], threads: int) -> Batched:
+    """Batched tensors."""
+    policy, draws, batch = policy_of(view), torch.Generator().manual_seed(0), torch.from_numpy(images)
+    return lambda: policy(to_float(batch), draws)
+
+
+def on_host(view: str, images: NDArray[np.uint8], threads: int) -> Batched:
+    """Image by image in threads."""
+    made, draws, batch = ImageByImage((), policy_of(view)), torch.Generator().manual_seed(0), torch.from_numpy(images)
+    return lambda: to_float(made(batch, draws))
+
+
+def on_host_in_workers(view: str, images: NDArray[np.uint8], threads: int) -> Batched:
+    """The same in worker processes, to see whether these would pay."""
+    steps = Steps(torch.from_numpy(images), policy_of(view))
     torch.set_num_threads(threads)
-    batches = iter(DataLoader(steps, batch_size=None, num_workers=threads, prefetch_factor=2))
-    yield Setting("semisup", f"albumentations in {threads} workers", lambda: to_float(next(batches)))
+    batches = iter(DataLoader(steps, batch_size=None, num_workers=threads, **LOADING))
+    return lambda: to_float(next(batches))
 
 
 # The others ----------------------------------------------------------------------------------------------------------
@@ -108,7 +118,7 @@ def ours(view: str, images: NDArray[np.uint8], threads: int) -> Iterator[Setting
 class Stream(Dataset[Tensor]):
     """Endless images, each through a transform of (h, w, c) uint8."""
 
-    def __init__(self, images: NDArray[np.uint8], transform: Callable[[NDArray[np.uint8]], Tensor]) -> None:
+    def __init__(self, images: NDArray[np.uint8], transform: Transform) -> None:
         self.images = images
         self.transform = transform
 
@@ -119,43 +129,39 @@ class Stream(Dataset[Tensor]):
         return self.transform(self.images[i % len(self.images)])
 
 
-def per_image(
-    who: str,
-    images: NDArray[np.uint8],
-    build: Callable[[], Callable[[NDArray[np.uint8]], Tensor]],
-    to_batch: Callable[[Tensor], Tensor],
-    threads: int,
-) -> Iterator[Setting]:
-    """One image at a time, in threads and in workers.
+class PerImage:
+    """A package that takes one image at a time.
 
     Args:
-        who: package.
-        images: stored.
-        build: makes the transform, one for each thread.
+        build: makes the transform of a view at a size.
         to_batch: stacked results to (n, c, h, w) floats.
-        threads: or workers.
     """
-    transforms = [build() for _ in range(threads)]
-    # In a pool's thread torch must not start threads of its own; here, where batches are put together, it may.
-    pool = ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1))
-    list(pool.map(time.sleep, [0.1] * threads))
-    torch.set_num_threads(threads)
-    count = len(images)
 
-    def part(k: int) -> list[Tensor]:
-        return [transforms[k](image) for image in images[count * k // threads : count * (k + 1) // threads]]
+    def __init__(self, build: Callable[[str, int], Transform], to_batch: Callable[[Tensor], Tensor]) -> None:
+        self.build = build
+        self.to_batch = to_batch
 
-    def in_threads() -> Tensor:
-        made = [image for some in pool.map(part, range(threads)) for image in some]
-        return to_batch(torch.stack(made))
+    def in_threads(self, view: str, images: NDArray[np.uint8], threads: int) -> Batched:
+        """A part of the batch for each thread, and a transform."""
+        count, size = len(images), images.shape[1]
+        transforms = [self.build(view, size) for _ in range(threads)]
+        pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        list(pool.map(time.sleep, [0.1] * threads))
+        torch.set_num_threads(threads)
 
-    yield Setting(who, f"{threads} threads", in_threads)
-    loader = DataLoader(Stream(images, build()), batch_size=count, num_workers=threads, prefetch_factor=2)
-    batches = iter(loader)
-    yield Setting(who, f"{threads} workers", lambda: to_batch(next(batches)))
+        def part(k: int) -> list[Tensor]:
+            return [transforms[k](image) for image in images[count * k // threads : count * (k + 1) // threads]]
+
+        return lambda: self.to_batch(torch.stack([one for some in pool.map(part, range(threads)) for one in some]))
+
+    def in_workers(self, view: str, images: NDArray[np.uint8], threads: int) -> Batched:
+        """A DataLoader with as many workers."""
+        stream = Stream(images, self.build(view, images.shape[1]))
+        batches = iter(DataLoader(stream, batch_size=len(images), num_workers=threads, **LOADING))
+        return lambda: self.to_batch(next(batches))
 
 
-def torchvision_v2(view: str, size: int, images: NDArray[np.uint8], threads: int) -> Iterator[Setting]:
+def torchvision_v2(view: str, size: int) -> Transform:
     """As its documentation has it: uint8 tensors, one at a time."""
     weak = [v2.RandomHorizontalFlip(), v2.RandomCrop(size, padding=round(SHIFT * size), padding_mode="reflect")]
     steps: dict[str, list[Any]] = {
@@ -178,10 +184,10 @@ def torchvision_v2(view: str, size: int, images: NDArray[np.uint8], threads: int
         made: Tensor = compose(torch.from_numpy(image).permute(2, 0, 1))
         return made
 
-    yield from per_image("torchvision", images, lambda: transform, lambda made: made.float().div_(255), threads)
+    return transform
 
 
-def albumentations(view: str, size: int, images: NDArray[np.uint8], threads: int) -> Iterator[Setting]:
+def albumentations(view: str, size: int) -> Transform:
     """As a user of it writes it: one Compose."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations as A
@@ -191,51 +197,49 @@ def albumentations(view: str, size: int, images: NDArray[np.uint8], threads: int
     pad = round(SHIFT * size)
     grey = {"fill": 128, "p": 1}
 
-    def build() -> Callable[[NDArray[np.uint8]], Tensor]:
-        weak = [A.HorizontalFlip(), A.Pad(pad, border_mode=cv2.BORDER_REFLECT_101), A.RandomCrop(size, size)]
-        pool = [
-            A.NoOp(),
-            A.AutoContrast(p=1),
-            A.Equalize(p=1),
-            A.Rotate(30, **grey),
-            A.Solarize((0.1, 0.9), p=1),
-            A.ColorJitter((1, 1), (1, 1), (0.28, 1.72), (0, 0), p=1),
-            A.RandomBrightnessContrast(0, 0.72, p=1),
-            A.RandomBrightnessContrast(0.72, 0, p=1),
-            A.Sharpen(p=1),
-            A.Affine(shear={"x": (-17, 17), "y": (0, 0)}, **grey),
-            A.Affine(shear={"x": (0, 0), "y": (-17, 17)}, **grey),
-            A.Affine(translate_percent={"x": (-0.27, 0.27), "y": (0, 0)}, **grey),
-            A.Affine(translate_percent={"x": (0, 0), "y": (-0.27, 0.27)}, **grey),
-            A.Posterize((1, 4), p=1),
-        ]
-        hole = (size // 2, size // 2)
-        jitter = [(1 - STRENGTH, 1 + STRENGTH)] * 3
-        steps: dict[str, list[Any]] = {
-            "weak": weak,
-            "strong": [
-                *weak,
-                A.OneOf(pool, p=0.5),
-                A.OneOf(pool, p=0.5),
-                A.CoarseDropout((1, 1), hole, hole, fill=128, p=1),
-            ],
-            "simclr": [
-                A.RandomResizedCrop((size, size), scale=(0.08, 1)),
-                A.HorizontalFlip(),
-                A.ColorJitter(*jitter, (-STRENGTH / 4, STRENGTH / 4), p=0.8),
-                A.ToGray(p=0.2),
-            ],
-        }
-        compose = A.Compose(steps[view])
-        return lambda image: torch.from_numpy(compose(image=image)["image"])
-
-    yield from per_image("albumentations", images, build, to_float, threads)
+    weak = [A.HorizontalFlip(), A.Pad(pad, border_mode=cv2.BORDER_REFLECT_101), A.RandomCrop(size, size)]
+    pool = [
+        A.NoOp(),
+        A.AutoContrast(p=1),
+        A.Equalize(p=1),
+        A.Rotate(30, **grey),
+        A.Solarize((0.1, 0.9), p=1),
+        A.ColorJitter((1, 1), (1, 1), (0.28, 1.72), (0, 0), p=1),
+        A.RandomBrightnessContrast(0, 0.72, p=1),
+        A.RandomBrightnessContrast(0.72, 0, p=1),
+        A.Sharpen(p=1),
+        A.Affine(shear={"x": (-17, 17), "y": (0, 0)}, **grey),
+        A.Affine(shear={"x": (0, 0), "y": (-17, 17)}, **grey),
+        A.Affine(translate_percent={"x": (-0.27, 0.27), "y": (0, 0)}, **grey),
+        A.Affine(translate_percent={"x": (0, 0), "y": (-0.27, 0.27)}, **grey),
+        A.Posterize((1, 4), p=1),
+    ]
+    hole = (size // 2, size // 2)
+    jitter = [(1 - STRENGTH, 1 + STRENGTH)] * 3
+    steps: dict[str, list[Any]] = {
+        "weak": weak,
+        "strong": [
+            *weak,
+            A.OneOf(pool, p=0.5),
+            A.OneOf(pool, p=0.5),
+            A.CoarseDropout((1, 1), hole, hole, fill=128, p=1),
+        ],
+        "simclr": [
+            A.RandomResizedCrop((size, size), scale=(0.08, 1)),
+            A.HorizontalFlip(),
+            A.ColorJitter(*jitter, (-STRENGTH / 4, STRENGTH / 4), p=0.8),
+            A.ToGray(p=0.2),
+        ],
+    }
+    compose = A.Compose(steps[view])
+    return lambda image: torch.from_numpy(compose(image=image)["image"])
 
 
-def kornia(view: str, size: int, images: NDArray[np.uint8], threads: int) -> Iterator[Setting]:
+def kornia(view: str, images: NDArray[np.uint8], threads: int) -> Batched:
     """Whole batches of floats."""
     import kornia.augmentation as K
 
+    size = images.shape[1]
     weak = [
         K.RandomHorizontalFlip(),
         K.RandomCrop((size, size), padding=round(SHIFT * size), padding_mode="reflect", cropping_mode="slice"),
@@ -262,53 +266,103 @@ def kornia(view: str, size: int, images: NDArray[np.uint8], threads: int) -> Ite
             made: Tensor = module(to_float(batch).contiguous())
         return made
 
-    yield Setting("kornia", f"batched, {threads} threads", make)
+    return make
 
 
-OTHERS = {"torchvision": torchvision_v2, "albumentations": albumentations, "kornia": kornia}
+IN_TORCHVISION = PerImage(torchvision_v2, lambda made: made.float().div_(255))
+IN_ALBUMENTATIONS = PerImage(albumentations, to_float)
+SETTINGS: dict[str, Callable[[str, NDArray[np.uint8], int], Batched]] = {
+    "semisup, device": on_device,
+    "semisup, albumentations": on_host,
+    "semisup, albumentations in workers": on_host_in_workers,
+    "torchvision, threads": IN_TORCHVISION.in_threads,
+    "torchvision, workers": IN_TORCHVISION.in_workers,
+    "albumentations, threads": IN_ALBUMENTATIONS.in_threads,
+    "albumentations, workers": IN_ALBUMENTATIONS.in_workers,
+    "kornia, batched": kornia,
+}
+"""Package and setting -> what makes its batches, of a view, stored images and a number of threads."""
+OTHERS = ("torchvision", "albumentations", "kornia")
 
 # Measuring -----------------------------------------------------------------------------------------------------------
 
 
-def measure(setting: Setting, images: int, seconds: float) -> float:
-    """Seconds an image, over at least so many seconds, after what lay ready in the queues of workers."""
-    waiting = 5 if "workers" in setting.how else 1
-    for _ in range(waiting):
-        setting.make()
+class Setting:
+    """One package in one setting, in a process of its own.
+
+    Args:
+        name: key of :data:`SETTINGS`.
+        threads: or workers.
+    """
+
+    def __init__(self, name: str, threads: int) -> None:
+        self.name = name
+        self.threads = threads
+        self.process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+    def begin(self, view: str, size: int) -> None:
+        """Turn to another view."""
+        self.process.submit(_begin, self.name, view, size, self.threads).result()
+
+    def measure(self, seconds: float) -> float:
+        """Seconds an image, over at least so many seconds."""
+        return self.process.submit(_measure, self.name, seconds).result()
+
+
+_at_work: dict[str, tuple[Batched, int]] = {}
+"""In a setting's process: what it makes at present, and of how many images."""
+
+
+def _begin(name: str, view: str, size: int, threads: int) -> None:
+    torch.set_num_threads(threads)
+    _at_work.clear()  # ends the workers of the view before
+    images = stored(size, BATCHES[size])
+    _at_work[name] = SETTINGS[name](view, images, threads), len(images)
+
+
+def _measure(name: str, seconds: float) -> float:
+    make, images = _at_work[name]
+    waiting = PREFETCH * torch.get_num_threads() + 1 if "workers" in name else 1
+    for _ in range(waiting):  # what lay ready in the queues of workers
+        make()
     done, start = 0, time.perf_counter()
     while (passed := time.perf_counter() - start) < seconds or done == 0:
-        setting.make()
+        make()
         done += images
+    if "workers" in name:
+        time.sleep(waiting * images * passed / done)  # they fill their queues again, and are not to disturb the next
     return passed / done
 
 
-def measure_view(
-    view: str, size: int, *, rounds: int, seconds: float, threads: int, skipped: set[str]
-) -> dict[str, Any]:
+def measure_view(settings: Sequence[Setting], view: str, size: int, *, rounds: int, seconds: float) -> dict[str, Any]:
     """All settings of one view at one size."""
-    images = stored(size, BATCHES[size])
-    settings = list(ours(view, images, threads))
-    for name, peer in OTHERS.items():
-        if name not in skipped:
-            settings += peer(view, size, images, threads)
+    for setting in settings:
+        setting.begin(view, size)
+    found: dict[str, list[float]] = {setting.name: [] for setting in settings}
     for _ in range(rounds):
         for setting in settings:
-            setting.seconds.append(measure(setting, len(images), seconds))
+            found[setting.name].append(setting.measure(seconds))
     backend = resolve_backend("auto", {view: VIEWS[view]}, torch.device("cpu"), size)
-    (auto,) = [s for s in settings if s.who == "semisup" and s.how == backend]
-    best = {
-        name: min((s for s in settings if s.who == name), key=lambda s: median(s.seconds))
-        for name in OTHERS
-        if name not in skipped
-    }
-    ratios = {who: compare([[s] for s in peer.seconds], [[s] for s in auto.seconds]) for who, peer in best.items()}
+    return {"batch": BATCHES[size], "auto": backend, **summary(found, backend), "goal": GOALS[size]}
+
+
+def summary(found: Mapping[str, Sequence[float]], backend: str) -> dict[str, Any]:
+    """What seconds an image in the rounds come to: rates, and ratios of `auto` to each package at its best.
+
+    Args:
+        found: by name as in :data:`SETTINGS`, all of as many rounds.
+        backend: what `auto` takes, "device" or "albumentations".
+    """
+    auto = found[f"semisup, {backend}"]
+    ratios = {}
+    for who in OTHERS:
+        of_package = [seconds for name, seconds in found.items() if name.startswith(f"{who},")]
+        if of_package:
+            ratios[who] = compare([[s] for s in min(of_package, key=median)], [[s] for s in auto]).median
     return {
-        "batch": len(images),
-        "auto": backend,
-        "images_per_second": {f"{s.who}, {s.how}": round(1 / median(s.seconds)) for s in settings},
-        "ratios": {who: round(ratio.median, 2) for who, ratio in ratios.items()},
-        "ratio": round(min(ratio.median for ratio in ratios.values()), 2),
-        "goal": GOALS[size],
+        "images_per_second": {name: round(1 / median(seconds)) for name, seconds in found.items()},
+        "ratios": {who: round(ratio, 2) for who, ratio in ratios.items()},
+        "ratio": round(min(ratios.values()), 2),
     }
 
 
@@ -349,30 +403,31 @@ def main() -> None:
     """Measure, print, and write unless asked to be quick."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="short rounds; compares with the committed ratios")
-    parser.add_argument("--sizes", type=int, nargs="+", choices=list(BATCHES), default=list(BATCHES))
+    sizes = list(BATCHES)
+    parser.add_argument("--sizes", type=int, nargs="+", choices=sizes, default=sizes, help="the others' results stay")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
     skipped = missing()
     for name in sorted(skipped):
         print(f"{name} is not installed and left out (pip install {name})")
-    rounds, seconds = (3, 0.3) if given.quick else (9, 1.5)
+    rounds, seconds = (3, 0.3) if given.quick else (7, 1.0)
+    settings = [Setting(name, given.threads) for name in SETTINGS if name.split(",")[0] not in skipped]
     cases: dict[str, dict[str, Any]] = {}
     for size in given.sizes:
         for view in VIEWS:
             case = f"{view} {size} px"
             print(f"{case} ...", flush=True)
-            cases[case] = measure_view(
-                view, size, rounds=rounds, seconds=seconds, threads=given.threads, skipped=skipped
-            )
+            cases[case] = measure_view(settings, view, size, rounds=rounds, seconds=seconds)
     before = committed("augment").get("cases", {})
     lines = [line_of(case, found, before) for case, found in cases.items()]
     packages = ["opencv-python-headless", *sorted({"albumentations", "kornia"} - skipped)]  # torchvision's: below
     used = ", ".join(f"{name} {version(name)}" for name in packages)
     note = f"images/s, {rounds} rounds of {seconds} s; {used}; {given.threads} threads, {circumstances()}"
     show(HEADER, lines, note)
-    if not given.quick and given.sizes == list(BATCHES):
-        write("augment", {"machine": note, "cases": cases}, HEADER, lines, note, without=("committed",))
+    if not given.quick:
+        merged = {**before, **cases}
+        kept = [line_of(case, found, {}) for case, found in merged.items()]
+        write("augment", {"machine": note, "cases": merged}, HEADER, kept, note, without=("committed",))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What a training step costs beside the bare limit, the forward and backward of its own network (see `bare.py`).
 
     python benchmarks/throughput.py              # writes benchmarks/results/throughput.json and .md
+    python benchmarks/throughput.py --only swav  # the cases with this in their name; the others' results stay
     python benchmarks/throughput.py --quick      # fewer steps, today's ratios beside the committed ones; writes nothing
     python benchmarks/throughput.py --busy       # by processor time, on one thread: where a machine does other work too
     python benchmarks/throughput.py --compile    # what `compile: true` brings; benchmarks/results/compiled.json and .md
@@ -327,41 +328,55 @@ def measure_compiled(case: Case, steps: int) -> Compiled:
 
 
 def lines_of(found: dict[str, Measured], goals: dict[str, float | None], before: dict[str, Any]) -> list[list[str]]:
-    """The table's lines."""
+    """The lines to print: those of :func:`kept_lines`, with times and the committed ratio."""
+    kept = kept_lines({name: {"goal": goals[name], **m.to_json()} for name, m in found.items()})
     return [
         [
             name,
             f"{m.step_ms:.1f}",
             f"{m.bare_ms:.1f}",
-            str(m.ratio),
+            ratio,
             f"{before[name]['median']:.2f}" if name in before else "",
-            "" if goals[name] is None else f"<= {goals[name]:.2f}",
-            percent(m.batch),
-            percent(m.view),
+            *rest,
         ]
-        for name, m in found.items()
+        for (name, m), (_, ratio, *rest) in zip(found.items(), kept, strict=True)
+    ]
+
+
+def kept_lines(cases: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """The lines to keep, of the record's cases."""
+    return [
+        [
+            name,
+            str(Ratio(case["median"], case["low"], case["high"])),
+            "" if case["goal"] is None else f"<= {case['goal']:.2f}",
+            percent(case["batch"]),
+            percent(case["view"]),
+        ]
+        for name, case in cases.items()
     ]
 
 
 HEADER = ["step", "ms", "bare ms", "ratio (95%)", "committed", "goal", "batch %", "view %"]
+KEPT = [title for title in HEADER if title not in ("ms", "bare ms", "committed")]
 COMPILE_HEADER = ["bare step", "eager ms", "compiled ms", "faster (95%)", "warm-up s", "break-even step"]
 
 
 def run_steps(cases: Sequence[Case], blocks: int, *, keep: bool, busy: bool = False) -> None:
-    """Measure steps, print them beside the committed ratios, and commit them if asked to."""
+    """Measure steps, print them beside the committed ratios, and put them in the place of those if asked to."""
     before = committed("throughput").get("cases", {})
     found: dict[str, Measured] = {}
     for case in cases:
         print(f"{case.name} ...", flush=True)
-        found[case.name] = measure(case, blocks, busy=busy)
+        found[case.name] = measure(case, blocks if case.goal else blocks // 2, busy=busy)
     goals = {case.name: case.goal for case in cases}
-    lines = lines_of(found, goals, before)
     note = f"{torch.get_num_threads()} threads, {circumstances()}"
     note = f"processor time, {note}" if busy else note
-    show(HEADER, lines, note)
+    show(HEADER, lines_of(found, goals, before), note)
     if keep:
-        record = {"machine": note, "cases": {name: {"goal": goals[name], **m.to_json()} for name, m in found.items()}}
-        write("throughput", record, HEADER, lines, note, without=("ms", "bare ms", "committed"))
+        now = {name: {"goal": goals[name], **m.to_json()} for name, m in found.items()}
+        merged = {**before, **now}
+        write("throughput", {"machine": note, "cases": merged}, KEPT, kept_lines(merged), note)
 
 
 def run_compiled(cases: Sequence[Case], steps: int, *, keep: bool) -> None:
@@ -386,18 +401,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="only what has a goal, a few steps of it; write nothing")
     parser.add_argument("--compile", action="store_true", help="what `compile: true` brings instead")
-    parser.add_argument("--only", default="", help="cases whose name has this in it; write nothing")
+    parser.add_argument("--only", default="", help="cases whose name has this in it; the others' results stay")
     parser.add_argument("--busy", action="store_true", help="processor time, on one thread, for a busy machine")
     arguments = parser.parse_args()
     if arguments.busy:
         torch.set_num_threads(1)  # of two, one would spin while the other waits for its turn
     cases = NAMED if arguments.quick or arguments.compile else [*NAMED, *other_cases()]
     chosen = [case for case in cases if arguments.only in case.name]
-    keep = not arguments.quick and not arguments.only
     if arguments.compile:
-        run_compiled(chosen, 5 if arguments.quick else 20, keep=keep)
+        run_compiled(chosen, 5 if arguments.quick else 20, keep=not arguments.quick and not arguments.only)
     else:
-        run_steps(chosen, 3 if arguments.quick else 10, keep=keep, busy=arguments.busy)
+        run_steps(chosen, 3 if arguments.quick else 10, keep=not arguments.quick, busy=arguments.busy)
 
 
 if __name__ == "__main__":

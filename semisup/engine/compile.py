@@ -36,7 +36,11 @@ def compile_backbones(method: nn.Module) -> None:
     a stage has few and code for any shape is slower. A copy of a network (an average of its weights) is not compiled.
     What a method does beside its backbones' forward stays as it was: heads, losses, the parts of a backbone that it
     calls by itself (`maps`).
+
+    What was compiled before is forgotten: torch compiles a function for eight shapes, modes and networks in all, and
+    from then on runs it as it was written, with a warning; earlier stages would have used these up.
     """
+    torch.compiler.reset()
     for module in method.modules():
         if isinstance(module, Classifier | Encoder):
             module.backbone.compile(dynamic=False)

@@ -118,6 +118,15 @@ def test_a_compiled_run_learns_the_same_resumes_bit_for_bit_and_keeps_every_name
     assert counted["unique_graphs"] == graphs
 
 
+@pytest.mark.slow
+def test_each_stage_may_compile_as_much_as_the_first(counted: dict[str, int]) -> None:
+    with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
+        for side in (8, 12):  # of two stages' images
+            method = compiled()
+            method.predictor()(torch.rand(2, 1, side, side))
+    assert counted["unique_graphs"] == 2
+
+
 RECIPE = """
 name: tiny
 device: cpu
