@@ -9,7 +9,8 @@ All begin with the same stored images, (n, h, w, 3) uint8, and end with a batch 
 - strong: weak, two operations of RandAugment, a grey square (FixMatch);
 - simclr: random resized crop, mirrored, colour jitter for 8 of 10, grey for 2 of 10.
 
-A package's own RandAugment is taken where it has one. Each runs at the best of its settings: per image in a pool of
+A package's own RandAugment is taken where it has one; kornia's draws its two operations once for a whole batch, not for
+each image. Each runs at the best of its settings: per image in a pool of
 threads or in DataLoader workers, batched with torch's own threads. Settings take turns within each round, on the same
 cores, so that what else the machine does meets all of them; a ratio is the median over rounds of the ratio within one.
 Each lives in a process of its own: once a second Python thread has used torch, OpenMP counts more threads than cores

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from semisup.engine import CollapseError, NonFiniteLossError
+from semisup.engine import CollapseError, NonFiniteLossError, release_memory
 from semisup.files import LOCK, locked
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.stages import KINDS, Artifact, StageContext, read_artifact
@@ -58,4 +58,5 @@ def execute(
         artifact, resumed_from = KINDS[stage.config.kind](context)
     except (NonFiniteLossError, CollapseError) as error:
         raise type(error)(f"stages.{stage.name}: {error}") from error
+    release_memory(plan.device)
     return artifact, "trained" if resumed_from is None else "resumed"

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -63,3 +66,21 @@ def test_a_seed_depends_on_every_part_and_on_where_one_ends() -> None:
 def test_a_seed_is_the_same_in_every_process_and_on_every_machine() -> None:
     """Python's own `hash` is not. A change here would break the resuming of every unfinished run."""
     assert seed_for(3, "pretrain", "step", 17) == 8316514004286190022
+
+
+FREED = """
+import psutil, torch
+from semisup.engine import release_memory
+small = [torch.ones(20_000) for _ in range(3000)]  # 80 KB each, too small for pages of their own; 240 MB
+last = small[-1]  # at the top of the heap, which glibc trims by itself
+del small
+before = psutil.Process().memory_info().rss
+release_memory(torch.device("cpu"))
+print(before - psutil.Process().memory_info().rss, last.sum())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's way of keeping memory")
+def test_what_a_stage_has_freed_goes_back_to_the_system() -> None:
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[0]) > 100_000_000
