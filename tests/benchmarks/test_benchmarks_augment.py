@@ -23,7 +23,7 @@ def test_the_ratio_is_to_the_best_setting_of_each_package_and_the_least_of_these
     assert line == ["weak 32 px", "5", "100", "device", "1", "", "3", "3.00", "", ">= 8"]
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12: threads are alive, as in any benchmark
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12, as in any benchmark
 @pytest.mark.parametrize("view", augment.VIEWS)
 @pytest.mark.parametrize("name", [name for name in augment.SETTINGS if name.split(",")[0] not in augment.missing()])
 def test_every_setting_makes_the_same_kind_of_batch(name: str, view: str) -> None:
