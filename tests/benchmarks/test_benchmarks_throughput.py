@@ -102,7 +102,7 @@ def test_a_case_goes_through_the_engine(capsys: pytest.CaptureFixture[str], monk
 
     monkeypatch.setattr(throughput, "fit_stage", watched)
     monkeypatch.setattr(throughput, "committed", lambda name: {"cases": {"tiny": {"median": 1.234}}})
-    throughput.run_steps([TINY], 2, keep=False)
+    throughput.run_steps([dataclasses.replace(TINY, goal=1.1)], 2, keep=False)
     assert steps == [10]
     printed = capsys.readouterr().out
     assert "1.23" in printed and "load" in printed
@@ -136,6 +136,14 @@ def test_what_is_kept_are_ratios(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert table.splitlines()[0].replace(" ", "") == "|step|ratio(95%)|goal|batch%|view%|"
     assert "31.0" not in table
     assert speed_results.committed("throughput") == kept and speed_results.committed("nothing") == {}
+    throughput.run_steps([dataclasses.replace(TINY, name="other")], 2, keep=True)  # as with --only
+    both = json.loads((tmp_path / "throughput.json").read_text(encoding="utf-8"))["cases"]
+    assert both["tiny"] == kept["cases"]["tiny"]
+    assert both["other"]["goal"] is None
+    assert [line.split("|")[1].strip() for line in (tmp_path / "throughput.md").read_text().splitlines()[2:4]] == [
+        "tiny",
+        "other",
+    ]
 
 
 def test_the_readme_takes_the_lines_that_it_names() -> None:
