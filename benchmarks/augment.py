@@ -10,11 +10,11 @@ All begin with the same stored images, (n, h, w, 3) uint8, and end with a batch 
 - simclr: random resized crop, mirrored, colour jitter for 8 of 10, grey for 2 of 10.
 
 A package's own RandAugment is taken where it has one; kornia's draws its two operations once for a whole batch, not for
-each image. Each runs at the best of its settings: per image in a pool of
-threads or in DataLoader workers, batched with torch's own threads. Settings take turns within each round, on the same
-cores, so that what else the machine does meets all of them; a ratio is the median over rounds of the ratio within one.
-Each lives in a process of its own: once a second Python thread has used torch, OpenMP counts more threads than cores
-and lets them sleep between any two operations, and batched ones take three times as long from then on.
+each image. Each runs at the best of its settings: per image in a pool of threads or in DataLoader workers, batched with
+torch's own threads. Settings take turns within each round, on the same cores, so that what else the machine does meets
+all of them; a ratio is the median over rounds of the ratio within one. Each lives in a process of its own: once a
+second Python thread has used torch, OpenMP counts more threads than cores and lets them sleep between any two
+operations, and batched ones take three times as long from then on.
 A package that is not installed is left out, and said so (kornia: pip install kornia).
 """
 
@@ -147,7 +147,7 @@ class PerImage:
         count, size = len(images), images.shape[1]
         transforms = [self.build(view, size) for _ in range(threads)]
         pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-        list(pool.map(time.sleep, [0.1] * threads))
+        list(pool.map(time.sleep, [0.1] * threads))  # starts them all
         torch.set_num_threads(threads)
 
         def part(k: int) -> list[Tensor]:
