@@ -7,17 +7,19 @@
 Fashion-MNIST, WRN-10-1, B = 256, the settings of `fashion_mnist/simclr`: crops of 40-100% of the area, mirror, jitter
 of strength 1, no blur, head of 256 and 128, temperature 0.2, AdamW. Both train the same network in channels_last
 memory, and lightly reads PIL images that lie decoded in memory. A block is a few steps: those of ours, through the
-engine's own loop, then an epoch of as many of lightly's, its workers waiting in between, then bare steps (see
-`bare.py`). Given are images/s, each counted once however many views are made of it, as the median over the blocks, and
-the ratios' 95% intervals.
+engine's own loop, then an epoch of as many of lightly's, in a process of its own, its workers waiting in between, then
+bare steps in ours (see `bare.py`). Given are images/s, each counted once however many views are made of it, as the
+median over the blocks, and the ratios' 95% intervals.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import multiprocessing
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from statistics import median
 from typing import Any
 
@@ -33,7 +35,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from semisup.bench.timing import fresh_method
 from semisup.config import load_recipe
 from semisup.data import ImageData
-from semisup.engine import Batches
+from semisup.engine import Batches, keep_memory
 from semisup.methods import Batch, Method
 from semisup.models import build_backbone
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
@@ -113,11 +115,11 @@ class InTurn:
         batches: the stage's own.
         method: what the engine trains on them.
         bare: makes the bare step.
-        lightly: trains for a block.
+        lightly: trains for a block, and gives the seconds.
         block: steps in it.
     """
 
-    def __init__(self, batches: Batches, method: Method, bare: Bare, lightly: Lightly, block: int) -> None:
+    def __init__(self, batches: Batches, method: Method, bare: Bare, lightly: Callable[[], float], block: int) -> None:
         self.batches = batches
         self.recorder = Recorder(method)
         self.bare = bare
@@ -137,7 +139,7 @@ class InTurn:
         elif step % self.block == 0:
             if step > self.block:  # the first is to warm up
                 self.seconds["semisup"].append(now - self._begun)
-                self.seconds["lightly"].append(_timed(self.lightly))
+                self.seconds["lightly"].append(self.lightly())
                 self.seconds["bare"].append(_timed(self._bare_block))
             self._begun = time.perf_counter()
         return self.batches(step)
@@ -153,30 +155,48 @@ def _timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def best_workers(plan: Plan, stage: StagePlan, steps: int) -> tuple[Lightly, dict[int, float]]:
-    """lightly's loop with the number of workers that is fastest here, and images/s of each."""
+_at_work: dict[str, Lightly] = {}
+"""In lightly's process: the loop that trains there."""
+
+
+def begin_lightly(steps: int) -> dict[int, float]:
+    """Choose the number of workers that is fastest here; images/s of each."""
+    plan, stage = planned(steps, 1)
     rates: dict[int, float] = {}
-    loops: dict[int, Lightly] = {}
     for workers in WORKERS:
-        loops[workers] = Lightly(plan, stage, steps, workers)
-        loops[workers]()  # starts the workers
-        rates[workers] = steps * B / _timed(loops[workers])
-    return loops[max(rates, key=lambda workers: rates[workers])], rates
+        loop = Lightly(plan, stage, steps, workers)
+        loop()  # starts the workers
+        rates[workers] = steps * B / _timed(loop)
+        if rates[workers] == max(rates.values()):
+            _at_work["lightly"] = loop
+    return rates
+
+
+def train_lightly() -> float:
+    """Seconds of an epoch."""
+    return _timed(_at_work["lightly"])
+
+
+def planned(block: int, blocks: int) -> tuple[Plan, StagePlan]:
+    """The recipe and its stage, for so many blocks of steps and one to warm up; a step ends where the next begins."""
+    words = [f"stages.{STAGE}.steps={(blocks + 1) * block + 1}", f"log_every={block}"]
+    plan = make_plan(load_recipe(RECIPE, words), trial=False)
+    return plan, next(stage for stage in plan.stages if stage.name == STAGE)
 
 
 def measure(blocks: int, block: int) -> tuple[dict[str, float], dict[int, float], Ratio, Ratio]:
     """Images/s of ours, lightly's and the bare network's; lightly's by workers; ours over lightly's, bare over ours."""
-    words = [f"stages.{STAGE}.steps={(blocks + 1) * block + 1}", f"log_every={block}"]
-    plan = make_plan(load_recipe(RECIPE, words), trial=False)
-    stage = next(stage for stage in plan.stages if stage.name == STAGE)
-    lightly, by_workers = best_workers(plan, stage, block)
+    keep_memory()  # as the pipeline does before a stage
+    plan, stage = planned(block, blocks)
     method, batches = fresh_method(plan, stage)
-    in_turn = InTurn(batches, method, Bare(method, plan.device, plan.precision), lightly, block)
-    with stage_context(plan, stage) as context:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart, stage_context(plan, stage) as context:
+        by_workers = apart.submit(begin_lightly, block).result()
+        bare = Bare(method, plan.device, plan.precision)
+        in_turn = InTurn(batches, method, bare, lambda: apart.submit(train_lightly).result(), block)
         fit_stage(context, method, in_turn)
     rates = {name: block * B / median(values) for name, values in in_turn.seconds.items()}
-    ours, theirs, bare = ([[value] for value in in_turn.seconds[name]] for name in ("semisup", "lightly", "bare"))
-    return rates, by_workers, compare(theirs, ours), compare(ours, bare)
+    ours, theirs, limit = ([[value] for value in in_turn.seconds[name]] for name in ("semisup", "lightly", "bare"))
+    return rates, by_workers, compare(theirs, ours), compare(ours, limit)
 
 
 def main() -> None:

@@ -41,6 +41,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from semisup.augment import Policy, build_policy, to_float
 from semisup.augment.backend import ImageByImage, resolve_backend
+from semisup.engine import keep_memory
 
 VIEWS = {"weak": "weak", "strong": "randaugment", "simclr": "simclr"}
 """View -> our policy."""
@@ -316,6 +317,8 @@ _at_work: dict[str, tuple[Batched, int]] = {}
 
 def _begin(name: str, view: str, size: int, threads: int) -> None:
     torch.set_num_threads(threads)
+    if name.startswith("semisup"):
+        keep_memory()  # as the pipeline does before a stage
     _at_work.clear()  # ends the workers of the view before
     images = stored(size, BATCHES[size])
     _at_work[name] = SETTINGS[name](view, images, threads), len(images)

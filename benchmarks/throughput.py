@@ -41,7 +41,7 @@ from semisup.bench.tables import percent
 from semisup.bench.timing import fresh_method
 from semisup.config import load_recipe, shipped_recipes
 from semisup.data import ImageData
-from semisup.engine import Batches, compile_backbones
+from semisup.engine import Batches, compile_backbones, keep_memory
 from semisup.methods import METHODS, Batch, Method
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
 from semisup.stages import StageContext
@@ -407,6 +407,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.busy:
         torch.set_num_threads(1)  # of two, one would spin while the other waits for its turn
+    keep_memory()  # as the pipeline does before a stage
     cases = NAMED if arguments.quick or arguments.compile else [*NAMED, *other_cases()]
     chosen = [case for case in cases if arguments.only in case.name]
     # Processor time is not put among the clock's, and of compiled cases the record lacks what a line needs.

@@ -5,6 +5,7 @@ Both take the same draws of the same policy (see :mod:`semisup.augment.opencv` f
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -64,13 +65,26 @@ def resolve_backend(backend: str, policies: Mapping[str, str], device: torch.dev
     return "device" if without else "albumentations"
 
 
-class ImageByImage:
-    """A random function of the stored images, computed on the host by as many threads as torch has.
+SHARED_FROM = 0.0005
+"""Seconds an image takes from which on threads share the batch.
 
-    Threads, because OpenCV lets go of Python's lock: worker processes that make whole steps (a DataLoader whose index
-    is the step) were not faster, 2 of them 840 / 700 / 560 images/s for weak / strong / simclr at 224 px beside 1,090 /
-    850 / 840 by 2 threads, in turns on a busy machine with two cores (benchmarks/augment.py measures both again); and
-    threads need no start, no end and no copies between processes.
+OpenCV lets go of Python's lock, but a shorter call is over before another thread has woken up and taken it. Two threads
+beside one, microseconds of an RGB image, conversion to floats included, on two cores (AMD EPYC):
+
+    px     weak       strong      simclr
+    96     16 / 18    86 / 125    77 / 85
+    160    41 / 43    173 / 193   175 / 189
+    224    87 / 91    321 / 343   333 / 352
+
+A recipe's own transforms may take much longer: there each thread has its share.
+"""
+
+
+class ImageByImage:
+    """A random function of the stored images, computed on the host.
+
+    No worker processes: two that make whole steps (a DataLoader whose index is the step) were not faster
+    (benchmarks/augment.py measures them again), and this needs no start, no end and no copies between processes.
 
     Args:
         own: a recipe's list of albumentations transforms, which come first; may be empty.
@@ -117,19 +131,21 @@ class ImageByImage:
             result = apply(image if channels > 1 else image[..., 0], i)
             return result.reshape(*result.shape[:2], channels)
 
+        begun = time.perf_counter()
         first = one(0, 0)
+        threads = self.threads if time.perf_counter() - begun >= SHARED_FROM else 1
         out = np.empty((count, *first.shape), np.uint8)
         out[0] = first
 
         def work(thread: int) -> None:
-            start, stop = (count * k // self.threads for k in (thread, thread + 1))
+            start, stop = (count * k // threads for k in (thread, thread + 1))
             for i in range(max(start, 1), stop):
                 out[i] = one(i, thread)
 
-        if self.threads == 1:
+        if threads == 1:
             work(0)
         else:
-            for _ in _pool(self.threads).map(work, range(self.threads)):  # hands on what went wrong
+            for _ in _pool(threads).map(work, range(threads)):  # hands on what went wrong
                 pass
         return torch.from_numpy(out)
 

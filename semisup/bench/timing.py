@@ -7,7 +7,7 @@ import dataclasses
 import torch
 
 from semisup.augment import Normalize
-from semisup.engine import Batches, compile_backbones, fit
+from semisup.engine import Batches, compile_backbones, fit, keep_memory
 from semisup.methods import Method
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.stages.networks import build_method
@@ -69,6 +69,7 @@ def step_seconds(plan: Plan, stage: StagePlan) -> float:
     config = stage.config
     if plan.recipe.threads is not None:
         torch.set_num_threads(plan.recipe.threads)
+    keep_memory()
     method, batches = fresh_method(plan, stage)
     still = dataclasses.replace(config.optimizer, lr=1e-9, group_lr={})  # a recipe that diverges takes as long
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from semisup.engine.batches import Batches, TrainingImages
 from semisup.engine.compile import check_compiler, compile_backbones, uncompiled
-from semisup.engine.device import autocast, release_memory, resolve_device, resolve_precision
+from semisup.engine.device import autocast, keep_memory, release_memory, resolve_device, resolve_precision
 from semisup.engine.fit import BatchSource, CollapseError, FitResult, NonFiniteLossError, Stopped, fit
 from semisup.engine.seeding import generator, seed_for
 
@@ -21,6 +21,7 @@ __all__ = [
     "compile_backbones",
     "fit",
     "generator",
+    "keep_memory",
     "release_memory",
     "resolve_device",
     "resolve_precision",

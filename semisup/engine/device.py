@@ -6,14 +6,17 @@ import contextlib
 import ctypes
 import re
 import sys
+from collections.abc import Callable
 
 import torch
 
 from semisup.errors import SemisupError, nearest
 
-__all__ = ["autocast", "release_memory", "resolve_device", "resolve_precision"]
+__all__ = ["autocast", "keep_memory", "release_memory", "resolve_device", "resolve_precision"]
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Numbers of glibc's malloc.h."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -58,6 +61,21 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
+def keep_memory() -> None:
+    """Have the process keep what it frees for its next use, as torch does with a GPU's memory, instead of giving it
+    back to the system.
+
+    glibc gives large blocks, and the end of its heap, back as soon as they are free. A training step on a CPU frees all
+    that its forward made, so that each step asks for its pages anew, and the system clears every one of them: a quarter
+    to a third of the time of a step of WRN-10-1 (benchmarks/kept_memory.py). From here on nothing is given back until
+    :func:`release_memory`. It holds for the whole process; nothing where the C library is not glibc.
+    """
+    mallopt = _of_c_library("mallopt")
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)  # no block has pages of its own, which would go back with it
+        mallopt(M_TRIM_THRESHOLD, -1)  # the end of the heap is never cut off
+
+
 def release_memory(device: torch.device) -> None:
     """Give the system back what lies free: torch keeps a GPU's blocks, and glibc the CPU's, for the next use.
 
@@ -66,6 +84,11 @@ def release_memory(device: torch.device) -> None:
     """
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    trim = _of_c_library("malloc_trim")
     if trim is not None:
         trim(ctypes.c_size_t(0))
+
+
+def _of_c_library(function: str) -> Callable[..., int] | None:
+    """A function of the C library that is Linux's alone, if this one has it."""
+    return getattr(ctypes.CDLL(None), function, None) if sys.platform == "linux" else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from semisup.engine import CollapseError, NonFiniteLossError, release_memory
+from semisup.engine import CollapseError, NonFiniteLossError, keep_memory, release_memory
 from semisup.files import LOCK, locked
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.stages import KINDS, Artifact, StageContext, read_artifact
@@ -40,6 +40,7 @@ def execute(
     artifact = read_artifact(home)
     if artifact is not None:
         return artifact, "reused"
+    keep_memory()
     context = StageContext(
         name=stage.name,
         config=stage.config,

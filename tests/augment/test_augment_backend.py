@@ -29,7 +29,9 @@ def seeded(seed: int = 5) -> Generator:
 
 
 @pytest.fixture
-def two_threads() -> Iterator[None]:
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """However quick an image is."""
+    monkeypatch.setattr(backend, "SHARED_FROM", 0.0)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -88,10 +90,10 @@ def test_a_smaller_view_is_smaller() -> None:
     assert ImageByImage((), build_policy("local", {"size": 0.5}, flip=True))(pictures(), seeded()).shape == (9, 6, 6, 3)
 
 
-def test_the_work_is_shared_by_the_threads(two_threads: None) -> None:
-    """Each has its own transforms, so that none remembers another's draw."""
+def threads_at_work() -> set[int]:
+    """Of a batch with a transform of one's own, the threads that made it."""
     view = ImageByImage([{"name": "HorizontalFlip", "p": 0.5}], SimCLR())
-    assert len({id(own) for own in view.own}) == 2
+    assert len({id(own) for own in view.own}) == 2  # each its own, so that none remembers another's draw
     seen = set()
     for own in view.own:
         own.compose = lambda image, _own=own, _compose=own.compose: (
@@ -99,7 +101,16 @@ def test_the_work_is_shared_by_the_threads(two_threads: None) -> None:
         )  # type: ignore[attr-defined]
         own.compose.set_random_state = lambda *_: None  # type: ignore[attr-defined]
     view(pictures(), seeded())
-    assert len(seen) >= 2
+    return seen
+
+
+def test_the_work_is_shared_by_the_threads(two_threads: None) -> None:
+    assert len(threads_at_work()) >= 2
+
+
+def test_quick_images_are_made_by_one_thread(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "SHARED_FROM", 60.0)
+    assert threads_at_work() == {threading.get_ident()}
 
 
 def test_what_goes_wrong_in_a_thread_is_heard_of(two_threads: None) -> None:

@@ -84,3 +84,32 @@ print(before - psutil.Process().memory_info().rss, last.sum())
 def test_what_a_stage_has_freed_goes_back_to_the_system() -> None:
     done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
     assert int(done.stdout.split()[0]) > 100_000_000
+
+
+KEPT = """
+import resource, sys, torch
+from semisup.engine import keep_memory, release_memory
+if "keep" in sys.argv:
+    keep_memory()
+def pages_of_a_step():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    made = [torch.ones(2_000_000) for _ in range(12)]  # 96 MB, all of them free again at the end
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+for _ in range(3):
+    settled = pages_of_a_step()
+release_memory(torch.device("cpu"))
+print(settled, pages_of_a_step())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's way of keeping memory")
+def test_a_step_finds_the_memory_of_the_step_before_until_it_is_released() -> None:
+    def pages(*words: str) -> list[int]:
+        done = subprocess.run([sys.executable, "-c", KEPT, *words], capture_output=True, text=True, check=True)
+        return [int(word) for word in done.stdout.split()]
+
+    all_of_them = 96_000_000 // 4096
+    assert min(pages()) > all_of_them / 2  # or the test shows nothing
+    settled, released = pages("keep")
+    assert settled < all_of_them / 100
+    assert released > all_of_them / 2
