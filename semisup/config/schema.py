@@ -186,6 +186,14 @@ class PropagateConfig:
     power: float = field(default=3.0, metadata=above(0))
     # keep probabilities (true) or only the best class (false, as published)
     soft: bool = False
+    # see the probe's
+    grid: int = field(default=1, metadata=at_least(1))
+    # compare images by so many principal components of their features, all of the same variance, >= 1; null: by the
+    # features as they are. On Fashion-MNIST, 40 labels, six draws of them, a SimCLR encoder: 72.0% of the labels right
+    # by the features, 74.1 by 64 components, 74.3 by 200 of grid 3, 75.8 if balanced too
+    components: int | None = field(default=None, metadata=at_least(1))
+    # scale what reaches the images so that every class has the same share of them
+    balance: bool = False
 
 
 @dataclass

@@ -29,7 +29,7 @@ from semisup.errors import SemisupError, first_line, nearest, raise_all
 from semisup.evaluate.knn import SIMILARITIES
 from semisup.methods import METHODS, Batch, Labeled, Method, Progress, Unlabeled, Views
 from semisup.methods.base import options_of
-from semisup.models import WeightsReport, count_parameters
+from semisup.models import Classifier, WeightsReport, count_parameters
 from semisup.pipeline.check import check_recipe
 from semisup.stages.networks import Network, build_method, check_weights_file, projector_widths, stage_network
 from semisup.stages.train import policy_names, stage_backend
@@ -182,6 +182,10 @@ def _plan_targets(plan: Plan, name: str, stage: StageConfig, planned: dict[str, 
     else:
         _require_labels(plan, "kind", stage.kind)
         memory += 48 * len(plan.data.x_train) * stage.propagate.neighbors  # each edge both ways, 12 bytes, and a copy
+        features = _features(planned[stage.teacher[0]])
+        _check_grid(stage, planned[stage.teacher[0]], features)
+        wide = stage.propagate.grid**2 * features.num_features
+        memory += (4 if stage.propagate.components is None else 20) * wide * len(plan.data.x_train)  # twice in doubles
     inputs = stage_inputs(stage)
     fingerprint = _fingerprint(plan, name, stage, None, 0, True, [planned[i].fingerprint for i in inputs])
     return StagePlan(name, stage, inputs, fingerprint, 0, 0, 0, None, memory)
@@ -190,30 +194,45 @@ def _plan_targets(plan: Plan, name: str, stage: StageConfig, planned: dict[str, 
 def _plan_judgement(plan: Plan, name: str, stage: StageConfig, judged: StagePlan) -> StagePlan:
     """The plan of a probe or knn stage. What reads every label whatever the budget is shared by all budgets."""
     _require_labels(plan, "kind", stage.kind)
-    assert judged.network is not None
-    with torch.device("meta"), _Uninitialised():
-        features = judged.network.build_classifier()
+    features = _features(judged)
     if stage.probe.layers and not hasattr(features.backbone, "maps"):
-        raise SemisupError(f"probe.layers: the network of '{judged.name}', {judged.network.spec.name}, names no layers")
-    grid = _grid(stage)
-    if grid > 1:
-        at = f"{stage.kind}.grid: the network of '{judged.name}'"
-        if not hasattr(features.backbone, "maps"):
-            raise SemisupError(f"{at}, {judged.network.spec.name}, has no maps to average in parts; leave it at 1")
-        if len(list(features.neck.children())):
-            raise SemisupError(f"{at} keeps layers of a projection head, which take one mean; leave it at 1")
+        raise SemisupError(f"probe.layers: the network of '{judged.name}', {_model(judged)}, names no layers")
+    _check_grid(stage, judged, features)
     every_label = stage.kind == "knn" and stage.knn.bank == "all"
     fingerprint = _fingerprint(plan, name, stage, None, 0, not every_label, [judged.fingerprint])
     memory = plan.data.resident_bytes
     if stage.kind == "knn":
         bank = len(plan.data.x_train) if every_label else len(plan.budget.index)
-        memory += 4 * grid**2 * features.num_features * (bank + len(plan.data.x_test)) + 4 * SIMILARITIES
+        memory += 4 * stage.knn.grid**2 * features.num_features * (bank + len(plan.data.x_test)) + 4 * SIMILARITIES
     return StagePlan(name, stage, stage_inputs(stage), fingerprint, 0, 0, judged.parameters, None, memory)
 
 
+def _features(judged: StagePlan) -> Classifier:
+    """The network of a planned stage, without memory for its weights."""
+    assert judged.network is not None
+    with torch.device("meta"), _Uninitialised():
+        return judged.network.build_classifier()
+
+
+def _model(judged: StagePlan) -> str:
+    assert judged.network is not None
+    return judged.network.spec.name
+
+
 def _grid(stage: StageConfig) -> int:
-    """Parts along each side in which a probe or knn stage averages a map."""
-    return stage.probe.grid if stage.kind == "probe" else stage.knn.grid
+    """Parts along each side in which a stage that looks at features averages a map."""
+    return {"probe": stage.probe, "knn": stage.knn, "propagate": stage.propagate}[stage.kind].grid  # type: ignore[attr-defined, no-any-return]
+
+
+def _check_grid(stage: StageConfig, judged: StagePlan, features: Classifier) -> None:
+    """Refuse a grid where there is no map for it."""
+    if _grid(stage) == 1:
+        return
+    at = f"{stage.kind}.grid: the network of '{judged.name}'"
+    if not hasattr(features.backbone, "maps"):
+        raise SemisupError(f"{at}, {_model(judged)}, has no maps to average in parts; leave it at 1")
+    if len(list(features.neck.children())):
+        raise SemisupError(f"{at} keeps layers of a projection head, which take one mean; leave it at 1")
 
 
 def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, StagePlan]) -> tuple[StagePlan, Method]:
@@ -432,8 +451,12 @@ def _fingerprint(
     unwatched = [] if stage.stop_on_collapse else ["stop_on_collapse"]  # a watched stage may have failed
     for key in ("epochs", "steps", "model", "of", *others, *unwatched):
         del settings[key]
-    if stage.kind in ("probe", "knn") and _grid(stage) == 1:  # hashes from before there were grids
+    if stage.kind in ("probe", "knn", "propagate") and _grid(stage) == 1:  # hashes from before there were grids
         del settings[stage.kind]["grid"]
+    if stage.kind == "propagate":  # likewise
+        for key, default in (("components", None), ("balance", False)):
+            if settings["propagate"][key] == default:
+                del settings["propagate"][key]
     content = {
         "version": __version__,
         "name": name,

@@ -50,7 +50,7 @@ def _checksums(network: nn.Module) -> dict[str, str]:
     }
 
 
-class _Layers(nn.Module):
+class Layers(nn.Module):
     """Features (N, D) of a network and, where asked for, the averaged maps of its layers before them, side by side.
 
     Args:
@@ -97,7 +97,7 @@ def probe(context: StageContext) -> tuple[Artifact, None]:
     started = time.perf_counter()
     data, budget = context.data, context.budget
     network = _frozen_network(context)
-    layers = _Layers(network, layers=context.config.probe.layers, grid=context.config.probe.grid)
+    layers = Layers(network, layers=context.config.probe.layers, grid=context.config.probe.grid)
     with unchanged(network):
         features = layers.split(predict_logits(layers, context.clean_batches(data.x_train, budget.index)).cpu())
         labels = torch.from_numpy(data.y_train[budget.index])
@@ -140,7 +140,7 @@ def knn(context: StageContext) -> tuple[Artifact, None]:
     data, budget, config = context.data, context.budget, context.config.knn
     every_label = config.bank == "all"
     index = np.flatnonzero(data.y_train >= 0) if every_label else budget.index
-    network = _Layers(_frozen_network(context), grid=config.grid)
+    network = Layers(_frozen_network(context), grid=config.grid)
     k = min(MOST_NEIGHBOURS, max(1, len(index) // data.num_classes)) if config.k is None else min(config.k, len(index))
     metrics: dict[str, Any] = {"knn/bank": len(index), "knn/k": k}
     with unchanged(network):

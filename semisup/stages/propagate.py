@@ -14,20 +14,53 @@ from torch import Tensor
 from semisup.engine import generator
 from semisup.errors import SemisupError
 from semisup.evaluate import predict_logits
+from semisup.losses import sinkhorn
 from semisup.stages.artifact import Artifact
 from semisup.stages.context import StageContext
+from semisup.stages.judgement import Layers
 from semisup.stages.predictor import load_features
 from semisup.stages.relabel import save_targets
 
 if TYPE_CHECKING:  # half a second of imports, which a run without this stage can do without
     from scipy.sparse import csr_array
 
-__all__ = ["certainty", "class_weights", "neighbor_graph", "propagate", "resample", "spread_labels"]
+__all__ = [
+    "balanced",
+    "certainty",
+    "class_weights",
+    "neighbor_graph",
+    "propagate",
+    "resample",
+    "spread_labels",
+    "whitened",
+]
 
 TOLERANCE = 1e-6
 """Of the conjugate gradients, relative to the right-hand side. Iscen et al. too, but they stop after 20 iterations."""
+BALANCING = 20
+"""Times that rows and columns are scaled in turns."""
 ITERATIONS = 1000
 """Most conjugate gradient steps for a class. The number needed grows as (1 - alpha)^-1/2: about 100 at alpha = 0.99."""
+
+
+def whitened(features: Tensor, components: int) -> Tensor:
+    """Principal components of features, each with variance 1: what most images have in common counts no more than what
+    tells a few of them apart.
+
+    H. Jégou and O. Chum, ECCV 2012, for retrieval by cosine.
+
+    Args:
+        features: (N, D), on any device.
+        components: how many, >= 1; there are min(N, D) at most.
+
+    Returns:
+        (N, components) float32, on the same device.
+    """
+    from sklearn.decomposition import PCA
+
+    most = min(components, *features.shape)
+    found = PCA(most, whiten=True, svd_solver="covariance_eigh").fit_transform(features.double().cpu().numpy())
+    return torch.from_numpy(found).to(features)
 
 
 def neighbor_graph(features: Tensor, neighbors: int, power: float = 3.0, chunk: int = 1024) -> csr_array:
@@ -103,6 +136,17 @@ def spread_labels(
     return np.maximum(spread, 0)
 
 
+def balanced(spread: np.ndarray) -> np.ndarray:
+    """Return (N, C), rows of sum 1: `spread` with columns and rows scaled in turns until every class has a share of
+    nearly N / C (Sinkhorn and Knopp 1967; M. Cuturi, arXiv:1306.0895).
+
+    A class whose labeled images lie in a crowd reaches too many of the others' images. For classes of one size.
+    """
+    probs, _ = certainty(spread)
+    logs = torch.from_numpy(np.log(np.maximum(probs, np.finfo(np.float32).tiny)))
+    return sinkhorn(logs, epsilon=1.0, iterations=BALANCING).numpy()
+
+
 def certainty(spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return class probabilities (N, C), rows of `spread` to sum 1, and omega = 1 - entropy / log C (N,) in [0, 1].
 
@@ -149,15 +193,19 @@ def propagate(context: StageContext) -> tuple[Artifact, None]:
     started = time.perf_counter()
     data, config = context.data, context.config.propagate
     network = load_features(context.inputs[context.config.teacher[0]].folder, context.device)
-    features = predict_logits(network, context.clean_batches(data.x_train))
+    features = predict_logits(Layers(network, grid=config.grid), context.clean_batches(data.x_train))
+    if config.components is not None:
+        features = whitened(features, config.components)
     graph = neighbor_graph(features, config.neighbors, config.power)
     index = context.budget.index
     labels = data.y_train[index]
     spread = spread_labels(graph, index, labels, data.num_classes, config.alpha)
+    reached = spread.sum(1) > 0  # the guess elsewhere is arbitrary: it must not make a class look frequent
+    if config.balance:
+        spread = balanced(spread)
     spread[index] = np.eye(data.num_classes)[labels]
     probs, omega = certainty(spread)
     guesses = probs.argmax(1)
-    reached = spread.sum(1) > 0  # the guess elsewhere is arbitrary: it must not make a class look frequent
     weights = omega * class_weights(guesses[reached], data.num_classes)[guesses]
     pool = resample(weights, generator(context.recipe.seed, context.name, "pool"))
     targets = probs if config.soft else np.eye(data.num_classes)[guesses]

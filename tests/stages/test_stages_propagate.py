@@ -17,7 +17,15 @@ from semisup.engine import generator
 from semisup.errors import SemisupError
 from semisup.stages import load_predictor
 from semisup.stages.predictor import load_features
-from semisup.stages.propagate import certainty, class_weights, neighbor_graph, resample, spread_labels
+from semisup.stages.propagate import (
+    balanced,
+    certainty,
+    class_weights,
+    neighbor_graph,
+    resample,
+    spread_labels,
+    whitened,
+)
 from semisup.stages.relabel import read_targets
 
 Array = np.ndarray
@@ -61,6 +69,27 @@ def one_hot(n: int = 30, classes: int = 3) -> Array:
     y = np.zeros((n, classes))
     y[INDEX, LABELS] = 1
     return y
+
+
+# --- the features ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("components", [1, 3, 4, 50])
+def test_whitened_cosines_match_the_covariance(components: int) -> None:
+    """Of the inner products, that is: a component's sign is nobody's."""
+    x = features() * torch.tensor([1.0, 5.0, 0.2, 3.0]) + 7
+    found = whitened(x, components)
+    centred = x.double().numpy() - x.double().numpy().mean(0)
+    values, vectors = np.linalg.eig(np.cov(centred.T))
+    largest = np.argsort(-values)[:components]
+    expected = sum(np.outer(centred @ vectors[:, j], centred @ vectors[:, j]) / values[j] for j in largest)
+    assert found.shape == (30, min(components, 4)) and found.dtype == torch.float32
+    np.testing.assert_allclose((found @ found.T).numpy(), expected, atol=1e-4)
+
+
+def test_whitened_features_that_are_all_the_same_stay_finite() -> None:
+    x = torch.cat([features(), torch.ones(30, 2)], dim=1)
+    assert whitened(x, 6).isfinite().all()
 
 
 # --- the graph -------------------------------------------------------------------------------------------------------
@@ -181,6 +210,27 @@ def test_mean_class_weight_is_1() -> None:
     assert class_weights(np.array([0, 2]), 3).tolist() == [2 / 3, 0.0, 2 / 3]
 
 
+def test_balanced_by_loops() -> None:
+    spread = np.random.default_rng(0).random((30, 3)) * [1.0, 5.0, 0.2]
+    found = balanced(spread)
+    expected = spread.copy()
+    for _ in range(200):
+        for c in range(3):
+            expected[:, c] /= expected[:, c].sum()
+        for i in range(30):
+            expected[i] /= expected[i].sum()
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(found.sum(0), 10, atol=0.01)
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
+    assert np.bincount(spread.argmax(1), minlength=3)[1] > 25 > np.bincount(found.argmax(1), minlength=3)[1]
+
+
+def test_balanced_where_nothing_arrived_is_finite() -> None:
+    spread = np.vstack([np.eye(3), np.zeros((2, 3))])
+    found = balanced(spread)
+    np.testing.assert_allclose(found, np.vstack([np.eye(3), np.full((2, 3), 1 / 3)]), atol=1e-5)
+
+
 def test_the_pool_follows_the_weights() -> None:
     weights = np.random.default_rng(0).random(200) ** 3
     weights[:20] = 0
@@ -233,6 +283,32 @@ def test_the_stage_leaves_what_its_functions_say(teacher: str, soft: bool, tmp_p
     assert np.abs(counts - len(targets) * weights / weights.sum()).max() < 1.01
     assert done["graph"].record["method"] == "propagate"
     assert 0 <= done["graph"].metrics["pseudo_labels/coverage"] <= 1
+
+
+def test_the_options_change_features_and_answers_as_they_say(tmp_path: Path) -> None:
+    data = small_data()
+    done = run_stages(stages(soft=True, alpha=0.9, grid=2, components=3, balance=True), data, tmp_path)
+    _, budget = small_plan(stages(), data)
+    backbone = load_features(done["a"].folder, torch.device("cpu"))[0]  # type: ignore[index]
+    images = torch.from_numpy(data.x_train).permute(0, 3, 1, 2).float() / 255
+    maps = backbone.maps((images - images.mean()) / images.std(unbiased=False))[-1].detach()
+    half = maps.shape[2] // 2
+    parts = [
+        maps[:, :, rows, columns].mean((2, 3))
+        for rows in (slice(half), slice(half, None))
+        for columns in (slice(half), slice(half, None))
+    ]
+    graph = neighbor_graph(whitened(torch.stack(parts, dim=2).flatten(1), 3), 5)
+    spread = balanced(spread_labels(graph, budget.index, data.y_train[budget.index], 3, 0.9))
+    spread[budget.index] = np.eye(3)[data.y_train[budget.index]]
+    np.testing.assert_allclose(read_targets(done["graph"])[1].numpy(), spread, atol=1e-3)
+
+
+def test_a_grid_needs_a_map() -> None:
+    kept = {"init": {"from": "b", "head_layer": 1}}
+    tuned = {"b": train_stage("simclr_v2"), "a": train_stage("supervised", stage=kept)}
+    with pytest.raises(SemisupError, match=r"propagate.grid: the network of 'a' keeps layers of a projection head"):
+        small_plan({**tuned, "graph": {"kind": "propagate", "teacher": "a", "propagate": {"grid": 2}}}, small_data())
 
 
 def test_a_student_learns_from_it_and_repeats(tmp_path: Path) -> None:
