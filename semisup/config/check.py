@@ -283,8 +283,8 @@ def _check_labeler(kind: str, stage: dict[str, Any], given: set[str], path: str,
     teachers = stage.get("teacher", ["invalid"]) if "teacher" in given else []
     if kind == "relabel" and not teachers:
         problems.append(f"{path}.teacher: missing; a relabel stage needs the stage that predicts the labels")
-    if kind == "propagate" and len(teachers) != 1:
-        problems.append(f"{path}.teacher: a propagate stage needs one stage, whose features it compares images by")
+    if kind == "propagate" and not teachers:
+        problems.append(f"{path}.teacher: missing; a propagate stage needs a stage whose features it compares images by")
     _check_untrained(kind, stage, path, problems)
 
 

@@ -233,7 +233,8 @@ class StageConfig:
     method: dict[str, Any] = field(default_factory=dict)
     # first weights; null: random. `init: pretrain` is short for {from: pretrain}
     init: InitConfig | None = None
-    # earlier train stages, for kind propagate one; one may be written without the brackets
+    # earlier train stages; one may be written without the brackets. Several: a relabel stage takes the mean of their
+    # answers, a propagate stage their features side by side (`components` gives those one scale)
     teacher: list[str] = field(default_factory=list)
     # an earlier relabel or propagate stage whose labels are trained on
     pseudo_labels: str | None = None

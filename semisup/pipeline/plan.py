@@ -182,10 +182,11 @@ def _plan_targets(plan: Plan, name: str, stage: StageConfig, planned: dict[str, 
     else:
         _require_labels(plan, "kind", stage.kind)
         memory += 48 * len(plan.data.x_train) * stage.propagate.neighbors  # each edge both ways, 12 bytes, and a copy
-        features = _features(planned[stage.teacher[0]])
-        _check_grid(stage, planned[stage.teacher[0]], features)
-        wide = stage.propagate.grid**2 * features.num_features
-        memory += (4 if stage.propagate.components is None else 20) * wide * len(plan.data.x_train)  # twice in doubles
+        for teacher in stage.teacher:
+            features = _features(planned[teacher])
+            _check_grid(stage, planned[teacher], features)
+            numbers = stage.propagate.grid**2 * features.num_features * len(plan.data.x_train)
+            memory += (8 if stage.propagate.components is None else 24) * numbers  # once more, and twice in doubles
     inputs = stage_inputs(stage)
     fingerprint = _fingerprint(plan, name, stage, None, 0, True, [planned[i].fingerprint for i in inputs])
     return StagePlan(name, stage, inputs, fingerprint, 0, 0, 0, None, memory)

@@ -192,8 +192,11 @@ def propagate(context: StageContext) -> tuple[Artifact, None]:
     """
     started = time.perf_counter()
     data, config = context.data, context.config.propagate
-    network = load_features(context.inputs[context.config.teacher[0]].folder, context.device)
-    features = predict_logits(Layers(network, grid=config.grid), context.clean_batches(data.x_train))
+    parts = []
+    for teacher in context.config.teacher:
+        network = load_features(context.inputs[teacher].folder, context.device)
+        parts.append(predict_logits(Layers(network, grid=config.grid), context.clean_batches(data.x_train)))
+    features = torch.cat(parts, dim=1)
     if config.components is not None:
         features = whitened(features, config.components)
     graph = neighbor_graph(features, config.neighbors, config.power)
@@ -209,4 +212,4 @@ def propagate(context: StageContext) -> tuple[Artifact, None]:
     weights = omega * class_weights(guesses[reached], data.num_classes)[guesses]
     pool = resample(weights, generator(context.recipe.seed, context.name, "pool"))
     targets = probs if config.soft else np.eye(data.num_classes)[guesses]
-    return save_targets(context, pool, torch.from_numpy(targets).float(), started, len(probs)), None
+    return save_targets(context, pool, torch.from_numpy(targets).float(), started, len(probs) * len(parts)), None
