@@ -39,7 +39,7 @@ setup(
         "matplotlib>=3.8",
         "mlflow>=3.0",
         "numpy>=1.26",
-        "omegaconf>=2.3",
+        "omegaconf>=2.4",
         "pillow>=10.0",
         "pyyaml>=6.0",
         "rich>=13.0",

@@ -304,6 +304,20 @@ def test_the_options_change_features_and_answers_as_they_say(tmp_path: Path) -> 
     np.testing.assert_allclose(read_targets(done["graph"])[1].numpy(), spread, atol=1e-3)
 
 
+def test_the_features_of_several_networks_stand_side_by_side(tmp_path: Path) -> None:
+    data = small_data()
+    both = {"kind": "propagate", "teacher": ["a", "b"], "propagate": {"neighbors": 5, "soft": True, "alpha": 0.9}}
+    done = run_stages({"a": train_stage("supervised"), "b": train_stage("simclr"), "graph": both}, data, tmp_path)
+    _, budget = small_plan(stages(), data)
+    images = torch.from_numpy(data.x_train).permute(0, 3, 1, 2).float() / 255
+    images = (images - images.mean()) / images.std(unbiased=False)
+    networks = [load_features(done[name].folder, torch.device("cpu")) for name in ("a", "b")]
+    graph = neighbor_graph(torch.cat([network(images) for network in networks], dim=1).detach(), 5)
+    probs, _ = certainty(spread_labels(graph, budget.index, data.y_train[budget.index], 3, 0.9))
+    probs[budget.index] = np.eye(3)[data.y_train[budget.index]]
+    np.testing.assert_allclose(read_targets(done["graph"])[1].numpy(), probs, atol=1e-3)
+
+
 def test_a_grid_needs_a_map() -> None:
     kept = {"init": {"from": "b", "head_layer": 1}}
     tuned = {"b": train_stage("simclr_v2"), "a": train_stage("supervised", stage=kept)}
