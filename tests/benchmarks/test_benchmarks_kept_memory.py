@@ -1,0 +1,29 @@
+"""The benchmark of kept memory, on a step of a few images."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor
+
+import kept_memory
+import pytest
+from throughput import Case
+
+from semisup.engine import keep_memory
+
+SMALL = Case("small", "fashion_mnist/fixmatch", "train", (28, 1, 300), ("model={name: wrn, depth: 10, width: 1}",), block=4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's way of keeping memory")
+def test_a_process_that_keeps_memory_asks_for_none_anew() -> None:
+    spawn = multiprocessing.get_context("spawn")
+    pages = []
+    for initializer in (None, keep_memory):
+        with ProcessPoolExecutor(1, spawn, initializer) as process:
+            process.submit(kept_memory.begin, SMALL).result()
+            seconds, cleared = process.submit(kept_memory.measure, SMALL.block).result()
+            assert seconds > 0
+            pages.append(cleared)
+    as_it_comes, kept = pages
+    assert kept < as_it_comes / 10
