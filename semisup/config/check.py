@@ -284,7 +284,9 @@ def _check_labeler(kind: str, stage: dict[str, Any], given: set[str], path: str,
     if kind == "relabel" and not teachers:
         problems.append(f"{path}.teacher: missing; a relabel stage needs the stage that predicts the labels")
     if kind == "propagate" and not teachers:
-        problems.append(f"{path}.teacher: missing; a propagate stage needs a stage whose features it compares images by")
+        problems.append(
+            f"{path}.teacher: missing; a propagate stage needs a stage whose features it compares images by"
+        )
     _check_untrained(kind, stage, path, problems)
 
 

@@ -8,11 +8,11 @@ from concurrent.futures import ProcessPoolExecutor
 
 import kept_memory
 import pytest
-from throughput import Case
+from throughput import WRN_10_1, Case
 
 from semisup.engine import keep_memory
 
-SMALL = Case("small", "fashion_mnist/fixmatch", "train", (28, 1, 300), ("model={name: wrn, depth: 10, width: 1}",), block=4)
+SMALL = Case("small", "fashion_mnist/fixmatch", "train", (28, 1, 300), (WRN_10_1,), block=4)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's way of keeping memory")
