@@ -21,6 +21,7 @@ from semisup._version import __version__
 from semisup.augment import POLICIES
 from semisup.augment.ctaugment import CTAugment, CTAugmentProbe
 from semisup.config import Recipe, StageConfig
+from semisup.config.schema import KnnConfig, ProbeConfig, PropagateConfig
 from semisup.data import ImageData, LabelBudget, draw_budget, load_data, take
 from semisup.data.store import Watch, unwatched
 from semisup.engine import check_compiler, resolve_device, resolve_precision
@@ -222,7 +223,12 @@ def _model(judged: StagePlan) -> str:
 
 def _grid(stage: StageConfig) -> int:
     """Parts along each side in which a stage that looks at features averages a map."""
-    return {"probe": stage.probe, "knn": stage.knn, "propagate": stage.propagate}[stage.kind].grid  # type: ignore[attr-defined, no-any-return]
+    looking: dict[str, ProbeConfig | KnnConfig | PropagateConfig] = {
+        "probe": stage.probe,
+        "knn": stage.knn,
+        "propagate": stage.propagate,
+    }
+    return looking[stage.kind].grid
 
 
 def _check_grid(stage: StageConfig, judged: StagePlan, features: Classifier) -> None:
