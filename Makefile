@@ -27,6 +27,7 @@ bench-quick: $(VENV)/.ready
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/throughput.py --compile
+	$(BIN)/python benchmarks/kept_memory.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/publish.py
 
