@@ -59,7 +59,7 @@ def whitened(features: Tensor, components: int) -> Tensor:
     from sklearn.decomposition import PCA
 
     most = min(components, *features.shape)
-    found = PCA(most, whiten=True, svd_solver="covariance_eigh").fit_transform(features.double().cpu().numpy())
+    found = PCA(most, whiten=True, svd_solver="covariance_eigh").fit_transform(features.cpu().double().numpy())
     return torch.from_numpy(found).to(features)
 
 

@@ -304,6 +304,19 @@ def test_the_options_change_features_and_answers_as_they_say(tmp_path: Path) -> 
     np.testing.assert_allclose(read_targets(done["graph"])[1].numpy(), spread, atol=1e-3)
 
 
+def test_each_option_is_another_stage_and_none_the_one_of_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is the hash from before there were options; whoever changes it has everything behind it run again."""
+    monkeypatch.setattr("semisup.pipeline.plan.__version__", "golden")
+
+    def fingerprint(**options: Any) -> str:
+        plan, _ = small_plan(stages("simclr", **options), small_data())
+        return plan.stages[1].fingerprint
+
+    assert fingerprint() == fingerprint(grid=1, components=None, balance=False) == "881cd53f3c36b69b1b54"
+    others = [fingerprint(grid=2), fingerprint(components=2), fingerprint(components=3), fingerprint(balance=True)]
+    assert len({fingerprint(), *others}) == 5
+
+
 def test_the_features_of_several_networks_stand_side_by_side(tmp_path: Path) -> None:
     data = small_data()
     both = {"kind": "propagate", "teacher": ["a", "b"], "propagate": {"neighbors": 5, "soft": True, "alpha": 0.9}}
