@@ -66,9 +66,9 @@ def keep_memory() -> None:
     back to the system.
 
     glibc gives large blocks, and the end of its heap, back as soon as they are free. A training step on a CPU frees all
-    that its forward made, so that each step asks for its pages anew, and the system clears every one of them: a quarter
-    to a third of the time of a step of WRN-10-1 (benchmarks/kept_memory.py). From here on nothing is given back until
-    :func:`release_memory`. It holds for the whole process; nothing where the C library is not glibc.
+    that its forward made, so that it may ask for its pages anew each time, and the system clears every one of them:
+    steps of WRN-10-1 are 1.1 to 1.7 times as fast without that (benchmarks/kept_memory.py). From here on nothing is
+    given back until :func:`release_memory`. It holds for the whole process; nothing where the C library is not glibc.
     """
     mallopt = _of_c_library("mallopt")
     if mallopt is not None:
