@@ -184,9 +184,10 @@ def test_lightly_has_its_turn_after_every_block_but_the_first(monkeypatch: pytes
 
     world, turns = World(), SimpleNamespace(lightly=0, steps=[])
 
-    def lightly() -> None:
+    def lightly() -> float:  # seconds of its own process's clock
         turns.lightly += 1
-        world.now += 100.0
+        world.now += 110.0
+        return 100.0
 
     monkeypatch.setattr(against_lightly.time, "perf_counter", world.clock)
     in_turn = against_lightly.InTurn(world.batches(), nn.Linear(1, 1), world.bare(), lightly, 3)  # type: ignore[arg-type]
