@@ -44,7 +44,7 @@ setup(
         "pyyaml>=6.0",
         "rich>=13.0",
         "safetensors>=0.4",
-        "scikit-learn>=1.4",
+        "scikit-learn>=1.5",
         "scipy>=1.12",
         "typer>=0.12",
     ],

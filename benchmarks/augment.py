@@ -101,7 +101,7 @@ def on_device(view: str, images: NDArray[np.uint8], threads: int) -> Batched:
 
 
 def on_host(view: str, images: NDArray[np.uint8], threads: int) -> Batched:
-    """Image by image in threads."""
+    """Image by image."""
     made, draws, batch = ImageByImage((), policy_of(view)), torch.Generator().manual_seed(0), torch.from_numpy(images)
     return lambda: to_float(made(batch, draws))
 

@@ -21,7 +21,6 @@ from semisup._version import __version__
 from semisup.augment import POLICIES
 from semisup.augment.ctaugment import CTAugment, CTAugmentProbe
 from semisup.config import Recipe, StageConfig
-from semisup.config.schema import KnnConfig, ProbeConfig, PropagateConfig
 from semisup.data import ImageData, LabelBudget, draw_budget, load_data, take
 from semisup.data.store import Watch, unwatched
 from semisup.engine import check_compiler, resolve_device, resolve_precision
@@ -36,6 +35,10 @@ from semisup.stages.networks import Network, build_method, check_weights_file, p
 from semisup.stages.train import policy_names, stage_backend
 
 __all__ = ["Plan", "StagePlan", "make_plan", "plan_stages", "recipe_budget", "stage_inputs", "stage_settings"]
+
+LATER_KEYS = {"probe": ("grid",), "knn": ("grid",), "propagate": ("grid", "components", "balance")}
+"""Keys that a kind of stage has got later. A fingerprint has them only where they are not at their defaults, so that
+stages from before are still found."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,7 @@ def _plan_targets(plan: Plan, name: str, stage: StageConfig, planned: dict[str, 
         memory += 48 * len(plan.data.x_train) * stage.propagate.neighbors  # each edge both ways, 12 bytes, and a copy
         for teacher in stage.teacher:
             features = _features(planned[teacher])
-            _check_grid(stage, planned[teacher], features)
+            _check_grid(stage.kind, stage.propagate.grid, planned[teacher], features)
             numbers = stage.propagate.grid**2 * features.num_features * len(plan.data.x_train)
             memory += (8 if stage.propagate.components is None else 24) * numbers  # once more, and twice in doubles
     inputs = stage_inputs(stage)
@@ -199,13 +202,14 @@ def _plan_judgement(plan: Plan, name: str, stage: StageConfig, judged: StagePlan
     features = _features(judged)
     if stage.probe.layers and not hasattr(features.backbone, "maps"):
         raise SemisupError(f"probe.layers: the network of '{judged.name}', {_model(judged)}, names no layers")
-    _check_grid(stage, judged, features)
+    grid = stage.probe.grid if stage.kind == "probe" else stage.knn.grid
+    _check_grid(stage.kind, grid, judged, features)
     every_label = stage.kind == "knn" and stage.knn.bank == "all"
     fingerprint = _fingerprint(plan, name, stage, None, 0, not every_label, [judged.fingerprint])
     memory = plan.data.resident_bytes
     if stage.kind == "knn":
         bank = len(plan.data.x_train) if every_label else len(plan.budget.index)
-        memory += 4 * stage.knn.grid**2 * features.num_features * (bank + len(plan.data.x_test)) + 4 * SIMILARITIES
+        memory += 4 * grid**2 * features.num_features * (bank + len(plan.data.x_test)) + 4 * SIMILARITIES
     return StagePlan(name, stage, stage_inputs(stage), fingerprint, 0, 0, judged.parameters, None, memory)
 
 
@@ -221,21 +225,11 @@ def _model(judged: StagePlan) -> str:
     return judged.network.spec.name
 
 
-def _grid(stage: StageConfig) -> int:
-    """Parts along each side in which a stage that looks at features averages a map."""
-    looking: dict[str, ProbeConfig | KnnConfig | PropagateConfig] = {
-        "probe": stage.probe,
-        "knn": stage.knn,
-        "propagate": stage.propagate,
-    }
-    return looking[stage.kind].grid
-
-
-def _check_grid(stage: StageConfig, judged: StagePlan, features: Classifier) -> None:
+def _check_grid(kind: str, grid: int, judged: StagePlan, features: Classifier) -> None:
     """Refuse a grid where there is no map for it."""
-    if _grid(stage) == 1:
+    if grid == 1:
         return
-    at = f"{stage.kind}.grid: the network of '{judged.name}'"
+    at = f"{kind}.grid: the network of '{judged.name}'"
     if not hasattr(features.backbone, "maps"):
         raise SemisupError(f"{at}, {_model(judged)}, has no maps to average in parts; leave it at 1")
     if len(list(features.neck.children())):
@@ -458,12 +452,11 @@ def _fingerprint(
     unwatched = [] if stage.stop_on_collapse else ["stop_on_collapse"]  # a watched stage may have failed
     for key in ("epochs", "steps", "model", "of", *others, *unwatched):
         del settings[key]
-    if stage.kind in ("probe", "knn", "propagate") and _grid(stage) == 1:  # hashes from before there were grids
-        del settings[stage.kind]["grid"]
-    if stage.kind == "propagate":  # likewise
-        for key, default in (("components", None), ("balance", False)):
-            if settings["propagate"][key] == default:
-                del settings["propagate"][key]
+    if stage.kind in LATER_KEYS:
+        config = getattr(stage, stage.kind)
+        for key in LATER_KEYS[stage.kind]:
+            if getattr(config, key) == getattr(type(config)(), key):
+                del settings[stage.kind][key]
     content = {
         "version": __version__,
         "name": name,

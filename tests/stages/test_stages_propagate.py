@@ -12,7 +12,7 @@ import torch
 from stages_small import run_stages, small_data, small_plan, train_stage
 
 from semisup.config import DataConfig
-from semisup.data import draw_budget, load_data
+from semisup.data import ImageData, draw_budget, load_data
 from semisup.engine import generator
 from semisup.errors import SemisupError
 from semisup.stages import load_predictor
@@ -260,6 +260,12 @@ def stages(teacher: str = "supervised", **propagate: Any) -> dict[str, Any]:
     }
 
 
+def clean_images(data: ImageData) -> torch.Tensor:
+    """What a network sees of the training images."""
+    images = torch.from_numpy(data.x_train).permute(0, 3, 1, 2).float() / 255
+    return (images - images.mean()) / images.std(unbiased=False)
+
+
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("teacher", ["supervised", "simclr"])
 def test_the_stage_leaves_what_its_functions_say(teacher: str, soft: bool, tmp_path: Path) -> None:
@@ -268,9 +274,7 @@ def test_the_stage_leaves_what_its_functions_say(teacher: str, soft: bool, tmp_p
     _, budget = small_plan(stages(), data)
     pool, targets = read_targets(done["graph"])
     network = load_features(done["a"].folder, torch.device("cpu"))
-    images = torch.from_numpy(data.x_train).permute(0, 3, 1, 2).float() / 255
-    mean, std = images.mean(), images.std(unbiased=False)
-    graph = neighbor_graph(network((images - mean) / std).detach(), 5)
+    graph = neighbor_graph(network(clean_images(data)).detach(), 5)
     spread = spread_labels(graph, budget.index, data.y_train[budget.index], 3, 0.9)
     probs, omega = certainty(spread)
     probs[budget.index], omega[budget.index] = np.eye(3)[data.y_train[budget.index]], 1
@@ -290,8 +294,7 @@ def test_the_options_change_features_and_answers_as_they_say(tmp_path: Path) -> 
     done = run_stages(stages(soft=True, alpha=0.9, grid=2, components=3, balance=True), data, tmp_path)
     _, budget = small_plan(stages(), data)
     backbone = load_features(done["a"].folder, torch.device("cpu"))[0]  # type: ignore[index]
-    images = torch.from_numpy(data.x_train).permute(0, 3, 1, 2).float() / 255
-    maps = backbone.maps((images - images.mean()) / images.std(unbiased=False))[-1].detach()
+    maps = backbone.maps(clean_images(data))[-1].detach()
     half = maps.shape[2] // 2
     parts = [
         maps[:, :, rows, columns].mean((2, 3))
@@ -322,8 +325,7 @@ def test_the_features_of_several_networks_stand_side_by_side(tmp_path: Path) -> 
     both = {"kind": "propagate", "teacher": ["a", "b"], "propagate": {"neighbors": 5, "soft": True, "alpha": 0.9}}
     done = run_stages({"a": train_stage("supervised"), "b": train_stage("simclr"), "graph": both}, data, tmp_path)
     _, budget = small_plan(stages(), data)
-    images = torch.from_numpy(data.x_train).permute(0, 3, 1, 2).float() / 255
-    images = (images - images.mean()) / images.std(unbiased=False)
+    images = clean_images(data)
     networks = [load_features(done[name].folder, torch.device("cpu")) for name in ("a", "b")]
     graph = neighbor_graph(torch.cat([network(images) for network in networks], dim=1).detach(), 5)
     probs, _ = certainty(spread_labels(graph, budget.index, data.y_train[budget.index], 3, 0.9))
