@@ -5,7 +5,7 @@
 
 The same steps of the engine's own loop in two processes, of which one leaves the C library as it comes. They take turns
 on the same cores; a ratio is that of the seconds of a round, given as the median over the rounds and its 95% interval.
-"Pages" are those that the system had to clear for a step, 4 KiB each.
+"Pages" are those that the system had to clear for a step, 4 KiB each, or more where it clears several at once.
 """
 
 from __future__ import annotations
