@@ -137,14 +137,18 @@ def spread_labels(
 
 
 def balanced(spread: np.ndarray) -> np.ndarray:
-    """Return (N, C), rows of sum 1: `spread` with columns and rows scaled in turns until every class has a share of
-    nearly N / C (Sinkhorn and Knopp 1967; M. Cuturi, arXiv:1306.0895).
+    """Return (N, C), rows of sum 1 or 0: `spread`, columns and rows scaled in turns until every class has a share of
+    nearly M / C of the M rows where something arrived (Sinkhorn and Knopp 1967; M. Cuturi, arXiv:1306.0895).
 
-    A class whose labeled images lie in a crowd reaches too many of the others' images. For classes of one size.
+    A class whose labeled images lie in a crowd reaches too many of the others' images. For classes of one size. Where
+    nothing arrived there is nothing to scale: rows of 0 stay 0, as of an image that belongs to no class.
     """
-    probs, _ = certainty(spread)
+    reached = spread.sum(1) > 0
+    probs, _ = certainty(spread[reached])
     logs = torch.from_numpy(np.log(np.maximum(probs, np.finfo(np.float32).tiny)))
-    return sinkhorn(logs, epsilon=1.0, iterations=BALANCING).numpy()
+    scaled = np.zeros_like(spread)
+    scaled[reached] = sinkhorn(logs, epsilon=1.0, iterations=BALANCING).numpy()
+    return scaled
 
 
 def certainty(spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

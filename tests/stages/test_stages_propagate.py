@@ -225,10 +225,13 @@ def test_balanced_by_loops() -> None:
     assert np.bincount(spread.argmax(1), minlength=3)[1] > 25 > np.bincount(found.argmax(1), minlength=3)[1]
 
 
-def test_balanced_where_nothing_arrived_is_finite() -> None:
-    spread = np.vstack([np.eye(3), np.zeros((2, 3))])
-    found = balanced(spread)
-    np.testing.assert_allclose(found, np.vstack([np.eye(3), np.full((2, 3), 1 / 3)]), atol=1e-5)
+def test_balanced_leaves_out_where_nothing_arrived() -> None:
+    """Scaled columns would make a guess, and a certainty, of it."""
+    spread = np.random.default_rng(0).random((30, 3)) * [1.0, 5.0, 0.2]
+    found = balanced(np.vstack([spread[:10], np.zeros((2, 3)), spread[10:]]))
+    np.testing.assert_array_equal(found[10:12], 0)
+    np.testing.assert_array_equal(np.delete(found, [10, 11], axis=0), balanced(spread))
+    np.testing.assert_allclose(certainty(found)[1][10:12], 0, atol=1e-12)
 
 
 def test_the_pool_follows_the_weights() -> None:
