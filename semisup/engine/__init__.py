@@ -6,7 +6,7 @@ from semisup.engine.batches import Batches, TrainingImages
 from semisup.engine.compile import check_compiler, compile_backbones, uncompiled
 from semisup.engine.device import autocast, keep_memory, release_memory, resolve_device, resolve_precision
 from semisup.engine.fit import BatchSource, CollapseError, FitResult, NonFiniteLossError, Stopped, fit
-from semisup.engine.seeding import generator, seed_for
+from semisup.engine.seeding import generator, seed_for, seed_global
 
 __all__ = [
     "BatchSource",
@@ -26,5 +26,6 @@ __all__ = [
     "resolve_device",
     "resolve_precision",
     "seed_for",
+    "seed_global",
     "uncompiled",
 ]

@@ -19,7 +19,7 @@ from semisup.config import OptimizerConfig, ScheduleConfig
 from semisup.engine.checkpoint import load_checkpoint, save_checkpoint
 from semisup.engine.device import autocast
 from semisup.engine.optim import build_optimizers, learning_rate, set_learning_rates
-from semisup.engine.seeding import seed_for
+from semisup.engine.seeding import seed_for, seed_global
 from semisup.errors import SemisupError
 from semisup.evaluate import collapse_panel, collapsed
 from semisup.methods import Batch, Method, Progress, PseudoLabels, Update
@@ -318,7 +318,7 @@ def fit(
         while run.step < steps and not interrupted.is_set():
             step = run.step
             reported = (step + 1) % log_every == 0 or step + 1 == steps
-            torch.manual_seed(seed_for(*key, "step", step))
+            seed_global(seed_for(*key, "step", step), device)
             set_learning_rates(run.optimizers.values(), learning_rate(schedule, step, steps))
             updates = method.step(batches(step), Progress(step, steps))
             while True:

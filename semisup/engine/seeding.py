@@ -6,7 +6,7 @@ import hashlib
 
 import torch
 
-__all__ = ["generator", "seed_for"]
+__all__ = ["generator", "seed_for", "seed_global"]
 
 
 def seed_for(*parts: object) -> int:
@@ -18,3 +18,15 @@ def seed_for(*parts: object) -> int:
 def generator(*parts: object) -> torch.Generator:
     """A CPU generator seeded with :func:`seed_for`; CPU so that every device sees the same draws."""
     return torch.Generator().manual_seed(seed_for(*parts))
+
+
+def seed_global(seed: int, device: torch.device) -> None:
+    """Seed the global random state that code on `device` draws from: dropout, a method's own noise.
+
+    `torch.manual_seed` reaches every device that torch knows of, which takes 0.25 ms where none of them is in use: on a
+    CPU that is as much as the optimizer's step of a small network.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)

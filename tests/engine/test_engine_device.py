@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from semisup.engine import autocast, generator, resolve_device, resolve_precision, seed_for
+from semisup.engine import autocast, generator, resolve_device, resolve_precision, seed_for, seed_global
 from semisup.errors import SemisupError
 
 CPU = torch.device("cpu")
@@ -61,6 +61,14 @@ def test_a_seed_depends_on_every_part_and_on_where_one_ends() -> None:
     assert len(seeds) == 8
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert torch.equal(torch.rand(3, generator=generator(0, "a")), torch.rand(3, generator=generator(0, "a")))
+
+
+def test_the_global_seed_is_that_of_torch() -> None:
+    for device in (CPU, resolve_device("auto")):
+        torch.manual_seed(5)
+        expected = torch.rand(3, device=device)
+        seed_global(5, device)
+        assert torch.equal(torch.rand(3, device=device), expected)
 
 
 def test_a_seed_is_the_same_in_every_process_and_on_every_machine() -> None:
