@@ -36,7 +36,7 @@ from semisup.stages.train import policy_names, stage_backend
 
 __all__ = ["Plan", "StagePlan", "make_plan", "plan_stages", "recipe_budget", "stage_inputs", "stage_settings"]
 
-LATER_KEYS = {"probe": ("grid",), "knn": ("grid",), "propagate": ("grid", "components", "balance")}
+LATER_KEYS = {"probe": ("grid",), "knn": ("grid",), "propagate": ("grid", "components", "balance", "mirror")}
 """Keys that a kind of stage has got later. A fingerprint has them only where they are not at their defaults, so that
 stages from before are still found."""
 
@@ -185,6 +185,10 @@ def _plan_targets(plan: Plan, name: str, stage: StageConfig, planned: dict[str, 
             _require_classifier(planned[teacher], "teacher")
     else:
         _require_labels(plan, "kind", stage.kind)
+        if stage.propagate.mirror and not plan.data.flip:
+            raise SemisupError(
+                f"propagate.mirror: a mirrored image of '{plan.data.name}' may be of another class; leave it false"
+            )
         memory += 48 * len(plan.data.x_train) * stage.propagate.neighbors  # each edge both ways, 12 bytes, and a copy
         for teacher in stage.teacher:
             features = _features(planned[teacher])

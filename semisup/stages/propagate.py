@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from semisup.engine import generator
 from semisup.errors import SemisupError
@@ -187,6 +187,18 @@ def resample(weights: np.ndarray, draws: torch.Generator) -> Tensor:
     return torch.from_numpy(np.minimum(np.searchsorted(ends, ticks, side="right"), n - 1))
 
 
+class _Mirrored(nn.Module):
+    """Features (N, D): the mean of those of images and of their mirror images."""
+
+    def __init__(self, features: nn.Module) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean: Tensor = (self.features(images) + self.features(images.flip(3))) / 2
+        return mean
+
+
 def propagate(context: StageContext) -> tuple[Artifact, None]:
     """Run a propagate stage: features of clean images, their graph, the labels of the budget spread over it.
 
@@ -198,12 +210,14 @@ def propagate(context: StageContext) -> tuple[Artifact, None]:
     data, config = context.data, context.config.propagate
     parts = []
     for teacher in context.config.teacher:
-        network = load_features(context.inputs[teacher].folder, context.device)
-        parts.append(predict_logits(Layers(network, grid=config.grid), context.clean_batches(data.x_train)))
-    features = torch.cat(parts, dim=1)
+        features: nn.Module = Layers(load_features(context.inputs[teacher].folder, context.device), grid=config.grid)
+        if config.mirror:
+            features = _Mirrored(features)
+        parts.append(predict_logits(features, context.clean_batches(data.x_train)))
+    compared = torch.cat(parts, dim=1)
     if config.components is not None:
-        features = whitened(features, config.components)
-    graph = neighbor_graph(features, config.neighbors, config.power)
+        compared = whitened(compared, config.components)
+    graph = neighbor_graph(compared, config.neighbors, config.power)
     index = context.budget.index
     labels = data.y_train[index]
     spread = spread_labels(graph, index, labels, data.num_classes, config.alpha)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -293,18 +294,22 @@ def test_the_stage_leaves_what_its_functions_say(teacher: str, soft: bool, tmp_p
 
 
 def test_the_options_change_features_and_answers_as_they_say(tmp_path: Path) -> None:
-    data = small_data()
-    done = run_stages(stages(soft=True, alpha=0.9, grid=2, components=3, balance=True), data, tmp_path)
+    data = replace(small_data(), flip=True)
+    options = {"grid": 2, "components": 3, "balance": True, "mirror": True}
+    done = run_stages(stages(soft=True, alpha=0.9, **options), data, tmp_path)
     _, budget = small_plan(stages(), data)
     backbone = load_features(done["a"].folder, torch.device("cpu"))[0]  # type: ignore[index]
-    maps = backbone.maps(clean_images(data))[-1].detach()
-    half = maps.shape[2] // 2
-    parts = [
-        maps[:, :, rows, columns].mean((2, 3))
-        for rows in (slice(half), slice(half, None))
-        for columns in (slice(half), slice(half, None))
-    ]
-    graph = neighbor_graph(whitened(torch.stack(parts, dim=2).flatten(1), 3), 5)
+    features = []
+    for images in (clean_images(data), clean_images(data).flip(3)):
+        maps = backbone.maps(images)[-1].detach()
+        half = maps.shape[2] // 2
+        parts = [
+            maps[:, :, rows, columns].mean((2, 3))
+            for rows in (slice(half), slice(half, None))
+            for columns in (slice(half), slice(half, None))
+        ]
+        features.append(torch.stack(parts, dim=2).flatten(1))
+    graph = neighbor_graph(whitened((features[0] + features[1]) / 2, 3), 5)
     spread = balanced(spread_labels(graph, budget.index, data.y_train[budget.index], 3, 0.9))
     spread[budget.index] = np.eye(3)[data.y_train[budget.index]]
     np.testing.assert_allclose(read_targets(done["graph"])[1].numpy(), spread, atol=1e-3)
@@ -314,13 +319,19 @@ def test_each_option_is_another_stage_and_none_the_one_of_old(monkeypatch: pytes
     """The first is the hash from before there were options; whoever changes it has everything behind it run again."""
     monkeypatch.setattr("semisup.pipeline.plan.__version__", "golden")
 
-    def fingerprint(**options: Any) -> str:
-        plan, _ = small_plan(stages("simclr", **options), small_data())
+    def fingerprint(flip: bool = False, **options: Any) -> str:
+        plan, _ = small_plan(stages("simclr", **options), replace(small_data(), flip=flip))
         return plan.stages[1].fingerprint
 
-    assert fingerprint() == fingerprint(grid=1, components=None, balance=False) == "881cd53f3c36b69b1b54"
-    others = [fingerprint(grid=2), fingerprint(components=2), fingerprint(components=3), fingerprint(balance=True)]
+    assert fingerprint() == fingerprint(grid=1, components=None, balance=False, mirror=False) == "881cd53f3c36b69b1b54"
+    others = [
+        fingerprint(grid=2),
+        fingerprint(components=2),
+        fingerprint(components=3),
+        fingerprint(balance=True),
+    ]
     assert len({fingerprint(), *others}) == 5
+    assert fingerprint(flip=True) != fingerprint(flip=True, mirror=True)
 
 
 def test_the_features_of_several_networks_stand_side_by_side(tmp_path: Path) -> None:
@@ -385,3 +396,8 @@ def test_labels_of_real_digits_reach_their_neighbours() -> None:
     assert right.mean() > 0.85
     sure = omega[hidden] > np.median(omega[hidden])
     assert right[sure].mean() > right[~sure].mean() + 0.05  # omega knows
+
+
+def test_images_that_mirroring_may_change_are_not_mirrored() -> None:
+    with pytest.raises(SemisupError, match=r"propagate\.mirror: a mirrored image of 'small' may be of another class"):
+        small_plan(stages(mirror=True), replace(small_data(), flip=False))
