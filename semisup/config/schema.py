@@ -195,7 +195,8 @@ class PropagateConfig:
     components: int | None = field(default=None, metadata=at_least(1))
     # scale what reaches the images so that every class has the same share of them
     balance: bool = False
-    # features are the mean of an image's and its mirror image's. Of 600 labels as above 85.8% are right, not 85.3
+    # features are the mean of an image's and its mirror image's: 85.8% right after spreading 600, not 85.3 (six draws,
+    # 200 components of grid 3, balanced, over all 60,000 images; the figures above are of 15,000)
     mirror: bool = False
 
 
