@@ -15,7 +15,7 @@ from throughput import WRN_10_1, Case
 from semisup.engine import keep_memory
 
 LARGE_BATCH = "stages.train.batch={labeled: 16, unlabeled: 800}"  # maps of 41 MB, which glibc never keeps by itself
-CASE = Case("short", "fashion_mnist/fixmatch", "train", (28, 1, 1000), (WRN_10_1, LARGE_BATCH), block=1)
+CASE = Case("short", "fashion_mnist/fixmatch", "train", (28, 1, 1000), (WRN_10_1, LARGE_BATCH), block=3)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's way of keeping memory")
