@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -46,7 +47,6 @@ def cluster(scheduler: str | None, workers: int, retries: int) -> Iterator[Any]:
         SemisupError: nobody answers at that address, or it has no workers.
     """
     import dask
-    from distributed import Client, LocalCluster
 
     # A run may compute for minutes without giving up the interpreter; that is no sign of death.
     settings = {
@@ -54,19 +54,16 @@ def cluster(scheduler: str | None, workers: int, retries: int) -> Iterator[Any]:
         "distributed.scheduler.allowed-failures": retries,
         "distributed.comm.timeouts.connect": CONNECT_SECONDS,
     }
-    dask.config.set(settings | {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in MALLOC.items()})
-    if scheduler is not None:
-        try:
-            client = Client(scheduler, timeout=CONNECT_SECONDS)  # type: ignore[no-untyped-call]
-        except (OSError, ValueError) as error:
-            raise SemisupError(f"--scheduler {scheduler}: nobody answers there ({_first_line(error)})") from error
-        with client:
-            try:
-                client.wait_for_workers(1, timeout=CONNECT_SECONDS)
-            except TimeoutError as error:
-                raise SemisupError(f"--scheduler {scheduler}: has no workers; start some with: dask worker") from error
-            yield client
-        return
+    settings |= {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in MALLOC.items()}
+    workplace = _own_workers(workers) if scheduler is None else _workers_of(scheduler)
+    with dask.config.set(settings), _environment_restored(), workplace as client:
+        yield client
+
+
+@contextmanager
+def _own_workers(workers: int) -> Iterator[Any]:
+    from distributed import Client, LocalCluster
+
     with (
         LocalCluster(  # type: ignore[no-untyped-call]
             n_workers=workers,
@@ -79,6 +76,33 @@ def cluster(scheduler: str | None, workers: int, retries: int) -> Iterator[Any]:
         Client(local) as client,  # type: ignore[no-untyped-call]
     ):
         yield client
+
+
+@contextmanager
+def _workers_of(scheduler: str) -> Iterator[Any]:
+    from distributed import Client
+
+    try:
+        client = Client(scheduler, timeout=CONNECT_SECONDS)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise SemisupError(f"--scheduler {scheduler}: nobody answers there ({_first_line(error)})") from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+        except TimeoutError as error:
+            raise SemisupError(f"--scheduler {scheduler}: has no workers; start some with: dask worker") from error
+        yield client
+
+
+@contextmanager
+def _environment_restored() -> Iterator[None]:
+    """Without the variables that a nanny sets in its own process for its workers to inherit, and leaves there."""
+    before = set(os.environ)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - before:
+            del os.environ[name]
 
 
 def worker_count(client: Any) -> int:

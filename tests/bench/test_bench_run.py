@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from bench_small import PRETRAIN, small
@@ -24,6 +25,13 @@ from semisup.errors import SemisupError
 from semisup.tracking import replay
 
 SEMISUP = Path(sys.executable).with_name("semisup")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
+    """Restored for the tests of other files: a cluster's nanny leaves in it what its workers are to inherit."""
+    with patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="module")
