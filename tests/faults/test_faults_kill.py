@@ -21,6 +21,7 @@ from faults_process import (
     statuses,
     tensors,
     timeless,
+    with_inputs,
     write_recipe,
 )
 
@@ -43,14 +44,17 @@ def assert_same_result(out: Path, reference: Path) -> None:
 
 
 def test_a_kill_in_every_stage_changes_no_bit(nursery: Nursery, whole: Path, tmp_path: Path) -> None:
-    """One process for each stage, killed soon after that stage's first checkpoint; one that does not train: at once."""
-    write_recipe(tmp_path)
+    """One process for each stage, killed soon after that stage's first checkpoint; one that does not train: at once.
+
+    Its recipe has that stage and what it needs; that of the last process has all, and goes on with what is there.
+    """
     out = tmp_path / "out"
     draws = random.Random(0)
     interrupted = []
     for name, reference in homes(whole / "out").items():
         home = tmp_path / ".semisup" / "stages" / reference.name
         begun = home / ("lock" if "kind" in STAGES[name] else "checkpoint.pt")
+        write_recipe(tmp_path, *with_inputs(name))
         child = nursery.start(tmp_path, *RUN)
         child.wait_for(f"{name} to begin", begun.exists)
         time.sleep(draws.uniform(0, 0.05))
@@ -58,6 +62,7 @@ def test_a_kill_in_every_stage_changes_no_bit(nursery: Nursery, whole: Path, tmp
         assert child.wait() == -signal.SIGKILL
         if (home / "checkpoint.pt").exists() and not (home / "stage.json").exists():
             interrupted.append(name)
+    write_recipe(tmp_path)
     code, output = nursery.run(tmp_path, *RUN)
     assert code == 0, output
     assert_same_result(out, whole / "out")
