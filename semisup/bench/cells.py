@@ -18,7 +18,7 @@ from semisup.config.load import overlay
 from semisup.config.read import read_mapping
 from semisup.data import ImageData, draw_budget
 from semisup.errors import SemisupError, nearest, raise_all
-from semisup.pipeline.plan import Plan, StagePlan, make_plan, stage_inputs
+from semisup.pipeline.plan import Plan, StagePlan, make_plan, needed_stages
 
 __all__ = ["Cell", "cell_recipe", "check_entries", "expand", "option_values", "trial_options"]
 
@@ -128,11 +128,7 @@ def _judged(recipe: Recipe, judged: str | None, subject: str) -> tuple[Recipe, s
     stage = judged if judged is not None else list(recipe.stages)[-1]
     if stage not in recipe.stages:
         raise SemisupError(f"{subject}: stage: there is no stage '{stage}'{nearest(stage, recipe.stages)}")
-    needed = {stage}
-    for name in reversed(recipe.stages):
-        if name in needed:
-            needed.update(stage_inputs(recipe.stages[name]))
-    return dataclasses.replace(recipe, stages={n: s for n, s in recipe.stages.items() if n in needed}), stage
+    return dataclasses.replace(recipe, stages=needed_stages(recipe.stages, stage)), stage
 
 
 def _setting(suite: Suite, cell: Cell, mapping: Mapping[str, Any]) -> dict[str, Any]:

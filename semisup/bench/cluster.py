@@ -56,7 +56,7 @@ def cluster(scheduler: str | None, workers: int, retries: int) -> Iterator[Any]:
     }
     settings |= {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in MALLOC.items()}
     workplace = _own_workers(workers) if scheduler is None else _workers_of(scheduler)
-    with dask.config.set(settings), _environment_restored(), workplace as client:
+    with dask.config.set(settings), workplace as client:
         yield client
 
 
@@ -65,6 +65,7 @@ def _own_workers(workers: int) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
     with (
+        _environment_restored(),
         LocalCluster(  # type: ignore[no-untyped-call]
             n_workers=workers,
             threads_per_worker=1,

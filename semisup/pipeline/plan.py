@@ -34,7 +34,16 @@ from semisup.pipeline.check import check_recipe
 from semisup.stages.networks import Network, build_method, check_weights_file, projector_widths, stage_network
 from semisup.stages.train import policy_names, stage_backend
 
-__all__ = ["Plan", "StagePlan", "make_plan", "plan_stages", "recipe_budget", "stage_inputs", "stage_settings"]
+__all__ = [
+    "Plan",
+    "StagePlan",
+    "make_plan",
+    "needed_stages",
+    "plan_stages",
+    "recipe_budget",
+    "stage_inputs",
+    "stage_settings",
+]
 
 LATER_KEYS = {"probe": ("grid",), "knn": ("grid",), "propagate": ("grid", "components", "balance", "mirror")}
 """Keys that a kind of stage has got later. A fingerprint has them only where they are not at their defaults, so that
@@ -175,6 +184,15 @@ def stage_inputs(stage: StageConfig) -> tuple[str, ...]:
     """Names of the earlier stages that a stage reads."""
     names = [stage.init.source if stage.init is not None else None, *stage.teacher, stage.pseudo_labels, stage.of]
     return tuple(dict.fromkeys(name for name in names if name is not None))
+
+
+def needed_stages(stages: dict[str, StageConfig], name: str) -> dict[str, StageConfig]:
+    """A recipe's stage and all that it depends on, in the recipe's order."""
+    needed = {name}
+    for earlier in reversed(stages):
+        if earlier in needed:
+            needed.update(stage_inputs(stages[earlier]))
+    return {key: stage for key, stage in stages.items() if key in needed}
 
 
 def _plan_targets(plan: Plan, name: str, stage: StageConfig, planned: dict[str, StagePlan]) -> StagePlan:

@@ -165,16 +165,6 @@ def write_recipe(folder: Path, *stages: str, steps: int = 12) -> None:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
 
 
-def with_inputs(name: str) -> list[str]:
-    """A stage and all that it needs, in the order of `STAGES`."""
-    stage, needed = STAGES[name], {name}
-    init, teacher = stage.get("init"), stage.get("teacher", [])
-    inputs = [init["from"] if isinstance(init, dict) else init, stage.get("pseudo_labels"), stage.get("of")]
-    for one in [*inputs, *([teacher] if isinstance(teacher, str) else teacher)]:
-        needed.update(with_inputs(one) if one is not None else ())
-    return [one for one in STAGES if one in needed]
-
-
 def environment() -> dict[str, str]:
     """One thread: as fast for tiny networks, and the sums are always in one order."""
     return os.environ | ENVIRONMENT

@@ -21,11 +21,12 @@ from faults_process import (
     statuses,
     tensors,
     timeless,
-    with_inputs,
     write_recipe,
 )
 
+from semisup.config import load_recipe
 from semisup.methods import METHODS
+from semisup.pipeline.plan import needed_stages
 
 RUN = ("run", "recipe.yaml", "--out", "out")
 
@@ -50,11 +51,12 @@ def test_a_kill_in_every_stage_changes_no_bit(nursery: Nursery, whole: Path, tmp
     """
     out = tmp_path / "out"
     draws = random.Random(0)
+    stages = load_recipe(whole / "recipe.yaml").stages
     interrupted = []
     for name, reference in homes(whole / "out").items():
         home = tmp_path / ".semisup" / "stages" / reference.name
         begun = home / ("lock" if "kind" in STAGES[name] else "checkpoint.pt")
-        write_recipe(tmp_path, *with_inputs(name))
+        write_recipe(tmp_path, *needed_stages(stages, name))
         child = nursery.start(tmp_path, *RUN)
         child.wait_for(f"{name} to begin", begun.exists)
         time.sleep(draws.uniform(0, 0.05))
