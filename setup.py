@@ -24,7 +24,7 @@ setup(
     package_dir={"semisup": "semisup", "semisup.recipes": "recipes", "semisup.suites": "benchmarks/suites"},
     package_data={
         "semisup": ["py.typed"],
-        "semisup.bench": ["*.j2"],
+        "semisup.bench.pages": ["*.j2"],
         "semisup.recipes": ["*/*.yaml"],
         "semisup.suites": ["*/*.yaml"],
     },

@@ -32,7 +32,7 @@ from throughput import stage_context
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from semisup.bench.timing import fresh_method
+from semisup.bench.execution.timing import fresh_method
 from semisup.config import load_recipe
 from semisup.data import ImageData
 from semisup.engine import Batches, keep_memory

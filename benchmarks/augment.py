@@ -6,8 +6,8 @@
 All begin with the same stored images, (n, h, w, 3) uint8, and end with a batch (n, 3, h, w) of floats in [0, 1]:
 
 - weak: mirrored, moved by up to 12.5 %, filled by reflection;
-- strong: weak, two operations of RandAugment, a grey square (FixMatch);
-- simclr: random resized crop, mirrored, colour jitter for 8 of 10, grey for 2 of 10.
+- strong: weak, two operations of RandAugment, a gray square (FixMatch);
+- simclr: random resized crop, mirrored, color jitter for 8 of 10, gray for 2 of 10.
 
 A package's own RandAugment is taken where it has one; kornia's draws its two operations once for a whole batch, not for
 each image. Each runs at the best of its settings: per image in a pool of threads or in DataLoader workers, batched with
@@ -40,7 +40,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, v2
 
 from semisup.augment import Policy, build_policy, to_float
-from semisup.augment.backend import ImageByImage, resolve_backend
+from semisup.augment.policies.backend import ImageByImage, resolve_backend
 from semisup.engine import keep_memory
 
 VIEWS = {"weak": "weak", "strong": "randaugment", "simclr": "simclr"}
@@ -197,23 +197,23 @@ def albumentations(view: str, size: int) -> Transform:
 
     cv2.setNumThreads(1)
     pad = round(SHIFT * size)
-    grey = {"fill": 128, "p": 1}
+    gray = {"fill": 128, "p": 1}
 
     weak = [A.HorizontalFlip(), A.Pad(pad, border_mode=cv2.BORDER_REFLECT_101), A.RandomCrop(size, size)]
     pool = [
         A.NoOp(),
         A.AutoContrast(p=1),
         A.Equalize(p=1),
-        A.Rotate(30, **grey),
+        A.Rotate(30, **gray),
         A.Solarize((0.1, 0.9), p=1),
         A.ColorJitter((1, 1), (1, 1), (0.28, 1.72), (0, 0), p=1),
         A.RandomBrightnessContrast(0, 0.72, p=1),
         A.RandomBrightnessContrast(0.72, 0, p=1),
         A.Sharpen(p=1),
-        A.Affine(shear={"x": (-17, 17), "y": (0, 0)}, **grey),
-        A.Affine(shear={"x": (0, 0), "y": (-17, 17)}, **grey),
-        A.Affine(translate_percent={"x": (-0.27, 0.27), "y": (0, 0)}, **grey),
-        A.Affine(translate_percent={"x": (0, 0), "y": (-0.27, 0.27)}, **grey),
+        A.Affine(shear={"x": (-17, 17), "y": (0, 0)}, **gray),
+        A.Affine(shear={"x": (0, 0), "y": (-17, 17)}, **gray),
+        A.Affine(translate_percent={"x": (-0.27, 0.27), "y": (0, 0)}, **gray),
+        A.Affine(translate_percent={"x": (0, 0), "y": (-0.27, 0.27)}, **gray),
         A.Posterize((1, 4), p=1),
     ]
     hole = (size // 2, size // 2)

@@ -23,7 +23,7 @@ from paired import compare
 from speed_results import circumstances, show, write
 from throughput import NAMED, WRN_10_1, Case, planned
 
-from semisup.bench.timing import fresh_method
+from semisup.bench.execution.timing import fresh_method
 from semisup.engine import fit, keep_memory
 
 CASES = [

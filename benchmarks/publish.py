@@ -24,8 +24,8 @@ import re
 import shutil
 from pathlib import Path
 
-from semisup.bench.leaderboard import readme_table
-from semisup.bench.results import RESULTS
+from semisup.bench.pages.leaderboard import readme_table
+from semisup.bench.results.write import RESULTS
 
 HERE = Path(__file__).parent
 MARKED = re.compile(r"(<!-- table: (\S+)((?: [^ >-]\S*)*) -->\n).*?(<!-- end of table -->)", re.DOTALL)

@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from semisup.bench.tables import markdown_table
-from semisup.bench.work import machine
+from semisup.bench.execution.worker import machine
+from semisup.bench.pages.tables import markdown_table
 
 __all__ = ["RESULTS", "circumstances", "committed", "show", "write"]
 

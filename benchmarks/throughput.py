@@ -11,7 +11,7 @@ augmentation of the images, optimizer, averages, hidden-label judge, event log a
 steps a bare one is made, A B A B ..., in one process on the same threads. The ratio is that of the sums over a block of
 steps, one of which reports (as in a recipe with `log_every` of that many steps); given are the median over the blocks
 and its 95% interval. The images are random, of the size and number of Fashion-MNIST (28x28 gray) or CIFAR-10 (32x32
-colour).
+color).
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from paired import Ratio, compare
 from speed_results import circumstances, committed, show, write
 from torch import Tensor
 
-from semisup.augment.backend import HostFirst
-from semisup.augment.ctaugment import CTAugmentProbe
-from semisup.bench.tables import percent
-from semisup.bench.timing import fresh_method
+from semisup.augment.policies.backend import HostFirst
+from semisup.augment.policies.ctaugment import CTAugmentProbe
+from semisup.bench.execution.timing import fresh_method
+from semisup.bench.pages.tables import percent
 from semisup.config import load_recipe, shipped_recipes
 from semisup.data import ImageData
 from semisup.engine import Batches, compile_backbones, keep_memory
@@ -104,7 +104,7 @@ class Block:
     step: list[float] = field(default_factory=list)
     bare: list[float] = field(default_factory=list)
     batch: list[float] = field(default_factory=list)
-    """Of the step, what went into its batch: reading, augmenting, normalising."""
+    """Of the step, what went into its batch: reading, augmenting, normalizing."""
     views: dict[str, list[float]] = field(default_factory=dict)
     """Of that, the augmentation of each view."""
 

@@ -48,13 +48,13 @@ def test_the_wheel_has_every_module_recipe_and_marker(wheel: Path) -> None:
     suites = {f"semisup/suites/{path.relative_to(suites_folder)}" for path in suites_folder.rglob("*.yaml")}
     assert len(recipes) == len(shipped_recipes()) > 0
     assert len(suites) == len(shipped_suites()) > 0
-    wanted = modules | recipes | suites | {"semisup/py.typed", "semisup/bench/report.html.j2"}
+    wanted = modules | recipes | suites | {"semisup/py.typed", "semisup/bench/pages/report.html.j2"}
     assert wanted - names == set()
     extra = {name for name in names - wanted if ".dist-info/" not in name}
     assert extra == set(), "tests, caches or results in the wheel"
 
 
-def test_the_wheel_names_command_version_licence_and_needs(wheel: Path) -> None:
+def test_the_wheel_names_command_version_license_and_needs(wheel: Path) -> None:
     assert "semisup = semisup.cli.app:main" in read(wheel, "entry_points.txt")
     metadata = Parser().parsestr(read(wheel, "METADATA"))
     assert metadata["Version"] == __version__

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from semisup.augment.kernels.normalize import Normalize, to_float
 from semisup.augment.mixing import cut, draw_cutting, draw_mixing, mix
-from semisup.augment.normalize import Normalize, to_float
-from semisup.augment.policies import POLICIES, Policy, build_policy, check_policy
-from semisup.augment.puzzles import (
+from semisup.augment.policies.views import POLICIES, Policy, build_policy, check_policy
+from semisup.augment.pretext.puzzles import (
     cut_tiles,
     drop_channels,
     four_rotations,
     halve,
-    lose_colour,
+    lose_color,
     maximin_permutations,
     normalize_tiles,
     quarters,
@@ -34,7 +34,7 @@ __all__ = [
     "drop_channels",
     "four_rotations",
     "halve",
-    "lose_colour",
+    "lose_color",
     "maximin_permutations",
     "mix",
     "normalize_tiles",

@@ -54,9 +54,9 @@ def draw_cutting(
     lengths = torch.tensor(size, device="cpu")
     kept = _draw_log_odds(count, alpha).sigmoid() if alpha > 0 else torch.ones(count, device="cpu")
     sides = ((1 - kept).sqrt()[:, None] * lengths).floor().long()
-    centres = (torch.rand(count, 2, device="cpu") * lengths).floor().long()
-    low = (centres - sides // 2).clamp(min=0)
-    high = torch.minimum(centres + sides // 2, lengths)
+    centers = (torch.rand(count, 2, device="cpu") * lengths).floor().long()
+    low = (centers - sides // 2).clamp(min=0)
+    high = torch.minimum(centers + sides // 2, lengths)
     shares = 1 - (high - low).prod(1) / (size[0] * size[1])
     boxes = torch.cat([low, high], dim=1)
     return (

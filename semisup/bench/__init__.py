@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from semisup.bench.suite import Suite, find_suite, load_suite, shipped_suites
+from semisup.bench.suites.suite import Suite, find_suite, load_suite, shipped_suites
 
 __all__ = ["Suite", "find_suite", "load_suite", "shipped_suites"]

@@ -56,7 +56,7 @@ def bench(
 ) -> None:
     """Run a suite of methods, label budgets and draws; the same command goes on where it was stopped."""
     if compare is not None:
-        from semisup.bench.compare import compare_suites
+        from semisup.bench.results.compare import compare_suites
 
         if suite is not None:
             raise SemisupError(f"--compare: takes two result folders and no suite, got '{suite}' too")
@@ -70,7 +70,7 @@ def bench(
         from semisup.bench import load_suite
 
         load_suite(suite, overrides or [])  # before torch is imported: most mistakes are answered at once
-        from semisup.bench.run import bench as run_suite
+        from semisup.bench.execution.benchmark import bench as run_suite
 
         run_suite(suite, overrides or [], out=out, dry_run=dry_run, scheduler=scheduler, workers=workers)
 

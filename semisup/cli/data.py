@@ -19,9 +19,9 @@ data = typer.Typer(
 @data.command()
 def prepare(
     root: Annotated[Path, typer.Argument(help="Folder of images.")],
-    size: Annotated[int, typer.Option(min=8, max=224, help="Side that the centre squares are scaled to, pixels.")],
+    size: Annotated[int, typer.Option(min=8, max=224, help="Side that the center squares are scaled to, pixels.")],
     csv: Annotated[Path | None, typer.Option(help="Table of path,label[,split] in place of the folders.")] = None,
-    channels: Annotated[int, typer.Option(help="3 (colour) or 1 (grey).")] = 3,
+    channels: Annotated[int, typer.Option(help="3 (color) or 1 (gray).")] = 3,
     cache: Annotated[Path | None, typer.Option(help="Where to keep it; default ~/.cache/semisup/folders.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
     max_bad: Annotated[float, typer.Option(min=0, max=1, help="Part of the files that may be unreadable.")] = 0.01,
@@ -43,7 +43,7 @@ def prepare(
         from semisup.errors import SemisupError
 
         if channels not in (1, 3):
-            raise SemisupError(f"--channels: must be 1 (grey) or 3 (colour), not {channels}")
+            raise SemisupError(f"--channels: must be 1 (gray) or 3 (color), not {channels}")
         config = DataConfig(
             source="folder",
             path=str(root),

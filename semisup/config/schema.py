@@ -43,7 +43,7 @@ def _labels_rule(value: Any) -> str | None:
 
 
 def _channels_rule(value: int) -> str | None:
-    return None if value in (1, 3) else f"must be 1 (grey) or 3 (colour), not {value}"
+    return None if value in (1, 3) else f"must be 1 (gray) or 3 (color), not {value}"
 
 
 def _betas_rule(value: list[float]) -> str | None:
@@ -73,14 +73,14 @@ class DataConfig:
     # npz: the file; folder: has labeled/<class>/..., unlabeled/..., val/<class>/..., test/<class>/... (the first is
     # needed); other sources: the folder that has the files or gets them; null: the source's usual places
     path: str | None = field(default=None, metadata=_NOT_EMPTY)
-    # side of the square images, pixels, 8 to 224; null: as they come. folder: the centre square is scaled to it
+    # side of the square images, pixels, 8 to 224; null: as they come. folder: the center square is scaled to it
     size: int | None = field(default=None, metadata=between(8, 224))
     # may images be mirrored left to right; null: the source knows
     flip: bool | None = None
     # the keys below are for source folder alone
     # a CSV in place of the folders: path (below data.path), label (empty: unlabeled), perhaps split (train, val, test)
     csv: str | None = field(default=None, metadata=_NOT_EMPTY)
-    # 1: grey, 3: colour; images of the other kind are converted; null: 3
+    # 1: gray, 3: color; images of the other kind are converted; null: 3
     channels: int | None = field(default=None, metadata=obeys(_channels_rule))
     # largest part of the files that may be unreadable, 0 to 1; they are left out and listed
     max_bad: float = field(default=0.01, metadata=between(0, 1))
@@ -290,7 +290,7 @@ class Recipe:
     name: str = field(
         metadata=matching(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", "must be 1 to 100 letters, digits and . _ -")
     )
-    # initialisation, data order and augmentation, 0 to 2**32 - 1
+    # initialization, data order and augmentation, 0 to 2**32 - 1
     seed: int = field(default=0, metadata=_SEED)
     # seed of the initial weights alone; null: the seed above
     init_seed: int | None = field(default=None, metadata=_SEED)

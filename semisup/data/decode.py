@@ -31,22 +31,22 @@ class BadImageError(Exception):
 
 
 def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
-    """Read an image file, upright, its centre square scaled to ``size`` x ``size``.
+    """Read an image file, upright, its center square scaled to ``size`` x ``size``.
 
     - Of several pages or frames, the first.
     - 16 bits per channel are scaled to 8 (65535 to 255). 32-bit integers and floats have no known range: refused.
     - Palettes are looked up, black and white becomes 0 and 255.
-    - Transparency (an alpha channel, a transparent colour of the palette or of the image) is laid over white.
-    - CMYK and YCbCr become RGB by Pillow's plain formulas; embedded colour profiles are not applied.
+    - Transparency (an alpha channel, a transparent color of the palette or of the image) is laid over white.
+    - CMYK and YCbCr become RGB by Pillow's plain formulas; embedded color profiles are not applied.
     - The EXIF orientation, 1 to 8, is applied: rotated and mirrored images come out as a viewer shows them.
-    - The largest centred square is scaled with a filter that averages over all pixels when shrinking (PIL's bilinear
+    - The largest centered square is scaled with a filter that averages over all pixels when shrinking (PIL's bilinear
       one). JPEGs much larger than that are read at a half, a quarter or an eighth, at least twice ``size``.
-    - Grey is 0.299 R + 0.587 G + 0.114 B; grey images asked for in colour have three equal channels.
+    - Gray is 0.299 R + 0.587 G + 0.114 B; gray images asked for in color have three equal channels.
 
     Args:
         path: the file; its content decides about its format, its name does not.
         size: side of the result, pixels.
-        channels: 1 (grey) or 3 (RGB).
+        channels: 1 (gray) or 3 (RGB).
 
     Returns:
         (size, size, channels).

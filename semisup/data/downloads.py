@@ -57,17 +57,17 @@ _STL10 = Download(
 
 
 def read_cifar10(path: Path | None) -> ImageData:
-    """Read CIFAR-10: 50,000 + 10,000 colour images of 32 x 32, 10 classes."""
+    """Read CIFAR-10: 50,000 + 10,000 color images of 32 x 32, 10 classes."""
     return _read_cifar("cifar10", _CIFAR10, path)
 
 
 def read_cifar100(path: Path | None) -> ImageData:
-    """Read CIFAR-100: 50,000 + 10,000 colour images of 32 x 32, 100 classes."""
+    """Read CIFAR-100: 50,000 + 10,000 color images of 32 x 32, 100 classes."""
     return _read_cifar("cifar100", _CIFAR100, path)
 
 
 def read_svhn(path: Path | None) -> ImageData:
-    """Read SVHN: 73,257 + 26,032 colour images of house numbers, 32 x 32, without the `extra` set."""
+    """Read SVHN: 73,257 + 26,032 color images of house numbers, 32 x 32, without the `extra` set."""
     train, test = (_torchvision(_SVHN, path, split=split) for split in ("train", "test"))
     return ImageData(
         name="svhn",
@@ -81,7 +81,7 @@ def read_svhn(path: Path | None) -> ImageData:
 
 
 def read_stl10(path: Path | None) -> ImageData:
-    """Read STL-10: 5,000 labeled + 100,000 unlabeled + 8,000 test colour images of 96 x 96 (3 GB of memory)."""
+    """Read STL-10: 5,000 labeled + 100,000 unlabeled + 8,000 test color images of 96 x 96 (3 GB of memory)."""
     train, test = (_torchvision(_STL10, path, split=split) for split in ("train+unlabeled", "test"))
     return ImageData(
         name="stl10",

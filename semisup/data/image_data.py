@@ -72,7 +72,7 @@ class ImageData:
 
     @property
     def channels(self) -> int:
-        """1 (grey) or 3 (colour)."""
+        """1 (gray) or 3 (color)."""
         return int(self.x_train.shape[3])
 
     def validation(self, held: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:

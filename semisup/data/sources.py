@@ -94,14 +94,14 @@ def _resize(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Scale (n, h, w, c) images with PIL's bilinear filter, which averages over all pixels when shrinking."""
     small = np.empty((len(images), size, size, images.shape[3]), np.uint8)
     for i, image in enumerate(images):
-        # PIL takes grey images without a channel axis.
+        # PIL takes gray images without a channel axis.
         picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
         small[i] = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)).reshape(small.shape[1:])
     return small
 
 
 def _read_digits(path: Path | None) -> ImageData:
-    """Read scikit-learn's 1,797 handwritten digits, 8 x 8 grey, 20% of every class held out as test set."""
+    """Read scikit-learn's 1,797 handwritten digits, 8 x 8 gray, 20% of every class held out as test set."""
     table = _digits_table()
     # Values are 0 .. 16 (ink in 4 x 4 pixels).
     images = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
@@ -142,7 +142,7 @@ def _digits_table() -> NDArray[np.float64]:
 
 
 def _read_fashion_mnist(path: Path | None) -> ImageData:
-    """Read Fashion-MNIST (60,000 + 10,000 grey images of 28 x 28) from ``path``, Debian's folder or the cache."""
+    """Read Fashion-MNIST (60,000 + 10,000 gray images of 28 x 28) from ``path``, Debian's folder or the cache."""
     places = [path] if path is not None else [_DEBIAN, CACHE]
     found = _fashion_folder(places)
     if found is None:

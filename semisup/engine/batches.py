@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semisup.augment import Normalize, to_float
-from semisup.augment.backend import HostFirst
-from semisup.augment.ctaugment import CTAugmentProbe
+from semisup.augment.policies.backend import HostFirst
+from semisup.augment.policies.ctaugment import CTAugmentProbe
 from semisup.data import take
 from semisup.engine.seeding import generator
 from semisup.errors import SemisupError
@@ -70,7 +70,7 @@ class Order:
 
 
 class Batches:
-    """`batches(t)` is the batch of step t, augmented, normalised and on the device.
+    """`batches(t)` is the batch of step t, augmented, normalized and on the device.
 
     Nothing here has a state that matters: killing and resuming a run needs only t (and what CTAugment has learned,
     which is the method's).

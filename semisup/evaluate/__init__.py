@@ -1,12 +1,12 @@
-"""Judging: accuracy and calibration, nearest neighbours, linear probe, collapse, pseudo-label quality, figures."""
+"""Judging: accuracy and calibration, nearest neighbors, linear probe, collapse, pseudo-label quality, figures."""
 
 from __future__ import annotations
 
 from semisup.evaluate.collapse import collapse_panel, collapsed
+from semisup.evaluate.forward import predict_logits
 from semisup.evaluate.knn import knn_accuracy, knn_predict
 from semisup.evaluate.metrics import classification_metrics, confusion_matrix, expected_calibration_error
 from semisup.evaluate.plots import confusion_figure
-from semisup.evaluate.predict import predict_logits
 from semisup.evaluate.probe import LinearProbe, fit_probe, linear_probe
 from semisup.evaluate.pseudo_labels import pseudo_label_quality
 

@@ -79,7 +79,7 @@ def effective_rank(x: Tensor) -> Tensor:
     """RankMe of embeddings (N, D): exp of the entropy of the singular values' shares, from 1 to min(N, D).
 
     Garrido et al. 2023, arXiv:2210.02885, eq. 1-2: p_k = sigma_k / sum(sigma) + 1e-7, exp(-sum p_k log p_k), of the
-    embeddings as they are, not centred. The paper takes 25,600 images; a batch of N cannot show more than rank N.
+    embeddings as they are, not centered. The paper takes 25,600 images; a batch of N cannot show more than rank N.
     """
     sigma = torch.linalg.svdvals(x.nan_to_num(0, 0, 0))  # it would raise; NaN comes back below
     p = sigma / sigma.sum().clamp(min=torch.finfo(x.dtype).tiny) + SMALLEST

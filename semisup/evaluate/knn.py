@@ -1,4 +1,4 @@
-"""Weighted nearest neighbours on frozen features: a training-free look at a representation."""
+"""Weighted nearest neighbors on frozen features: a training-free look at a representation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def knn_predict(
         labels: (B,) int64 classes of the bank in [0, num_classes); leave unlabeled (-1) images out of the bank.
         queries: (M, D), on the bank's device.
         num_classes: C.
-        k: neighbours, >= 1; at most B are used.
+        k: neighbors, >= 1; at most B are used.
         temperature: τ > 0.
         chunk: most queries per matrix product; fewer where the bank is so large (B > 65 536) that the similarities
             would take more than 256 MiB.
@@ -55,15 +55,15 @@ def knn_predict(
     if k < 1 or not temperature > 0:
         raise SemisupError(f"k must be at least 1 and temperature positive, got k={k}, temperature={temperature}")
     scores = torch.zeros(len(queries), num_classes, device=features.device)
-    # Autocast would compute the similarities in bfloat16, too coarse to rank neighbours by.
+    # Autocast would compute the similarities in bfloat16, too coarse to rank neighbors by.
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
         bank = F.normalize(features.float(), dim=1)
         chunk = max(1, min(chunk, SIMILARITIES // len(bank)))
         for start in range(0, len(queries), chunk):
             query = F.normalize(queries[start : start + chunk].float(), dim=1)
-            similarity, neighbours = (query @ bank.T).topk(min(k, len(bank)), dim=1)  # sorted, nearest first
+            similarity, neighbors = (query @ bank.T).topk(min(k, len(bank)), dim=1)  # sorted, nearest first
             weights = ((similarity - similarity[:, :1]) / temperature).exp()
-            scores[start : start + chunk].scatter_add_(1, labels[neighbours], weights)
+            scores[start : start + chunk].scatter_add_(1, labels[neighbors], weights)
     return scores
 
 

@@ -19,7 +19,7 @@ MAX_TICKS = 100  # class names on an axis; beyond, every second, third, ... one
 
 
 def confusion_figure(matrix: Tensor, classes: Sequence[str], path: str | Path) -> None:
-    """Write a confusion matrix as a PNG: colour = fraction of the true class, numbers = counts (up to 20 classes).
+    """Write a confusion matrix as a PNG: color = fraction of the true class, numbers = counts (up to 20 classes).
 
     Args:
         matrix: (C, C) counts, row = true class, column = predicted class.
@@ -52,8 +52,8 @@ def confusion_figure(matrix: Tensor, classes: Sequence[str], path: str | Path) -
     if size <= MAX_WRITTEN:
         for row in range(size):
             for column in range(size):
-                colour = "white" if fractions[row, column] > 0.5 else "black"
-                axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
+                color = "white" if fractions[row, column] > 0.5 else "black"
+                axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=9)
     figure.savefig(path, format="png", dpi=120)
 
 

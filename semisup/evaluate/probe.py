@@ -28,10 +28,10 @@ MIN_PER_CLASS = 5  # fewer leave no sensible fifth for validation: take C = 1
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A logistic regression on standardised features, and how it was chosen."""
+    """A logistic regression on standardized features, and how it was chosen."""
 
     model: Any
-    """Of scikit-learn: standardisation and regression."""
+    """Of scikit-learn: standardization and regression."""
     strength: float
     """C, the inverse of the weight decay."""
     folds: int
@@ -57,7 +57,7 @@ class LinearProbe:
 
 
 def fit_probe(features: Tensor, labels: Tensor, seed: int) -> LinearProbe:
-    """Fit a logistic regression whose regularisation is chosen by cross-validation inside the given labels.
+    """Fit a logistic regression whose regularization is chosen by cross-validation inside the given labels.
 
     C is the one of five from 0.001 to 10 with the least log loss over five stratified folds (as many as the rarest
     class has samples, if that is fewer), the smallest of equals. Accuracy would decide by one or two samples where
@@ -116,9 +116,9 @@ def linear_probe(
     *,
     max_train: int = 10_000,
 ) -> dict[str, Any]:
-    """Return the test accuracy of a logistic regression on standardised features.
+    """Return the test accuracy of a logistic regression on standardized features.
 
-    The inverse regularisation C is chosen from 0.01 to 10 on a stratified fifth of the *training* features, then the
+    The inverse regularization C is chosen from 0.01 to 10 on a stratified fifth of the *training* features, then the
     model is fitted once more on all of them; the test set is read once. A class with fewer than 5 training samples
     means C = 1 without a search. At most ``max_train`` samples are used, which bounds the time (60 000 x 64 features of
     10 classes: 3 s on one core): above that, a seeded subsample with the same class frequencies and every class in it.
@@ -157,7 +157,7 @@ def linear_probe(
         order = _stratified_order(y, rng)
         validation, fit = np.split(order, [len(order) // 5])
         scores = [_fit(x[fit], y[fit], c)[0].score(x[validation], y[validation]) for c in STRENGTHS]
-        strength = STRENGTHS[int(np.argmax(scores))]  # the first, most regularised of equals
+        strength = STRENGTHS[int(np.argmax(scores))]  # the first, most regularized of equals
     model, converged = _fit(x, y, strength)
     return {
         "accuracy": float(model.score(x_test, y_test)),

@@ -10,7 +10,7 @@ __all__ = ["pseudo_label_quality"]
 
 
 def pseudo_label_quality(labels: Tensor, mask: Tensor, hidden: Tensor) -> dict[str, Tensor]:
-    """Return coverage and accuracy of pseudo-labels as 0-d float32 tensors, without host synchronisation.
+    """Return coverage and accuracy of pseudo-labels as 0-d float32 tensors, without host synchronization.
 
     Only for the evaluator's log: nothing a method learns from may come from ``hidden``.
 

@@ -1,4 +1,4 @@
-"""Loss functions on tensors, by family: no state, no configuration, float32 inside autocast, no host synchronisation.
+"""Loss functions on tensors, by family: no state, no configuration, float32 inside autocast, no host synchronization.
 
 Plain cross-entropy with integer labels is ``torch.nn.functional.cross_entropy``; it has no wrapper here.
 """
@@ -15,14 +15,14 @@ from semisup.losses.classification import (
 from semisup.losses.clusters import cross_view_cross_entropy, self_distillation, sinkhorn
 from semisup.losses.consistency import kl_consistency, mse_consistency, sharpen
 from semisup.losses.contrastive import info_nce, n_pair, nce, nt_xent
-from semisup.losses.counting import counting
+from semisup.losses.count_features import counting
 from semisup.losses.distillation import hinton_kd, soft_target_distillation
 from semisup.losses.fairness import self_adaptive_fairness
 from semisup.losses.joint_embedding import barlow_twins, covariance_penalty, negative_cosine, variance_hinge
 from semisup.losses.masked import masked_mse
-from semisup.losses.metric import batch_hard_triplet, contrastive_margin, soft_nearest_neighbour, triplet
+from semisup.losses.metric import batch_hard_triplet, contrastive_margin, soft_nearest_neighbor, triplet
 from semisup.losses.positive_unlabeled import positive_unlabeled
-from semisup.losses.similarity import neighbour_answers, pseudo_label_graph, similarity, unfold_classes
+from semisup.losses.similarity import neighbor_answers, pseudo_label_graph, similarity, unfold_classes
 
 __all__ = [
     "align_distribution",
@@ -42,7 +42,7 @@ __all__ = [
     "n_pair",
     "nce",
     "negative_cosine",
-    "neighbour_answers",
+    "neighbor_answers",
     "nt_xent",
     "positive_unlabeled",
     "pseudo_label_cross_entropy",
@@ -53,7 +53,7 @@ __all__ = [
     "similarity",
     "sinkhorn",
     "soft_cross_entropy",
-    "soft_nearest_neighbour",
+    "soft_nearest_neighbor",
     "soft_target_distillation",
     "triplet",
     "unfold_classes",

@@ -11,7 +11,7 @@ __all__ = ["align_distribution"]
 
 
 def align_distribution(probs: Tensor, target: Tensor, model: Tensor, eps: float = 1e-6) -> Tensor:
-    """Return ``probs * (target + eps) / (model + eps)``, renormalised per row.
+    """Return ``probs * (target + eps) / (model + eps)``, renormalized per row.
 
     ReMixMatch, arXiv:1911.09785, section 3.1. Where ``model`` equals ``target`` nothing changes. Align first, sharpen
     after. Nothing is detached here: guessed labels are targets, and the caller detaches those.

@@ -70,27 +70,27 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tens
 
 
 def self_distillation(
-    student: Tensor, teacher: Tensor, centre: Tensor, student_temperature: float, teacher_temperature: float
+    student: Tensor, teacher: Tensor, center: Tensor, student_temperature: float, teacher_temperature: float
 ) -> Tensor:
-    """Return :func:`cross_view_cross_entropy` of the student's logits and the centred, sharpened teacher's.
+    """Return :func:`cross_view_cross_entropy` of the student's logits and the centered, sharpened teacher's.
 
-    DINO, arXiv:2104.14294, eq. 1, 3 and algorithm 1: targets are ``softmax((teacher - centre) / teacher_temperature)``.
-    Teacher and centre get no gradient.
+    DINO, arXiv:2104.14294, eq. 1, 3 and algorithm 1: targets are ``softmax((teacher - center) / teacher_temperature)``.
+    Teacher and center get no gradient.
 
     Args:
         student: (V, N, K).
         teacher: (G, N, K), of the first G <= V views.
-        centre: (K,), the mean of the teacher's answers; without it one cluster would take all images.
+        center: (K,), the mean of the teacher's answers; without it one cluster would take all images.
         student_temperature: > 0. Paper: 0.1.
         teacher_temperature: > 0, below the student's. Paper: 0.04 to 0.07.
 
     Raises:
         SemisupError: a shape other than these, or a temperature that is not positive.
     """
-    if centre.shape != teacher.shape[-1:]:
-        raise SemisupError(f"centre must have shape ({teacher.shape[-1]},), got {tuple(centre.shape)}")
+    if center.shape != teacher.shape[-1:]:
+        raise SemisupError(f"center must have shape ({teacher.shape[-1]},), got {tuple(center.shape)}")
     if not (student_temperature > 0 and teacher_temperature > 0):
         raise SemisupError(f"temperatures must be positive, got {student_temperature} and {teacher_temperature}")
-    centred = full_precision(teacher.detach()) - full_precision(centre.detach())
-    targets = (centred / teacher_temperature).softmax(-1)
+    centered = full_precision(teacher.detach()) - full_precision(center.detach())
+    targets = (centered / teacher_temperature).softmax(-1)
     return cross_view_cross_entropy(full_precision(student) / student_temperature, targets)

@@ -50,7 +50,7 @@ def kl_consistency(logits: Tensor, target_logits: Tensor) -> Tensor:
 
 
 def sharpen(probs: Tensor, temperature: float) -> Tensor:
-    """Return ``probs^(1/T)`` renormalised per row, which is softmax(z / T) for ``probs = softmax(z)``.
+    """Return ``probs^(1/T)`` renormalized per row, which is softmax(z / T) for ``probs = softmax(z)``.
 
     MixMatch, arXiv:1905.02249, eq. 7. T = 1 changes nothing, T -> 0 gives the argmax.
 

@@ -21,7 +21,7 @@ __all__ = ["info_nce", "n_pair", "nce", "nt_xent"]
 def nt_xent(z: Tensor, temperature: float, extra_negatives: Tensor | None = None) -> Tensor:
     """Return the mean over all 2N rows of the cross-entropy of finding a row's other view.
 
-    SimCLR, arXiv:2002.05709, eq. 1. Rows are ℓ2-normalised here; row i has row (i + N) mod 2N as its positive and all
+    SimCLR, arXiv:2002.05709, eq. 1. Rows are ℓ2-normalized here; row i has row (i + N) mod 2N as its positive and all
     rows but itself as candidates. Both views get gradient. The official TensorFlow code adds the means of the two
     halves and so reports exactly twice this value. Chance level is log(2N - 1 + K); memory is 2N x (2N + K) floats.
 
@@ -29,7 +29,7 @@ def nt_xent(z: Tensor, temperature: float, extra_negatives: Tensor | None = None
         z: (2N, D), the N first views stacked on the N second views, N >= 1.
         temperature: τ > 0, divides the cosine similarity.
         extra_negatives: (K, D) remembered embeddings, the MoCo-style memory of SimCLRv2 (arXiv:2006.10029).
-            Normalised here, and constant: they get no gradient.
+            Normalized here, and constant: they get no gradient.
 
     Raises:
         SemisupError: an odd or zero number of rows, a width of ``extra_negatives`` other than D, or a temperature
@@ -63,7 +63,7 @@ def info_nce(
 ) -> Tensor:
     """Return the mean over N rows of the cross-entropy of finding a query's positive among its candidates.
 
-    CPC, arXiv:1807.03748, eq. 4; with a queue of negatives MoCo, arXiv:1911.05722, eq. 1. Rows are ℓ2-normalised here.
+    CPC, arXiv:1807.03748, eq. 4; with a queue of negatives MoCo, arXiv:1911.05722, eq. 1. Rows are ℓ2-normalized here.
     log(candidates) minus this loss is a lower bound of the mutual information. Chance level is log(candidates). Nothing
     is detached: MoCo's keys and queue carry no gradient of themselves.
 
@@ -97,7 +97,7 @@ def n_pair(anchors: Tensor, positives: Tensor, norm_penalty: float = 0.0, weight
     squared lengths.
 
     Sohn, NIPS 2016, sec. 3: N pairs of N different classes; each positive is the negative of the other
-    anchors. Rows are not normalised; the penalty keeps them from growing instead. With products 0 the value is log N.
+    anchors. Rows are not normalized; the penalty keeps them from growing instead. With products 0 the value is log N.
 
     Args:
         anchors: (N, D), N >= 1.

@@ -18,7 +18,7 @@ def self_adaptive_fairness(logits: Tensor, mask: Tensor, expected: Tensor, histo
     FreeMatch, arXiv:2205.07246, the term called L_f = -H(a, b): b is SumNorm(p / h) with p the mean probability of the
     kept rows and h the histogram of their most likely classes, which is constant. SumNorm divides by the sum.
 
-    Minimised, as paper and authors' code do, it moves b *away* from a, whatever the paper's text says of equal shares:
+    Minimized, as paper and authors' code do, it moves b *away* from a, whatever the paper's text says of equal shares:
     give it a tiny weight. For two classes and a uniform a it is -0.693 at b = (.5, .5), -1.204 at (.9, .1).
 
     The authors' code adds ``a_c log 1e-12`` for every class that no kept row has as its most likely one. That is a

@@ -22,7 +22,7 @@ def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
     plus 2.
 
     Args:
-        predictions: (N, D), N >= 1; ℓ2-normalised here.
+        predictions: (N, D), N >= 1; ℓ2-normalized here.
         targets: (N, D), likewise.
 
     Raises:
@@ -36,7 +36,7 @@ def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
 def barlow_twins(first: Tensor, second: Tensor, redundancy_weight: float = 0.0051) -> Tensor:
     """Return ``sum_i (1 - C_ii)^2 + redundancy_weight * sum_{i != j} C_ij^2``, C the cross-correlation of two views.
 
-    Barlow Twins, arXiv:2103.03230, eq. 1 and 2: every feature is standardised over the batch, by its mean and the root
+    Barlow Twins, arXiv:2103.03230, eq. 1 and 2: every feature is standardized over the batch, by its mean and the root
     of its biased variance (plus 1e-5, BatchNorm's, as in the authors' code). Sums over features, not means: of D
     constant features the value is D. Memory is D^2 floats.
 
@@ -52,7 +52,7 @@ def barlow_twins(first: Tensor, second: Tensor, redundancy_weight: float = 0.005
     if not redundancy_weight >= 0:
         raise SemisupError(f"redundancy_weight must be at least 0, got {redundancy_weight}")
     with without_autocast(first):
-        a, b = (_standardise(full_precision(z)) for z in (first, second))
+        a, b = (_standardize(full_precision(z)) for z in (first, second))
         correlation = a.T @ b / len(a)
         same = correlation.diagonal()
         return (1 - same).square().sum() + redundancy_weight * _off_diagonal(correlation).square().sum()
@@ -93,7 +93,7 @@ def covariance_penalty(z: Tensor) -> Tensor:
         return _off_diagonal(covariance).square().sum() / x.shape[1]
 
 
-def _standardise(z: Tensor) -> Tensor:
+def _standardize(z: Tensor) -> Tensor:
     variance, mean = torch.var_mean(z, 0, correction=0)
     return (z - mean) / (variance + 1e-5).sqrt()
 

@@ -1,6 +1,6 @@
 """Metric losses: rows of one label lie close together, rows of different labels far apart.
 
-Distances are Euclidean, between the rows as they are: where a paper compares unit vectors, the caller normalises. The
+Distances are Euclidean, between the rows as they are: where a paper compares unit vectors, the caller normalizes. The
 label -1 means unknown, as everywhere here: such a row is in no pair. Where nothing is left to compare, loss and
 gradient are 0.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from semisup.errors import SemisupError
 from semisup.losses.precision import full_precision, without_autocast
 
-__all__ = ["batch_hard_triplet", "contrastive_margin", "soft_nearest_neighbour", "triplet"]
+__all__ = ["batch_hard_triplet", "contrastive_margin", "soft_nearest_neighbor", "triplet"]
 
 
 def contrastive_margin(z: Tensor, labels: Tensor, margin: float = 1.0) -> Tensor:
@@ -54,7 +54,7 @@ def triplet(
     is 0. The mean runs over all triplets of the kind, those with loss 0 too. Memory is N^3 floats: 8 MB for N = 128.
 
     Args:
-        z: (N, D). The paper normalises the rows.
+        z: (N, D). The paper normalizes the rows.
         labels: (N,) int64; -1 for rows to leave out.
         margin: >= 0; paper: 0.2. None: the soft margin, ``softplus(d - d)``, for which no triplet is semi-hard.
         mining: the kind of triplets to learn from.
@@ -91,7 +91,7 @@ def batch_hard_triplet(z: Tensor, labels: Tensor, margin: float | None = None) -
     (the paper's P classes of K images). If all rows collapse, the value is ``margin``, or log 2 with the soft margin.
 
     Args:
-        z: (N, D). The paper leaves them as they are, S4L (arXiv:1905.03670) normalises them.
+        z: (N, D). The paper leaves them as they are, S4L (arXiv:1905.03670) normalizes them.
         labels: (N,) int64 identities; -1 for rows to leave out.
         margin: >= 0. None: the soft margin, ``softplus(d - d)`` for the hinge.
 
@@ -108,12 +108,12 @@ def batch_hard_triplet(z: Tensor, labels: Tensor, margin: float | None = None) -
     return _mean(_hinge(difference, margin), counts)
 
 
-def soft_nearest_neighbour(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
+def soft_nearest_neighbor(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Return the mean over rows of ``-log`` of the share of their own class among all others, weighted by
     ``exp(-d^2 / T)``.
 
     Frosst, Papernot and Hinton 2019, arXiv:1902.01889, eq. 1. Rows that are alone in their class (the share would be
-    0) do not count, but are neighbours of the others. With all rows at one distance the value is
+    0) do not count, but are neighbors of the others. With all rows at one distance the value is
     log((n - 1) / (n/c - 1)) for c classes of n/c rows.
 
     Args:

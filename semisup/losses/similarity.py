@@ -13,13 +13,13 @@ from torch import Tensor
 from semisup.errors import SemisupError
 from semisup.losses.precision import full_precision, without_autocast
 
-__all__ = ["neighbour_answers", "pseudo_label_graph", "similarity", "unfold_classes"]
+__all__ = ["neighbor_answers", "pseudo_label_graph", "similarity", "unfold_classes"]
 
 
 def similarity(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     """Return the (N, K) cosines of all pairs over ``temperature``: logits of finding a query's like among the keys.
 
-    Rows are ℓ2-normalised here. Nothing is detached.
+    Rows are ℓ2-normalized here. Nothing is detached.
 
     Args:
         queries: (N, D).
@@ -64,8 +64,8 @@ def pseudo_label_graph(probs: Tensor, threshold: float) -> Tensor:
     return edges / edges.sum(1, keepdim=True)
 
 
-def neighbour_answers(shares: Tensor, answers: Tensor) -> Tensor:
-    """Return (N, C): the mean of the keys' ``answers``, weighed by each row of ``shares``; a classifier by neighbours.
+def neighbor_answers(shares: Tensor, answers: Tensor) -> Tensor:
+    """Return (N, C): the mean of the keys' ``answers``, weighed by each row of ``shares``; a classifier by neighbors.
 
     The memory smoothing of CoMatch, arXiv:2011.11183; with labels for answers the "aggregating" of SimMatch,
     arXiv:2203.06915. A target: detach both.

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semisup.augment.transformations import draw_affine, draw_projective, warp
+from semisup.augment.pretext.transformations import draw_affine, draw_projective, warp
 from semisup.methods.base import Batch, Method, Progress, Update, Views
 from semisup.models import Encoder
 
@@ -42,11 +42,11 @@ class AET(Method):
 
     t is drawn for every image: projective (four corners moved by up to 1/8 of the side, the whole scaled by 0.8 to 1.2
     and turned by quarters) or affine (turned, moved by up to 0.2 of the side, scaled by 0.8 to 1.2, sheared by up to 30
-    degrees). What is decoded is normalised: see :mod:`semisup.augment.transformations`. Both images are in one forward,
-    and both have a gradient.
+    degrees). What is decoded is normalized: see :mod:`semisup.augment.pretext.transformations`. Both images are in one
+    forward, and both have a gradient.
 
     Reference code: maple-research-lab/AET. There corners move by whole pixels, an affine scale is 0.7 to 1.3 (here the
-    later EnAET's), the outside is mid-grey (here the data's mean), and the encoder ends with a block that each task has
+    later EnAET's), the outside is mid-gray (here the data's mean), and the encoder ends with a block that each task has
     of its own.
 
     Args:

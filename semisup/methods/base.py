@@ -75,7 +75,7 @@ CountOrZero = Annotated[int, Range(0)]
 """A whole number >= 0."""
 
 Statistics = tuple[Sequence[float], Sequence[float]]
-"""Mean and deviation of each channel, of images in [0, 1]: what the engine normalises by."""
+"""Mean and deviation of each channel, of images in [0, 1]: what the engine normalizes by."""
 
 POLICY_OF_VIEW = {"weak": "weak", "strong": "randaugment"}
 """What the common views are made with unless a recipe says otherwise."""
@@ -207,7 +207,7 @@ class Method(nn.Module):
     needs_image_shape: ClassVar[bool] = False
     """Whether the constructor takes `image_shape`: channels, height and width of every image."""
     needs_statistics: ClassVar[bool] = False
-    """Whether the constructor takes `statistics`, by which the normalisation of the images can be undone."""
+    """Whether the constructor takes `statistics`, by which the normalization of the images can be undone."""
     needs_pseudo_labels: ClassVar[bool] = False
     """Whether `batch.unlabeled.target` must come from a relabel or propagate stage."""
     views: Views
@@ -235,10 +235,10 @@ class Method(nn.Module):
         """For a picture of a finished encoder: what the network is shown of `images`, and what it makes of that.
 
         Args:
-            images: (N, C, H, W) clean and normalised; the method is in eval mode, without gradient.
+            images: (N, C, H, W) clean and normalized; the method is in eval mode, without gradient.
 
         Returns:
-            Two tensors like `images`, normalised likewise; None: the method rebuilds no images.
+            Two tensors like `images`, normalized likewise; None: the method rebuilds no images.
         """
         return None
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from semisup.losses import negative_cosine
 from semisup.methods.base import Batch, Count, Fraction, Method, Progress, Update, Views
-from semisup.methods.ramps import cosine_to_one
+from semisup.methods.parts.ramps import cosine_to_one
 from semisup.models import EMA, Encoder, build_neck
 
 __all__ = ["BYOL"]

@@ -1,4 +1,4 @@
-"""CMC: find an image by its colours among others by their lightness, and the other way round."""
+"""CMC: find an image by its colors among others by their lightness, and the other way round."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semisup.augment.two_views import intensity_and_edges, lightness_and_colour
+from semisup.augment.pretext.two_views import intensity_and_edges, lightness_and_color
 from semisup.losses import nce
 from semisup.losses.precision import without_autocast
 from semisup.methods.base import Batch, BelowOne, Count, Method, Positive, Progress, Update, Views
@@ -23,14 +23,14 @@ class CMC(Method):
     """Contrastive multiview coding (Tian et al. 2020, arXiv:1906.05849, eq. 2 with NCE for its softmax):
     NCE(first view against the bank of second ones) + NCE(second view against the bank of first ones).
 
-    The views of a colour image are its lightness and its colours (L, and a and b, of CIE Lab). A gray image has no
-    colours: its views are the image and the length of its Sobel gradient, an alternative of ours, to be named as such.
+    The views of a color image are its lightness and its colors (L, and a and b, of CIE Lab). A gray image has no
+    colors: its views are the image and the length of its Sobel gradient, an alternative of ours, to be named as such.
     Each view has an encoder of its own; a bank holds one averaged unit vector of each image and view. The positive of
     an image is its row in the other view's bank, its negatives are rows drawn at random, which may be its own. Banks
     carry no gradient; rows move after the loss.
 
     Two backbones as in the paper, not one for both: each has BatchNorm statistics of one kind of picture. The stage
-    leaves the first one, which saw the lightness as a grey image (or the gray image itself), normalised like any image
+    leaves the first one, which saw the lightness as a gray image (or the gray image itself), normalized like any image
     that it will be asked about. The paper goes on with both encoders' features side by side, each half as wide.
 
     Reference code: HobbitLong/CMC, train_CMC.py and NCE/NCEAverage.py. There banks begin as random vectors that images
@@ -49,7 +49,7 @@ class CMC(Method):
     """
 
     family = "self-supervised"
-    summary = "Lightness and colours of an image (gray: intensity and edges) find each other among all images."
+    summary = "Lightness and colors of an image (gray: intensity and edges) find each other among all images."
     citation = "Tian et al. 2020, arXiv:1906.05849"
     trains = "encoder"
     needs_num_images = True
@@ -82,7 +82,7 @@ class CMC(Method):
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """One update against the banks of earlier steps, which then take in the new embeddings."""
         images = batch.unlabeled["image"]
-        first, second = (intensity_and_edges if images.shape[1] == 1 else lightness_and_colour)(images)
+        first, second = (intensity_and_edges if images.shape[1] == 1 else lightness_and_color)(images)
         z = torch.stack([self.embed(self.encoder(first)).float(), self.embed_other(self.other(second)).float()])
         z = F.normalize(z, dim=2)
         rows, new = self.find_rows(batch.unlabeled.index)

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.errors import SemisupError
-from semisup.losses import neighbour_answers, pseudo_label_graph, similarity, soft_cross_entropy
-from semisup.methods.alignment import align_to_uniform
+from semisup.losses import neighbor_answers, pseudo_label_graph, similarity, soft_cross_entropy
 from semisup.methods.base import (
     Batch,
     Count,
@@ -23,7 +22,8 @@ from semisup.methods.base import (
     Update,
     Views,
 )
-from semisup.methods.memory import oldest
+from semisup.methods.parts.memory import oldest
+from semisup.methods.parts.prior import align_to_uniform
 from semisup.models import Classifier
 
 __all__ = ["CoMatch"]
@@ -61,7 +61,7 @@ class CoMatch(Method):
     """
 
     family = "semi-supervised"
-    summary = "FixMatch with guesses smoothed by neighbours, and embeddings contrasted by a graph of the guesses."
+    summary = "FixMatch with guesses smoothed by neighbors, and embeddings contrasted by a graph of the guesses."
     citation = "Li et al. 2021, arXiv:2011.11183"
     views = Views(labeled=("weak",), unlabeled={"weak": "weak", "strong": "randaugment", "second": "simclr"})
     recent: Tensor
@@ -133,7 +133,7 @@ class CoMatch(Method):
     def smooth(self, probs: Tensor, z: Tensor) -> Tensor:
         """Blend `probs` (U, C) with the answers that the memory has for embeddings `z` (U, D), once it is full."""
         shares = similarity(z, self.memory_embeddings, self.temperature).softmax(1)
-        smoothed = torch.lerp(neighbour_answers(shares, self.memory_probs), probs, self.smoothing)
+        smoothed = torch.lerp(neighbor_answers(shares, self.memory_probs), probs, self.smoothing)
         return torch.where(self.written >= self.memory, smoothed, probs)
 
     def remember(self, z: Tensor, probs: Tensor) -> None:

@@ -27,27 +27,27 @@ class ContextPredictionTask(nn.Module):
         self.head = nn.Sequential(build_neck(2 * num_features, [hidden]), nn.Linear(hidden, 8))
 
     def forward(self, encoder: nn.Module, images: Tensor) -> Tensor:
-        """Mean cross-entropy over the eight neighbours of the middle of all images (N, C, S, S)."""
+        """Mean cross-entropy over the eight neighbors of the middle of all images (N, C, S, S)."""
         return F.cross_entropy(*self.answer(encoder, images))
 
     def answer(self, encoder: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (8N, 8) for the neighbours of the middle of all images, and their places (8N,)."""
+        """Logits (8N, 8) for the neighbors of the middle of all images, and their places (8N,)."""
         tiles = cut_tiles(images, 3, self.gap, self.jitter)
         count, cells = tiles.shape[:2]
         tiles = drop_channels(normalize_tiles(tiles.flatten(0, 1)))  # the other way round noise would grow to full size
         features = encoder(tiles.contiguous(memory_format=torch.channels_last)).view(count, cells, -1)
         middle = features[:, MIDDLE : MIDDLE + 1].expand(-1, cells - 1, -1)
-        neighbours = torch.cat([features[:, :MIDDLE], features[:, MIDDLE + 1 :]], dim=1)
+        neighbors = torch.cat([features[:, :MIDDLE], features[:, MIDDLE + 1 :]], dim=1)
         places = torch.arange(cells - 1, device=images.device).repeat(count)
-        pairs = torch.cat([middle, neighbours], dim=2).flatten(0, 1)
+        pairs = torch.cat([middle, neighbors], dim=2).flatten(0, 1)
         return self.head(pairs).float(), places
 
 
 class ContextPrediction(Method):
-    """L = mean over the eight neighbours k of the middle tile m of CE(k, head([E(m), E(t_k)]))
+    """L = mean over the eight neighbors k of the middle tile m of CE(k, head([E(m), E(t_k)]))
     (Doersch et al. 2015, arXiv:1505.05192).
 
-    Tiles are those of a 3 x 3 grid, cut with a gap and at a random place, and normalised one by one. In colour images
+    Tiles are those of a 3 x 3 grid, cut with a gap and at a random place, and normalized one by one. In color images
     each tile keeps one channel; noise of 1/100 of its deviation stands in for the others, since a lens shifts them
     against one another, which would tell the place. The paper draws one pair at a time from anywhere in a large image;
     here all eight of an image share the forward of its nine tiles. Its tiles of random resolution are left out, for
@@ -55,7 +55,7 @@ class ContextPrediction(Method):
 
     Args:
         model: the bare encoder, which must take images as small as a tile; the head is beside it.
-        gap: least distance of neighbouring tiles as a part of a cell, in [0, 0.25]. Paper: 34 of 144 pixels.
+        gap: least distance of neighboring tiles as a part of a cell, in [0, 0.25]. Paper: 34 of 144 pixels.
         jitter: how far a tile may move in its cell, likewise. Paper: 14 of 144 pixels.
         hidden: width of the head's middle layer. Paper: 4,096, for features of as many.
     """

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semisup.augment import halve, lose_colour, quarters
+from semisup.augment import halve, lose_color, quarters
 from semisup.errors import SemisupError
 from semisup.losses import counting
 from semisup.methods.base import Batch, Count, Fraction, Method, NonNegative, Progress, Update, Views
@@ -29,7 +29,7 @@ class CountingTask(nn.Module):
         self.head = nn.Sequential(nn.Linear(num_features, counts), nn.ReLU())
 
     def forward(self, encoder: nn.Module, images: Tensor) -> Tensor:
-        """Mean loss over images (N, C, S, S); the other image of each is its neighbour in the batch.
+        """Mean loss over images (N, C, S, S); the other image of each is its neighbor in the batch.
 
         Raises:
             SemisupError: there is no other image.
@@ -37,7 +37,7 @@ class CountingTask(nn.Module):
         count = len(images)
         if count < 2:
             raise SemisupError("method counting: a batch needs two images or more; raise batch.unlabeled")
-        images = lose_colour(images, self.gray)
+        images = lose_color(images, self.gray)
         side = max(images.shape[-1] // 2 * 2, SMALLEST_SIDE)
         if side > images.shape[-1]:
             images = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
@@ -54,13 +54,13 @@ class Counting(Method):
 
     f = ReLU(linear(E(.))) >= 0 counts; D halves an image, so that it is as large as a quarter; y is another image of
     the batch, the one beside x, whose order is random: D y is computed once, as the D x of its own. All five images
-    are in one forward, and all have a gradient. D takes one of several filters for each image, and some colour images
-    lose their colour, since either would tell a halved image from a quarter. An odd last row and column are lost.
+    are in one forward, and all have a gradient. D takes one of several filters for each image, and some color images
+    lose their color, since either would tell a halved image from a quarter. An odd last row and column are lost.
 
     Args:
         model: the bare encoder, which must take images of half the size; the head is beside it.
         margin: M >= 0. Paper: 10.
-        gray: part of colour images that lose their colour, in [0, 1]. Not verified against the paper.
+        gray: part of color images that lose their color, in [0, 1]. Not verified against the paper.
         counts: how many things are counted. Paper: 1,000.
 
     Raises:

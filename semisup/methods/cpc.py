@@ -26,7 +26,7 @@ class CPC(Method):
     told from all patches of the batch that are targets at the same distance: of other images, other columns and other
     rows. Rows next to each other share pixels, hence `nearest`.
 
-    Deviations. The paper's context is a PixelCNN, which sees the neighbouring columns too. Its score is z W c; here it
+    Deviations. The paper's context is a PixelCNN, which sees the neighboring columns too. Its score is z W c; here it
     is the cosine over a temperature, as in all contrastive losses of this package. The paper's encoder has no
     BatchNorm, whose statistics tell one patch about the others. Our backbones have it, over all patches of the batch at
     once; what stands on top has LayerNorm. Afterwards the backbone sees whole images, where the paper averages over

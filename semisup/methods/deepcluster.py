@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from semisup.losses import pseudo_label_cross_entropy, similarity
 from semisup.losses.precision import without_autocast
 from semisup.methods.base import Batch, Count, CountOrZero, Fraction, Method, Positive, Progress, Update, Views
-from semisup.methods.kmeans import spherical_kmeans
+from semisup.methods.parts.kmeans import spherical_kmeans
 from semisup.models import Encoder, ProjectionHead
 
 __all__ = ["DeepCluster"]

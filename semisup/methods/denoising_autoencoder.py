@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semisup.augment.corruption import Corruption, corrupt
+from semisup.augment.pretext.corruption import Corruption, corrupt
 from semisup.errors import SemisupError
 from semisup.losses.precision import full_precision
 from semisup.methods.base import Batch, Count, Method, NonNegative, Progress, Update, Views
-from semisup.methods.looking import looking
+from semisup.methods.parts.looking import looking
 from semisup.models import Encoder, image_channels
 from semisup.models.decoder import MapDecoder, last_map
 
@@ -21,14 +21,14 @@ __all__ = ["DenoisingAutoencoder"]
 class DenoisingAutoencoder(Method):
     """L = mean over images and pixels of (g(f(damaged x)) - x)^2 (Vincent et al. 2008, ICML; 2010, JMLR 11, eq. 5).
 
-    The damage is drawn anew at every step, and never outside of training. Targets are the clean images, normalised as
+    The damage is drawn anew at every step, and never outside of training. Targets are the clean images, normalized as
     they come, hence squared errors and a linear output, in place of the papers' cross-entropy for pixels in [0, 1]. The
     papers train layer by layer, with fully connected layers and shared weights; here the whole convolutional backbone
     is trained at once, and a convolutional decoder enlarges its last map.
 
     Args:
         model: the bare encoder around a backbone that gives maps; the decoder is beside it and is dropped afterwards.
-        corruption: masking, gaussian or salt_and_pepper, see :func:`semisup.augment.corruption.corrupt`.
+        corruption: masking, gaussian or salt_and_pepper, see :func:`semisup.augment.pretext.corruption.corrupt`.
         amount: the part of the pixels that is hit, in [0, 1]; for gaussian the noise's deviation, >= 0, in those of the
             data set. Papers: 0.1 to 0.5.
         decoder_width: channels of the decoder.

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from semisup.losses import entropy, self_distillation
 from semisup.losses.precision import without_autocast
 from semisup.methods.base import Batch, Count, CountOrZero, Fraction, Method, Positive, Progress, Update, Views
-from semisup.methods.crops import crop_views, features_of_crops
-from semisup.methods.ramps import cosine_to_one, linear_ramp
+from semisup.methods.parts.crops import crop_views, features_of_crops
+from semisup.methods.parts.ramps import cosine_to_one, linear_ramp
 from semisup.models import EMA, Encoder
 
 __all__ = ["DINO", "DINOHead"]
@@ -23,8 +23,8 @@ class DINO(Method):
     softmax(s_v / student_temperature)) over both large views g of the teacher and all other views v of the student.
 
     The teacher is the student's moving average; it sees the large views alone, in train mode, with BatchNorm statistics
-    of its own and no gradient. The centre c is the moving average of its answers, moved after each loss. A low
-    temperature of the teacher sharpens, the centre keeps all images from falling into one cluster: either alone
+    of its own and no gradient. The center c is the moving average of its answers, moved after each loss. A low
+    temperature of the teacher sharpens, the center keeps all images from falling into one cluster: either alone
     collapses; the logged `teacher_entropy` is then log(out_features) or 0. Large views are `first` and `second`, small
     ones `local_1`, `local_2`, ...
 
@@ -45,17 +45,17 @@ class DINO(Method):
             0.07 of ViT-S 30 of 800 epochs (recalled).
         momentum: of the teacher at the start; it rises to 1 along a cosine, in [0, 1]. Reference code: 0.996, and
             0.9995 for batches of 256.
-        centre_momentum: in [0, 1]. Reference code: 0.9.
+        center_momentum: in [0, 1]. Reference code: 0.9.
         crops: small views of each image. Reference code: 8.
         freeze: part of the run during which the last layer stays as it began, in [0, 1]. Reference code: 1 of 100
             epochs.
     """
 
     family = "self-supervised"
-    summary = "Agree with a centred, sharpened average of oneself about the cluster of every view."
+    summary = "Agree with a centered, sharpened average of oneself about the cluster of every view."
     citation = "Caron et al. 2021, arXiv:2104.14294"
     trains = "encoder"
-    centre: Tensor
+    center: Tensor
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class DINO(Method):
         first_teacher_temperature: Positive = 0.04,
         teacher_temperature_ramp: Fraction = 0.0,
         momentum: Fraction = 0.996,
-        centre_momentum: Fraction = 0.9,
+        center_momentum: Fraction = 0.9,
         crops: CountOrZero = 8,
         freeze: Fraction = 0.01,
     ) -> None:
@@ -79,14 +79,14 @@ class DINO(Method):
         self.head = DINOHead(model.num_features, hidden, bottleneck, out_features, batch_norm=batch_norm)
         self.teacher = EMA(self.encoder, momentum, own_buffers=True)
         self.teacher_head = EMA(self.head, momentum, own_buffers=True)
-        self.register_buffer("centre", torch.zeros(out_features))
+        self.register_buffer("center", torch.zeros(out_features))
         self.views = Views(unlabeled=crop_views(crops))
         self.student_temperature = student_temperature
         self.teacher_temperature = teacher_temperature
         self.first_teacher_temperature = first_teacher_temperature
         self.teacher_temperature_ramp = teacher_temperature_ramp
         self.momentum = momentum
-        self.centre_momentum = centre_momentum
+        self.center_momentum = center_momentum
         self.freeze = freeze
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
@@ -96,18 +96,18 @@ class DINO(Method):
         temperature = self.first_teacher_temperature * (1 - rise) + self.teacher_temperature * rise
         with torch.no_grad():
             teacher = self.teacher_head(self.teacher(torch.cat(images[:2])))
-            sharpness = entropy((teacher - self.centre) / temperature)
+            sharpness = entropy((teacher - self.center) / temperature)
         frozen = progress.fraction < self.freeze
         features = features_of_crops(self.encoder.backbone, images)
         student = self.head(features, frozen=frozen)
         loss = self_distillation(
             student.unflatten(0, (len(images), -1)),
             teacher.unflatten(0, (2, -1)),
-            self.centre,
+            self.center,
             self.student_temperature,
             temperature,
         )
-        self.centre.lerp_(teacher.mean(0), 1 - self.centre_momentum)
+        self.center.lerp_(teacher.mean(0), 1 - self.center_momentum)
         first, second, *_ = features.split(len(images[0]))
         yield Update(loss, log={"distillation": loss, "teacher_entropy": sharpness}, embeddings=(first, second))
         for average, online in ((self.teacher, self.encoder), (self.teacher_head, self.head)):
@@ -124,9 +124,9 @@ class DINO(Method):
 
 
 class DINOHead(nn.Module):
-    """Three linear layers with GELU between them, ℓ2-normalisation, and a last layer whose rows have length 1.
+    """Three linear layers with GELU between them, ℓ2-normalization, and a last layer whose rows have length 1.
 
-    DINOHead of facebookresearch/dino with its `norm_last_layer`: weight normalisation with the gain fixed at 1. Linear
+    DINOHead of facebookresearch/dino with its `norm_last_layer`: weight normalization with the gain fixed at 1. Linear
     layers start with a deviation of 1 / sqrt(inputs), which at the published width of 2,048 is the published 0.02; with
     that in a narrow head biases would soon be all that is left of an image. Input ``(N, in_features)``, output
     ``(N, out_features)`` in [-1, 1].

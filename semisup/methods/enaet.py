@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semisup.augment.transformations import draw_affine, draw_colors, draw_projective, recolor, warp
+from semisup.augment.pretext.transformations import draw_affine, draw_colors, draw_projective, recolor, warp
 from semisup.losses import mse_consistency, soft_cross_entropy
 from semisup.methods.base import (
     Batch,
@@ -22,7 +22,7 @@ from semisup.methods.base import (
     Views,
 )
 from semisup.methods.mixmatch import guess_and_mix
-from semisup.methods.ramps import linear_ramp
+from semisup.methods.parts.ramps import linear_ramp
 from semisup.models import Classifier
 
 __all__ = ["EnAET"]
@@ -42,7 +42,7 @@ class EnAET(Method):
     + agreement_weight * mean_k H(q, p(t_k u)) (Wang et al. 2021, arXiv:1911.09265).
 
     MixMatch is as in its own file; q are its guesses, u its first view. Each family k of transformations (projective,
-    affine, similarity, Euclidean, colour) is drawn for each image anew; its decoder D_k predicts the normalised
+    affine, similarity, Euclidean, color) is drawn for each image anew; its decoder D_k predicts the normalized
     parameters from both features, through which the gradient flows. w = 1, 0.75, 0.5, 0.2, 0.05. The paper has a KL
     divergence in place of H, which differs by a constant.
 

@@ -19,7 +19,7 @@ class EntropyMinimization(Method):
     """L = CE(labeled) + unlabeled_weight * mean H(p(u)), gradient through p, one joint forward
     (Grandvalet & Bengio 2004, NIPS 17).
 
-    Alone it may give every image to one class; it is meant as a companion of a method that keeps neighbours together,
+    Alone it may give every image to one class; it is meant as a companion of a method that keeps neighbors together,
     and `vat` has it as an option.
 
     Args:

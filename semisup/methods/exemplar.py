@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semisup.augment.exemplars import draw_changes, draw_places, transform_patches
+from semisup.augment.pretext.exemplars import draw_changes, draw_places, transform_patches
 from semisup.methods.base import Batch, Count, Method, NonNegative, Progress, Range, Update, Views
 from semisup.models import Encoder
 
@@ -26,10 +26,10 @@ class Exemplar(Method):
     no two classes are one image, and their order is random. They and a place of each, where it has large gradients, are
     kept. A step draws as many seeds as it is given images, with replacement, and cuts one transformed patch of each:
     moved by up to 0.2 of its side, scaled by 0.7 to 1.4, turned by up to 20 degrees, with other contrast, saturation,
-    value and hue (see :func:`semisup.augment.exemplars.transform_patches`). Images that come after the last seed are
-    not looked at. While seeds are still coming, those that are there are drawn from.
+    value and hue (see :func:`semisup.augment.pretext.exemplars.transform_patches`). Images that come after the last
+    seed are not looked at. While seeds are still coming, those that are there are drawn from.
 
-    Deviations: the paper's patches are a third of a 96-pixel image wide; contrast changes along fixed axes of colour
+    Deviations: the paper's patches are a third of a 96-pixel image wide; contrast changes along fixed axes of color
     instead of the data's principal components; no dropout.
 
     Args:

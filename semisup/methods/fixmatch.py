@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semisup.augment.ctaugment import new_rates
+from semisup.augment.policies.ctaugment import new_rates
 from semisup.losses import align_distribution, pseudo_label_cross_entropy
 from semisup.methods.base import Batch, BelowOne, Fraction, Method, NonNegative, Progress, PseudoLabels, Update, Views
-from semisup.methods.ctaugment import learn_rates
+from semisup.methods.parts.learned_rates import learn_rates
 from semisup.models import Classifier
 
 __all__ = ["FixMatch"]

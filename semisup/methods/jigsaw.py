@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semisup.augment import cut_tiles, lose_colour, maximin_permutations, normalize_tiles
+from semisup.augment import cut_tiles, lose_color, maximin_permutations, normalize_tiles
 from semisup.methods.base import Batch, Count, CountOrZero, Fraction, Method, Progress, Quarter, Range, Update, Views
 from semisup.models import Encoder, build_neck
 
@@ -49,7 +49,7 @@ class JigsawTask(nn.Module):
 
     def answer(self, encoder: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (N, permutations) for images, each in one random permutation, and which it was (N,)."""
-        images = lose_colour(images, self.gray)
+        images = lose_color(images, self.gray)
         tiles = normalize_tiles(cut_tiles(images, self.grid, self.gap, self.jitter))
         # The encoder sees every tile by itself, so that shuffling what it says of them is shuffling the tiles.
         features = encoder(tiles.flatten(0, 1).contiguous(memory_format=torch.channels_last))
@@ -64,17 +64,17 @@ class Jigsaw(Method):
     """L = mean of CE(p, head([E(tile p(1)), ..., E(tile p(9))])), p one of a fixed set of permutations, drawn for
     every image (Noroozi and Favaro 2016, arXiv:1603.09246).
 
-    Each tile is cut at a random place of its cell of the grid and normalised by itself; all go through one encoder in
+    Each tile is cut at a random place of its cell of the grid and normalized by itself; all go through one encoder in
     one forward. Permutations are chosen by their least distance, not the mean one: see
-    :func:`semisup.augment.maximin_permutations`. Left out: the shift of colour channels against one another by up to 2
+    :func:`semisup.augment.maximin_permutations`. Left out: the shift of color channels against one another by up to 2
     of 64 pixels, less than one here. Images with cells of less than 8 pixels are enlarged.
 
     Args:
         model: the bare encoder, which must take images as small as a tile; the head is beside it.
         grid: tiles along each axis, 2 or 3. Paper: 3.
-        gap: least distance of neighbouring tiles as a part of a cell, in [0, 0.25]. Paper: 0.
+        gap: least distance of neighboring tiles as a part of a cell, in [0, 0.25]. Paper: 0.
         jitter: how far a tile may move in its cell, likewise. Paper: 11 of 75 pixels.
-        gray: part of colour images that lose their colour, in [0, 1]. Paper: 0.3.
+        gray: part of color images that lose their color, in [0, 1]. Paper: 0.3.
         permutations: how many, at most 24 for 4 tiles. Paper: 1,000; 100 for short runs.
         permutation_seed: of the set. It is saved with the state of the run.
         hidden: width of the head's middle layer. Paper: 4,096, for features of 9 x 1,024.

@@ -8,11 +8,11 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from semisup.augment.patches import join_patches, random_order, split_patches
+from semisup.augment.pretext.patches import join_patches, random_order, split_patches
 from semisup.errors import SemisupError, raise_all
 from semisup.losses import masked_mse
 from semisup.methods.base import Batch, Count, Method, Progress, Range, Update, Views
-from semisup.methods.looking import looking
+from semisup.methods.parts.looking import looking
 from semisup.models import Encoder
 from semisup.models.vit import LN_EPS, TransformerBlock, check_transformer, require_vit, sincos_positions
 
@@ -24,7 +24,7 @@ class MAE(Method):
 
     The encoder gets the patches in sight alone, each with its position; a smaller decoder gets their codes and, in
     every other place, one learned token. As in facebookresearch/mae (models_mae.py) each image hides patches of its
-    own, equally many, and targets are normalised patch by patch, by the deviation with n - 1 in its denominator. There
+    own, equally many, and targets are normalized patch by patch, by the deviation with n - 1 in its denominator. There
     is no class token here, see the backbone, and only the crop and mirroring of the paper as augmentation.
 
     Args:

@@ -8,8 +8,8 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from semisup.augment.hog import BINS, hog
-from semisup.augment.patches import hide_blocks
+from semisup.augment.kernels.hog import BINS, hog
+from semisup.augment.pretext.patches import hide_blocks
 from semisup.errors import SemisupError
 from semisup.losses import masked_mse
 from semisup.methods.base import Batch, Count, Fraction, Method, Progress, Range, Update, Views
@@ -25,7 +25,7 @@ class MaskFeat(Method):
     Unlike in a masked autoencoder the encoder gets all places, with one learned token in those that are hidden, and a
     linear layer on its outputs predicts. The histograms are those of the augmented image, of every channel, weighted by
     a Gaussian over each patch (open-mmlab/mmpretrain). What is hidden comes in rectangles, see
-    :func:`semisup.augment.patches.hide_blocks`.
+    :func:`semisup.augment.pretext.patches.hide_blocks`.
 
     Args:
         model: the bare encoder around a `vit`; the linear layer is beside it and is dropped afterwards.

@@ -21,7 +21,7 @@ from semisup.methods.base import (
     Update,
     Views,
 )
-from semisup.methods.ramps import linear_ramp
+from semisup.methods.parts.ramps import linear_ramp
 from semisup.models import Classifier
 
 __all__ = ["MixMatch", "guess_and_mix"]

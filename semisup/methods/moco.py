@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from semisup.errors import SemisupError
 from semisup.losses import info_nce
 from semisup.methods.base import Batch, Count, Fraction, Method, Positive, Progress, Update, Views
-from semisup.methods.memory import enqueue
+from semisup.methods.parts.memory import enqueue
 from semisup.models import EMA, Encoder
 
 __all__ = ["MoCo"]
@@ -27,7 +27,7 @@ class MoCo(Method):
     negative. Only the queries learn. v1 is `{head: linear, temperature: 0.07}`, v2, the default, has an MLP head.
 
     Parameters are averaged; the BatchNorm statistics of the key network are those of its own batches, in train mode.
-    Where a query and its key are normalised beside the same images, the statistics give the answer away: the paper
+    Where a query and its key are normalized beside the same images, the statistics give the answer away: the paper
     shuffles keys over GPUs. Here, on one device, a batch goes through the network in parts, each with statistics of its
     own, the keys in an order that is drawn and afterwards undone: eight GPUs in one, as in the authors' CIFAR notebook.
     Running statistics then move once per part.
@@ -94,7 +94,7 @@ class MoCo(Method):
         enqueue(self.queue, self.written, keys)
 
     def encode(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Embeddings (N, out_features), not normalised, of images whose parts are normalised apart."""
+        """Embeddings (N, out_features), not normalized, of images whose parts are normalized apart."""
         return torch.cat([network(part) for part in images.tensor_split(self.bn_splits)])
 
     def check_size(self, size: int) -> None:

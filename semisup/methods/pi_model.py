@@ -10,7 +10,7 @@ from torch import nn
 
 from semisup.losses import mse_consistency
 from semisup.methods.base import Batch, Fraction, Method, NonNegative, Progress, Update, Views
-from semisup.methods.ramps import gaussian_ramp
+from semisup.methods.parts.ramps import gaussian_ramp
 from semisup.models import Classifier
 
 __all__ = ["PiModel"]

@@ -8,7 +8,7 @@ from typing import Annotated
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semisup.augment.normalize import Normalize
+from semisup.augment.kernels.normalize import Normalize
 from semisup.methods.base import Batch, Count, Method, Progress, Range, Statistics, Update, Views
 from semisup.models import Encoder, image_channels
 from semisup.models.gated_pixel_cnn import GatedPixelCNN
@@ -30,7 +30,7 @@ class PixelCNN(Method):
 
     Args:
         model: the bare encoder; the decoder is beside it and is dropped afterwards.
-        statistics: means and deviations that the images were normalised by.
+        statistics: means and deviations that the images were normalized by.
         levels: of brightness, at least 2.
         decoder_width: channels of each of the decoder's two stacks.
         decoder_layers: gated layers; a pixel sees as many rows above it and one more.
@@ -64,12 +64,12 @@ class PixelCNN(Method):
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """One update."""
         images = batch.unlabeled["image"]
-        targets = self.quantise(images)
+        targets = self.quantize(images)
         loss = F.cross_entropy(self.answers(targets, self.encoder(images)).float(), targets)
         yield Update(loss, log={"pixels": loss})
 
-    def quantise(self, images: Tensor) -> Tensor:
-        """Round normalised images to (N, C, H, W) int64 levels, 0 for black."""
+    def quantize(self, images: Tensor) -> Tensor:
+        """Round normalized images to (N, C, H, W) int64 levels, 0 for black."""
         brightness = self.normalize.undo(images)
         return (brightness * self.levels).long().clamp(0, self.levels - 1)
 

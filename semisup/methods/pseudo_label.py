@@ -10,7 +10,7 @@ from torch import nn
 
 from semisup.losses import pseudo_label_cross_entropy
 from semisup.methods.base import Batch, Fraction, Method, NonNegative, Progress, PseudoLabels, Update, Views
-from semisup.methods.ramps import linear_ramp
+from semisup.methods.parts.ramps import linear_ramp
 from semisup.models import Classifier
 
 __all__ = ["PseudoLabel"]

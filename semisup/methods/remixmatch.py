@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.augment import draw_mixing, mix
-from semisup.augment.ctaugment import new_rates
-from semisup.augment.ops import rotate90
+from semisup.augment.kernels.ops import rotate90
+from semisup.augment.policies.ctaugment import new_rates
 from semisup.losses import align_distribution, sharpen, soft_cross_entropy
 from semisup.methods.base import (
     Batch,
@@ -24,8 +24,8 @@ from semisup.methods.base import (
     Update,
     Views,
 )
-from semisup.methods.ctaugment import learn_rates
-from semisup.methods.ramps import linear_ramp
+from semisup.methods.parts.learned_rates import learn_rates
+from semisup.methods.parts.ramps import linear_ramp
 from semisup.models import Classifier
 
 __all__ = ["ReMixMatch"]

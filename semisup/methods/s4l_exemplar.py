@@ -25,7 +25,7 @@ class S4LExemplar(Method):
     loss is batch-hard with the soft margin (arXiv:1703.07737), on unit vectors; the image is the identity. The two
     parts of the batch are compared within themselves only: the unlabeled images include the labeled ones.
 
-    The paper's view is an Inception crop with noise in hue, saturation and value; ours is SimCLR's, a crop with colour
+    The paper's view is an Inception crop with noise in hue, saturation and value; ours is SimCLR's, a crop with color
     jitter.
 
     Args:

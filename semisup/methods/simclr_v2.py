@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from semisup.errors import SemisupError
 from semisup.losses import nt_xent
 from semisup.methods.base import Batch, Count, CountOrZero, Fraction, Method, Positive, Progress, Update, Views
-from semisup.methods.memory import enqueue
+from semisup.methods.parts.memory import enqueue
 from semisup.models import EMA, Encoder, ProjectionHead
 
 __all__ = ["SimCLRv2"]

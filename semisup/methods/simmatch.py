@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.errors import SemisupError
-from semisup.losses import neighbour_answers, similarity, soft_cross_entropy, unfold_classes
+from semisup.losses import neighbor_answers, similarity, soft_cross_entropy, unfold_classes
 from semisup.losses.precision import without_autocast
-from semisup.methods.alignment import align_to_uniform
 from semisup.methods.base import (
     Batch,
     BelowOne,
@@ -25,6 +24,7 @@ from semisup.methods.base import (
     Update,
     Views,
 )
+from semisup.methods.parts.prior import align_to_uniform
 from semisup.models import Classifier
 
 __all__ = ["SimMatch"]
@@ -39,14 +39,14 @@ class SimMatch(Method):
     s(view) = softmax(embedding . bank / temperature) says which labeled images a view resembles. Both targets come from
     the weak view, without gradient, and correct each other: p, its aligned answer, and s(weak). q = smoothing * p +
     (1 - smoothing) * the classes of the images that it resembles; r is s(weak) times p of each image's class,
-    renormalised. q is soft.
+    renormalized. q is soft.
 
     The bank has one row per labeled image, an average over the steps that showed it. Until it knows them all, q is p
     and the instance term counts 0. The reference code waits for one epoch of the unlabeled images.
 
     Sources: mingkai-zheng/SimMatch, models/simmatch.py, and for CIFAR microsoft/Semi-supervised-learning (USB). As in
     USB, the bank is averaged in place of the teacher network of the paper's ImageNet runs, which is left out. USB's
-    update normalises across the batch instead of each embedding, and lets the random start linger; not so here.
+    update normalizes across the batch instead of each embedding, and lets the random start linger; not so here.
 
     Args:
         model: the classifier; the embedding is beside it and is dropped afterwards.
@@ -114,7 +114,7 @@ class SimMatch(Method):
         with torch.no_grad():
             features_weak = self.model.features(u["weak"])
             probs = align_to_uniform(self.model.head(features_weak).float().softmax(1), self.recent)
-            guesses, neighbours = self.correct(probs, self.embed(features_weak))
+            guesses, neighbors = self.correct(probs, self.embed(features_weak))
             guesses = torch.where(known, guesses, probs)
             confidence, labels = guesses.max(1)
             mask = (confidence >= self.threshold).float()
@@ -123,7 +123,7 @@ class SimMatch(Method):
         z, z_strong = self.embed(features).split([len(x), len(u.index)])
         supervised = F.cross_entropy(logits.float(), batch.labeled.y)
         unlabeled = soft_cross_entropy(logits_strong, guesses, mask)
-        instance = known * soft_cross_entropy(similarity(z_strong, self.bank, self.temperature), neighbours)
+        instance = known * soft_cross_entropy(similarity(z_strong, self.bank, self.temperature), neighbors)
         self.remember(z.detach().float(), batch.labeled.y, batch.labeled.index)
         yield Update(
             supervised + self.unlabeled_weight * unlabeled + self.instance_weight * instance,
@@ -135,7 +135,7 @@ class SimMatch(Method):
         """q (U, C) and r (U, L) from the answers (U, C) and embeddings (U, D) of the weak view."""
         labels = self.bank_labels.clamp(min=0)
         shares = similarity(z, self.bank, self.temperature).softmax(1)
-        answers = neighbour_answers(shares, F.one_hot(labels, probs.shape[1]))
+        answers = neighbor_answers(shares, F.one_hot(labels, probs.shape[1]))
         return torch.lerp(answers, probs, self.smoothing), unfold_classes(shares, probs, labels)
 
     def remember(self, z: Tensor, labels: Tensor, index: Tensor) -> None:

@@ -12,8 +12,8 @@ from semisup.errors import SemisupError
 from semisup.losses import cross_view_cross_entropy, sinkhorn
 from semisup.losses.precision import without_autocast
 from semisup.methods.base import Batch, Count, CountOrZero, Fraction, Method, Positive, Progress, Update, Views
-from semisup.methods.crops import crop_views, features_of_crops
-from semisup.methods.memory import enqueue
+from semisup.methods.parts.crops import crop_views, features_of_crops
+from semisup.methods.parts.memory import enqueue
 from semisup.models import Encoder, ProjectionHead
 
 __all__ = ["SwAV"]

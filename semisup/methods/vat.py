@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from semisup.losses import entropy, kl_consistency
 from semisup.losses.precision import without_autocast
 from semisup.methods.base import Batch, Fraction, Method, NonNegative, Positive, Progress, Update, Views
-from semisup.methods.ramps import linear_ramp
+from semisup.methods.parts.ramps import linear_ramp
 from semisup.models import Classifier, frozen_statistics
 
 __all__ = ["VAT", "adversarial_direction"]
@@ -58,9 +58,9 @@ class VAT(Method):
 
     Args:
         model: the classifier.
-        epsilon: length (L2) of r in normalised pixels, > 0; an image has about sqrt(channels x height x width).
+        epsilon: length (L2) of r in normalized pixels, > 0; an image has about sqrt(channels x height x width).
             Authors' code on CIFAR-10: 8 with augmentation, 10 without, on whitened images; google-research/fixmatch: 6
-            on images in [-1, 1], which are about half as long as normalised ones.
+            on images in [-1, 1], which are about half as long as normalized ones.
         xi: length of the probe that finds r, in the same unit, > 0. Both codes: 1e-6, whose difference float32 cannot
             see. On a WRN-10-1 and Fashion-MNIST the cosine to the exact direction is 0.57 at 1e-6, above 0.999 at 0.01
             and 0.995 at 0.1; with inputs rounded to TF32, as GPUs do, 0.9 at 0.01 and 0.993 at 0.1. Beyond, it falls.

@@ -20,7 +20,7 @@ class VICReg(Method):
 
     s is the mean squared difference of the two views' embeddings, v the hinge that keeps every feature's standard
     deviation at 1, c the penalty on covariances (`variance_hinge`, `covariance_penalty`). Embeddings are not
-    normalised. Each view has its own forward, as in the authors' code.
+    normalized. Each view has its own forward, as in the authors' code.
 
     Where paper and code disagree this is the code, facebookresearch/vicreg main_vicreg.py, with which the weights were
     found: s is a mean over features too (eq. 5 sums them), and the two v are averaged (eq. 6 adds them; both

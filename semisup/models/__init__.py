@@ -11,8 +11,8 @@ from semisup.models.build import (
 )
 from semisup.models.classifier import Classifier, Encoder, feature_width, image_channels
 from semisup.models.ema import EMA
+from semisup.models.frozen_statistics import frozen_statistics
 from semisup.models.heads import ProjectionHead, build_neck
-from semisup.models.statistics import frozen_statistics
 from semisup.models.weights import WeightsReport, load_into, load_weights, save_weights
 
 __all__ = [

@@ -60,7 +60,7 @@ class ModelSpec:
     Attributes:
         name: the backbone, a key of ``BACKBONES`` or ``torchvision/<classifier>``.
         options: the backbone's own options, as its constructor takes them.
-        in_channels: 1 for gray images, 3 for colour.
+        in_channels: 1 for gray images, 3 for color.
         image_size: side of the (square) images in pixels, at least 8.
         num_classes: number of logits.
         neck: output width of each projection block kept between backbone and head; empty for none.
@@ -150,7 +150,7 @@ def build_backbone(
     Args:
         name: a key of ``BACKBONES`` or ``torchvision/<classifier>``.
         options: the backbone's own options.
-        in_channels: 1 for gray images, 3 for colour.
+        in_channels: 1 for gray images, 3 for color.
         image_size: side of the images in pixels, at least 8.
         pretrained: False ignores torchvision's ``weights``: right where a file's weights follow at once, which must
             work without a network connection.

@@ -106,7 +106,7 @@ def feature_width(backbone: nn.Module) -> int:
 
 
 def image_channels(backbone: nn.Module) -> int:
-    """Return the backbone's ``in_channels``: 1 if it takes gray images, 3 for colour.
+    """Return the backbone's ``in_channels``: 1 if it takes gray images, 3 for color.
 
     Raises:
         SemisupError: it has none, or not a whole number.

@@ -27,7 +27,7 @@ class SmallCNN(nn.Module):
 
     Args:
         width: channels of the first layer.
-        in_channels: 1 for gray images, 3 for colour.
+        in_channels: 1 for gray images, 3 for color.
 
     Raises:
         SemisupError: ``width`` or ``in_channels`` is not a positive whole number.

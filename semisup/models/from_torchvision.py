@@ -70,7 +70,7 @@ class TorchvisionBackbone(nn.Module):
     """A torchvision classifier whose last layer is left out: images ``(N, C, S, S)`` to ``(N, num_features)``.
 
     Gray images: the first convolution's kernels are summed over their RGB inputs, which is what feeding the gray
-    image to all three would compute, so pretrained weights keep their meaning. That includes the normalisation:
+    image to all three would compute, so pretrained weights keep their meaning. That includes the normalization:
     pretrained weights expect images in torchvision's own, mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225).
 
     Args:

@@ -52,7 +52,7 @@ class ResNet(nn.Module):
             ResNet-50 only: the basic blocks of the smaller ones have no published form of it. The "cifar" stem stays
             as it is. One difference from google-research/simclr: its stride-1 projection of the first group
             averages 2x2 pixels too, which ResNet-D (arXiv:1812.01187) does not and neither do we.
-        in_channels: 1 for gray images, 3 for colour.
+        in_channels: 1 for gray images, 3 for color.
 
     Raises:
         SemisupError: a value out of its range; all of them are listed.

@@ -74,7 +74,7 @@ class VisionTransformer(nn.Module):
         heads: of the attention.
         mlp_ratio: width of a block's hidden layer, in token widths. Large transformers have 4, those for small images
             (Hassani et al. 2021, arXiv:2104.05704) 2 or less.
-        in_channels: 1 for gray images, 3 for colour.
+        in_channels: 1 for gray images, 3 for color.
 
     Raises:
         SemisupError: a value out of its range; all of them are listed.
@@ -107,7 +107,7 @@ class VisionTransformer(nn.Module):
         return self.maps(images)[-1].mean(dim=(2, 3))
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Return a map ``(N, width, H / patch, W / patch)`` after each third of the blocks, the last one normalised."""
+        """Return a map ``(N, width, H / patch, W / patch)`` after each third of the blocks, the last one normalized."""
         tokens = self.patches(images)
         tokens = tokens + self.positions(images).to(tokens.dtype)
         found = []

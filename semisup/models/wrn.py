@@ -40,7 +40,7 @@ class WideResNet(nn.Module):
         width: channel multiplier: 2 for CIFAR-10 and SVHN, 8 for CIFAR-100.
         bn_momentum: weight of the newest batch in the running statistics, in (0, 1]. The published 0.001
             (TensorFlow's 0.999) needs several thousand steps to settle: raise it to 0.1 or so for short runs.
-        in_channels: 1 for gray images, 3 for colour.
+        in_channels: 1 for gray images, 3 for color.
 
     Raises:
         SemisupError: a value out of its range; all of them are listed.

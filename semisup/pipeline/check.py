@@ -111,7 +111,7 @@ def _check_view(settings: Mapping[str, Any], at: str) -> list[str]:
     """Problems of a view's policy and of its own list of transforms."""
     if "albumentations" not in settings:
         return _check_named(check_policy, "policy", settings, at)
-    from semisup.augment.own import check_own  # which takes a second to import
+    from semisup.augment.policies.own import check_own  # which takes a second to import
 
     options = {"policy": "none"} | {key: value for key, value in settings.items() if key != "albumentations"}
     problems = [f"{at}.albumentations{problem}" for problem in check_own(settings["albumentations"])]

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from semisup._version import __version__
 from semisup.augment import POLICIES
-from semisup.augment.ctaugment import CTAugment, CTAugmentProbe
+from semisup.augment.policies.ctaugment import CTAugment, CTAugmentProbe
 from semisup.config import Recipe, StageConfig
 from semisup.data import ImageData, LabelBudget, draw_budget, load_data, take
 from semisup.data.store import Watch, unwatched
@@ -143,7 +143,7 @@ def plan_stages(plan: Plan, *, trial: bool = True) -> Plan:
             elif stage.of is None:
                 planned[name] = _plan_targets(plan, name, stage, planned)
             else:
-                planned[name] = _plan_judgement(plan, name, stage, planned[stage.of])
+                planned[name] = _plan_judgment(plan, name, stage, planned[stage.of])
     subject = f"recipe '{plan.recipe.name}'"
     raise_all(problems, subject)  # before the trial steps, for which torch imports its tracer: 2 s
     if not trial:
@@ -170,8 +170,8 @@ def _collecting(problems: list[str], prefix: str = "") -> Iterator[None]:
         problems.append(f"{prefix}{error}")
 
 
-class _Uninitialised(TorchFunctionMode):
-    """Skips random initialisation, which costs 2 s of imports on the meta device, where no weight has a value."""
+class _Uninitialized(TorchFunctionMode):
+    """Skips random initialization, which costs 2 s of imports on the meta device, where no weight has a value."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -218,7 +218,7 @@ def _plan_targets(plan: Plan, name: str, stage: StageConfig, planned: dict[str, 
     return StagePlan(name, stage, inputs, fingerprint, 0, 0, 0, None, memory)
 
 
-def _plan_judgement(plan: Plan, name: str, stage: StageConfig, judged: StagePlan) -> StagePlan:
+def _plan_judgment(plan: Plan, name: str, stage: StageConfig, judged: StagePlan) -> StagePlan:
     """The plan of a probe or knn stage. What reads every label whatever the budget is shared by all budgets."""
     _require_labels(plan, "kind", stage.kind)
     features = _features(judged)
@@ -238,7 +238,7 @@ def _plan_judgement(plan: Plan, name: str, stage: StageConfig, judged: StagePlan
 def _features(judged: StagePlan) -> Classifier:
     """The network of a planned stage, without memory for its weights."""
     assert judged.network is not None
-    with torch.device("meta"), _Uninitialised():
+    with torch.device("meta"), _Uninitialized():
         return judged.network.build_classifier()
 
 
@@ -273,7 +273,7 @@ def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, St
     for teacher in stage.teacher:
         _require_classifier(planned[teacher], "teacher")
     # On the meta device everything has a shape and nothing has a value.
-    with torch.device("meta"), _Uninitialised():
+    with torch.device("meta"), _Uninitialized():
         teachers = [networks[teacher].build_classifier().eval() for teacher in stage.teacher]
         try:
             method = build_method(
@@ -366,7 +366,7 @@ def _try_own_transforms(stage: StageConfig, data: ImageData) -> None:
     problems: list[str] = []
     for view, settings in stage.view_settings.items():
         if "albumentations" in settings:
-            from semisup.augment.own import OwnTransforms  # which takes a second to import
+            from semisup.augment.policies.own import OwnTransforms  # which takes a second to import
 
             found = OwnTransforms(settings["albumentations"]).try_on(take(data.x_train, slice(1))[0])
             problems += [f"{view}.albumentations{problem}" for problem in found]

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from semisup.augment import to_float
-from semisup.augment.backend import HostFirst
+from semisup.augment.policies.backend import HostFirst
 from semisup.config import Recipe
 from semisup.data import take
 from semisup.data.store import Watch, unwatched
@@ -31,7 +31,7 @@ def show_data(
     """Write a PNG with a row for every image and a column for every view that the recipe's stages make of it.
 
     Half of the images are labeled ones of the budget, class by class, the others are any of the rest; which ones, and
-    what augmentation does to them, follows from the recipe's seed. Views are drawn before normalisation, as they are
+    what augmentation does to them, follows from the recipe's seed. Views are drawn before normalization, as they are
     in [0, 1]. A view of labeled images is left empty beside the others; an unlabeled one is made of all images, as in
     training.
 

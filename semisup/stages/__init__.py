@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from semisup.stages.artifact import Artifact, read_artifact, write_json
 from semisup.stages.context import StageContext
-from semisup.stages.judgement import knn, probe
+from semisup.stages.judgment import knn, probe
 from semisup.stages.predictor import Predictor, load_predictor
 from semisup.stages.propagate import propagate
 from semisup.stages.relabel import relabel

@@ -50,7 +50,7 @@ class StageContext:
 def clean_batches(
     images: np.ndarray, normalize: Normalize, device: torch.device, rows: np.ndarray | None = None, size: int = 128
 ) -> Iterator[Tensor]:
-    """Images (N, H, W, C) uint8 as normalised batches without augmentation, for evaluation.
+    """Images (N, H, W, C) uint8 as normalized batches without augmentation, for evaluation.
 
     Args:
         images: in memory, or a memory map, which is read a batch at a time.

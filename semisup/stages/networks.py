@@ -134,7 +134,7 @@ def build_method(
     zero_head: bool = False,
     pretrained: bool = True,
 ) -> Method:
-    """The stage's method around a freshly initialised network.
+    """The stage's method around a freshly initialized network.
 
     Args:
         stage: names the method and its options.
@@ -142,7 +142,7 @@ def build_method(
         teachers: predictors of the stages that `teacher` names.
         num_images: images in the training set, for a method that remembers something of each.
         num_labeled: labeled ones among them, likewise.
-        statistics: what the images are normalised by, for a method that asks what they were before.
+        statistics: what the images are normalized by, for a method that asks what they were before.
         zero_head: start the classifier's head at zero: for a network that comes from pretraining.
         pretrained: False ignores torchvision's `weights`: for a network that gets others at once, or none ever.
     """

@@ -11,22 +11,22 @@ from torch import Tensor, nn
 from semisup.data import take
 from semisup.engine import Batches, seed_for
 from semisup.evaluate import confusion_figure, confusion_matrix, predict_logits
-from semisup.evaluate.pictures import (
+from semisup.evaluate.figures import (
     embedding_figure,
     nearest_images,
-    neighbours_figure,
+    neighbors_figure,
     plane,
     reconstruction_figure,
 )
 from semisup.methods import Method
-from semisup.methods.looking import answering
+from semisup.methods.parts.looking import answering
 from semisup.stages.context import StageContext
 
 __all__ = ["encoder_pictures"]
 
 IMAGES = 2000
-"""Training images on the map and among which neighbours are looked for: a few seconds of features on a CPU."""
-QUERIES, NEIGHBOURS = 8, 8
+"""Training images on the map and among which neighbors are looked for: a few seconds of features on a CPU."""
+QUERIES, NEIGHBORS = 8, 8
 REBUILT = 12
 ANSWERS = 1000
 """Images whose answers to the pretext task are counted, at least."""
@@ -35,7 +35,7 @@ ANSWERS = 1000
 def encoder_pictures(context: StageContext, method: Method, encoder: nn.Module, batches: Batches) -> list[str]:
     """Write the pictures of a finished encoder into its stage's folder; returns the names of the files.
 
-    `neighbours.png` and `embedding.png` always, coloured by the true classes where they are known (this is the
+    `neighbors.png` and `embedding.png` always, colored by the true classes where they are known (this is the
     evaluator: no weight learns from them); `reconstruction.png` and `pretext_confusion.png` where the method offers
     what they show. Training images only. The draws are seeded: a stage has the same pictures each time it is run.
     """
@@ -47,15 +47,15 @@ def encoder_pictures(context: StageContext, method: Method, encoder: nn.Module, 
     images, labels = take(data.x_train, chosen[:IMAGES]), data.y_train[chosen[:IMAGES]]
     features = predict_logits(encoder, context.clean_batches(images)).cpu()
     files = []
-    if len(images) > NEIGHBOURS:
+    if len(images) > NEIGHBORS:
         queries = _one_of_each(labels)
-        near = nearest_images(features, queries, NEIGHBOURS)
+        near = nearest_images(features, queries, NEIGHBORS)
         known = labels if (labels >= 0).any() else None
-        neighbours_figure(images, near, queries, known, context.folder / "neighbours.png")
+        neighbors_figure(images, near, queries, known, context.folder / "neighbors.png")
         points, how = plane(features)
         title = f"{len(images):,} training images by the features of '{context.name}', {how}"
         embedding_figure(points, known, data.classes, title, context.folder / "embedding.png")
-        files += ["neighbours.png", "embedding.png"]
+        files += ["neighbors.png", "embedding.png"]
     with answering(method):
         files += _reconstruction(context, method, images[:REBUILT]) + _pretext(context, method, batches)
     return files

@@ -17,7 +17,7 @@ from semisup.evaluate import predict_logits
 from semisup.losses import sinkhorn
 from semisup.stages.artifact import Artifact
 from semisup.stages.context import StageContext
-from semisup.stages.judgement import Layers
+from semisup.stages.judgment import Layers
 from semisup.stages.predictor import load_features
 from semisup.stages.relabel import save_targets
 
@@ -66,7 +66,7 @@ def whitened(features: Tensor, components: int) -> Tensor:
 def neighbor_graph(features: Tensor, neighbors: int, power: float = 3.0, chunk: int = 1024) -> csr_array:
     """Join each image to its nearest ones by cosine: weights ``max(0, cos)^power``, made symmetric as A + A^T.
 
-    Iscen et al. 2019, arXiv:1904.04717, sec. 3. No image is its own neighbour, so that the diagonal is 0. An exact
+    Iscen et al. 2019, arXiv:1904.04717, sec. 3. No image is its own neighbor, so that the diagonal is 0. An exact
     search: about half a minute for 60,000 images of 64 features on one thread, and chunk * N floats of memory.
 
     Args:

@@ -1,4 +1,4 @@
-"""The training stage: network, method, batches, fit, judgement."""
+"""The training stage: network, method, batches, fit, judgment."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from semisup.augment import Normalize, build_policy
-from semisup.augment.backend import HostFirst, ImageByImage, resolve_backend
-from semisup.augment.ctaugment import CTAugment
-from semisup.augment.policies import NoAugment
+from semisup.augment.policies.backend import HostFirst, ImageByImage, resolve_backend
+from semisup.augment.policies.ctaugment import CTAugment
+from semisup.augment.policies.views import NoAugment
 from semisup.config import StageConfig
 from semisup.data import ImageData, LabelBudget, is_mapped, take
 from semisup.engine import Batches, BatchSource, FitResult, TrainingImages, compile_backbones, fit, seed_for, uncompiled

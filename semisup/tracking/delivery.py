@@ -142,7 +142,7 @@ class Delivery:
         """Send the next few hundred events; return whether there were any."""
         sent = False
         events = itertools.islice(iter_events(self.folder / EVENTS_FILE, self.cursor.offset), EVENTS_PER_ROUND)
-        # Neighbouring metrics of one stage go out together; every other event stands alone.
+        # Neighboring metrics of one stage go out together; every other event stands alone.
         for _, group in itertools.groupby(events, key=_group_key):
             pairs = list(group)
             self._deliver([event for event, _ in pairs])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from semisup.bench.rows import Row
-from semisup.bench.summary import summarise
+from semisup.bench.results.rows import Row
+from semisup.bench.results.summary import summarize
 
 PLAIN: dict[str, Any] = {
     "method": "fixmatch", "labels": "40", "n_labels": 40, "draw": 0, "init": 0, "compute": "", "status": "done",
@@ -39,7 +39,7 @@ def summary(rows: Sequence[Row], **changed: Any) -> dict[str, Any]:
         "entries": list(dict.fromkeys(row.entry for row in rows)), "targets": [], "classes": list("0123456789"),
         "num_test": 500, "provenance": {}, "settings": "", "saved": {},
     }  # fmt: skip
-    return summarise(rows, **(given | changed))
+    return summarize(rows, **(given | changed))
 
 
 def cell(made: dict[str, Any], entry: str, labels: int | str = 40, compute: str = "") -> dict[str, Any]:

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from semisup.bench import Suite
-from semisup.bench.suite import parse_suite
+from semisup.bench.suites.suite import parse_suite
 
 PRETRAIN = ["stages.pretrain.steps=4", "stages.pretrain.batch={unlabeled: 32}"]
 SMALL: dict[str, Any] = {

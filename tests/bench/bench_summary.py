@@ -154,7 +154,7 @@ def fake_summary(
             "data": "digits, sha256 5e1f0c1fd0a7f2a3b2f60d9ff1b2b0d7e05c1ab3a41a5b8d62a8d2c9f3f0c7aa",
             "date": "2026-11-20",
         },
-        "settings": "Digits (8 x 8, grey), small CNN. Every method uses its recipe's settings; nothing was searched.",
+        "settings": "Digits (8 x 8, gray), small CNN. Every method uses its recipe's settings; nothing was searched.",
         "computes": computed,
         "budgets": [{"labels": labels, "n_labels": n_labels} for labels, n_labels in written],
         "entries": [

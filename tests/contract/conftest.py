@@ -2,4 +2,4 @@
 
 import pytest
 
-pytest.register_assert_rewrite("contract_checks")
+pytest.register_assert_rewrite("tests.contract.contract_checks")

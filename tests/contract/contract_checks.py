@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from contract_settings import (
+from torch import Tensor, nn
+
+from semisup.augment.policies.ctaugment import new_rates
+from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled, Update
+from semisup.models import EMA, Classifier, Encoder
+from tests.contract.contract_settings import (
     CLASSES,
     LABELED,
     UNLABELED,
@@ -20,11 +25,6 @@ from contract_settings import (
     snapshot,
     train,
 )
-from torch import Tensor, nn
-
-from semisup.augment.ctaugment import new_rates
-from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled, Update
-from semisup.models import EMA, Classifier, Encoder
 
 STEPS = 3
 

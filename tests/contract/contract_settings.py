@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semisup.augment.ctaugment import BINS, new_rates
+from semisup.augment.policies.ctaugment import BINS, new_rates
 from semisup.config import OptimizerConfig, ScheduleConfig
 from semisup.engine import FitResult, fit
 from semisup.methods import METHODS, Batch, Labeled, Method, Unlabeled
@@ -69,7 +69,7 @@ def _transformer(width: int) -> VisionTransformer:
     return VisionTransformer(4, width, 3, 2, in_channels=1)
 
 
-def _colour_network(width: int) -> SmallCNN:
+def _color_network(width: int) -> SmallCNN:
     return SmallCNN(width, in_channels=3)
 
 
@@ -218,12 +218,12 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         for corruption in ("masking", "gaussian", "salt_and_pepper")
     },
     "colorization": {
-        "plain": Setting({"decoder_width": 8}, terms=_terms("colour"), backbone=_colour_network),
+        "plain": Setting({"decoder_width": 8}, terms=_terms("color"), backbone=_color_network),
     },
     "pixel_cnn": {
         "gray": Setting({"levels": 3, "decoder_width": 4, "decoder_layers": 2}, terms=_terms("pixels")),
-        "colour": Setting(
-            {"levels": 3, "decoder_width": 4, "decoder_layers": 2}, terms=_terms("pixels"), backbone=_colour_network
+        "color": Setting(
+            {"levels": 3, "decoder_width": 4, "decoder_layers": 2}, terms=_terms("pixels"), backbone=_color_network
         ),
     },
     # Ramps of length 0: within three steps nothing else would have risen.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import contract_checks as checks
 import pytest
 import torch
-from contract_settings import CASES, SETTINGS, Case, cases
 
 from semisup.methods import METHODS, Method
+from tests.contract import contract_checks as checks
+from tests.contract.contract_settings import CASES, SETTINGS, Case, cases
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 

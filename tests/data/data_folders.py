@@ -12,7 +12,7 @@ from semisup.config.schema import DataConfig
 
 
 def picture(number: int, side: int = 24) -> np.ndarray:
-    """Colour noise, another for every number, (side, side, 3)."""
+    """Color noise, another for every number, (side, side, 3)."""
     return np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8)
 
 

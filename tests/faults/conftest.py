@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults_process import Nursery, write_recipe
+
+from tests.faults.faults_process import Nursery, write_recipe
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,7 @@ STAGES: dict[str, dict[str, Any]] = {
         "method": {"name": "swav", "prototypes": 6, "out_features": 8, "crops": 1, "queue": 48, "queue_start": 0.2},
         "batch": {"unlabeled": 16},
     },
-    "centred": {
+    "centered": {
         "method": {"name": "dino", "out_features": 16, "hidden": 8, "bottleneck": 6, "crops": 1, "freeze": 0.2},
         "batch": {"unlabeled": 16},
     },
@@ -94,7 +94,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "free": {"method": {"name": "freematch", "momentum": 0.9}, "batch": BOTH},
     "soft": {"method": {"name": "softmatch", "momentum": 0.9}, "batch": BOTH},
     "graphs": {"method": {"name": "comatch", "threshold": 0.2, "memory": 48, "embedding": 8}, "batch": BOTH},
-    "neighbours": {"method": {"name": "simmatch", "threshold": 0.2, "embedding": 8}, "batch": BOTH},
+    "neighbors": {"method": {"name": "simmatch", "threshold": 0.2, "embedding": 8}, "batch": BOTH},
     "turned": {"method": {"name": "s4l_rotation"}, "batch": BOTH},
     "copied": {"method": {"name": "s4l_exemplar", "embedding": 8}, "batch": BOTH},
     "mean": {"method": {"name": "mean_teacher"}, "batch": BOTH},

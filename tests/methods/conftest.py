@@ -2,4 +2,4 @@
 
 import pytest
 
-pytest.register_assert_rewrite("methods_reference")
+pytest.register_assert_rewrite("tests.methods.methods_reference")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import methods_reference as ref
 import torch
 from torch import Tensor, nn
 
 from semisup.methods import Batch
 from semisup.models import Encoder
+from tests.methods import methods_reference as ref
 
 FEATURES = 3
 

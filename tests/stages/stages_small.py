@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def small_data(n: int = 60, n_test: int = 24, classes: int = 3, seed: int = 0, channels: int = 1) -> ImageData:
-    """8x8 images, grey or in colour, whose brightness tells the class, with noise."""
+    """8x8 images, gray or in color, whose brightness tells the class, with noise."""
     rng = np.random.default_rng(seed)
     y, y_test = np.arange(n) % classes, np.arange(n_test) % classes
 

@@ -1,0 +1,1 @@
+"""Operations on images: batched tensors, and OpenCV image by image."""

@@ -1,0 +1,433 @@
+"""Augmentation policies: what a recipe names to make a view of a batch.
+
+Apply policies outside autocast: a blur is a convolution, and would be rounded to bfloat16.
+
+Milliseconds a batch, best of 60, on 2 cores (AMD EPYC), weak / randaugment / simclr: 0.15 / 1.3 / 0.8 for
+112 x 1 x 28 x 28, 0.3 / 2 / 1.4 for 256 x 1 x 28 x 28, 0.5 / 2.5 / 4.5 for 112 x 3 x 32 x 32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Generator, Tensor
+
+from semisup.augment.kernels import ops
+from semisup.augment.policies.automatic import AutoAugment, RandAugmentNM, TrivialAugment
+from semisup.augment.policies.ctaugment import CTAugment, CTAugmentCutout, CTAugmentProbe
+from semisup.augment.policies.operations import GEOMETRIC, IDENTITY, PHOTOMETRIC, geometric_matrices
+from semisup.augment.policies.options import fraction_or_color, names, number, one_of, option, pair, problems
+from semisup.augment.policies.policy import (
+    Drawn,
+    Policy,
+    Shape,
+    apply_each,
+    apply_in_turn,
+    draw_boxes,
+    draw_flips,
+    draw_shifts,
+    fill_for,
+    moved,
+    pixels,
+    usable,
+)
+from semisup.errors import nearest, raise_all
+
+__all__ = [
+    "POLICIES",
+    "BYOLFirst",
+    "BYOLSecond",
+    "CropFlip",
+    "LocalCrop",
+    "MoCo",
+    "NoAugment",
+    "Policy",
+    "RandAugment",
+    "SimCLR",
+    "Weak",
+    "build_policy",
+    "check_policy",
+]
+
+# The policies --------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoAugment(Policy):
+    """The images themselves (``flip`` is accepted, as by every policy, and has nothing to do)."""
+
+    def draw(self, shape: Shape, generator: Generator) -> Drawn:
+        """Draw nothing."""
+        return {}
+
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Return the same tensor."""
+        return images
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weak(Policy):
+    """FixMatch's weak view: mirror with probability 0.5, move by whole pixels, fill by reflection.
+
+    Source: K. Sohn et al., arXiv:2001.07685, section 2.3: up to 12.5 % along each axis.
+
+    Args:
+        flip: see :class:`Policy`.
+        shift: largest move along each axis as a fraction of that side (rounded to pixels: 4 of 32, 1 of 8), 0 to 0.5.
+    """
+
+    shift: float = option(0.125, number(0, 0.5))
+
+    def draw(self, shape: Shape, generator: Generator) -> Drawn:
+        """Draw ``shifts`` (N, 2), pixels (down, right), and ``flips`` (N,)."""
+        return {"shifts": draw_shifts(shape, self.shift, generator), "flips": draw_flips(shape, self.flip, generator)}
+
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Mirror and move."""
+        out = ops.translate_reflect(images, moved(drawn["shifts"], images), moved(drawn["flips"], images))
+        return out.contiguous(memory_format=torch.channels_last)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CropFlip(Policy):
+    """Random resized crop and mirror: SimCLRv2's view for fine-tuning and distillation (arXiv:2006.10029).
+
+    Args:
+        flip: see :class:`Policy`.
+        scale: area of the crop, uniform between these fractions of the image's. Null: (0.08, 1) in color, and
+            (0.3, 1) for one channel, where less of a digit or a shoe is often not recognizable.
+        ratio: width over height of the crop, log-uniform between these.
+    """
+
+    scale: Sequence[float] | None = option(None, pair(0, 1, optional=True))
+    ratio: Sequence[float] = option((3 / 4, 4 / 3), pair(0, 100))
+
+    def draw(self, shape: Shape, generator: Generator) -> Drawn:
+        """Draw ``boxes`` (N, 4), pixels (top, left, height, width), and ``flips`` (N,)."""
+        boxes = draw_boxes(shape, self.scale, self.ratio, generator)
+        return {"boxes": boxes, "flips": draw_flips(shape, self.flip, generator)}
+
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Crop, stretch and mirror in one resampling."""
+        size = (images.shape[2], images.shape[3])
+        out = ops.resized_crop(images, moved(drawn["boxes"], images), size, moved(drawn["flips"], images))
+        return out.contiguous(memory_format=torch.channels_last)
+
+
+COLOR_POOL = (
+    *(IDENTITY, "autocontrast", "equalize", "rotate", "solarize", "color", "contrast", "brightness", "sharpness"),
+    *("shear_x", "shear_y", "translate_x", "translate_y", "posterize"),
+)
+# One channel: "color" would do nothing, and "solarize" would sink bright objects into a black background.
+GRAY_POOL = tuple(name for name in COLOR_POOL if name not in ("color", "solarize"))
+
+LEVELS = 10  # strengths go by whole levels 1..9 of ten
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RandAugment(Policy):
+    """FixMatch's strong view: the weak view, two operations drawn with replacement, then Cutout.
+
+    Each of the two operations is applied with probability 0.5, at a level of 1 to 9 and, in geometry, a random sign.
+    Sources: E. Cubuk et al., arXiv:1909.13719; K. Sohn et al., arXiv:2001.07685, and for the probability and the levels
+    its code, google-research/fixmatch. The order of the two operations is kept. Differences: resampling is bilinear
+    (there: nearest), two geometric operations on one image are composed into one resampling, and translations scale
+    with the image (there: 1 to 9 pixels of 32, here 0.03 to 0.27 of the side).
+
+    Args:
+        flip: see :class:`Policy`.
+        shift: of the weak view, see :class:`Weak`.
+        pool: names of the operations to draw from. Null: the 14 of the paper; for one channel the 12 without "color"
+            (does nothing there) and "solarize" (sinks bright objects into a black background). "invert" may be
+            asked for.
+        probability: that a drawn operation is applied.
+        ranges: "code" for the strengths of the authors' code (enhance by 0.28..1.72, posterize to 4..1 bits), "paper"
+            for those of the paper's table (0.14..0.86, 4..7 bits).
+        cutout: side of the painted square as a fraction of the shorter side; 0 for none.
+        fill: color of cutout and of what geometry brings into the frame, a number or [red, green, blue]. Null: gray
+            (0.5) in color, black for one channel, where that is the background.
+    """
+
+    shift: float = option(0.125, number(0, 0.5))
+    pool: Sequence[str] | None = option(None, names({IDENTITY, *PHOTOMETRIC, *GEOMETRIC}))
+    probability: float = option(0.5, number(0, 1))
+    ranges: str = option("code", one_of("code", "paper"))
+    cutout: float = option(0.5, number(0, 1))
+    fill: float | Sequence[float] | None = option(None, fraction_or_color)
+
+    def draw(self, shape: Shape, generator: Generator) -> Drawn:
+        """Draw the weak view's numbers and, per image:
+
+        ``ops`` (N, 2), places in :meth:`pool_for`, of which the last one, identity, stands for "not applied";
+        ``levels`` (N, 2), -9..-1 and 1..9; ``centers`` (N, 2), row and column of the cutout.
+        """
+        count, channels, height, width = shape
+        chosen = torch.randint(len(self.pool_for(channels)) - 1, (count, 2), generator=generator, device="cpu")
+        skipped = torch.rand(count, 2, generator=generator, device="cpu") >= self.probability
+        levels = torch.randint(1, LEVELS, (count, 2), generator=generator, device="cpu")
+        signs = torch.randint(2, (count, 2), generator=generator, device="cpu") * 2 - 1
+        rows = torch.randint(height, (count,), generator=generator, device="cpu")
+        columns = torch.randint(width, (count,), generator=generator, device="cpu")
+        return {
+            "shifts": draw_shifts(shape, self.shift, generator),
+            "flips": draw_flips(shape, self.flip, generator),
+            "ops": chosen.masked_fill_(skipped, len(self.pool_for(channels)) - 1),
+            "levels": levels * signs,
+            "centers": torch.stack([rows, columns], dim=1),
+        }
+
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Weak view, the two operations, cutout."""
+        pool, fill = self.pool_for(images.shape[1]), fill_for(images, self.fill)
+        strengths, matrices = self.arguments(drawn, images.shape)
+        out = ops.translate_reflect(images, moved(drawn["shifts"], images), moved(drawn["flips"], images))
+        out = apply_in_turn(
+            out,
+            drawn["ops"],
+            strengths,
+            [PHOTOMETRIC.get(name) for name in pool],
+            matrices,
+            torch.tensor([name in GEOMETRIC for name in pool]),
+            fill,
+        )
+        side = pixels(self.cutout, min(images.shape[2:]))
+        if side:
+            out = ops.cutout(out, moved(drawn["centers"], images), side, fill)
+        return out.contiguous(memory_format=torch.channels_last)
+
+    def arguments(self, drawn: Drawn, shape: Shape) -> tuple[Tensor, Tensor]:
+        """Return what the drawn operations do: (N, 2) strengths and (N, 2, 2, 3) matrices, see `apply_in_turn`."""
+        _, channels, height, width = shape
+        pool, choice, levels = self.pool_for(channels), drawn["ops"], drawn["levels"]
+        strengths = _strengths(pool, self.ranges)[choice, levels.abs()]
+        return strengths, _geometry(pool, height, width)[choice, levels + LEVELS]
+
+    def pool_for(self, channels: int) -> tuple[str, ...]:
+        """Return the operations drawn from for images of so many channels, then identity for "not applied".
+
+        Raises:
+            SemisupError: nothing is left of ``pool`` for one channel.
+        """
+        return (*usable(self.pool, COLOR_POOL, GRAY_POOL, channels), IDENTITY)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SimCLR(Policy):
+    """SimCLR's view: random resized crop, mirror, color jitter, grayscale, blur, solarize.
+
+    Source: T. Chen et al., arXiv:2002.05709, appendix A, with brightness as a factor (SimCLRv2's code), bilinear
+    instead of bicubic, and contrast about the mean gray (PIL, torchvision) instead of each channel's mean (TF). The
+    defaults are those for CIFAR: strength 0.5, no blur. One channel: saturation, hue and grayscale would do nothing and
+    are left out. Solarizing is not SimCLR's; BYOL added it, see :class:`BYOLSecond`.
+
+    Args:
+        flip: see :class:`Policy`.
+        scale: see :class:`CropFlip`.
+        ratio: see :class:`CropFlip`.
+        jitter: probability of the color jitter.
+        strength: of the jitter, s: brightness and contrast by U(max(0, 1 - 0.8 s), 1 + 0.8 s), hue turned by
+            U(-0.2 s, 0.2 s), in an order drawn for each image, clipped after each. 0 to 2.5.
+        saturation: the jitter's saturation by U(max(0, 1 - saturation * s), 1 + saturation * s).
+        gray: probability of grayscale.
+        blur: probability of a Gaussian blur (0.5 for ImageNet), its kernel a tenth of the height, made odd, at least 3.
+        blur_sigma: standard deviation of the blur in pixels, uniform between these.
+        solarize: probability that values from 0.5 on are inverted. Null: BYOL's 0.2 in color; 0 for one channel, where
+            a bright object would sink into the black background.
+    """
+
+    scale: Sequence[float] | None = option(None, pair(0, 1, optional=True))
+    ratio: Sequence[float] = option((3 / 4, 4 / 3), pair(0, 100))
+    jitter: float = option(0.8, number(0, 1))
+    strength: float = option(0.5, number(0, 2.5))
+    saturation: float = option(0.8, number(0, 2.5))
+    gray: float = option(0.2, number(0, 1))
+    blur: float = option(0.0, number(0, 1))
+    blur_sigma: Sequence[float] = option((0.1, 2.0), pair(0, 100))
+    solarize: float | None = option(0.0, number(0, 1, optional=True))
+
+    def draw(self, shape: Shape, generator: Generator) -> Drawn:
+        """Draw the crop's numbers and, per image:
+
+        ``order`` (N, J), the jitter's operations in order (J of them: brightness, contrast and, in color,
+        saturation, hue), all J where it is left out; ``factors`` (N, J), by operation; ``gray`` (N,), 0 or 1;
+        ``blur`` (N,), 0 or 1; ``sigmas`` (N,); and where images may be solarized ``solarize`` (N,), 0 or 1, which is
+        drawn last.
+        """
+        count, channels = shape[:2]
+        kinds = 2 if channels == 1 else 4
+        factors = torch.rand(count, kinds, generator=generator, device="cpu")
+        for kind, share in ((slice(0, 2), 0.8), (slice(2, 3), self.saturation)):
+            low, high = max(0.0, 1 - share * self.strength), 1 + share * self.strength
+            factors[:, kind] = low + factors[:, kind] * (high - low)
+        factors[:, 3:] = (factors[:, 3:] * 2 - 1) * (0.2 * self.strength)
+        order = torch.rand(count, kinds, generator=generator, device="cpu").argsort(1)
+        events = torch.rand(count, 4, generator=generator, device="cpu")
+        low, high = self.blur_sigma
+        drawn = {
+            "boxes": draw_boxes(shape, self.scale, self.ratio, generator),
+            "flips": draw_flips(shape, self.flip, generator),
+            "order": order.masked_fill_(events[:, :1] >= self.jitter, kinds),
+            "factors": factors,
+            "gray": (events[:, 1] < (self.gray if channels > 1 else 0)).long(),
+            "blur": (events[:, 2] < self.blur).long(),
+            "sigmas": low + events[:, 3] * (high - low),
+        }
+        solarize = self.solarize if self.solarize is not None else 0.2 if channels > 1 else 0.0
+        if solarize:
+            drawn["solarize"] = (torch.rand(count, generator=generator, device="cpu") < solarize).long()
+        return drawn
+
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Crop and mirror, jitter, grayscale, blur, solarize."""
+        size = self.result_size(images.shape[2], images.shape[3])
+        out = ops.resized_crop(images, moved(drawn["boxes"], images), size, moved(drawn["flips"], images))
+        kinds = drawn["factors"].shape[1]
+        table = [ops.brightness, ops.contrast, ops.saturation, ops.hue][:kinds]
+        factors = drawn["factors"].gather(1, drawn["order"].clamp(max=kinds - 1))
+        for place in range(kinds):
+            out = apply_each(out, drawn["order"][:, place], factors[:, place], [*table, None])
+        out = apply_each(out, drawn["gray"], drawn["sigmas"], [None, lambda x, _: ops.grayscale(x)])
+        taps = self.blur_taps(size[0])
+        out = apply_each(out, drawn["blur"], drawn["sigmas"], [None, lambda x, s: ops.gaussian_blur(x, s, taps)])
+        if "solarize" in drawn:
+            half = torch.full_like(drawn["sigmas"], 0.5)
+            out = apply_each(out, drawn["solarize"], half, [None, ops.solarize])
+        return out.contiguous(memory_format=torch.channels_last)
+
+    def result_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width of the view of an image of this height and width."""
+        return height, width
+
+    def blur_taps(self, height: int) -> int:
+        """Return the width of the blur's kernel in a view of this height: a tenth, made odd, at least 3."""
+        return max(3, height // 10 // 2 * 2 + 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LocalCrop(SimCLR):
+    """The small view of multi-crop: SimCLR's view of a small part of the image, in a smaller picture.
+
+    Sources: M. Caron et al., arXiv:2006.09882 (SwAV), section 3.3, and arXiv:2104.14294 (DINO), main_dino.py: areas of
+    0.05 to 0.4 in 96 of 224 px. SwAV cuts them out of 0.05 to 0.14 and begins its large views there.
+
+    Args: those of :class:`SimCLR`, and
+        scale: area of the crop, uniform between these fractions of the image's, the same for any number of
+            channels. Null: as of :class:`CropFlip`.
+        size: sides of the result as fractions of the image's, rounded to pixels; at least 4 px.
+    """
+
+    scale: Sequence[float] | None = option((0.05, 0.4), pair(0, 1, optional=True))
+    size: float = option(96 / 224, number(0, 1))
+
+    def result_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the smaller height and width."""
+        return max(4, pixels(self.size, height)), max(4, pixels(self.size, width))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MoCo(SimCLR):
+    """SimCLR's view with the numbers of MoCo v2 and SimSiam: crops of (0.2, 1) of the image, blur for half of them.
+
+    Source: X. Chen et al., arXiv:2003.04297, and facebookresearch/moco main_moco.py (jitter 0.4, 0.4, 0.4, 0.1: the
+    strength 0.5 of :class:`SimCLR`). Options as there.
+    """
+
+    scale: Sequence[float] | None = option((0.2, 1.0), pair(0, 1, optional=True))
+    blur: float = option(0.5, number(0, 1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BYOLFirst(SimCLR):
+    """The first view of BYOL, Barlow Twins and VICReg: always blurred, never solarized.
+
+    Source: J.-B. Grill et al., arXiv:2006.07733, appendix B: jitter 0.4, 0.4, 0.2, 0.1, crops of (0.08, 1) in color.
+    Options as in :class:`SimCLR`. solo-learn leaves the blur out at 32 pixels (`blur: 0`).
+    """
+
+    saturation: float = option(0.4, number(0, 2.5))
+    blur: float = option(1.0, number(0, 1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BYOLSecond(BYOLFirst):
+    """The second view of BYOL, Barlow Twins and VICReg: seldom blurred, in color sometimes solarized.
+
+    Source and options as in :class:`BYOLFirst`: blur with probability 0.1, solarizing with probability 0.2.
+    """
+
+    blur: float = option(0.1, number(0, 1))
+    solarize: float | None = option(None, number(0, 1, optional=True))
+
+
+POLICIES: dict[str, type[Policy]] = {
+    "none": NoAugment,
+    "weak": Weak,
+    "randaugment": RandAugment,
+    "simclr": SimCLR,
+    "moco": MoCo,
+    "byol_first": BYOLFirst,
+    "byol_second": BYOLSecond,
+    "local": LocalCrop,
+    "crop_flip": CropFlip,
+    "randaugment_nm": RandAugmentNM,
+    "trivialaugment": TrivialAugment,
+    "autoaugment": AutoAugment,
+    "ctaugment": CTAugment,
+    "ctaugment_cutout": CTAugmentCutout,
+    "ctaugment_probe": CTAugmentProbe,
+}
+"""Every policy a recipe can name."""
+
+
+def check_policy(name: str, options: Mapping[str, object]) -> list[str]:
+    """Return what is wrong with a policy as named in a recipe, one sentence each; an empty list if nothing.
+
+    Args:
+        name: a key of :data:`POLICIES`.
+        options: keywords for its constructor.
+    """
+    if name not in POLICIES:
+        return [f"unknown augmentation policy '{name}'{nearest(name, POLICIES)}"]
+    return problems(POLICIES[name], options)
+
+
+def build_policy(name: str, options: Mapping[str, object], *, flip: bool) -> Policy:
+    """Make the policy that a recipe names.
+
+    Args:
+        name: a key of :data:`POLICIES`.
+        options: keywords for its constructor.
+        flip: whether the data set allows mirroring; ``flip`` in ``options`` wins.
+
+    Raises:
+        SemisupError: unknown policy or option, or a value out of its range; all of them at once.
+    """
+    raise_all(check_policy(name, options), f"augmentation policy '{name}'")
+    return POLICIES[name](**{"flip": flip, **options})  # type: ignore[arg-type]  # checked by name, one line above
+
+
+@lru_cache(maxsize=32)
+def _strengths(pool: tuple[str, ...], ranges: str) -> Tensor:
+    """(P, 10) argument of each photometric operation at each level; row 0 and column 0 order as in ``pool``, level."""
+
+    def strength(name: str, level: int) -> float:
+        share = level / LEVELS
+        if name == "posterize":
+            return 4 - int(4 * share) if ranges == "code" else 4 + int(4 * share)
+        if name == "solarize":
+            return (256 - int(256 * share)) / 255
+        return 0.1 + 1.8 * share if ranges == "code" else 0.05 + 0.9 * share
+
+    return torch.tensor([[strength(name, level) for level in range(LEVELS)] for name in pool])
+
+
+@lru_cache(maxsize=32)
+def _geometry(pool: tuple[str, ...], height: int, width: int) -> Tensor:
+    """(P, 20, 2, 3) matrix of each operation at levels -10..9: identity for those that are not geometric."""
+    shares, size = torch.arange(-LEVELS, LEVELS) / LEVELS, (height, width)
+    return torch.stack(
+        [geometric_matrices(name, shares, size, degrees=30, shear=0.3, right=0.3, down=0.3) for name in pool]
+    )

@@ -1,0 +1,1 @@
+"""Images as tasks: puzzles, patches, exemplars, damage and transformations."""

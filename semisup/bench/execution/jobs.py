@@ -1,0 +1,192 @@
+"""The jobs that a run consists of: stages of its recipe, and at its end perhaps a baseline.
+
+A job is named by a fingerprint of everything that can change its result. Runs that need the same job share it: one
+pretraining serves every budget and every draw.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from semisup._version import __version__
+from semisup.bench.suites.runs import Cell, cell_recipe, option_values
+from semisup.bench.suites.suite import Compute, Suite
+from semisup.config import Recipe
+from semisup.data import ImageData
+from semisup.errors import SemisupError
+from semisup.pipeline.plan import Plan, StagePlan, make_plan, stage_settings
+
+__all__ = ["Job", "Planned", "Timing", "baseline_fingerprint", "make_jobs", "plan_cell", "step_kind", "unique_jobs"]
+
+Timing = Mapping[str, float]
+"""Kind of step (see `step_kind`) -> seconds of one step, measured alone."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage or baseline: what a worker needs to run it, beside the finished jobs that it reads."""
+
+    fingerprint: str
+    name: str
+    recipe: Recipe
+    stage: str | None
+    """Of the recipe; None for a baseline."""
+    inputs: tuple[tuple[str, str], ...]
+    """Stage name -> fingerprint of what it reads."""
+    baseline: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    """Expected, from measured step times; 0 where nothing was measured."""
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run with its plan as the recipe has it, before its length is scaled."""
+
+    cell: Cell
+    plan: Plan
+    judged: str
+    """The judged stage, or the one whose features a baseline reads; "" for a baseline on pixels."""
+
+
+def plan_cell(suite: Suite, cell: Cell, data: ImageData) -> Planned:
+    """Plan a run without trial steps.
+
+    Raises:
+        SemisupError: whatever is wrong with its recipe.
+    """
+    recipe, judged = cell_recipe(suite, cell)
+    plan = make_plan(recipe, data, trial=False)
+    # What a worker finds out for itself must be what was planned here, whatever device it has.
+    stages = {stage.name: stage.config for stage in plan.stages}  # of which `augment.backend` is resolved
+    recipe = dataclasses.replace(recipe, precision=plan.precision, stages=stages)
+    return Planned(cell, dataclasses.replace(plan, recipe=recipe), judged)
+
+
+def step_kind(plan: Plan, stage: StagePlan) -> str:
+    """What a step's time depends on: method, network, batch, views, precision; not labels, seeds, length or rates."""
+    settings = stage_settings(stage.config)
+    for key in (
+        "steps",
+        "epochs",
+        "init",
+        "teacher",
+        "pseudo_labels",
+        "of",
+        "schedule",
+        "probe",
+        "knn",
+        "stop_on_collapse",
+    ):
+        del settings[key]
+    for key in ("lr", "group_lr", "weight_decay"):
+        del settings["optimizer"][key]
+    content = {
+        "stage": settings,
+        "network": None if stage.network is None else stage.network.to_json(),
+        "inputs": [s.network.to_json() for s in plan.stages if s.name in stage.inputs and s.network is not None],
+        "image": [plan.data.channels, plan.data.size],
+        "precision": plan.precision,
+        "threads": plan.recipe.threads,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def make_jobs(suite: Suite, planned: Planned, timing: Timing) -> list[Job]:
+    """The jobs of a run in the order they depend on each other; the last one is judged.
+
+    Args:
+        suite: the suite.
+        planned: one of its runs.
+        timing: seconds of one step; needed for every kind of step where the run's length is given in seconds.
+
+    Raises:
+        SemisupError: a length in seconds, and a step that could not be timed.
+    """
+    cell, plan = planned.cell, planned.plan
+    if cell.compute.unit and plan.stages:
+        plan = make_plan(_scaled(plan, cell, timing), plan.data, trial=False)
+    fingerprints = {stage.name: stage.fingerprint for stage in plan.stages}
+    jobs = [
+        Job(
+            stage.fingerprint,
+            f"{cell.entry}: {stage.name}",
+            plan.recipe,
+            stage.name,
+            tuple((name, fingerprints[name]) for name in stage.inputs),
+            seconds=stage.steps * timing.get(step_kind(plan, stage), 0.0),
+            steps=stage.steps,
+        )
+        for stage in plan.stages
+    ]
+    entry = suite.entries[cell.entry]
+    if entry.baseline:
+        inputs = ((planned.judged, fingerprints[planned.judged]),) if planned.judged else ()
+        baseline = {**entry.baseline, **option_values(cell.options)}
+        jobs.append(Job(baseline_fingerprint(plan, baseline, inputs), cell.entry, plan.recipe, None, inputs, baseline))
+    return jobs
+
+
+def _scaled(plan: Plan, cell: Cell, timing: Timing) -> Recipe:
+    """The recipe with every train stage's steps scaled by one factor, so that they take the cell's compute together.
+
+    The last train stage gets what rounding leaves over. A warm-up that is given in steps is scaled with its stage.
+    """
+    trained = [stage for stage in plan.stages if stage.steps]
+    cost = {stage.name: _step_cost(plan, stage, cell.compute, timing, cell.entry) for stage in trained}
+    factor = cell.compute.amount / sum(stage.steps * cost[stage.name] for stage in trained)
+    steps = {stage.name: max(1, round(stage.steps * factor)) for stage in trained}
+    last = trained[-1].name
+    others = sum(steps[name] * cost[name] for name in steps if name != last)
+    steps[last] = max(1, round((cell.compute.amount - others) / cost[last]))
+    stages = {}
+    for stage in plan.stages:
+        config = stage.config
+        if stage.steps:
+            schedule = config.schedule
+            if schedule.warmup >= 1:  # counted in steps; below 1 it would be taken for a fraction of the stage
+                warmup = max(1.0, schedule.warmup * steps[stage.name] / stage.steps)
+                schedule = dataclasses.replace(schedule, warmup=warmup)
+            config = dataclasses.replace(config, epochs=None, steps=steps[stage.name], schedule=schedule)
+        stages[stage.name] = config
+    return dataclasses.replace(plan.recipe, stages=stages)
+
+
+def _step_cost(plan: Plan, stage: StagePlan, compute: Compute, timing: Timing, entry: str) -> float:
+    if compute.unit == "steps":
+        return 1.0
+    kind = step_kind(plan, stage)
+    if kind not in timing:
+        raise SemisupError(f"entries.{entry}: compute {compute.text}: stage '{stage.name}' could not be timed")
+    return timing[kind]
+
+
+def baseline_fingerprint(plan: Plan, baseline: Mapping[str, Any], inputs: Sequence[tuple[str, str]]) -> str:
+    """Hash of all that can change a baseline's result."""
+    import sklearn
+
+    content = {
+        "version": __version__,
+        "sklearn": sklearn.__version__,
+        "baseline": dict(baseline),
+        "seed": plan.recipe.seed,
+        "data": plan.data.hash,
+        "split": plan.budget.hash,
+        "inputs": list(inputs),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def unique_jobs(runs: Sequence[Sequence[Job]]) -> Iterator[Job]:
+    """Every job once, in the order of first need."""
+    seen: set[str] = set()
+    for job in itertools.chain.from_iterable(runs):
+        if job.fingerprint not in seen:
+            seen.add(job.fingerprint)
+            yield job

@@ -1,0 +1,56 @@
+"""A suite in MLflow: a parent run, below which every run of the suite is a child."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from semisup._version import __version__
+from semisup.bench.execution.jobs import Job
+from semisup.bench.execution.progress import BenchConsole
+from semisup.bench.suites.runs import Cell
+from semisup.bench.suites.suite import Suite
+from semisup.stages import Artifact
+from semisup.tracking import EventLog, MlflowUploader, ending_run, resolve_uri
+
+__all__ = ["record_run", "recorded"]
+
+
+@contextmanager
+def recorded(suite: Suite, folder: Path, data_hash: str, console: BenchConsole) -> Iterator[EventLog]:
+    """The suite's event log and, if the suite wants it, its upload to MLflow in the background."""
+    log = EventLog(folder)
+    uploader = None
+    if suite.tracking.mlflow:
+        uploader = MlflowUploader(folder, resolve_uri(folder.parent), suite.tracking.experiment, console.warn)
+    params = dataclasses.asdict(suite)
+    del params["settings"]
+    log.run_start(suite.name, params, {"data_hash": data_hash, "semisup_version": __version__})
+
+    def on_closed(delivered: bool) -> None:
+        if not delivered:
+            console.warn(f"some numbers have not reached MLflow; send them with: semisup track {folder}")
+
+    with ending_run(log, uploader, on_closed):
+        yield log
+
+
+def record_run(log: EventLog, cell: Cell, jobs: Sequence[Job], artifact: Artifact | None, error: str) -> None:
+    """A child run: its settings, its numbers, how it ended. `artifact` is None where it failed, with `error`."""
+    params = {
+        "entry": cell.entry,
+        "labels": str(cell.labels),
+        "draw": cell.draw,
+        "init": cell.init,
+        "compute": cell.compute.text or "recipe",
+        "options": " ".join(cell.options),
+        "validation": cell.validation,
+        "stages": {job.name: job.fingerprint for job in jobs},
+    }
+    tags = {"fingerprint": jobs[-1].fingerprint, **({"error": error} if artifact is None else {})}
+    log.stage_start(cell.name, params, tags)
+    metrics = {} if artifact is None else artifact.metrics
+    numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+    log.stage_end(cell.name, "failed" if artifact is None else "finished", numbers)

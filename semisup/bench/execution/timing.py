@@ -1,0 +1,92 @@
+"""How long one training step takes, measured by itself: for expected times and for runs of equal seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from semisup.augment import Normalize
+from semisup.engine import Batches, compile_backbones, fit, keep_memory
+from semisup.methods import Method
+from semisup.pipeline.plan import Plan, StagePlan
+from semisup.stages.networks import build_method
+from semisup.stages.train import stage_batches, training_images
+
+__all__ = ["fresh_method", "step_seconds"]
+
+WARM_UP, STEPS, REPEATS = 2, 3, 3
+
+
+def fresh_method(plan: Plan, stage: StagePlan) -> tuple[Method, Batches]:
+    """The method of a train stage and its batches, with fresh networks and labels where it would read other stages'.
+
+    Args:
+        plan: of the recipe, with data and device.
+        stage: one of its train stages.
+    """
+    data, config = plan.data, stage.config
+    assert stage.network is not None
+    networks = {other.name: other.network for other in plan.stages if other.network is not None}
+    teachers = [networks[name].build_classifier().to(plan.device).eval() for name in config.teacher]
+    method = build_method(
+        config,
+        stage.network.spec,
+        teachers,
+        num_images=len(data.x_train),
+        num_labeled=len(plan.budget.index),
+        statistics=plan.statistics,
+        pretrained=False,
+    )
+    method = method.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if plan.recipe.compile:
+        compile_backbones(method)
+    images = training_images(data, plan.budget, None)
+    if config.pseudo_labels is not None:
+        uniform = torch.full((len(data.x_train), data.num_classes), 1 / data.num_classes)
+        images = dataclasses.replace(images, targets=uniform)
+    return method, stage_batches(
+        config,
+        method,
+        images,
+        flip=data.flip,
+        normalize=Normalize(*plan.statistics),
+        device=plan.device,
+        key=("timing",),
+    )
+
+
+def step_seconds(plan: Plan, stage: StagePlan) -> float:
+    """Seconds of one step of a train stage, with freshly initialized networks in place of those it would start from.
+
+    The least of three stretches of three steps after two to warm up: what another process takes away from one stretch
+    is not the step's. A step of more than a second is measured by those two alone.
+
+    Args:
+        plan: of the recipe, with data and device.
+        stage: one of its train stages.
+    """
+    config = stage.config
+    if plan.recipe.threads is not None:
+        torch.set_num_threads(plan.recipe.threads)
+    keep_memory()
+    method, batches = fresh_method(plan, stage)
+    still = dataclasses.replace(config.optimizer, lr=1e-9, group_lr={})  # a recipe that diverges takes as long
+
+    def stretch(steps: int) -> float:
+        result = fit(
+            method,
+            batches,
+            steps=steps,
+            optimizer=still,
+            schedule=config.schedule,
+            ema=config.ema,
+            device=plan.device,
+            precision=plan.precision,
+        )
+        if plan.device.type == "cuda":
+            torch.cuda.synchronize(plan.device)
+        return result.seconds / steps
+
+    warm = stretch(WARM_UP)
+    return warm if warm > 1 and not plan.recipe.compile else min(stretch(STEPS) for _ in range(REPEATS))

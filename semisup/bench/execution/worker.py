@@ -1,0 +1,244 @@
+"""What a Dask worker does: run one job in a folder of stages, and hand back what it left."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from semisup.augment import Normalize
+from semisup.bench.execution.jobs import Job, baseline_fingerprint
+from semisup.bench.execution.timing import step_seconds
+from semisup.bench.suites.baselines import choose_unlabeled, fit_baseline
+from semisup.config import Recipe
+from semisup.config.schema import DataConfig
+from semisup.data import ImageData, load_data, take
+from semisup.errors import SemisupError
+from semisup.evaluate import classification_metrics, predict_logits
+from semisup.files import write_atomically
+from semisup.pipeline.execute import execute, locked
+from semisup.pipeline.plan import Plan, make_plan
+from semisup.stages import Artifact, read_artifact
+from semisup.stages.artifact import RECORD, finish
+from semisup.stages.context import clean_batches
+from semisup.stages.predictor import load_features
+
+__all__ = ["Failed", "Pack", "device_name", "machine", "measure", "open_pack", "run_job", "write_pack"]
+
+_ONE_AT_A_TIME = threading.Lock()
+"""torch's generator and number of threads belong to the process: of a worker with many threads only one is at work."""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A finished job on its way between machines: its record and, where they share no folder, its files."""
+
+    record: dict[str, Any]
+    files: dict[str, bytes] | None = None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A job that fails however often it is tried: the recipe's own fault, such as a loss that became NaN."""
+
+    error: str
+
+
+def run_job(job: Job, inputs: Mapping[str, Pack], store: str | None) -> Pack | Failed:
+    """Run a job, or find it finished.
+
+    Args:
+        job: what to run.
+        inputs: finished jobs that it reads, by stage name.
+        store: folder of stages that this process shares with whoever asks; None: a folder of the worker's own, and
+            the files travel with the answer.
+
+    Raises:
+        Exception: what may be gone at the next attempt (a full disk, no memory).
+    """
+    with _ONE_AT_A_TIME:
+        return _run_job(job, inputs, store)
+
+
+def _run_job(job: Job, inputs: Mapping[str, Pack], store: str | None) -> Pack | Failed:
+    other = Failed("the worker has another version of semisup, or other data, than the command")
+    try:
+        plan = _plan(job.recipe)
+        folder = _own_store() if store is None else Path(store)
+        finished = {name: open_pack(inputs[name], folder / fingerprint) for name, fingerprint in job.inputs}
+        home = folder / job.fingerprint
+        with locked(home):
+            if job.baseline:
+                if baseline_fingerprint(plan, job.baseline, job.inputs) != job.fingerprint:
+                    return other
+                artifact = read_artifact(home) or _run_baseline(job, plan, home, finished)
+            else:
+                (stage,) = [stage for stage in plan.stages if stage.name == job.stage]
+                if stage.fingerprint != job.fingerprint:
+                    return other
+                artifact, _ = execute(plan, stage, home, finished)
+    except SemisupError as error:
+        if isinstance(error.__cause__, OSError):  # a file that could not be written or read
+            raise
+        return Failed(str(error))
+    return Pack(artifact.record, None if store is not None else _read_files(artifact))
+
+
+def measure(recipe: Recipe, stage: str) -> float:
+    """Seconds of one step of a stage, on this machine."""
+    with _ONE_AT_A_TIME:
+        plan = _plan(recipe)
+        (found,) = [planned for planned in plan.stages if planned.name == stage]
+        return step_seconds(plan, found)
+
+
+def device_name() -> str:
+    """What computes here: the GPU, else the processor."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(_worker_number() % torch.cuda.device_count())
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def machine() -> str:
+    """Processor, GPU and the versions that can change a result, in a line."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "scikit-learn", "numpy"))
+    return f"{os.cpu_count()} cores, {device_name()}; Python {platform.python_version()}, {versions}"
+
+
+def _plan(recipe: Recipe) -> Plan:
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    if recipe.device == "auto" and torch.cuda.is_available():
+        recipe = dataclasses.replace(recipe, device=f"cuda:{_worker_number() % torch.cuda.device_count()}")
+    return make_plan(recipe, _load(_data_key(recipe.data)), trial=False)
+
+
+def _data_key(config: DataConfig) -> str:
+    plain = dataclasses.replace(config, labels="all", split_seed=None, validation=0.0)
+    return json.dumps(dataclasses.asdict(plain), sort_keys=True)
+
+
+@functools.lru_cache(maxsize=1)
+def _load(key: str) -> ImageData:
+    """The data set, kept between the jobs of a process."""
+    return load_data(DataConfig(**json.loads(key)))
+
+
+def _worker_number() -> int:
+    """Number of this worker of a local cluster, which decides its GPU; 0 where a worker has a name of its own."""
+    from distributed import get_worker
+
+    try:
+        return int(get_worker().name)
+    except (ValueError, TypeError):  # no worker at all, or one that its owner has named
+        return 0
+
+
+def _own_store() -> Path:
+    from distributed import get_worker
+
+    return Path(get_worker().local_directory) / "stages"
+
+
+def _read_files(artifact: Artifact) -> dict[str, bytes]:
+    return {name: (artifact.folder / name).read_bytes() for name in artifact.record["files"]}
+
+
+def open_pack(pack: Pack, home: Path) -> Artifact:
+    """The artifact of a finished job in the folder `home`, written there if it is not there yet.
+
+    Raises:
+        SemisupError: it came without its files and is not there; or it is damaged.
+    """
+    with locked(home):
+        artifact = read_artifact(home)
+        if artifact is None:
+            artifact = write_pack(pack, home)
+    return artifact
+
+
+def write_pack(pack: Pack, home: Path) -> Artifact:
+    """Write a finished job's files, and its record last; the checksums are the record's own.
+
+    Raises:
+        SemisupError: it has no files, or one of them is not what its record says.
+    """
+    if pack.files is None:
+        raise SemisupError(f"{home}: a finished stage should be here and is not; run the suite again")
+    home.mkdir(parents=True, exist_ok=True)
+    for name, content in pack.files.items():
+        write_atomically(home / name, content)
+    write_atomically(home / RECORD, (json.dumps(pack.record, indent=2) + "\n").encode())
+    artifact = read_artifact(home)
+    assert artifact is not None
+    return artifact
+
+
+def _run_baseline(job: Job, plan: Plan, home: Path, finished: Mapping[str, Artifact]) -> Artifact:
+    """Fit a baseline on pixels, or on the features of the one finished stage; its record is that of a stage."""
+    data, budget = plan.data, plan.budget
+    started = time.perf_counter()
+    given = np.concatenate([budget.index, budget.validation])
+    others = choose_unlabeled(np.setdiff1d(np.arange(len(data.x_train)), given), plan.recipe.seed)
+    (source,) = finished.values() or (None,)
+    encoder = None if source is None else load_features(source.folder, plan.device)
+
+    def vectors(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        return _pixels(images) if encoder is None else _features(plan, encoder, images)
+
+    labeled = vectors(data.x_train[budget.index])
+
+    asked = {"test": (data.x_test, data.y_test)} if len(data.x_test) else {}
+    images, rows, y = data.validation(budget.validation)
+    if len(rows):
+        asked["validation"] = (take(images, rows), y)
+    answers = fit_baseline(
+        job.baseline,
+        labeled,
+        data.y_train[budget.index],
+        vectors(data.x_train[others]) if len(others) else np.empty((0, labeled.shape[1])),
+        [vectors(images) for images, _ in asked.values()],
+        data.num_classes,
+    )
+    metrics: dict[str, Any] = {}
+    for (name, (_, y)), probs in zip(asked.items(), answers, strict=True):
+        # Classes without a label have probability 0; the logarithm needs more.
+        logits = torch.from_numpy(probs).clamp(min=1e-12).log()
+        found = classification_metrics(logits, torch.from_numpy(y), data.num_classes)
+        metrics |= {f"{name}/{key}": value for key, value in found.items()}
+    record = {
+        "name": job.name,
+        "method": job.baseline["name"],
+        "fingerprint": job.fingerprint,
+        "steps": 0,
+        "seconds": time.perf_counter() - started,
+        "parameters": 0,
+        "metrics": metrics,
+    }
+    return finish(home, [], record)
+
+
+def _pixels(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return images.reshape(len(images), -1) / 255.0
+
+
+def _features(plan: Plan, encoder: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    batches = clean_batches(images, Normalize(*plan.statistics).to(plan.device), plan.device)
+    return predict_logits(encoder, batches).double().cpu().numpy()

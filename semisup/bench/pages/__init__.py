@@ -1,0 +1,1 @@
+"""How people see it: tables, leaderboard, charts and the report."""

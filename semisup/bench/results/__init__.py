@@ -1,0 +1,1 @@
+"""What came out: rows, summaries, statistics and the files that hold them."""

@@ -1,0 +1,265 @@
+"""Rows -> summary: the plain dictionary that `leaderboard.json` holds and every table and plot is drawn from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from semisup.bench.results.notes import notes
+from semisup.bench.results.rows import BINS, Row
+from semisup.bench.results.statistics import (
+    collapse_below,
+    estimate,
+    holm,
+    labels_needed,
+    mean_ranks,
+    paired_difference,
+)
+from semisup.bench.suites.computes import ordered_computes
+from semisup.errors import nearest, raise_all
+
+__all__ = ["accuracy_by_draw", "summarize"]
+
+Key = tuple[str, str, str]  # compute, labels, entry
+METRICS = (
+    "raw_accuracy",
+    "nll",
+    "ece",
+    "brier",
+    "coverage",
+    "kept_accuracy",
+    "knn",
+    "probe",
+    "seconds",
+    "calibrated_seconds",
+    "steps",
+)
+
+
+def summarize(
+    rows: Sequence[Row],
+    *,
+    suite: str,
+    command: str,
+    baseline: str | None,
+    entries: Sequence[str],
+    targets: Sequence[float],
+    classes: Sequence[str],
+    num_test: int,
+    provenance: Mapping[str, Any],
+    settings: str,
+    saved: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Summarize a suite's runs; the result is plain JSON, the same for the same rows in any order.
+
+    The draw is the unit: initial weights are averaged within a draw first. A failed run is counted, never a number. A
+    collapsed one, with less than twice the accuracy of guessing (for two classes: less than 0.75), is counted and
+    stays in every mean. An entry with the budget "all" only is a ceiling, neither paired nor ranked.
+
+    Args:
+        rows: one per run.
+        suite: its name.
+        command: what made the rows.
+        baseline: the entry that the others are compared with; None compares nothing.
+        entries: the suite's, in its order.
+        targets: accuracies in (0, 1] whose labels needed are asked for.
+        classes: names of the classes, at least two.
+        num_test: images in the test set.
+        provenance: passed through.
+        settings: passed through.
+        saved: what the stage cache saved; passed through.
+
+    Raises:
+        SemisupError: entries, targets or classes that do not fit the rows, the same run twice, or one budget with two
+            numbers of labels.
+    """
+    raise_all(_problems(rows, baseline, entries, targets, classes), f"suite {suite}")
+    order = {entry: i for i, entry in enumerate(entries)}
+    rows = sorted(rows, key=lambda row: (order[row.entry], row.compute, row.n_labels, row.labels, row.draw, row.init))
+    n_labels = {labels: max(sizes) for labels, sizes in _sizes(rows).items()}  # one each, as checked above
+    budgets = sorted(n_labels, key=lambda labels: (n_labels[labels], labels))
+    computes = ordered_computes(row.compute for row in rows)
+    present = [entry for entry in entries if any(row.entry == entry for row in rows)]
+    ceilings = [e for e in present if {row.labels for row in rows if row.entry == e} == {"all"}]
+
+    runs: dict[Key, list[Row]] = {}
+    for row in rows:
+        runs.setdefault((row.compute, row.labels, row.entry), []).append(row)
+    values = {key: accuracy_by_draw(of_cell) for key, of_cell in runs.items()}
+
+    cells = []
+    for compute in computes:
+        for labels in budgets:
+            here = {e: values[compute, labels, e] for e in present if (compute, labels, e) in values}
+            ranks = mean_ranks({entry: by_draw for entry, by_draw in here.items() if entry not in ceilings})
+            base = None if baseline is None or baseline in ceilings else here.get(baseline)
+            for entry, by_draw in here.items():
+                cell = {"entry": entry, "labels": labels, "n_labels": n_labels[labels], "compute": compute}
+                cell |= _cell(runs[compute, labels, entry], by_draw, len(classes))
+                cell["difference"] = None
+                if base is not None and entry != baseline and entry not in ceilings:
+                    difference = paired_difference(by_draw, base)
+                    cell["difference"] = dataclasses.asdict(difference) if difference.n else None
+                cell["rank"] = ranks.get(entry)
+                cells.append(cell)
+    _adjust(cells, computes)
+    summary: dict[str, Any] = {
+        "suite": suite,
+        "command": command,
+        "baseline": baseline,
+        "classes": list(classes),
+        "num_test": num_test,
+        "provenance": dict(provenance),
+        "settings": settings,
+        "computes": computes,
+        "budgets": [{"labels": labels, "n_labels": n_labels[labels]} for labels in budgets],
+        "entries": [_entry(entry, [row for row in rows if row.entry == entry]) for entry in present],
+        "draws": sorted({row.draw for row in rows}),
+        "inits": sorted({row.init for row in rows}),
+        "cells": cells,
+        "labels_needed": [
+            {"entry": entry, "compute": compute, "target": target}
+            | dataclasses.asdict(labels_needed(_curves(values, compute, entry, n_labels), target))
+            for compute in computes
+            for entry in present
+            if entry not in ceilings
+            for target in targets
+        ],
+        "saved": dict(saved),
+        "failures": [{"run": _name(row), "error": row.error} for row in rows if row.status == "failed"],
+    }
+    return summary | {"notes": notes(summary, rows, entries, ceilings)}
+
+
+def accuracy_by_draw(rows: Sequence[Row]) -> dict[int, float]:
+    """Accuracy by draw, averaged over the initial weights; draws without a finished, judged run are left out."""
+    return _by_draw(rows, "accuracy")
+
+
+def _problems(
+    rows: Sequence[Row],
+    baseline: str | None,
+    entries: Sequence[str],
+    targets: Sequence[float],
+    classes: Sequence[str],
+) -> list[str]:
+    problems = [
+        f"unknown entry {entry!r} in the rows{nearest(entry, entries)}"
+        for entry in sorted({row.entry for row in rows} - set(entries))
+    ]
+    if baseline is not None and baseline not in entries:
+        problems.append(f"baseline {baseline!r} is not an entry{nearest(baseline, entries)}")
+    problems += [f"targets must be accuracies in (0, 1], got {target}" for target in targets if not 0 < target <= 1]
+    if len(classes) < 2:
+        problems.append(f"classes must name at least two, got {list(classes)}")
+    seen: set[tuple[Any, ...]] = set()
+    for row in rows:
+        run = (row.entry, row.labels, row.compute, row.draw, row.init)
+        if run in seen:
+            problems.append(f"the same run twice: {_name(row)}")
+        seen.add(run)
+        if row.per_class and len(row.per_class) != len(classes):
+            problems.append(f"{_name(row)}: per_class has {len(row.per_class)} numbers for {len(classes)} classes")
+    problems += [
+        f"labels {labels} charge {' or '.join(map(str, sorted(sizes)))} labels; every entry must get the same number"
+        for labels, sizes in _sizes(rows).items()
+        if len(sizes) > 1
+    ]
+    return problems
+
+
+def _sizes(rows: Sequence[Row]) -> dict[str, set[int]]:
+    """Budget -> numbers of labels that its runs were charged; a failed run tells only where none has finished."""
+    sizes: dict[str, set[int]] = {}
+    for row in sorted(rows, key=lambda row: row.status):  # "done" before "failed"
+        known = sizes.setdefault(row.labels, set())
+        if row.status == "done" or not known:
+            known.add(row.n_labels)
+    return sizes
+
+
+def _name(row: Row) -> str:
+    """One run, for people."""
+    compute = f", {row.compute}" if row.compute else ""
+    return f"{row.entry}, labels {row.labels}{compute}, draw {row.draw}, init {row.init}"
+
+
+def _by_draw(rows: Sequence[Row], name: str) -> dict[int, float]:
+    """A column by draw, averaged over the initial weights; what was not measured is left out."""
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        value = getattr(row, name)
+        if row.status == "done" and value is not None:
+            found.setdefault(row.draw, []).append(float(value))
+    return {draw: fmean(found[draw]) for draw in sorted(found)}
+
+
+def _spread(rows: Sequence[Row], name: str) -> dict[str, Any] | None:
+    """Mean, standard deviation and n over draws of a column; None if it was never measured."""
+    found = estimate(list(_by_draw(rows, name).values()))
+    return {"mean": found.mean, "std": found.std, "n": found.n} if found.n else None
+
+
+def _cell(rows: Sequence[Row], accuracy: Mapping[int, float], num_classes: int) -> dict[str, Any]:
+    """What the runs of one entry at one budget and compute say by themselves."""
+    done = [row for row in rows if row.status == "done"]
+    collapse = collapse_below(num_classes)
+    return {
+        "draws": len({row.draw for row in done}),
+        "runs": len(rows),
+        "failed": len(rows) - len(done),
+        "collapsed": sum(row.accuracy is not None and row.accuracy < collapse for row in done),
+        "accuracy": dataclasses.asdict(estimate(list(accuracy.values())))
+        | {"values": {str(draw): value for draw, value in accuracy.items()}},  # JSON's keys are text
+        **{name: _spread(rows, name) for name in METRICS},
+        "oracle": _spread(rows, "oracle_accuracy"),
+        "per_class": _per_class([row.per_class for row in done if row.per_class]),
+        "reliability": _pooled([row.reliability for row in done if row.reliability]),
+    }
+
+
+def _per_class(runs: Sequence[Sequence[float | None]]) -> list[float | None]:
+    """Mean over runs by class; None for a class that no run has a test image of."""
+    columns = [[value for value in column if value is not None] for column in zip(*runs, strict=True)]
+    return [fmean(column) if column else None for column in columns]
+
+
+def _pooled(runs: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:
+    """Reliability bins of all predictions of all runs together."""
+    if not runs:
+        return []
+    pooled = []
+    for i in range(BINS):
+        count = sum(bins[i][0] for bins in runs)
+        weighted = [sum(bins[i][0] * bins[i][column] for bins in runs) for column in (1, 2)]
+        pooled.append([float(count), *(total / count if count else 0.0 for total in weighted)])
+    return pooled
+
+
+def _adjust(cells: Sequence[dict[str, Any]], computes: Sequence[str]) -> None:
+    """Write `p_holm` into every difference: Holm over all entries and budgets of a compute."""
+    for compute in computes:
+        found = [cell["difference"] for cell in cells if cell["compute"] == compute and cell["difference"]]
+        tested = [difference for difference in found if difference["p"] is not None]
+        for difference in found:
+            difference["p_holm"] = None
+        for difference, p in zip(tested, holm([difference["p"] for difference in tested]), strict=True):
+            difference["p_holm"] = p
+
+
+def _entry(entry: str, rows: Sequence[Row]) -> dict[str, Any]:
+    return {"entry": entry, "method": rows[0].method, "parameters": max(row.parameters for row in rows)}
+
+
+def _curves(
+    values: Mapping[Key, Mapping[int, float]], compute: str, entry: str, n_labels: Mapping[str, int]
+) -> list[list[tuple[int, float]]]:
+    """(labels, accuracy) at the budgets that a draw has, for every draw that has any."""
+    curves: dict[int, list[tuple[int, float]]] = {}
+    for (of_compute, labels, of_entry), by_draw in values.items():
+        if (of_compute, of_entry) == (compute, entry):
+            for draw, accuracy in by_draw.items():
+                curves.setdefault(draw, []).append((n_labels[labels], accuracy))
+    return list(curves.values())

@@ -1,0 +1,1 @@
+"""What is run: suites, their runs and the baselines beside them."""

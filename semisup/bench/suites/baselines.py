@@ -1,0 +1,146 @@
+"""Baselines from outside the toolkit: scikit-learn's semi-supervised and plain classifiers, on pixels or on features.
+
+They see what every method sees: the labeled images of the draw and the unlabeled ones, as vectors.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semisup.errors import nearest
+
+__all__ = ["BASELINES", "Baseline", "check_baseline", "choose_unlabeled", "fit_baseline"]
+
+MAX_UNLABELED = 10_000
+"""Unlabeled images that a transductive baseline gets at most: a graph of 60,000 would take minutes for each draw."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """How a classifier is made, and with which options."""
+
+    make: Callable[..., Any]
+    """Keyword options -> an object with scikit-learn's fit(x, y) and predict_proba(x)."""
+    options: Mapping[str, float | int]
+    """Option -> default."""
+    reads_unlabeled: bool
+    """Whether fit also wants unlabeled images, marked -1."""
+    summary: str
+
+
+def _logistic_regression(C: float) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=C, max_iter=1000)
+
+
+def _self_training(C: float, threshold: float) -> Any:
+    from sklearn.semi_supervised import SelfTrainingClassifier
+
+    return SelfTrainingClassifier(_logistic_regression(C), threshold=threshold)
+
+
+def _label_spreading(neighbors: int, alpha: float) -> Any:
+    from sklearn.semi_supervised import LabelSpreading
+
+    return LabelSpreading(kernel="knn", n_neighbors=neighbors, alpha=alpha, max_iter=100)
+
+
+BASELINES: dict[str, Baseline] = {
+    "logistic_regression": Baseline(
+        _logistic_regression, {"C": 1.0}, False, "scikit-learn's LogisticRegression on the labeled images"
+    ),
+    "self_training": Baseline(
+        _self_training,
+        {"C": 1.0, "threshold": 0.75},
+        True,
+        "scikit-learn's SelfTrainingClassifier around a logistic regression",
+    ),
+    "label_spreading": Baseline(
+        _label_spreading,
+        {"neighbors": 7, "alpha": 0.2},
+        True,
+        "scikit-learn's LabelSpreading on the graph of nearest neighbors",
+    ),
+}
+"""Defaults are scikit-learn's own (1.9)."""
+
+
+def check_baseline(baseline: Mapping[str, Any]) -> list[str]:
+    """Problems of a suite's `baseline:` mapping, each beginning with the key, e.g. `.name: ...`."""
+    if "name" not in baseline:
+        return [f".name: missing; valid: {', '.join(BASELINES)}"]
+    name = baseline["name"]
+    if name not in BASELINES:
+        return [f".name: unknown baseline '{name}'{nearest(str(name), BASELINES)}"]
+    problems = []
+    for key, value in baseline.items():
+        default = BASELINES[name].options.get(key)
+        if key == "name":
+            continue
+        if default is None:
+            problems.append(f".{key}: baseline '{name}' has no such option{nearest(key, BASELINES[name].options)}")
+        elif isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            problems.append(f".{key}: must be a number > 0, not {value!r}")
+        elif isinstance(default, int) and not isinstance(value, int):
+            problems.append(f".{key}: must be a whole number, not {value!r}")
+    return problems
+
+
+def choose_unlabeled(rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """The unlabeled images of a baseline: all of `rows` (n,), or a seeded choice of 10,000, sorted."""
+    return np.sort(np.random.RandomState(seed).permutation(rows)[:MAX_UNLABELED])
+
+
+def fit_baseline(
+    baseline: Mapping[str, Any],
+    labeled: NDArray[np.float64],
+    y: NDArray[np.int64],
+    unlabeled: NDArray[np.float64],
+    queries: list[NDArray[np.float64]],
+    num_classes: int,
+) -> list[NDArray[np.float64]]:
+    """Fit on the labels, and where the baseline can, on the unlabeled images; return class probabilities.
+
+    Inputs are standardized with the mean and deviation of all training vectors given.
+
+    Args:
+        baseline: `name` and options.
+        labeled: (L, D) vectors of the labeled images.
+        y: (L,) classes 0 .. num_classes - 1.
+        unlabeled: (U, D) vectors of the others, see :func:`choose_unlabeled`.
+        queries: arrays (M, D) to predict.
+        num_classes: C.
+
+    Returns:
+        For each of `queries` (M, C) probabilities; a class without a label has 0.
+    """
+    from sklearn.preprocessing import StandardScaler
+
+    options = dict(baseline)
+    entry = BASELINES[options.pop("name")]
+    scaler = StandardScaler().fit(np.concatenate([labeled, unlabeled]))
+    x, classes = scaler.transform(labeled), y
+    if entry.reads_unlabeled:
+        x = np.concatenate([x, scaler.transform(unlabeled)])
+        classes = np.concatenate([y, np.full(len(unlabeled), -1)])
+    model = entry.make(**{**entry.options, **options})
+    with warnings.catch_warnings():
+        # ConvergenceWarning of a fit that is good enough; LabelSpreading divides by 0 for images that no label reaches.
+        warnings.simplefilter("ignore")
+        model.fit(x, classes)
+        answers = [model.predict_proba(scaler.transform(query)) for query in queries]
+    probs = []
+    for answer in answers:
+        full = np.zeros((len(answer), num_classes))
+        full[:, model.classes_] = np.nan_to_num(answer)
+        # An image that no label reaches: nothing is known.
+        full[full.sum(1) == 0] = 1 / num_classes
+        probs.append(full / full.sum(1, keepdims=True))
+    return probs

@@ -1,0 +1,222 @@
+"""From a suite to its runs: every entry at every budget, draw, initial seed and length, each with its recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from semisup.bench.suites.baselines import check_baseline
+from semisup.bench.suites.suite import Compute, EntryConfig, Suite
+from semisup.config import Recipe, find_recipe, parse_recipe
+from semisup.config.labels import parse_labels
+from semisup.config.load import overlay
+from semisup.config.read import read_mapping
+from semisup.data import ImageData, draw_budget
+from semisup.errors import SemisupError, nearest, raise_all
+from semisup.pipeline.plan import Plan, StagePlan, make_plan, needed_stages
+
+__all__ = ["Cell", "cell_recipe", "check_entries", "expand", "option_values", "trial_options"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the suite, before anything is planned."""
+
+    entry: str
+    labels: Any
+    draw: int
+    init: int
+    compute: Compute
+    options: tuple[str, ...] = ()
+    """Searched hyper-parameters, key=value."""
+    validation: float = 0.0
+    """Part of the labels held out, in a trial of the search."""
+
+    @property
+    def name(self) -> str:
+        """For people and MLflow, e.g. `fixmatch 40 draw 0`."""
+        words = [self.entry, str(self.labels), f"draw {self.draw}", f"init {self.init}" if self.init else ""]
+        words += [self.compute.text, " ".join(self.options), "trial" if self.validation else ""]
+        return " ".join(word for word in words if word)
+
+
+def expand(suite: Suite) -> list[Cell]:
+    """All runs, draws outermost: when a suite is stopped, every method has been run on the draws so far.
+
+    With all labels there is nothing to draw: such a budget has the first draw only.
+    """
+    cells = []
+    for draw, init, compute in itertools.product(suite.draws, suite.inits, suite.computes):
+        for name, entry in suite.entries.items():
+            for labels in suite.labels if entry.labels is None else entry.labels:
+                if _is_everything(labels) and draw != suite.draws[0]:
+                    continue
+                # A baseline has no seed of its own, no weights and no steps.
+                if entry.baseline and (init != suite.inits[0] or compute != suite.computes[0]):
+                    continue
+                cells.append(Cell(name, labels, draw, init, compute))
+    return cells
+
+
+def _is_everything(labels: Any) -> bool:
+    budget = parse_labels(labels)
+    return budget.kind in ("all", "fraction") and budget.amount == 1
+
+
+def trial_options(suite: Suite, entry: str) -> list[tuple[str, ...]]:
+    """The search's combinations for an entry, `search.trials` of them: drawn at random, without repetition, seeded."""
+    grid = suite.entries[entry].search
+    combinations = [
+        tuple(f"{key}={json.dumps(value)}" for key, value in zip(grid, values, strict=True))
+        for values in itertools.product(*grid.values())
+    ]
+    assert suite.search is not None
+    return random.Random(f"{suite.seed} {entry}").sample(combinations, suite.search.trials)
+
+
+def cell_recipe(suite: Suite, cell: Cell) -> tuple[Recipe, str]:
+    """The recipe of a run, cut down to the stages it needs, and the stage that is judged ("" for pixels' baselines).
+
+    Raises:
+        SemisupError: whatever is wrong with the entry's recipe or stage.
+    """
+    entry = suite.entries[cell.entry]
+    if entry.baseline:
+        features = entry.features or {}
+        if not features:
+            return _blank(suite, cell), ""
+        source = EntryConfig(
+            recipe=features["recipe"], stage=features.get("stage"), overrides=list(features.get("overrides", []))
+        )
+        return _from_recipe(suite, cell, source, ())
+    if entry.recipe is not None:
+        return _from_recipe(suite, cell, entry, cell.options)
+    subject = f"entries.{cell.entry}"
+    problems: list[str] = []
+    stages = {
+        name: _over_defaults(suite.defaults, stage, problems) if stage.get("kind", "train") == "train" else stage
+        for name, stage in (entry.stages or {"train": entry.train}).items()
+    }
+    raise_all(problems, subject)
+    options = [f"stages.train.{option}" for option in cell.options] if entry.train else cell.options
+    recipe = parse_recipe(_setting(suite, cell, {"name": suite.name, "stages": stages}), options, subject)
+    return _judged(recipe, entry.stage, subject)
+
+
+def _over_defaults(defaults: Mapping[str, Any], stage: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    """A stage laid over the suite's defaults; its own length, in steps or epochs, replaces theirs."""
+    length = {"steps", "epochs"} & stage.keys()
+    below = {k: v for k, v in _copy(defaults).items() if not (length and k in ("steps", "epochs"))}
+    return overlay(below, dict(stage), "", problems)
+
+
+def _from_recipe(suite: Suite, cell: Cell, entry: EntryConfig, options: Sequence[str]) -> tuple[Recipe, str]:
+    mapping = read_mapping(find_recipe(str(entry.recipe)))
+    # The suite's settings are laid over the file before the overrides, so that `${seed}` and the like still lead there.
+    subject = f"entries.{cell.entry}: {entry.recipe}"
+    recipe = parse_recipe(_setting(suite, cell, mapping), [*entry.overrides, *options], subject)
+    return _judged(recipe, entry.stage, subject)
+
+
+def _judged(recipe: Recipe, judged: str | None, subject: str) -> tuple[Recipe, str]:
+    """The recipe without what its judged stage does not need, and that stage: by default the last."""
+    stage = judged if judged is not None else list(recipe.stages)[-1]
+    if stage not in recipe.stages:
+        raise SemisupError(f"{subject}: stage: there is no stage '{stage}'{nearest(stage, recipe.stages)}")
+    return dataclasses.replace(recipe, stages=needed_stages(recipe.stages, stage)), stage
+
+
+def _setting(suite: Suite, cell: Cell, mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's mapping with the suite's data, network, seeds and the run's labels."""
+    data = {key: value for key, value in dataclasses.asdict(suite.data).items() if value is not None}
+    data |= {"labels": cell.labels, "split_seed": cell.draw, "validation": cell.validation}
+    changed = {
+        **mapping,
+        "data": data,
+        "seed": suite.seed,
+        "init_seed": cell.init,
+        "precision": suite.precision,
+        "threads": suite.threads,
+        "compile": False,  # most runs of a suite are over before compiling has paid
+        "oracle_every": suite.oracle_every,
+    }
+    return changed if suite.model is None else changed | {"model": _copy(suite.model)}
+
+
+def _blank(suite: Suite, cell: Cell) -> Recipe:
+    data = dataclasses.replace(suite.data, labels=cell.labels, split_seed=cell.draw, validation=cell.validation)
+    return Recipe(
+        name=suite.name,
+        seed=suite.seed,
+        init_seed=cell.init,
+        precision=suite.precision,
+        threads=suite.threads,
+        data=data,
+    )
+
+
+def _copy(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def option_values(options: Sequence[str]) -> dict[str, Any]:
+    """The searched `key=value` texts as a mapping."""
+    return {key: json.loads(value) for key, _, value in (option.partition("=") for option in options)}
+
+
+def check_entries(suite: Suite, data: ImageData) -> None:
+    """Plan the first run of every entry with its trial steps, and every trial of a search: all mistakes show here.
+
+    Raises:
+        SemisupError: all problems of all entries in one message.
+    """
+    cells = expand(suite)
+    # A budget that cannot be drawn is said once, not by every entry.
+    budgets = dict.fromkeys(cell.labels for cell in cells)
+    problems = [problem for labels in budgets for problem in _budget_problems(suite, labels, data)]
+    raise_all(problems, f"suite '{suite.name}'")
+    for name in suite.entries:
+        first = next(cell for cell in cells if cell.entry == name)
+        try:
+            recipe, judged = cell_recipe(suite, first)
+            plan = make_plan(recipe, data)
+            if suite.search is not None:
+                _check_search(suite, first, plan, judged, data)
+        except SemisupError as error:
+            problems.append(f"entries.{name}: {str(error).removeprefix(f'entries.{name}: ')}")
+    raise_all(problems, f"suite '{suite.name}'")
+
+
+def _classifies(stage: StagePlan) -> bool:
+    """Whether a stage answers with classes learned from the budget's labels, so that its other labels can judge it."""
+    if stage.network is not None:
+        return stage.network.kind == "classifier"
+    return stage.config.kind == "probe" or (stage.config.kind == "knn" and stage.config.knn.bank == "labels")
+
+
+def _budget_problems(suite: Suite, labels: Any, data: ImageData) -> list[str]:
+    validation = 0.0 if suite.search is None else suite.search.validation
+    try:
+        draw_budget(data.y_train, labels, suite.draws[0], data.num_classes, validation)
+    except SemisupError as error:
+        return [f"labels: {str(error).removeprefix('data.labels: ')}"]
+    return []
+
+
+def _check_search(suite: Suite, cell: Cell, plan: Plan, judged: str, data: ImageData) -> None:
+    """The searched keys and their values, and that what is judged has a validation accuracy."""
+    entry = suite.entries[cell.entry]
+    stage = next((stage for stage in plan.stages if stage.name == judged), None)
+    if not entry.baseline and (stage is None or not _classifies(stage)):
+        raise SemisupError(f"search: stage '{judged}' classifies nothing, so nothing says which trial is best")
+    for options in trial_options(suite, cell.entry):
+        if entry.baseline:
+            problems = check_baseline({**entry.baseline, **option_values(options)})
+            raise_all([f"search{problem}" for problem in problems], f"entries.{cell.entry}")
+        else:
+            make_plan(cell_recipe(suite, dataclasses.replace(cell, options=options))[0], data, trial=False)

@@ -1,0 +1,1 @@
+"""What several methods share: crops, memories, ramps, k-means, priors."""

@@ -1,0 +1,85 @@
+"""scikit-learn's methods see the labels of the draw and no others, and answer as scikit-learn does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from sklearn.semi_supervised import LabelSpreading
+
+from semisup.bench.suites.baselines import BASELINES, MAX_UNLABELED, check_baseline, choose_unlabeled, fit_baseline
+
+Arrays = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]
+
+
+@pytest.fixture
+def blobs() -> Arrays:
+    """Labeled points with classes, unlabeled points and queries, in three blobs in 5 dimensions."""
+    draw = np.random.RandomState(0)
+    centers = draw.randn(3, 5) * 4
+    y = np.repeat(np.arange(3), 4)
+    return centers[y] + draw.randn(12, 5), y, centers[np.arange(60) % 3] + draw.randn(60, 5), centers + 0.1
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_finds_the_blobs(name: str, blobs: Arrays) -> None:
+    labeled, y, unlabeled, queries = blobs
+    probs, again = fit_baseline({"name": name}, labeled, y, unlabeled, [queries, queries[:1]], 4)
+    assert probs.shape == (3, 4) and again.shape == (1, 4)
+    np.testing.assert_allclose(probs.sum(1), 1)
+    assert probs.argmax(1).tolist() == [0, 1, 2]
+    assert (probs[:, 3] == 0).all(), "a class without a label"
+    np.testing.assert_array_equal(probs[:1], again)
+
+
+def test_the_answers_are_scikit_learns(blobs: Arrays) -> None:
+    labeled, y, unlabeled, queries = blobs
+    scaler = StandardScaler().fit(np.concatenate([labeled, unlabeled]))
+    x, u, q = (scaler.transform(part) for part in (labeled, unlabeled, queries))
+    (probs,) = fit_baseline({"name": "logistic_regression", "C": 0.1}, labeled, y, unlabeled, [queries], 3)
+    np.testing.assert_allclose(probs, LogisticRegression(C=0.1, max_iter=1000).fit(x, y).predict_proba(q))
+    model = LabelSpreading(kernel="knn", n_neighbors=30, alpha=0.5, max_iter=100)
+    with np.errstate(invalid="ignore"):
+        model.fit(np.concatenate([x, u]), np.concatenate([y, np.full(60, -1)]))
+    spreading = {"name": "label_spreading", "neighbors": 30, "alpha": 0.5}
+    (probs,) = fit_baseline(spreading, labeled, y, unlabeled, [queries], 3)
+    np.testing.assert_allclose(probs, model.predict_proba(q))
+
+
+def test_unlabeled_images_matter_only_to_those_who_read_them(blobs: Arrays) -> None:
+    labeled, y, unlabeled, queries = blobs
+    mirrored = 2 * unlabeled.mean(0) - unlabeled  # other points with the same mean and deviation
+    for name, baseline in BASELINES.items():
+        first, second = (
+            fit_baseline({"name": name}, labeled, y, u, [queries * 0.3], 3)[0] for u in (unlabeled, mirrored)
+        )
+        assert np.allclose(first, second) is not baseline.reads_unlabeled, name
+
+
+def test_a_point_that_no_label_reaches_gets_the_uniform_answer() -> None:
+    labeled = np.array([[0.0], [1.0], [2.0], [0.5], [1.5], [2.5]])
+    unlabeled = np.linspace(100, 101, 30)[:, None]
+    spreading = {"name": "label_spreading", "neighbors": 3}
+    (probs,) = fit_baseline(spreading, labeled, np.array([0, 0, 0, 1, 1, 1]), unlabeled, [np.array([[100.5]])], 2)
+    np.testing.assert_allclose(probs, [[0.5, 0.5]])
+
+
+def test_the_choice_of_unlabeled_images_is_seeded_and_bounded() -> None:
+    rows = np.arange(5, 5 + 2 * MAX_UNLABELED)
+    chosen = choose_unlabeled(rows, 1)
+    assert len(chosen) == len(set(chosen)) == MAX_UNLABELED and (np.diff(chosen) > 0).all()
+    assert np.array_equal(chosen, choose_unlabeled(rows, 1)) and not np.array_equal(chosen, choose_unlabeled(rows, 2))
+    assert choose_unlabeled(rows[:7], 0).tolist() == rows[:7].tolist()
+
+
+def test_mistakes_name_key_and_rule() -> None:
+    assert check_baseline({}) == [".name: missing; valid: logistic_regression, self_training, label_spreading"]
+    assert check_baseline({"name": "self_training", "treshold": 0.5}) == [
+        ".treshold: baseline 'self_training' has no such option; did you mean 'threshold'?"
+    ]
+    assert check_baseline({"name": "self_training", "threshold": True}) == [
+        ".threshold: must be a number > 0, not True"
+    ]
+    assert check_baseline({"name": "label_spreading", "neighbors": 3, "alpha": 0.5}) == []

@@ -1,0 +1,207 @@
+"""Which runs a suite has, what they share, and how long they are."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from semisup.bench.execution.jobs import Job, make_jobs, plan_cell, step_kind, unique_jobs
+from semisup.bench.suites.runs import Cell, check_entries, expand, trial_options
+from semisup.bench.suites.suite import Suite
+from semisup.config import DataConfig
+from semisup.data import ImageData, draw_budget, load_data
+from semisup.errors import SemisupError
+from tests.bench.bench_small import small
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageData:
+    return load_data(DataConfig("digits"))
+
+
+def plan(suite: Suite, data: ImageData, timing: dict[str, float] | None = None) -> list[tuple[Cell, list[Job]]]:
+    return [(cell, make_jobs(suite, plan_cell(suite, cell, data), timing or {})) for cell in expand(suite)]
+
+
+def test_every_entry_sees_every_budget_and_draw_and_draws_come_first() -> None:
+    cells = expand(small("inits=2"))
+    paired = [(c.entry, str(c.labels), c.draw, c.init) for c in cells if c.entry in ("supervised", "fixmatch")]
+    assert len(paired) == len(set(paired)) == 2 * 2 * 2 * 2
+    assert [c.draw for c in cells] == sorted(c.draw for c in cells)
+    full = [(c.labels, c.draw, c.init) for c in cells if c.entry == "full"]
+    assert full == [("all", 0, 0), ("all", 0, 1)], "nothing to draw among all labels"
+    assert len(expand(small("labels=[100%]", only=("supervised",)))) == 1
+    assert {c.init for c in cells if c.entry == "logistic"} == {0}, "a baseline has no initial weights"
+
+
+def test_all_entries_of_a_draw_have_the_same_labels(data: ImageData) -> None:
+    jobs = [(cell, jobs[-1].recipe.data) for cell, jobs in plan(small(), data) if cell.labels != "all"]
+    for cell, config in jobs:
+        budget = draw_budget(data.y_train, config.labels, config.split_seed or 0, 10)
+        assert budget.hash == draw_budget(data.y_train, cell.labels, cell.draw, 10).hash
+    small_, large = (set(draw_budget(data.y_train, n, 1, 10).index) for n in (20, "10%"))
+    assert small_ < large
+
+
+def test_one_pretraining_serves_every_budget_and_draw(data: ImageData) -> None:
+    runs = [jobs for cell, jobs in plan(small(), data) if cell.entry in ("finetuned", "on_features")]
+    assert len(runs) == 8 and all(jobs[0].stage == "pretrain" for jobs in runs)
+    assert len({jobs[0].fingerprint for jobs in runs}) == 1
+    assert len({jobs[-1].fingerprint for jobs in runs}) == 8
+    assert len(list(unique_jobs(runs))) == 1 + 8
+    other = [jobs for cell, jobs in plan(small("inits=[3]"), data) if cell.entry == "finetuned"]
+    assert other[0][0].fingerprint != runs[0][0].fingerprint, "other initial weights are another pretraining"
+
+
+def test_only_what_the_judged_stage_needs_is_run(data: ImageData) -> None:
+    (jobs,) = [j for c, j in plan(small("labels=[20]", "draws=1"), data) if c.entry == "finetuned"]
+    assert [job.stage for job in jobs] == ["pretrain", "finetune"]
+    assert jobs[1].inputs == (("pretrain", jobs[0].fingerprint),)
+
+
+def test_the_suites_network_and_defaults_reach_every_entry(data: ImageData) -> None:
+    for cell, jobs in plan(small("model.width=5", "draws=1"), data):
+        assert jobs[-1].recipe.model == {"name": "cnn", "width": 5} or cell.entry == "logistic"
+    by_entry = {cell.entry: jobs[-1].recipe for cell, jobs in plan(small("draws=1"), data)}
+    assert by_entry["supervised"].stages["train"].batch.labeled == 16
+    assert (by_entry["supervised"].stages["train"].steps, by_entry["fixmatch"].stages["train"].steps) == (6, 4)
+
+
+def test_stages_of_an_entry_are_a_recipe_of_its_own(data: ImageData) -> None:
+    stages = {
+        "teacher": {"method": {"name": "supervised"}},
+        "labels": {"kind": "relabel", "teacher": "teacher"},
+        "student": {"method": {"name": "noisy_student"}, "pseudo_labels": "labels", "steps": 3},
+        "more": {"method": {"name": "supervised"}},
+    }
+    suite = small(labels=[20], draws=1, baseline=None, entries={"noisy": {"stages": stages, "stage": "student"}})
+    ((_, jobs),) = plan(suite, data)
+    assert [(job.stage, job.steps) for job in jobs] == [("teacher", 6), ("labels", 0), ("student", 3)]
+    assert {job.recipe.stages["teacher"].batch.labeled for job in jobs} == {16}
+
+
+def test_equal_steps_and_equal_seconds(data: ImageData) -> None:
+    suite = small("compute=[recipe, 100 steps, 3 s]", "draws=1", "labels=[20]", only=("supervised", "finetuned"))
+    plans = [plan_cell(suite, cell, data).plan for cell in expand(suite)]
+    kinds = {stage.name: step_kind(plan, stage) for plan in plans for stage in plan.stages}
+    timing = {kinds["train"]: 0.01, kinds["pretrain"]: 0.05, kinds["finetune"]: 0.02}
+    runs = {(cell.entry, cell.compute.text): jobs for cell, jobs in plan(suite, data, timing)}
+    assert [job.steps for job in runs["finetuned", ""]] == [4, 200]
+    assert sum(job.steps for job in runs["supervised", "100 steps"]) == 100
+    assert [job.steps for job in runs["finetuned", "100 steps"]] == [2, 98]
+    assert [job.steps for job in runs["supervised", "3 s"]] == [300]
+    pretrain, finetune = runs["finetuned", "3 s"]
+    assert finetune.steps / pretrain.steps == pytest.approx(50, rel=0.1)
+    assert pretrain.seconds + finetune.seconds == pytest.approx(3, rel=0.03)
+    with pytest.raises(SemisupError, match=r"entries\.supervised: compute 3 s: stage 'train' could not be timed"):
+        plan(suite, data)
+
+
+def test_rounding_and_warm_up_do_not_change_a_length(data: ImageData) -> None:
+    entry = {"recipe": "digits/quickstart", "overrides": ["stages.selftrain.schedule.warmup=300"]}
+    suite = small(labels=[20], draws=1, baseline=None, compute=["100 steps", "7 steps"], entries={"chain": entry})
+    long, short = (jobs for _, jobs in plan(suite, data))
+    assert sum(job.steps for job in long) == 100
+    assert sum(job.steps for job in short) == 7 and min(job.steps for job in short) == 1
+    schedules = [jobs[-1].recipe.stages["selftrain"].schedule for jobs in (long, short)]
+    assert schedules[0].warmup == pytest.approx(300 * long[2].steps / 600)
+    assert schedules[1].warmup >= 1, "below 1 it would be a fraction of the stage"
+
+
+def test_a_step_kind_is_about_time_and_nothing_else(data: ImageData) -> None:
+    def kind(*overrides: str) -> str:
+        suite = small("draws=1", *overrides, only=("supervised",))
+        planned = plan_cell(suite, expand(suite)[0], data).plan
+        return step_kind(planned, planned.stages[0])
+
+    assert kind() == kind("labels=[30]", "inits=[5]", "entries.supervised.train.steps=9")
+    assert kind() == kind("entries.supervised.train.optimizer={lr: 0.3, weight_decay: 0}"), "a search finds its times"
+    assert kind() != kind("entries.supervised.train.optimizer={name: adamw}")
+    assert kind() != kind("entries.supervised.train.batch={labeled: 8}")
+    assert kind() != kind("model.width=6")
+    assert kind() != kind("threads=2")
+
+
+SEARCHED: dict[str, Any] = {
+    "search": {"trials": 3, "validation": 0.5},
+    "labels": [40],
+    "entries": {
+        "supervised": {
+            "train": {"method": {"name": "supervised"}},
+            "search": {"optimizer.lr": [0.001, 0.01, 0.1], "method.strong": [True, False]},
+        },
+        "logistic": {"baseline": {"name": "logistic_regression"}, "search": {"C": [0.01, 0.1, 1.0, 10.0]}},
+    },
+}
+
+
+def test_every_entry_gets_the_same_number_of_trials(data: ImageData) -> None:
+    suite = small(**SEARCHED)
+    for name in suite.entries:
+        options = trial_options(suite, name)
+        assert len(set(options)) == 3 and options == trial_options(suite, name)
+    trial = Cell("supervised", 40, 0, 0, suite.computes[0], ("optimizer.lr=0.1",), 0.5)
+    final = dataclasses.replace(trial, validation=0.0)
+    recipes = [make_jobs(suite, plan_cell(suite, cell, data), {})[-1].recipe for cell in (trial, final)]
+    assert [recipe.stages["train"].optimizer.lr for recipe in recipes] == [0.1, 0.1]
+    assert [recipe.data.validation for recipe in recipes] == [0.5, 0.0]
+    baseline = Cell("logistic", 40, 0, 0, suite.computes[0], ("C=0.01",), 0.5)
+    assert make_jobs(suite, plan_cell(suite, baseline, data), {})[-1].baseline == {
+        "name": "logistic_regression",
+        "C": 0.01,
+    }
+
+
+def test_everything_wrong_with_the_entries_shows_before_anything_runs(data: ImageData) -> None:
+    suite = small(draws=1)
+    suite.entries["fixmatch"].train["method"] = {"name": "fixmatch", "treshold": 0.5}
+    suite.entries["finetuned"].stage = "finetun"
+    suite.entries["on_features"].features = {"recipe": "digits/quickstat"}
+    with pytest.raises(SemisupError) as caught:
+        check_entries(suite, data)
+    message = str(caught.value)
+    assert "method 'fixmatch' has no such option; did you mean 'threshold'?" in message
+    assert "there is no stage 'finetun'; did you mean 'finetune'?" in message
+    assert "digits/quickstat: no such recipe" in message
+    with pytest.raises(SemisupError, match="labels: 5 is 5 labeled images, fewer than one for each of 10 classes"):
+        check_entries(small("labels=[5, 20]"), data)
+
+
+def test_a_search_needs_two_labels_per_class(data: ImageData) -> None:
+    with pytest.raises(SemisupError, match=r"data\.validation: takes at least one label of every class"):
+        check_entries(small(**{**SEARCHED, "labels": [10]}), data)
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ({"recipe": "digits/quickstart", "stage": "pretrain", "search": {"stages.pretrain.method.hidden": [8, 9, 10]}},
+         "search: stage 'pretrain' classifies nothing, so nothing says which trial is best"),
+        ({"baseline": {"name": "logistic_regression"}, "search": {"Cx": [1, 2, 3]}},
+         "search.Cx: baseline 'logistic_regression' has no such option"),
+        ({"train": {"method": {"name": "fixmatch"}}, "search": {"method.treshold": [0.5, 0.6, 0.7]}},
+         "method 'fixmatch' has no such option; did you mean 'threshold'?"),
+    ],
+)  # fmt: skip
+def test_a_search_is_checked_before_it_starts(entry: dict[str, Any], problem: str, data: ImageData) -> None:
+    searched = {**SEARCHED, "entries": {**SEARCHED["entries"], "wrong": entry}}
+    with pytest.raises(SemisupError) as caught:
+        check_entries(small(**searched), data)
+    assert problem in str(caught.value)
+
+
+def test_an_entrys_own_length_replaces_the_default(data: ImageData) -> None:
+    suite = small("labels=[20]", "draws=1", only=("supervised",))
+    suite.entries["supervised"].train["epochs"] = 4
+    ((_, jobs),) = plan(suite, data)
+    assert jobs[0].steps == 5, "4 x 20 images / 16"
+
+
+def test_jobs_do_not_depend_on_where_they_run(data: ImageData) -> None:
+    """The recipe that travels says its precision, so that a worker with a GPU plans the same fingerprints."""
+    for _, jobs in plan(small("draws=1"), data):
+        assert {job.recipe.precision for job in jobs} == {"fp32"}
+        assert np.all([len(job.fingerprint) == 20 for job in jobs])

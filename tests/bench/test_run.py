@@ -1,0 +1,277 @@
+"""A suite from the command to its tables, on a real Dask cluster of two worker processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from distributed import Client, LocalCluster
+
+from semisup.bench.execution.benchmark import bench
+from semisup.bench.results.rows import Row, read_rows
+from semisup.bench.suites.suite import Suite
+from semisup.errors import SemisupError
+from semisup.tracking import replay
+from tests.bench.bench_small import PRETRAIN, small
+
+SEMISUP = Path(sys.executable).with_name("semisup")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
+    """Restored for the tests of other files: a cluster's nanny leaves in it what its workers are to inherit."""
+    with patch.dict(os.environ):
+        yield
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[Any]:
+    """A scheduler of its own with two workers, as a person would start them; one is killed by a test."""
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50, memory_limit=0
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, scheduler: Any) -> Path:
+    """The small suite, run once; its second budget of everything is not."""
+    folder = tmp_path_factory.mktemp("bench")
+    bench(small(), out=folder / "small", scheduler=scheduler.scheduler_address, quiet=True)
+    return folder
+
+
+def rows(folder: Path) -> dict[tuple[str, str, int], Row]:
+    return {(row.entry, row.labels, row.draw): row for row in read_rows(folder / "runs.csv")}
+
+
+def test_every_run_is_a_row(shared: Path) -> None:
+    found = rows(shared / "small")
+    assert len(found) == 5 * 2 * 2 + 1
+    assert {row.status for row in found.values()} == {"done"}
+    for (entry, labels, _), row in found.items():
+        assert row.n_labels == {"20": 20, "10%": 144, "all": 1438}[labels]
+        assert row.accuracy is not None and len(row.reliability) == 15 and len(row.per_class) == 10
+        assert (row.calibrated_seconds is None) == (entry in ("logistic", "on_features"))
+    assert found["finetuned", "20", 0].steps == 4 + 200
+    assert found["fixmatch", "20", 0].coverage is not None
+    splits = {(labels, draw): set() for _, labels, draw in found}
+    for (_, labels, draw), row in found.items():
+        splits[labels, draw].add(row.split_hash)
+    assert all(len(hashes) == 1 for hashes in splits.values()), "every method sees the same draws"
+
+
+def test_tables_and_page_are_written(shared: Path) -> None:
+    summary = json.loads((shared / "small" / "leaderboard.json").read_text())
+    assert [entry["entry"] for entry in summary["entries"]] == list(small().entries)
+    assert summary["saved"]["stages"] == 2 * 2 * 5 + 1 + 1 and summary["saved"]["stages_needed"] == 5 * 4 + 8 + 1
+    assert summary["provenance"]["data hash"] and "semisup bench small" in summary["command"]
+    text = (shared / "small" / "leaderboard.md").read_text()
+    assert all(name in text for name in small().entries)
+    assert "<html" in (shared / "small" / "report.html").read_text()
+
+
+def test_a_second_command_runs_nothing_and_says_the_same(shared: Path, scheduler: Any) -> None:
+    before = {row.entry + row.labels + str(row.draw): row for row in read_rows(shared / "small" / "runs.csv")}
+    shown = bench(small(), out=shared / "small", dry_run=True, quiet=True)
+    assert (shown["runs"], shown["stages_left"]) == (21, 0)
+    bench(small(), out=shared / "small", scheduler=scheduler.scheduler_address, quiet=True)
+    assert {row.entry + row.labels + str(row.draw): row for row in read_rows(shared / "small" / "runs.csv")} == before
+
+
+def test_more_draws_run_only_what_is_new(shared: Path) -> None:
+    shown = bench(small("draws=3"), out=shared / "small", dry_run=True, quiet=True)
+    assert (shown["runs"], shown["stages_left"]) == (31, 10), "the pretraining serves the new draw too"
+
+
+def test_local_workers_share_the_folder_of_a_recipe(tmp_path: Path) -> None:
+    """Own workers; what `semisup run` has trained below the same folder is not trained again."""
+    words = ["digits/quickstart", "model.width=4", "threads=1", "tracking.mlflow=false", *PRETRAIN]
+    words += [f"stages.{stage}.steps=1" for stage in ("supervised", "finetune", "selftrain", "student")]
+    subprocess.run([SEMISUP, "run", *words, "--out", tmp_path / "run"], check=True, capture_output=True)
+    suite = small("labels=[20]", "draws=1", only=("supervised", "finetuned"))
+    shown = bench(suite, out=tmp_path / "small", dry_run=True, quiet=True)
+    assert shown["stages_left"] == 2
+    summary = bench(suite, out=tmp_path / "small", workers=1, quiet=True)
+    assert [cell["accuracy"]["n"] for cell in summary["cells"]] == [1, 1]
+    stages = {path.name for path in (tmp_path / ".semisup" / "stages").iterdir()}
+    assert {row.fingerprint for row in read_rows(tmp_path / "small" / "runs.csv")} <= stages
+
+
+def failing() -> Suite:
+    suite = small("labels=[20]", only=("supervised", "fixmatch", "finetuned"))
+    suite.entries["fixmatch"].train["optimizer"] = {"lr": 1.0e18}
+    return suite
+
+
+def test_an_oracle_is_asked_for(shared: Path, tmp_path: Path, scheduler: Any) -> None:
+    assert all(row.oracle_accuracy is None for row in read_rows(shared / "small" / "runs.csv"))
+    assert "oracle" not in (shared / "small" / "leaderboard.md").read_text()
+    suite = small("labels=[20]", "oracle_every=2", only=("supervised",))
+    bench(suite, out=tmp_path / "small", scheduler=scheduler.scheduler_address, quiet=True)
+    for row in read_rows(tmp_path / "small" / "runs.csv"):
+        assert row.accuracy is not None and row.oracle_accuracy is not None and row.oracle_accuracy >= row.accuracy
+    assert "selected on test" in (tmp_path / "small" / "leaderboard.md").read_text()
+
+
+def test_a_failing_run_stops_no_other(tmp_path: Path, scheduler: Any) -> None:
+    summary = bench(failing(), out=tmp_path / "small", scheduler=scheduler.scheduler_address, quiet=True)
+    found = rows(tmp_path / "small")
+    assert {key[0] for key, row in found.items() if row.status == "failed"} == {"fixmatch"}
+    assert sum(row.status == "done" for row in found.values()) == 4
+    assert "not finite" in found["fixmatch", "20", 0].error
+    assert len(summary["failures"]) == 2 and "not finite" in (tmp_path / "small" / "leaderboard.md").read_text()
+
+
+def test_a_search_tries_equally_often_and_keeps_the_best(tmp_path: Path, scheduler: Any) -> None:
+    searched = {
+        "supervised": {
+            "train": {"method": {"name": "supervised"}, "optimizer": {"name": "adamw"}, "steps": 30},
+            "search": {"optimizer.lr": [1e-6, 2e-6, 0.01]},
+        },
+        "logistic": {"baseline": {"name": "logistic_regression"}, "search": {"C": [1e-9, 1e-8, 1.0]}},
+    }
+    suite = small(labels=[100], draws=2, entries=searched, search={"trials": 3, "validation": 0.3})
+    bench(suite, out=tmp_path / "small", scheduler=scheduler.scheduler_address, quiet=True)
+    found = rows(tmp_path / "small")
+    assert len(found) == 4, "trials are no rows"
+    assert {row.n_labels for row in found.values()} == {100}, "validation labels are charged to the budget"
+    assert [row.chosen for (entry, _, _), row in found.items() if entry == "supervised"] == ["optimizer.lr=0.01"] * 2
+    assert {row.chosen for (entry, _, _), row in found.items() if entry == "logistic"} == {"C=1.0"}
+    log = [json.loads(line) for line in (tmp_path / "small" / "events.jsonl").read_text().splitlines()]
+    started = [event["stage"] for event in log if event["event"] == "stage_start"]
+    assert sum("trial" in name for name in started) == 3 * 4 and len(started) == 16
+
+
+def test_probe_and_knn_stages_are_judged(tmp_path: Path, scheduler: Any) -> None:
+    """Few-label results of frozen features: one pretraining for all, and a search chooses by validation labels."""
+    recipe = tmp_path / "judges.yaml"
+    recipe.write_text(
+        """
+name: judges
+stages:
+  pretrain: {method: {name: simclr}, batch: {unlabeled: 32}, steps: 4}
+  probe: {kind: probe, of: pretrain}
+  knn: {kind: knn, of: pretrain, knn: {k: 5}}
+  every: {kind: knn, of: pretrain, knn: {bank: all}}
+"""
+    )
+    entries: dict[str, Any] = {name: {"recipe": str(recipe), "stage": name} for name in ("probe", "knn", "every")}
+    suite = small(entries=entries, baseline="probe")
+    summary = bench(suite, out=tmp_path / "small", scheduler=scheduler.scheduler_address, quiet=True)
+    assert summary["saved"]["stages"] == 1 + 4 + 4 + 1, "the pretraining and every label's kNN serve all budgets"
+    knn: dict[str, set[float | None]] = {name: set() for name in entries}
+    for (entry, labels, _), row in rows(tmp_path / "small").items():
+        assert (row.status, row.method) == ("done", "probe" if entry == "probe" else "knn")
+        assert row.n_labels == {"20": 20, "10%": 144}[labels]
+        assert (row.accuracy is None) == (entry == "every")
+        knn[entry].add(row.knn)
+        assert row.probe is None and row.parameters > 0 and row.steps == 4
+        assert len(row.reliability) == (0 if entry == "every" else 15)
+    assert knn["probe"] == knn["knn"] and len(knn["probe"]) == 1 and None not in knn["probe"], "what the encoder said"
+    assert len(knn["every"]) == 1 and None not in knn["every"]
+    entries["probe"]["search"] = {"stages.pretrain.optimizer.lr": [0.1, 0.01]}
+    entries["knn"]["search"] = {"stages.knn.knn.k": [1, 3]}
+    del entries["every"]
+    searched = small(entries=entries, baseline="probe", labels=[100], search={"trials": 2, "validation": 0.3})
+    bench(searched, out=tmp_path / "search", scheduler=scheduler.scheduler_address, quiet=True)
+    chosen = [row.chosen for row in rows(tmp_path / "search").values()]
+    assert len(chosen) == 4 and all("=" in text for text in chosen)
+    entries["every"] = {"recipe": str(recipe), "stage": "every", "search": {"stages.every.knn.k": [1, 3]}}
+    searched = small(entries=entries, baseline="probe", labels=[100], search={"trials": 2, "validation": 0.3})
+    with pytest.raises(SemisupError, match="every: search: stage 'every' classifies nothing"):
+        bench(searched, out=tmp_path / "wrong", dry_run=True, quiet=True)
+
+
+def test_everything_is_in_mlflow(tmp_path: Path, scheduler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parent run for the suite, a child for every run, the failed ones too."""
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/tracked.db"
+    bench(failing(), out=tmp_path / "small", scheduler=scheduler.scheduler_address, quiet=True)
+    replay(tmp_path / "small", uri)
+    client = MlflowClient(tracking_uri=uri)
+    (experiment,) = [e for e in client.search_experiments() if e.name == "semisup"]
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = {run.info.run_name: run for run in runs if run is not parent}
+    assert parent.info.run_name == "small" and len(children) == 6
+    assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
+    child = children["supervised 20 draw 1"]
+    (row,) = [r for r in read_rows(tmp_path / "small" / "runs.csv") if (r.entry, r.draw) == ("supervised", 1)]
+    assert child.data.metrics["test/accuracy"] == row.accuracy
+    assert child.data.params["labels"] == "20" and child.info.status == "FINISHED"
+    assert children["fixmatch 20 draw 0"].info.status == "FAILED"
+    names = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert names == {"runs.csv", "leaderboard.json", "leaderboard.md", "report.html"}
+
+
+def test_a_killed_worker_costs_its_run_in_flight_only(tmp_path: Path, scheduler: Any) -> None:
+    command = subprocess.Popen(
+        [sys.executable, "-c", RUN, scheduler.scheduler_address, tmp_path / "small"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )
+    victim = busy_worker(scheduler)
+    assert victim != os.getpid()
+    os.kill(victim, signal.SIGKILL)
+    assert command.wait(120) == 0
+    found = rows(tmp_path / "small")
+    assert {row.status for row in found.values()} == {"done"} and len(found) == 2
+    with Client(scheduler) as client:
+        assert victim not in client.run(os.getpid).values(), "it had died, and its nanny has started another"
+
+
+RUN = """
+import sys
+from tests.bench.bench_small import small
+from semisup.bench.execution.benchmark import bench
+if __name__ == "__main__":
+    suite = small("labels=[20]", "draws=2", "defaults.steps=400", only=("supervised",))
+    bench(suite, out=sys.argv[2], scheduler=sys.argv[1], quiet=True)
+"""
+
+
+def busy_worker(cluster: Any) -> int:
+    """Process id of a worker that is at a stage."""
+    with Client(cluster) as client:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            for address, tasks in client.processing().items():
+                if any("train" in str(task) for task in tasks):
+                    return int(client.run(os.getpid, workers=[address])[address])
+            time.sleep(0.05)
+    raise AssertionError("no worker has become busy")
+
+
+def test_nobody_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semisup.bench.execution.cluster.CONNECT_SECONDS", 1)
+    with pytest.raises(SemisupError, match=r"--scheduler tcp://127\.0\.0\.1:1: nobody answers there"):
+        bench(small("draws=1"), scheduler="tcp://127.0.0.1:1", out=tmp_path / "x", quiet=True)
+    with LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", silence_logs=50) as empty:
+        address = empty.scheduler_address
+        with pytest.raises(SemisupError, match=f"--scheduler {address}: has no workers; start some with: dask worker"):
+            bench(small("draws=1"), scheduler=address, out=tmp_path / "x", quiet=True)
+
+
+def test_a_lost_scheduler_is_no_failed_run(tmp_path: Path) -> None:
+    """The command ends with a message, not with a table of failures; it goes on elsewhere."""
+    suite = small("labels=[20]", "draws=1", "defaults.steps=20000", only=("supervised",))
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50)
+    killer = threading.Thread(target=lambda: (busy_worker(cluster), cluster.close()))
+    killer.start()
+    try:
+        with pytest.raises(SemisupError, match="the connection to the Dask scheduler was lost"):
+            bench(suite, out=tmp_path / "small", scheduler=cluster.scheduler_address, quiet=True)
+    finally:
+        killer.join()
+    assert read_rows(tmp_path / "small" / "runs.csv") == []

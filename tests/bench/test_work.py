@@ -1,0 +1,121 @@
+"""What a worker does with one job, in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from semisup.bench.execution.jobs import Job, make_jobs, plan_cell
+from semisup.bench.execution.timing import step_seconds
+from semisup.bench.execution.worker import Failed, Pack, measure, open_pack, run_job, write_pack
+from semisup.bench.suites.runs import expand
+from semisup.config import DataConfig
+from semisup.data import load_data
+from semisup.errors import SemisupError
+from semisup.stages.artifact import RECORD
+from tests.bench.bench_small import small
+
+
+def jobs_of(entry: str, *overrides: str) -> list[Job]:
+    suite = small("labels=[20]", "draws=1", *overrides)
+    (cell,) = [cell for cell in expand(suite) if cell.entry == entry]
+    return make_jobs(suite, plan_cell(suite, cell, load_data(DataConfig("digits"))), {})
+
+
+def done(answer: Pack | Failed) -> Pack:
+    assert isinstance(answer, Pack), answer
+    return answer
+
+
+def test_a_chain_in_a_shared_folder(tmp_path: Path) -> None:
+    pretrain, finetune = jobs_of("finetuned", "entries.finetuned.overrides=[stages.pretrain.steps=2]")
+    first = done(run_job(pretrain, {}, str(tmp_path)))
+    second = done(run_job(finetune, {"pretrain": first}, str(tmp_path)))
+    assert first.files is None and second.files is None, "nothing travels"
+    assert second.record["fingerprint"] == finetune.fingerprint
+    assert 0 <= second.record["metrics"]["test/accuracy"] <= 1
+    again = done(run_job(finetune, {"pretrain": first}, str(tmp_path)))
+    assert again.record == second.record
+
+
+def test_files_travel_between_folders_and_arrive_whole(tmp_path: Path) -> None:
+    (job,) = jobs_of("supervised")
+    here = done(run_job(job, {}, str(tmp_path / "here")))
+    home = tmp_path / "here" / job.fingerprint
+    traveling = Pack(here.record, {name: (home / name).read_bytes() for name in here.record["files"]})
+    there = tmp_path / "there" / job.fingerprint
+    artifact = open_pack(traveling, there)
+    assert artifact.record == here.record
+    assert (there / "model.safetensors").read_bytes() == (home / "model.safetensors").read_bytes()
+    assert open_pack(Pack(here.record), there).folder == there, "it is there already"
+    assert traveling.files is not None
+    damaged = Pack(here.record, traveling.files | {"model.json": b"{}"})
+    with pytest.raises(SemisupError, match=r"model\.json: missing or damaged"):
+        write_pack(damaged, tmp_path / "elsewhere" / job.fingerprint)
+    with pytest.raises(SemisupError, match="a finished stage should be here and is not"):
+        open_pack(Pack(here.record), tmp_path / "nowhere" / job.fingerprint)
+
+
+def test_a_baseline_on_features_differs_from_pixels_and_is_kept(tmp_path: Path) -> None:
+    pretrain, spreading = jobs_of("on_features")
+    features = done(run_job(spreading, {"pretrain": done(run_job(pretrain, {}, str(tmp_path)))}, str(tmp_path)))
+    (logistic,) = jobs_of("logistic")
+    pixels = done(run_job(logistic, {}, str(tmp_path)))
+    assert pixels.record["method"] == "logistic_regression" and features.record["method"] == "label_spreading"
+    assert pixels.record["metrics"]["test/accuracy"] > 0.5, "20 labels of digits"
+    assert len(pixels.record["metrics"]["test/reliability"]) == 15
+    assert json.loads((tmp_path / logistic.fingerprint / RECORD).read_text())["metrics"] == pixels.record["metrics"]
+
+
+def test_the_recipes_own_failure_is_an_answer_not_an_exception(tmp_path: Path) -> None:
+    (job,) = jobs_of("supervised", "entries.supervised.train.optimizer={name: sgd, lr: 1.0e18}")
+    answer = run_job(job, {}, str(tmp_path))
+    assert isinstance(answer, Failed) and "stages.train: step" in answer.error and "not finite" in answer.error
+
+
+@pytest.mark.parametrize("entry", ["supervised", "logistic"])
+def test_a_worker_with_another_version_or_other_data_says_so(entry: str, tmp_path: Path) -> None:
+    (job,) = jobs_of(entry)
+    answer = run_job(dataclasses.replace(job, fingerprint="0" * 20), {}, str(tmp_path))
+    assert isinstance(answer, Failed) and "another version of semisup, or other data" in answer.error
+
+
+def test_a_folder_that_cannot_be_written_is_worth_another_attempt(tmp_path: Path) -> None:
+    (job,) = jobs_of("supervised")
+    (tmp_path / job.fingerprint).mkdir()
+    (tmp_path / job.fingerprint / "model.safetensors").mkdir()  # a file cannot take its place
+    with pytest.raises(SemisupError, match="cannot be written"):
+        run_job(job, {}, str(tmp_path))
+
+
+def test_baselines_with_all_labels_have_nothing_unlabeled(tmp_path: Path) -> None:
+    suite = small(labels=["all"], draws=1, baseline=None, entries={"a": {"baseline": {"name": "logistic_regression"}}})
+    (cell,) = expand(suite)
+    (job,) = make_jobs(suite, plan_cell(suite, cell, load_data(DataConfig("digits"))), {})
+    assert done(run_job(job, {}, str(tmp_path))).record["metrics"]["test/accuracy"] > 0.9
+
+
+def test_jobs_of_one_process_take_turns(tmp_path: Path) -> None:
+    """Two threads, as of a Dask worker with two: the answers are those of one after the other."""
+    jobs = [jobs_of("supervised", f"draws=[{draw}]")[0] for draw in (0, 1)]
+    with ThreadPoolExecutor(2) as pool:
+        together = [done(answer) for answer in pool.map(lambda job: run_job(job, {}, str(tmp_path / "a")), jobs)]
+    alone = [done(run_job(job, {}, str(tmp_path / "b"))) for job in jobs]
+    assert [a.record["files"] for a in together] == [b.record["files"] for b in alone], "checksums of the weights"
+
+
+def test_every_train_stage_can_be_timed_without_what_it_starts_from() -> None:
+    suite = small("draws=1", "labels=[20]")
+    data = load_data(DataConfig("digits"))
+    plans = {cell.entry: plan_cell(suite, cell, data).plan for cell in expand(suite)}
+    timed = {stage.name: step_seconds(plan, stage) for plan in plans.values() for stage in plan.stages if stage.steps}
+    assert timed.keys() == {"train", "pretrain", "finetune"}
+    assert all(0 < seconds < 5 for seconds in timed.values())
+    plan = plans["finetuned"]
+    assert measure(plan.recipe, "pretrain") > 0
+    assert torch.get_num_threads() == suite.threads

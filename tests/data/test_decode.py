@@ -1,0 +1,299 @@
+"""Files of every kind, written here by Pillow or byte by byte, against arrays worked out by hand."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semisup.data.decode import BadImageError, decode
+
+RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
+COLOR = np.stack([RAMP, RAMP.T, RAMP[::-1]], axis=-1)
+
+
+def reason(path: Path, size: int = 16) -> str:
+    with pytest.raises(BadImageError) as caught:
+        decode(path, size, 3)
+    return str(caught.value)
+
+
+def png(path: Path, pixels: np.ndarray, bits: int, kind: int) -> None:
+    """Write a PNG of a bit depth and color type that Pillow cannot write; `pixels` (h, w, ...) unsigned integers."""
+    height, width = pixels.shape[:2]
+    rows = pixels.astype(">u2" if bits == 16 else "u1").reshape(height, -1)
+    raw = b"".join(b"\0" + row.tobytes() for row in rows)
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    signature = b"\x89PNG\r\n\x1a\n"
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    path.write_bytes(signature + body)
+
+
+# Kinds of files
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp", "webp"])
+def test_lossless_files_come_back_bit_for_bit(tmp_path: Path, suffix: str) -> None:
+    options = {"lossless": True} if suffix == "webp" else {}
+    Image.fromarray(COLOR).save(tmp_path / f"a.{suffix}", **options)
+    image = decode(tmp_path / f"a.{suffix}", 16, 3)
+    assert image.dtype == np.uint8 and image.flags.c_contiguous
+    assert np.array_equal(image, COLOR)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_lossy_files_come_back_about_the_same(tmp_path: Path, suffix: str) -> None:
+    smooth = np.stack([np.add.outer(np.arange(64), np.arange(64))] * 3, -1).astype(np.uint8)
+    Image.fromarray(smooth).save(tmp_path / f"a.{suffix}", quality=95)
+    assert np.abs(decode(tmp_path / f"a.{suffix}", 64, 3).astype(int) - smooth).max() <= 6
+
+
+def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
+    Image.fromarray(COLOR).save(tmp_path / "a", format="PNG")
+    Image.fromarray(COLOR).save(tmp_path / "b.jpg", format="BMP")
+    assert np.array_equal(decode(tmp_path / "a", 16, 3), COLOR)
+    assert np.array_equal(decode(tmp_path / "b.jpg", 16, 3), COLOR)
+
+
+def test_gray_and_color_become_each_other(tmp_path: Path) -> None:
+    Image.fromarray(RAMP).save(tmp_path / "gray.png")
+    Image.fromarray(COLOR).save(tmp_path / "color.png")
+    assert np.array_equal(decode(tmp_path / "gray.png", 16, 1)[..., 0], RAMP)
+    assert np.array_equal(decode(tmp_path / "gray.png", 16, 3), np.stack([RAMP] * 3, -1))
+    luma = COLOR @ [0.299, 0.587, 0.114]
+    assert np.abs(decode(tmp_path / "color.png", 16, 1)[..., 0] - luma).max() <= 1
+
+
+def test_black_and_white(tmp_path: Path) -> None:
+    board = np.indices((16, 16)).sum(0) % 2 == 1
+    Image.fromarray(board).save(tmp_path / "a.png")
+    Image.fromarray(board).save(tmp_path / "a.tif", compression="group4")
+    for name in ("a.png", "a.tif"):
+        assert np.array_equal(decode(tmp_path / name, 16, 1)[..., 0], board * 255)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "big-endian.tif"])
+def test_sixteen_bits_of_gray_are_scaled_not_cut(tmp_path: Path, name: str) -> None:
+    deep = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    Image.fromarray(deep.astype(">u2") if name.startswith("big") else deep).save(tmp_path / name)
+    gray = decode(tmp_path / name, 16, 1)[..., 0]
+    assert np.array_equal(gray, np.floor(deep / 257 + 0.5))
+    assert (gray.min(), gray.max()) == (0, 255)
+    assert np.array_equal(decode(tmp_path / name, 16, 3)[..., 1], gray)
+
+
+def test_sixteen_bits_of_color_are_scaled(tmp_path: Path) -> None:
+    deep = COLOR.astype(np.uint16) * 257
+    png(tmp_path / "rgb.png", deep, 16, 2)
+    assert np.array_equal(decode(tmp_path / "rgb.png", 16, 3), COLOR)
+    opaque = np.full((16, 16, 1), 65535)
+    png(tmp_path / "rgba.png", np.concatenate([deep, opaque], -1), 16, 6)
+    assert np.array_equal(decode(tmp_path / "rgba.png", 16, 3), COLOR)
+    png(tmp_path / "la.png", np.concatenate([deep[..., :1], opaque], -1), 16, 4)
+    assert np.array_equal(decode(tmp_path / "la.png", 16, 1), COLOR[..., :1])
+
+
+def test_32_bits_have_no_range(tmp_path: Path) -> None:
+    Image.fromarray(RAMP.astype(np.float32) / 255).save(tmp_path / "float.tif")
+    Image.fromarray(RAMP.astype(np.int32)).save(tmp_path / "int.tif")
+    for name in ("float.tif", "int.tif"):
+        assert "32 bits per pixel have no known range" in reason(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_an_alpha_channel_is_laid_over_white(tmp_path: Path, suffix: str) -> None:
+    alpha = np.repeat([0, 51, 255, 102], 64).astype(np.uint8).reshape(16, 16)
+    options = {"lossless": True, "exact": True} if suffix == "webp" else {}
+    Image.fromarray(np.dstack([COLOR, alpha])).save(tmp_path / f"a.{suffix}", **options)
+    share = alpha[..., None] / 255
+    expected = COLOR * share + 255 * (1 - share)
+    assert np.abs(decode(tmp_path / f"a.{suffix}", 16, 3) - expected).max() <= 1
+    assert (decode(tmp_path / f"a.{suffix}", 16, 3)[:4] == 255).all(), "what hides under full transparency is hidden"
+
+
+def test_gray_with_alpha(tmp_path: Path) -> None:
+    alpha = np.where(np.arange(16)[:, None] < 8, 0, 255) * np.ones((1, 16))
+    Image.fromarray(np.dstack([RAMP, alpha.astype(np.uint8)]), "LA").save(tmp_path / "a.png")
+    gray = decode(tmp_path / "a.png", 16, 1)[..., 0]
+    assert (gray[:8] == 255).all() and np.array_equal(gray[8:], RAMP[8:])
+
+
+def test_palettes_are_looked_up(tmp_path: Path) -> None:
+    image = Image.fromarray(np.indices((16, 16)).sum(0).astype(np.uint8) % 3, "P")
+    image.putpalette([255, 0, 0, 0, 255, 0, 10, 20, 30])
+    for name in ("a.png", "a.bmp", "a.tif"):
+        image.save(tmp_path / name)
+        decoded = decode(tmp_path / name, 16, 3)
+        assert [decoded[0, k].tolist() for k in range(3)] == [[255, 0, 0], [0, 255, 0], [10, 20, 30]]
+    image.save(tmp_path / "one.png", transparency=1)
+    image.save(tmp_path / "each.png", transparency=bytes([255, 0, 128]))
+    assert [decode(tmp_path / "one.png", 16, 3)[0, k].tolist() for k in range(3)] == [
+        [255, 0, 0],
+        [255] * 3,
+        [10, 20, 30],
+    ]
+    each = decode(tmp_path / "each.png", 16, 3)[0]
+    assert each[1].tolist() == [255] * 3
+    assert np.abs(each[2] - (np.array([10, 20, 30]) * 128 + 255 * 127) / 255).max() <= 1
+
+
+def test_a_transparent_color_of_an_image_without_palette(tmp_path: Path) -> None:
+    Image.fromarray(COLOR).save(tmp_path / "rgb.png", transparency=tuple(COLOR[3, 4].tolist()))
+    Image.fromarray(RAMP).save(tmp_path / "gray.png", transparency=7)
+    color, gray = decode(tmp_path / "rgb.png", 16, 3), decode(tmp_path / "gray.png", 16, 1)[..., 0]
+    assert color[3, 4].tolist() == [255] * 3 and color[3, 5].tolist() == COLOR[3, 5].tolist()
+    assert gray[0, 6:9].tolist() == [6, 255, 8]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_cmyk(tmp_path: Path, suffix: str) -> None:
+    """Inks that cover nothing are white; JPEGs of CMYK hold their values inverted."""
+    inks = np.zeros((16, 16, 4), np.uint8)
+    inks[8:, :8, 0] = 255  # cyan
+    inks[8:, 8:, 3] = 255  # black
+    Image.fromarray(inks, "CMYK").save(tmp_path / f"a.{suffix}", **({"quality": 100} if suffix == "jpg" else {}))
+    decoded = decode(tmp_path / f"a.{suffix}", 16, 3).astype(int)
+    for row, column, expected in [(2, 2, (255, 255, 255)), (13, 2, (0, 255, 255)), (13, 13, (0, 0, 0))]:
+        assert np.abs(decoded[row, column] - expected).max() <= 4
+
+
+TURNS = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: np.swapaxes(a, 0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(np.swapaxes(a, 0, 1), 2),
+    8: np.rot90,
+}
+"""Orientation -> what brings the stored pixels upright (the Exif standard, 4.6.4: where row 0 and column 0 belong)."""
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+@pytest.mark.parametrize("orientation", TURNS)
+def test_every_orientation_comes_out_upright(tmp_path: Path, suffix: str, orientation: int) -> None:
+    stored = np.zeros((32, 32, 3), np.uint8)
+    stored[:16, :16], stored[:16, 16:], stored[16:, :16] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if suffix == "webp" else {"quality": 95} if suffix == "jpg" else {}
+    Image.fromarray(stored).save(tmp_path / f"a.{suffix}", exif=exif, **options)
+    upright = TURNS[orientation](stored).astype(int)
+    found = decode(tmp_path / f"a.{suffix}", 32, 3)
+    middles = np.ix_([8, 24], [8, 24])  # away from the edges that JPEG blurs
+    assert np.abs(found[middles] - upright[middles]).max() <= 12
+
+
+def test_of_several_frames_the_first(tmp_path: Path) -> None:
+    first, second = Image.fromarray(COLOR), Image.fromarray(255 - COLOR)
+    first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
+    first.save(tmp_path / "a.webp", save_all=True, append_images=[second], lossless=True)
+    first.save(tmp_path / "a.png", save_all=True, append_images=[second])
+    for name in ("a.tif", "a.webp", "a.png"):
+        assert np.array_equal(decode(tmp_path / name, 16, 3), COLOR)
+    first.resize((64, 64)).save(
+        tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second.resize((64, 64))]
+    )
+    assert np.abs(decode(tmp_path / "a.jpg", 16, 3).astype(int) - COLOR).mean() < 12, "a phone's picture of two"
+
+
+# Size
+
+
+def test_the_center_square_is_kept(tmp_path: Path) -> None:
+    wide = np.zeros((20, 60), np.uint8)
+    wide[:, 20:40] = 200
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    Image.fromarray(wide.T).save(tmp_path / "tall.png")
+    for name in ("wide.png", "tall.png"):
+        assert (decode(tmp_path / name, 10, 1) == 200).all()
+
+
+def test_shrinking_averages_over_all_pixels(tmp_path: Path) -> None:
+    board = (np.indices((640, 640)).sum(0) % 2 * 255).astype(np.uint8)
+    Image.fromarray(board).save(tmp_path / "a.png")
+    Image.fromarray(board).save(tmp_path / "a.jpg", quality=100)
+    for name in ("a.png", "a.jpg"):
+        assert np.abs(decode(tmp_path / name, 16, 1).astype(int) - 127).max() <= 3
+
+
+def test_a_photograph_read_at_a_part_of_its_size_is_the_same_picture(tmp_path: Path) -> None:
+    """The quick way of JPEGs against the slow one: the whole picture, scaled."""
+    y, x = np.mgrid[0:600, 0:800] / 100
+    photo = np.stack([127 + 120 * np.sin(x * k + y) for k in (1, 2, 3)], -1).astype(np.uint8)
+    Image.fromarray(photo).save(tmp_path / "a.jpg", quality=98)
+    Image.fromarray(photo).save(tmp_path / "a.bmp")
+    difference = decode(tmp_path / "a.jpg", 64, 3).astype(int) - decode(tmp_path / "a.bmp", 64, 3)
+    assert np.abs(difference).max() <= 6
+
+
+def test_small_images_are_enlarged(tmp_path: Path) -> None:
+    Image.fromarray(np.full((1, 3), 99, np.uint8)).save(tmp_path / "a.png")
+    assert (decode(tmp_path / "a.png", 32, 3) == 99).all()
+
+
+# Bad files
+
+
+def test_reasons(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("not an image at all")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "art.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    assert reason(tmp_path / "empty.png") == "empty"
+    assert reason(tmp_path / "text.jpg") == "not a PNG, JPEG, WebP, TIFF or BMP image"
+    assert reason(tmp_path / "art.png") == "not a PNG, JPEG, WebP, TIFF or BMP image"
+    assert reason(tmp_path / "nosuch.png") == "no such file"
+    assert "Is a directory" in reason(tmp_path / "folder.png")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "bmp"])
+def test_a_file_cut_short_is_bad(tmp_path: Path, suffix: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(noise).save(path)
+    whole = path.read_bytes()
+    for part in (0.9, 0.5, 0.05):
+        path.write_bytes(whole[: int(len(whole) * part)])
+        assert reason(path)
+
+
+def test_a_decompression_bomb_is_refused_unread(tmp_path: Path) -> None:
+    """A file of some kilobytes that says it is 50,000 x 50,000."""
+    path = tmp_path / "bomb.png"
+    png(path, np.zeros((2, 2), np.uint8), 8, 0)
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", 50_000, 50_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(bytes(content[12:29])))
+    path.write_bytes(content)
+    assert reason(path).startswith("too large: Image size (2500000000 pixels) exceeds limit")
+
+
+def test_damaged_bytes_never_escape(tmp_path: Path) -> None:
+    """Whatever a flipped byte does to a reader, the answer is an image or a BadImageError."""
+    draws = np.random.default_rng(1)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path, bad = tmp_path / "a", 0
+    for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP"):
+        Image.fromarray(COLOR).save(path, format=kind, exif=exif)
+        whole = path.read_bytes()
+        for _ in range(60):
+            torn = bytearray(whole)
+            for at in draws.integers(0, min(len(whole), 200), 3):
+                torn[at] = draws.integers(256)
+            path.write_bytes(torn)
+            try:
+                assert decode(path, 8, 3).shape == (8, 8, 3)
+            except BadImageError:
+                bad += 1
+    assert bad > 30

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from semisup.config.schema import DataConfig
+from semisup.data.sources import load_data
+from semisup.errors import SemisupError
+
+
+def arrays(**changes: Any) -> dict[str, Any]:
+    random = np.random.RandomState(0)
+    good = {
+        "x_train": random.randint(0, 256, (50, 8, 8)).astype(np.uint8),
+        "y_train": np.arange(50) % 5,
+        "x_test": random.randint(0, 256, (9, 8, 8)).astype(np.uint8),
+        "y_test": np.arange(9) % 5,
+    }
+    return {key: value for key, value in {**good, **changes}.items() if value is not None}
+
+
+def save(path: Path, **changes: Any) -> DataConfig:
+    np.savez(path, **arrays(**changes))
+    return DataConfig(source="npz", path=str(path))
+
+
+def problem(path: Path, **changes: Any) -> str:
+    with pytest.raises(SemisupError) as caught:
+        load_data(save(path, **changes))
+    return str(caught.value).removeprefix(f"{path}: ")
+
+
+@pytest.fixture
+def npz(tmp_path: Path) -> Path:
+    return tmp_path / "images.npz"
+
+
+def test_gray_without_a_channel_axis(npz: Path) -> None:
+    data = load_data(save(npz))
+    assert data.x_train.shape == (50, 8, 8, 1) and data.x_test.shape == (9, 8, 8, 1)
+    assert np.array_equal(data.x_train[..., 0], arrays()["x_train"])
+    assert (data.num_classes, data.classes, data.flip, data.name) == (5, ["0", "1", "2", "3", "4"], False, "npz")
+    assert data.y_train.dtype == np.int64
+
+
+def test_color_unlabeled_and_class_names(npz: Path) -> None:
+    x = np.zeros((10, 224, 224, 3), np.uint8)
+    y = np.array([0, 1, -1, -1, 0, 1, -1, -1, -1, -1], np.int8)
+    data = load_data(save(npz, x_train=x, y_train=y, x_test=x, y_test=np.uint8([0, 1] * 5), classes=["cat", "dog"]))
+    assert data.y_train.tolist() == y.tolist()
+    assert (data.classes, data.channels, data.size) == (["cat", "dog"], 3, 224)
+
+
+def test_further_arrays_do_no_harm(npz: Path) -> None:
+    assert load_data(save(npz, x_val=np.zeros(3))).num_classes == 5
+
+
+X = "x_train"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({X: np.zeros((50, 8, 8))}, f"{X}: must be uint8, 0 to 255, not float64; scale 0..1 by 255 and round"),
+        ({X: np.zeros((50, 8, 8), np.int32)}, f"{X}: must be uint8, 0 to 255, not int32"),
+        ({X: np.zeros((50, 64), np.uint8)}, f"{X}: must be (n, h, w) or (n, h, w, c), not 2-dimensional (50, 64)"),
+        ({X: np.zeros((50, 8, 9), np.uint8)}, f"{X}: images must be square, not 8 x 9; pad or crop them"),
+        ({X: np.zeros((50, 7, 7), np.uint8)}, f"{X}: images must be 8 to 224 pixels wide and high, not 7"),
+        ({X: np.zeros((50, 225, 225), np.uint8)}, f"{X}: images must be 8 to 224 pixels wide and high, not 225"),
+        ({X: np.zeros((50, 8, 8, 2), np.uint8)}, f"{X}: must have 1 or 3 channels in its last axis, not 2"),
+        (
+            {X: np.zeros((50, 3, 8, 8), np.uint8)},
+            f"{X}: must have 1 or 3 channels in its last axis, not 8; it looks like (n, c, h, w)",
+        ),
+        ({X: np.zeros((0, 8, 8), np.uint8)}, f"{X}: must have at least one image"),
+        (
+            {X: np.zeros((50, 8, 8, 3), np.uint8)},
+            "x_test: must have the training images' shape (8, 8, 3), not (8, 8, 1)",
+        ),
+        ({X: np.zeros((40, 8, 8), np.uint8)}, "y_train: must be as long as x_train, 40, not 50"),
+        ({"y_test": np.zeros(8, int)}, "y_test: must be as long as x_test, 9, not 8"),
+        ({"y_train": np.zeros((50, 5), int)}, "y_train: must be (n,), one class per image, not 2-dimensional (50, 5)"),
+        ({"y_train": np.zeros(50)}, "y_train: must be integers, not float64"),
+        ({"y_train": np.array(["a"] * 50)}, "y_train: must be integers, not <U1"),
+        ({"y_train": np.full(50, 2**63, np.uint64)}, "y_train: must be classes 0 .. C - 1, not beyond 64 bits"),
+        ({"y_train": np.full(50, -1)}, "y_train: needs labeled images of at least two classes, not 0"),
+        (
+            {"y_train": np.full(50, 0), "y_test": np.zeros(9, int)},
+            "y_train: needs labeled images of at least two classes, not 1",
+        ),
+        ({"y_train": np.arange(50) % 4}, "y_test: class 4 has no labeled training image"),
+        (
+            {"y_train": np.arange(50) % 5 * 2, "y_test": np.zeros(9, int)},
+            "y_train: classes must be 0 .. C - 1 without gaps, but they go up to 8 without 1",
+        ),
+        ({"y_test": np.arange(9) % 5 - 1}, "y_test: every test image needs its class, from 0 on, not -1"),
+        ({"classes": ["a", "b"]}, "classes: must be 5 different names, one per class, not ['a', 'b']"),
+        (
+            {"classes": list("aabcd")},
+            "classes: must be 5 different names, one per class, not ['a', 'a', 'b', 'c', 'd']",
+        ),
+        ({"classes": [1, 2, 3, 4, 5]}, "classes: must be a list of text, not int64 (5,)"),
+    ],
+)
+def test_wrong_arrays(npz: Path, changes: dict[str, Any], message: str) -> None:
+    assert problem(npz, **changes) == message
+
+
+def test_labels_below_minus_one(npz: Path) -> None:
+    text = problem(npz, y_train=np.where(np.arange(50) < 2, -2, np.arange(50) % 5))
+    assert text == "y_train: must be classes from 0 on, or -1 for unlabeled, not -2"
+
+
+def test_huge_labels_cost_no_memory(npz: Path) -> None:
+    text = problem(npz, y_train=np.arange(50) % 5 * 10**12)
+    assert text.splitlines() == [
+        "2 problems",
+        "  - y_train: classes must be 0 .. C - 1 without gaps, but they go up to 4000000000000 without 1",
+        "  - y_test: class 1 has no labeled training image",
+    ]
+
+
+def test_missing_arrays_and_their_misspellings(npz: Path) -> None:
+    text = problem(npz, x_train=None, X_train=np.zeros(3), y_test=None, y_tst=np.zeros(3))
+    assert text.splitlines() == [
+        "4 problems",
+        "  - x_train: missing",
+        "  - y_test: missing",
+        "  - X_train: unknown array; did you mean 'x_train'?",
+        "  - y_tst: unknown array; did you mean 'y_test'?",
+    ]
+
+
+def test_problems_are_reported_together(npz: Path) -> None:
+    text = problem(npz, x_train=np.zeros((50, 8, 9)), y_train=np.zeros(50), x_test=None)
+    assert text.splitlines() == [
+        "4 problems",
+        "  - x_test: missing",
+        "  - x_train: must be uint8, 0 to 255, not float64; scale 0..1 by 255 and round",
+        "  - x_train: images must be square, not 8 x 9; pad or crop them",
+        "  - y_train: must be integers, not float64",
+    ]
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("hacked"),)
+
+
+def test_pickled_objects_are_refused(npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(npz.parent)
+    text = problem(npz, y_train=np.array([Evil()], dtype=object))
+    assert text.startswith("y_train: cannot be read: Object arrays cannot be loaded")
+    assert not Path("hacked").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK" + bytes(99), b"hello", pickle.dumps([1]), "cut"])
+def test_files_that_are_no_npz(npz: Path, content: bytes | str) -> None:
+    config = save(npz)
+    npz.write_bytes(npz.read_bytes()[:-30] if isinstance(content, str) else content)
+    with pytest.raises(SemisupError) as caught:
+        load_data(config)
+    assert str(caught.value) == f"{npz}: not an .npz file (as written by numpy.savez), or cut short"
+
+
+def test_a_damaged_array_is_named(npz: Path) -> None:
+    config = save(npz)
+    content = bytearray(npz.read_bytes())
+    content[400] ^= 255  # inside the first array, x_train
+    npz.write_bytes(content)
+    with pytest.raises(SemisupError, match=r"images.npz: x_train: cannot be read: Bad CRC"):
+        load_data(config)
+
+
+def test_a_header_that_lies_about_its_size(npz: Path) -> None:
+    config = save(npz)
+    header = np.lib.format.magic(1, 0)
+    text = b"{'descr': '|u1', 'fortran_order': False, 'shape': (99999999999999, 8, 8), }"
+    text += b" " * (118 - len(text) - 1) + b"\n"
+    with zipfile.ZipFile(npz, "w") as archive:
+        archive.writestr("x_train.npy", header + len(text).to_bytes(2, "little") + text)
+        archive.writestr("y_train", b"no array")
+    with pytest.raises(SemisupError) as caught:
+        load_data(config)
+    assert "x_train: cannot be read: " in str(caught.value) and "y_train: not a numpy array" in str(caught.value)

@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from semisup.augment import Normalize, build_policy
+from semisup.augment.policies.ctaugment import CTAugmentProbe
+from semisup.engine import Batches, TrainingImages, seeding
+from semisup.engine.batches import Order
+from semisup.errors import SemisupError
+from semisup.methods import Batch
+
+CPU = torch.device("cpu")
+N, CLASSES = 37, 3
+
+
+def same(images: Tensor, draws: torch.Generator) -> Tensor:
+    return images
+
+
+def noise(images: Tensor, draws: torch.Generator) -> Tensor:
+    return images + torch.rand(images.shape, generator=draws)
+
+
+@pytest.fixture
+def data() -> TrainingImages:
+    """Image i is the constant i (both channels), so that a batch says which images it is made of."""
+    images = torch.arange(N, dtype=torch.uint8).view(N, 1, 1, 1).expand(N, 8, 8, 1).contiguous()
+    labeled = torch.tensor([3, 5, 8, 13, 21, 34, 36])
+    return TrainingImages(images, labeled, labeled % CLASSES)
+
+
+def make(
+    data: TrainingImages,
+    *,
+    labeled: dict[str, Callable[[Tensor, torch.Generator], Tensor]] | None = None,
+    unlabeled: dict[str, Callable[[Tensor, torch.Generator], Tensor]] | None = None,
+    sizes: tuple[int, int] = (5, 11),
+    key: tuple[object, ...] = (0, "train"),
+    normalize: Normalize | None = None,
+) -> Batches:
+    return Batches(
+        data,
+        labeled={"weak": noise} if labeled is None else labeled,
+        unlabeled={"weak": noise, "strong": noise} if unlabeled is None else unlabeled,
+        labeled_size=sizes[0],
+        unlabeled_size=sizes[1],
+        normalize=Normalize([0.0], [1 / 255]) if normalize is None else normalize,
+        device=CPU,
+        key=key,
+    )
+
+
+def tensors(batch: Batch) -> dict[str, Tensor]:
+    found = {f"labeled/{name}": view for name, view in batch.labeled.views.items()}
+    found |= {f"unlabeled/{name}": view for name, view in batch.unlabeled.views.items()}
+    found |= {"y": batch.labeled.y, "index": batch.unlabeled.index}
+    if batch.labeled.bins is not None:
+        found["bins"] = batch.labeled.bins
+    if batch.labeled.index is not None:
+        found["labeled index"] = batch.labeled.index
+    return found
+
+
+def assert_same(a: Batch, b: Batch) -> None:
+    one, other = tensors(a), tensors(b)
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 100])
+def test_every_epoch_is_a_permutation(n: int) -> None:
+    order = Order(n, "key")
+    epochs = order.stretch(0, 5 * n).view(5, n)
+    for epoch in epochs:
+        assert epoch.sort().values.tolist() == list(range(n))
+    if n == 100:
+        assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_an_order_is_not_that_of_the_images_and_depends_on_its_key() -> None:
+    assert Order(50, 0, "a").stretch(0, 50).tolist() != list(range(50))
+    assert not torch.equal(Order(50, 0, "a").stretch(0, 50), Order(50, 1, "a").stretch(0, 50))
+    assert not torch.equal(Order(50, 0, "a").stretch(0, 50), Order(50, 0, "b").stretch(0, 50))
+    assert torch.equal(Order(50, 0, "a").stretch(0, 50), Order(50, 0, "a").stretch(0, 50))
+
+
+def test_any_stretch_is_that_part_of_the_whole_in_any_sequence() -> None:
+    whole = Order(13, "key").stretch(0, 200)
+    used = Order(13, "key")
+    draws = random.Random(0)
+    for _ in range(200):
+        start = draws.randrange(150)
+        length = draws.randrange(1, 50)
+        assert torch.equal(used.stretch(start, length), whole[start : start + length])
+    for start in reversed(range(0, 195, 5)):
+        assert torch.equal(used.stretch(start, 5), whole[start : start + 5])
+
+
+def test_a_batch_larger_than_the_set_takes_every_image_equally_often() -> None:
+    stretch = Order(3, "key").stretch(6, 3 * 40)
+    assert torch.bincount(stretch, minlength=3).tolist() == [40, 40, 40]
+
+
+def test_a_batch_is_a_function_of_the_step_alone(data: TrainingImages) -> None:
+    steps = list(range(12))
+    forward = {step: make(data)(step) for step in steps}
+    shuffled = random.Random(1).sample(steps, len(steps))
+    used = make(data)
+    for step in shuffled:
+        torch.manual_seed(step)  # no global draw has a part in it
+        assert_same(used(step), forward[step])
+
+
+def test_steps_and_seeds_and_stages_differ(data: TrainingImages) -> None:
+    one = tensors(make(data)(0))
+    others = {
+        "step": make(data)(1),
+        "seed": make(data, key=(1, "train"))(0),
+        "stage": make(data, key=(0, "other"))(0),
+    }
+    for what, other in others.items():
+        for name, tensor in tensors(other).items():
+            if name != "y":
+                assert not torch.equal(tensor, one[name]), (what, name)
+
+
+def test_the_bins_of_a_probe_come_with_it(data: TrainingImages) -> None:
+    probe = CTAugmentProbe(shift=0, flip=False)
+    batch = make(data, labeled={"weak": same, "probe": probe})(3)
+    assert batch.labeled.bins is not None and batch.labeled.bins.shape == (5, 2)
+    view, bins = probe.probe(batch.labeled["weak"] / 255, seeding.generator(0, "train", "labeled", "probe", 3))
+    assert torch.equal(batch.labeled.bins, bins)
+    torch.testing.assert_close(batch.labeled["probe"], view * 255, atol=1e-3, rtol=0)
+    assert make(data)(3).labeled.bins is None
+
+
+def test_views_of_an_image_are_in_the_same_place_and_differ_in_their_draws(data: TrainingImages) -> None:
+    batch = make(data, unlabeled={"a": same, "b": same, "c": noise, "d": noise})(4)
+    a, b, c, d = (batch.unlabeled[name] for name in "abcd")
+    index = batch.unlabeled.index
+    assert torch.equal(a, b)
+    torch.testing.assert_close(a[:, 0, 0, 0], index.float())
+    assert not torch.equal(c, d)
+    # noise adds at most 1 to [0, 1] values, hence at most 255 to the pixel.
+    for view in (c, d):
+        extra = view - a
+        assert extra.min() >= -1e-3 and extra.max() <= 255.001
+
+
+def test_labels_belong_to_their_images(data: TrainingImages) -> None:
+    batches = make(data, labeled={"weak": same})
+    seen = set()
+    for step in range(20):
+        batch = batches(step)
+        rows = batch.labeled["weak"][:, 0, 0, 0].round().long()
+        assert set(rows.tolist()) <= set(data.labeled_index.tolist())
+        assert torch.equal(batch.labeled.y, rows % CLASSES)
+        assert batch.labeled.index is not None
+        assert torch.equal(batch.labeled.index, rows)
+        seen |= set(rows.tolist())
+    assert seen == set(data.labeled_index.tolist())
+
+
+def test_unlabeled_images_are_all_images_once_an_epoch(data: TrainingImages) -> None:
+    batches = make(data, sizes=(5, N))
+    for step in range(3):
+        assert batches(step).unlabeled.index.sort().values.tolist() == list(range(N))
+
+
+@pytest.mark.parametrize("pool", [None, torch.tensor([2, 2, 2, 30, 17])])
+def test_images_read_from_a_file_make_the_same_batches(
+    data: TrainingImages, tmp_path: Path, pool: Tensor | None
+) -> None:
+    np.save(tmp_path / "images.npy", data.images.numpy())
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    targets = torch.rand(N, CLASSES, generator=torch.Generator().manual_seed(0))
+    inside = make(TrainingImages(data.images, data.labeled_index, data.labels, pool, targets))
+    outside = make(TrainingImages(mapped, data.labeled_index, data.labels, pool, targets))
+    for step in range(4):
+        assert_same(inside(step), outside(step))
+
+
+def test_pool_and_targets_of_a_relabel_stage_are_honoured(data: TrainingImages) -> None:
+    pool = torch.tensor([2, 2, 2, 30, 17])
+    targets = torch.rand(N, CLASSES, generator=torch.Generator().manual_seed(0))
+    relabeled = TrainingImages(data.images, data.labeled_index, data.labels, pool, targets)
+    batch = make(relabeled, unlabeled={"strong": same}, sizes=(5, 10))(0)
+    assert torch.bincount(batch.unlabeled.index, minlength=N)[[2, 17, 30]].tolist() == [6, 2, 2]
+    assert batch.unlabeled.target is not None
+    assert torch.equal(batch.unlabeled.target, targets[batch.unlabeled.index])
+    torch.testing.assert_close(batch.unlabeled["strong"][:, 0, 0, 0], batch.unlabeled.index.float())
+    assert make(data)(0).unlabeled.target is None
+
+
+def test_values_are_scaled_and_normalized_last() -> None:
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (20, 8, 8, 3), dtype=torch.uint8)
+    data = TrainingImages(images, torch.arange(20), torch.zeros(20, dtype=torch.long))
+    mean, std = [0.1, 0.2, 0.3], [0.5, 0.25, 2.0]
+    seen: list[Tensor] = []
+
+    def watch(views: Tensor, draws: torch.Generator) -> Tensor:
+        seen.append(views)
+        return views
+
+    batch = make(data, labeled={}, unlabeled={"weak": watch}, sizes=(4, 7), normalize=Normalize(mean, std))(0)
+    rows = batch.unlabeled.index
+    expected = images[rows].double().permute(0, 3, 1, 2) / 255
+    torch.testing.assert_close(seen[0].double(), expected, atol=1e-6, rtol=0)
+    assert seen[0].min() >= 0 and seen[0].max() <= 1
+    scaled = (expected - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    view = batch.unlabeled["weak"]
+    torch.testing.assert_close(view.double(), scaled, atol=1e-5, rtol=0)
+    assert view.dtype == torch.float32
+    assert view.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_no_global_random_state_and_no_stored_image_is_touched(data: TrainingImages) -> None:
+    policy = build_policy("randaugment", {}, flip=True)
+    batches = make(data, labeled={"weak": policy}, unlabeled={"weak": policy, "strong": policy})
+    torch.manual_seed(5)
+    images = data.images.clone()
+    before = torch.get_rng_state(), str(np.random.get_state()), random.getstate()
+    for step in range(3):
+        batches(step)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (str(np.random.get_state()), random.getstate()) == before[1:]
+    assert torch.equal(data.images, images)
+
+
+def test_a_part_that_nobody_asks_for_is_empty(data: TrainingImages) -> None:
+    only_labeled = make(data, unlabeled={})
+    assert only_labeled.images_per_step == 5
+    assert only_labeled(0).unlabeled.views == {} and len(only_labeled(0).unlabeled.index) == 0
+    only_unlabeled = make(data, labeled={})
+    assert only_unlabeled.images_per_step == 11
+    assert only_unlabeled(0).labeled.views == {} and len(only_unlabeled(0).labeled.y) == 0
+    assert make(data).images_per_step == 16
+
+
+def test_no_image_to_draw_is_an_error_that_says_so(data: TrainingImages) -> None:
+    nothing = torch.empty(0, dtype=torch.long)
+    unlabeled_only = TrainingImages(data.images, nothing, nothing)
+    with pytest.raises(SemisupError, match="needs labeled images, and there are none"):
+        make(unlabeled_only)
+    make(unlabeled_only, labeled={})(0)
+    with pytest.raises(SemisupError, match="needs unlabeled images, and there are none"):
+        make(TrainingImages(data.images, data.labeled_index, data.labels, pool=nothing))

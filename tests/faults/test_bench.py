@@ -1,0 +1,98 @@
+"""A suite killed at any moment goes on where it was, and says what an undisturbed one says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from semisup.bench.results.rows import read_rows
+
+SEMISUP = Path(sys.executable).with_name("semisup")
+SUITE = {
+    "name": "killed",
+    "data": {"source": "digits"},
+    "model": {"name": "cnn", "width": 4},
+    "labels": [20, 40],
+    "draws": 2,
+    "baseline": "supervised",
+    "defaults": {"batch": {"labeled": 16, "unlabeled": 16}, "ema": 0.5, "steps": 400},
+    "tracking": {"mlflow": False},
+    "entries": {
+        "supervised": {"train": {"method": {"name": "supervised"}}},
+        "fixmatch": {"train": {"method": {"name": "fixmatch"}}},
+    },
+}
+
+
+def start(folder: Path, *overrides: str) -> subprocess.Popen[bytes]:
+    """The command, in a session of its own, so that nothing but itself is killed with it."""
+    folder.mkdir(exist_ok=True)
+    (folder / "suite.yaml").write_text(yaml.safe_dump(SUITE), encoding="utf-8")
+    words = [SEMISUP, "bench", folder / "suite.yaml", *overrides, "--out", folder / "out" / "killed", "--workers", "2"]
+    # A shell starts background jobs with SIGINT ignored, and they hand that on: a person's terminal does not.
+    return subprocess.Popen(
+        words,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def finished(folder: Path) -> dict[str, int]:
+    """Fingerprint -> when the stage was finished."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("out/.semisup/stages/*/stage.json")}
+
+
+def alive(session: int) -> list[int]:
+    """Processes of a session that still run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        except OSError:  # it has just ended
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def test_a_killed_command_goes_on(tmp_path: Path) -> None:
+    command = start(tmp_path / "disturbed")
+    deadline = time.monotonic() + 120
+    while len(finished(tmp_path / "disturbed")) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(command.pid, signal.SIGKILL)
+    command.wait()
+    before = finished(tmp_path / "disturbed")
+    assert 3 <= len(before) < 8, "killed in the middle"
+    deadline = time.monotonic() + 60
+    while alive(command.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert alive(command.pid) == [], "workers end with the command that started them"
+
+    assert start(tmp_path / "disturbed").wait(240) == 0
+    after = finished(tmp_path / "disturbed")
+    assert len(after) == 8 and before.items() <= after.items(), "nothing that was finished is run again"
+    assert start(tmp_path / "undisturbed").wait(240) == 0
+    disturbed, undisturbed = (
+        {(r.entry, r.labels, r.draw): (r.fingerprint, r.accuracy, r.nll) for r in read_rows(path)}
+        for path in (tmp_path / name / "out" / "killed" / "runs.csv" for name in ("disturbed", "undisturbed"))
+    )
+    assert disturbed == undisturbed
+
+
+def test_ctrl_c_writes_the_tables_of_what_is_finished(tmp_path: Path) -> None:
+    command = start(tmp_path, "entries.supervised.train.steps=1000000")  # the second entry: it cannot be over in time
+    deadline = time.monotonic() + 120
+    while len(finished(tmp_path)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(command.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    assert command.wait(120) == 130
+    rows = read_rows(tmp_path / "out" / "killed" / "runs.csv")
+    assert 2 <= len(rows) <= 4 and {row.status for row in rows} == {"done"}

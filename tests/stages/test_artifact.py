@@ -1,0 +1,220 @@
+"""What a finished stage leaves on disk, and how damage to it is answered."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from semisup.data import channel_statistics
+from semisup.errors import SemisupError
+from semisup.stages import Artifact, load_predictor, read_artifact, write_json
+from semisup.stages.artifact import finish
+from tests.stages.stages_small import run_stages, small_data, train_stage, with_test
+
+
+def made(folder: Path, **files: str) -> Artifact:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    return finish(folder, list(files), {"fingerprint": "f", "metrics": {"a": 1.0}})
+
+
+def strict(text: str) -> object:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"not strict JSON: {word}")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_is_strict_and_what_could_not_be_measured_is_null(tmp_path: Path) -> None:
+    value = {"a": math.nan, "b": [1.5, math.inf, (-math.inf, 2)], "c": {"d": math.nan, "e": "NaN"}, "f": None}
+    write_json(tmp_path / "x.json", value)
+    expected = {"a": None, "b": [1.5, None, [None, 2]], "c": {"d": None, "e": "NaN"}, "f": None}
+    assert strict((tmp_path / "x.json").read_text()) == expected
+
+
+def test_a_record_is_read_back(tmp_path: Path) -> None:
+    written = made(tmp_path / "s", one="1", two="2")
+    read = read_artifact(tmp_path / "s")
+    assert read is not None
+    assert read.record == written.record
+    assert (read.fingerprint, read.metrics) == ("f", {"a": 1.0})
+
+
+def test_a_folder_without_a_record_is_no_artifact(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("half of a stage")
+    assert read_artifact(tmp_path) is None
+
+
+@pytest.mark.parametrize("damage", ["changed", "gone", "record"])
+def test_damage_is_an_error_that_says_what_to_delete(damage: str, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    made(folder, one="1", two="2")
+    if damage == "changed":
+        (folder / "two").write_text("3")
+    elif damage == "gone":
+        (folder / "two").unlink()
+    else:
+        (folder / "stage.json").write_text('{"files": 3')
+    with pytest.raises(SemisupError, match=f"delete {folder} to run the stage again"):
+        read_artifact(folder)
+
+
+def test_linking_shows_the_same_files_elsewhere(tmp_path: Path) -> None:
+    artifact = made(tmp_path / "store", one="1")
+    artifact.link_into(tmp_path / "out" / "s")
+    shown = read_artifact(tmp_path / "out" / "s")
+    assert shown is not None
+    assert shown.record == artifact.record
+    artifact.link_into(tmp_path / "out" / "s")  # a second time changes nothing
+    assert sorted(path.name for path in (tmp_path / "out" / "s").iterdir()) == ["one", "stage.json"]
+
+
+def test_linking_takes_away_what_an_earlier_stage_showed_there(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    made(tmp_path / "first", model="old", plot="old").link_into(out)
+    (out / "notes.txt").write_text("mine")
+    made(tmp_path / "second", model="new").link_into(out)
+    assert sorted(path.name for path in out.iterdir()) == ["model", "notes.txt", "stage.json"]
+    assert (out / "model").read_text() == "new"
+    assert (tmp_path / "first" / "plot").read_text() == "old"
+
+
+def test_copies_serve_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(source: object, target: object) -> None:
+        raise OSError("Operation not permitted")
+
+    artifact = made(tmp_path / "store", one="1")
+    monkeypatch.setattr("os.link", no_links)
+    artifact.link_into(tmp_path / "out")
+    assert read_artifact(tmp_path / "out") is not None
+
+
+# The predictor
+
+
+def test_the_saved_model_gives_the_recorded_accuracy(tmp_path: Path) -> None:
+    data = small_data()
+    done = run_stages({"train": train_stage("supervised", stage={"steps": 20})}, data, tmp_path)["train"]
+    predictor = load_predictor(done.folder)
+    probs = predictor.predict(data.x_test)
+    assert probs.dtype == np.float32
+    np.testing.assert_allclose(probs.sum(1), 1, rtol=1e-5)
+    assert (probs.argmax(1) == data.y_test).mean() == done.metrics["test/accuracy"]
+    assert predictor.classes == data.classes
+    logs = -np.log(probs[np.arange(len(probs)), data.y_test]).mean()
+    assert logs == pytest.approx(done.metrics["test/nll"], rel=1e-4)
+
+
+def test_the_average_is_saved_and_both_are_judged(tmp_path: Path) -> None:
+    data = small_data()
+    done = run_stages({"train": train_stage("supervised", stage={"steps": 8, "ema": 0.95})}, data, tmp_path)["train"]
+    assert done.metrics["test/nll"] != done.metrics["test_raw/nll"]
+    plain = run_stages({"train": train_stage("supervised", stage={"ema": None})}, data, tmp_path / "2")["train"]
+    assert plain.metrics["test/nll"] == plain.metrics["test_raw/nll"]
+    assert {"test/accuracy", "test/nll", "test/ece", "test/per_class_accuracy", "test/confusion"} <= set(done.metrics)
+    assert np.sum(done.metrics["test/confusion"]) == len(data.y_test)
+
+
+def test_a_class_without_test_images_has_no_accuracy(tmp_path: Path) -> None:
+    data = small_data()
+    keep = data.y_test != 1
+    data = with_test(data, data.x_test[keep], data.y_test[keep])
+    done = run_stages({"train": train_stage("supervised")}, data, tmp_path)["train"]
+    strict((done.folder / "stage.json").read_text())
+    per_class = done.metrics["test/per_class_accuracy"]
+    assert per_class[1] is None
+    assert per_class[0] is not None
+
+
+@pytest.mark.parametrize("method", ["supervised", "simclr"])
+def test_without_test_images_a_stage_is_trained_and_not_judged(method: str, tmp_path: Path) -> None:
+    data = small_data()
+    data = with_test(data, data.x_test[:0], data.y_test[:0])
+    done = run_stages({"train": train_stage(method)}, data, tmp_path)["train"]
+    assert not [name for name in done.metrics if name.startswith(("test", "knn", "probe"))]
+    assert read_artifact(done.folder) is not None
+
+
+@pytest.mark.parametrize(
+    ("images", "got"),
+    [
+        (np.zeros((2, 8, 8, 1), np.float32), "float32 of shape (2, 8, 8, 1)"),
+        (np.zeros((2, 8, 8), np.uint8), "uint8 of shape (2, 8, 8)"),
+        (np.zeros((2, 9, 9, 1), np.uint8), "uint8 of shape (2, 9, 9, 1)"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "uint8 of shape (2, 8, 8, 3)"),
+    ],
+)
+def test_a_predictor_refuses_other_images(images: np.ndarray, got: str, model_folder: Path) -> None:
+    with pytest.raises(SemisupError) as caught:
+        load_predictor(model_folder).predict(images)
+    assert str(caught.value) == f"images: expected uint8 of shape (N, 8, 8, 1), got {got}"
+
+
+def test_a_predictor_answers_no_images_with_no_rows(model_folder: Path) -> None:
+    assert load_predictor(model_folder).predict(np.zeros((0, 8, 8, 1), np.uint8)).shape == (0, 3)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    return run_stages({"train": train_stage("supervised")}, small_data(), folder)["train"].folder
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        ("{", "not a model's description"),
+        ("[]", "no 'kind'"),
+        ('{"kind": "classifier"}', "no 'spec'"),
+    ],
+)
+def test_a_damaged_description_is_named(content: str, rule: str, tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text(content)
+    with pytest.raises(SemisupError, match=rule) as caught:
+        load_predictor(tmp_path)
+    assert str(tmp_path / "model.json") in str(caught.value)
+
+
+def test_an_encoder_predicts_nothing(tmp_path: Path) -> None:
+    done = run_stages({"train": train_stage("simclr")}, small_data(), tmp_path)["train"]
+    with pytest.raises(SemisupError, match="an encoder without a classifier; fine-tune it first"):
+        load_predictor(done.folder)
+
+
+# Statistics of the input
+
+
+def test_channel_statistics_are_those_of_numpy() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3)).astype(np.uint8)
+    mean, std = channel_statistics(images)
+    np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)))
+    np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)))
+
+
+def test_a_constant_channel_has_deviation_one() -> None:
+    assert channel_statistics(np.full((2, 8, 8, 1), 51, np.uint8)) == ([pytest.approx(0.2)], [1.0])
+
+
+def test_everything_is_plain_data(tmp_path: Path) -> None:
+    """Nothing that is read back can execute code: safetensors, JSON, PNG and an array without pickles."""
+    done = run_stages({"train": train_stage("supervised")}, small_data(), tmp_path)["train"]
+    names = sorted(done.record["files"])
+    assert names == ["confusion.png", "example.npy", "model.json", "model.safetensors"]
+    assert np.load(done.folder / "example.npy", allow_pickle=False).dtype == np.uint8
+    assert sorted(path.name for path in done.folder.iterdir()) == [*names, "stage.json"]  # the checkpoint is gone
+
+
+def test_images_may_be_read_only(tmp_path: Path) -> None:
+    """As those of Fashion-MNIST are; warnings are errors here."""
+    data = small_data()
+    for images in (data.x_train, data.x_test):
+        images.setflags(write=False)
+    stages = {"train": train_stage("supervised"), "labels": {"kind": "relabel", "teacher": "train"}}
+    run_stages(stages, data, tmp_path)
+    probs = load_predictor(tmp_path / "train").predict(data.x_test)
+    assert np.array_equal(probs[::-1], load_predictor(tmp_path / "train").predict(data.x_test[::-1]))
