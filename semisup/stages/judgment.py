@@ -19,7 +19,7 @@ from semisup.models import count_parameters
 from semisup.models.weights import save_weights
 from semisup.stages.artifact import Artifact, finish_untrained
 from semisup.stages.context import StageContext
-from semisup.stages.evaluation import judge_test_answers, judge_validation_answers
+from semisup.stages.evaluation import evaluate_test, evaluate_validation
 from semisup.stages.predictor import load_features
 
 __all__ = ["knn", "probe", "unchanged"]
@@ -107,7 +107,7 @@ def probe(context: StageContext) -> tuple[Artifact, None]:
         seconds = time.perf_counter() - started
         last = list(probes)[-1]
         metrics = _of_probe("probe", probes[last])
-        metrics |= judge_validation_answers(
+        metrics |= evaluate_validation(
             context,
             lambda batches: probes[last].logits(
                 layers.split(predict_logits(layers, batches).cpu())[last], data.num_classes
@@ -117,7 +117,7 @@ def probe(context: StageContext) -> tuple[Artifact, None]:
             test = layers.split(predict_logits(layers, context.clean_batches(data.x_test)).cpu())
             y_test = torch.from_numpy(data.y_test)
             answers = {name: each.logits(test[name], data.num_classes) for name, each in probes.items()}
-            metrics |= judge_test_answers(context, answers[last])
+            metrics |= evaluate_test(context, answers[last])
             for name in probes if context.config.probe.layers else ():
                 metrics |= _of_probe(name, probes[name])
                 metrics[f"{name}/accuracy"] = float((answers[name].argmax(1) == y_test).double().mean())
@@ -158,9 +158,9 @@ def knn(context: StageContext) -> tuple[Artifact, None]:
             guesses = answers(context.clean_batches(data.x_test)).argmax(1)
             metrics["knn/accuracy"] = float((guesses == torch.from_numpy(data.y_test)).double().mean())
         elif not every_label:
-            metrics |= judge_validation_answers(context, answers)
+            metrics |= evaluate_validation(context, answers)
             if len(data.x_test):
-                metrics |= judge_test_answers(context, answers(context.clean_batches(data.x_test)))
+                metrics |= evaluate_test(context, answers(context.clean_batches(data.x_test)))
     return _finish(context, network, [], started, seconds, len(index), metrics), None
 
 

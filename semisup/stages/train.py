@@ -20,7 +20,23 @@ from semisup.augment.policies.ctaugment import CTAugment
 from semisup.augment.policies.views import NoAugment
 from semisup.config import StageConfig
 from semisup.data import ImageData, LabelBudget, is_mapped, take
-from semisup.engine import Batches, BatchSource, FitResult, TrainingImages, compile_backbones, fit, seed_for, uncompiled
+from semisup.engine import (
+    Batches,
+    BatchSource,
+    Checkpoints,
+    CollapseWatch,
+    FitResult,
+    FitSettings,
+    Log,
+    Looks,
+    Observer,
+    Quality,
+    TrainingImages,
+    compile_backbones,
+    fit,
+    seed_for,
+    uncompiled,
+)
 from semisup.methods import Method, Views
 from semisup.models import ModelSpec, WeightsReport, count_parameters
 from semisup.stages.artifact import Artifact, finish
@@ -28,9 +44,9 @@ from semisup.stages.context import StageContext
 from semisup.stages.evaluation import (
     evaluate_classifier,
     evaluate_encoder,
-    hidden_label_judge,
     oracle,
     oracle_metrics,
+    quality_of_pseudo_labels,
     unlabeled_quality,
 )
 from semisup.stages.networks import Network, build_method, load_initial_weights, projector_widths, stage_network
@@ -200,29 +216,30 @@ def fit_stage(context: StageContext, method: Method, batches: BatchSource) -> Fi
     stage, recipe = context.config, context.recipe
     look = oracle(context, context.folder / CURVE)
 
-    def on_evaluate(step: int, predictor: nn.Module) -> None:
+    def as_written(step: int, predictor: nn.Module) -> None:
         with uncompiled(recipe.compile):
             look(step, predictor)
 
-    return fit(
-        method,
-        batches,
+    settings = FitSettings(
         steps=context.steps,
         optimizer=stage.optimizer,
         schedule=stage.schedule,
-        ema=stage.ema,
         device=context.device,
         precision=context.precision,
+        ema=stage.ema,
         key=(recipe.seed, context.name),
-        checkpoint=context.folder / CHECKPOINT,
-        checkpoint_seconds=recipe.checkpoint_seconds,
         log_every=recipe.log_every,
-        on_log=context.on_log,
-        judge=hidden_label_judge(context),
-        stop_on_collapse=stage.stop_on_collapse,
-        evaluate_every=_looks(context, method),
-        on_evaluate=on_evaluate,
     )
+    observers: list[Observer] = [
+        Log(context.on_log),
+        Quality(quality_of_pseudo_labels(context)),
+        CollapseWatch(stop=stage.stop_on_collapse),
+    ]
+    every = _looks(context, method)
+    if every is not None:
+        observers.append(Looks(every, as_written))
+    observers.append(Checkpoints(context.folder / CHECKPOINT, recipe.checkpoint_seconds))
+    return fit(method, batches, settings, observers)
 
 
 def train(context: StageContext) -> tuple[Artifact, int | None]:

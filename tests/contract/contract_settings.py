@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from semisup.augment.policies.ctaugment import BINS, new_rates
 from semisup.config import OptimizerConfig, ScheduleConfig
-from semisup.engine import FitResult, fit
+from semisup.engine import Checkpoints, FitResult, FitSettings, fit
 from semisup.methods import METHODS, Batch, Labeled, Method, Unlabeled
 from semisup.models import Classifier, Encoder, image_channels
 from semisup.models.cnn import SmallCNN
@@ -507,14 +507,15 @@ def train(
     return fit(
         method,
         source,  # type: ignore[arg-type]
-        steps=steps,
-        optimizer=OptimizerConfig(name="sgd", lr=0.05, weight_decay=5e-4),
-        schedule=ScheduleConfig(name="cosine"),
-        ema=0.9,
-        device=torch.device("cpu"),
-        key=(key,),
-        checkpoint=path,
-        checkpoint_seconds=0.0,
+        FitSettings(
+            steps=steps,
+            optimizer=OptimizerConfig(name="sgd", lr=0.05, weight_decay=5e-4),
+            schedule=ScheduleConfig(name="cosine"),
+            ema=0.9,
+            device=torch.device("cpu"),
+            key=(key,),
+        ),
+        [] if path is None else [Checkpoints(path, 0.0)],
     )
 
 

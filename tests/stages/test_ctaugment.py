@@ -11,7 +11,7 @@ from torch import Tensor
 from semisup.augment import Normalize
 from semisup.augment.policies.ctaugment import OPERATIONS, new_rates
 from semisup.config import OptimizerConfig, ScheduleConfig
-from semisup.engine import Batches, TrainingImages, fit
+from semisup.engine import Batches, Checkpoints, FitSettings, TrainingImages, fit
 from semisup.methods import Batch
 from semisup.methods.fixmatch import FixMatch
 from semisup.models import ModelSpec, build_classifier
@@ -57,12 +57,13 @@ def train(method: FixMatch, batches: Batches, path: Path | None = None) -> int |
     return fit(
         method,
         batches,
-        steps=8,
-        optimizer=OptimizerConfig(name="sgd", lr=0.05),
-        schedule=ScheduleConfig(name="constant"),
-        device=CPU,
-        checkpoint=path,
-        checkpoint_seconds=0.0,
+        FitSettings(
+            steps=8,
+            optimizer=OptimizerConfig(name="sgd", lr=0.05),
+            schedule=ScheduleConfig(name="constant"),
+            device=CPU,
+        ),
+        [] if path is None else [Checkpoints(path, 0.0)],
     ).resumed_from
 
 
