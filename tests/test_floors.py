@@ -20,6 +20,7 @@ FLOORS = [
     {"stages"},
     {"engine"},
     {"data", "methods"},
+    {"graph"},
     {"augment", "config", "evaluate", "tracking", "models", "losses"},
     {"files"},
     {"errors", "_version"},

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from semisup.config import StageConfig
 from semisup.errors import SemisupError
@@ -33,6 +36,7 @@ __all__ = [
     "projector_widths",
     "stage_network",
     "wanted_weights",
+    "weightless",
 ]
 
 PROJECTION, NECK = "projector.layers.", "neck."
@@ -63,6 +67,23 @@ class Network:
     def build_classifier(self) -> Classifier:
         """Build the network of a classifier, for weights that follow: no pretrained ones are downloaded."""
         return build_classifier(self.spec, pretrained=False)
+
+
+@contextmanager
+def weightless() -> Iterator[None]:
+    """Build networks meanwhile on the meta device, where everything has a shape and nothing has a value."""
+    with torch.device("meta"), _Uninitialized():
+        yield
+
+
+class _Uninitialized(TorchFunctionMode):
+    """Skips random initialization, which costs 2 s of imports on the meta device, where no weight has a value."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.__name__ in ("normal_", "uniform_", "trunc_normal_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def stage_network(

@@ -19,7 +19,7 @@ from semisup.models import Classifier, load_into
 from semisup.models.weights import read_shapes, save_weights
 from semisup.stages.networks import Network, wanted_weights
 
-__all__ = ["Predictor", "load_features", "load_network", "load_predictor", "save_predictor"]
+__all__ = ["Predictor", "load_features", "load_network", "load_predictor", "read_network", "save_predictor"]
 
 
 class Predictor:
@@ -97,6 +97,15 @@ def _describe(folder: Path) -> dict[str, Any]:
         raise SemisupError(f"{path}: not a model's description ({error})") from error
     raise_all([f"no '{key}'" for key in missing], f"{path}: not a model's description")
     return description
+
+
+def read_network(folder: Path) -> Network:
+    """Describe the network of a finished stage.
+
+    Raises:
+        SemisupError: no model there.
+    """
+    return Network.from_json(_describe(folder))
 
 
 def load_network(folder: Path, device: torch.device) -> Classifier:

@@ -255,11 +255,11 @@ def check_probe_moves_rates_alone(case: Case) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             updates(method, Batch(replace(batch.labeled, y=y), batch.unlabeled), Progress(1, 2), lambda update: None)
-        assert batch.labeled.bins is not None
-        return method, batch.labeled.bins
+        assert batch.labeled.trace is not None
+        return method, batch.labeled.trace
 
     (method, bins), (noisy, _), (relabeled, _) = after(), after(noise=True), after(other_labels=True)
-    rates = method.cta_rates()
+    rates = method.learned()
     assert rates is not None
     moved = (rates != new_rates()).flatten().nonzero().squeeze(1)
     assert torch.equal(moved, bins.unique()), "other bins than the probed ones have moved"
@@ -288,7 +288,7 @@ def check_no_hidden_labels() -> None:
     names = {cls: {field.name for field in fields(cls)} for cls in (Batch, Labeled, Unlabeled)}
     assert names == {
         Batch: {"labeled", "unlabeled"},
-        Labeled: {"views", "y", "index", "bins"},
+        Labeled: {"views", "y", "index", "trace"},
         Unlabeled: {"views", "index", "target"},
     }
     nothing = torch.empty(0)

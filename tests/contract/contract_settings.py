@@ -435,7 +435,7 @@ class Source:
         # The first convolution says it; a sabotaged predictor may not.
         channels = next(m.in_channels for m in self.method.modules() if isinstance(m, nn.Conv2d))
         images = _images(size, channels, self.seed, part, step)
-        rates = self.method.cta_rates()
+        rates = self.method.learned()
         for view, policy in self.method.views.policies(part).items():
             own = _draw(self.seed, part, view, step)
             strength = torch.tensor(0.3)
@@ -459,7 +459,7 @@ class Source:
                 self._views("labeled", LABELED, step),
                 y,
                 labeled_index,
-                None if self.method.cta_rates() is None else torch.randint(BINS, (LABELED, 2), generator=draw),
+                None if self.method.learned() is None else torch.randint(BINS, (LABELED, 2), generator=draw),
             ),
             Unlabeled(
                 self._views("unlabeled", UNLABELED, step),
@@ -494,7 +494,7 @@ def move(batch: Batch, device: str) -> Batch:
             views(x.views),
             x.y.to(device),
             None if x.index is None else x.index.to(device),
-            None if x.bins is None else x.bins.to(device),
+            None if x.trace is None else x.trace.to(device),
         ),
         Unlabeled(views(u.views), u.index.to(device), target),
     )

@@ -17,7 +17,7 @@ from torch import nn
 from semisup.data import draw_budget
 from semisup.errors import SemisupError
 from semisup.models import load_weights
-from semisup.stages.judgment import unchanged
+from semisup.stages.features import unchanged
 from semisup.stages.predictor import load_features
 from tests.stages.stages_small import run_stages, small_data, small_plan, train_stage
 

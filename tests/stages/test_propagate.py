@@ -15,9 +15,7 @@ from semisup.config import DataConfig
 from semisup.data import ImageData, draw_budget, load_data
 from semisup.engine import generator
 from semisup.errors import SemisupError
-from semisup.stages import load_predictor
-from semisup.stages.predictor import load_features
-from semisup.stages.propagate import (
+from semisup.graph import (
     balanced,
     certainty,
     class_weights,
@@ -26,7 +24,9 @@ from semisup.stages.propagate import (
     spread_labels,
     whitened,
 )
-from semisup.stages.relabel import read_targets
+from semisup.stages import load_predictor
+from semisup.stages.predictor import load_features
+from semisup.stages.targets import read_targets
 from tests.stages.stages_small import run_stages, small_data, small_plan, train_stage
 
 Array = np.ndarray

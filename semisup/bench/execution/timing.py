@@ -11,7 +11,8 @@ from semisup.engine import Batches, FitSettings, compile_backbones, fit, keep_me
 from semisup.methods import Method
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.stages.networks import build_method
-from semisup.stages.train import stage_batches, training_images
+from semisup.stages.targets import training_images
+from semisup.stages.views import stage_batches
 
 __all__ = ["fresh_method", "step_seconds"]
 
