@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from semisup._version import __version__
-from semisup.bench.suites.runs import RunSpec, spec_recipe, option_values
+from semisup.bench.suites.runs import RunSpec, option_values, spec_recipe
 from semisup.bench.suites.suite import Compute, Suite
 from semisup.config import Recipe
 from semisup.data import ImageData

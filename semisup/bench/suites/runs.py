@@ -20,7 +20,7 @@ from semisup.data import ImageData, draw_budget
 from semisup.errors import SemisupError, nearest, raise_all
 from semisup.pipeline.plan import Plan, StagePlan, make_plan, needed_stages
 
-__all__ = ["RunSpec", "spec_recipe", "check_entries", "expand", "option_values", "trial_options"]
+__all__ = ["RunSpec", "check_entries", "expand", "option_values", "spec_recipe", "trial_options"]
 
 
 @dataclass(frozen=True)
