@@ -74,6 +74,8 @@ def stage_settings(stage: StageConfig) -> dict[str, Any]:
     settings = dataclasses.asdict(stage)
     if settings["augment"].get("backend") != "albumentations":
         settings["augment"].pop("backend", None)
+    if stage.init is not None and not stage.init.rename:  # likewise
+        del settings["init"]["rename"]
     return settings
 
 

@@ -317,7 +317,7 @@ def test_the_options_change_features_and_answers_as_they_say(tmp_path: Path) -> 
 
 def test_each_option_is_another_stage_and_none_the_one_of_old(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first is the hash from before there were options; whoever changes it has everything behind it run again."""
-    monkeypatch.setattr("semisup.pipeline.plan.__version__", "golden")
+    monkeypatch.setattr("semisup.pipeline.fingerprint.__version__", "golden")
 
     def fingerprint(flip: bool = False, **options: Any) -> str:
         plan, _ = small_plan(stages("simclr", **options), replace(small_data(), flip=flip))

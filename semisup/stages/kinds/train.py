@@ -45,11 +45,10 @@ from semisup.stages.evaluation import (
     quality_of_pseudo_labels,
     unlabeled_quality,
 )
+from semisup.stages.initial import check_weights_file, load_initial_weights
 from semisup.stages.networks import (
     Network,
     build_method,
-    check_weights_file,
-    load_initial_weights,
     projector_widths,
     stage_network,
     weightless,
@@ -88,7 +87,7 @@ def plan(whole: Plan, name: str, stage: StageConfig, earlier: Mapping[str, Stage
     check_group_lr(method, stage.optimizer)
     loaded = None
     if stage.init is not None and stage.init.weights is not None:
-        loaded = check_weights_file(method, Path(stage.init.weights), stage.init.minimum_match)
+        loaded = check_weights_file(method, stage.init, Path(stage.init.weights), data.classes)
     check_views(stage, method, data)
     backend = stage_backend(stage, method.views, whole.device, data.size)
     labeled, unlabeled = method.views.policies("labeled"), method.views.policies("unlabeled")
@@ -172,7 +171,7 @@ def _start(context: StageContext) -> tuple[Method, WeightsReport | None]:
     report = None
     if init is not None:
         path = Path(str(init.weights)) if source is None else source / "model.safetensors"
-        report = load_initial_weights(method, path, init.minimum_match)
+        report = load_initial_weights(method, init, path, context.data.classes)
     method = method.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if context.recipe.compile:
         compile_backbones(method)
