@@ -1082,7 +1082,8 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
     class Forgetful(base):  # type: ignore[misc, valid-type]
         def __init__(self, *arguments: object, **options: object) -> None:
             super().__init__(*arguments, **options)
-            self.register_buffer(buffer, self.get_buffer(buffer), persistent=False)
+            owner, _, name = buffer.rpartition(".")
+            self.get_submodule(owner).register_buffer(name, self.get_buffer(buffer), persistent=False)
 
     return Forgetful
 
@@ -1090,8 +1091,9 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
 @pytest.mark.parametrize(
     ("cls", "buffer", "name"),
     [
-        (InstanceDiscrimination, "bank", "instance_discrimination-softmax"),
-        (InstanceDiscrimination, "log_z", "instance_discrimination-nce"),
+        (InstanceDiscrimination, "bank.rows", "instance_discrimination-softmax"),
+        (InstanceDiscrimination, "bank.place", "instance_discrimination-softmax"),
+        (InstanceDiscrimination, "bank.log_mean", "instance_discrimination-nce"),
         (SimCLRv2, "queue", "simclr_v2-memory"),
         (MoCo, "queue", "moco-v2"),
         (MoCo, "written", "moco-v1"),
@@ -1115,8 +1117,9 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
         (SimMatch, "bank", "simmatch-plain"),
         (Exemplar, "seeds", "exemplar-plain"),
         (Exemplar, "places", "exemplar-plain"),
-        (DecoupledRotation, "bank", "decoupled_rotation-plain"),
-        (DecoupledRotation, "log_mean", "decoupled_rotation-plain"),
+        (DecoupledRotation, "bank.rows", "decoupled_rotation-plain"),
+        (DecoupledRotation, "bank.place", "decoupled_rotation-plain"),
+        (DecoupledRotation, "bank.log_mean", "decoupled_rotation-plain"),
         (CoMatch, "recent", "comatch-plain"),
         (CoMatch, "memory_probs", "comatch-plain"),
         (CoMatch, "memory_embeddings", "comatch-plain"),
