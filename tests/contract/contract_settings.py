@@ -111,6 +111,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             random=True,
             prepare=_bank_filled,
         ),
+        "fresh": Setting({"out_features": 20}, terms=_terms("instance"), numbers=_terms("proximal")),
         "softmax": Setting(
             {"bank_momentum": 0.0, "proximal_weight": 3.0, "out_features": 20},
             terms=_terms("instance", "proximal"),

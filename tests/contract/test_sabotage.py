@@ -516,8 +516,10 @@ class HeadOnly(Rotation):
 class TargetWithoutFeatures(DecoupledRotation):
     """The stop-gradient of the bank covers the new embedding too."""
 
-    def instance_loss(self, v: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        return super().instance_loss(v.detach(), rows)
+    def __init__(self, *arguments: object, **options: object) -> None:
+        super().__init__(*arguments, **options)  # type: ignore[arg-type]
+        compare = self.bank.nce_loss
+        self.bank.nce_loss = lambda v, *rest: compare(v.detach(), *rest)  # type: ignore[method-assign]
 
 
 class DecoderOnly(AET):
@@ -1092,7 +1094,7 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
     ("cls", "buffer", "name"),
     [
         (InstanceDiscrimination, "bank.rows", "instance_discrimination-softmax"),
-        (InstanceDiscrimination, "bank.place", "instance_discrimination-softmax"),
+        (InstanceDiscrimination, "bank.place", "instance_discrimination-fresh"),
         (InstanceDiscrimination, "bank.log_mean", "instance_discrimination-nce"),
         (SimCLRv2, "queue", "simclr_v2-memory"),
         (MoCo, "queue", "moco-v2"),
@@ -1118,7 +1120,6 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
         (Exemplar, "seeds", "exemplar-plain"),
         (Exemplar, "places", "exemplar-plain"),
         (DecoupledRotation, "bank.rows", "decoupled_rotation-plain"),
-        (DecoupledRotation, "bank.place", "decoupled_rotation-plain"),
         (DecoupledRotation, "bank.log_mean", "decoupled_rotation-plain"),
         (CoMatch, "recent", "comatch-plain"),
         (CoMatch, "memory_probs", "comatch-plain"),
