@@ -1110,7 +1110,6 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
         (ReMixMatch, "alignment.recent", "remixmatch-plain"),
         (ReMixMatch, "alignment.prior.counts", "remixmatch-plain"),
         (SoftMatch, "alignment.prior.frequencies", "softmatch-estimated"),
-        (FixMatch, "alignment.average", "fixmatch-aligned"),
         (ReMixMatch, "rates", "remixmatch-ctaugment"),
         (FixMatch, "rates", "fixmatch-ctaugment"),
         (FlexMatch, "latest", "flexmatch-plain"),
