@@ -935,7 +935,7 @@ class CpuTensor(FixMatch):
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         for update in super().step(batch, progress):
-            yield replace(update, loss=update.loss + (torch.arange(5) * self.guesses).mean())
+            yield replace(update, loss=update.loss + (torch.arange(5) * self.model.head.bias).mean())
 
 
 @pytest.mark.parametrize(
@@ -1110,7 +1110,9 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
         (DINO, "center", "dino-plain"),
         (Colorization, "frequencies", "colorization-plain"),
         (Colorization, "batches", "colorization-plain"),
-        (ReMixMatch, "recent", "remixmatch-plain"),
+        (ReMixMatch, "alignment.recent", "remixmatch-plain"),
+        (ReMixMatch, "alignment.prior.counts", "remixmatch-plain"),
+        (SoftMatch, "alignment.prior.frequencies", "softmatch-estimated"),
         (ReMixMatch, "rates", "remixmatch-ctaugment"),
         (FixMatch, "rates", "fixmatch-ctaugment"),
         (FlexMatch, "latest", "flexmatch-plain"),
@@ -1121,7 +1123,7 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
         (Exemplar, "places", "exemplar-plain"),
         (DecoupledRotation, "bank.rows", "decoupled_rotation-plain"),
         (DecoupledRotation, "bank.log_mean", "decoupled_rotation-plain"),
-        (CoMatch, "recent", "comatch-plain"),
+        (CoMatch, "alignment.recent", "comatch-plain"),
         (CoMatch, "memory_probs", "comatch-plain"),
         (CoMatch, "memory_embeddings", "comatch-plain"),
         (TemporalEnsembling, "ensemble", "temporal_ensembling-plain"),
