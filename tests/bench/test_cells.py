@@ -19,7 +19,7 @@ from tests.bench.bench_small import small
 
 @pytest.fixture(scope="module")
 def data() -> ImageData:
-    return load_data(DataConfig("digits"))
+    return load_data(DataConfig(source="digits"))
 
 
 def plan(suite: Suite, data: ImageData, timing: dict[str, float] | None = None) -> list[tuple[Cell, list[Job]]]:
