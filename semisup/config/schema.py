@@ -119,7 +119,10 @@ class InitConfig(Settings):
     source: NotEmpty | None = Field(default=None, alias="from")
     """An earlier train stage; the YAML key is `from`."""
     weights: NotEmpty | None = None
-    """A safetensors file."""
+    """A file of weights: .safetensors, or .pth, .pt, .bin, .ckpt, .tar of torch.save (read without running code); the
+    names are ours or those of torchvision, timm, lightly, MoCo, DINO ..., whose heads are dropped."""
+    rename: dict[str, str] = {}
+    """What names in that file begin with -> what they should begin with, where nothing fits by itself."""
     head_layer: Annotated[int, Range(-1, 1000)] = 0
     """Projection layers kept under the classifier: 0 (none) to their number; -1: all of them."""
     minimum_match: Fraction = 1.0

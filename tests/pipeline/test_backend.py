@@ -120,7 +120,10 @@ def test_the_choice_can_be_read_in_the_plan_and_in_the_log(tmp_path: Path, capsy
     ("override", "problem"),
     [
         ("backend=alb", r"stages.pretrain.augment.backend: must be one of auto, device, albumentations, not 'alb'"),
-        ("backend={policy: weak}", r"stages.pretrain.augment.backend: must be one of auto, device, albumentations, not {'policy'"),
+        (
+            "backend={policy: weak}",
+            r"stages.pretrain.augment.backend: must be one of auto, device, albumentations, not {'policy'",
+        ),
         ("backend=null", r"stages.pretrain.augment.backend: must be one of auto, device, albumentations, not null"),
         ("first=weak", r"stages.pretrain.augment.first: must be a mapping, not 'weak'"),
         ("first={shift: 0.1}", r"stages.pretrain.augment.first.policy: missing, or not a policy's name"),
