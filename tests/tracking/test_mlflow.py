@@ -304,50 +304,6 @@ def test_silent_server_does_not_hold_up_the_end(tmp_path: Path) -> None:
     wait_for(lambda: not uploader._thread.is_alive(), 20)
 
 
-LOADER = """
-import numpy as np
-class Model:
-    def __init__(self, folder): self.weights = np.load(folder + "/weights.npy")
-    def predict(self, images): return images.reshape(len(images), -1).astype(np.float32) @ self.weights
-def _load_pyfunc(folder): return Model(folder)
-"""
-
-
-def test_model_is_loadable_from_the_server(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mlflow
-
-    (tmp_path / "tiny_loader.py").write_text(LOADER)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    generator = np.random.default_rng(0)
-    model = tmp_path / "model"
-    model.mkdir()
-    weights = generator.normal(size=(48, 10)).astype(np.float32)
-    np.save(model / "weights.npy", weights)
-    images = generator.integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
-    np.save(tmp_path / "example.npy", images)
-
-    uploader = MlflowUploader(tmp_path / "log", server.url, "models", pytest.fail)
-    log = EventLog(tmp_path / "log")
-    log.run_start("recipe", {}, {})
-    log.stage_start("train", {}, {})
-    log.model("train", model, "tiny_loader", tmp_path / "example.npy", ["numpy"])
-    log.run_end("finished")
-    assert uploader.close(60)
-
-    run = server.runs("models")[1]
-    text = server.artifact(run, "model/MLmodel").decode()
-    assert "tiny_loader" in text and "pickle" not in text
-    assert "numpy" in server.artifact(run, "model/requirements.txt").decode().split()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-    loaded = mlflow.pyfunc.load_model(f"runs:/{run['info']['run_id']}/model")
-    np.testing.assert_allclose(loaded.predict(images), images.reshape(3, -1) @ weights, rtol=1e-5)
-    np.testing.assert_array_equal(loaded.input_example, images)
-    signature = loaded.metadata.signature.to_dict()
-    assert json.loads(signature["inputs"])[0]["tensor-spec"] == {"dtype": "uint8", "shape": [-1, 4, 4, 3]}
-    assert json.loads(signature["outputs"])[0]["tensor-spec"] == {"dtype": "float32", "shape": [-1, 10]}
-    assert not list((server.folder / "artifacts").rglob("*.pkl"))
-
-
 def test_what_can_never_be_delivered_is_named_and_passed_over(server: Server, tmp_path: Path) -> None:
     warnings: list[str] = []
     log = EventLog(tmp_path)
