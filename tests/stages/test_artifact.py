@@ -109,9 +109,7 @@ def test_a_record_that_was_changed_is_refused(tmp_path: Path) -> None:
         ({"name": None}, "name"),
     ],
 )
-def test_a_record_with_a_right_checksum_is_still_checked(
-    change: dict[str, object], rule: str, tmp_path: Path
-) -> None:
+def test_a_record_with_a_right_checksum_is_still_checked(change: dict[str, object], rule: str, tmp_path: Path) -> None:
     folder = tmp_path / "s"
     made(folder, one="1", **{"model.json": "{}"})
     signed(folder, **change)
@@ -243,9 +241,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"classes": 3}, "classes"),
     ],
 )
-def test_a_wrong_description_is_named(
-    change: dict[str, object], rule: str, model_folder: Path, tmp_path: Path
-) -> None:
+def test_a_wrong_description_is_named(change: dict[str, object], rule: str, model_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "m")
     description = json.loads((folder / "model.json").read_text()) | change
     (folder / "model.json").write_text(json.dumps(description))
