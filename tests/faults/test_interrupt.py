@@ -62,7 +62,7 @@ def waiting(first: Nursery, second: Nursery, folder: Path) -> tuple[Child, Child
     one.kill(signal.SIGSTOP)
     one.log = one.log.rename(folder / "first.log")  # the second writes one of its own
     other = second.start(folder, "run", "recipe.yaml", "--out", "other")
-    other.wait_for("the second run to wait", lambda: "waiting for it" in other.log.read_text())
+    other.wait_for("the second run to wait", lambda: other.has_said("waiting for it"))
     assert not events(folder / "other", "stage_start")
     return one, other
 
@@ -99,7 +99,7 @@ def test_one_result_folder_belongs_to_one_process_at_a_time(
     one.kill(signal.SIGSTOP)
     one.log = one.log.rename(tmp_path / "first.log")
     other = second_nursery.start(tmp_path, *RUN, "seed=4")
-    other.wait_for("the second run to wait", lambda: "waiting for it" in other.log.read_text())
+    other.wait_for("the second run to wait", lambda: other.has_said("waiting for it"))
     assert len(events(tmp_path / "out", "run_start")) == 1
     one.kill(signal.SIGCONT)
     assert one.wait() == other.wait() == 0, other.log.read_text()

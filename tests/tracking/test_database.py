@@ -53,7 +53,7 @@ def test_a_database_in_memory_is_refused(uri: str) -> None:
 
 
 def test_two_new_databases_at_once_next_to_half_made_ones(tmp_path: Path) -> None:
-    """In folders whose names mean something in a URI: beside what a kill left in the past, and what one leaves today."""
+    """In folders whose names mean something in a URI: next to what a kill left, then and now."""
     roots = [tmp_path / "a?b", tmp_path / "a%20b"]
     for root in roots:
         root.mkdir()
