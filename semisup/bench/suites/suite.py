@@ -155,8 +155,8 @@ class Suite:
     seed: int = field(default=0, metadata=between(0, 2**32 - 1))
     # lengths of a run: recipe (as written), or all its stages scaled to '400 steps' or '20 s' in all
     compute: list[str] = field(default_factory=lambda: ["recipe"], metadata=_each(parse_compute))
-    # entry that the others are paired with; null: no differences
-    baseline: str | None = None
+    # entry that the others are paired with, or a list: on each budget the better of them; null: no differences
+    baseline: Any = None
     # test accuracies in (0, 1) for "labels needed"
     targets: list[float] = field(
         default_factory=list,
@@ -180,6 +180,13 @@ class Suite:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     # for the reader of the tables: how the settings were found
     settings: str = ""
+
+    @property
+    def baselines(self) -> list[str]:
+        """The entries that the others are compared with."""
+        if self.baseline is None:
+            return []
+        return [self.baseline] if isinstance(self.baseline, str) else list(dict.fromkeys(self.baseline))
 
     @property
     def computes(self) -> list[Compute]:
@@ -237,8 +244,11 @@ def _suite_problems(suite: Suite) -> list[str]:
             problems.append(f"data.{key}: a suite varies it; give '{where}' at the top")
     if suite.model is not None and "name" not in suite.model:
         problems.append("model.name: missing")
-    if suite.baseline is not None and suite.baseline not in suite.entries:
-        problems.append(f"baseline: no entry '{suite.baseline}'{nearest(suite.baseline, suite.entries)}")
+    problems += [
+        f"baseline: no entry '{name}'{nearest(str(name), suite.entries)}"
+        for name in suite.baselines
+        if name not in suite.entries
+    ]
     for name, entry in suite.entries.items():
         problems += [f"entries.{name}{problem}" for problem in _entry_problems(name, entry, suite)]
     return problems
