@@ -84,6 +84,13 @@ def _different(values: list[Any]) -> list[Any]:
     return values
 
 
+def _entry_names(value: Any) -> Any:
+    names = value if isinstance(value, list) else [value]
+    if value is not None and not all(isinstance(name, str) for name in names):
+        raise ValueError("must be the name of an entry, a list of names, or null")
+    return value
+
+
 Budgets = Annotated[list[Annotated[Any, AfterValidator(_parsed_by(parse_labels))]], AfterValidator(_different)]
 Computes = Annotated[list[Annotated[str, AfterValidator(_parsed_by(parse_compute))]], AfterValidator(_different)]
 Seeds = Annotated[list[Seed], AfterValidator(_different)]
@@ -154,8 +161,8 @@ class Suite(Settings):
     """Of data order and augmentation, the same for all runs."""
     compute: Computes = ["recipe"]
     """Lengths of a run: recipe (as written), or all its stages scaled to '400 steps' or '20 s' in all."""
-    baseline: str | None = None
-    """Entry that the others are paired with; null: no differences."""
+    baseline: Annotated[Any, AfterValidator(_entry_names)] = None
+    """Entry that the others are paired with, or a list: on each budget the better of them; null: no differences."""
     targets: list[Annotated[float, Range(0, 1, open_low=True, open_high=True)]] = []
     """Test accuracies in (0, 1) for "labels needed"."""
     defaults: dict[str, Any] = {}
@@ -177,6 +184,13 @@ class Suite(Settings):
     tracking: TrackingConfig = TrackingConfig()
     settings: str = ""
     """For the reader of the tables: how the settings were found."""
+
+    @property
+    def baselines(self) -> list[str]:
+        """The entries that the others are compared with."""
+        if self.baseline is None:
+            return []
+        return [self.baseline] if isinstance(self.baseline, str) else list(dict.fromkeys(self.baseline))
 
     @property
     def computes(self) -> list[Compute]:
@@ -237,8 +251,11 @@ def _suite_problems(suite: Suite) -> list[str]:
             problems.append(f"data.{key}: a suite varies it; give '{where}' at the top")
     if suite.model is not None and "name" not in suite.model:
         problems.append("model.name: missing")
-    if suite.baseline is not None and suite.baseline not in suite.entries:
-        problems.append(f"baseline: no entry '{suite.baseline}'{nearest(suite.baseline, suite.entries)}")
+    problems += [
+        f"baseline: no entry '{name}'{nearest(str(name), suite.entries)}"
+        for name in suite.baselines
+        if name not in suite.entries
+    ]
     for name, entry in suite.entries.items():
         problems += [f"entries.{name}{problem}" for problem in _entry_problems(name, entry, suite)]
     return problems
