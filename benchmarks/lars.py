@@ -14,7 +14,7 @@ import time
 import torch
 import torchvision
 from paired import compare
-from timm.optim import Lars
+from timm.optim.lars import Lars
 from torch import nn
 
 from semisup.engine import keep_memory

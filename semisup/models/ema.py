@@ -24,7 +24,7 @@ class EMA(nn.Module):
 
     The copy never gets gradients. Its train/eval mode is the caller's choice, and ``train()`` of an enclosing module
     reaches it too: Mean Teacher wants it in train mode, evaluation in eval mode. The number of updates is known on the
-    host, so that an update is one fused operation, and is part of the state dict, so that a checkpoint holds everything.
+    host, so that an update is one fused operation; the state dict has it, so that a checkpoint holds everything.
 
     It starts warm, with ``m_t = min(1 - 1 / (t + 1), m)`` at update t = 1, 2, ...: the plain mean of the weights so far
     until that forgets more slowly than m, so that the random start does not linger for thousands of steps. Targets that

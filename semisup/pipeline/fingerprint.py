@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -71,7 +70,7 @@ def _hashed_settings(config: StageConfig) -> dict[str, Any]:
 def stage_settings(stage: StageConfig) -> dict[str, Any]:
     """A planned stage's settings as they are hashed: views made on the device go without saying, so that stages made
     before there was a choice are still found."""
-    settings = dataclasses.asdict(stage)
+    settings = stage.model_dump()
     if settings["augment"].get("backend") != "albumentations":
         settings["augment"].pop("backend", None)
     if stage.init is not None and not stage.init.rename:  # likewise

@@ -13,6 +13,7 @@ from semisup.engine import check_compiler, resolve_device, resolve_precision
 from semisup.errors import SemisupError, raise_all
 from semisup.pipeline.check import check_recipe
 from semisup.pipeline.fingerprint import fingerprint
+from semisup.pipeline.notes import stage_notes
 from semisup.pipeline.trial import available_memory, step_memory
 from semisup.stages import KINDS
 from semisup.stages.planned import Plan, StagePlan
@@ -72,7 +73,8 @@ def plan_stages(plan: Plan, *, trial: bool = True) -> Plan:
         with _collecting(problems, f"stages.{name}."):
             one = KINDS[stage.kind].plan(plan, name, stage, planned)
             hashes = [planned[needed].fingerprint for needed in one.inputs]
-            planned[name] = dataclasses.replace(one, fingerprint=fingerprint(plan, one, hashes))
+            notes = () if one.method is None else tuple(stage_notes(one.method, stage, one.steps))
+            planned[name] = dataclasses.replace(one, fingerprint=fingerprint(plan, one, hashes), notes=notes)
     subject = f"recipe '{plan.recipe.name}'"
     raise_all(problems, subject)  # before the trial steps, for which torch imports its tracer: 2 s
     for name, one in planned.items() if trial else ():

@@ -40,6 +40,8 @@ class StagePlan:
     """How the file of `init.weights` fits."""
     views: Views | None = None
     """What its method asks for; None for a stage that does not train."""
+    notes: tuple[str, ...] = ()
+    """What to tell whoever starts it."""
     method: Method | None = field(default=None, repr=False, compare=False)
     """On the meta device, where everything has a shape and nothing has a value, for a trial step; else None."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Mapping
@@ -49,7 +48,7 @@ from semisup.stages.initial import check_weights_file, load_initial_weights
 from semisup.stages.networks import (
     Network,
     build_method,
-    projector_widths,
+    network_of,
     stage_network,
     weightless,
 )
@@ -93,16 +92,15 @@ def plan(whole: Plan, name: str, stage: StageConfig, earlier: Mapping[str, Stage
     labeled, unlabeled = method.views.policies("labeled"), method.views.policies("unlabeled")
     if labeled:
         require_labels(whole, "method", stage.method["name"])
-    widths = projector_widths(method.predictor())
     return StagePlan(
         name=name,
-        config=dataclasses.replace(stage, augment={**stage.augment, "backend": backend}),
+        config=stage.model_copy(update={"augment": {**stage.augment, "backend": backend}}),
         inputs=inputs(stage),
         reads_labels=method.trains == "classifier",
         steps=_steps(stage, len(data.x_train), len(whole.budget.index), reads_unlabeled=bool(unlabeled)),
         images_per_step=(stage.batch.labeled if labeled else 0) + (stage.batch.unlabeled if unlabeled else 0),
         parameters=count_parameters(method.predictor()),
-        network=Network(spec, method.trains, widths),
+        network=network_of(method, spec),
         loaded=loaded,
         views=method.views,
         method=method,
