@@ -188,7 +188,7 @@ def test_no_convergence_is_an_error() -> None:
     from scipy.sparse import csr_array, diags_array
 
     path = csr_array(diags_array([np.ones(2999), np.ones(2999)], offsets=[-1, 1]))
-    with pytest.raises(SemisupError, match=r"propagate.alpha: the labels of class 0 do not settle at 0.999999"):
+    with pytest.raises(SemisupError, match=r"alpha: the labels of class 0 do not settle at 0.999999"):
         spread_labels(path, np.array([0]), np.array([0]), 2, 0.999999)
 
 
