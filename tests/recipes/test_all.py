@@ -117,6 +117,29 @@ def test_a_recipe_says_how_to_run_it(path: Path) -> None:
     assert f"semisup run {name_of(path)}" in header[0]
 
 
+def recorded(recipe: str, result: str) -> bool:
+    """Whether the suite whose results are in benchmarks/results/`result`, or that page, has this recipe."""
+    results = FOLDER.parent / "benchmarks" / "results" / result
+    if results.is_file():
+        return recipe in results.read_text()
+    suites = (FOLDER.parent / "benchmarks" / "suites").rglob("*.yaml")
+    texts = [path.read_text() for path in suites if f"\nname: {result}\n" in path.read_text()]
+    return results.is_dir() and any(re.search(rf"recipe: {recipe}\b", text) for text in texts)
+
+
+def test_a_recipe_names_a_result_recorded_with_it_or_says_that_none_is(path: Path) -> None:
+    header = re.match(r"(#.*\n)+", path.read_text())
+    assert header is not None
+    text = " ".join(line.lstrip("# ") for line in header[0].splitlines())
+    if re.search("No recorded result of this recipe|not run to the end here|A template", text):
+        return
+    suites = re.findall(r"made by `semisup bench (\w+)/(\w+)`", text)
+    made_by = [f"{dataset}-{name.replace('_', '-')}" for dataset, name in suites]
+    named = re.findall(r"benchmarks/results/([\w.-]+[\w])", text) + made_by
+    assert named, "names no result, and does not say that none is recorded"
+    assert any(recorded(name_of(path), result) for result in named), f"not recorded in {named}"
+
+
 def test_a_recipe_could_run(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that a dry run checks, one trial step of every stage among it."""
     local = recipe.data.source in LOCAL
