@@ -103,6 +103,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "supervised": {
         "weak": Setting(terms=_terms("supervised")),
         "strong": Setting({"strong": True, "label_smoothing": 0.1}, terms=_terms("supervised")),
+        "supcon": Setting({"supcon": 0.5}, terms=_terms("supervised", "supcon")),
         "frozen": Setting({"freeze": True}, terms=_terms("supervised")),
     },
     "instance_discrimination": {
@@ -150,7 +151,10 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         ),
         "one": Setting({"tasks": {"rotation": 2.0}}, terms=_terms("rotation")),
     },
-    "simclr": {"plain": Setting(terms=_terms("contrastive"))},
+    "simclr": {
+        "plain": Setting(terms=_terms("contrastive")),
+        "decoupled": Setting({"decoupled": True}, terms=_terms("contrastive")),
+    },
     "simclr_v2": {
         "plain": Setting(terms=_terms("contrastive")),
         # Neither as wide as the features nor a multiple of the batch.
