@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from semisup.errors import SemisupError, first_line, nearest, raise_all
+from semisup.models.foreign import SUFFIXES, file_shapes
+from semisup.models.from_timm import fill_from_file
 
 __all__ = ["TorchvisionBackbone", "check_torchvision", "classifier_names"]
 
@@ -62,8 +64,14 @@ def check_torchvision(name: str, *, weights: object = None) -> list[str]:
     valid = [*known.__members__, *(f"{known.__name__}.{member}" for member in known.__members__)]
     if weights in valid:
         return []
+    if isinstance(weights, str) and Path(weights).suffix in SUFFIXES:
+        try:
+            file_shapes(weights)
+        except SemisupError as error:
+            return [str(error)]
+        return []
     listed = ", ".join(known.__members__)
-    return [f"weights must be none or one of {listed}, got {weights!r}{nearest(str(weights), valid)}"]
+    return [f"weights must be none, a file, or one of {listed}, got {weights!r}{nearest(str(weights), valid)}"]
 
 
 class TorchvisionBackbone(nn.Module):
@@ -75,7 +83,7 @@ class TorchvisionBackbone(nn.Module):
 
     Args:
         name: torchvision's name, without the ``torchvision/``.
-        weights: None for random weights, "DEFAULT", or a name of torchvision's; downloaded unless cached.
+        weights: None for random weights, "DEFAULT", or a name of torchvision's; downloaded unless cached; or a file.
         in_channels: 1 or 3.
         image_size: side of the images in pixels. Vision transformers are built for it; every network is tried on
             it, on the meta device, which costs neither memory nor arithmetic.
@@ -100,7 +108,8 @@ class TorchvisionBackbone(nn.Module):
         elif name.startswith("maxvit_"):
             sized = {"input_size": (image_size, image_size)}
         try:
-            self.network: nn.Module = models.get_model(name, weights=weights, **sized)
+            file = None if weights is None or Path(weights).suffix not in SUFFIXES else Path(weights)
+            self.network: nn.Module = models.get_model(name, weights=None if file else weights, **sized)
         except OSError as error:
             raise SemisupError(f"{subject}: weights {weights!r} could not be fetched ({error})") from error
         except (ValueError, AssertionError) as error:
@@ -108,6 +117,8 @@ class TorchvisionBackbone(nn.Module):
         if in_channels == 1:
             _sum_first_kernel(self.network)
         self.num_features = _drop_last_layer(self.network)
+        if file is not None:
+            fill_from_file(self.network, file, subject)
         self.in_channels = in_channels
         _try_size(self.network, in_channels, image_size, self.num_features, subject)
 
