@@ -109,7 +109,7 @@ OUR_PARTS = ("backbone.", "neck.", "head.", "projector.")
 
 
 def is_ours(shapes: Mapping[str, Shape]) -> bool:
-    """Tell whether most names are those of a stage's `model.safetensors`; lightly has `backbone.`, too, but counts on."""
+    """Tell whether most names are those of a stage's `model.safetensors`; lightly has `backbone.`, too, but counts."""
     ours = [name for name in shapes if name.startswith(OUR_PARTS)]
     counted = any(name.startswith("backbone.") and name.split(".")[1].isdigit() for name in ours)
     return not counted and 2 * len(ours) > len(shapes)

@@ -933,7 +933,7 @@ class CpuTensor(FixMatch):
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         for update in super().step(batch, progress):
-            yield replace(update, loss=update.loss + (torch.arange(5) * self.guesses).mean())
+            yield replace(update, loss=update.loss + (torch.arange(5) * self.model.head.bias).mean())
 
 
 @pytest.mark.parametrize(
@@ -1082,7 +1082,8 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
     class Forgetful(base):  # type: ignore[misc, valid-type]
         def __init__(self, *arguments: object, **options: object) -> None:
             super().__init__(*arguments, **options)
-            self.register_buffer(buffer, self.get_buffer(buffer), persistent=False)
+            owner, _, name = buffer.rpartition(".")
+            self.get_submodule(owner).register_buffer(name, self.get_buffer(buffer), persistent=False)
 
     return Forgetful
 
@@ -1106,7 +1107,9 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
         (DINO, "center", "dino-plain"),
         (Colorization, "frequencies", "colorization-plain"),
         (Colorization, "batches", "colorization-plain"),
-        (ReMixMatch, "recent", "remixmatch-plain"),
+        (ReMixMatch, "alignment.recent", "remixmatch-plain"),
+        (ReMixMatch, "alignment.prior.counts", "remixmatch-plain"),
+        (SoftMatch, "alignment.prior.frequencies", "softmatch-estimated"),
         (ReMixMatch, "rates", "remixmatch-ctaugment"),
         (FixMatch, "rates", "fixmatch-ctaugment"),
         (FlexMatch, "latest", "flexmatch-plain"),
@@ -1117,7 +1120,7 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
         (Exemplar, "places", "exemplar-plain"),
         (DecoupledRotation, "bank", "decoupled_rotation-plain"),
         (DecoupledRotation, "log_mean", "decoupled_rotation-plain"),
-        (CoMatch, "recent", "comatch-plain"),
+        (CoMatch, "alignment.recent", "comatch-plain"),
         (CoMatch, "memory_probs", "comatch-plain"),
         (CoMatch, "memory_embeddings", "comatch-plain"),
         (TemporalEnsembling, "ensemble", "temporal_ensembling-plain"),
