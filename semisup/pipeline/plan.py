@@ -31,6 +31,7 @@ from semisup.methods import METHODS, Batch, Labeled, Method, Progress, Unlabeled
 from semisup.methods.base import options_of
 from semisup.models import Classifier, Encoder, WeightsReport, count_parameters
 from semisup.pipeline.check import check_recipe
+from semisup.pipeline.notes import stage_notes
 from semisup.stages.initial import check_model_weights, check_weights_file
 from semisup.stages.networks import Network, build_method, hashed_model, projector_widths, stage_network
 from semisup.stages.train import policy_names, stage_backend
@@ -75,6 +76,8 @@ class StagePlan:
     """What published weights or file the model's own options start it from, and their license."""
     views: Views | None = None
     """What its method asks for; None for a stage that does not train."""
+    notes: tuple[str, ...] = ()
+    """What to tell whoever starts it, see `stage_notes`."""
 
 
 @dataclass(frozen=True)
@@ -337,6 +340,7 @@ def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, St
         loaded=loaded,
         weights=weights,
         views=method.views,
+        notes=tuple(stage_notes(method, stage, steps)),
     ), method
 
 

@@ -65,6 +65,9 @@ def run(
     plan = make_plan(loaded, watch=watching(reporter.console))
     for note in plan.data.notes:
         reporter.warn(note)
+    for stage in plan.stages:
+        for note in stage.notes:
+            reporter.warn(f"stages.{stage.name}.{note}")
     homes = {stage.name: store / stage.fingerprint for stage in plan.stages}
     reused = set() if fresh else {name for name, home in homes.items() if (home / RECORD).exists()}
     reporter.show_plan(plan, reused)

@@ -83,8 +83,11 @@ def _one_epoch_later(method: Method) -> None:
 
 
 def _bank_filled(method: Method) -> None:
-    """Every image has been seen once: before that decoupled rotation has no row of its own to find."""
-    method.get_buffer("seen").fill_(1)
+    """Every image has been shown once: before that one has no row of its own to find."""
+    draw = torch.Generator().manual_seed(0)
+    rows = method.get_buffer("bank.rows")
+    rows.copy_(F.normalize(torch.randn(rows.shape, generator=draw), dim=1))
+    method.get_buffer("bank.place").copy_(torch.randperm(DATA, generator=draw))
 
 
 def _all_labels_shown(method: Method) -> None:
@@ -103,10 +106,17 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "frozen": Setting({"freeze": True}, terms=_terms("supervised")),
     },
     "instance_discrimination": {
-        "nce": Setting({"noise": 30, "out_features": 20}, terms=_terms("instance", "proximal"), random=True),
-        "softmax": Setting(
-            {"loss": "softmax", "bank_momentum": 0.0, "proximal_weight": 3.0, "out_features": 20},
+        "nce": Setting(
+            {"loss": "nce", "noise": 30, "out_features": 20},
             terms=_terms("instance", "proximal"),
+            random=True,
+            prepare=_bank_filled,
+        ),
+        "fresh": Setting({"out_features": 20}, terms=_terms("instance"), numbers=_terms("proximal")),
+        "softmax": Setting(
+            {"bank_momentum": 0.0, "proximal_weight": 3.0, "out_features": 20},
+            terms=_terms("instance", "proximal"),
+            prepare=_bank_filled,
         ),
     },
     "rotation": {"plain": Setting(terms=_terms("rotation"))},
