@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from semisup.bench.suites.runs import expand
 from semisup.config import DataConfig
 from semisup.data import load_data
 from semisup.errors import SemisupError
+from semisup.records import digest
 from semisup.stages.artifact import RECORD
 from tests.bench.bench_small import small
 
@@ -24,7 +27,7 @@ from tests.bench.bench_small import small
 def jobs_of(entry: str, *overrides: str) -> list[Job]:
     suite = small("labels=[20]", "draws=1", *overrides)
     (spec,) = [spec for spec in expand(suite) if spec.entry == entry]
-    return make_jobs(suite, plan_run(suite, spec, load_data(DataConfig("digits"))), {})
+    return make_jobs(suite, plan_run(suite, spec, load_data(DataConfig(source="digits"))), {})
 
 
 def done(answer: Pack | Failed) -> Pack:
@@ -43,6 +46,16 @@ def test_a_chain_in_a_shared_folder(tmp_path: Path) -> None:
     assert again.record == second.record
 
 
+def hostile_answers(pack: Pack) -> Iterator[Pack]:
+    """Answers, with checksums that are right, whose files would land elsewhere."""
+    content = b"planted"
+    for name in ("../../victim.txt", "/tmp/victim.txt", "..", "a/b", "c:victim"):
+        files = {name: hashlib.sha256(content).hexdigest()}
+        record = pack.record | {"files": files}
+        yield Pack(record | {"digest": digest(record)}, {name: content})
+    yield Pack(pack.record | {"files": {}}, {})
+
+
 def test_files_travel_between_folders_and_arrive_whole(tmp_path: Path) -> None:
     (job,) = jobs_of("supervised")
     here = done(run_job(job, {}, str(tmp_path / "here")))
@@ -55,8 +68,12 @@ def test_files_travel_between_folders_and_arrive_whole(tmp_path: Path) -> None:
     assert open_pack(Pack(here.record), there).folder == there, "it is there already"
     assert traveling.files is not None
     damaged = Pack(here.record, traveling.files | {"model.json": b"{}"})
-    with pytest.raises(SemisupError, match=r"model\.json: missing or damaged"):
-        write_pack(damaged, tmp_path / "elsewhere" / job.fingerprint)
+    for answer in (damaged, *hostile_answers(traveling)):
+        with pytest.raises(SemisupError, match="a worker's answer"):
+            write_pack(answer, tmp_path / "elsewhere" / job.fingerprint)
+    assert not (tmp_path / "elsewhere").exists(), "nothing is written before all is compared"
+    with pytest.raises(SemisupError, match="a worker's answer"):
+        write_pack(traveling, tmp_path / "elsewhere" / "another_job")
     with pytest.raises(SemisupError, match="a finished stage should be here and is not"):
         open_pack(Pack(here.record), tmp_path / "nowhere" / job.fingerprint)
 
@@ -96,7 +113,7 @@ def test_a_folder_that_cannot_be_written_is_worth_another_attempt(tmp_path: Path
 def test_baselines_with_all_labels_have_nothing_unlabeled(tmp_path: Path) -> None:
     suite = small(labels=["all"], draws=1, baseline=None, entries={"a": {"baseline": {"name": "logistic_regression"}}})
     (spec,) = expand(suite)
-    (job,) = make_jobs(suite, plan_run(suite, spec, load_data(DataConfig("digits"))), {})
+    (job,) = make_jobs(suite, plan_run(suite, spec, load_data(DataConfig(source="digits"))), {})
     assert done(run_job(job, {}, str(tmp_path))).record["metrics"]["test/accuracy"] > 0.9
 
 
@@ -111,7 +128,7 @@ def test_jobs_of_one_process_take_turns(tmp_path: Path) -> None:
 
 def test_every_train_stage_can_be_timed_without_what_it_starts_from() -> None:
     suite = small("draws=1", "labels=[20]")
-    data = load_data(DataConfig("digits"))
+    data = load_data(DataConfig(source="digits"))
     plans = {spec.entry: plan_run(suite, spec, data).plan for spec in expand(suite)}
     timed = {stage.name: step_seconds(plan, stage) for plan in plans.values() for stage in plan.stages if stage.steps}
     assert timed.keys() == {"train", "pretrain", "finetune"}
