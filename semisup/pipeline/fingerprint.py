@@ -9,6 +9,7 @@ from typing import Any
 
 from semisup._version import __version__
 from semisup.config import StageConfig
+from semisup.stages.networks import hashed_model
 from semisup.stages.planned import Plan, StagePlan
 
 __all__ = ["fingerprint", "stage_settings"]
@@ -35,7 +36,7 @@ def fingerprint(plan: Plan, stage: StagePlan, inputs: list[str]) -> str:
         "version": __version__,
         "name": stage.name,
         "stage": _hashed_settings(config),
-        "model": None if stage.network is None else stage.network.spec.to_json(),
+        "model": None if stage.network is None else hashed_model(stage.network.spec),
         "steps": stage.steps,
         "seed": recipe.seed,
         "init_seed": recipe.seed if recipe.init_seed is None else recipe.init_seed,

@@ -38,6 +38,8 @@ class StagePlan:
     """Estimated peak bytes: data, weights, optimizer, saved activations."""
     loaded: WeightsReport | None = None
     """How the file of `init.weights` fits."""
+    weights: str | None = None
+    """What published weights or file the model's own options start it from, and their license."""
     views: Views | None = None
     """What its method asks for; None for a stage that does not train."""
     notes: tuple[str, ...] = ()

@@ -44,7 +44,13 @@ from semisup.stages.evaluation import (
     quality_of_pseudo_labels,
     unlabeled_quality,
 )
-from semisup.stages.initial import check_weights_file, load_initial_weights
+from semisup.stages.initial import (
+    check_model_weights,
+    check_weights_file,
+    load_initial_weights,
+    networks_within,
+    weights_note,
+)
 from semisup.stages.networks import (
     Network,
     build_method,
@@ -83,6 +89,7 @@ def plan(whole: Plan, name: str, stage: StageConfig, earlier: Mapping[str, Stage
     networks = {needed: network for needed in inputs(stage) if (network := earlier[needed].network) is not None}
     spec = _describe(whole, stage, networks)
     method = _shapes(whole, stage, spec, networks)
+    weights = None if stage.init is not None else check_model_weights(networks_within(method)[0].backbone, spec)
     check_group_lr(method, stage.optimizer)
     loaded = None
     if stage.init is not None and stage.init.weights is not None:
@@ -102,6 +109,7 @@ def plan(whole: Plan, name: str, stage: StageConfig, earlier: Mapping[str, Stage
         parameters=count_parameters(method.predictor()),
         network=network_of(method, spec),
         loaded=loaded,
+        weights=weights,
         views=method.views,
         method=method,
     )
@@ -116,6 +124,7 @@ def _describe(whole: Plan, stage: StageConfig, networks: Mapping[str, Network]) 
         in_channels=data.channels,
         image_size=data.size,
         num_classes=data.num_classes,
+        statistics=whole.statistics,
     )
 
 
@@ -263,6 +272,7 @@ def run(context: StageContext) -> tuple[Artifact, int | None]:
             "images_per_second": result.images_per_second,
             "parameters": count_parameters(predictor),
             "loaded": None if report is None else str(report),
+            "weights": None if stage.init is not None else weights_note(context.network.spec),
             "metrics": metrics,
         },
     )
