@@ -49,8 +49,10 @@ setup(
         "typer>=0.12",
     ],
     extras_require={
+        "heic": ["pillow-heif>=0.16"],
         "dev": [
             "mypy>=1.14",
+            "pillow-heif>=0.16",
             "pytest>=8.0",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",

@@ -84,8 +84,15 @@ class DataConfig:
     channels: int | None = field(default=None, metadata=obeys(_channels_rule))
     # largest part of the files that may be unreadable, 0 to 1; they are left out and listed
     max_bad: float = field(default=0.01, metadata=between(0, 1))
-    # go on though test or validation images are also among the training images
+    # go on though test or validation images are also among the training images (npz too)
     allow_leakage: bool = False
+    # leave such test and validation images out instead (npz too)
+    drop_leaks: bool = False
+    # go on though one picture is there under two classes (npz too)
+    allow_conflicts: bool = False
+    # labels of a CSV (npz too, where they are text) that stand for none; null: nan, NaN, NA, N/A, <NA>, None, null,
+    # NULL, -1 and -1.0
+    unlabeled_values: list[str] | None = None
     # folder that holds the decoded images; null: ~/.cache/semisup/folders
     cache: str | None = field(default=None, metadata=_NOT_EMPTY)
     # largest set of decoded images that is held in memory, GiB, >= 0; a larger one is read from its file batch by batch
