@@ -59,7 +59,7 @@ setup(
             "ruff>=0.9",
             "selenium>=4.20",
             "types-PyYAML",
-        ]
+        ],
     },
     entry_points={"console_scripts": ["semisup=semisup.cli.app:main"]},
 )

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from semisup.cli.lists import recipe_names
 from semisup.cli.stop import saying_how_to_go_on
 
 __all__ = ["data"]
@@ -65,7 +66,7 @@ def prepare(
         prepared = prepare_folder(config, workers=workers, watch=watching(Console()))
         for line in prepared.summary():
             typer.echo(line)
-        refused = prepared.problems(config, flags=True)
+        refused = prepared.problems(flags=True)
         for note in prepared.notes(refused):
             typer.echo(f"warning: {note}", err=True)
         if drop_leaks and prepared.dropped:
@@ -75,7 +76,10 @@ def prepare(
 
 @data.command()
 def show(
-    recipe: Annotated[str, typer.Argument(help="A YAML file or a shipped recipe, e.g. digits/quickstart.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(help="A YAML file or a shipped recipe, e.g. digits/quickstart.", autocompletion=recipe_names),
+    ],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. data.labels=10%.")] = None,
     out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("views.png"),
     images: Annotated[int, typer.Option(min=1, max=64, help="How many images.")] = 8,

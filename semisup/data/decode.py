@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from semisup.errors import first_line
 
-__all__ = ["FORMATS", "NEEDS_HEIF", "SUFFIXES", "BadImageError", "can_read_heif", "decode"]
+__all__ = ["FORMATS", "NEEDS_HEIF", "SUFFIXES", "BadImageError", "can_read_heif", "decode", "fit_image"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 """What Pillow may take a file for, whatever its name: a PostScript file named .png never gets to Ghostscript."""
@@ -70,10 +70,7 @@ def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
                 image.draft(None, (2 * size, 2 * size))  # of JPEG alone: decodes 1/64 of the pixels of a photograph
                 png = image.format == "PNG"
                 upright = ImageOps.exif_transpose(image)
-            plain = _to_8_bits(upright, "L" if channels == 1 else "RGB", png=png)
-            side = min(plain.size)
-            left, top = (plain.width - side) // 2, (plain.height - side) // 2
-            square = plain.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
+            return fit_image(upright, size, channels, png=png)
     except FileNotFoundError:
         raise BadImageError("a link to nowhere" if path.is_symlink() else "no such file") from None
     except PermissionError as error:
@@ -84,6 +81,27 @@ def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
         raise BadImageError(_unidentified(path)) from error
     except (*_UNREADABLE, *_UNREADABLE_TOO) as error:
         raise BadImageError(f"not a readable image ({first_line(error)[:200]})") from error
+
+
+def fit_image(image: Image.Image, size: int, channels: int, *, png: bool = False) -> NDArray[np.uint8]:
+    """Turn an upright image into what a network is fed, as `decode` says it.
+
+    Args:
+        image: of any size and mode.
+        size: side of the result, pixels.
+        channels: 1 (gray) or 3 (RGB).
+        png: it comes from a PNG file, of whose 16 bits Pillow may make 32.
+
+    Returns:
+        (size, size, channels).
+
+    Raises:
+        ValueError: 32 bits per pixel.
+    """
+    plain = _to_8_bits(image, "L" if channels == 1 else "RGB", png=png)
+    side = min(plain.size)
+    left, top = (plain.width - side) // 2, (plain.height - side) // 2
+    square = plain.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(square, np.uint8).reshape(size, size, channels)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from semisup.config.schema import DataConfig
 from semisup.data.entries import some
 from semisup.data.walk import printable
 
@@ -37,6 +38,43 @@ class Duplicates:
     leaks: list[tuple[str, str]]
     conflicts: list[tuple[str, str, str, str]]
 
+    def problems(
+        self, config: DataConfig, where: Callable[[str], str] = lambda name: "", *, flags: bool = False
+    ) -> dict[str, str]:
+        """What must not be trained on, by the key that allows it.
+
+        Args:
+            config: `allow_leakage`, `drop_leaks` and `allow_conflicts` are read.
+            where: says where all of the leaks or conflicts are listed.
+            flags: name keys as `semisup data prepare` spells them, not as a recipe does.
+        """
+
+        def name(key: str) -> str:
+            return f"--{key.replace('_', '-')}" if flags else f"data.{key}"
+
+        yes = "" if flags else "=true"
+        problems = {}
+        if self.leaks and not config.drop_leaks and not config.allow_leakage:
+            problems["allow_leakage"] = (
+                f"{name('allow_leakage')}: {self.leak_text()}{where('leaks')}. Remove them, leave them out with "
+                f"{name('drop_leaks')}{yes}, or allow it with {name('allow_leakage')}{yes}"
+            )
+        if self.conflicts and not config.allow_conflicts:
+            problems["allow_conflicts"] = (
+                f"{name('allow_conflicts')}: {self.conflict_text()}{where('conflicts')}. Remove the wrong ones, or "
+                f"allow it with {name('allow_conflicts')}{yes}"
+            )
+        return problems
+
+    def notes(self, config: DataConfig, where: Callable[[str], str] = lambda name: "") -> dict[str, str]:
+        """The same as sentences that only tell."""
+        notes = {}
+        if self.leaks:
+            notes["allow_leakage"] = f"{'left out: ' * config.drop_leaks}{self.leak_text()}{where('leaks')}"
+        if self.conflicts:
+            notes["allow_conflicts"] = f"{self.conflict_text()}{where('conflicts')}"
+        return notes
+
     def leak_text(self) -> str:
         """How many leaks there are, and which."""
         pairs = [f"{printable(name)} = {printable(same)}" for name, same in self.leaks]
@@ -53,13 +91,14 @@ class Duplicates:
         return f"{len(pairs):,} images are the same picture as one of another class: {some(pairs)}"
 
 
-def find_duplicates(items: Iterable[Item]) -> Duplicates:
+def find_duplicates(items: Sequence[Item], *, drop_leaks: bool = False) -> Duplicates:
     """Compare images by their decoded pixels.
 
     Equal pixels, not equal files: a copy with other metadata, or saved again without loss, is a copy.
 
     Args:
         items: in the order of their parts.
+        drop_leaks: leaks are left out afterwards, and contradict nothing.
     """
     first: dict[str, Item] = {}
     named: dict[str, Item] = {}
@@ -68,6 +107,8 @@ def find_duplicates(items: Iterable[Item]) -> Duplicates:
         before = first.setdefault(item.hash, item)
         if before.part != item.part:
             leaks.append((item.name, before.name))
+            if drop_leaks:
+                continue
         if item.label is not None:
             other = named.setdefault(item.hash, item)
             if other.label is not None and other.label != item.label:

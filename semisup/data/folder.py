@@ -25,7 +25,7 @@ from semisup.config.schema import DataConfig
 from semisup.data.downloads import CACHE
 from semisup.data.duplicates import Duplicates, Item, find_duplicates
 from semisup.data.entries import some
-from semisup.data.image_data import ImageData, Known
+from semisup.data.image_data import ImageData, Known, level_notes
 from semisup.data.listing import PARTS, Entry, Listing, list_csv, list_folders, printable
 from semisup.data.rows import take
 from semisup.data.store import Store, Watch, prepare, unwatched, write_table
@@ -42,12 +42,14 @@ class PreparedFolder:
     Attributes:
         listing: every file.
         store: what became of each.
+        config: what was asked for.
         duplicates: images that are there twice, by path.
         dropped: paths of the test and validation images that are left out, as `data.drop_leaks` asks for.
     """
 
     listing: Listing
     store: Store
+    config: DataConfig
     duplicates: Duplicates
     dropped: frozenset[str] = frozenset()
 
@@ -92,49 +94,32 @@ class PreparedFolder:
         Args:
             refused: keys of `problems` that are said elsewhere.
         """
-        notes, found = list(self.listing.notes), self.duplicates
+        notes = list(self.listing.notes)
         if self.store.bad and "max_bad" not in refused:
             notes.append(self._bad_text("cannot be read and are left out"))
-        if found.leaks and "allow_leakage" not in refused:
-            left = "left out: " if self.dropped else ""
-            notes.append(f"{left}{found.leak_text()}; all of them: {self.store.folder / 'leaks.csv'}")
-        if found.conflicts and "allow_conflicts" not in refused:
-            notes.append(f"{found.conflict_text()}; all of them: {self.store.folder / 'conflicts.csv'}")
-        return tuple(notes)
+        told = self.duplicates.notes(self.config, self._where)
+        notes += [note for key, note in told.items() if key not in refused]
+        return (*notes, *level_notes(self.store.images(mapped=True)))
 
-    def problems(self, config: DataConfig, *, flags: bool = False) -> dict[str, str]:
+    def _where(self, table: str) -> str:
+        return f"; all of them: {self.store.folder / table}.csv"
+
+    def problems(self, *, flags: bool = False) -> dict[str, str]:
         """What makes the images unfit for training, by the key that it breaks.
 
         Args:
-            config: `max_bad`, `allow_leakage` and `allow_conflicts` are read.
             flags: name keys as `semisup data prepare` spells them, not as a recipe does.
         """
-        problems, folder = {}, self.store.folder
-
-        def switch(key: str) -> str:
-            return f"--{key.replace('_', '-')}" if flags else f"data.{key}=true"
-
-        def name(key: str) -> str:
-            return switch(key).removesuffix("=true")
-
-        if len(self.store.bad) > config.max_bad * len(self.listing.entries):
-            text = self._bad_text(f"cannot be read, more than {config.max_bad:.3g} of all")
-            problems["max_bad"] = f"{name('max_bad')}: {text}. Mend or remove them, or raise {name('max_bad')}"
+        problems, most = {}, self.config.max_bad
+        if len(self.store.bad) > most * len(self.listing.entries):
+            key = "--max-bad" if flags else "data.max_bad"
+            text = self._bad_text(f"cannot be read, more than {most:.3g} of all")
+            problems["max_bad"] = f"{key}: {text}. Mend or remove them, or raise {key}"
         counts = self.counts()
         missing = [printable(label) for label in self.listing.classes if not counts["train"][label]]
         if missing:
             problems["path"] = f"data.path: no image of class '{missing[0]}' can be read"
-        if self.duplicates.leaks and not self.dropped and not config.allow_leakage:
-            problems["allow_leakage"] = (
-                f"{name('allow_leakage')}: {self.duplicates.leak_text()}; all of them: {folder / 'leaks.csv'}. Remove "
-                f"them, leave them out with {switch('drop_leaks')}, or allow it with {switch('allow_leakage')}"
-            )
-        if self.duplicates.conflicts and not config.allow_conflicts:
-            problems["allow_conflicts"] = (
-                f"{name('allow_conflicts')}: {self.duplicates.conflict_text()}; all of them: "
-                f"{folder / 'conflicts.csv'}. Remove the wrong ones, or allow it with {switch('allow_conflicts')}"
-            )
-        return problems
+        return problems | self.duplicates.problems(self.config, self._where, flags=flags)
 
     def _bad_text(self, what: str) -> str:
         bad = self.store.bad
@@ -144,14 +129,14 @@ class PreparedFolder:
             f"{self.store.folder / 'bad_files.csv'}"
         )
 
-    def check(self, config: DataConfig) -> None:
+    def check(self) -> None:
         """Refuse to train on what is not fit for it.
 
         Raises:
             SemisupError: too many bad files, a class without any good one, test images among the training images, or a
                 picture under two classes; all of it in one message.
         """
-        problems = list(self.problems(config).values())
+        problems = list(self.problems().values())
         if len(problems) == 1:
             raise SemisupError(problems[0])
         raise_all(problems, f"data.path: {self.listing.root}")
@@ -190,14 +175,11 @@ def prepare_folder(config: DataConfig, *, workers: int | None = None, watch: Wat
     store = prepare(root, listing.entries, config.size, channels, folder, workers=workers, watch=watch)
     labels = {(entry.part, entry.path): entry.label for entry in listing.entries}
     items = [Item(r.path, r.part, labels[r.part, r.path], r.hash) for r in store.records if r.hash is not None]
-    found = find_duplicates(items)
+    found = find_duplicates(items, drop_leaks=config.drop_leaks)
     dropped = frozenset(path for path, _ in found.leaks) if config.drop_leaks else frozenset()
-    if dropped:
-        conflicts = find_duplicates(item for item in items if item.name not in dropped).conflicts
-        found = Duplicates(found.leaks, conflicts)
     write_table(folder / "leaks.csv", ("path", "same_as"), found.leaks)
     write_table(folder / "conflicts.csv", ("path", "class", "same_as", "of_class"), found.conflicts)
-    return PreparedFolder(listing, store, found, dropped)
+    return PreparedFolder(listing, store, config, found, dropped)
 
 
 def read_folder(config: DataConfig, watch: Watch = unwatched) -> ImageData:
@@ -207,7 +189,7 @@ def read_folder(config: DataConfig, watch: Watch = unwatched) -> ImageData:
         SemisupError: as :func:`prepare_folder` and :meth:`PreparedFolder.check`.
     """
     prepared = prepare_folder(config, watch=watch)
-    prepared.check(config)
+    prepared.check()
     store, classes, kept = prepared.store, prepared.listing.classes, prepared.kept
     images = store.images(mapped=store.nbytes > config.memory * 2**30)
     number = {name: k for k, name in enumerate(classes)} | {None: -1}

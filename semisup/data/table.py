@@ -12,7 +12,7 @@ from semisup.data.entries import PARTS, Entry, Listing, make_listing, some
 from semisup.data.walk import printable
 from semisup.errors import SemisupError, nearest, raise_all
 
-__all__ = ["UNLABELED", "list_csv", "read_table"]
+__all__ = ["UNLABELED", "list_csv", "read_paths"]
 
 UNLABELED = ("-1", "-1.0", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "nan", "null")
 """Labels that stand for none, unless `data.unlabeled_values` says otherwise: what pandas and R write for nothing."""
@@ -96,7 +96,7 @@ def list_csv(root: Path, table: Path, unlabeled: Sequence[str] = UNLABELED) -> L
     Raises:
         SemisupError: every problem of the table.
     """
-    lines, problems, notes = read_table(table, root)
+    lines, problems, notes = _read_rows(table, root, ("path", "label"))
     rows = _Rows(root, unlabeled)
     for number, path, label, split in lines:
         rows.add(path, label, split, number)
@@ -110,12 +110,26 @@ def list_csv(root: Path, table: Path, unlabeled: Sequence[str] = UNLABELED) -> L
     return make_listing(root, entries, [], [*notes, *rows.notes()])
 
 
-def read_table(table: Path, root: Path) -> tuple[list[tuple[int, str, str, str]], list[str], list[str]]:
+def read_paths(table: Path) -> list[Path]:
+    """Return the column of paths of a CSV, whatever else it has; they begin at the table's own folder.
+
+    Raises:
+        SemisupError: it cannot be read, or has no such column.
+    """
+    rows, problems, _ = _read_rows(table, table.parent, ("path",))
+    raise_all(problems, str(table))
+    return [table.parent / path for _, path, _, _ in rows]
+
+
+def _read_rows(
+    table: Path, root: Path, needed: Sequence[str]
+) -> tuple[list[tuple[int, str, str, str]], list[str], list[str]]:
     """Return line number, path, label and split of every row, the problems of its columns, and notes.
 
     Args:
         table: the file.
         root: tells a first row without names from one with them: a file of that path is there.
+        needed: columns that must be there.
 
     Raises:
         SemisupError: it cannot be read, or is no text.
@@ -136,7 +150,7 @@ def read_table(table: Path, root: Path) -> tuple[list[tuple[int, str, str, str]]
         notes.append(f"{table}: its first line names no columns; they are read as path, label and split")
     else:
         rows = rows[1:]
-    missing = [name for name in ("path", "label") if place[name] is None]
+    missing = [name for name in needed if place[name] is None]
     problems = [f"no column '{name}' in its first line{nearest(name, header) if header else ''}" for name in missing]
 
     def cell(row: list[str], name: str) -> str:
