@@ -36,6 +36,7 @@ bench-lightly: $(VENV)/.ready
 	$(BIN)/python benchmarks/against_lightly.py
 
 lint: $(VENV)/.ready
+	$(BIN)/codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

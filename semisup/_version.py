@@ -1,3 +1,3 @@
-"""The one place that states the version; setup.py reads it."""
+"""The one place that states the version; pyproject.toml reads it."""
 
 __version__ = "0.1.0"

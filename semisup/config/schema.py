@@ -115,8 +115,11 @@ class InitConfig:
 
     # an earlier train stage; the YAML key is `from`
     source: str | None = field(default=None, metadata={"key": "from"})
-    # a safetensors file
+    # a file of weights: .safetensors, or .pth, .pt, .bin, .ckpt, .tar of torch.save (read without running code); the
+    # names are ours or those of torchvision, timm, lightly, MoCo, DINO ..., whose heads are dropped
     weights: str | None = field(default=None, metadata=_NOT_EMPTY)
+    # what names in that file begin with -> what they should begin with, where nothing fits by itself
+    rename: dict[str, str] = field(default_factory=dict)
     # projection layers kept under the classifier: 0 (none) to their number; -1: all of them
     head_layer: int = field(default=0, metadata=at_least(-1))
     # share of the new network's backbone weights that must be found, 0 to 1

@@ -9,7 +9,7 @@ from semisup.models.build import (
     count_parameters,
     model_signature,
 )
-from semisup.models.classifier import Classifier, Encoder, feature_width, image_channels
+from semisup.models.classifier import Classifier, Encoder, backbone_core, feature_width, image_channels
 from semisup.models.ema import EMA
 from semisup.models.frozen_statistics import frozen_statistics
 from semisup.models.heads import ProjectionHead, build_neck
@@ -23,6 +23,7 @@ __all__ = [
     "ModelSpec",
     "ProjectionHead",
     "WeightsReport",
+    "backbone_core",
     "build_backbone",
     "build_classifier",
     "build_neck",

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from semisup.errors import SemisupError, raise_all
 from semisup.models.checks import check_whole
 
-__all__ = ["Classifier", "Encoder", "feature_width", "image_channels"]
+__all__ = ["Classifier", "Encoder", "backbone_core", "feature_width", "image_channels"]
 
 
 class Encoder(nn.Module):
@@ -118,3 +118,9 @@ def image_channels(backbone: nn.Module) -> int:
             f"got {channels!r}"
         )
     return channels
+
+
+def backbone_core(backbone: nn.Module) -> tuple[nn.Module, str]:
+    """Return the network inside a backbone whose names its makers gave, and the path to it, "" or "network."."""
+    network = getattr(backbone, "network", None)
+    return (network, "network.") if isinstance(network, nn.Module) else (backbone, "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from semisup.errors import SemisupError
 from semisup.files import replacing
 
-__all__ = ["WeightsReport", "compare", "load_into", "load_weights", "read_shapes", "save_weights"]
+__all__ = [
+    "Shape",
+    "WeightsReport",
+    "compare",
+    "load_into",
+    "load_weights",
+    "read_shapes",
+    "renamed",
+    "save_weights",
+]
 
 Shape = tuple[int, ...]
 Rename = Mapping[str, str | None]
@@ -31,6 +40,7 @@ class WeightsReport:
         unexpected: names the file has and the network lacks.
         mismatched: names in both whose shapes differ: ``{name: (network's shape, file's shape)}``.
         fraction: share of the network's elements that the file supplies, 0 to 1 (1 for a network without any).
+        notes: sentences on what was assumed and left out.
     """
 
     matched: list[str] = field(default_factory=list)
@@ -38,6 +48,7 @@ class WeightsReport:
     unexpected: list[str] = field(default_factory=list)
     mismatched: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
     fraction: float = 1.0
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Say it in a few lines, naming at most eight tensors of a kind."""
@@ -50,7 +61,7 @@ class WeightsReport:
             if names:
                 rest = f" and {len(names) - 8} more" if len(names) > 8 else ""
                 lines.append(f"  {kind}: {', '.join(names[:8])}{rest}")
-        return "\n".join(lines)
+        return "\n".join(lines + [f"  {note}" for note in self.notes])
 
 
 def save_weights(path: str | Path, state_dict: Mapping[str, Tensor]) -> None:
@@ -106,7 +117,9 @@ def read_shapes(path: str | Path) -> dict[str, Shape]:
         raise _unreadable(path, error) from error
 
 
-def compare(model_shapes: Mapping[str, Shape], file_shapes: Mapping[str, Shape]) -> WeightsReport:
+def compare(
+    model_shapes: Mapping[str, Shape], file_shapes: Mapping[str, Shape], notes: Sequence[str] = ()
+) -> WeightsReport:
     """Compare a network's tensors with a file's by name and shape; see :func:`read_shapes` for the file's."""
     matched: list[str] = []
     missing: list[str] = []
@@ -121,7 +134,7 @@ def compare(model_shapes: Mapping[str, Shape], file_shapes: Mapping[str, Shape])
     unexpected = [name for name in file_shapes if name not in model_shapes]
     total = sum(math.prod(shape) for shape in model_shapes.values())
     found = sum(math.prod(model_shapes[name]) for name in matched)
-    return WeightsReport(matched, missing, unexpected, mismatched, found / total if total else 1.0)
+    return WeightsReport(matched, missing, unexpected, mismatched, found / total if total else 1.0, tuple(notes))
 
 
 def load_into(
@@ -155,7 +168,7 @@ def load_into(
     else:
         subject = f"weights {source}"
         source_shapes = read_shapes(source)
-    names = _renamed(source_shapes, rename or {}, subject)
+    names = renamed(source_shapes, rename or {}, subject)
     report = compare(model_shapes, {name: source_shapes[origin] for name, origin in names.items()})
     if report.fraction < minimum_match:
         raise SemisupError(f"{subject}: do not fit, at least {100 * minimum_match:g} % must match\n{report}")
@@ -166,8 +179,17 @@ def load_into(
     return report
 
 
-def _renamed(source_names: Mapping[str, Shape], rename: Rename, subject: str) -> dict[str, str]:
-    """Return ``{new name: name in the source}``."""
+def renamed(source_names: Mapping[str, Shape], rename: Rename, subject: str) -> dict[str, str]:
+    """Return ``{new name: name in the source}``.
+
+    Args:
+        source_names: the names that are replaced.
+        rename: prefixes and what they become, the first that fits; None drops the tensor.
+        subject: what the message is about.
+
+    Raises:
+        SemisupError: two names would become one.
+    """
     names: dict[str, str] = {}
     for origin in source_names:
         prefix = next((prefix for prefix in rename if origin.startswith(prefix)), None)

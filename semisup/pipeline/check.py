@@ -12,7 +12,7 @@ from semisup.errors import SemisupError, nearest
 from semisup.methods import METHODS
 from semisup.methods.base import Range, option_hints, options_of
 from semisup.models import check_model
-from semisup.models.weights import read_shapes
+from semisup.models.foreign import file_shapes
 
 __all__ = ["check_method", "check_recipe"]
 
@@ -126,7 +126,7 @@ def _check_train(stage: StageConfig, at: str) -> list[str]:
     problems = [f"{at}.method.{problem}" for problem in check_method(name, options)]
     if stage.init is not None and stage.init.weights is not None:
         try:
-            read_shapes(stage.init.weights)
+            file_shapes(stage.init.weights)
         except SemisupError as error:
             problems.append(f"{at}.init.{error}")
     # Whether the method asks for these views depends on its options: see plan.

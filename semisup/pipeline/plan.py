@@ -31,7 +31,8 @@ from semisup.methods import METHODS, Batch, Labeled, Method, Progress, Unlabeled
 from semisup.methods.base import options_of
 from semisup.models import Classifier, WeightsReport, count_parameters
 from semisup.pipeline.check import check_recipe
-from semisup.stages.networks import Network, build_method, check_weights_file, projector_widths, stage_network
+from semisup.stages.initial import check_weights_file
+from semisup.stages.networks import Network, build_method, projector_widths, stage_network
 from semisup.stages.train import policy_names, stage_backend
 
 __all__ = [
@@ -292,7 +293,7 @@ def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, St
     check_group_lr(method, stage.optimizer)
     loaded = None
     if stage.init is not None and stage.init.weights is not None:
-        loaded = check_weights_file(method, Path(stage.init.weights), stage.init.minimum_match)
+        loaded = check_weights_file(method, stage.init, Path(stage.init.weights), data.classes)
     labeled, unlabeled = method.views.policies("labeled"), method.views.policies("unlabeled")
     for view in stage.view_settings:
         if view not in labeled and view not in unlabeled:
@@ -450,6 +451,8 @@ def stage_settings(stage: StageConfig) -> dict[str, Any]:
     settings = dataclasses.asdict(stage)
     if settings["augment"].get("backend") != "albumentations":
         settings["augment"].pop("backend", None)
+    if stage.init is not None and not stage.init.rename:  # likewise
+        del settings["init"]["rename"]
     return settings
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -17,26 +16,18 @@ from semisup.models import (
     Classifier,
     Encoder,
     ModelSpec,
-    WeightsReport,
     build_backbone,
     build_classifier,
-    load_into,
     model_signature,
 )
-from semisup.models.weights import compare, read_shapes
 
 __all__ = [
     "Network",
     "build_method",
-    "check_weights_file",
-    "load_initial_weights",
     "projector_widths",
     "stage_network",
     "wanted_weights",
 ]
-
-PROJECTION, NECK = "projector.layers.", "neck."
-"""The layers of a projection head become the neck of the classifier that starts from inside it."""
 
 
 @dataclass(frozen=True)
@@ -188,46 +179,3 @@ def wanted_weights(network: Classifier | Encoder, names: Iterable[str]) -> nn.Mo
         if any(name.startswith("head.") for name in names):
             parts["head"] = network.head
     return nn.ModuleDict(parts)
-
-
-def check_weights_file(method: Method, path: Path, minimum_match: float) -> WeightsReport:
-    """Say how a weights file fits, from its header alone, and refuse one that does not.
-
-    Raises:
-        SemisupError: it supplies less than `minimum_match` of what the network wants from it.
-    """
-    shapes = read_shapes(path)
-    reports = []
-    for network in _networks(method):
-        wanted = {name: tuple(t.shape) for name, t in wanted_weights(network, shapes).state_dict().items()}
-        report = compare(wanted, {name.replace(PROJECTION, NECK, 1): shape for name, shape in shapes.items()})
-        if report.fraction < minimum_match:
-            raise SemisupError(
-                f"init.weights {path}: do not fit, init.minimum_match asks for {minimum_match:.1%}\n{report}"
-            )
-        reports.append(report)
-    return reports[0]
-
-
-def load_initial_weights(method: Method, path: Path, minimum_match: float) -> WeightsReport:
-    """Put the weights of a file into the method's network and whatever the method copied from it.
-
-    Raises:
-        SemisupError: less than `minimum_match` of the wanted weights is in the file.
-    """
-    names = read_shapes(path)
-    reports = [
-        load_into(wanted_weights(network, names), path, minimum_match=minimum_match, rename={PROJECTION: NECK})
-        for network in _networks(method)
-    ]
-    return reports[0]
-
-
-def _networks(method: Method) -> list[Classifier | Encoder]:
-    """The networks of a method that start from the same weights: all but a given teacher."""
-    found = []
-    skip = getattr(method, "teacher", None) if type(method).needs_teacher else None
-    for module in method.modules():
-        if isinstance(module, Classifier | Encoder) and module is not skip:
-            found.append(module)
-    return found

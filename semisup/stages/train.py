@@ -33,7 +33,8 @@ from semisup.stages.evaluation import (
     oracle_metrics,
     unlabeled_quality,
 )
-from semisup.stages.networks import Network, build_method, load_initial_weights, projector_widths, stage_network
+from semisup.stages.initial import load_initial_weights
+from semisup.stages.networks import Network, build_method, projector_widths, stage_network
 from semisup.stages.pictures import encoder_pictures
 from semisup.stages.predictor import load_network, save_predictor
 from semisup.stages.relabel import read_targets
@@ -175,7 +176,7 @@ def _start(context: StageContext) -> tuple[Method, ModelSpec, WeightsReport | No
             if stage.init.source is not None
             else Path(str(stage.init.weights))
         )
-        report = load_initial_weights(method, path, stage.init.minimum_match)
+        report = load_initial_weights(method, stage.init, path, data.classes)
     method = method.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if context.recipe.compile:
         compile_backbones(method)

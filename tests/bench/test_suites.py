@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from semisup.bench import find_suite, load_suite, shipped_suites
-from semisup.bench.execution.jobs import make_jobs, plan_cell, step_kind
+from semisup.bench.execution.jobs import make_jobs, plan_run, step_kind
 from semisup.bench.results.rows import read_rows
 from semisup.bench.suites.runs import check_entries, expand
 from semisup.bench.suites.suite import Suite
@@ -56,11 +56,11 @@ def test_every_shipped_suite_could_run(name: str, monkeypatch: pytest.MonkeyPatc
     source, _, rest = name.partition("/")
     assert suite.name == f"{source}-{rest.replace('_', '-')}", "the results' folder is called like the suite"
     assert suite.baseline in suite.entries and suite.settings
-    cells = expand(suite)
-    first = [cell for cell in cells if cell.draw == suite.draws[0] and cell.init == suite.inits[0]]
-    planned = [plan_cell(suite, cell, data) for cell in first]
+    specs = expand(suite)
+    first = [spec for spec in specs if spec.draw == suite.draws[0] and spec.init == suite.inits[0]]
+    planned = [plan_run(suite, spec, data) for spec in first]
     times = {step_kind(run.plan, stage): 0.1 for run in planned for stage in run.plan.stages}
-    jobs = {run.cell: make_jobs(suite, run, times) for run in planned}
+    jobs = {run.spec: make_jobs(suite, run, times) for run in planned}
     judged = [run[-1].fingerprint for run in jobs.values()]
     assert len(set(judged)) == len(judged), "two rows of one table would be the same run"
     header = find_suite(name).read_text(encoding="utf-8")
@@ -70,8 +70,8 @@ def test_every_shipped_suite_could_run(name: str, monkeypatch: pytest.MonkeyPatc
 def test_the_published_budgets_of_cifar10_are_there() -> None:
     suite = load_suite("cifar10/budgets")
     assert suite.labels == [40, 250, 4000] and len(suite.draws) == 5
-    cell = next(cell for cell in expand(suite) if cell.entry == "fixmatch")
-    (stage,) = plan_cell(suite, cell, data_of(suite)).plan.stages
+    spec = next(spec for spec in expand(suite) if spec.entry == "fixmatch")
+    (stage,) = plan_run(suite, spec, data_of(suite)).plan.stages
     assert (stage.steps, stage.config.batch.labeled, stage.config.batch.unlabeled) == (2**20, 64, 448)
 
 

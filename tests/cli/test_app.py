@@ -297,7 +297,12 @@ def test_methods_as_a_table_and_as_json(semisup: Semisup) -> None:
 def test_one_method_in_full(semisup: Semisup) -> None:
     code, out, _ = semisup("methods", "fixmatch")
     assert code == 0
-    for words in ("arXiv:2001.07685", "threshold: number in [0, 1]; default 0.95", "Paper: 0.95.", "strong (randaugment)"):
+    for words in (
+        "arXiv:2001.07685",
+        "threshold: number in [0, 1]; default 0.95",
+        "Paper: 0.95.",
+        "strong (randaugment)",
+    ):
         assert words in out
     code, out, _ = semisup("methods", "fixmatch", "--json")
     options = {option["name"]: option for option in json.loads(out)["options"]}

@@ -118,9 +118,7 @@ def test_more_than_the_best_class(model: Path, photos: Path) -> None:
     images = load_data(small().data).x_test[:10]
     probs = predictor.predict_proba(images, mirror=True)
     confident = float(np.median(probs.max(1)))
-    found = predict(
-        model, photos / "0?.png", top=3, probabilities=True, embed=True, mirror=True, abstain=confident
-    )
+    found = predict(model, photos / "0?.png", top=3, probabilities=True, embed=True, mirror=True, abstain=confident)
     for row, p, e in zip(found, probs, predictor.embed(images, mirror=True), strict=True):
         best = np.argsort(-p)
         assert row["class"] == ("" if p.max() < confident else str(best[0]))

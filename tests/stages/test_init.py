@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from semisup.config import parse_recipe
+from semisup.config import InitConfig, parse_recipe
 from semisup.errors import SemisupError
 from semisup.models import ModelSpec, load_weights, save_weights
 from semisup.pipeline.check import check_recipe
 from semisup.stages import Artifact
-from semisup.stages.networks import build_method, load_initial_weights
+from semisup.stages.initial import load_initial_weights
+from semisup.stages.networks import build_method
 from tests.stages.stages_small import run_stages, small_data, small_plan, train_stage
 
 STILL = {"optimizer": {"lr": 1e-30, "weight_decay": 0.0}, "ema": None}
@@ -161,7 +163,7 @@ def test_the_networks_of_a_method_start_from_the_same_weights(tmp_path: Path) ->
         method = build_method(
             recipe.stages["s"], spec.spec, [], num_images=60, num_labeled=6, statistics=data.statistics
         )
-        load_initial_weights(method, done["first"].folder / "model.safetensors", 1.0)
+        load_initial_weights(method, InitConfig(), done["first"].folder / "model.safetensors", data.classes)
         before = model(done["first"])
         copies = [key for key in method.state_dict() if key.endswith("head.weight")]
         assert len(copies) == 2
@@ -270,3 +272,32 @@ def test_an_unreadable_file_is_answered_with_everything_else(content: bytes | No
 def test_a_file_has_no_projection_head_to_keep(backbone_file: Path) -> None:
     with pytest.raises(SemisupError, match=r"init\.head_layer: only a stage to start from"):
         small_plan(from_file(backbone_file, head_layer=1), small_data())
+
+
+def test_a_file_of_other_classes_starts_the_backbone_alone(tmp_path: Path) -> None:
+    """The head is new: by its shape, and, where the class names lie next to the weights, by those."""
+    data = small_data(classes=3)
+    done = run_stages({"first": train_stage("supervised")}, data, tmp_path / "made")["first"]
+    file = done.folder / "model.safetensors"
+    four = small_data(n=80, n_test=24, classes=4)
+    renamed = dataclasses.replace(data, classes=["x", "y", "z"])
+    for other, new in ((data, False), (four, True), (renamed, True)):
+        plan, _ = small_plan(from_file(file), other)
+        assert plan.stages[0].loaded is not None
+        assert plan.stages[0].loaded.fraction == 1
+        assert any("the head is new" in note for note in plan.stages[0].loaded.notes) == new
+        after = model(run_stages(from_file(file), other, tmp_path / f"run {len(list(tmp_path.iterdir()))}")["stage"])
+        before = load_weights(file)
+        assert all(torch.equal(after[n], before[n]) for n in trained_names(before) if n.startswith("backbone."))
+        assert torch.equal(after["head.bias"], before["head.bias"]) != new
+
+
+def test_a_head_that_stands_on_projection_layers_is_not_put_on_the_backbone(tmp_path: Path) -> None:
+    stages = {
+        "pretrain": train_stage("simclr_v2"),
+        "first": train_stage("supervised", stage={"init": {"from": "pretrain", "head_layer": 1}}),
+    }
+    done = run_stages(stages, small_data(), tmp_path / "made")["first"]
+    plan, _ = small_plan(from_file(done.folder / "model.safetensors"), small_data())
+    assert plan.stages[0].loaded is not None
+    assert any("projection layers" in note for note in plan.stages[0].loaded.notes)

@@ -246,7 +246,7 @@ def hue(image: Pixels, turns: float) -> Pixels:
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
     added = np.zeros(3 * image.shape[1], np.uint8)
     added[::3] = round(turns * 256) % 256
-    rows = hsv.reshape(len(hsv), -1)  # adding along whole rows is vectorised, to every third byte alone it is not
+    rows = hsv.reshape(len(hsv), -1)  # adding along whole rows is vectorized, to every third byte alone it is not
     rows += added  # wraps around, as hue does
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL, dst=hsv)  # type: ignore[return-value]
 

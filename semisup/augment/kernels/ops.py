@@ -113,7 +113,7 @@ def cutout(images: Tensor, centers: Tensor, size: int | Tensor, fill: float | Te
     right = torch.arange(width, device=images.device) - (centers[:, 1:] - size // 2)
     rows = ((down >= 0) & (down < size)).to(images.dtype)
     columns = ((right >= 0) & (right < size)).to(images.dtype)
-    # Weights 0 and 1 are exact, and on a CPU take a third of the time of torch.where, which is not vectorised.
+    # Weights 0 and 1 are exact, and on a CPU take a third of the time of torch.where, which is not vectorized.
     painted = (rows[:, :, None] * columns[:, None, :])[:, None]
     color = fill.view(1, -1, 1, 1) if isinstance(fill, Tensor) else fill
     return images * (1 - painted) + painted * color
@@ -377,7 +377,7 @@ def sharpness(images: Tensor, factors: Tensor) -> Tensor:
     The smoothing is PIL's SMOOTH: weights 5 in the middle, 1 around, over 13; the border pixels stay as they are.
     """
     width = images.shape[3]
-    # Whole planes as rows, which is vectorised: 6 times as fast as picture by picture. Sums across the edge are wrong,
+    # Whole planes as rows, which is vectorized: 6 times as fast as picture by picture. Sums across the edge are wrong,
     # and are those of the border.
     planes = images.flatten(2)[:, :, None]  # (N, C, 1, H W)
     three = planes[..., : -2 * width] + planes[..., width:-width] + planes[..., 2 * width :]

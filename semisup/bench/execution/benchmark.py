@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from semisup.bench.execution.cluster import cluster, default_workers, worker_count
-from semisup.bench.execution.jobs import Job, Planned, make_jobs, plan_cell, step_kind, unique_jobs
+from semisup.bench.execution.jobs import Job, Planned, make_jobs, plan_run, step_kind, unique_jobs
 from semisup.bench.execution.progress import BenchConsole
 from semisup.bench.execution.record import record_run, recorded
 from semisup.bench.execution.scheduler import JobBoard, run_jobs
 from semisup.bench.execution.worker import device_name, machine, measure
 from semisup.bench.results.write import RESULTS, write_results
-from semisup.bench.suites.runs import Cell, check_entries, expand, trial_options
+from semisup.bench.suites.runs import RunSpec, check_entries, expand, trial_options
 from semisup.bench.suites.suite import Suite, load_suite
 from semisup.config import Recipe
 from semisup.data import ImageData, load_data
@@ -43,13 +43,13 @@ class _Bench:
     board: JobBoard
     console: BenchConsole
     timing: dict[str, float] = dataclasses.field(default_factory=dict)
-    runs: list[tuple[Cell, list[Job]]] = dataclasses.field(default_factory=list)
+    runs: list[tuple[RunSpec, list[Job]]] = dataclasses.field(default_factory=list)
     """Trials of the search among them."""
 
     def add(self, planned: Planned) -> list[Job]:
         """One more run."""
         jobs = make_jobs(self.suite, planned, self.timing)
-        self.runs.append((planned.cell, jobs))
+        self.runs.append((planned.spec, jobs))
         return jobs
 
 
@@ -124,7 +124,7 @@ def bench(
 
 def _prepare(state: _Bench, workers: int, call: Call) -> dict[str, Any]:
     """Plan the first wave of runs, all of them or the trials of a search, time their steps, and print them."""
-    planned = [plan_cell(state.suite, cell, state.data) for cell in _first_wave(state.suite)]
+    planned = [plan_run(state.suite, spec, state.data) for spec in _first_wave(state.suite)]
     state.timing = _step_times(state, planned, call)
     for run in planned:
         state.add(run)
@@ -135,13 +135,13 @@ def _prepare(state: _Bench, workers: int, call: Call) -> dict[str, Any]:
     return {"runs": len(state.runs), "stages": len(jobs), "stages_left": len(left), "seconds": seconds}
 
 
-def _first_wave(suite: Suite) -> Iterator[Cell]:
-    for cell in expand(suite):
+def _first_wave(suite: Suite) -> Iterator[RunSpec]:
+    for spec in expand(suite):
         if suite.search is None:
-            yield cell
+            yield spec
         else:
-            for options in trial_options(suite, cell.entry):
-                yield dataclasses.replace(cell, options=options, validation=suite.search.validation)
+            for options in trial_options(suite, spec.entry):
+                yield dataclasses.replace(spec, options=options, validation=suite.search.validation)
 
 
 def _step_times(state: _Bench, planned: Sequence[Planned], call: Call) -> dict[str, float]:
@@ -159,15 +159,15 @@ def _step_times(state: _Bench, planned: Sequence[Planned], call: Call) -> dict[s
             kind = step_kind(run.plan, stage)
             if not stage.steps or kind in here or kind in failed:
                 continue
-            state.console.say(f"timing {run.cell.entry}: {stage.name} ...")
+            state.console.say(f"timing {run.spec.entry}: {stage.name} ...")
             try:
                 seconds = call(measure, _alone(run.plan.recipe), stage.name)
             except (RuntimeError, ValueError, OSError, MemoryError) as error:  # what torch, the recipe or Dask raise
                 reason = (str(error).splitlines() or [""])[0]
-                state.console.warn(f"{run.cell.entry}: a step of stage '{stage.name}' could not be timed: {reason}")
+                state.console.warn(f"{run.spec.entry}: a step of stage '{stage.name}' could not be timed: {reason}")
                 failed.add(kind)
                 continue
-            here[kind] = {"entry": run.cell.entry, "stage": stage.name, "seconds": seconds}
+            here[kind] = {"entry": run.spec.entry, "stage": stage.name, "seconds": seconds}
             state.folder.mkdir(parents=True, exist_ok=True)
             write_json(path, known)
     return {kind: float(found["seconds"]) for kind, found in here.items()}
@@ -184,11 +184,11 @@ def _run(state: _Bench, client: Any, log: EventLog) -> None:
     with state.console.progress(board, worker_count(client)) as shown:
 
         def on_run(number: int) -> list[list[Job]]:
-            cell, jobs = state.runs[number]
+            spec, jobs = state.runs[number]
             last = jobs[-1].fingerprint
-            record_run(log, cell, jobs, board.finished.get(last), board.failed.get(last, ""))
-            follow = _chosen(state, cell)
-            more = [] if follow is None else [state.add(plan_cell(state.suite, follow, state.data))]
+            record_run(log, spec, jobs, board.finished.get(last), board.failed.get(last, ""))
+            follow = _chosen(state, spec)
+            more = [] if follow is None else [state.add(plan_run(state.suite, follow, state.data))]
             shown.update(state.runs)
             return more
 
@@ -197,14 +197,14 @@ def _run(state: _Bench, client: Any, log: EventLog) -> None:
         run_jobs(client, board, runs, state.suite.retries, lambda: 2 * worker_count(client), shown.tick, on_run)
 
 
-def _chosen(state: _Bench, cell: Cell) -> Cell | None:
+def _chosen(state: _Bench, spec: RunSpec) -> RunSpec | None:
     """The final run that a trial leads to, once it is the last of its search to be over: the best on validation.
 
     A trial that was lost, not judged, leaves its search undecided: the same command goes on with it.
     """
-    if not cell.validation:
+    if not spec.validation:
         return None
-    board, plain = state.board, _plain(cell)
+    board, plain = state.board, _plain(spec)
     if any(not other.validation and _plain(other) == plain for other, _ in state.runs):
         return None  # chosen before
     trials = [(other, jobs[-1].fingerprint) for other, jobs in state.runs if _plain(other) == plain]
@@ -221,5 +221,5 @@ def _chosen(state: _Bench, cell: Cell) -> Cell | None:
     return dataclasses.replace(best, validation=0.0)
 
 
-def _plain(cell: Cell) -> Cell:
-    return dataclasses.replace(cell, options=(), validation=0.0)
+def _plain(spec: RunSpec) -> RunSpec:
+    return dataclasses.replace(spec, options=(), validation=0.0)

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from semisup._version import __version__
-from semisup.bench.suites.runs import Cell, cell_recipe, option_values
+from semisup.bench.suites.runs import RunSpec, option_values, spec_recipe
 from semisup.bench.suites.suite import Compute, Suite
 from semisup.config import Recipe
 from semisup.data import ImageData
 from semisup.errors import SemisupError
 from semisup.pipeline.plan import Plan, StagePlan, make_plan, stage_settings
 
-__all__ = ["Job", "Planned", "Timing", "baseline_fingerprint", "make_jobs", "plan_cell", "step_kind", "unique_jobs"]
+__all__ = ["Job", "Planned", "Timing", "baseline_fingerprint", "make_jobs", "plan_run", "step_kind", "unique_jobs"]
 
 Timing = Mapping[str, float]
 """Kind of step (see `step_kind`) -> seconds of one step, measured alone."""
@@ -49,24 +49,24 @@ class Job:
 class Planned:
     """A run with its plan as the recipe has it, before its length is scaled."""
 
-    cell: Cell
+    spec: RunSpec
     plan: Plan
     judged: str
     """The judged stage, or the one whose features a baseline reads; "" for a baseline on pixels."""
 
 
-def plan_cell(suite: Suite, cell: Cell, data: ImageData) -> Planned:
+def plan_run(suite: Suite, spec: RunSpec, data: ImageData) -> Planned:
     """Plan a run without trial steps.
 
     Raises:
         SemisupError: whatever is wrong with its recipe.
     """
-    recipe, judged = cell_recipe(suite, cell)
+    recipe, judged = spec_recipe(suite, spec)
     plan = make_plan(recipe, data, trial=False)
     # What a worker finds out for itself must be what was planned here, whatever device it has.
     stages = {stage.name: stage.config for stage in plan.stages}  # of which `augment.backend` is resolved
     recipe = dataclasses.replace(recipe, precision=plan.precision, stages=stages)
-    return Planned(cell, dataclasses.replace(plan, recipe=recipe), judged)
+    return Planned(spec, dataclasses.replace(plan, recipe=recipe), judged)
 
 
 def step_kind(plan: Plan, stage: StagePlan) -> str:
@@ -109,14 +109,14 @@ def make_jobs(suite: Suite, planned: Planned, timing: Timing) -> list[Job]:
     Raises:
         SemisupError: a length in seconds, and a step that could not be timed.
     """
-    cell, plan = planned.cell, planned.plan
-    if cell.compute.unit and plan.stages:
-        plan = make_plan(_scaled(plan, cell, timing), plan.data, trial=False)
+    spec, plan = planned.spec, planned.plan
+    if spec.compute.unit and plan.stages:
+        plan = make_plan(_scaled(plan, spec, timing), plan.data, trial=False)
     fingerprints = {stage.name: stage.fingerprint for stage in plan.stages}
     jobs = [
         Job(
             stage.fingerprint,
-            f"{cell.entry}: {stage.name}",
+            f"{spec.entry}: {stage.name}",
             plan.recipe,
             stage.name,
             tuple((name, fingerprints[name]) for name in stage.inputs),
@@ -125,26 +125,26 @@ def make_jobs(suite: Suite, planned: Planned, timing: Timing) -> list[Job]:
         )
         for stage in plan.stages
     ]
-    entry = suite.entries[cell.entry]
+    entry = suite.entries[spec.entry]
     if entry.baseline:
         inputs = ((planned.judged, fingerprints[planned.judged]),) if planned.judged else ()
-        baseline = {**entry.baseline, **option_values(cell.options)}
-        jobs.append(Job(baseline_fingerprint(plan, baseline, inputs), cell.entry, plan.recipe, None, inputs, baseline))
+        baseline = {**entry.baseline, **option_values(spec.options)}
+        jobs.append(Job(baseline_fingerprint(plan, baseline, inputs), spec.entry, plan.recipe, None, inputs, baseline))
     return jobs
 
 
-def _scaled(plan: Plan, cell: Cell, timing: Timing) -> Recipe:
-    """The recipe with every train stage's steps scaled by one factor, so that they take the cell's compute together.
+def _scaled(plan: Plan, spec: RunSpec, timing: Timing) -> Recipe:
+    """The recipe with every train stage's steps scaled by one factor, so that they take the run's compute together.
 
     The last train stage gets what rounding leaves over. A warm-up that is given in steps is scaled with its stage.
     """
     trained = [stage for stage in plan.stages if stage.steps]
-    cost = {stage.name: _step_cost(plan, stage, cell.compute, timing, cell.entry) for stage in trained}
-    factor = cell.compute.amount / sum(stage.steps * cost[stage.name] for stage in trained)
+    cost = {stage.name: _step_cost(plan, stage, spec.compute, timing, spec.entry) for stage in trained}
+    factor = spec.compute.amount / sum(stage.steps * cost[stage.name] for stage in trained)
     steps = {stage.name: max(1, round(stage.steps * factor)) for stage in trained}
     last = trained[-1].name
     others = sum(steps[name] * cost[name] for name in steps if name != last)
-    steps[last] = max(1, round((cell.compute.amount - others) / cost[last]))
+    steps[last] = max(1, round((spec.compute.amount - others) / cost[last]))
     stages = {}
     for stage in plan.stages:
         config = stage.config

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from semisup.bench.execution.jobs import Job, unique_jobs
 from semisup.bench.execution.scheduler import JobBoard
-from semisup.bench.suites.runs import Cell
+from semisup.bench.suites.runs import RunSpec
 from semisup.bench.suites.suite import Suite
 from semisup.pipeline.console import Terminal
 
@@ -27,7 +27,7 @@ class BenchConsole(Terminal):
     """Prints a suite."""
 
     def show_suite(
-        self, suite: Suite, runs: Sequence[tuple[Cell, Sequence[Job]]], board: JobBoard, workers: int
+        self, suite: Suite, runs: Sequence[tuple[RunSpec, Sequence[Job]]], board: JobBoard, workers: int
     ) -> None:
         """A row for every entry: runs, stages, how many are finished, and how long the others will take."""
         columns = ("entry", "runs", "finished", "stages", "left", "steps/run", "time/run", "time left")
@@ -36,7 +36,7 @@ class BenchConsole(Terminal):
             table.add_column(column, justify="left" if column == "entry" else "right")
         counted: set[str] = set()
         for entry in suite.entries:
-            own = [jobs for cell, jobs in runs if cell.entry == entry]
+            own = [jobs for spec, jobs in runs if spec.entry == entry]
             stages = [job for job in unique_jobs(own) if job.fingerprint not in counted]
             counted.update(job.fingerprint for job in stages)
             left = [job for job in stages if not board.find(job)]
@@ -89,12 +89,12 @@ class Shown:
         self.workers = workers
         self.progress = progress
         self.task = None if progress is None else progress.add_task("", total=None)
-        self.runs: Sequence[tuple[Cell, Sequence[Job]]] = []
+        self.runs: Sequence[tuple[RunSpec, Sequence[Job]]] = []
         self.printed = time.monotonic()
         self.last = ""
         self.flying = 0
 
-    def update(self, runs: Sequence[tuple[Cell, Sequence[Job]]]) -> None:
+    def update(self, runs: Sequence[tuple[RunSpec, Sequence[Job]]]) -> None:
         """These are the runs known now."""
         self.runs = runs
         self.tick(self.flying)

@@ -10,7 +10,7 @@ from pathlib import Path
 from semisup._version import __version__
 from semisup.bench.execution.jobs import Job
 from semisup.bench.execution.progress import BenchConsole
-from semisup.bench.suites.runs import Cell
+from semisup.bench.suites.runs import RunSpec
 from semisup.bench.suites.suite import Suite
 from semisup.stages import Artifact
 from semisup.tracking import EventLog, MlflowUploader, ending_run, resolve_uri
@@ -37,20 +37,20 @@ def recorded(suite: Suite, folder: Path, data_hash: str, console: BenchConsole) 
         yield log
 
 
-def record_run(log: EventLog, cell: Cell, jobs: Sequence[Job], artifact: Artifact | None, error: str) -> None:
+def record_run(log: EventLog, spec: RunSpec, jobs: Sequence[Job], artifact: Artifact | None, error: str) -> None:
     """A child run: its settings, its numbers, how it ended. `artifact` is None where it failed, with `error`."""
     params = {
-        "entry": cell.entry,
-        "labels": str(cell.labels),
-        "draw": cell.draw,
-        "init": cell.init,
-        "compute": cell.compute.text or "recipe",
-        "options": " ".join(cell.options),
-        "validation": cell.validation,
+        "entry": spec.entry,
+        "labels": str(spec.labels),
+        "draw": spec.draw,
+        "init": spec.init,
+        "compute": spec.compute.text or "recipe",
+        "options": " ".join(spec.options),
+        "validation": spec.validation,
         "stages": {job.name: job.fingerprint for job in jobs},
     }
     tags = {"fingerprint": jobs[-1].fingerprint, **({"error": error} if artifact is None else {})}
-    log.stage_start(cell.name, params, tags)
+    log.stage_start(spec.name, params, tags)
     metrics = {} if artifact is None else artifact.metrics
     numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
-    log.stage_end(cell.name, "failed" if artifact is None else "finished", numbers)
+    log.stage_end(spec.name, "failed" if artifact is None else "finished", numbers)

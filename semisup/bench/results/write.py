@@ -14,7 +14,7 @@ from semisup.bench.pages.leaderboard import leaderboard_markdown
 from semisup.bench.pages.report import report_html
 from semisup.bench.results.rows import Row, write_rows
 from semisup.bench.results.summary import summarize
-from semisup.bench.suites.runs import Cell
+from semisup.bench.suites.runs import RunSpec
 from semisup.bench.suites.suite import Suite
 from semisup.data import ImageData
 from semisup.files import write_atomically
@@ -27,7 +27,7 @@ __all__ = ["RESULTS", "write_results"]
 RESULTS = ("runs.csv", "leaderboard.json", "leaderboard.md", "report.html")
 """What a suite leaves for people, in its folder."""
 
-Runs = Sequence[tuple[Cell, Sequence[Job]]]
+Runs = Sequence[tuple[RunSpec, Sequence[Job]]]
 
 
 def write_results(
@@ -51,11 +51,11 @@ def write_results(
         machines: that the runs were on, in words.
     """
     final = [
-        (cell, jobs)
-        for cell, jobs in runs
-        if not cell.validation and (board.find(jobs[-1]) or jobs[-1].fingerprint in board.failed)
+        (spec, jobs)
+        for spec, jobs in runs
+        if not spec.validation and (board.find(jobs[-1]) or jobs[-1].fingerprint in board.failed)
     ]
-    rows = [_row(cell, jobs, data, board) for cell, jobs in final]
+    rows = [_row(spec, jobs, data, board) for spec, jobs in final]
     summary = summarize(
         rows,
         suite=suite.name,
@@ -76,7 +76,7 @@ def write_results(
     return summary
 
 
-def _row(cell: Cell, jobs: Sequence[Job], data: ImageData, board: JobBoard) -> Row:
+def _row(spec: RunSpec, jobs: Sequence[Job], data: ImageData, board: JobBoard) -> Row:
     last = jobs[-1]
     # Of what was run, not of what was asked for: the notes compare the entries' splits.
     budget = recipe_budget(last.recipe, data)
@@ -85,13 +85,13 @@ def _row(cell: Cell, jobs: Sequence[Job], data: ImageData, board: JobBoard) -> R
     encoder = _judged_encoder(last, board)
     done = [board.finished[job.fingerprint] for job in jobs if board.find(job)]
     return Row(
-        entry=cell.entry,
+        entry=spec.entry,
         method=_method(last),
-        labels=str(cell.labels),
+        labels=str(spec.labels),
         n_labels=len(budget.index) + len(budget.validation),
-        draw=cell.draw,
-        init=cell.init,
-        compute=cell.compute.text,
+        draw=spec.draw,
+        init=spec.init,
+        compute=spec.compute.text,
         status="failed" if artifact is None else "done",
         error=" ".join(board.failed[last.fingerprint].split()) if artifact is None else "",
         accuracy=metrics.get("test/accuracy"),
@@ -113,7 +113,7 @@ def _row(cell: Cell, jobs: Sequence[Job], data: ImageData, board: JobBoard) -> R
         parameters=0 if artifact is None else int(artifact.record["parameters"]),
         fingerprint="" if artifact is None else last.fingerprint,
         split_hash=budget.hash,
-        chosen=" ".join(cell.options),
+        chosen=" ".join(spec.options),
     )
 
 

@@ -20,11 +20,11 @@ from semisup.data import ImageData, draw_budget
 from semisup.errors import SemisupError, nearest, raise_all
 from semisup.pipeline.plan import Plan, StagePlan, make_plan, needed_stages
 
-__all__ = ["Cell", "cell_recipe", "check_entries", "expand", "option_values", "trial_options"]
+__all__ = ["RunSpec", "check_entries", "expand", "option_values", "spec_recipe", "trial_options"]
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunSpec:
     """One run of the suite, before anything is planned."""
 
     entry: str
@@ -45,12 +45,12 @@ class Cell:
         return " ".join(word for word in words if word)
 
 
-def expand(suite: Suite) -> list[Cell]:
+def expand(suite: Suite) -> list[RunSpec]:
     """All runs, draws outermost: when a suite is stopped, every method has been run on the draws so far.
 
     With all labels there is nothing to draw: such a budget has the first draw only.
     """
-    cells = []
+    specs = []
     for draw, init, compute in itertools.product(suite.draws, suite.inits, suite.computes):
         for name, entry in suite.entries.items():
             for labels in suite.labels if entry.labels is None else entry.labels:
@@ -59,8 +59,8 @@ def expand(suite: Suite) -> list[Cell]:
                 # A baseline has no seed of its own, no weights and no steps.
                 if entry.baseline and (init != suite.inits[0] or compute != suite.computes[0]):
                     continue
-                cells.append(Cell(name, labels, draw, init, compute))
-    return cells
+                specs.append(RunSpec(name, labels, draw, init, compute))
+    return specs
 
 
 def _is_everything(labels: Any) -> bool:
@@ -79,32 +79,32 @@ def trial_options(suite: Suite, entry: str) -> list[tuple[str, ...]]:
     return random.Random(f"{suite.seed} {entry}").sample(combinations, suite.search.trials)
 
 
-def cell_recipe(suite: Suite, cell: Cell) -> tuple[Recipe, str]:
+def spec_recipe(suite: Suite, spec: RunSpec) -> tuple[Recipe, str]:
     """The recipe of a run, cut down to the stages it needs, and the stage that is judged ("" for pixels' baselines).
 
     Raises:
         SemisupError: whatever is wrong with the entry's recipe or stage.
     """
-    entry = suite.entries[cell.entry]
+    entry = suite.entries[spec.entry]
     if entry.baseline:
         features = entry.features or {}
         if not features:
-            return _blank(suite, cell), ""
+            return _blank(suite, spec), ""
         source = EntryConfig(
             recipe=features["recipe"], stage=features.get("stage"), overrides=list(features.get("overrides", []))
         )
-        return _from_recipe(suite, cell, source, ())
+        return _from_recipe(suite, spec, source, ())
     if entry.recipe is not None:
-        return _from_recipe(suite, cell, entry, cell.options)
-    subject = f"entries.{cell.entry}"
+        return _from_recipe(suite, spec, entry, spec.options)
+    subject = f"entries.{spec.entry}"
     problems: list[str] = []
     stages = {
         name: _over_defaults(suite.defaults, stage, problems) if stage.get("kind", "train") == "train" else stage
         for name, stage in (entry.stages or {"train": entry.train}).items()
     }
     raise_all(problems, subject)
-    options = [f"stages.train.{option}" for option in cell.options] if entry.train else cell.options
-    recipe = parse_recipe(_setting(suite, cell, {"name": suite.name, "stages": stages}), options, subject)
+    options = [f"stages.train.{option}" for option in spec.options] if entry.train else spec.options
+    recipe = parse_recipe(_setting(suite, spec, {"name": suite.name, "stages": stages}), options, subject)
     return _judged(recipe, entry.stage, subject)
 
 
@@ -115,11 +115,11 @@ def _over_defaults(defaults: Mapping[str, Any], stage: Mapping[str, Any], proble
     return overlay(below, dict(stage), "", problems)
 
 
-def _from_recipe(suite: Suite, cell: Cell, entry: EntryConfig, options: Sequence[str]) -> tuple[Recipe, str]:
+def _from_recipe(suite: Suite, spec: RunSpec, entry: EntryConfig, options: Sequence[str]) -> tuple[Recipe, str]:
     mapping = read_mapping(find_recipe(str(entry.recipe)))
     # The suite's settings are laid over the file before the overrides, so that `${seed}` and the like still lead there.
-    subject = f"entries.{cell.entry}: {entry.recipe}"
-    recipe = parse_recipe(_setting(suite, cell, mapping), [*entry.overrides, *options], subject)
+    subject = f"entries.{spec.entry}: {entry.recipe}"
+    recipe = parse_recipe(_setting(suite, spec, mapping), [*entry.overrides, *options], subject)
     return _judged(recipe, entry.stage, subject)
 
 
@@ -131,15 +131,15 @@ def _judged(recipe: Recipe, judged: str | None, subject: str) -> tuple[Recipe, s
     return dataclasses.replace(recipe, stages=needed_stages(recipe.stages, stage)), stage
 
 
-def _setting(suite: Suite, cell: Cell, mapping: Mapping[str, Any]) -> dict[str, Any]:
+def _setting(suite: Suite, spec: RunSpec, mapping: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe's mapping with the suite's data, network, seeds and the run's labels."""
     data = {key: value for key, value in dataclasses.asdict(suite.data).items() if value is not None}
-    data |= {"labels": cell.labels, "split_seed": cell.draw, "validation": cell.validation}
+    data |= {"labels": spec.labels, "split_seed": spec.draw, "validation": spec.validation}
     changed = {
         **mapping,
         "data": data,
         "seed": suite.seed,
-        "init_seed": cell.init,
+        "init_seed": spec.init,
         "precision": suite.precision,
         "threads": suite.threads,
         "compile": False,  # most runs of a suite are over before compiling has paid
@@ -148,12 +148,12 @@ def _setting(suite: Suite, cell: Cell, mapping: Mapping[str, Any]) -> dict[str, 
     return changed if suite.model is None else changed | {"model": _copy(suite.model)}
 
 
-def _blank(suite: Suite, cell: Cell) -> Recipe:
-    data = dataclasses.replace(suite.data, labels=cell.labels, split_seed=cell.draw, validation=cell.validation)
+def _blank(suite: Suite, spec: RunSpec) -> Recipe:
+    data = dataclasses.replace(suite.data, labels=spec.labels, split_seed=spec.draw, validation=spec.validation)
     return Recipe(
         name=suite.name,
         seed=suite.seed,
-        init_seed=cell.init,
+        init_seed=spec.init,
         precision=suite.precision,
         threads=suite.threads,
         data=data,
@@ -175,15 +175,15 @@ def check_entries(suite: Suite, data: ImageData) -> None:
     Raises:
         SemisupError: all problems of all entries in one message.
     """
-    cells = expand(suite)
+    specs = expand(suite)
     # A budget that cannot be drawn is said once, not by every entry.
-    budgets = dict.fromkeys(cell.labels for cell in cells)
+    budgets = dict.fromkeys(spec.labels for spec in specs)
     problems = [problem for labels in budgets for problem in _budget_problems(suite, labels, data)]
     raise_all(problems, f"suite '{suite.name}'")
     for name in suite.entries:
-        first = next(cell for cell in cells if cell.entry == name)
+        first = next(spec for spec in specs if spec.entry == name)
         try:
-            recipe, judged = cell_recipe(suite, first)
+            recipe, judged = spec_recipe(suite, first)
             plan = make_plan(recipe, data)
             if suite.search is not None:
                 _check_search(suite, first, plan, judged, data)
@@ -208,15 +208,15 @@ def _budget_problems(suite: Suite, labels: Any, data: ImageData) -> list[str]:
     return []
 
 
-def _check_search(suite: Suite, cell: Cell, plan: Plan, judged: str, data: ImageData) -> None:
+def _check_search(suite: Suite, spec: RunSpec, plan: Plan, judged: str, data: ImageData) -> None:
     """The searched keys and their values, and that what is judged has a validation accuracy."""
-    entry = suite.entries[cell.entry]
+    entry = suite.entries[spec.entry]
     stage = next((stage for stage in plan.stages if stage.name == judged), None)
     if not entry.baseline and (stage is None or not _classifies(stage)):
         raise SemisupError(f"search: stage '{judged}' classifies nothing, so nothing says which trial is best")
-    for options in trial_options(suite, cell.entry):
+    for options in trial_options(suite, spec.entry):
         if entry.baseline:
             problems = check_baseline({**entry.baseline, **option_values(options)})
-            raise_all([f"search{problem}" for problem in problems], f"entries.{cell.entry}")
+            raise_all([f"search{problem}" for problem in problems], f"entries.{spec.entry}")
         else:
-            make_plan(cell_recipe(suite, dataclasses.replace(cell, options=options))[0], data, trial=False)
+            make_plan(spec_recipe(suite, dataclasses.replace(spec, options=options))[0], data, trial=False)

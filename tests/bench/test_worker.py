@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from semisup.bench.execution.jobs import Job, make_jobs, plan_cell
+from semisup.bench.execution.jobs import Job, make_jobs, plan_run
 from semisup.bench.execution.timing import step_seconds
 from semisup.bench.execution.worker import Failed, Pack, measure, open_pack, run_job, write_pack
 from semisup.bench.suites.runs import expand
@@ -23,8 +23,8 @@ from tests.bench.bench_small import small
 
 def jobs_of(entry: str, *overrides: str) -> list[Job]:
     suite = small("labels=[20]", "draws=1", *overrides)
-    (cell,) = [cell for cell in expand(suite) if cell.entry == entry]
-    return make_jobs(suite, plan_cell(suite, cell, load_data(DataConfig("digits"))), {})
+    (spec,) = [spec for spec in expand(suite) if spec.entry == entry]
+    return make_jobs(suite, plan_run(suite, spec, load_data(DataConfig("digits"))), {})
 
 
 def done(answer: Pack | Failed) -> Pack:
@@ -95,8 +95,8 @@ def test_a_folder_that_cannot_be_written_is_worth_another_attempt(tmp_path: Path
 
 def test_baselines_with_all_labels_have_nothing_unlabeled(tmp_path: Path) -> None:
     suite = small(labels=["all"], draws=1, baseline=None, entries={"a": {"baseline": {"name": "logistic_regression"}}})
-    (cell,) = expand(suite)
-    (job,) = make_jobs(suite, plan_cell(suite, cell, load_data(DataConfig("digits"))), {})
+    (spec,) = expand(suite)
+    (job,) = make_jobs(suite, plan_run(suite, spec, load_data(DataConfig("digits"))), {})
     assert done(run_job(job, {}, str(tmp_path))).record["metrics"]["test/accuracy"] > 0.9
 
 
@@ -112,7 +112,7 @@ def test_jobs_of_one_process_take_turns(tmp_path: Path) -> None:
 def test_every_train_stage_can_be_timed_without_what_it_starts_from() -> None:
     suite = small("draws=1", "labels=[20]")
     data = load_data(DataConfig("digits"))
-    plans = {cell.entry: plan_cell(suite, cell, data).plan for cell in expand(suite)}
+    plans = {spec.entry: plan_run(suite, spec, data).plan for spec in expand(suite)}
     timed = {stage.name: step_seconds(plan, stage) for plan in plans.values() for stage in plan.stages if stage.steps}
     assert timed.keys() == {"train", "pretrain", "finetune"}
     assert all(0 < seconds < 5 for seconds in timed.values())

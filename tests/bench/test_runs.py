@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from semisup.bench.execution.jobs import Job, make_jobs, plan_cell, step_kind, unique_jobs
-from semisup.bench.suites.runs import Cell, check_entries, expand, trial_options
+from semisup.bench.execution.jobs import Job, make_jobs, plan_run, step_kind, unique_jobs
+from semisup.bench.suites.runs import RunSpec, check_entries, expand, trial_options
 from semisup.bench.suites.suite import Suite
 from semisup.config import DataConfig
 from semisup.data import ImageData, draw_budget, load_data
@@ -22,37 +22,37 @@ def data() -> ImageData:
     return load_data(DataConfig("digits"))
 
 
-def plan(suite: Suite, data: ImageData, timing: dict[str, float] | None = None) -> list[tuple[Cell, list[Job]]]:
-    return [(cell, make_jobs(suite, plan_cell(suite, cell, data), timing or {})) for cell in expand(suite)]
+def plan(suite: Suite, data: ImageData, timing: dict[str, float] | None = None) -> list[tuple[RunSpec, list[Job]]]:
+    return [(spec, make_jobs(suite, plan_run(suite, spec, data), timing or {})) for spec in expand(suite)]
 
 
 def test_every_entry_sees_every_budget_and_draw_and_draws_come_first() -> None:
-    cells = expand(small("inits=2"))
-    paired = [(c.entry, str(c.labels), c.draw, c.init) for c in cells if c.entry in ("supervised", "fixmatch")]
+    specs = expand(small("inits=2"))
+    paired = [(c.entry, str(c.labels), c.draw, c.init) for c in specs if c.entry in ("supervised", "fixmatch")]
     assert len(paired) == len(set(paired)) == 2 * 2 * 2 * 2
-    assert [c.draw for c in cells] == sorted(c.draw for c in cells)
-    full = [(c.labels, c.draw, c.init) for c in cells if c.entry == "full"]
+    assert [c.draw for c in specs] == sorted(c.draw for c in specs)
+    full = [(c.labels, c.draw, c.init) for c in specs if c.entry == "full"]
     assert full == [("all", 0, 0), ("all", 0, 1)], "nothing to draw among all labels"
     assert len(expand(small("labels=[100%]", only=("supervised",)))) == 1
-    assert {c.init for c in cells if c.entry == "logistic"} == {0}, "a baseline has no initial weights"
+    assert {c.init for c in specs if c.entry == "logistic"} == {0}, "a baseline has no initial weights"
 
 
 def test_all_entries_of_a_draw_have_the_same_labels(data: ImageData) -> None:
-    jobs = [(cell, jobs[-1].recipe.data) for cell, jobs in plan(small(), data) if cell.labels != "all"]
-    for cell, config in jobs:
+    jobs = [(spec, jobs[-1].recipe.data) for spec, jobs in plan(small(), data) if spec.labels != "all"]
+    for spec, config in jobs:
         budget = draw_budget(data.y_train, config.labels, config.split_seed or 0, 10)
-        assert budget.hash == draw_budget(data.y_train, cell.labels, cell.draw, 10).hash
+        assert budget.hash == draw_budget(data.y_train, spec.labels, spec.draw, 10).hash
     small_, large = (set(draw_budget(data.y_train, n, 1, 10).index) for n in (20, "10%"))
     assert small_ < large
 
 
 def test_one_pretraining_serves_every_budget_and_draw(data: ImageData) -> None:
-    runs = [jobs for cell, jobs in plan(small(), data) if cell.entry in ("finetuned", "on_features")]
+    runs = [jobs for spec, jobs in plan(small(), data) if spec.entry in ("finetuned", "on_features")]
     assert len(runs) == 8 and all(jobs[0].stage == "pretrain" for jobs in runs)
     assert len({jobs[0].fingerprint for jobs in runs}) == 1
     assert len({jobs[-1].fingerprint for jobs in runs}) == 8
     assert len(list(unique_jobs(runs))) == 1 + 8
-    other = [jobs for cell, jobs in plan(small("inits=[3]"), data) if cell.entry == "finetuned"]
+    other = [jobs for spec, jobs in plan(small("inits=[3]"), data) if spec.entry == "finetuned"]
     assert other[0][0].fingerprint != runs[0][0].fingerprint, "other initial weights are another pretraining"
 
 
@@ -63,9 +63,9 @@ def test_only_what_the_judged_stage_needs_is_run(data: ImageData) -> None:
 
 
 def test_the_suites_network_and_defaults_reach_every_entry(data: ImageData) -> None:
-    for cell, jobs in plan(small("model.width=5", "draws=1"), data):
-        assert jobs[-1].recipe.model == {"name": "cnn", "width": 5} or cell.entry == "logistic"
-    by_entry = {cell.entry: jobs[-1].recipe for cell, jobs in plan(small("draws=1"), data)}
+    for spec, jobs in plan(small("model.width=5", "draws=1"), data):
+        assert jobs[-1].recipe.model == {"name": "cnn", "width": 5} or spec.entry == "logistic"
+    by_entry = {spec.entry: jobs[-1].recipe for spec, jobs in plan(small("draws=1"), data)}
     assert by_entry["supervised"].stages["train"].batch.labeled == 16
     assert (by_entry["supervised"].stages["train"].steps, by_entry["fixmatch"].stages["train"].steps) == (6, 4)
 
@@ -85,10 +85,10 @@ def test_stages_of_an_entry_are_a_recipe_of_its_own(data: ImageData) -> None:
 
 def test_equal_steps_and_equal_seconds(data: ImageData) -> None:
     suite = small("compute=[recipe, 100 steps, 3 s]", "draws=1", "labels=[20]", only=("supervised", "finetuned"))
-    plans = [plan_cell(suite, cell, data).plan for cell in expand(suite)]
+    plans = [plan_run(suite, spec, data).plan for spec in expand(suite)]
     kinds = {stage.name: step_kind(plan, stage) for plan in plans for stage in plan.stages}
     timing = {kinds["train"]: 0.01, kinds["pretrain"]: 0.05, kinds["finetune"]: 0.02}
-    runs = {(cell.entry, cell.compute.text): jobs for cell, jobs in plan(suite, data, timing)}
+    runs = {(spec.entry, spec.compute.text): jobs for spec, jobs in plan(suite, data, timing)}
     assert [job.steps for job in runs["finetuned", ""]] == [4, 200]
     assert sum(job.steps for job in runs["supervised", "100 steps"]) == 100
     assert [job.steps for job in runs["finetuned", "100 steps"]] == [2, 98]
@@ -114,7 +114,7 @@ def test_rounding_and_warm_up_do_not_change_a_length(data: ImageData) -> None:
 def test_a_step_kind_is_about_time_and_nothing_else(data: ImageData) -> None:
     def kind(*overrides: str) -> str:
         suite = small("draws=1", *overrides, only=("supervised",))
-        planned = plan_cell(suite, expand(suite)[0], data).plan
+        planned = plan_run(suite, expand(suite)[0], data).plan
         return step_kind(planned, planned.stages[0])
 
     assert kind() == kind("labels=[30]", "inits=[5]", "entries.supervised.train.steps=9")
@@ -143,13 +143,13 @@ def test_every_entry_gets_the_same_number_of_trials(data: ImageData) -> None:
     for name in suite.entries:
         options = trial_options(suite, name)
         assert len(set(options)) == 3 and options == trial_options(suite, name)
-    trial = Cell("supervised", 40, 0, 0, suite.computes[0], ("optimizer.lr=0.1",), 0.5)
+    trial = RunSpec("supervised", 40, 0, 0, suite.computes[0], ("optimizer.lr=0.1",), 0.5)
     final = dataclasses.replace(trial, validation=0.0)
-    recipes = [make_jobs(suite, plan_cell(suite, cell, data), {})[-1].recipe for cell in (trial, final)]
+    recipes = [make_jobs(suite, plan_run(suite, spec, data), {})[-1].recipe for spec in (trial, final)]
     assert [recipe.stages["train"].optimizer.lr for recipe in recipes] == [0.1, 0.1]
     assert [recipe.data.validation for recipe in recipes] == [0.5, 0.0]
-    baseline = Cell("logistic", 40, 0, 0, suite.computes[0], ("C=0.01",), 0.5)
-    assert make_jobs(suite, plan_cell(suite, baseline, data), {})[-1].baseline == {
+    baseline = RunSpec("logistic", 40, 0, 0, suite.computes[0], ("C=0.01",), 0.5)
+    assert make_jobs(suite, plan_run(suite, baseline, data), {})[-1].baseline == {
         "name": "logistic_regression",
         "C": 0.01,
     }

@@ -1,0 +1,167 @@
+"""Weights files that others wrote: read without running code, and their names matched to a network's."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import pickle
+import warnings
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from semisup.errors import SemisupError
+from semisup.models.weights import Shape, load_weights, read_shapes
+
+__all__ = ["TORCH_SUFFIXES", "Fit", "file_shapes", "file_tensors", "fit_names"]
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
+"""Of files that `torch.save` wrote; all others are taken for safetensors."""
+SECOND_CHOICE = ("encoder_k.", "momentum", "target", "student.", "discriminator")
+"""Parts of prefixes of networks that have a better twin in the file: MoCo's key encoder (facebookresearch/moco),
+solo-learn's and lightly's momentum encoders, BYOL's target, and the student beside DINO's teacher (facebookresearch/
+dino, `eval_linear.py`: `checkpoint_key` is "teacher")."""
+
+
+def file_shapes(path: str | Path) -> dict[str, Shape]:
+    """Read names and shapes of all tensors in a weights file; nested ones are joined by dots, as in
+    `state_dict.module.conv1.weight`.
+
+    Raises:
+        SemisupError: no such file, not a whole one, or one that holds more than tensors and plain data.
+    """
+    if _is_torch(path):
+        return {name: tuple(tensor.shape) for name, tensor in _torch_tensors(path).items()}
+    return read_shapes(path)
+
+
+def file_tensors(path: str | Path, names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Read some tensors of a weights file into CPU memory.
+
+    Args:
+        path: .safetensors, or one of `TORCH_SUFFIXES`.
+        names: name in the result -> name in the file, as :func:`file_shapes` gives it.
+
+    Raises:
+        SemisupError: as for :func:`file_shapes`.
+    """
+    if _is_torch(path):
+        tensors = _torch_tensors(path)
+        return {name: tensors[origin] for name, origin in names.items()}
+    if len(names) * 2 > len(read_shapes(path)):
+        tensors = load_weights(path)
+        return {name: tensors[origin] for name, origin in names.items()}
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(origin) for name, origin in names.items()}
+
+
+def _is_torch(path: str | Path) -> bool:
+    return Path(path).suffix in TORCH_SUFFIXES
+
+
+def _torch_tensors(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a file of `torch.save`, without their memory where the file can be mapped."""
+    subject = f"weights {path}"
+    if not Path(path).exists():
+        raise SemisupError(f"{subject}: no such file")
+    try:
+        # Namespace: what DINO's, MAE's and MoCo's scripts keep their arguments in; attributes and nothing else.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of another pickle protocol, which works or is refused
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise SemisupError(
+            f"{subject}: holds more than tensors and plain data, and unpacking that could run code; where it was made, "
+            f"save its state_dict alone ({_last_words(error)})"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise SemisupError(f"{subject}: not a readable file of torch.save, perhaps cut short ({error})") from error
+    found: dict[str, Tensor] = {}
+    _collect(content, "", found)
+    if not found:
+        raise SemisupError(f"{subject}: holds no tensors")
+    return found
+
+
+def _last_words(error: Exception) -> str:
+    """What torch says was in the file, out of its page of advice."""
+    lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
+    return (lines or [str(error).splitlines()[0]])[0]
+
+
+def _collect(content: Any, prefix: str, found: dict[str, Tensor]) -> None:
+    if isinstance(content, Tensor):
+        found[prefix.removesuffix(".")] = content
+    elif isinstance(content, Mapping):
+        for key, value in content.items():
+            _collect(value, f"{prefix}{key}.", found)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Which tensor of a file is meant for which of a network.
+
+    Attributes:
+        names: the network's name -> the file's, of all the network's tensors that the file has by name.
+        prefix: what the file's names begin with.
+        numbered: the file counts the parts of the network instead of naming them.
+    """
+
+    names: dict[str, str]
+    prefix: str
+    numbered: bool = False
+
+
+def fit_names(network: nn.Module, shapes: Mapping[str, Shape]) -> Fit:
+    """Find the prefix under which a file has the names of a network: the one with most weights of the right shape.
+
+    Wrappers put words in front of the same names: `module.` (DataParallel), `backbone.` (lightly, solo-learn),
+    `module.encoder_q.` (MoCo), `teacher.backbone.` (DINOv2), and many nest the weights (`state_dict`, `model`). A file
+    may also count the parts, 0, 1, 4 ..., as `nn.Sequential(*resnet.children())` does, which lightly's examples train.
+
+    Args:
+        network: the backbone, as it would be named alone.
+        shapes: of the file's tensors, as :func:`file_shapes` gives them.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    best, most = Fit({}, ""), (0, 0, 0, 0)
+    for numbered, spelled in ((False, {name: name for name in wanted}), (True, _counted(network, wanted))):
+        elements, names = _votes({spelled[name]: shape for name, shape in wanted.items()}, shapes)
+        for prefix, count in names.items():
+            rank = (elements[prefix], count, -sum(word in prefix for word in SECOND_CHOICE), -len(prefix))
+            if rank > most:
+                found = {name: prefix + theirs for name, theirs in spelled.items() if prefix + theirs in shapes}
+                best, most = Fit(found, prefix, numbered), rank
+    return best
+
+
+def _votes(wanted: Mapping[str, Shape], shapes: Mapping[str, Shape]) -> tuple[Counter[str], Counter[str]]:
+    """Prefix -> number of elements that fit under it in name and shape, and number of names."""
+    elements: Counter[str] = Counter()
+    names: Counter[str] = Counter()
+    for name, shape in shapes.items():
+        parts = name.split(".")
+        for i in range(len(parts)):
+            tail = ".".join(parts[i:])
+            if tail in wanted:
+                prefix = name.removesuffix(tail)
+                names[prefix] += 1
+                elements[prefix] += math.prod(shape) if wanted[tail] == shape else 0
+    return elements, names
+
+
+def _counted(network: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """Name -> the same with the network's parts counted: conv1.weight -> 0.weight."""
+    places = {part: str(i) for i, (part, _) in enumerate(network.named_children())}
+    counted = {}
+    for name in names:
+        first, dot, rest = name.partition(".")
+        counted[name] = f"{places.get(first, first)}{dot}{rest}"
+    return counted

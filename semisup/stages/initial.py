@@ -1,0 +1,180 @@
+"""First weights of a stage from a file: an earlier stage's, one's own of other classes, or somebody else's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from semisup.config import InitConfig
+from semisup.errors import SemisupError
+from semisup.methods import Method
+from semisup.models import Classifier, Encoder, WeightsReport, backbone_core
+from semisup.models.foreign import Fit, file_shapes, file_tensors, fit_names
+from semisup.models.weights import Shape, compare, renamed
+
+__all__ = ["Initial", "check_weights_file", "fit_file", "load_initial_weights"]
+
+PROJECTION, NECK, HEAD = "projector.layers.", "neck.", "head."
+"""The layers of a projection head become the neck of the classifier that starts from inside it."""
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Which tensors of a file go where in a network."""
+
+    names: dict[str, str]
+    """The network's name -> the file's, of the tensors that fit."""
+    report: WeightsReport
+
+
+def fit_file(
+    network: Classifier | Encoder,
+    shapes: Mapping[str, Shape],
+    rename: Mapping[str, str] | None = None,
+    *,
+    other_classes: bool = False,
+) -> Initial:
+    """Match a weights file with a network by names and shapes.
+
+    Of a stage's own file the backbone is wanted, the kept projection layers, and the head if it was trained on the same
+    classes; of anybody else's file the backbone alone.
+
+    Args:
+        network: what is to be filled.
+        shapes: of the file's tensors.
+        rename: prefixes of the file's names and what they become before anything is matched.
+        other_classes: the file's head tells other classes apart.
+
+    Raises:
+        SemisupError: `rename` gives two tensors one name.
+    """
+    origins = renamed(shapes, rename or {}, "init.rename")
+    shapes = {name: shapes[origin] for name, origin in origins.items()}
+    core, path = backbone_core(network.backbone)
+    own = f"backbone.{path}"
+    fit = fit_names(core, shapes)
+    names = {own + name: theirs for name, theirs in fit.names.items()}
+    wanted = _shapes(core, own)
+    if fit.prefix == own:
+        more, notes = _own_parts(network, shapes, other_classes=other_classes)
+        wanted |= {name: shape for name, (shape, _) in more.items()}
+        names |= {name: theirs for name, (_, theirs) in more.items() if theirs in shapes}
+        others = [name for name in shapes if not (notes and name.startswith(HEAD))]
+    else:
+        others = [name for name in shapes if name.startswith(fit.prefix)]
+        notes = _foreign_notes(fit, len(shapes) - len(others))
+    offered = {name: shapes[theirs] for name, theirs in names.items()}
+    offered |= {name: shapes[name] for name in others if name not in names.values()}
+    report = compare(wanted, offered, notes)
+    return Initial({name: origins[names[name]] for name in report.matched}, report)
+
+
+def _own_parts(
+    network: Classifier | Encoder, shapes: Mapping[str, Shape], *, other_classes: bool
+) -> tuple[dict[str, tuple[Shape, str]], list[str]]:
+    """What a file of ours has beside the backbone: the network's name -> its shape and the file's name; and what is to
+    be said of a head that is left out."""
+    if not isinstance(network, Classifier):
+        return {}, []
+    theirs = {name.replace(PROJECTION, NECK, 1): name for name in shapes}
+    parts = {name: (shape, theirs.get(name, name)) for name, shape in _shapes(network.neck, NECK).items()}
+    if not any(name.startswith(HEAD) for name in shapes):
+        return parts, []
+    head = _shapes(network.head, HEAD)
+    if other_classes or shapes.get("head.bias") != head["head.bias"]:
+        return parts, ["the head is new: that of the file tells other classes apart"]
+    if {name for name in shapes if name.startswith(NECK)} - set(parts):
+        return parts, ["the head is new: that of the file stands on projection layers, which are not kept"]
+    return parts | {name: (shape, name) for name, shape in head.items()}, []
+
+
+def _foreign_notes(fit: Fit, left: int) -> list[str]:
+    notes = []
+    if not fit.names:
+        notes.append(
+            "no name of the file is one of the network's; `init.rename: {old: new}` replaces what names begin with"
+        )
+    if fit.prefix:
+        notes.append(f"names in the file begin with '{fit.prefix}'")
+    if fit.numbered:
+        notes.append("the file counts the parts of the network instead of naming them")
+    if left:
+        notes.append(f"{left} tensors with other beginnings are left aside")
+    return notes
+
+
+def _shapes(module: nn.Module, prefix: str) -> dict[str, Shape]:
+    return {prefix + name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def check_weights_file(method: Method, init: InitConfig, path: Path, classes: Sequence[str]) -> WeightsReport:
+    """Say how a weights file fits, without reading a tensor, and refuse one that does not.
+
+    Args:
+        method: its networks are to be filled.
+        init: `rename` and `minimum_match`.
+        path: of the file.
+        classes: names of the classes that the stage tells apart.
+
+    Raises:
+        SemisupError: it supplies less than `minimum_match` of what the network wants from it.
+    """
+    return _fits(method, init, path, classes)[0][1].report
+
+
+def _fits(
+    method: Method, init: InitConfig, path: Path, classes: Sequence[str]
+) -> list[tuple[Classifier | Encoder, Initial]]:
+    shapes, other = file_shapes(path), _other_classes(path, classes)
+    fits = [(n, fit_file(n, shapes, init.rename, other_classes=other)) for n in _networks(method)]
+    for _, fit in fits:
+        if fit.report.fraction < init.minimum_match:
+            raise SemisupError(
+                f"init.weights {path}: do not fit, init.minimum_match asks for {init.minimum_match:.1%}\n{fit.report}"
+            )
+    return fits
+
+
+def _other_classes(path: Path, classes: Sequence[str]) -> bool:
+    """Whether a description next to a stage's weights names other classes; without one nobody knows."""
+    description = path.with_name("model.json")
+    if not description.exists():
+        return False
+    try:
+        content = json.loads(description.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SemisupError(f"{description}: not a model's description ({error})") from error
+    named = content.get("classes") if isinstance(content, dict) else None
+    return named is not None and named != list(classes)
+
+
+def load_initial_weights(method: Method, init: InitConfig, path: Path, classes: Sequence[str]) -> WeightsReport:
+    """Put the weights of a file into the method's network and whatever the method copied from it.
+
+    Args:
+        method: its networks are changed in place.
+        init: `rename` and `minimum_match`.
+        path: of the file.
+        classes: names of the classes that the stage tells apart.
+
+    Raises:
+        SemisupError: less than `minimum_match` of the wanted weights is in the file.
+    """
+    fits = _fits(method, init, path, classes)
+    for network, fit in fits:
+        state = network.state_dict()
+        with torch.no_grad():
+            for name, tensor in file_tensors(path, fit.names).items():
+                state[name].copy_(tensor)
+    return fits[0][1].report
+
+
+def _networks(method: Method) -> list[Classifier | Encoder]:
+    """The networks of a method that start from the same weights: all but a given teacher."""
+    skip = getattr(method, "teacher", None) if type(method).needs_teacher else None
+    return [module for module in method.modules() if isinstance(module, Classifier | Encoder) and module is not skip]

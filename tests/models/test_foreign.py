@@ -1,0 +1,208 @@
+"""Weights files as other libraries write them: one file of each layout, made here."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from semisup.config import InitConfig, parse_recipe
+from semisup.errors import SemisupError
+from semisup.models import ModelSpec, save_weights
+from semisup.models.foreign import file_shapes, file_tensors, fit_names
+from semisup.stages.initial import load_initial_weights
+from semisup.stages.networks import build_method
+from tests.stages.stages_small import small_data, train_stage
+
+State = dict[str, Tensor]
+
+
+def prefixed(prefix: str, state: State) -> State:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def scrambled(state: State) -> State:
+    return {name: tensor + 1 for name, tensor in state.items()}
+
+
+def without_fc(state: State) -> State:
+    return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+
+
+def sequential(state: State) -> State:
+    """`nn.Sequential(*list(resnet.children())[:-1])`: what lightly's examples call the backbone."""
+    network = torchvision.models.resnet18(num_classes=5)
+    network.load_state_dict(state)
+    return nn.Sequential(*list(network.children())[:-1]).state_dict()
+
+
+HEAD = {"projection_head.layers.0.weight": torch.zeros(8, 512), "projection_head.layers.0.bias": torch.zeros(8)}
+# Layout: (suffix, content) of a torchvision ResNet-18's state dict, and the prefix that is to be found.
+LAYOUTS: dict[str, tuple[str, Callable[[State], Any], str]] = {
+    "torchvision": (".pth", lambda s: s, ""),
+    "safetensors": (".safetensors", lambda s: s, ""),
+    "hugging face .bin": (".bin", lambda s: s, ""),
+    "timm": (
+        ".pt",
+        lambda s: {"epoch": 3, "arch": "resnet18", "state_dict": s, "args": argparse.Namespace(lr=1)},
+        "state_dict.",
+    ),
+    "DataParallel": (".pth", lambda s: prefixed("module.", s), "module."),
+    "torch.compile": (".pth", lambda s: prefixed("_orig_mod.", s), "_orig_mod."),
+    "lightly": (".ckpt", lambda s: {"state_dict": prefixed("backbone.", sequential(s)) | HEAD}, "state_dict.backbone."),
+    "lightly-train": (".pt", without_fc, ""),
+    "MoCo": (
+        ".pth.tar",
+        lambda s: {
+            "epoch": 1,
+            "state_dict": prefixed("module.encoder_k.", scrambled(s)) | prefixed("module.encoder_q.", s),
+            "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]},
+        },
+        "state_dict.module.encoder_q.",
+    ),
+    "DINO": (
+        ".pth",
+        lambda s: {
+            "student": prefixed("module.backbone.", scrambled(without_fc(s))),
+            "teacher": prefixed("backbone.", without_fc(s)) | {"head.mlp.0.weight": torch.zeros(4, 512)},
+            "args": argparse.Namespace(arch="resnet18"),
+        },
+        "teacher.backbone.",
+    ),
+    "DINOv2": (".pth", lambda s: {"teacher": prefixed("backbone.", without_fc(s))}, "teacher.backbone."),
+    "Barlow Twins": (
+        ".pth",
+        lambda s: {"model": prefixed("module.backbone.", without_fc(s))},
+        "model.module.backbone.",
+    ),
+    "VICReg": (".pth", without_fc, ""),
+    "solo-learn": (
+        ".ckpt",
+        lambda s: {
+            "state_dict": prefixed("momentum_backbone.", scrambled(without_fc(s)))
+            | prefixed("backbone.", without_fc(s))
+            | {"projector.0.weight": torch.zeros(8, 512)},
+            "pytorch-lightning_version": "2.1",
+        },
+        "state_dict.backbone.",
+    ),
+    "VISSL": (
+        ".torch.pth",
+        lambda s: {"classy_state_dict": {"base_model": {"model": {"trunk": prefixed("_feature_blocks.", s)}}}},
+        "classy_state_dict.base_model.model.trunk._feature_blocks.",
+    ),
+    "own": (".safetensors", lambda s: prefixed("backbone.network.", without_fc(s)), "backbone.network."),
+}
+
+
+def write(path: Path, content: Any) -> None:
+    if path.suffix == ".safetensors":
+        save_weights(path, content)
+    else:
+        torch.save(content, path)
+
+
+@pytest.fixture(scope="module")
+def state() -> State:
+    torch.manual_seed(3)
+    return torchvision.models.resnet18(num_classes=5).state_dict()
+
+
+def fresh(name: str = "torchvision/resnet18", **options: Any) -> Any:
+    recipe = parse_recipe({"name": "x", "stages": {"s": train_stage("supervised")}})
+    spec = ModelSpec(name, options, 3, 32, 3)
+    return build_method(recipe.stages["s"], spec, [], num_images=60, num_labeled=6, statistics=([0.5] * 3, [0.2] * 3))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_fills_the_backbone(layout: str, state: State, tmp_path: Path) -> None:
+    suffix, make, prefix = LAYOUTS[layout]
+    path = tmp_path / f"weights{suffix}"
+    write(path, make(state))
+    method = fresh()
+    report = load_initial_weights(method, InitConfig(), path, small_data().classes)
+    assert report.fraction == 1
+    said = [note for note in report.notes if "begin with" in note]
+    assert said == ([f"names in the file begin with '{prefix}'"] if prefix and layout != "own" else [])
+    loaded = method.model.backbone.network.state_dict()
+    for name, tensor in without_fc(state).items():
+        assert torch.equal(loaded[name], tensor), name
+
+
+def test_our_own_resnet_takes_torchvisions_names(state: State, tmp_path: Path) -> None:
+    write(tmp_path / "w.pth", state)
+    method = fresh("resnet18", stem="imagenet")
+    report = load_initial_weights(method, InitConfig(), tmp_path / "w.pth", small_data().classes)
+    assert report.fraction == 1
+    assert report.unexpected == ["fc.weight", "fc.bias"]
+
+
+def test_other_names_are_replaced_by_rename(state: State, tmp_path: Path) -> None:
+    strange = {name.replace("layer", "stage_"): tensor for name, tensor in without_fc(state).items()}
+    write(tmp_path / "w.pt", strange)
+    with pytest.raises(SemisupError, match="do not fit"):
+        load_initial_weights(fresh(), InitConfig(), tmp_path / "w.pt", [])
+    rename = {f"stage_{i}": f"layer{i}" for i in range(1, 5)}
+    assert load_initial_weights(fresh(), InitConfig(rename=rename), tmp_path / "w.pt", []).fraction == 1
+
+
+def test_a_file_that_has_nothing_of_the_network_says_how_to_rename(tmp_path: Path) -> None:
+    write(tmp_path / "w.pt", {"a": torch.zeros(2)})
+    with pytest.raises(SemisupError) as caught:
+        load_initial_weights(fresh(), InitConfig(), tmp_path / "w.pt", [])
+    assert "init.rename" in str(caught.value)
+    assert "unexpected: a" in str(caught.value)
+
+
+class _Trap:
+    """What runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, ("/dev/null",))
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        (pickle.dumps({"weight": _Trap()}), "could run code"),
+        (b"nonsense", "could run code|not a readable file"),
+        (None, "no such file"),
+    ],
+    ids=["pickle", "nonsense", "missing"],
+)
+def test_a_file_that_is_not_plain_tensors_is_refused(content: bytes | None, rule: str, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SemisupError, match=rule):
+        file_shapes(path)
+
+
+def test_a_cut_file_and_one_without_tensors_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "w.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "w.pt").read_bytes()[:2000])
+    torch.save({"epoch": 3}, tmp_path / "none.pt")
+    for name, rule in (("cut", "cut short|could run code"), ("none", "no tensors")):
+        with pytest.raises(SemisupError, match=rule):
+            file_shapes(tmp_path / f"{name}.pt")
+
+
+def test_some_tensors_of_a_file_are_read(tmp_path: Path) -> None:
+    state = {name: torch.full((2,), float(i)) for i, name in enumerate("abcdef")}
+    for name in ("w.safetensors", "w.pt"):
+        write(tmp_path / name, state)
+        assert {k: v.tolist() for k, v in file_tensors(tmp_path / name, {"x": "c"}).items()} == {"x": [2, 2]}
+
+
+def test_the_prefix_with_most_fitting_weights_is_taken() -> None:
+    network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
+    shapes = {"a.0.weight": (3, 2), "b.0.weight": (3, 2), "b.1.weight": (4, 3), "c.0.weight": (9, 9), "c.1.bias": (9,)}
+    fit = fit_names(network, shapes)
+    assert (fit.prefix, fit.names) == ("b.", {"0.weight": "b.0.weight", "1.weight": "b.1.weight"})
