@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled
 from semisup.models import ModelSpec, build_classifier
@@ -51,11 +52,10 @@ stages:
     for name in ("before", "after"):
         shutil.copytree(ROOT / "benchmarks" / "results" / "digits-budgets", folder / "runs" / name)
     (folder / "my-suite.yaml").write_text(blocks("yaml")[1], encoding="utf-8")
-    for name in ("bag", "boot"):
-        (folder / "my-images" / "labeled" / name).mkdir(parents=True)
-        shutil.copy(
-            ROOT / "benchmarks" / "results" / "quickstart_confusion.png", folder / f"my-images/labeled/{name}/a.png"
-        )
+    with Image.open(ROOT / "benchmarks" / "results" / "quickstart_confusion.png") as whole:
+        for i, name in enumerate(("bag", "boot")):
+            (folder / "my-images" / "labeled" / name).mkdir(parents=True)
+            whole.crop((0, 0, 100 + i, 100)).save(folder / f"my-images/labeled/{name}/a.png")
     (folder / "photos").mkdir()
     shutil.copy(ROOT / "benchmarks" / "results" / "quickstart_confusion.png", folder / "photos" / "a.png")
     return folder
@@ -72,6 +72,21 @@ def test_commands(words: list[str], workplace: Path) -> None:
     if words[1] == "bench" and "--compare" not in words:
         words = [*words, "--dry-run"]
     done = subprocess.run([SEMISUP, *words[1:]], cwd=workplace, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def python_lines() -> list[str]:
+    """The README's Python in the middle of sentences: each piece between single backticks that calls the package."""
+    return re.findall(r"`(semisup\.\w+\([^`]*\)[^`]*)`", README)
+
+
+@pytest.mark.parametrize("line", python_lines())
+def test_python_in_sentences(line: str, workplace: Path) -> None:
+    assert len(python_lines()) >= 2
+    if 'run("digits/quickstart"' in line:  # a minute of training
+        line = line.replace('"digits/quickstart"', '"my.yaml"').replace(")", ', out="runs/python")')
+    code = f"import numpy as np, semisup\nimages = np.zeros((2, 8, 8, 1), np.uint8)\nprint({line})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=workplace, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import types
 from dataclasses import asdict, dataclass
@@ -57,8 +58,7 @@ class MethodText:
         if not self.options:
             lines.append("no options")
         for option in self.options:
-            default = {None: "null", True: "true", False: "false"}.get(option.default, option.default)
-            lines.append(f"  {option.name}: {option.type}; default {default}")
+            lines.append(f"  {option.name}: {option.type}; default {json.dumps(option.default)}")
             lines += [f"      {line}" for line in option.help.splitlines()]
         keys = "".join(f", {option.name}: ..." for option in self.options[:1])
         return "\n".join([*lines, "", f"in a recipe: method: {{name: {self.name}{keys}}}"])
