@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from semisup.errors import SemisupError
 
-__all__ = ["LOCK", "locked", "replacing", "write_atomically"]
+__all__ = ["LOCK", "NO_LOCK", "locked", "locked_file", "remove_torn", "replacing", "temporary_for", "write_atomically"]
 
 LOCK = "lock"
+"""The file of a folder that `locked` locks; what it holds does not matter."""
+NO_LOCK = "SEMISUP_NO_LOCK"
+"""Environment variable; set to 1, nothing is locked, which some network file systems need."""
+
+_TORN = re.compile(r"\..+\.\d+\.tmp")
+
+
+def temporary_for(path: Path) -> Path:
+    """Return the hidden name next to `path` under which this process makes it."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 @contextlib.contextmanager
@@ -22,22 +34,29 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         SemisupError: the disk is full, or the folder is not writable; the old file is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_for(path)
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the rename itself
-        finally:
-            os.close(folder)
+        _sync_folder(path.parent)
     except OSError as error:
-        raise SemisupError(f"{path}: cannot be written ({error.strerror})") from error
+        raise SemisupError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         with contextlib.suppress(OSError):  # gone already, unless something went wrong
             temporary.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let a rename in the folder outlive a power cut; Windows opens no folders and needs none of it."""
+    if os.name != "posix":
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def write_atomically(path: Path, payload: bytes | memoryview) -> None:
@@ -50,21 +69,67 @@ def write_atomically(path: Path, payload: bytes | memoryview) -> None:
         temporary.write_bytes(payload)
 
 
+def remove_torn(folder: Path) -> None:
+    """Remove what writes of killed processes have left in a folder; only for who has it to itself."""
+    for path in folder.glob(".*.tmp"):
+        if _TORN.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def locked(home: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Keep two processes from making the same thing: the second waits, then finds it finished.
 
-    The kernel drops the lock with the process, so that a kill leaves nothing to clean up.
+    The kernel drops the lock with the process, so that a kill leaves nothing to clean up but a half-written temporary
+    file, which goes when the next process has the lock.
 
     Args:
         home: the folder of what is made, itself made if missing.
         on_wait: called before waiting for another process.
+
+    Raises:
+        SemisupError: the folder cannot be made or written to, or its file system has no locks.
     """
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_wait()
-            fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SemisupError(f"{home}: cannot be made ({error.strerror})") from error
+    with locked_file(home / LOCK, on_wait):
+        remove_torn(home)
         yield
+
+
+@contextlib.contextmanager
+def locked_file(path: Path, on_wait: Callable[[], None] = lambda: None, *, wait: bool = True) -> Iterator[bool]:
+    """Lock one file, which is made if missing, and give whether that worked.
+
+    Args:
+        path: the file; nothing is written to it.
+        on_wait: called before waiting for another process.
+        wait: False: give False at once where another process has it.
+
+    Raises:
+        SemisupError: the file cannot be made, or its file system has no locks.
+    """
+    if os.environ.get(NO_LOCK) == "1":
+        yield True
+        return
+    lock = FileLock(path, fallback_to_soft=False)
+    got = True
+    try:
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            on_wait()
+            if wait:
+                lock.acquire()
+            got = wait
+    except OSError as error:
+        raise SemisupError(
+            f"{path}: cannot be locked ({error.strerror}); name a folder that can be written to, on a file system with "
+            f"locks, or go without by --no-lock or {NO_LOCK}=1, with one command at a time"
+        ) from error
+    try:
+        yield got
+    finally:
+        lock.release()

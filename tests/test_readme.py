@@ -52,10 +52,9 @@ stages:
     for name in ("before", "after"):
         shutil.copytree(ROOT / "benchmarks" / "results" / "digits-budgets", folder / "runs" / name)
     (folder / "my-suite.yaml").write_text(blocks("yaml")[1], encoding="utf-8")
-    with Image.open(ROOT / "benchmarks" / "results" / "quickstart_confusion.png") as whole:
-        for i, name in enumerate(("bag", "boot")):
-            (folder / "my-images" / "labeled" / name).mkdir(parents=True)
-            whole.crop((0, 0, 100 + i, 100)).save(folder / f"my-images/labeled/{name}/a.png")
+    for i, name in enumerate(("bag", "boot")):
+        (folder / "my-images" / "labeled" / name).mkdir(parents=True)
+        Image.new("RGB", (80, 70), (90 * i, 40, 9)).save(folder / f"my-images/labeled/{name}/a.png")
     (folder / "photos").mkdir()
     shutil.copy(ROOT / "benchmarks" / "results" / "quickstart_confusion.png", folder / "photos" / "a.png")
     return folder

@@ -10,7 +10,7 @@ import typer
 from semisup._version import __version__
 from semisup.cli.data import data
 from semisup.cli.lists import methods, recipe_names, recipes, suite_names
-from semisup.cli.stop import saying_how_to_go_on
+from semisup.cli.stop import NO_LOCK_HELP, go_without_locks, saying_how_to_go_on
 from semisup.cli.terminal import print_anything
 from semisup.errors import SemisupError
 
@@ -50,8 +50,10 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Folder of the results; default runs/<recipe name>.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, train nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run every stage again, finished ones too.")] = False,
+    no_lock: Annotated[bool, typer.Option("--no-lock", help=NO_LOCK_HELP)] = False,
 ) -> None:
     """Run a recipe, stage by stage; finished stages are reused, an unfinished one is resumed."""
+    go_without_locks(no_lock)
     with saying_how_to_go_on():
         from semisup.config import load_recipe
 
@@ -79,8 +81,10 @@ def bench(
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(help="Two result folders: how the second differs.")
     ] = None,
+    no_lock: Annotated[bool, typer.Option("--no-lock", help=NO_LOCK_HELP)] = False,
 ) -> None:
     """Run a suite of methods, label budgets and draws; the same command goes on where it was stopped."""
+    go_without_locks(no_lock)
     if compare is not None:
         from semisup.bench.results.compare import compare_suites
 
@@ -148,7 +152,9 @@ def predict(
 @app.command()
 def track(
     folder: Annotated[Path, typer.Argument(help="Folder of a run, e.g. out.")],
-    uri: Annotated[str | None, typer.Option(help="MLflow tracking URI; default: the run's own.")] = None,
+    uri: Annotated[
+        str | None, typer.Option(help="MLflow URI; default: MLFLOW_TRACKING_URI, or mlflow.db next to it.")
+    ] = None,
 ) -> None:
     """Send what has not reached MLflow yet."""
     from semisup.tracking import replay

@@ -231,6 +231,10 @@ class Method(nn.Module):
         """CTAugment's rates, a buffer that a step changes in place and views are drawn by; None: there are none."""
         return None
 
+    def notes(self, labeled: int, unlabeled: int) -> list[str]:
+        """Say what a person should know before batches of so many images are trained on; shown with the plan."""
+        return []
+
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
         """For a picture of a finished encoder: what the network is shown of `images`, and what it makes of that.
 

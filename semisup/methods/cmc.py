@@ -14,6 +14,7 @@ from semisup.augment.pretext.two_views import intensity_and_edges, lightness_and
 from semisup.losses import nce
 from semisup.losses.precision import without_autocast
 from semisup.methods.base import Batch, BelowOne, Count, Method, Positive, Progress, Update, Views
+from semisup.methods.parts.instance_bank import find_places
 from semisup.models import Encoder
 
 __all__ = ["CMC", "log_mean_exp_cosine"]
@@ -108,11 +109,7 @@ class CMC(Method):
 
     def find_rows(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (N,) of images (N,) in the banks, new ones behind the others, and which are new."""
-        new = self.row_in_bank[index] < 0
-        shown = torch.zeros_like(self.row_in_bank, dtype=torch.bool).index_fill_(0, index, True)
-        unknown = shown & (self.row_in_bank < 0)
-        self.row_in_bank.copy_(torch.where(unknown, self.row_in_bank.max() + unknown.cumsum(0), self.row_in_bank))
-        return self.row_in_bank[index], new
+        return find_places(self.row_in_bank, index)
 
     def predictor(self) -> nn.Module:
         """The encoder of the first view."""

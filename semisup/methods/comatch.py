@@ -23,7 +23,8 @@ from semisup.methods.base import (
     Views,
 )
 from semisup.methods.parts.memory import oldest
-from semisup.methods.parts.prior import align_to_uniform
+from semisup.methods.parts.prior import AlignToRecent, Prior
+from semisup.methods.parts.together import together
 from semisup.models import Classifier
 
 __all__ = ["CoMatch"]
@@ -55,6 +56,9 @@ class CoMatch(Method):
         temperature: of the similarities, > 0. Paper: 0.2.
         memory: images remembered, at least one batch of both parts. Reference code: 5 batches, 2,560 of 64 + 448.
         embedding: width of the embeddings. Reference code: 64.
+        align: whether guesses are aligned: scaled by wanted class frequencies / mean of the last 32 batches' guesses.
+        prior: the class frequencies to align with, "uniform", "labels", "estimated" or a list: see
+            `semisup.methods.parts.prior`. Paper: uniform.
 
     Raises:
         SemisupError: at the first step, if the memory is smaller than the batch.
@@ -64,7 +68,6 @@ class CoMatch(Method):
     summary = "FixMatch with guesses smoothed by neighbors, and embeddings contrasted by a graph of the guesses."
     citation = "Li et al. 2021, arXiv:2011.11183"
     views = Views(labeled=("weak",), unlabeled={"weak": "weak", "strong": "randaugment", "second": "simclr"})
-    recent: Tensor
     memory_embeddings: Tensor
     memory_probs: Tensor
     written: Tensor
@@ -81,6 +84,8 @@ class CoMatch(Method):
         temperature: Positive = 0.2,
         memory: Count = 2560,
         embedding: Count = 64,
+        align: bool = True,
+        prior: Prior = "labels",
     ) -> None:
         super().__init__()
         self.model = model
@@ -93,7 +98,7 @@ class CoMatch(Method):
         self.smoothing = smoothing
         self.temperature = temperature
         self.memory = memory
-        self.register_buffer("recent", torch.zeros(RECENT, num_classes))
+        self.alignment = AlignToRecent(prior, num_classes, RECENT) if align else None
         # First in, first out; `written` counts all that was ever put in.
         self.register_buffer("memory_embeddings", torch.zeros(memory, embedding))
         self.register_buffer("memory_probs", torch.zeros(memory, num_classes))
@@ -109,16 +114,17 @@ class CoMatch(Method):
         with torch.no_grad():
             features_weak = self.model.features(u["weak"])
             z_weak = self.embed(features_weak).float()
-            probs = align_to_uniform(self.model.head(features_weak).float().softmax(1), self.recent)
+            probs = self.model.head(features_weak).float().softmax(1)
+            if self.alignment is not None:
+                probs = self.alignment(probs, batch.labeled.y)
             guesses = self.smooth(probs, z_weak)
             confidence, labels = guesses.max(1)
             mask = (confidence >= self.threshold).float()
             graph = pseudo_label_graph(guesses, self.graph_threshold)
-        features = self.model.features(torch.cat([x, u["strong"], u["second"]]))
-        n, m = len(x), len(u.index)
+        parts = together(self.model.features, x, u["strong"], u["second"])
         # The second view has an embedding only, and labeled images of their embeddings no gradient.
-        logits, logits_strong = self.model.head(features[: n + m]).split([n, m])
-        z, z_strong, z_second = self.embed(features).split([n, m, m])
+        logits, logits_strong = together(self.model.head, *parts[:2])
+        z, z_strong, z_second = together(self.embed, *parts)
         one_hot = F.one_hot(batch.labeled.y, probs.shape[1]).to(probs.dtype)
         self.remember(torch.cat([z_weak, z.detach().float()]), torch.cat([probs, one_hot]))
         supervised = F.cross_entropy(logits.float(), batch.labeled.y)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -10,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.augment import four_rotations
-from semisup.losses import nce, positive_unlabeled
-from semisup.losses.precision import without_autocast
+from semisup.losses import positive_unlabeled
 from semisup.methods.base import (
     Batch,
     BelowOne,
@@ -24,6 +22,7 @@ from semisup.methods.base import (
     Update,
     Views,
 )
+from semisup.methods.parts.instance_bank import InstanceBank
 from semisup.models import Encoder
 
 __all__ = ["DecoupledRotation"]
@@ -35,9 +34,9 @@ class DecoupledRotation(Method):
     (Feng et al. 2019, CVPR, "Self-Supervised Representation Learning by Rotation Feature Decoupling").
 
     The bank has the v of every image, an average over the epochs; NCE tells an image's own row from rows of random
-    others (NPID, arXiv:1805.01978), with P(i | v) = exp(v . bank_i / temperature) / Z and Z estimated on the first
-    batch. A row is random until its image was shown once; until then, for the whole first epoch, the image adds 0 to
-    the mean, where the reference code learns from the random row.
+    others (NPID, arXiv:1805.01978), with P(i | v) = exp(v . bank_i / temperature) / Z, see
+    :class:`semisup.methods.parts.instance_bank.InstanceBank`. An image that is shown for the first time has no row but
+    what it says now; it adds 0 to the mean, where the reference code learns from a random row.
 
     Some images look the same however they are turned: w = 1 - p^gamma for turned images, p the probability that one
     looks upright, and w = 1 for upright ones.
@@ -53,7 +52,7 @@ class DecoupledRotation(Method):
 
     Args:
         model: the bare encoder, at least 2 features wide; the heads are beside it and are dropped afterwards.
-        num_images: number of training images; the bank takes 4 * (`embedding` + 1) bytes for each.
+        num_images: number of training images; the bank takes 4 * `embedding` + 8 bytes for each.
         invariance_weight: weight of the second term. Paper: 1.
         instance_weight: weight of the third term. Paper: 1.
         weighted_from: part of the run after which w counts, in [0, 1]; 1: never. Reference code: 210 of 245 epochs.
@@ -71,9 +70,6 @@ class DecoupledRotation(Method):
     trains = "encoder"
     needs_num_images = True
     views = Views(unlabeled={"crop": "crop_flip"})
-    bank: Tensor
-    seen: Tensor
-    log_mean: Tensor
 
     def __init__(
         self,
@@ -103,11 +99,7 @@ class DecoupledRotation(Method):
         self.prior = prior
         self.negatives = negatives
         self.temperature = temperature
-        self.bank_momentum = bank_momentum
-        self.register_buffer("bank", F.normalize(torch.randn(num_images, embedding), dim=1))
-        self.register_buffer("seen", torch.zeros(num_images))
-        # log of the mean of exp(v . bank_i / temperature) over i, that is log Z - log num_images; infinite: not known.
-        self.register_buffer("log_mean", torch.tensor(math.inf))
+        self.bank = InstanceBank(num_images, embedding, bank_momentum)
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """One update against the old rows of the bank, which then take in the new embeddings."""
@@ -127,10 +119,9 @@ class DecoupledRotation(Method):
         mean = staying.mean(1)
         invariance = (staying - mean.detach().unsqueeze(1)).square().mean()
         v = F.normalize(self.embed(mean).float(), dim=1)
-        instance = self.instance_loss(v, rows)
-        average = F.normalize(torch.lerp(v.detach(), self.bank[rows], self.bank_momentum), dim=1)
-        self.bank[rows] = torch.where(self.seen[rows, None] > 0, average, v.detach())
-        self.seen.index_fill_(0, rows, 1.0)
+        places, new = self.bank.enter(v, rows)
+        instance = self.bank.nce_loss(v, places, self.temperature, self.negatives, ~new)
+        self.bank.take_in(v, places)
         yield Update(
             rotation + self.invariance_weight * invariance + self.instance_weight * instance + upright,
             log={
@@ -146,20 +137,6 @@ class DecoupledRotation(Method):
         """(N, 4) factors of the losses of an image's four turns, the first of which is none."""
         weights = 1 - upright_logits.sigmoid() ** self.gamma
         return torch.cat([torch.ones_like(weights[:, :1]), weights[:, 1:]], dim=1)
-
-    def instance_loss(self, v: Tensor, rows: Tensor) -> Tensor:
-        """NCE of the unit vectors ``v`` (N, D) against their own ``rows`` (N,) of the bank and random ones.
-
-        Estimates Z if that was not done before.
-        """
-        others = self.bank[torch.randint(len(self.bank), (self.negatives,), device=v.device)]
-        with without_autocast(v):
-            own = (v * self.bank[rows]).sum(1) / self.temperature
-            noise = v @ others.T / self.temperature
-        everything = torch.cat([own.detach().unsqueeze(1), noise.detach()], dim=1)
-        estimate = everything.flatten().logsumexp(0) - math.log(everything.numel())
-        self.log_mean.copy_(torch.where(self.log_mean.isinf(), estimate, self.log_mean))
-        return nce(own - self.log_mean, noise - self.log_mean, self.seen[rows])
 
     def predictor(self) -> nn.Module:
         """The encoder without the heads."""

@@ -80,7 +80,7 @@ class DINO(Method):
         self.teacher = EMA(self.encoder, momentum, own_buffers=True)
         self.teacher_head = EMA(self.head, momentum, own_buffers=True)
         self.register_buffer("center", torch.zeros(out_features))
-        self.views = Views(unlabeled=crop_views(crops))
+        self.views = Views(unlabeled=crop_views("dino_first", "dino_second", "dino_local", crops))
         self.student_temperature = student_temperature
         self.teacher_temperature = teacher_temperature
         self.first_teacher_temperature = first_teacher_temperature
@@ -128,7 +128,8 @@ class DINOHead(nn.Module):
 
     DINOHead of facebookresearch/dino with its `norm_last_layer`: weight normalization with the gain fixed at 1. Linear
     layers start with a deviation of 1 / sqrt(inputs), which at the published width of 2,048 is the published 0.02; with
-    that in a narrow head biases would soon be all that is left of an image. Input ``(N, in_features)``, output
+    that in a narrow head biases would soon be all that is left of an image. The last layer starts evenly within 1 /
+    sqrt(bottleneck), as torch's linear layers do. Input ``(N, in_features)``, output
     ``(N, out_features)`` in [-1, 1].
 
     Args:
@@ -155,7 +156,8 @@ class DINOHead(nn.Module):
                 nn.init.trunc_normal_(layer.weight, std=layer.in_features**-0.5)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        self.last = nn.Parameter(torch.randn(out_features, bottleneck))
+        # Normalization is blind to the length of a row, but a row turns by a step over its length.
+        self.last = nn.Parameter(torch.empty(out_features, bottleneck).uniform_(-(bottleneck**-0.5), bottleneck**-0.5))
 
     def forward(self, features: Tensor, *, frozen: bool = False) -> Tensor:
         """Map features to logits. ``frozen``: the last layer gets no gradient at all, so that no optimizer moves it."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from semisup.losses import hinton_kd, soft_target_distillation
 from semisup.methods.base import Batch, Fraction, Method, Positive, Progress, Update, Views, frozen
+from semisup.methods.parts.together import together
 from semisup.models import Classifier
 
 __all__ = ["Distill"]
@@ -73,7 +74,7 @@ class Distill(Method):
             yield Update(loss, log={"distillation": loss})
             return
         x = batch.labeled["weak"]
-        logits, logits_u = self.model(torch.cat([x, u])).split([len(x), len(u)])
+        logits, logits_u = together(self.model, x, u)
         supervised = F.cross_entropy(logits.float(), batch.labeled.y)
         distillation = self.distillation_loss(logits_u, answers, self.temperature)
         yield Update(

@@ -23,6 +23,7 @@ from semisup.methods.base import (
 )
 from semisup.methods.mixmatch import guess_and_mix
 from semisup.methods.parts.ramps import linear_ramp
+from semisup.methods.parts.together import apart
 from semisup.models import Classifier
 
 __all__ = ["EnAET"]
@@ -39,7 +40,7 @@ FAMILIES = {
 
 class EnAET(Method):
     """L = MixMatch + a(t) transform_weight * sum_k w_k mean (D_k(E(u), E(t_k u)) - t_k)^2
-    + agreement_weight * mean_k H(q, p(t_k u)) (Wang et al. 2021, arXiv:1911.09265).
+    + r(t) agreement_weight * mean_k H(q, p(t_k u)) (Wang et al. 2021, arXiv:1911.09265).
 
     MixMatch is as in its own file; q are its guesses, u its first view. Each family k of transformations (projective,
     affine, similarity, Euclidean, color) is drawn for each image anew; its decoder D_k predicts the normalized
@@ -50,19 +51,24 @@ class EnAET(Method):
     affine, similarity and Euclidean, mixes a batch in one proportion, decodes from the second last stage of the network
     by a residual block of each decoder's own, and trains decoders by SGD beside Adam; here every family has its own
     draw, and a linear layer on the network's features in the same optimizer. Its additional views (mosaics) are left
-    out. A single forward for all that has a gradient, hence one set of batch statistics: see MixMatch.
+    out. As there, the images of each family have a forward of their own: their batch statistics are theirs alone, and
+    the running ones see the mixed images and the guesses', as in MixMatch. In one joint forward three images of five
+    would be turned, sheared and zero-filled, and the network would be judged by their statistics.
+
+    The reference code has the agreement at full weight from the first step; here it rises as MixMatch's unlabeled term
+    does, because in a short run the first guesses are wrong. Digits with 100 labels, 400 steps, draw 10: joint forward
+    and no ramp 10.3%, ramp alone 49.3%, own forwards alone 37.0%, both 95.5%.
 
     Args:
         model: the classifier; the decoders are beside it and are dropped afterwards.
         temperature: sharpens the guesses, > 0. Paper: 0.5.
         alpha: of the Beta distribution of the mixing proportions, >= 0; 0 mixes nothing. Paper: 0.75.
         unlabeled_weight: final weight of MixMatch's unlabeled term. Reference code: 75 (CIFAR-10).
-        ramp: part of the run over which that rises linearly from 0, in [0, 1]. Reference code: 16 of 1,024 epochs.
+        ramp: part of the run over which that and the agreement rise linearly from 0, in [0, 1]. Reference code: 16 of
+            1,024 epochs, for the former.
         transform_weight: factor of the final weights of all decoders. Reference code: 1.
         transform_ramp: part of the run over which a(t) rises linearly from 0 to 1, in [0, 1]. Reference code: 0.1.
-        agreement_weight: weight of the guesses as labels of transformed images, from the first step on. Reference code:
-            1. In runs of a few hundred steps the first guesses then become every image's label: use 0, or far less (on
-            digits with 10% of the labels, 250 steps: 10.0% with 1, 73.5% with 0).
+        agreement_weight: final weight of the guesses as labels of transformed images. Reference code: 1.
     """
 
     family = "semi-supervised"
@@ -99,12 +105,13 @@ class EnAET(Method):
         """One update of the joint loss."""
         x, first = batch.labeled["weak"], batch.unlabeled["first"]
         guesses, images, targets = guess_and_mix(self.model, batch, self.temperature, self.alpha)
-        targets, targets_unlabeled = targets.split([len(x), 2 * len(first)])
+        parts = [len(x), 2 * len(first)]
+        targets, targets_unlabeled = targets.split(parts)
         transformed = transform(first)
 
-        inputs = [images, first, *(changed for changed, _ in transformed.values())]
-        mixed, plain, *changed = self.model.features(torch.cat(inputs)).split([len(part) for part in inputs])
-        logits, logits_unlabeled = self.model.head(mixed).split([len(x), 2 * len(first)])
+        logits, logits_unlabeled = self.model(images).split(parts)
+        seen = [first, *(changed for changed, _ in transformed.values())]
+        plain, *changed = apart(self.model, self.model.features, *seen)
         supervised = soft_cross_entropy(logits, targets)
         unlabeled = mse_consistency(logits_unlabeled, targets_unlabeled)
         agreement = soft_cross_entropy(self.model.head(torch.cat(changed)), guesses.repeat(len(changed), 1))
@@ -115,9 +122,8 @@ class EnAET(Method):
         transformation = torch.stack(errors).sum()
         yield Update(
             supervised
-            + linear_ramp(progress, self.ramp) * self.unlabeled_weight * unlabeled
-            + linear_ramp(progress, self.transform_ramp) * self.transform_weight * transformation
-            + self.agreement_weight * agreement,
+            + linear_ramp(progress, self.ramp) * (self.unlabeled_weight * unlabeled + self.agreement_weight * agreement)
+            + linear_ramp(progress, self.transform_ramp) * self.transform_weight * transformation,
             log={
                 "supervised": supervised,
                 "unlabeled": unlabeled,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
 from semisup.losses import entropy
 from semisup.methods.base import Batch, Method, NonNegative, Progress, Update, Views
+from semisup.methods.parts.together import together
 from semisup.models import Classifier
 
 __all__ = ["EntropyMinimization"]
@@ -41,7 +41,7 @@ class EntropyMinimization(Method):
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """One update of the joint loss."""
         x, u = batch.labeled["weak"], batch.unlabeled["weak"]
-        logits, logits_u = self.model(torch.cat([x, u])).split([len(x), len(u)])
+        logits, logits_u = together(self.model, x, u)
         supervised = F.cross_entropy(logits.float(), batch.labeled.y)
         unlabeled = entropy(logits_u)
         yield Update(

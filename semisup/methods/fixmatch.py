@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.augment.policies.ctaugment import new_rates
-from semisup.losses import align_distribution, pseudo_label_cross_entropy
+from semisup.losses import pseudo_label_cross_entropy
 from semisup.methods.base import Batch, BelowOne, Fraction, Method, NonNegative, Progress, PseudoLabels, Update, Views
 from semisup.methods.parts.learned_rates import learn_rates
+from semisup.methods.parts.prior import AlignToAverage, Prior
+from semisup.methods.parts.together import together
 from semisup.models import Classifier
 
 __all__ = ["FixMatch"]
@@ -30,9 +32,11 @@ class FixMatch(Method):
         threshold: least confidence of a used guess, in [0, 1]. Paper: 0.95.
         unlabeled_weight: weight of the unlabeled term. Paper: 1.
         align: distribution alignment (ReMixMatch, Berthelot et al. 2020, arXiv:1911.09785, sec. 3.1; FixMatch's own
-            ablation): guesses are scaled by uniform / running mean of the guesses before the threshold. Assumes
-            that classes are equally frequent.
+            ablation): guesses are scaled by wanted class frequencies / running mean of the guesses before the
+            threshold.
         align_momentum: of the running mean of guesses, per step, in [0, 1).
+        prior: the class frequencies to align with, "uniform", "labels", "estimated" or a list: see
+            `semisup.methods.parts.prior`.
         ctaugment: strong views by CTAugment and Cutout, the paper's other variant, instead of RandAugment; its
             strengths are learned from one more forward of the labeled images, without gradient.
     """
@@ -41,7 +45,6 @@ class FixMatch(Method):
     summary = "Confident guesses on weak views label the strong views of the same images."
     citation = "Sohn et al. 2020, arXiv:2001.07685"
     views = Views(labeled=("weak",), unlabeled=("weak", "strong"))
-    guesses: Tensor
     rates: Tensor | None
 
     def __init__(
@@ -52,16 +55,14 @@ class FixMatch(Method):
         unlabeled_weight: NonNegative = 1.0,
         align: bool = False,
         align_momentum: BelowOne = 0.99,
+        prior: Prior = "labels",
         ctaugment: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.threshold = threshold
         self.unlabeled_weight = unlabeled_weight
-        self.align = align
-        self.align_momentum = align_momentum
-        num_classes = model.head.out_features
-        self.register_buffer("guesses", torch.full((num_classes,), 1.0 / num_classes))
+        self.alignment = AlignToAverage(prior, model.head.out_features, align_momentum) if align else None
         self.register_buffer("rates", new_rates() if ctaugment else None)
         if ctaugment:
             self.views = Views(
@@ -76,13 +77,12 @@ class FixMatch(Method):
         weak, strong = batch.unlabeled["weak"], batch.unlabeled["strong"]
         with torch.no_grad():
             probs = self.model(weak).float().softmax(1)
-            if self.align:
-                self.guesses.lerp_(probs.mean(0), 1 - self.align_momentum)
-                probs = align_distribution(probs, torch.full_like(self.guesses, 1 / len(self.guesses)), self.guesses)
+            if self.alignment is not None:
+                probs = self.alignment(probs, batch.labeled.y)
             confidence, labels = probs.max(1)
             mask = (confidence >= self.threshold).float()
         x = batch.labeled["weak"]
-        logits, logits_strong = self.model(torch.cat([x, strong])).split([len(x), len(strong)])
+        logits, logits_strong = together(self.model, x, strong)
         supervised = F.cross_entropy(logits.float(), batch.labeled.y)
         unlabeled = pseudo_label_cross_entropy(logits_strong, labels, mask)
         yield Update(

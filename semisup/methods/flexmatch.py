@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from semisup.losses import pseudo_label_cross_entropy
 from semisup.methods.base import Batch, Fraction, Method, NonNegative, Progress, PseudoLabels, Update, Views
+from semisup.methods.parts.together import together
 from semisup.models import Classifier
 
 __all__ = ["FlexMatch", "learning_status"]
@@ -69,7 +70,7 @@ class FlexMatch(Method):
             confident = torch.where(confidence >= self.threshold, labels, self.latest[index])
             self.latest.index_copy_(0, index, confident)
         x = batch.labeled["weak"]
-        logits, logits_strong = self.model(torch.cat([x, strong])).split([len(x), len(strong)])
+        logits, logits_strong = together(self.model, x, strong)
         supervised = F.cross_entropy(logits.float(), batch.labeled.y)
         unlabeled = pseudo_label_cross_entropy(logits_strong, labels, mask)
         yield Update(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from semisup.losses import pseudo_label_cross_entropy, self_adaptive_fairness
 from semisup.methods.base import Batch, BelowOne, Method, NonNegative, Progress, PseudoLabels, Update, Views
+from semisup.methods.parts.together import together
 from semisup.models import Classifier
 
 __all__ = ["FreeMatch"]
@@ -74,7 +75,7 @@ class FreeMatch(Method):
             thresholds = self.confidence * self.expected / self.expected.max()
             mask = (confidence >= thresholds[labels]).float()
         x = batch.labeled["weak"]
-        logits, logits_strong = self.model(torch.cat([x, strong])).split([len(x), len(strong)])
+        logits, logits_strong = together(self.model, x, strong)
         supervised = F.cross_entropy(logits.float(), batch.labeled.y)
         unlabeled = pseudo_label_cross_entropy(logits_strong, labels, mask)
         fairness = self_adaptive_fairness(logits_strong, mask, self.expected, self.histogram)

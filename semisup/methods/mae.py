@@ -45,7 +45,7 @@ class MAE(Method):
     summary = "A transformer sees a quarter of an image's patches, and a small decoder paints the others."
     citation = "He et al. 2022, arXiv:2111.06377"
     trains = "encoder"
-    views = Views(unlabeled={"image": "crop_flip"})
+    views = Views(unlabeled={"image": "mae"})
 
     def __init__(
         self,

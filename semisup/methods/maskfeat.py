@@ -42,7 +42,7 @@ class MaskFeat(Method):
     summary = "A transformer tells, for hidden blocks of an image, the directions of the edges there."
     citation = "Wei et al. 2022, arXiv:2112.09133"
     trains = "encoder"
-    views = Views(unlabeled={"image": "crop_flip"})
+    views = Views(unlabeled={"image": "maskfeat"})
 
     def __init__(
         self,

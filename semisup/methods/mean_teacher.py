@@ -11,6 +11,7 @@ from torch import nn
 from semisup.losses import mse_consistency
 from semisup.methods.base import Batch, Fraction, Method, NonNegative, Progress, Update, Views
 from semisup.methods.parts.ramps import gaussian_ramp
+from semisup.methods.parts.together import together
 from semisup.models import EMA, Classifier
 
 __all__ = ["MeanTeacher"]
@@ -56,7 +57,7 @@ class MeanTeacher(Method):
         with torch.no_grad():
             target = self.teacher.module(batch.unlabeled["teacher"]).float().softmax(1)
         x, u = batch.labeled["weak"], batch.unlabeled["student"]
-        logits, logits_u = self.model(torch.cat([x, u])).split([len(x), len(u)])
+        logits, logits_u = together(self.model, x, u)
         supervised = F.cross_entropy(logits.float(), batch.labeled.y)
         consistency = mse_consistency(logits_u, target)
         yield Update(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 
 import torch
@@ -23,7 +22,8 @@ from semisup.methods.base import (
     Views,
 )
 from semisup.methods.parts.ramps import linear_ramp
-from semisup.models import Classifier
+from semisup.methods.parts.together import together
+from semisup.models import Classifier, frozen_statistics
 
 __all__ = ["MetaPseudoLabels"]
 
@@ -40,17 +40,21 @@ class MetaPseudoLabels(Method):
     soft labels, whose gradient is identically zero. We follow the paper: before - after, and one hard y. The Taylor
     test in `tests/methods` holds the sign.
 
+    The student's forwards on labeled images, whose loss is compared, leave BatchNorm's running statistics alone: these
+    are then those of the images it learns from.
+
     The student sees only pseudo-labels; the paper ends by fine-tuning it on the labels: a following stage
     `{init: <this>, method: {name: supervised}}` does that.
 
     Args:
-        model: the student; the teacher starts as its copy.
+        model: the student.
+        second: the teacher, a network of the same architecture with a random start of its own.
         teacher_uda_weight: final weight of the teacher's consistency term. Paper (CIFAR-10): 8; ImageNet: 20.
         uda_ramp: part of the run over which that weight rises linearly from 0, in [0, 1]. Paper: 5,000
             of 300,000 steps.
         uda_temperature: sharpens the teacher's weak answers, > 0. Paper: 0.7.
-        uda_threshold: least confidence of a used weak answer, in [0, 1]. Paper: 0.6.
-        label_smoothing: on the teacher's labeled loss, in [0, 1). Paper: 0.15.
+        uda_threshold: least confidence of a used weak answer, sharpened as it is used, in [0, 1]. Paper: 0.6.
+        label_smoothing: on the teacher's labeled and the student's loss, in [0, 1). Paper: 0.15.
         student_start: part of the run in which only the teacher learns, in [0, 1). Paper: 3,000 of 300,000 steps.
         baseline_decay: of the running mean that is subtracted from h to reduce its variance (official code: 0.99);
             0 subtracts nothing.
@@ -66,6 +70,7 @@ class MetaPseudoLabels(Method):
     def __init__(
         self,
         model: Classifier,
+        second: Classifier,
         *,
         teacher_uda_weight: NonNegative = 8.0,
         uda_ramp: Fraction = 0.1,
@@ -78,7 +83,7 @@ class MetaPseudoLabels(Method):
     ) -> None:
         super().__init__()
         self.student = model
-        self.teacher = copy.deepcopy(model)
+        self.teacher = second
         self.teacher_uda_weight = teacher_uda_weight
         self.uda_ramp = uda_ramp
         self.uda_temperature = uda_temperature
@@ -91,7 +96,7 @@ class MetaPseudoLabels(Method):
 
     def student_loss(self, batch: Batch) -> Tensor:
         """CE_l of the student on the labeled images, train mode, no gradient: what h compares."""
-        with torch.no_grad():
+        with torch.no_grad(), frozen_statistics(self.student):
             return F.cross_entropy(self.student(batch.labeled["weak"]).float(), batch.labeled.y)
 
     def draw_labels(self, logits: Tensor) -> Tensor:
@@ -106,18 +111,17 @@ class MetaPseudoLabels(Method):
         """Student's turn, then teacher's."""
         x, weak, strong = batch.labeled["weak"], batch.unlabeled["weak"], batch.unlabeled["strong"]
         with torch.no_grad():
-            logits_weak = self.teacher(weak).float()
-            sharpened = (logits_weak / self.uda_temperature).softmax(1)
-            mask = (logits_weak.softmax(1).amax(1) >= self.uda_threshold).float()
+            sharpened = (self.teacher(weak).float() / self.uda_temperature).softmax(1)
+            mask = (sharpened.amax(1) >= self.uda_threshold).float()
         # One teacher forward gives the labels now and carries the teacher's gradient later: its weights do not change
         # while the student steps.
-        logits, logits_strong = self.teacher(torch.cat([x, strong])).float().split([len(x), len(strong)])
+        logits, logits_strong = (part.float() for part in together(self.teacher, x, strong))
         labels = self.draw_labels(logits_strong.detach())
 
         help_ = torch.zeros((), device=x.device)
         if progress.fraction >= self.student_start:
             before = self.student_loss(batch)
-            student = F.cross_entropy(self.student(strong).float(), labels)
+            student = F.cross_entropy(self.student(strong).float(), labels, label_smoothing=self.label_smoothing)
             yield Update(
                 student,
                 group="student",

@@ -17,6 +17,9 @@ from semisup.models import EMA, Encoder
 
 __all__ = ["MoCo"]
 
+SMALL_PART = 32
+"""Images below which a part's own statistics are too noisy; the paper and the CIFAR notebook have 32 and 64."""
+
 
 class MoCo(Method):
     """InfoNCE of a query with its key against a queue (He et al. 2020, arXiv:1911.05722, eq. 1; v2: Chen et al. 2020,
@@ -30,7 +33,9 @@ class MoCo(Method):
     Where a query and its key are normalized beside the same images, the statistics give the answer away: the paper
     shuffles keys over GPUs. Here, on one device, a batch goes through the network in parts, each with statistics of its
     own, the keys in an order that is drawn and afterwards undone: eight GPUs in one, as in the authors' CIFAR notebook.
-    Running statistics then move once per part.
+    Running statistics then move once per part. A part needs images enough for its own statistics, 64 in the paper: 800
+    steps of 64 images of Fashion-MNIST, a probe on 40 labels: PARTS8 with 8 parts of 8 and PARTS1 with one. The keys of
+    a queue should not be much older than the key network's memory of 1 / (1 - momentum) steps.
 
     Source: facebookresearch/moco, moco/builder.py and colab/moco_cifar10_demo.ipynb.
 
@@ -41,8 +46,8 @@ class MoCo(Method):
         out_features: dimension of the compared embeddings. Paper: 128.
         memory: keys in the queue, at least the unlabeled batch. Paper: 65,536; CIFAR notebook: 4,096.
         momentum: m of the key network, in [0, 1]; 1 freezes it. Paper: 0.999; CIFAR notebook: 0.99.
-        bn_splits: parts of a batch, of at least two images each; 1: BatchNorm sees the whole. CIFAR notebook: 8, as
-            many as the paper has GPUs.
+        bn_splits: parts of a batch, of at least two images each, better 32; 1: BatchNorm sees the whole. CIFAR
+            notebook: 8, as many as the paper has GPUs, of a batch of 512.
 
     Raises:
         SemisupError: at the first step, if the memory is smaller than the unlabeled batch or a part than two images.
@@ -108,6 +113,16 @@ class MoCo(Method):
                 f"method.bn_splits: must leave two images for each part of the unlabeled batch of {size}, "
                 f"got {self.bn_splits}"
             )
+
+    def notes(self, labeled: int, unlabeled: int) -> list[str]:
+        """Warn of parts that are too small for BatchNorm statistics of their own."""
+        part = unlabeled // self.bn_splits
+        if self.bn_splits == 1 or part >= SMALL_PART:
+            return []
+        return [
+            f"method.bn_splits: BatchNorm sees parts of {part} images, and fewer than {SMALL_PART} give poor "
+            f"statistics; use bn_splits: {max(1, unlabeled // SMALL_PART)} or a larger batch"
+        ]
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """The network of the queries; that of the keys follows."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
 from semisup.losses import pseudo_label_cross_entropy
 from semisup.methods.base import Batch, Fraction, Method, NonNegative, Progress, PseudoLabels, Update, Views
 from semisup.methods.parts.ramps import linear_ramp
+from semisup.methods.parts.together import together
 from semisup.models import Classifier
 
 __all__ = ["PseudoLabel"]
@@ -59,7 +59,7 @@ class PseudoLabel(Method):
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """One update of the joint loss."""
         x, u = batch.labeled["weak"], batch.unlabeled["weak"]
-        logits, logits_u = self.model(torch.cat([x, u])).split([len(x), len(u)])
+        logits, logits_u = together(self.model, x, u)
         confidence, labels = logits_u.detach().float().softmax(1).max(1)
         mask = (confidence >= self.threshold).float()
         supervised = F.cross_entropy(logits.float(), batch.labeled.y)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from semisup.augment import draw_mixing, mix
 from semisup.augment.kernels.ops import rotate90
 from semisup.augment.policies.ctaugment import new_rates
-from semisup.losses import align_distribution, sharpen, soft_cross_entropy
+from semisup.losses import sharpen, soft_cross_entropy
 from semisup.methods.base import (
     Batch,
     Count,
@@ -25,13 +25,14 @@ from semisup.methods.base import (
     Views,
 )
 from semisup.methods.parts.learned_rates import learn_rates
+from semisup.methods.parts.prior import AlignToRecent, Prior
 from semisup.methods.parts.ramps import linear_ramp
+from semisup.methods.parts.together import apart
 from semisup.models import Classifier
 
 __all__ = ["ReMixMatch"]
 
 MEMORY = 128  # batches whose mean answers are remembered; the reference code's number
-LABEL_MOMENTUM = 0.999  # of the running class shares of the labels; likewise
 
 
 class ReMixMatch(Method):
@@ -43,7 +44,12 @@ class ReMixMatch(Method):
     these and the labeled images, on strong views too, are mixed as in MixMatch. u_1 is the first strong view once more,
     not mixed; its quarter turns, one per image, are to be told by a linear layer on the features.
 
-    One forward for all that has a gradient, hence one set of batch statistics: see MixMatch.
+    The mixed images are one forward. The first strong view and its turns have forwards of their own, hence batch
+    statistics of their own, and leave the running ones alone, as in the reference code: digits with 100 labels, 400
+    steps, draw 10: 94.4% instead of 92.8% in one joint forward.
+
+    The reference code takes for the class shares of the labels a running mean that begins uniform and forgets over
+    1,000 steps; here labels are counted, which a short run needs.
 
     Args:
         model: the classifier.
@@ -58,13 +64,13 @@ class ReMixMatch(Method):
             of 1,048,576 steps.
         ctaugment: strong views by CTAugment, as in the paper, instead of RandAugment and Cutout; its strengths are
             learned from one more forward of the labeled images, without gradient.
+        prior: the class frequencies to align with, "uniform", "labels", "estimated" or a list: see
+            `semisup.methods.parts.prior`. Paper: labels.
     """
 
     family = "semi-supervised"
     summary = "MixMatch with guesses that are aligned and label strong views, and a rotation task beside it."
     citation = "Berthelot et al. 2020, arXiv:1911.09785"
-    recent: Tensor
-    label_shares: Tensor
     rates: Tensor | None
 
     def __init__(
@@ -79,6 +85,7 @@ class ReMixMatch(Method):
         rotation_weight: NonNegative = 0.5,
         ramp: Fraction = 1 / 64,
         ctaugment: bool = False,
+        prior: Prior = "labels",
     ) -> None:
         super().__init__()
         self.model = model
@@ -96,20 +103,13 @@ class ReMixMatch(Method):
                 labeled={"strong": "ctaugment", "probe": "ctaugment_probe"},
                 unlabeled={"weak": "weak"} | dict.fromkeys(self.strong, "ctaugment"),
             )
-        num_classes = model.head.out_features
-        # Mean answer of each of the last batches, the oldest first.
-        self.register_buffer("recent", torch.full((MEMORY, num_classes), 1.0 / num_classes))
-        self.register_buffer("label_shares", torch.full((num_classes,), 1.0 / num_classes))
+        self.alignment = AlignToRecent(prior, model.head.out_features, MEMORY, from_uniform=True)
         self.register_buffer("rates", new_rates() if ctaugment else None)
 
     def guess(self, weak: Tensor, labels: Tensor) -> Tensor:
-        """q (U, C) for the weak views; remembers their mean answer and the shares of the one-hot `labels` (B, C)."""
+        """q (U, C) for the weak views, aligned beside the labels (B,) of the step; both are remembered."""
         with torch.no_grad():
-            probs = self.model(weak).float().softmax(1)
-            aligned = align_distribution(probs, self.label_shares, self.recent.mean(0))
-            self.recent.copy_(torch.cat([self.recent[1:], probs.mean(0, keepdim=True)]))
-            self.label_shares.lerp_(labels.mean(0), 1 - LABEL_MOMENTUM)
-            return sharpen(aligned, self.temperature)
+            return sharpen(self.alignment(self.model(weak).float().softmax(1), labels), self.temperature)
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """One update of the joint loss."""
@@ -118,17 +118,18 @@ class ReMixMatch(Method):
         x, weak = batch.labeled["strong"], batch.unlabeled["weak"]
         strong = [batch.unlabeled[view] for view in self.strong]
         labels = F.one_hot(batch.labeled.y, self.model.head.out_features).float()
-        guesses = self.guess(weak, labels)
+        guesses = self.guess(weak, batch.labeled.y)
 
         images, targets = torch.cat([x, weak, *strong]), torch.cat([labels, *[guesses] * (1 + len(strong))])
         partners, shares = draw_mixing(len(images), self.alpha, images.device)
         # A quarter of the images for each turn; the order of the batch is random.
         turns = torch.arange(len(weak), device=weak.device) % 4
-        inputs = torch.cat([mix(images, partners, shares), strong[0], rotate90(strong[0], turns)])
-        features, features_turned = self.model.features(inputs).split([len(inputs) - len(weak), len(weak)])
-        parts = [len(x), len(images) - len(x), len(weak)]
-        logits, logits_unlabeled, logits_strong = self.model.head(features).split(parts)
-        targets, targets_unlabeled = mix(targets, partners, shares).split(parts[:2])
+        parts = [len(x), len(images) - len(x)]
+        logits, logits_unlabeled = self.model(mix(images, partners, shares)).split(parts)
+        targets, targets_unlabeled = mix(targets, partners, shares).split(parts)
+        seen = [strong[0], rotate90(strong[0], turns)]
+        features_strong, features_turned = apart(self.model, self.model.features, *seen)
+        logits_strong = self.model.head(features_strong)
 
         supervised = soft_cross_entropy(logits, targets)
         unlabeled = soft_cross_entropy(logits_unlabeled, targets_unlabeled)

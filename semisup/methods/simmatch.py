@@ -24,7 +24,8 @@ from semisup.methods.base import (
     Update,
     Views,
 )
-from semisup.methods.parts.prior import align_to_uniform
+from semisup.methods.parts.prior import AlignToRecent, Prior
+from semisup.methods.parts.together import together
 from semisup.models import Classifier
 
 __all__ = ["SimMatch"]
@@ -59,6 +60,9 @@ class SimMatch(Method):
         temperature: of the similarities of both views, > 0. Paper: 0.1.
         bank_momentum: of the bank's rows, per step that shows the image, in [0, 1). USB: 0.7.
         embedding: width of the embeddings. Paper: 128.
+        align: whether guesses are aligned: scaled by wanted class frequencies / mean of the last 32 batches' guesses.
+        prior: the class frequencies to align with, "uniform", "labels", "estimated" or a list: see
+            `semisup.methods.parts.prior`. Paper: uniform.
 
     Raises:
         SemisupError: at the first step, if the labeled batch does not say which images it holds.
@@ -70,7 +74,6 @@ class SimMatch(Method):
     needs_num_images = True
     needs_num_labeled = True
     views = Views(labeled=("weak",), unlabeled=("weak", "strong"))
-    recent: Tensor
     row_in_bank: Tensor
     bank: Tensor
     bank_labels: Tensor
@@ -88,6 +91,8 @@ class SimMatch(Method):
         temperature: Positive = 0.1,
         bank_momentum: BelowOne = 0.7,
         embedding: Count = 128,
+        align: bool = True,
+        prior: Prior = "labels",
     ) -> None:
         super().__init__()
         self.model = model
@@ -99,7 +104,7 @@ class SimMatch(Method):
         self.smoothing = smoothing
         self.temperature = temperature
         self.bank_momentum = bank_momentum
-        self.register_buffer("recent", torch.zeros(RECENT, model.head.out_features))
+        self.alignment = AlignToRecent(prior, model.head.out_features, RECENT) if align else None
         # Labeled images get their row of the bank when they are first shown; -1: none yet.
         self.register_buffer("row_in_bank", torch.full((num_images,), -1))
         self.register_buffer("bank", torch.zeros(num_labeled, embedding))
@@ -113,14 +118,16 @@ class SimMatch(Method):
         known = self.bank_labels.min() >= 0
         with torch.no_grad():
             features_weak = self.model.features(u["weak"])
-            probs = align_to_uniform(self.model.head(features_weak).float().softmax(1), self.recent)
+            probs = self.model.head(features_weak).float().softmax(1)
+            if self.alignment is not None:
+                probs = self.alignment(probs, batch.labeled.y)
             guesses, neighbors = self.correct(probs, self.embed(features_weak))
             guesses = torch.where(known, guesses, probs)
             confidence, labels = guesses.max(1)
             mask = (confidence >= self.threshold).float()
-        features = self.model.features(torch.cat([x, u["strong"]]))
-        logits, logits_strong = self.model.head(features).split([len(x), len(u.index)])
-        z, z_strong = self.embed(features).split([len(x), len(u.index)])
+        parts = together(self.model.features, x, u["strong"])
+        logits, logits_strong = together(self.model.head, *parts)
+        z, z_strong = together(self.embed, *parts)
         supervised = F.cross_entropy(logits.float(), batch.labeled.y)
         unlabeled = soft_cross_entropy(logits_strong, guesses, mask)
         instance = known * soft_cross_entropy(similarity(z_strong, self.bank, self.temperature), neighbors)

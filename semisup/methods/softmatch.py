@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semisup.losses import align_distribution, pseudo_label_cross_entropy
+from semisup.losses import pseudo_label_cross_entropy
 from semisup.methods.base import Batch, BelowOne, Method, NonNegative, Positive, Progress, PseudoLabels, Update, Views
+from semisup.methods.parts.prior import AlignToAverage, Prior
+from semisup.methods.parts.together import together
 from semisup.models import Classifier
 
 __all__ = ["SoftMatch", "truncated_gaussian"]
@@ -22,7 +24,7 @@ class SoftMatch(Method):
     mu and sigma^2 are running mean and (unbiased) variance of the confidence on weak views. They start at 1 / classes
     and 1 and, as in the authors' code, take in the step's guesses before these are weighted.
 
-    Confidence is measured after uniform alignment; the label is the argmax before it, as in that code.
+    Confidence is measured after alignment; the label is the argmax before it, as in that code.
 
     Args:
         model: the classifier.
@@ -31,8 +33,10 @@ class SoftMatch(Method):
         n_sigma: n, > 0: a guess d standard deviations below the mean weighs exp(-(n d)^2 / 2), so more is stricter.
             Authors' configurations: 2 (0.135 at d = 1); 1 is a plain Gaussian (0.607).
         unlabeled_weight: weight of the unlabeled term. Paper: 1.
-        align: uniform alignment: before confidence is measured, guesses are scaled by uniform / running mean of the
-            guesses. Assumes that classes are equally frequent. Paper: true.
+        align: before confidence is measured, guesses are scaled by wanted class frequencies / running mean of the
+            guesses, which begins with the first batch's, as in the authors' code. Paper: true.
+        prior: the class frequencies to align with, "uniform", "labels", "estimated" or a list: see
+            `semisup.methods.parts.prior`. Paper: uniform.
     """
 
     family = "semi-supervised"
@@ -41,7 +45,6 @@ class SoftMatch(Method):
     views = Views(labeled=("weak",), unlabeled=("weak", "strong"))
     mean: Tensor
     variance: Tensor
-    guesses: Tensor
 
     def __init__(
         self,
@@ -51,17 +54,17 @@ class SoftMatch(Method):
         n_sigma: Positive = 2.0,
         unlabeled_weight: NonNegative = 1.0,
         align: bool = True,
+        prior: Prior = "labels",
     ) -> None:
         super().__init__()
         self.model = model
         self.momentum = momentum
         self.n_sigma = n_sigma
         self.unlabeled_weight = unlabeled_weight
-        self.align = align
         num_classes = model.head.out_features
+        self.alignment = AlignToAverage(prior, num_classes, momentum, from_first=True) if align else None
         self.register_buffer("mean", torch.full((), 1.0 / num_classes))
         self.register_buffer("variance", torch.ones(()))
-        self.register_buffer("guesses", torch.full((num_classes,), 1.0 / num_classes))
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """One update of the joint loss."""
@@ -69,16 +72,15 @@ class SoftMatch(Method):
         with torch.no_grad():
             probs = self.model(weak).float().softmax(1)
             labels = probs.argmax(1)
-            if self.align:
-                self.guesses.lerp_(probs.mean(0), 1 - self.momentum)
-                probs = align_distribution(probs, torch.full_like(self.guesses, 1 / len(self.guesses)), self.guesses)
+            if self.alignment is not None:
+                probs = self.alignment(probs, batch.labeled.y)
             confidence = probs.amax(1)
             self.mean.lerp_(confidence.mean(), 1 - self.momentum)
             # A single image has no unbiased variance.
             self.variance.lerp_(confidence.var(correction=min(1, len(confidence) - 1)), 1 - self.momentum)
             weight = truncated_gaussian(confidence, self.mean, self.variance, self.n_sigma)
         x = batch.labeled["weak"]
-        logits, logits_strong = self.model(torch.cat([x, strong])).split([len(x), len(strong)])
+        logits, logits_strong = together(self.model, x, strong)
         supervised = F.cross_entropy(logits.float(), batch.labeled.y)
         unlabeled = pseudo_label_cross_entropy(logits_strong, labels, weight)
         yield Update(

@@ -78,7 +78,7 @@ class SwAV(Method):
             ProjectionHead(model.num_features, hidden or model.num_features, out_features, num_layers=2),
         )
         self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, out_features), dim=1))
-        self.views = Views(unlabeled=crop_views(crops))
+        self.views = Views(unlabeled=crop_views("swav", "swav", "swav_local", crops))
         self.temperature = temperature
         self.epsilon = epsilon
         self.iterations = iterations

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from semisup.losses import mse_consistency
 from semisup.methods.base import Batch, BelowOne, Fraction, Method, NonNegative, Progress, Update, Views
 from semisup.methods.parts.ramps import gaussian_ramp
+from semisup.methods.parts.together import together
 from semisup.models import Classifier
 
 __all__ = ["TemporalEnsembling"]
@@ -64,7 +65,7 @@ class TemporalEnsembling(Method):
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """One update against the old rows of Z, which then take in the new predictions."""
         x, u, rows = batch.labeled["weak"], batch.unlabeled["weak"], batch.unlabeled.index
-        logits, logits_u = self.model(torch.cat([x, u])).split([len(x), len(u)])
+        logits, logits_u = together(self.model, x, u)
         probs = logits_u.detach().float().softmax(1)
         ensemble, seen = self.ensemble[rows], self.seen[rows]
         corrected = ensemble / (1 - self.momentum**seen).unsqueeze(1)  # 0/0 where nothing was seen, not used there

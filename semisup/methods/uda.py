@@ -21,6 +21,7 @@ from semisup.methods.base import (
     Update,
     Views,
 )
+from semisup.methods.parts.together import together
 from semisup.models import Classifier
 
 __all__ = ["UDA", "Schedule", "tsa_threshold"]
@@ -89,7 +90,7 @@ class UDA(Method):
             confidence, labels = logits_weak.softmax(1).max(1)
             mask = (confidence >= self.threshold).float()
             target = (logits_weak / self.temperature).softmax(1)
-        logits, logits_strong = self.model(torch.cat([x, strong])).split([len(x), len(strong)])
+        logits, logits_strong = together(self.model, x, strong)
         learned_up_to = tsa_threshold(self.tsa, progress, logits.shape[1])
         supervised = annealed_cross_entropy(logits, batch.labeled.y, learned_up_to)
         unlabeled = soft_cross_entropy(logits_strong, target, mask)

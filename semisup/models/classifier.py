@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from semisup.errors import SemisupError, raise_all
@@ -53,6 +54,7 @@ class Classifier(nn.Module):
         neck: the projection blocks kept from pretraining (``ProjectionHead.truncate``); may be empty.
         head: the linear layer, Glorot-normal weights and zero bias as in google-research/fixmatch.
         num_features: width of what the head sees.
+        average_turns: in eval mode, the features (and so the logits) are the mean over an image's four quarter turns.
 
     Args:
         backbone: a network with a whole number ``num_features``.
@@ -72,6 +74,7 @@ class Classifier(nn.Module):
         self.num_features = linears[-1].out_features if linears else feature_width(backbone)
         self.backbone = backbone
         self.neck = neck
+        self.average_turns = False
         self.head = nn.Linear(self.num_features, num_classes)
         nn.init.zeros_(self.head.bias)
         if zero_head:
@@ -81,6 +84,9 @@ class Classifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Map images ``(N, C, H, W)`` to what the head sees, ``(N, num_features)``."""
+        if self.average_turns and not self.training:
+            turns = [self.neck(self.backbone(images.rot90(k, (-2, -1)))) for k in range(4)]
+            return torch.stack(turns).mean(0)
         features: Tensor = self.neck(self.backbone(images))
         return features
 

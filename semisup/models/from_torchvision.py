@@ -5,8 +5,10 @@ torchvision takes seconds to import, so it is imported inside the functions that
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import math
+import pickle
 import re
 import warnings
 from pathlib import Path
@@ -94,17 +96,24 @@ class TorchvisionBackbone(nn.Module):
             problems.append(f"in_channels must be 1 or 3, got {in_channels!r}")
         subject = f"model torchvision/{name}"
         raise_all(problems, subject)
-        sized: dict[str, Any] = {}
+        chosen = None if weights is None else models.get_model_weights(name)[weights.rpartition(".")[2]]
+        sized: dict[str, Any] = {} if chosen is None else {"num_classes": len(chosen.meta["categories"])}
         if name.startswith("vit_"):
-            sized = {"image_size": image_size}
+            sized["image_size"] = image_size
         elif name.startswith("maxvit_"):
-            sized = {"input_size": (image_size, image_size)}
+            sized["input_size"] = (image_size, image_size)
         try:
-            self.network: nn.Module = models.get_model(name, weights=weights, **sized)
-        except OSError as error:
-            raise SemisupError(f"{subject}: weights {weights!r} could not be fetched ({error})") from error
+            self.network: nn.Module = models.get_model(name, weights=None, **sized)
+            if chosen is not None:
+                self.network.load_state_dict(_fetch(chosen.url, subject))
         except (ValueError, AssertionError) as error:
+            if isinstance(error, SemisupError):
+                raise
             raise SemisupError(f"{subject}: cannot be built for {image_size} px images ({error})") from error
+        except RuntimeError as error:  # position embeddings of another number of patches
+            raise SemisupError(
+                f"{subject}: weights {weights!r} do not fit images of {image_size} px ({first_line(error)})"
+            ) from error
         if in_channels == 1:
             _sum_first_kernel(self.network)
         self.num_features = _drop_last_layer(self.network)
@@ -115,6 +124,38 @@ class TorchvisionBackbone(nn.Module):
         """Map images ``(N, C, S, S)`` to features ``(N, num_features)``."""
         features: Tensor = self.network(images)
         return features
+
+
+def _fetch(url: str, subject: str) -> dict[str, Tensor]:
+    """Read torchvision's weights from torch hub's cache, downloaded if they are not there.
+
+    torchvision itself compares the checksum while it downloads alone, and then unpickles whatever lies in the cache.
+
+    Raises:
+        SemisupError: they cannot be downloaded, or the cached file is another one.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    known = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    wanted = known[1] if known is not None else ""
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), wanted or None, progress=False)
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            if not found.startswith(wanted):
+                raise SemisupError(
+                    f"{subject}: {path} is damaged or another file: its SHA-256 begins with {found[: len(wanted)]}, "
+                    f"not {wanted}; delete it to download it again"
+                )
+            file.seek(0)
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise SemisupError(f"{subject}: weights of {url} could not be fetched ({error})") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise SemisupError(f"{subject}: {path} holds no weights ({first_line(error)}); delete it") from error
+    # DenseNet's file has the dotted names of an older torchvision.
+    return {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", key): value for key, value in state.items()}
 
 
 def _drop_last_layer(network: nn.Module) -> int:

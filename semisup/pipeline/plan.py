@@ -31,6 +31,7 @@ from semisup.methods import METHODS, Batch, Labeled, Method, Progress, Unlabeled
 from semisup.methods.base import options_of
 from semisup.models import Classifier, WeightsReport, count_parameters
 from semisup.pipeline.check import check_recipe
+from semisup.pipeline.notes import stage_notes
 from semisup.stages.initial import check_weights_file
 from semisup.stages.networks import Network, build_method, projector_widths, stage_network
 from semisup.stages.train import policy_names, stage_backend
@@ -73,6 +74,8 @@ class StagePlan:
     """How the file of `init.weights` fits."""
     views: Views | None = None
     """What its method asks for; None for a stage that does not train."""
+    notes: tuple[str, ...] = ()
+    """What to tell whoever starts it, see `stage_notes`."""
 
 
 @dataclass(frozen=True)
@@ -329,6 +332,7 @@ def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, St
         memory=0,
         loaded=loaded,
         views=method.views,
+        notes=tuple(stage_notes(method, stage, steps)),
     ), method
 
 

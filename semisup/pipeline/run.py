@@ -21,8 +21,8 @@ from semisup.pipeline.console import Reporter
 from semisup.pipeline.execute import LOCK, STORE, execute, locked
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
 from semisup.pipeline.result import RunResult, StageResult
+from semisup.records import RECORD
 from semisup.stages import Artifact, read_artifact, write_json
-from semisup.stages.artifact import RECORD
 from semisup.tracking import EventLog, MlflowUploader, ending_run, resolve_uri
 
 __all__ = ["git_commit", "run"]
@@ -65,6 +65,9 @@ def run(
     plan = make_plan(loaded, watch=watching(reporter.console))
     for note in plan.data.notes:
         reporter.warn(note)
+    for stage in plan.stages:
+        for note in stage.notes:
+            reporter.warn(f"stages.{stage.name}.{note}")
     homes = {stage.name: store / stage.fingerprint for stage in plan.stages}
     reused = set() if fresh else {name for name, home in homes.items() if (home / RECORD).exists()}
     reporter.show_plan(plan, reused)
@@ -85,20 +88,21 @@ def run(
     )
     if dry_run:
         return result
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "recipe.yaml", to_yaml(loaded).encode())
-    result = dataclasses.replace(result, out=folder)
-    with _tracked(plan, folder, reporter) as log:
-        artifacts: dict[str, Artifact] = {}
-        for stage in plan.stages:
-            artifact, status = _run_stage(plan, stage, homes[stage.name], artifacts, reporter, log, fresh=fresh)
-            artifacts[stage.name] = artifact
-            artifact.link_into(folder / stage.name)
-            result.stages.append(StageResult.of(artifact, status))
-            reporter.stage_done(result.stages[-1])
-            _log_artifact(log, stage, artifact, folder / stage.name, status)
-        write_json(folder / "result.json", result.to_json())
-        log.artifact(None, folder / "result.json", "")
+    waiting = f"{folder}: another process is running in this folder; waiting for it"
+    with locked(folder, lambda: reporter.say(waiting)):
+        write_atomically(folder / "recipe.yaml", to_yaml(loaded).encode())
+        result = dataclasses.replace(result, out=folder)
+        with _tracked(plan, folder, reporter) as log:
+            artifacts: dict[str, Artifact] = {}
+            for stage in plan.stages:
+                artifact, status = _run_stage(plan, stage, homes[stage.name], artifacts, reporter, log, fresh=fresh)
+                artifacts[stage.name] = artifact
+                artifact.link_into(folder / stage.name)
+                result.stages.append(StageResult.of(artifact, status))
+                reporter.stage_done(result.stages[-1])
+                _log_artifact(log, stage, artifact, folder / stage.name, status)
+            write_json(folder / "result.json", result.to_json())
+            log.artifact(None, folder / "result.json", "")
     reporter.show_result(result)
     reporter.say(f"results: {folder / 'result.json'}")
     return result
@@ -185,8 +189,7 @@ def _log_artifact(log: EventLog, stage: StagePlan, artifact: Artifact, folder: P
     for picture in sorted(file for file in artifact.record["files"] if file.endswith(".png")):
         log.artifact(name, folder / picture, "")
     if stage.network is not None and stage.network.kind == "classifier":
-        requirements = [f"semisup=={__version__}"]
-        log.model(name, folder, "semisup.stages.predictor", folder / "example.npy", requirements)
+        log.model(name, folder, folder / "example.npy", stage.network.spec.num_classes)
     log.stage_end(name, status, numbers)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -13,12 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from semisup.errors import SemisupError
-from semisup.files import write_atomically
+from semisup.files import remove_torn, temporary_for, write_atomically
+from semisup.records import (
+    DIGEST,
+    RECORD,
+    digest,
+    file_digest,
+    finite,
+    read_record,
+    verify,
+)
 
 __all__ = ["RECORD", "Artifact", "finish", "finish_untrained", "read_artifact", "write_json"]
-
-RECORD = "stage.json"
-"""Written last: a folder that has it holds a finished stage."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,12 @@ class Artifact:
         Files of a stage that was shown there before and that this one lacks go: they would be taken for its own.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        for name in _listed(folder / RECORD) - set(self.record["files"]):
+        remove_torn(folder)
+        for name in _listed(folder) - set(self.record["files"]):
             (folder / name).unlink(missing_ok=True)
         for name in [*self.record["files"], RECORD]:
-            target, temporary = folder / name, folder / f".{name}.{os.getpid()}.tmp"
+            target = folder / name
+            temporary = temporary_for(target)
             if target.exists() and target.samefile(self.folder / name):
                 continue  # linked before; renaming a link onto its own file would leave both names
             temporary.unlink(missing_ok=True)
@@ -61,37 +67,24 @@ class Artifact:
 
 def write_json(path: Path, value: Any) -> None:
     """Write strict JSON atomically; NaN and infinities become null."""
-    write_atomically(path, (json.dumps(_finite(value), indent=2, allow_nan=False) + "\n").encode())
+    write_atomically(path, (json.dumps(finite(value), indent=2, allow_nan=False) + "\n").encode())
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
-
-
-def _listed(record: Path) -> set[str]:
-    """Names of the files that a stage's record lists; none where there is no readable record."""
+def _listed(folder: Path) -> set[str]:
+    """Names of the files that the record of a stage shown in `folder` lists; none without a record of ours."""
     try:
-        return set(json.loads(record.read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return set(read_record(folder)["files"])
+    except SemisupError:
         return set()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def finish(folder: Path, files: list[str], record: Mapping[str, Any]) -> Artifact:
     """Checksum `files` of `folder` and write the record that makes the stage a finished one."""
-    written = {**record, "files": {name: _sha256(folder / name) for name in files}}
+    content = {**record, "files": {name: file_digest(folder / name) for name in files}}
+    written = json.loads(json.dumps(finite(content), allow_nan=False))
+    written[DIGEST] = digest(written)
     write_json(folder / RECORD, written)
-    return Artifact(folder, json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    return Artifact(folder, written)
 
 
 def finish_untrained(
@@ -135,20 +128,19 @@ def finish_untrained(
 
 
 def read_artifact(folder: Path) -> Artifact | None:
-    """Read a finished stage, or None where there is none.
+    """Read a finished stage of a store, or None where there is none.
 
     Raises:
-        SemisupError: a file of it is missing or not what was written.
+        SemisupError: a file of it is missing or not what was written, or it is another stage than the folder's name
+            says.
     """
-    path = folder / RECORD
-    if not path.exists():
+    if not (folder / RECORD).exists():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        files = dict(record["files"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise SemisupError(f"{path}: damaged stage record ({error}); delete {folder} to run the stage again") from error
-    for name, digest in files.items():
-        if not (folder / name).exists() or _sha256(folder / name) != digest:
-            raise SemisupError(f"{folder / name}: missing or damaged; delete {folder} to run the stage again")
+        record = read_record(folder)
+        if record["fingerprint"] != folder.name:
+            raise SemisupError(f"{folder / RECORD}: the record of another stage, '{record['fingerprint']}'")
+        verify(folder, record)
+    except SemisupError as error:
+        raise SemisupError(f"{error}; delete {folder} to run the stage again") from error
     return Artifact(folder, record)

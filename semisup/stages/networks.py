@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,19 +42,33 @@ class Network:
     kind: str
     """classifier or encoder."""
     projector: tuple[int, ...] = ()
+    average_turns: bool = False
+    """Of a classifier: see `semisup.models.Classifier`."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `model.json`."""
-        return {"kind": self.kind, "spec": self.spec.to_json(), "projector": list(self.projector)}
+        return {
+            "kind": self.kind,
+            "spec": self.spec.to_json(),
+            "projector": list(self.projector),
+            "average_turns": self.average_turns,
+        }
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Network:
         """Read :meth:`to_json` back."""
-        return Network(ModelSpec.from_json(value["spec"]), value["kind"], tuple(value["projector"]))
+        return Network(
+            ModelSpec.from_json(value["spec"]),
+            value["kind"],
+            tuple(value["projector"]),
+            value.get("average_turns", False),  # models of before there was such a thing
+        )
 
     def build_classifier(self) -> Classifier:
         """Build the network of a classifier, for weights that follow: no pretrained ones are downloaded."""
-        return build_classifier(self.spec, pretrained=False)
+        classifier = build_classifier(self.spec, pretrained=False)
+        classifier.average_turns = self.average_turns
+        return classifier
 
 
 def stage_network(
@@ -139,15 +154,14 @@ def build_method(
     """
     options = dict(stage.method)
     cls = METHODS[options.pop("name")]
-    model: nn.Module
-    if cls.trains == "classifier":
-        model = build_classifier(spec, zero_head=zero_head, pretrained=pretrained)
-    else:
-        model = Encoder(
-            build_backbone(
-                spec.name, spec.options, in_channels=spec.in_channels, image_size=spec.image_size, pretrained=pretrained
-            )
-        )
+
+    def fresh() -> nn.Module:
+        if cls.trains == "classifier":
+            return build_classifier(spec, zero_head=zero_head, pretrained=pretrained)
+        sizes = {"in_channels": spec.in_channels, "image_size": spec.image_size}
+        return Encoder(build_backbone(spec.name, spec.options, **sizes, pretrained=pretrained))
+
+    model = fresh()
     given: dict[str, Any] = {"teacher": teachers[0]} if cls.needs_teacher else {}
     if cls.needs_num_images:
         given["num_images"] = num_images
@@ -157,6 +171,8 @@ def build_method(
         given["image_shape"] = (spec.in_channels, spec.image_size, spec.image_size)
     if cls.needs_statistics:
         given["statistics"] = statistics
+    if "second" in inspect.signature(cls.__init__).parameters:
+        given["second"] = fresh()
     return cls(model, **given, **options)
 
 

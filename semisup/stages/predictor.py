@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from torch import Tensor, nn
 
 from semisup.augment import Normalize, to_float
@@ -18,9 +19,40 @@ from semisup.errors import SemisupError, raise_all
 from semisup.files import write_atomically
 from semisup.models import Classifier, load_into
 from semisup.models.weights import read_shapes, save_weights
+from semisup.records import checked, read_json, read_record, verify
 from semisup.stages.networks import Network, wanted_weights
 
 __all__ = ["Predictor", "load_features", "load_network", "load_predictor", "save_predictor"]
+
+MODEL, WEIGHTS = "model.json", "model.safetensors"
+
+
+class _Spec(BaseModel):
+    """What must hold of a network's description beside what `ModelSpec` checks."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    name: str
+    options: dict[str, Any]
+    in_channels: Literal[1, 3]
+    image_size: Annotated[int, Field(ge=8, le=2**15)]
+    num_classes: Annotated[int, Field(ge=1, le=2**31)]
+
+
+class _Description(BaseModel):
+    """The keys of `model.json`."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    kind: Literal["classifier", "encoder"]
+    spec: _Spec
+    projector: list[Annotated[int, Field(ge=1)]]
+    mean: list[Annotated[float, Field(allow_inf_nan=False)]]
+    std: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+    classes: list[str]
+
+
+_DESCRIPTION = TypeAdapter(_Description)
 
 
 class Predictor:
@@ -109,23 +141,24 @@ def save_predictor(
     classes: list[str],
 ) -> list[str]:
     """Write weights and description of a stage's predictor; returns the names of the files."""
-    save_weights(folder / "model.safetensors", predictor.state_dict())
+    save_weights(folder / WEIGHTS, predictor.state_dict())
     mean, std = statistics
     description = {**network.to_json(), "mean": mean, "std": std, "classes": classes}
-    write_atomically(folder / "model.json", (json.dumps(description, indent=2) + "\n").encode())
-    return ["model.json", "model.safetensors"]
+    write_atomically(folder / MODEL, (json.dumps(description, indent=2) + "\n").encode())
+    return [MODEL, WEIGHTS]
 
 
 def _describe(folder: Path) -> dict[str, Any]:
-    path = folder / "model.json"
-    if not path.exists():
-        raise SemisupError(f"{folder}: not a model folder (no model.json); name a finished stage's folder")
-    try:
-        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = [key for key in ("kind", "spec", "projector", "mean", "std", "classes") if key not in description]
-    except (OSError, ValueError, TypeError) as error:
-        raise SemisupError(f"{path}: not a model's description ({error})") from error
-    raise_all([f"no '{key}'" for key in missing], f"{path}: not a model's description")
+    """Read the description of a stage's network, once it and the weights are found to be what the stage has written."""
+    path = folder / MODEL
+    if not path.is_file():
+        raise SemisupError(f"{folder}: not a model folder (no {MODEL}); name a finished stage's folder")
+    verify(folder, read_record(folder), (MODEL, WEIGHTS))
+    description: dict[str, Any] = read_json(path)
+    found = checked(_DESCRIPTION, description, f"{path}: not a model's description")
+    lengths = {"mean": found.spec.in_channels, "std": found.spec.in_channels, "classes": found.spec.num_classes}
+    problems = [f"{key}: must have {n} items" for key, n in lengths.items() if len(getattr(found, key)) != n]
+    raise_all(problems, f"{path}: not a model's description")
     return description
 
 
@@ -139,7 +172,7 @@ def load_network(folder: Path, device: torch.device) -> Classifier:
     if network.kind != "classifier":
         raise SemisupError(f"{folder}: an encoder without a classifier; fine-tune it first")
     module = network.build_classifier()
-    load_into(module, folder / "model.safetensors")
+    load_into(module, folder / WEIGHTS)
     return module.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 
@@ -151,7 +184,7 @@ def load_features(folder: Path, device: torch.device) -> nn.Module:
         SemisupError: no model there.
     """
     module = Network.from_json(_describe(folder)).build_classifier()  # an encoder gets a head, which is left out below
-    path = folder / "model.safetensors"
+    path = folder / WEIGHTS
     load_into(wanted_weights(module, read_shapes(path)), path)
     features = nn.Sequential(module.backbone, module.neck)
     return features.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]

@@ -249,7 +249,8 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
     raw = method.predictor()
     predictor = raw if result.ema is None else result.ema.module
     started = time.perf_counter()
-    network = Network(spec, method.trains, projector_widths(predictor))
+    turns = bool(getattr(predictor, "average_turns", False))
+    network = Network(spec, method.trains, projector_widths(predictor), turns)
     files = save_predictor(context.folder, predictor, network, context.statistics, data.classes)
     metrics: dict[str, Any] = {f"train/{name}": value for name, value in result.log.items()}
     with uncompiled(recipe.compile):

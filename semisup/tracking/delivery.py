@@ -8,18 +8,20 @@ what was sent: a crash costs a repeat, never a loss or a duplicate.
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from semisup.errors import SemisupError
+from semisup._version import __version__
+from semisup.errors import SemisupError, first_line
 from semisup.files import write_atomically
+from semisup.records import RECORD, checked, read_json, read_record, verify
 from semisup.tracking.events import EVENTS_FILE, Event, iter_events
 
 __all__ = ["CURSOR_FILE", "Cursor", "Delivery", "Summary"]
@@ -34,28 +36,45 @@ ITEMS_PER_CALL = {"metrics": 1000, "params": 100}  # MLflow's own limits for log
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
 HTTP_REFUSALS = {400, 404, 411, 413, 414, 415, 422}  # from the artifact store, e.g. a proxy's size limit
 
+LOADER = "semisup.stages.predictor"
+"""What MLflow loads a model with; never taken from a file."""
+WRITERS = 16
+"""Processes whose runs are remembered: killed ones stay in the list until others have taken their place."""
+
 TAG_LENGTH = 5000  # longer ones are refused, by older servers together with the whole run
 
 STATUS = {"failed": "FAILED", "killed": "KILLED"}  # any other word: FINISHED
 
 
-@dataclass
-class Cursor:
+class Writer(BaseModel):
+    """The runs of one process that writes events, or of an older one without a name of its own."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    run: str
+    """MLflow id of its latest parent run."""
+    stages: dict[str, str] = Field(default_factory=dict)
+    """MLflow id of the latest child run of each stage."""
+    steps: dict[str, int] = Field(default_factory=dict)
+    """Highest step seen of each stage; its final metrics are filed there."""
+
+
+class Cursor(BaseModel):
     """How far delivery has come, kept in ``mlflow.json`` beside the events."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
 
     uri: str
     experiment: str
-    offset: int = 0
+    offset: Annotated[int, Field(ge=0)] = 0
     """Bytes of the event file that have been dealt with."""
     run: str | None = None
-    """MLflow id of the latest parent run."""
-    stages: dict[str, str] = field(default_factory=dict)
-    """MLflow id of the latest child run of each stage."""
-    steps: dict[str, int] = field(default_factory=dict)
-    """Highest step seen of each stage; its final metrics are filed there."""
-    open: list[str] = field(default_factory=list)
+    """MLflow id of the latest parent run of any writer."""
+    writers: dict[str, Writer] = Field(default_factory=dict)
+    """The latest processes that wrote events, by their id; two at once keep their runs apart."""
+    open: list[str] = Field(default_factory=list)
     """MLflow ids of runs that have not ended."""
-    time: int = 0
+    time: Annotated[int, Field(ge=0)] = 0
     """When the last delivered event happened, in ms since 1970."""
 
     @classmethod
@@ -69,14 +88,13 @@ class Cursor:
         if not path.exists():
             return None
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            reason = f"not a record of uploads ({error}); without this file everything is sent again"
-            raise SemisupError(f"{path}: {reason}") from None
+            return checked(TypeAdapter(cls), read_json(path), f"{path}: not a record of uploads")
+        except SemisupError as error:
+            raise SemisupError(f"{error}; without this file everything is sent again") from None
 
     def save(self, folder: Path) -> None:
         """Replace the folder's cursor atomically."""
-        write_atomically(folder / CURSOR_FILE, json.dumps(asdict(self), indent=1).encode())
+        write_atomically(folder / CURSOR_FILE, self.model_dump_json(indent=1).encode())
 
 
 @dataclass
@@ -96,6 +114,10 @@ class Summary:
         kinds = ("runs", "stages", "metrics", "artifacts", "models")
         counts = ", ".join(f"{getattr(self, kind)} {kind}" for kind in kinds)
         return "\n".join([f"sent to {self.uri}: {counts}", *self.refused])
+
+
+class _AstrayError(Exception):
+    """An event whose run or stage nobody has begun."""
 
 
 class Delivery:
@@ -145,7 +167,10 @@ class Delivery:
         # Neighboring metrics of one stage go out together; every other event stands alone.
         for _, group in itertools.groupby(events, key=_group_key):
             pairs = list(group)
-            self._deliver([event for event, _ in pairs])
+            try:
+                self._deliver([event for event, _ in pairs])
+            except _AstrayError as error:  # of a process whose beginning is lost: what comes after it is not held up
+                self._refused(f"what {self.folder / EVENTS_FILE} has of a run", str(error))
             last, self.cursor.offset = pairs[-1]
             self.cursor.time = _milliseconds(last)
             self.cursor.save(self.folder)
@@ -168,11 +193,7 @@ class Delivery:
             case "stage_end":
                 self._stage_end(event)
             case "run_end":
-                self._end(list(self.cursor.open), event["status"], _milliseconds(event))
-            case unknown:
-                raise SemisupError(
-                    f"{self.folder / EVENTS_FILE}: unknown event {unknown!r}, perhaps of a newer version"
-                )
+                self._run_end(event)
 
     def _run_start(self, event: Event) -> None:
         tags = dict(event["tags"])
@@ -182,13 +203,16 @@ class Delivery:
             tags["semisup.continues"] = self.cursor.run
         run = self._find_or_create(event, event["name"], tags)
         self.cursor.run, self.cursor.open = run, [run]
-        self.cursor.stages, self.cursor.steps = {}, {}
+        writers = {name: writer for name, writer in self.cursor.writers.items() if name != event["writer"]}
+        writers[event["writer"]] = Writer(run=run)
+        self.cursor.writers = dict(list(writers.items())[-WRITERS:])
         self.summary.runs += 1
 
     def _stage_start(self, event: Event) -> None:
-        run = self._find_or_create(event, event["stage"], {**event["tags"], "mlflow.parentRunId": self.cursor.run})
-        self.cursor.stages[event["stage"]] = run
-        self.cursor.steps[event["stage"]] = 0
+        writer = self._writer(event)
+        run = self._find_or_create(event, event["stage"], {**event["tags"], "mlflow.parentRunId": writer.run})
+        writer.stages[event["stage"]] = run
+        writer.steps[event["stage"]] = 0
         self.cursor.open.append(run)
         self.summary.stages += 1
 
@@ -208,20 +232,28 @@ class Delivery:
 
     def _metrics(self, events: list[Event]) -> None:
         stage = events[0]["stage"]
+        run = self._run_of(events[0])
         metrics = [metric for event in events for metric in _metrics(event["values"], event["step"], event)]
-        if self._log_batch(self._run_of(stage), "metrics", metrics):
+        if self._log_batch(run, "metrics", metrics):
             self.summary.metrics += len(metrics)
         if stage is not None:
-            self.cursor.steps[stage] = max(self.cursor.steps[stage], *(event["step"] for event in events))
+            steps = self._writer(events[0]).steps
+            steps[stage] = max(steps[stage], *(event["step"] for event in events))
 
     def _stage_end(self, event: Event) -> None:
-        stage = event["stage"]
-        run = self._run_of(stage)
-        metrics = _metrics(event["metrics"], self.cursor.steps[stage], event)
+        stage, run = event["stage"], self._run_of(event)
+        metrics = _metrics(event["metrics"], self._writer(event).steps[stage], event)
         if self._log_batch(run, "metrics", metrics):
             self.summary.metrics += len(metrics)
         self._send(f"the status of stage {stage}", self.client.set_tag, run, "semisup.status", event["status"])
         self._end([run], event["status"], _milliseconds(event))
+
+    def _run_end(self, event: Event) -> None:
+        writer = self._writer(event)
+        own = [run for run in self.cursor.open if run == writer.run or run in writer.stages.values()]
+        # A run that another process has been taken to continue ends after all.
+        self._end(own or [writer.run], event["status"], _milliseconds(event))
+        del self.cursor.writers[event["writer"]]
 
     def _end(self, runs: list[str], status: str, time: int) -> None:
         word = STATUS.get(status.lower(), "FINISHED")
@@ -231,28 +263,66 @@ class Delivery:
                 self.cursor.open.remove(run)
 
     def _artifact(self, event: Event) -> None:
-        path, run = self.folder / event["path"], self._run_of(event["stage"])
-        if self._is_there(path) and self._send(
+        run = self._run_of(event)
+        path = self._find(event["path"])
+        if path is not None and self._send(
             str(path), self.client.log_artifact, run, str(path), event["artifact_path"] or None
         ):
             self.summary.artifacts += 1
 
     def _model(self, event: Event) -> None:
-        path, example = self.folder / event["path"], self.folder / event["example"]
-        if not (self._is_there(path) and self._is_there(example)):
+        run = self._run_of(event)
+        path, example = self._find(event["path"]), self._find(event["example"])
+        if path is None or example is None:
+            return
+        try:
+            read_record(path)
+            images = _read_images(example)
+        except SemisupError as error:
+            self._refused(str(path), str(error))
             return
         with tempfile.TemporaryDirectory(prefix="semisup-model-") as temporary:
             package = Path(temporary) / "model"
-            if self._send(str(path), _save_pyfunc, package, path, example, event) and self._send(
-                str(path), self.client.log_artifacts, self._run_of(event["stage"]), str(package), "model"
+            if self._send(str(path), _save_pyfunc, package, path, images, event) and self._send(
+                str(path), self.client.log_artifacts, run, str(package), "model"
             ):
                 self.summary.models += 1
 
-    def _run_of(self, stage: str | None) -> str:
-        run = self.cursor.run if stage is None else self.cursor.stages.get(stage)
-        if run is None:
-            raise SemisupError(f"{self.folder / EVENTS_FILE}: an event of {stage or 'a run'} comes before its start")
-        return run
+    def _find(self, name: str) -> Path | None:
+        """Return a file or folder of this folder, which may be sent; None, after a warning, of any other.
+
+        A folder that came from elsewhere cannot have files of this machine sent away, by name or by a link; and what a
+        stage's record lists is compared with it.
+        """
+        path = self.folder / name
+        inside = [path, *path.rglob("*")] if path.is_dir() else [path]
+        if not all(found.resolve().is_relative_to(self.folder.resolve()) for found in inside):
+            self._refused(str(path), "it is not in the folder of the run")
+            return None
+        if not path.exists():
+            self._refused(str(path), "it is no longer there")
+            return None
+        home = path if path.is_dir() else path.parent
+        try:
+            if (home / RECORD).exists():
+                record = read_record(home)
+                verify(home, record, [file.name for file in inside if file.name in record["files"]])
+        except SemisupError as error:
+            self._refused(str(path), str(error))
+            return None
+        return path
+
+    def _writer(self, event: Event) -> Writer:
+        writer = self.cursor.writers.get(event["writer"])
+        if writer is None:
+            raise _AstrayError(f"an event '{event['event']}' comes before the start of its run")
+        return writer
+
+    def _run_of(self, event: Event) -> str:
+        writer, stage = self._writer(event), event["stage"]
+        if stage is not None and stage not in writer.stages:
+            raise _AstrayError(f"an event '{event['event']}' comes before the start of its stage '{stage}'")
+        return writer.run if stage is None else writer.stages[stage]
 
     def _log_batch(self, run: str, kind: str, items: list[Any]) -> bool:
         """Send `items` in calls of the size MLflow allows; return whether all were taken."""
@@ -262,9 +332,6 @@ class Delivery:
             # Synchronous whatever MLFLOW_ENABLE_ASYNC_LOGGING says: the cursor moves once the server has the data.
             taken &= self._send(f"{kind} of run {run}", self.client.log_batch, run, synchronous=True, **part)
         return taken
-
-    def _is_there(self, path: Path) -> bool:
-        return path.exists() or self._refused(str(path), "it is no longer there")
 
     def _send(self, what: str, call: Callable[..., object], *args: Any, **kwargs: Any) -> bool:
         """Make one call; return False, after a warning, if this one thing can never be delivered."""
@@ -288,29 +355,43 @@ class Delivery:
         return False
 
 
-def _save_pyfunc(package: Path, model: Path, example: Path, event: Event) -> None:
+def _read_images(path: Path) -> np.ndarray:
+    """Read a model's example, uint8 images (n, H, W, C).
+
+    Raises:
+        SemisupError: it is something else.
+    """
+    try:
+        images = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise SemisupError(f"{path}: not an array of images ({first_line(error)})") from error
+    if not isinstance(images, np.ndarray) or images.ndim != 4 or images.dtype != np.uint8:
+        raise SemisupError(f"{path}: not uint8 images (n, H, W, C)")
+    return images
+
+
+def _save_pyfunc(package: Path, model: Path, images: np.ndarray, event: Event) -> None:
     """Write an MLflow model folder around `model`: plain files and a module's name, nothing pickled."""
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    images = np.load(example, allow_pickle=False)
     mlflow.pyfunc.save_model(
         path=str(package),
-        loader_module=event["loader_module"],
+        loader_module=LOADER,
         data_path=str(model),
         signature=ModelSignature(
             inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *images.shape[1:]))]),
             outputs=Schema([TensorSpec(np.dtype("float32"), (-1, event["outputs"]))]),
         ),
         input_example=images,
-        pip_requirements=event["requirements"],
+        pip_requirements=[f"semisup=={__version__}"],
     )
 
 
 def _group_key(pair: tuple[Event, int]) -> tuple[bool, Any]:
     event, end = pair
-    return (True, event["stage"]) if event["event"] == "metrics" else (False, end)
+    return (True, (event["writer"], event["stage"])) if event["event"] == "metrics" else (False, end)
 
 
 def _milliseconds(event: Event) -> int:

@@ -5,7 +5,6 @@ Everything else in this package only reads that file, so no tracking server can 
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import os
@@ -13,18 +12,106 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from semisup.errors import SemisupError
+from semisup.errors import SemisupError, first_line
 
 __all__ = ["EVENTS_FILE", "Event", "EventLog", "iter_events"]
 
 EVENTS_FILE = "events.jsonl"
 
+
+def _within(artifact_path: str) -> str:
+    """Return a folder's name among a run's artifacts, if it stays among them.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if artifact_path.startswith("/") or ".." in artifact_path.split("/"):
+        raise ValueError(f"artifact_path must stay within the run's artifacts, not {artifact_path!r}")
+    return artifact_path
+
+
 Event = dict[str, Any]
-"""One line: ``event`` (its kind), ``id`` (unique), ``time`` (seconds since 1970), and what the kind carries."""
+"""One line: ``event`` (its kind), ``id`` (unique), ``writer`` (of the log that wrote it), ``time`` (seconds since
+1970), and what the kind carries."""
+
+
+class _Line(BaseModel):
+    """What every event has."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-zA-Z]{1,64}$")]
+    writer: str = ""
+    time: Annotated[float, Field(ge=0, lt=1e11, allow_inf_nan=False)]
+
+
+Step = Annotated[int, Field(ge=0, lt=2**63)]
+"""MLflow's own limit."""
+
+
+class _RunStart(_Line):
+    event: Literal["run_start"]
+    name: str
+    params: dict[str, Any]
+    tags: dict[str, Any]
+
+
+class _StageStart(_Line):
+    event: Literal["stage_start"]
+    stage: str
+    params: dict[str, Any]
+    tags: dict[str, Any]
+
+
+class _Metrics(_Line):
+    event: Literal["metrics"]
+    stage: str | None
+    step: Step
+    values: dict[str, float]
+
+
+class _File(_Line):
+    event: Literal["artifact"]
+    stage: str | None
+    path: str
+    artifact_path: Annotated[str, AfterValidator(_within)]
+
+
+class _Model(_Line):
+    event: Literal["model"]
+    stage: str
+    path: str
+    example: str
+    outputs: Annotated[int, Field(ge=1, lt=2**31)]
+
+
+class _StageEnd(_Line):
+    event: Literal["stage_end"]
+    stage: str
+    status: str
+    metrics: dict[str, float]
+
+
+class _RunEnd(_Line):
+    event: Literal["run_end"]
+    status: str
+
+
+_EVENT: TypeAdapter[_Line] = TypeAdapter(
+    Annotated[_RunStart | _StageStart | _Metrics | _File | _Model | _StageEnd | _RunEnd, Field(discriminator="event")]
+)
+
+
+def _reason(error: ValueError) -> str:
+    """Return what is wrong with a line, in one line."""
+    if not isinstance(error, ValidationError):
+        return first_line(error)
+    found = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, found['loc']))}: {found['msg']}".removeprefix(": ")
 
 
 class EventLog:
@@ -42,6 +129,7 @@ class EventLog:
         self.path = self.folder / EVENTS_FILE
         self.folder.mkdir(parents=True, exist_ok=True)
         self._stages: set[str] = set()
+        self._writer = uuid.uuid4().hex
         if self.path.exists():
             _cut_torn_line(self.path)
 
@@ -77,50 +165,24 @@ class EventLog:
             path: the file or folder.
             artifact_path: folder it goes to among the run's artifacts, with ``/`` between names; ``""`` for the top.
         """
-        if artifact_path.startswith("/") or ".." in artifact_path.split("/"):
-            raise ValueError(f"artifact_path must stay within the run's artifacts, not {artifact_path!r}")
-        self._append("artifact", stage=self._known(stage), path=self._portable(path), artifact_path=artifact_path)
+        where = _within(artifact_path)
+        self._append("artifact", stage=self._known(stage), path=self._portable(path), artifact_path=where)
 
-    def model(self, stage: str, path: Path, loader_module: str, example: Path, requirements: list[str]) -> None:
+    def model(self, stage: str, path: Path, example: Path, outputs: int) -> None:
         """Record a finished model, to be loadable by ``mlflow.pyfunc``.
-
-        The model is loaded and run once on the example, here and not in the uploading thread: building a network may
-        draw from torch's global random generator, which a thread beside the training must never do. The generator is
-        put back afterwards.
 
         Args:
             stage: a started stage.
-            path: the model's folder, as `loader_module` reads it.
-            loader_module: name of a module with ``_load_pyfunc(folder: str)``, whose result has
-                ``predict(uint8 array (n, H, W, C)) -> float32 array (n, classes)``.
+            path: folder of a finished stage.
             example: a ``.npy`` file of uint8 images (n, H, W, C).
-            requirements: pip requirements of the loader.
-
-        Raises:
-            SemisupError: the example or the loader's answer has another shape or type.
+            outputs: number of classes.
         """
-        import torch
-
-        images = np.load(example, allow_pickle=False)
-        if images.ndim != 4 or images.dtype != np.uint8:
-            raise SemisupError(
-                f"{example}: a model's example must be uint8 images (n, H, W, C), not {images.dtype} {images.shape}"
-            )
-        with torch.random.fork_rng(devices=[]):
-            answer = np.asarray(importlib.import_module(loader_module)._load_pyfunc(str(path)).predict(images))
-        if answer.dtype != np.float32 or answer.ndim != 2 or len(answer) != len(images):
-            raise SemisupError(
-                f"{loader_module}: predict must return float32 ({len(images)}, classes) for {example}, "
-                f"not {answer.dtype} {answer.shape}"
-            )
         self._append(
             "model",
             stage=self._known(stage),
             path=self._portable(path),
-            loader_module=loader_module,
             example=self._portable(example),
-            requirements=requirements,
-            outputs=answer.shape[1],
+            outputs=outputs,
         )
 
     def stage_end(self, stage: str, status: str, metrics: Mapping[str, float]) -> None:
@@ -148,12 +210,14 @@ class EventLog:
         return stage
 
     def _portable(self, path: Path) -> str:
-        """Path relative to the folder where possible, so that the folder can be moved before a replay."""
+        """Return a path relative to the folder, so that the folder can be moved before a replay."""
         path = path.resolve()
-        return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
+        if not path.is_relative_to(self.folder):
+            raise ValueError(f"{path}: only what lies in {self.folder} can be sent to MLflow")
+        return path.relative_to(self.folder).as_posix()
 
     def _append(self, kind: str, **fields: Any) -> None:
-        event = {"event": kind, "id": uuid.uuid4().hex, "time": time.time(), **fields}
+        event = {"event": kind, "id": uuid.uuid4().hex, "writer": self._writer, "time": time.time(), **fields}
         line = json.dumps(_plain(event), allow_nan=False, ensure_ascii=False) + "\n"
         # Opened anew so that there is no handle to leak or to flush at exit.
         try:
@@ -177,9 +241,9 @@ def iter_events(path: Path, offset: int) -> Iterator[tuple[Event, int]]:
             if not line.endswith(b"\n"):
                 return
             try:
-                event = json.loads(line)
+                event = _EVENT.validate_json(line).model_dump()
             except ValueError as error:
-                raise SemisupError(f"{path}: the line at byte {offset} is not an event: {error}") from None
+                raise SemisupError(f"{path}: the line at byte {offset} is not an event: {_reason(error)}") from None
             offset += len(line)
             yield event, offset
 

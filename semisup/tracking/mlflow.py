@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import threading
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from semisup.errors import SemisupError
+from semisup.files import locked_file
+from semisup.tracking.database import absolute, database_lock, database_path, database_uri, open_database
 from semisup.tracking.delivery import CURSOR_FILE, Cursor, Delivery, Summary
 from semisup.tracking.events import EVENTS_FILE, EventLog
 
@@ -23,6 +24,7 @@ UPLOAD_SECONDS = 60.0  # longest wait for MLflow after a finished run; what is l
 POLL_SECONDS = 1.0  # how far MLflow may lag behind the log
 RETRY_SECONDS = 10.0
 DEFAULT_EXPERIMENT = "semisup"
+LOCK_FILE = f"{CURSOR_FILE}.lock"
 
 # Set for this process where the user has not set them. MLflow's own patience (7 retries of 120 s) would keep a
 # delivery waiting for a quarter of an hour; here a failure is met by trying again later.
@@ -38,7 +40,7 @@ ENVIRONMENT = {
 
 def resolve_uri(root: Path) -> str:
     """Where runs below `root` are tracked: ``MLFLOW_TRACKING_URI`` if set, else ``mlflow.db`` in `root`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve()}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or database_uri(root.resolve() / "mlflow.db")
 
 
 class MlflowUploader:
@@ -66,7 +68,7 @@ class MlflowUploader:
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         self._folder = folder.resolve()
-        self._uri = _absolute(uri)
+        self._uri = absolute(uri)
         self.uri = _public(self._uri)
         self._experiment = experiment
         self._warn = warn
@@ -91,33 +93,47 @@ class MlflowUploader:
         return self._delivered and not self._thread.is_alive()
 
     def _work(self) -> None:
-        with contextlib.ExitStack() as stack:
-            lock = stack.enter_context((self._folder / f"{CURSOR_FILE}.lock").open("a"))
-            while not _try_lock(lock.fileno()):  # an earlier uploader, or a replay, is still at work on this folder
-                if self._closing.wait(POLL_SECONDS):
+        foreseen = False
+        try:
+            self._upload_when_free()
+            foreseen = True
+        except SemisupError as error:  # a damaged file, or a wrong address, will not mend itself
+            self._delivered, foreseen = False, True
+            self._warn_once(f"nothing more is sent to MLflow: {error}")
+        finally:
+            if not foreseen:  # Python prints the error itself
+                self._delivered = False
+                self._warn_once(f"the upload to MLflow has broken off; later: semisup track {self._folder}")
+
+    def _upload_when_free(self) -> None:
+        """Wait while an earlier uploader, or a replay, is still at work on this folder, but not beyond the end."""
+        while True:
+            with locked_file(self._folder / LOCK_FILE, wait=False) as free, contextlib.ExitStack() as stack:
+                if free:
+                    self._upload(stack)
                     return
-            # Imported here: these take seconds, and are what _transient_errors needs to name its classes.
-            transient = _transient_errors()
-            stack.enter_context(_quiet())
-            delivery: Delivery | None = None
-            while True:
-                # Asked before the file is read: whatever was logged before close() is then seen by this round.
-                last_round = self._closing.is_set()
-                try:
-                    if delivery is None:
-                        delivery = _connect(self._folder, self._uri, self._experiment, self._warn_once)
-                    delivery.drain()
-                    self._delivered = True
-                except transient as error:
-                    delivery, self._delivered = None, False
-                    self._report(error)
-                except SemisupError as error:  # a damaged file will not mend itself
-                    self._delivered = False
-                    self._warn_once(f"nothing more is sent to MLflow: {error}")
-                    return
-                if last_round:
-                    return
-                self._closing.wait(POLL_SECONDS if delivery else self._retry_seconds)
+            if self._closing.wait(POLL_SECONDS):
+                return
+
+    def _upload(self, stack: contextlib.ExitStack) -> None:
+        # Imported here: these take seconds, and are what _transient_errors needs to name its classes.
+        transient = _transient_errors()
+        stack.enter_context(_quiet())
+        delivery: Delivery | None = None
+        while True:
+            # Asked before the file is read: whatever was logged before close() is then seen by this round.
+            last_round = self._closing.is_set()
+            try:
+                if delivery is None:
+                    delivery = _connect(self._folder, self._uri, self._experiment, self._warn_once)
+                delivery.drain()
+                self._delivered = True
+            except transient as error:
+                delivery, self._delivered = None, False
+                self._report(error)
+            if last_round:
+                return
+            self._closing.wait(POLL_SECONDS if delivery else self._retry_seconds)
 
     def _report(self, error: Exception) -> None:
         if "unreachable" not in self._warned:
@@ -158,62 +174,67 @@ def ending_run(log: EventLog, uploader: MlflowUploader | None, on_closed: Callab
 def replay(folder: Path, uri: str | None = None) -> Summary:
     """Send whatever of a folder's events has not reached MLflow yet; return what was sent.
 
+    The address is never taken from the folder, which may have come from somebody else.
+
     Args:
         folder: where a run left its ``events.jsonl``.
-        uri: MLflow tracking URI; default: the one the run used, else ``MLFLOW_TRACKING_URI``.
+        uri: MLflow tracking URI; default: ``MLFLOW_TRACKING_URI``, else the database next to the folder.
 
     Raises:
-        SemisupError: no events there, no URI known, MLflow cannot be reached, or a process is at work on the folder.
+        SemisupError: no events there, the folder was tracked elsewhere and `uri` does not say where to send it now,
+            MLflow cannot be reached, or a process is at work on the folder.
     """
     folder = folder.resolve()
     if not (folder / EVENTS_FILE).exists():
         raise SemisupError(f"{folder}: no {EVENTS_FILE} in this folder, so there is nothing to send")
     cursor = Cursor.load(folder)
-    configured = os.environ.get("MLFLOW_TRACKING_URI")
+    chosen = absolute(uri or resolve_uri(folder.parent))
     if uri is None:
-        uri = cursor.uri if cursor else configured
-    if not uri:
-        raise SemisupError(f"{folder}: not tracked before, so the MLflow URI must be given")
-    if configured and _public(configured) == uri:
-        uri = configured  # with the password, which the cursor leaves out
-    uri = _absolute(uri)
+        _check_known(folder, cursor, chosen)
     _prepare_environment()
-    with (folder / f"{CURSOR_FILE}.lock").open("a") as lock:
-        if not _try_lock(lock.fileno()):
+    with locked_file(folder / LOCK_FILE, wait=False) as free:
+        if not free:
             raise SemisupError(f"{folder}: a running process is already sending this folder's events to MLflow")
         refused: list[str] = []
         transient = _transient_errors()
         with _quiet():
             try:
-                delivery = _connect(folder, uri, cursor.experiment if cursor else DEFAULT_EXPERIMENT, refused.append)
+                delivery = _connect(folder, chosen, cursor.experiment if cursor else DEFAULT_EXPERIMENT, refused.append)
                 delivery.drain()
             except transient as error:
-                raise SemisupError(f"{_trouble(uri, error)}; nothing is lost, try again later") from error
+                raise SemisupError(f"{_trouble(chosen, error)}; nothing is lost, try again later") from error
         delivery.summary.refused = refused
         return delivery.summary
+
+
+def _check_known(folder: Path, cursor: Cursor | None, uri: str) -> None:
+    """Refuse to guess where a folder's events go.
+
+    Raises:
+        SemisupError: the folder names another store than the one that would be taken, or there is none yet.
+    """
+    if cursor is not None and cursor.uri != _public(uri):
+        raise SemisupError(
+            f"{folder / CURSOR_FILE}: this folder was tracked at {cursor.uri}, and here records go to {_public(uri)}; "
+            f"say which you mean: semisup track {folder} --uri URI"
+        )
+    if cursor is None and not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise SemisupError(f"{folder}: not tracked before, so the MLflow URI must be given: --uri {_public(uri)}")
 
 
 def _connect(folder: Path, uri: str, experiment: str, warn: Callable[[str], None]) -> Delivery:
     """Open the store, find or make the experiment, and take up the folder's cursor where it still fits."""
     from mlflow import MlflowClient
 
-    database = _sqlite_path(uri)
-    with _store_lock(database):
-        artifacts = None
-        if database is not None:
-            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-            # Made before the client makes its own, which would put the default experiment's artifacts below the
-            # current folder. The first time this creates the tables, which takes seconds.
-            artifacts = (database.parent / "mlartifacts").as_uri()
-            make_store: Any = SqlAlchemyStore  # untyped
-            make_store(uri, artifacts)
+    database = database_path(uri)
+    with database_lock(database):
+        artifacts = None if database is None else open_database(database, uri)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         experiment_id = _experiment_id(client, experiment, artifacts)
 
     cursor = _cursor(folder, uri, experiment)
     if cursor.run is not None and not _has_run(client, cursor.run):  # the store has been wiped: begin again
-        cursor = Cursor(_public(uri), experiment)
+        cursor = Cursor(uri=_public(uri), experiment=experiment)
     return Delivery(folder, client, experiment_id, cursor, Summary(_public(uri)), warn)
 
 
@@ -237,7 +258,7 @@ def _cursor(folder: Path, uri: str, experiment: str) -> Cursor:
     events = folder / EVENTS_FILE
     size = events.stat().st_size if events.exists() else 0
     if cursor is None or (cursor.uri, cursor.experiment) != (_public(uri), experiment) or cursor.offset > size:
-        cursor = Cursor(_public(uri), experiment)
+        cursor = Cursor(uri=_public(uri), experiment=experiment)
         cursor.save(folder)
     return cursor
 
@@ -259,7 +280,7 @@ def _transient_errors() -> tuple[type[Exception], ...]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return (MlflowException, OSError, SQLAlchemyError)
+    return (MlflowException, OSError, SQLAlchemyError, ImportError)  # the last: a database without its driver
 
 
 def _trouble(uri: str, error: Exception) -> str:
@@ -304,39 +325,9 @@ def _quiet() -> Iterator[None]:
             place.removeFilter(from_elsewhere)
 
 
-def _sqlite_path(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
-def _absolute(uri: str) -> str:
-    """`uri` with a relative database path made absolute, so that a later chdir does not matter."""
-    database = _sqlite_path(uri)
-    return uri if database is None else f"sqlite:///{database.resolve()}"
-
-
 def _public(uri: str) -> str:
     """`uri` without its password: this goes into messages and files."""
     parts = urllib.parse.urlsplit(uri)
     if parts.password is None:
         return uri
     return parts._replace(netloc=f"{parts.username}@{parts.netloc.rpartition('@')[2]}").geturl()
-
-
-@contextlib.contextmanager
-def _store_lock(database: Path | None) -> Iterator[None]:
-    """One process at a time creates a database's tables and experiments; a server sees to that itself."""
-    if database is None:
-        yield
-        return
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_name(f"{database.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
-from test_augment_ops import from_pil, make_images, to_pil
 from torch import Tensor
 from torchvision.transforms import AutoAugment as TorchvisionAutoAugment
 from torchvision.transforms import AutoAugmentPolicy
@@ -16,6 +15,7 @@ from torchvision.transforms import AutoAugmentPolicy
 from semisup.augment.kernels import ops
 from semisup.augment.policies import automatic
 from semisup.augment.policies.automatic import OPERATIONS, AutoAugment, Listed, RandAugmentNM, TrivialAugment
+from tests.augment.test_ops import from_pil, make_images, to_pil
 
 MANY = 20_000
 PLAIN: dict[str, Any] = {"shift": 0, "flip": False, "cutout": 0}

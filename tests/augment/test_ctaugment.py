@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
-from test_augment_ops import from_pil, make_images, to_pil
 from torch import Tensor
 
 from semisup.augment.kernels import ops
@@ -22,6 +21,7 @@ from semisup.augment.policies.ctaugment import (
     new_rates,
     update_rates,
 )
+from tests.augment.test_ops import from_pil, make_images, to_pil
 
 LEVELS = (0.0, 0.1, 0.33, 0.5, 0.77, 0.9, 0.999)
 MANY = 20_000

@@ -20,7 +20,9 @@ from semisup.errors import SemisupError
 
 EXACT = {"none", "weak"}
 """Nothing is computed with gray levels."""
-CROPS = {"simclr", "moco", "byol_first", "byol_second", "local", "crop_flip"}
+CROPS = {"simclr", "moco", "byol_first", "byol_second", "local", "crop_flip"} | {
+    *("swav", "swav_local", "dino_first", "dino_second", "dino_local", "mae", "maskfeat")
+}
 OPERATIONS = {"randaugment", "randaugment_nm", "trivialaugment", "autoaugment"}
 WITHOUT = {"ctaugment", "ctaugment_cutout", "ctaugment_probe"}
 """What they do depends on rates that are on the device."""

@@ -27,6 +27,7 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
     "byol_first": [{}],
     "byol_second": [{}, {"solarize": 1}],
     "local": [{}, {"size": 0.5, "scale": [0.1, 0.3], "blur": 0.5}, {"size": 0.0}],
+    **{name: [{}] for name in ("swav", "swav_local", "dino_first", "dino_second", "dino_local", "mae", "maskfeat")},
     "crop_flip": [{}, {"scale": (1, 1), "ratio": (0.5, 2)}],
     "randaugment_nm": [{}, {"operations": 3, "magnitude": 4, "cutout": 0}],
     "trivialaugment": [{}, {"fill": 0.3}],
@@ -45,7 +46,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def result_shape(name: str, options: dict[str, object], shape: tuple[int, ...]) -> tuple[int, ...]:
     """Of the views of images of `shape`: smaller for "local", 3/7 of each side unless told."""
-    if name != "local":
+    if not name.endswith("local"):
         return shape
     share = options.get("size", 96 / 224)
     assert isinstance(share, float)
@@ -127,7 +128,7 @@ def test_policies_run_on_meta(name: str, options: dict[str, object], shape: tupl
     assert out.device.type == "meta" and out.shape == result_shape(name, options, shape)
 
 
-@pytest.mark.parametrize("name", sorted(set(POLICIES) - {"local"}))
+@pytest.mark.parametrize("name", sorted(name for name in POLICIES if not name.endswith("local")))
 def test_512_digits(name: str) -> None:
     images = torch.zeros(512, 1, 8, 8)
     images[:, :, 1:7, 3:5] = 1  # an upright stroke
@@ -141,7 +142,7 @@ def test_512_digits(name: str) -> None:
 def test_224_pixels(name: str) -> None:
     images = torch.rand(2, 3, 224, 224, generator=seeded(1))
     out = build_policy(name, {"blur": 1.0} if name == "simclr" else {}, flip=True)(images, seeded())
-    assert out.shape == ((2, 3, 96, 96) if name == "local" else images.shape)  # as published
+    assert out.shape == ((2, 3, 96, 96) if name.endswith("local") else images.shape)  # as published
 
 
 def test_batches_that_are_none_are_refused() -> None:
@@ -345,23 +346,40 @@ def test_jitter_applies_what_it_drew_in_that_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "blur", "saturation", "solarize", "least"),
-    [("moco", 0.5, 0.4, 0, 0.2), ("byol_first", 1, 0.2, 0, 0.08), ("byol_second", 0.1, 0.2, 0.2, 0.08)],
+    ("name", "blur", "contrast", "saturation", "solarize", "least", "most"),
+    [
+        ("moco", 0.5, 0.4, 0.4, 0, 0.2, 1),
+        ("byol_first", 1, 0.4, 0.2, 0, 0.08, 1),
+        ("byol_second", 0.1, 0.4, 0.2, 0.2, 0.08, 1),
+        ("dino_first", 1, 0.4, 0.2, 0, 0.4, 1),
+        ("dino_second", 0.1, 0.4, 0.2, 0.2, 0.4, 1),
+        ("dino_local", 0.5, 0.4, 0.2, 0, 0.05, 0.4),
+        ("swav", 0.5, 0.8, 0.8, 0, 0.14, 1),
+        ("swav_local", 0.5, 0.8, 0.8, 0, 0.05, 0.14),
+    ],
 )
-def test_views_of_moco_and_byol_have_the_published_numbers(
-    name: str, blur: float, saturation: float, solarize: float, least: float
+def test_views_have_the_published_numbers(
+    name: str, blur: float, contrast: float, saturation: float, solarize: float, least: float, most: float
 ) -> None:
     drawn = build_policy(name, {}, flip=True).draw((MANY, 3, 32, 32), seeded())
     low, high = drawn["factors"].amin(0), drawn["factors"].amax(0)
-    ranges = torch.tensor([[0.6, 1.4], [0.6, 1.4], [1 - saturation, 1 + saturation], [-0.1, 0.1]])
+    jitter, hue = [1 - contrast, 1 + contrast], contrast / 4
+    ranges = torch.tensor([jitter, jitter, [1 - saturation, 1 + saturation], [-hue, hue]])
     torch.testing.assert_close(torch.stack([low, high], dim=1), ranges, atol=1e-3, rtol=0)
     area = drawn["boxes"][:, 2] * drawn["boxes"][:, 3] / 32**2
     assert area.amin().item() == pytest.approx(least, abs=0.003)
-    assert area.amax().item() > 0.98
+    assert area.amax().item() == pytest.approx(most, abs=0.02)
     for key, expected in (("blur", blur), ("gray", 0.2), ("solarize", solarize)):
         share = drawn[key].float().mean().item() if key in drawn else 0.0
         assert share == pytest.approx(expected, abs=0.015), key
     assert (drawn["order"][:, 0] < 4).float().mean().item() == pytest.approx(0.8, abs=0.015)
+
+
+@pytest.mark.parametrize(("name", "least"), [("mae", 0.2), ("maskfeat", 0.5)])
+def test_crops_of_masked_autoencoders(name: str, least: float) -> None:
+    boxes = build_policy(name, {}, flip=True).draw((MANY, 1, 32, 32), seeded())["boxes"]
+    area = boxes[:, 2] * boxes[:, 3] / 32**2
+    assert area.amin().item() == pytest.approx(least, abs=0.01)
 
 
 def test_solarizing_is_drawn_last_and_only_where_it_can_happen() -> None:

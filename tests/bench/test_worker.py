@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from semisup.bench.suites.runs import expand
 from semisup.config import DataConfig
 from semisup.data import load_data
 from semisup.errors import SemisupError
+from semisup.records import digest
 from semisup.stages.artifact import RECORD
 from tests.bench.bench_small import small
 
@@ -43,6 +46,16 @@ def test_a_chain_in_a_shared_folder(tmp_path: Path) -> None:
     assert again.record == second.record
 
 
+def hostile_answers(pack: Pack) -> Iterator[Pack]:
+    """Answers, with checksums that are right, whose files would land elsewhere."""
+    content = b"planted"
+    for name in ("../../victim.txt", "/tmp/victim.txt", "..", "a/b", "c:victim"):
+        files = {name: hashlib.sha256(content).hexdigest()}
+        record = pack.record | {"files": files}
+        yield Pack(record | {"digest": digest(record)}, {name: content})
+    yield Pack(pack.record | {"files": {}}, {})
+
+
 def test_files_travel_between_folders_and_arrive_whole(tmp_path: Path) -> None:
     (job,) = jobs_of("supervised")
     here = done(run_job(job, {}, str(tmp_path / "here")))
@@ -55,8 +68,12 @@ def test_files_travel_between_folders_and_arrive_whole(tmp_path: Path) -> None:
     assert open_pack(Pack(here.record), there).folder == there, "it is there already"
     assert traveling.files is not None
     damaged = Pack(here.record, traveling.files | {"model.json": b"{}"})
-    with pytest.raises(SemisupError, match=r"model\.json: missing or damaged"):
-        write_pack(damaged, tmp_path / "elsewhere" / job.fingerprint)
+    for answer in (damaged, *hostile_answers(traveling)):
+        with pytest.raises(SemisupError, match="a worker's answer"):
+            write_pack(answer, tmp_path / "elsewhere" / job.fingerprint)
+    assert not (tmp_path / "elsewhere").exists(), "nothing is written before all is compared"
+    with pytest.raises(SemisupError, match="a worker's answer"):
+        write_pack(traveling, tmp_path / "elsewhere" / "another_job")
     with pytest.raises(SemisupError, match="a finished stage should be here and is not"):
         open_pack(Pack(here.record), tmp_path / "nowhere" / job.fingerprint)
 

@@ -195,7 +195,7 @@ def test_a_full_disk_is_a_message_not_a_traceback(semisup: Semisup, monkeypatch:
 
     monkeypatch.setattr("semisup.pipeline.run", full)
     code, _, err = semisup("run", "tiny.yaml")
-    assert code == 1
+    assert code == 2
     assert "No space left on device: 'out/result.json'" in err
     assert "semisup run tiny.yaml" in err
 

@@ -5,6 +5,7 @@ A new entry of METHODS needs a row in SETTINGS; without one nothing of this suit
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,8 +83,11 @@ def _one_epoch_later(method: Method) -> None:
 
 
 def _bank_filled(method: Method) -> None:
-    """Every image has been seen once: before that decoupled rotation has no row of its own to find."""
-    method.get_buffer("seen").fill_(1)
+    """Every image has been shown once: before that one has no row of its own to find."""
+    draw = torch.Generator().manual_seed(0)
+    rows = method.get_buffer("bank.rows")
+    rows.copy_(F.normalize(torch.randn(rows.shape, generator=draw), dim=1))
+    method.get_buffer("bank.place").copy_(torch.randperm(DATA, generator=draw))
 
 
 def _all_labels_shown(method: Method) -> None:
@@ -102,10 +106,17 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "frozen": Setting({"freeze": True}, terms=_terms("supervised")),
     },
     "instance_discrimination": {
-        "nce": Setting({"noise": 30, "out_features": 20}, terms=_terms("instance", "proximal"), random=True),
-        "softmax": Setting(
-            {"loss": "softmax", "bank_momentum": 0.0, "proximal_weight": 3.0, "out_features": 20},
+        "nce": Setting(
+            {"loss": "nce", "noise": 30, "out_features": 20},
             terms=_terms("instance", "proximal"),
+            random=True,
+            prepare=_bank_filled,
+        ),
+        "fresh": Setting({"out_features": 20}, terms=_terms("instance"), numbers=_terms("proximal")),
+        "softmax": Setting(
+            {"bank_momentum": 0.0, "proximal_weight": 3.0, "out_features": 20},
+            terms=_terms("instance", "proximal"),
+            prepare=_bank_filled,
         ),
     },
     "rotation": {"plain": Setting(terms=_terms("rotation"))},
@@ -238,7 +249,10 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "entropy_minimization": {
         "plain": Setting({"unlabeled_weight": 1.0}, terms=_terms("supervised", "entropy")),
     },
-    "pi_model": {"plain": Setting({"ramp": 0.0}, terms=_terms("supervised", "consistency"))},
+    "pi_model": {
+        "detached": Setting({"ramp": 0.0}, terms=_terms("supervised", "consistency")),
+        "plain": Setting({"ramp": 0.0, "detach": False}, terms=_terms("supervised", "consistency")),
+    },
     "temporal_ensembling": {
         "plain": Setting(
             {"ramp": 0.0, "momentum": 0.6},
@@ -303,6 +317,9 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     },
     "softmatch": {
         "aligned": Setting({"momentum": 0.5}, _FIXMATCH.terms, _terms("kept", "confidence"), guesses=True),
+        "estimated": Setting(
+            {"momentum": 0.5, "prior": "estimated"}, _FIXMATCH.terms, _terms("kept", "confidence"), guesses=True
+        ),
         "plain": Setting(
             {"momentum": 0.5, "align": False}, _FIXMATCH.terms, _terms("kept", "confidence"), guesses=True
         ),
@@ -331,7 +348,10 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "drawn": _MPL,
         "hard": Setting({**_MPL.options, "hard": True}, _MPL.terms, _MPL.numbers, _MPL.groups, guesses=True),
     },
-    "s4l_rotation": {"plain": Setting(terms=_terms("supervised", "rotation"))},
+    "s4l_rotation": {
+        "plain": Setting(terms=_terms("supervised", "rotation")),
+        "upright": Setting({"classify": "upright"}, terms=_terms("supervised", "rotation")),
+    },
     "s4l_exemplar": {
         # Fewer views than published: the suite replaces each of them in turn.
         "plain": Setting({"copies": 3, "embedding": 20}, terms=_terms("supervised", "triplet")),
@@ -366,6 +386,8 @@ class Case:
         if self.cls.needs_image_shape:
             given["image_shape"] = (1, SIZE, SIZE)
         backbone = self.setting.backbone(8)
+        if "second" in inspect.signature(self.cls.__init__).parameters:
+            given["second"] = _network(self.cls.trains, self.setting.backbone(8), separate=separate)
         if self.cls.needs_statistics:
             channels = image_channels(backbone)
             given["statistics"] = ([0.5] * channels, [0.25] * channels)

@@ -516,8 +516,10 @@ class HeadOnly(Rotation):
 class TargetWithoutFeatures(DecoupledRotation):
     """The stop-gradient of the bank covers the new embedding too."""
 
-    def instance_loss(self, v: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        return super().instance_loss(v.detach(), rows)
+    def __init__(self, *arguments: object, **options: object) -> None:
+        super().__init__(*arguments, **options)  # type: ignore[arg-type]
+        compare = self.bank.nce_loss
+        self.bank.nce_loss = lambda v, *rest: compare(v.detach(), *rest)  # type: ignore[method-assign]
 
 
 class DecoderOnly(AET):
@@ -933,7 +935,7 @@ class CpuTensor(FixMatch):
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         for update in super().step(batch, progress):
-            yield replace(update, loss=update.loss + (torch.arange(5) * self.guesses).mean())
+            yield replace(update, loss=update.loss + (torch.arange(5) * self.model.head.bias).mean())
 
 
 @pytest.mark.parametrize(
@@ -1082,7 +1084,8 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
     class Forgetful(base):  # type: ignore[misc, valid-type]
         def __init__(self, *arguments: object, **options: object) -> None:
             super().__init__(*arguments, **options)
-            self.register_buffer(buffer, self.get_buffer(buffer), persistent=False)
+            owner, _, name = buffer.rpartition(".")
+            self.get_submodule(owner).register_buffer(name, self.get_buffer(buffer), persistent=False)
 
     return Forgetful
 
@@ -1090,8 +1093,9 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
 @pytest.mark.parametrize(
     ("cls", "buffer", "name"),
     [
-        (InstanceDiscrimination, "bank", "instance_discrimination-softmax"),
-        (InstanceDiscrimination, "log_z", "instance_discrimination-nce"),
+        (InstanceDiscrimination, "bank.rows", "instance_discrimination-softmax"),
+        (InstanceDiscrimination, "bank.place", "instance_discrimination-fresh"),
+        (InstanceDiscrimination, "bank.log_mean", "instance_discrimination-nce"),
         (SimCLRv2, "queue", "simclr_v2-memory"),
         (MoCo, "queue", "moco-v2"),
         (MoCo, "written", "moco-v1"),
@@ -1106,7 +1110,9 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
         (DINO, "center", "dino-plain"),
         (Colorization, "frequencies", "colorization-plain"),
         (Colorization, "batches", "colorization-plain"),
-        (ReMixMatch, "recent", "remixmatch-plain"),
+        (ReMixMatch, "alignment.recent", "remixmatch-plain"),
+        (ReMixMatch, "alignment.prior.counts", "remixmatch-plain"),
+        (SoftMatch, "alignment.prior.frequencies", "softmatch-estimated"),
         (ReMixMatch, "rates", "remixmatch-ctaugment"),
         (FixMatch, "rates", "fixmatch-ctaugment"),
         (FlexMatch, "latest", "flexmatch-plain"),
@@ -1115,9 +1121,9 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
         (SimMatch, "bank", "simmatch-plain"),
         (Exemplar, "seeds", "exemplar-plain"),
         (Exemplar, "places", "exemplar-plain"),
-        (DecoupledRotation, "bank", "decoupled_rotation-plain"),
-        (DecoupledRotation, "log_mean", "decoupled_rotation-plain"),
-        (CoMatch, "recent", "comatch-plain"),
+        (DecoupledRotation, "bank.rows", "decoupled_rotation-plain"),
+        (DecoupledRotation, "bank.log_mean", "decoupled_rotation-plain"),
+        (CoMatch, "alignment.recent", "comatch-plain"),
         (CoMatch, "memory_probs", "comatch-plain"),
         (CoMatch, "memory_embeddings", "comatch-plain"),
         (TemporalEnsembling, "ensemble", "temporal_ensembling-plain"),

@@ -232,6 +232,10 @@ class Child:
         self.code = self.nursery.number()
         return self.code
 
+    def has_said(self, words: str) -> bool:
+        """Whether its output has these words so far."""
+        return self.log.exists() and words in self.log.read_text()
+
     def alive(self) -> bool:
         """Whether the server has not reaped it yet."""
         try:

@@ -55,16 +55,15 @@ def test_after_ctrl_c_the_same_command_goes_on_bit_for_bit(nursery: Nursery, sin
 
 
 def waiting(first: Nursery, second: Nursery, folder: Path) -> tuple[Child, Child]:
-    """Start the command twice: the first one stopped in the middle of its stage, the second at the stage's door."""
+    """Start two commands that share a stage: the first stopped in the middle of it, the second at the stage's door."""
     write_recipe(folder, "train")
     one = first.start(folder, *RUN)
     one.wait_for("a checkpoint", lambda: checkpoint_in(folder))
     one.kill(signal.SIGSTOP)
     one.log = one.log.rename(folder / "first.log")  # the second writes one of its own
-    other = second.start(folder, *RUN)
-    other.wait_for("the second run to begin", lambda: len(events(folder / "out", "run_start")) == 2)
-    time.sleep(0.3)
-    assert len(events(folder / "out", "stage_start")) == 1  # the first one's
+    other = second.start(folder, "run", "recipe.yaml", "--out", "other")
+    other.wait_for("the second run to wait", lambda: other.has_said("waiting for it"))
+    assert not events(folder / "other", "stage_start")
     return one, other
 
 
@@ -77,7 +76,7 @@ def test_a_second_process_waits_and_reuses_what_the_first_trains(
     assert other.wait() == 0, other.log.read_text()
     assert "train trained" in one.log.read_text()
     assert "train reused" in other.log.read_text()
-    assert tensors(tmp_path / "out") == tensors(single / "out")
+    assert tensors(tmp_path / "out") == tensors(tmp_path / "other") == tensors(single / "out")
 
 
 def test_a_second_process_takes_over_when_the_first_is_killed(
@@ -88,4 +87,22 @@ def test_a_second_process_takes_over_when_the_first_is_killed(
     assert one.wait() == -signal.SIGKILL
     assert other.wait() == 0, other.log.read_text()
     assert "train resumed" in other.log.read_text()
-    assert tensors(tmp_path / "out") == tensors(single / "out")
+    assert tensors(tmp_path / "other") == tensors(single / "out")
+
+
+def test_one_result_folder_belongs_to_one_process_at_a_time(
+    nursery: Nursery, second_nursery: Nursery, tmp_path: Path
+) -> None:
+    write_recipe(tmp_path, "train")
+    one = nursery.start(tmp_path, *RUN)
+    one.wait_for("a checkpoint", lambda: checkpoint_in(tmp_path))
+    one.kill(signal.SIGSTOP)
+    one.log = one.log.rename(tmp_path / "first.log")
+    other = second_nursery.start(tmp_path, *RUN, "seed=4")
+    other.wait_for("the second run to wait", lambda: other.has_said("waiting for it"))
+    assert len(events(tmp_path / "out", "run_start")) == 1
+    one.kill(signal.SIGCONT)
+    assert one.wait() == other.wait() == 0, other.log.read_text()
+    writers = [event["writer"] for event in events(tmp_path / "out", "run_start")]
+    assert len(set(writers)) == 2
+    assert [event["writer"] for event in events(tmp_path / "out", "run_end")] == writers, "one after the other"

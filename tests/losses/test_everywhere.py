@@ -36,7 +36,7 @@ CASES = {
         (F.softmax(logits(1), 1),),
     ),
     "counting": (
-        lambda z, p, o: semisup.losses.count_features(z, p.view(N, 2, C) / 2, o, 12.0),
+        lambda z, p, o: semisup.losses.counting(z, p.view(N, 2, C) / 2, o, 12.0),
         (torch.cat([logits(1), logits(2)], 1), logits(3)),
     ),
     "entropy": (semisup.losses.entropy, ()),

@@ -59,7 +59,7 @@ def check_equation(cls: type[CoMatch], steps: int = 5, **options: Any) -> list[f
     """Loss, terms, guesses, gradients and memory of some steps; returns the share of images kept at each."""
     model = ref.regression(scale=1.2)
     memory = 20  # neither a multiple of the batch of 9 nor reached before the fourth step
-    method = cls(model, embedding=5, memory=memory, **options)
+    method = cls(model, embedding=5, memory=memory, **{"prior": "uniform", **options})
     threshold, least = options.get("threshold", 0.95), options.get("graph_threshold", 0.8)
     alpha, temperature = options.get("smoothing", 0.9), options.get("temperature", 0.2)
     recent: list[list[float]] = []
@@ -72,7 +72,7 @@ def check_equation(cls: type[CoMatch], steps: int = 5, **options: Any) -> list[f
         recent = [*recent, [ref.mean([row[c] for row in probs]) for c in CLASSES]][-32:]
         usual = [ref.mean([row[c] for row in recent]) for c in CLASSES]
         rows = [[row[c] * (1 / 3 + 1e-6) / (usual[c] + 1e-6) for c in CLASSES] for row in probs]
-        aligned = [[p / sum(row) for p in row] for row in rows]
+        aligned = [[p / sum(row) for p in row] for row in (rows if options.get("align", True) else probs)]
         z_weak = embed(layers, u["weak"])
         q = aligned
         if len(queue) >= memory:

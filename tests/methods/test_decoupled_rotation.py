@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from semisup.methods import Batch, Progress, Unlabeled, Update
 from semisup.methods.decoupled_rotation import DecoupledRotation
+from semisup.methods.parts.instance_bank import InstanceBank
 from semisup.models import Encoder
 from tests.methods import methods_reference as ref
 from tests.methods import pretext_reference as pretext
@@ -31,7 +32,8 @@ def build(cls: type[DecoupledRotation] = DecoupledRotation, **options: Any) -> D
     torch.manual_seed(0)
     model = Encoder(ref.Layer(R + S, 4))
     method = cls(model, IMAGES, **{"embedding": D, "negatives": M, "prior": 0.3, **options})
-    method.seen[SEEN] = 1
+    method.bank.rows[: len(SEEN)] = F.normalize(torch.randn(len(SEEN), D), dim=1)
+    method.bank.place[SEEN] = torch.arange(len(SEEN))
     return method
 
 
@@ -70,9 +72,9 @@ def references(
     What has no gradient is computed once, from the present weights: Z, the weights, and the features that the upright
     head sees.
     """
-    bank = method.bank.double().numpy().copy()
+    known = dict(zip(SEEN, method.bank.rows.double().numpy().copy(), strict=False))
     torch.manual_seed(7)
-    negatives = torch.randint(IMAGES, (M,)).tolist()
+    drawn = torch.rand(M).tolist()
     turned = four(U)
 
     def features(w: list[ref.Array]) -> ref.Array:
@@ -100,28 +102,30 @@ def references(
                 errors += [(f[n, k, d] - mean) ** 2 for k in range(4)]
         return ref.mean(errors)
 
+    def embeddings(w: list[ref.Array]) -> list[ref.Array]:
+        raw = [w[4] @ f + w[5] for f in features(w)[:, :, R:].mean(1)]
+        return [z / math.sqrt(float(z @ z)) for z in raw]
+
     def scores(w: list[ref.Array]) -> tuple[list[float], list[list[float]]]:
-        f = features(w)[:, :, R:].mean(1)
         own, others = [], []
-        for n in range(N):
-            z = w[4] @ f[n] + w[5]
-            z = z / math.sqrt(float(z @ z))
+        for n, z in enumerate(embeddings(w)):
             own.append(float(z @ bank[ROWS[n]]) / tau)
-            others.append([float(z @ bank[m]) / tau for m in negatives])
+            others.append([float(z @ row) / tau for row in negatives])
         return own, others
 
-    own, others = scores(start)
-    z_constant = IMAGES * ref.mean([math.exp(s) for n in range(N) for s in (own[n], *others[n])])
+    bank = known | {ROWS[n]: row for n, row in enumerate(embeddings(start)) if ROWS[n] not in known}
+    order = SEEN + sorted(set(ROWS) - set(SEEN))
+    negatives = [bank[order[int(r * len(order))]] for r in drawn]
+    z_mean = ref.mean([math.exp(s) for row in scores(start)[1] for s in row])
 
     def instance(w: list[ref.Array]) -> float:
         own, others = scores(w)
         losses = []
         for n in range(N):
-            p = math.exp(own[n]) / z_constant
-            loss = -math.log(p / (p + M / IMAGES))
+            p = math.exp(own[n]) / z_mean  # P / P_noise
+            loss = -math.log(p / (p + M))
             for score in others[n]:
-                q = math.exp(score) / z_constant
-                loss -= math.log((M / IMAGES) / (q + M / IMAGES))
+                loss -= math.log(M / (math.exp(score) / z_mean + M))
             losses.append(loss if ROWS[n] in SEEN else 0.0)
         return ref.mean(losses)
 
@@ -185,43 +189,33 @@ def test_features_that_do_not_turn_cost_nothing() -> None:
 def test_scores_alike() -> None:
     """methods.md 2.1: log(1 + m) + m log(1 + 1 / m)."""
     method = build()
-    method.seen.fill_(1)
-    method.bank.copy_(F.normalize(torch.ones(D), dim=0).expand(IMAGES, D))
+    method.bank.rows.copy_(F.normalize(torch.ones(D), dim=0).expand(IMAGES, D))
+    method.bank.place.copy_(torch.arange(IMAGES))
     with torch.no_grad():
         method.embed.weight.zero_()
         method.embed.bias.fill_(1.0)
     ref.close(step(method).log["instance"], math.log(1 + M) + M * math.log(1 + 1 / M))
 
 
-def test_z_is_of_the_first_batch() -> None:
-    method = build()
-    ref.run(method, given())
-    first = method.log_mean.clone()
-    assert first.isfinite()
-    for _ in range(3):
-        ref.run(method, given())
-    assert torch.equal(method.log_mean, first)
-
-
 def test_the_bank_is_used_before_it_learns() -> None:
     method = build(bank_momentum=0.25)
-    before = method.bank.clone()
-    torch.testing.assert_close(before.norm(dim=1), torch.ones(IMAGES))
+    before = method.bank.rows.clone()
     with torch.no_grad():
         features = method.encoder(torch.stack([torch.rot90(U, k, (2, 3)) for k in range(4)]).flatten(0, 1))
         v = F.normalize(method.embed(features[:, R:].view(4, N, S).mean(0)), dim=1)
     step(method)
     expected = before.clone()
+    order = SEEN + sorted(set(ROWS) - set(SEEN))
     for row, embedding in zip(ROWS, v, strict=True):
-        mixed = 0.25 * before[row] + 0.75 * embedding
-        expected[row] = F.normalize(mixed, dim=0) if row in SEEN else embedding
-    torch.testing.assert_close(method.bank, expected)
-    assert method.seen.nonzero().flatten().tolist() == sorted({*SEEN, *ROWS})
+        mixed = 0.25 * before[order.index(row)] + 0.75 * embedding
+        expected[order.index(row)] = F.normalize(mixed, dim=0) if row in SEEN else embedding
+    torch.testing.assert_close(method.bank.rows, expected)
+    assert method.bank.place[order].tolist() == list(range(len(order)))
 
 
-def test_nothing_is_learned_from_a_random_row() -> None:
+def test_nothing_is_learned_from_a_first_row() -> None:
     method = build()
-    method.seen.zero_()
+    method.bank.place.fill_(-1)
     update = step(method)
     assert float(update.log["instance"].detach()) == 0.0
     slopes = torch.autograd.grad(update.log["instance"], [method.embed.weight])
@@ -267,19 +261,42 @@ class EarlyWeights(DecoupledRotation):
         super().__init__(*arguments, **{**options, "weighted_from": 0.0})
 
 
-class FreshZ(DecoupledRotation):
+class EarlyBank(InstanceBank):
     """The bank is updated before its use, and scores are of the new rows."""
 
-    def instance_loss(self, v: Tensor, rows: Tensor) -> Tensor:
-        self.bank[rows] = v.detach()
-        return super().instance_loss(v, rows)
+    def enter(self, v: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        places, new = super().enter(v, index)
+        self.take_in(v, places)
+        return places, new
 
 
-class DetachedEmbedding(DecoupledRotation):
+class StillEmbedding(InstanceBank):
     """Instances are told apart by features that do not learn it. No value gives it away."""
 
-    def instance_loss(self, v: Tensor, rows: Tensor) -> Tensor:
-        return super().instance_loss(v.detach() + 0 * v, rows)
+    def nce_loss(
+        self, v: Tensor, places: Tensor, temperature: float, noise: int, weight: Tensor | None = None
+    ) -> Tensor:
+        return super().nce_loss(v.detach() + 0 * v, places, temperature, noise, weight)
+
+
+class EverythingCounts(InstanceBank):
+    """Images without a row of an earlier step are told apart too."""
+
+    def nce_loss(
+        self, v: Tensor, places: Tensor, temperature: float, noise: int, weight: Tensor | None = None
+    ) -> Tensor:
+        return super().nce_loss(v, places, temperature, noise)
+
+
+def with_bank(bank: type[InstanceBank]) -> type[DecoupledRotation]:
+    """The method with another bank."""
+
+    class Sabotaged(DecoupledRotation):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.bank.__class__ = bank
+
+    return Sabotaged
 
 
 class Posterior(DecoupledRotation):
@@ -294,8 +311,9 @@ class Posterior(DecoupledRotation):
     [
         (WeightedUpright, LATE),
         (EarlyWeights, EARLY),
-        (FreshZ, EARLY),
-        (DetachedEmbedding, EARLY),
+        (with_bank(EarlyBank), EARLY),
+        (with_bank(StillEmbedding), EARLY),
+        (with_bank(EverythingCounts), EARLY),
         (Posterior, LATE),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.methods import Batch, Progress, Unlabeled, Update
@@ -134,7 +135,7 @@ def test_teacher_answers_to_large_views_in_one_forward_with_its_own_statistics()
         Encoder(SmallCNN(2, in_channels=1)), out_features=CLUSTERS, hidden=6, bottleneck=3, crops=3, momentum=0.0
     ).train()
     views = method.views.policies("unlabeled")
-    assert list(views.items())[1:3] == [("second", "simclr"), ("local_1", "local")]
+    assert list(views.items())[1:3] == [("second", "dino_second"), ("local_1", "dino_local")]
     batch = ref.batch(unlabeled={v: torch.randn(4, 1, *((6, 6) if "local" in v else (12, 12))) for v in views})
     before = method.encoder.backbone.get_submodule("layer1.0").weight.detach().clone()
     ref.run(method, batch)
@@ -241,3 +242,19 @@ class LocalTeacher(DINO):
 def test_training_check_finds(cls: type[DINO]) -> None:
     with pytest.raises(AssertionError, match="Not equal"):
         check_training(cls)
+
+
+def test_the_last_layer_begins_short_enough_to_turn() -> None:
+    """U(-1/8, 1/8) in 64 dimensions: rows of length 0.577. Normal numbers, 14 times as long, would hardly turn."""
+    torch.manual_seed(0)
+    head = DINOHead(6, 8, 64, 50)
+    assert float(head.last.detach().abs().max()) <= 1 / 8
+    torch.testing.assert_close(head.last.detach().norm(dim=1).mean(), torch.tensor(3**-0.5), atol=0.02, rtol=0)
+    before = F.normalize(head.last.detach(), dim=1)
+    optimizer = torch.optim.AdamW([head.last], lr=3e-3)
+    for _ in range(20):
+        optimizer.zero_grad()
+        head(torch.randn(16, 6))[:, 0].sum().backward()
+        optimizer.step()
+    turned = torch.rad2deg((before[0] @ F.normalize(head.last.detach()[0], dim=0)).acos())
+    assert float(turned) > 10

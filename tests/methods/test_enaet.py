@@ -88,7 +88,7 @@ def check_equation(cls: type[EnAET], progress: Progress = HALF, **options: Any) 
 
     l_u = up("ramp", 1 / 64) * options.get("unlabeled_weight", 75.0)
     l_t = up("transform_ramp", 0.1) * options.get("transform_weight", 1.0)
-    l_a = options.get("agreement_weight", 1.0)
+    l_a = up("ramp", 1 / 64) * options.get("agreement_weight", 1.0)
     error = decoding_error(method, first, changed)
     update = step(method, batch, progress)
     ref.check_value_and_gradient(update.log["supervised"], model, supervised)
@@ -152,14 +152,23 @@ def test_decoders_teach_the_encoder_through_both_images() -> None:
         assert bool(slope.any())
 
 
-def test_guesses_are_made_without_a_graph_and_all_else_in_one_forward() -> None:
-    method = build(EnAET)
-    forwards: list[tuple[int, bool]] = []
-    method.model.backbone.register_forward_pre_hook(
-        lambda module, inputs: forwards.append((len(inputs[0]), torch.is_grad_enabled()))
+def check_forwards(cls: type[EnAET]) -> None:
+    """The guesses without a graph, the mixed images, then each family alone; BatchNorm remembers the first two."""
+    model = ref.regression()
+    norm = nn.BatchNorm1d(ref.PIXELS)
+    model.neck.append(norm)
+    forwards: list[tuple[int, bool, int]] = []
+    norm.register_forward_hook(
+        lambda module, inputs, _: forwards.append(
+            (len(inputs[0]), torch.is_grad_enabled(), int(module.num_batches_tracked))
+        )
     )
-    step(method, given())
-    assert forwards == [(2 * U, False), (B + 2 * U + 6 * U, True)]
+    step(cls(model).train(), given())
+    assert forwards == [(2 * U, False, 1), (B + 2 * U, True, 2), *[(U, True, 2)] * 6]
+
+
+def test_transformed_images_have_forwards_and_statistics_of_their_own() -> None:
+    check_forwards(EnAET)
 
 
 def test_one_image_each() -> None:
@@ -246,10 +255,37 @@ class EarlyDecoders(EnAET):
         self.transform_ramp = before
 
 
+class EarlyAgreement(EnAET):
+    """The reference code: the first guesses label the transformed images at full weight."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        for update in super().step(batch, progress):
+            missing = (1 - min(progress.fraction / self.ramp, 1)) * self.agreement_weight
+            yield replace(update, loss=update.loss + missing * update.log["agreement"])
+
+
+class JointForward(EnAET):
+    """Turned, sheared and zero-filled images in the running statistics: with them it collapses on digits."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        self.model(torch.cat([batch.labeled["weak"], batch.unlabeled["first"]]))
+        yield from super().step(batch, progress)
+
+
 @pytest.mark.parametrize(
     "cls",
-    [*map(decoding, (in_pixels, raw_angle, swapped, summed, one_image)), GradientIntoGuesses, EarlyDecoders],
+    [
+        *map(decoding, (in_pixels, raw_angle, swapped, summed, one_image)),
+        GradientIntoGuesses,
+        EarlyDecoders,
+        EarlyAgreement,
+    ],
 )
 def test_equation_finds(cls: type[EnAET]) -> None:
     with pytest.raises(AssertionError, match="Not equal"):
-        check_equation(cls, transform_ramp=0.9)
+        check_equation(cls, ramp=0.8, transform_ramp=0.9)
+
+
+def test_forwards_find_a_joint_one() -> None:
+    with pytest.raises(AssertionError):
+        check_forwards(JointForward)

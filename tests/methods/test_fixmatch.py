@@ -70,7 +70,8 @@ def check_equation(cls: type[FixMatch], steps: int = 2, **options: Any) -> list[
         assert update.pseudo_labels.labels.tolist() == labels
         assert update.pseudo_labels.mask.tolist() == mask
         if running is not None:
-            ref.close(method.guesses, running)
+            assert method.alignment is not None
+            ref.close(method.alignment.average, running)
         with torch.no_grad():
             model.head.bias.add_(torch.tensor([0.3, 0.0, -0.2]))  # so that the next step is another
         kept.append(ref.mean(mask))
@@ -82,7 +83,7 @@ def check_equation(cls: type[FixMatch], steps: int = 2, **options: Any) -> list[
     [
         {"threshold": 0.7},
         {"threshold": 0.7, "unlabeled_weight": 3.0},
-        {"threshold": 0.7, "align": True, "align_momentum": 0.5},
+        {"threshold": 0.7, "align": True, "align_momentum": 0.5, "prior": "uniform"},
     ],
 )
 def test_equation(options: dict[str, Any]) -> None:
@@ -99,8 +100,9 @@ def test_alignment_by_hand(threshold: float, kept: float) -> None:
     model = ref.regression(scale=0.0)
     with torch.no_grad():
         model.head.bias.copy_(torch.tensor([0.5, 0.3, 0.2]).log())
-    method = FixMatch(model, threshold=threshold, align=True, align_momentum=1.0)
-    method.guesses.copy_(torch.tensor([0.6, 0.2, 0.2]))
+    method = FixMatch(model, threshold=threshold, align=True, align_momentum=0.9999999, prior="uniform")
+    assert method.alignment is not None
+    method.alignment.average.copy_(torch.tensor([0.6, 0.2, 0.2]))
     update = ref.first(method, given())
     assert update.pseudo_labels is not None
     assert update.pseudo_labels.labels.tolist() == [1] * 9
@@ -235,11 +237,11 @@ def test_equation_finds(cls: type[FixMatch]) -> None:
 def test_equation_finds_alignment_after_the_threshold_or_none() -> None:
     class Unaligned(FixMatch):
         def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-            self.align = False
+            self.alignment = None
             return super().step(batch, progress)
 
     with pytest.raises(AssertionError, match="Not equal"):
-        check_equation(Unaligned, threshold=0.7, align=True, align_momentum=0.5)
+        check_equation(Unaligned, threshold=0.7, align=True, align_momentum=0.5, prior="uniform")
 
 
 def test_gradient_check_finds_gradient_into_the_weak_view() -> None:

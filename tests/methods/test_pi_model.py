@@ -26,28 +26,31 @@ def given() -> Batch:
     return ref.batch({name: view.clone() for name, view in X.items()}, {name: view.clone() for name, view in U.items()})
 
 
-def check_equation(cls: type[PiModel], progress: Progress = LATE) -> None:
-    """CE + w(t) (1/NC) sum of squares; the gradient runs through both predictions."""
+def check_equation(cls: type[PiModel], progress: Progress = LATE, *, detach: bool = True) -> None:
+    """CE + w(t) (1/NC) sum of squares; the gradient runs through the second prediction, or through both."""
     model = ref.regression()
+    target = ref.softmax(ref.logits(ref.weights(model), U["first"]))
     weight = 20.0 * math.exp(-5 * (1 - min(progress.fraction / 0.5, 1.0)) ** 2)
 
     def consistency(w: ref.Array) -> float:
-        one, other = (ref.softmax(ref.logits(w, U[view])) for view in ("first", "second"))
+        one = target if detach else ref.softmax(ref.logits(w, U["first"]))
+        other = ref.softmax(ref.logits(w, U["second"]))
         squares = [(one[n, c] - other[n, c]) ** 2 for n in range(len(one)) for c in range(ref.CLASSES)]
         return sum(squares) / len(one) / ref.CLASSES
 
     def total(w: ref.Array) -> float:
         return ref.labeled_loss(w, X["weak"], given().labeled.y) + weight * consistency(w)
 
-    update = ref.first(cls(model, consistency=20.0, ramp=0.5), given(), progress)
+    update = ref.first(cls(model, consistency=20.0, ramp=0.5, detach=detach), given(), progress)
     ref.check_value_and_gradient(update.log["consistency"], model, consistency)
     ref.check_value_and_gradient(update.loss, model, total)
     ref.close(update.log["supervised"], ref.labeled_loss(ref.weights(model), X["weak"], given().labeled.y))
 
 
+@pytest.mark.parametrize("detach", [True, False])
 @pytest.mark.parametrize("step", [0, 3, 9])
-def test_equation(step: int) -> None:
-    check_equation(PiModel, Progress(step, 10))
+def test_equation(step: int, detach: bool) -> None:
+    check_equation(PiModel, Progress(step, 10), detach=detach)
 
 
 def test_equal_views_of_a_deterministic_network_agree() -> None:
@@ -77,11 +80,11 @@ def test_opposite_certainties_are_2_over_c_apart() -> None:
     ref.close(ref.first(PiModel(model), batch).log["consistency"], 2 / ref.CLASSES)
 
 
-def test_which_view_is_first_does_not_matter() -> None:
+def test_which_view_is_first_does_not_matter_where_both_learn() -> None:
     model = ref.regression()
     swapped = Unlabeled({"first": U["second"], "second": U["first"]}, given().unlabeled.index)
-    one = ref.first(PiModel(model), given()).log["consistency"]
-    other = ref.first(PiModel(model), Batch(given().labeled, swapped)).log["consistency"]
+    one = ref.first(PiModel(model, detach=False), given()).log["consistency"]
+    other = ref.first(PiModel(model, detach=False), Batch(given().labeled, swapped)).log["consistency"]
     ref.close(one, float(other.detach()))
     ref.close(ref.gradient(one, model), ref.gradient(other, model))
 
@@ -106,18 +109,35 @@ class Consistency(PiModel):
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         for update in super().step(batch, progress):
             own = update.log["consistency"]
-            other = self.term(self.model(batch.unlabeled["first"]), self.model(batch.unlabeled["second"]))
+            first = self.model(batch.unlabeled["first"])
+            other = self.term(first.detach() if self.detach else first, self.model(batch.unlabeled["second"]))
             weight = float(((update.loss - update.log["supervised"]) / own).detach())
             yield replace(
                 update, loss=update.log["supervised"] + weight * other, log={**update.log, "consistency": other}
             )
 
 
-class OneBranch(Consistency):
-    """google-research/fixmatch and USB: gradient through one of the two only. The value stays what it was."""
+class BothBranches(PiModel):
+    """Gradient through both, as in the paper. The value stays what it is."""
 
-    def term(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        return mse_consistency(first, second.softmax(1).detach())
+    def __init__(self, model: Classifier, **options: Any) -> None:
+        super().__init__(model, **{**options, "detach": False})
+
+
+class OneBranch(PiModel):
+    """Gradient through one, where both are asked for."""
+
+    def __init__(self, model: Classifier, **options: Any) -> None:
+        super().__init__(model, **{**options, "detach": True})
+
+
+class WrongTarget(Consistency):
+    """The second view is the target of the first."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        u = batch.unlabeled
+        swapped = Unlabeled({"first": u["second"], "second": u["first"]}, u.index)
+        yield from PiModel.step(self, Batch(batch.labeled, swapped), progress)
 
 
 class SumOverClasses(Consistency):
@@ -138,7 +158,7 @@ class SameView(Consistency):
     """Looks at one view twice."""
 
     def term(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        return mse_consistency(first, first.softmax(1))
+        return mse_consistency(second, second.softmax(1))
 
 
 class NoRamp(PiModel):
@@ -148,10 +168,15 @@ class NoRamp(PiModel):
         super().__init__(model, **{**options, "ramp": 0.0})
 
 
-@pytest.mark.parametrize("cls", [OneBranch, SumOverClasses, OnLogits, SameView])
+@pytest.mark.parametrize("cls", [BothBranches, WrongTarget, SumOverClasses, OnLogits, SameView])
 def test_equation_finds(cls: type[PiModel]) -> None:
     with pytest.raises(AssertionError, match="Not equal"):
         check_equation(cls)
+
+
+def test_equation_finds_a_detached_target_where_both_learn() -> None:
+    with pytest.raises(AssertionError, match="Not equal"):
+        check_equation(OneBranch, detach=False)
 
 
 def test_equation_finds_a_missing_ramp() -> None:

@@ -61,20 +61,20 @@ def check_equation(cls: type[ReMixMatch], steps: int = 3, progress: Progress = H
     strong_views = options.get("strong_views", 2)
     method = cls(model, **options)
     recent = [[1 / 3] * 3] * 128
-    shares_of_labels = [1 / 3] * 3
+    counts_of_labels = [1.0] * 3
     for count in range(steps):
         batch = given(strong_views, seed=10 * (count + 1))
         u = batch.unlabeled
         strong = [u[f"strong_{k}"] for k in range(1, strong_views + 1)]
         probs = ref.softmax(ref.logits(ref.weights(model), u["weak"]))
         expected = [ref.mean([row[c] for row in recent]) for c in CLASSES]
+        counts_of_labels = [old + new for old, new in zip(counts_of_labels, [3, 1, 1], strict=True)]  # of y
+        shares_of_labels = [count / sum(counts_of_labels) for count in counts_of_labels]
         rows = [[row[c] * (shares_of_labels[c] + 1e-6) / (expected[c] + 1e-6) for c in CLASSES] for row in probs]
         rows = [[p / sum(row) for p in row] for row in rows]
         rows = [[p ** (1 / options.get("temperature", 0.5)) for p in row] for row in rows]
         q = np.array([[p / sum(row) for p in row] for row in rows])
         recent = [*recent[1:], [ref.mean([row[c] for row in probs]) for c in CLASSES]]
-        labeled = [0.6, 0.2, 0.2]  # of y
-        shares_of_labels = [0.999 * old + 0.001 * new for old, new in zip(shares_of_labels, labeled, strict=True)]
 
         torch.manual_seed(7)
         partners, shares = draw_mixing(B + (1 + strong_views) * U, options.get("alpha", 0.75), torch.device("cpu"))
@@ -106,8 +106,8 @@ def check_equation(cls: type[ReMixMatch], steps: int = 3, progress: Progress = H
             ref.check_value_and_gradient(update.log[name], model, term)
         ref.close(update.log["rotation"], rotation)
         ref.check_value_and_gradient(update.loss, model, total)
-        ref.close(method.recent, np.array(recent))
-        ref.close(method.label_shares, np.array(shares_of_labels))
+        ref.close(method.alignment.recent, np.array(recent))
+        ref.close(method.alignment.prior.counts, np.array(counts_of_labels))
         assert update.pseudo_labels is not None
         assert update.pseudo_labels.labels.tolist() == ref.likeliest(q)
         with torch.no_grad():
@@ -150,12 +150,12 @@ def test_the_memory_forgets_after_128_batches() -> None:
     with torch.no_grad():
         model.head.bias.copy_(torch.tensor([0.5, 0.3, 0.2]).log())
     method = ReMixMatch(model, alpha=0.0)
-    labels = torch.full((B, 3), 1 / 3)
+    labels, recent = torch.tensor([0, 1, 2]), method.alignment.recent
     mine = torch.tensor([0.5, 0.3, 0.2])
     for count in range(128):
-        torch.testing.assert_close(method.recent.mean(0), (count * mine + (128 - count) / 3) / 128)
+        torch.testing.assert_close(recent.mean(0), (count * mine + (128 - count) / 3) / 128)
         method.guess(given().unlabeled["weak"], labels)
-    torch.testing.assert_close(method.recent.mean(0), mine)
+    torch.testing.assert_close(recent.mean(0), mine)
     # What the model always says is now worth nothing: aligned to the labels' shares, which are equal.
     ref.close(method.guess(given().unlabeled["weak"], labels), np.full((U, 3), 1 / 3), rtol=1e-4)
 
@@ -164,7 +164,7 @@ def test_the_first_guesses_are_not_aligned() -> None:
     model = ref.regression()
     weak = given().unlabeled["weak"]
     probs = torch.tensor(ref.softmax(ref.logits(ref.weights(model), weak)))
-    got = ReMixMatch(model).guess(weak, torch.full((B, 3), 1 / 3))
+    got = ReMixMatch(model).guess(weak, torch.tensor([0, 1, 2]))
     ref.close(got, sharpen(probs, 0.5).numpy())
 
 
@@ -177,14 +177,33 @@ def test_labels_come_from_the_weak_view_alone() -> None:
     assert torch.equal(first.labels, second.labels)
 
 
-def test_guesses_are_made_without_a_graph_and_all_else_in_one_forward() -> None:
+def check_forwards(cls: type[ReMixMatch]) -> None:
+    """The guesses without a graph, the mixed images, the strong view, its turns; BatchNorm remembers the first two."""
     model = ref.regression()
-    forwards: list[tuple[int, bool]] = []
-    model.backbone.register_forward_pre_hook(
-        lambda module, inputs: forwards.append((len(inputs[0]), torch.is_grad_enabled()))
+    norm = torch.nn.BatchNorm1d(ref.PIXELS)
+    model.neck.append(norm)
+    forwards: list[tuple[int, bool, int]] = []
+    norm.register_forward_hook(
+        lambda module, inputs, _: forwards.append(
+            (len(inputs[0]), torch.is_grad_enabled(), int(module.num_batches_tracked))
+        )
     )
-    step(ReMixMatch(model), given())
-    assert forwards == [(U, False), (B + 3 * U + 2 * U, True)]
+    step(cls(model).train(), given())
+    assert forwards == [(U, False, 1), (B + 3 * U, True, 2), (U, True, 2), (U, True, 2)]
+
+
+def test_strong_views_and_turns_have_forwards_and_statistics_of_their_own() -> None:
+    check_forwards(ReMixMatch)
+
+
+def test_forwards_find_remembered_turns() -> None:
+    class Remembered(ReMixMatch):
+        def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+            self.model(batch.unlabeled["strong_1"])
+            yield from super().step(batch, progress)
+
+    with pytest.raises(AssertionError):
+        check_forwards(Remembered)
 
 
 def test_one_image_each() -> None:
@@ -197,14 +216,27 @@ def test_one_image_each() -> None:
 # --- sabotage --------------------------------------------------------------------------------------------------------
 
 
+def shares(method: ReMixMatch) -> Tensor:
+    counts = method.alignment.prior.counts
+    return counts / counts.sum()
+
+
+class SlowLabels(ReMixMatch):
+    """The reference code: class shares of the labels that begin uniform and forget over 1,000 steps."""
+
+    def guess(self, weak: Tensor, labels: Tensor) -> Tensor:
+        self.alignment.prior.counts.fill_(300.0)
+        return super().guess(weak, labels)
+
+
 class SharpenFirst(ReMixMatch):
     """Sharpen, then align: the wrong order."""
 
     def guess(self, weak: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
-            before = self.recent.mean(0), self.label_shares.clone()
+            before = self.alignment.recent.mean(0)
             super().guess(weak, labels)
-            return align_distribution(sharpen(self.model(weak).softmax(1), self.temperature), before[1], before[0])
+            return align_distribution(sharpen(self.model(weak).softmax(1), self.temperature), shares(self), before)
 
 
 class Unaligned(ReMixMatch):
@@ -221,7 +253,7 @@ class AlignedMemory(ReMixMatch):
 
     def guess(self, weak: Tensor, labels: Tensor) -> Tensor:
         guesses = super().guess(weak, labels)
-        self.recent[-1] = guesses.mean(0)
+        self.alignment.recent[-1] = guesses.mean(0)
         return guesses
 
 
@@ -229,9 +261,9 @@ class GradientIntoGuesses(ReMixMatch):
     """The guesses are trained as well."""
 
     def guess(self, weak: Tensor, labels: Tensor) -> Tensor:
-        before = self.recent.mean(0), self.label_shares.clone()
+        before = self.alignment.recent.mean(0)
         super().guess(weak, labels)
-        return sharpen(align_distribution(self.model(weak).softmax(1), before[1], before[0]), self.temperature)
+        return sharpen(align_distribution(self.model(weak).softmax(1), shares(self), before), self.temperature)
 
 
 class RampedRotation(ReMixMatch):
@@ -255,7 +287,7 @@ class MixedAnchor(ReMixMatch):
 
 
 @pytest.mark.parametrize(
-    "cls", [SharpenFirst, Unaligned, AlignedMemory, GradientIntoGuesses, RampedRotation, MixedAnchor]
+    "cls", [SlowLabels, SharpenFirst, Unaligned, AlignedMemory, GradientIntoGuesses, RampedRotation, MixedAnchor]
 )
 def test_equation_finds(cls: type[ReMixMatch]) -> None:
     with pytest.raises(AssertionError, match="Not equal"):

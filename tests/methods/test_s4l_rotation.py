@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def four(images: torch.Tensor) -> ref.Array:
     return np.array(rows)
 
 
-def reference(weights: list[ref.Array]) -> dict[str, float]:
+def reference(weights: list[ref.Array], classify: str) -> dict[str, float]:
     """The terms, from weights and biases of the backbone, the classifier's head and the rotation head."""
 
     def losses(images: torch.Tensor, head: int, labels: list[int]) -> list[float]:
@@ -52,17 +53,18 @@ def reference(weights: list[ref.Array]) -> dict[str, float]:
         probs = ref.softmax(features @ weights[head].T + weights[head + 1])
         return [-math.log(row[label]) for row, label in zip(probs, labels, strict=True)]
 
-    supervised = ref.mean(losses(X, 2, [label for label in (2, 0, 1) for _ in range(4)]))
+    of_copies = losses(X, 2, [label for label in (2, 0, 1) for _ in range(4)])
+    supervised = ref.mean(of_copies if classify == "all" else of_copies[::4])
     turns = [ref.mean(losses(images, 4, [0, 1, 2, 3] * len(images))) for images in (X, U)]
     return {"supervised": supervised, "rotation": sum(turns) / 2}
 
 
-def check_equation(cls: type[S4LRotation], weight: float = 1.0) -> None:
-    method = cls(deep(), rotation_weight=weight)
+def check_equation(cls: type[S4LRotation], weight: float = 1.0, classify: Literal["all", "upright"] = "all") -> None:
+    method = cls(deep(), rotation_weight=weight, classify=classify)
     variables = parameters(method)
     weights = [p.detach().double().numpy() for p in variables]
     update = ref.first(method, given())
-    expected = reference(weights)
+    expected = reference(weights, classify)
     for name in ("supervised", "rotation"):
         ref.close(update.log[name], expected[name])
     ref.close(update.loss, expected["supervised"] + weight * expected["rotation"])
@@ -70,15 +72,28 @@ def check_equation(cls: type[S4LRotation], weight: float = 1.0) -> None:
     for i, slope in enumerate(slopes):
 
         def total(w: ref.Array, i: int = i) -> float:
-            terms = reference([w if j == i else other for j, other in enumerate(weights)])
+            terms = reference([w if j == i else other for j, other in enumerate(weights)], classify)
             return terms["supervised"] + weight * terms["rotation"]
 
         ref.close(slope, ref.numeric_gradient(total, weights[i]), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("classify", ["all", "upright"])
 @pytest.mark.parametrize("weight", [1.0, 0.3])
-def test_equation(weight: float) -> None:
-    check_equation(S4LRotation, weight)
+def test_equation(weight: float, classify: Literal["all", "upright"]) -> None:
+    check_equation(S4LRotation, weight, classify)
+
+
+def test_the_finished_classifier_averages_its_logits_over_the_turns_it_learned() -> None:
+    """Section 7 of the paper, for `classify: all` and in eval mode; one forward of the image otherwise."""
+    model = deep()
+    w, b = (p.detach().double().numpy() for p in (model.backbone.linear.weight, model.backbone.linear.bias))  # type: ignore[union-attr]
+    rows = (four(X) @ w.T + b) @ model.head.weight.detach().double().numpy().T + model.head.bias.detach().numpy()
+    S4LRotation(model, classify="upright")
+    ref.close(model.eval()(X), rows[::4])
+    S4LRotation(model, classify="all")
+    ref.close(model.eval()(X), rows.reshape(3, 4, -1).mean(1))
+    ref.close(model.train()(X), rows[::4])
 
 
 def test_chance_level() -> None:
@@ -195,6 +210,18 @@ class DetachedFeatures(Planted):
 
     def pretext(self, features: torch.Tensor, of_labeled: int) -> torch.Tensor:
         return super().pretext(features.detach(), of_labeled)
+
+
+class AllLabels(S4LRotation):
+    """The labels are learned on all four turns though the upright ones were asked for."""
+
+    def __init__(self, model: Classifier, **options: Any) -> None:
+        super().__init__(model, **{**options, "classify": "all"})
+
+
+def test_equation_finds_turned_labels() -> None:
+    with pytest.raises(AssertionError, match="Not equal"):
+        check_equation(AllLabels, classify="upright")
 
 
 def test_the_pieces_without_a_mistake_pass() -> None:

@@ -37,7 +37,7 @@ def given(step: int) -> Batch:
 
 
 def build(cls: type[SimMatch] = SimMatch, **options: Any) -> SimMatch:
-    return cls(ref.regression(scale=1.2), N, len(LABEL_OF), **{"embedding": 5, **options})
+    return cls(ref.regression(scale=1.2), N, len(LABEL_OF), **{"embedding": 5, "prior": "uniform", **options})
 
 
 def unit(z: ref.Array) -> ref.Array:
@@ -76,7 +76,7 @@ def check_equation(cls: type[SimMatch], **options: Any) -> list[float]:
         recent.append([ref.mean([row[c] for row in probs]) for c in CLASSES])
         usual = [ref.mean([row[c] for row in recent]) for c in CLASSES]
         scaled = [[row[c] * (1 / 3 + 1e-6) / (usual[c] + 1e-6) for c in CLASSES] for row in probs]
-        aligned = [[p / sum(row) for p in row] for row in scaled]
+        aligned = [[p / sum(row) for p in row] for row in (scaled if options.get("align", True) else probs)]
         q, r = aligned, [dict.fromkeys(bank, 0.0)] * U
         known = len(bank) == len(LABEL_OF)
         if known:
@@ -142,6 +142,7 @@ OPTIONS = {"threshold": 0.6, "smoothing": 0.6}
     [
         OPTIONS,
         {**OPTIONS, "unlabeled_weight": 3.0, "instance_weight": 0.5, "temperature": 0.3, "bank_momentum": 0.0},
+        {**OPTIONS, "align": False},
     ],
 )
 def test_equation(options: dict[str, Any]) -> None:

@@ -30,18 +30,19 @@ def given(seed: int = 2, n: int = 9) -> Batch:
 def check_equation(cls: type[SoftMatch], steps: int = 3, **options: Any) -> list[float]:
     """Loss, terms, guesses, gradient and state of some steps; returns the mean weight at each."""
     model = ref.regression(scale=1.5)
-    method = cls(model, **options)
+    method = cls(model, **{"prior": "uniform", **options})
     m: float = options.get("momentum", 0.999)
     lam: float = options.get("unlabeled_weight", 1.0)
     n: float = options.get("n_sigma", 2.0)
-    mu, var, guesses = 1 / 3, 1.0, [1 / 3] * 3
+    mu, var, guesses = 1 / 3, 1.0, [0.0] * 3
     means = []
     for step in range(steps):
         batch = given(2 * step + 2)
         probs = ref.softmax(ref.logits(ref.weights(model), batch.unlabeled["weak"]))
         labels = ref.likeliest(probs)
         if options.get("align", True):
-            guesses = [m * guesses[c] + (1 - m) * ref.mean([row[c] for row in probs]) for c in CLASSES]
+            now = [ref.mean([row[c] for row in probs]) for c in CLASSES]
+            guesses = [m * guesses[c] + (1 - m) * now[c] for c in CLASSES] if step else now
             probs = np.array([[p / 3 / g for p, g in zip(row, guesses, strict=True)] for row in probs])
             probs = np.array([row / sum(row) for row in probs])
         confidence = [max(row) for row in probs]
@@ -63,7 +64,8 @@ def check_equation(cls: type[SoftMatch], steps: int = 3, **options: Any) -> list
         ref.close(update.log["confidence"], batch_mean)
         ref.close(method.mean, mu)
         ref.close(method.variance, var)
-        ref.close(method.guesses, np.array(guesses))
+        if method.alignment is not None:
+            ref.close(method.alignment.average, np.array(guesses))
         assert update.pseudo_labels is not None
         assert update.pseudo_labels.labels.tolist() == labels
         ref.close(update.pseudo_labels.mask, np.array(weights))
@@ -107,8 +109,10 @@ def test_labels_are_those_before_the_alignment() -> None:
     model = ref.regression(scale=0.0)
     with torch.no_grad():
         model.head.bias.copy_(torch.tensor([0.5, 0.3, 0.2]).log())
-    method = SoftMatch(model, momentum=0.999)
-    method.guesses.copy_(torch.tensor([0.6, 0.2, 0.2]))
+    method = SoftMatch(model, momentum=0.999, prior="uniform")
+    assert method.alignment is not None
+    method.alignment.average.copy_(torch.tensor([0.6, 0.2, 0.2]))
+    method.alignment.started.fill_(True)
     update = ref.first(method, given())
     assert update.pseudo_labels is not None
     assert update.pseudo_labels.labels.tolist() == [0] * 9
@@ -154,7 +158,8 @@ def _answers(method: SoftMatch, batch: Batch, update: Update) -> tuple[torch.Ten
 
 def _aligned(method: SoftMatch, batch: Batch) -> torch.Tensor:
     probs = method.model(batch.unlabeled["weak"]).softmax(1).detach()
-    return align_distribution(probs, torch.full((3,), 1 / 3), method.guesses)
+    assert method.alignment is not None
+    return align_distribution(probs, torch.full((3,), 1 / 3), method.alignment.average)
 
 
 def _aligned_labels(method: SoftMatch, batch: Batch, update: Update) -> tuple[torch.Tensor, torch.Tensor]:
@@ -179,6 +184,20 @@ def _normalized(method: SoftMatch, batch: Batch, update: Update) -> tuple[torch.
 
 def test_rewiring_alone_changes_nothing() -> None:
     check_equation(rewired(_answers), momentum=0.3)
+
+
+class UniformStart(SoftMatch):
+    """The running mean of guesses begins uniform."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        assert self.alignment is not None
+        self.alignment.started.fill_(True)
+
+
+def test_equation_finds_a_uniform_start() -> None:
+    with pytest.raises(AssertionError, match="Not equal"):
+        check_equation(UniformStart, momentum=0.3)
 
 
 @pytest.mark.parametrize("relabel", [_aligned_labels, _both_sides, _sigma_for_variance, _normalized])

@@ -179,8 +179,8 @@ def test_small_crops_have_a_forward_of_their_own() -> None:
 
 def test_views() -> None:
     assert bare(crops=2).views.policies("unlabeled") == {
-        **{"first": "simclr", "second": "simclr"},
-        **{"local_1": "local", "local_2": "local"},
+        **{"first": "swav", "second": "swav"},
+        **{"local_1": "swav_local", "local_2": "swav_local"},
     }
     assert bare().predictor() is not None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from PIL import Image
 
 from semisup.data import channel_statistics
 from semisup.errors import SemisupError
+from semisup.records import digest, file_digest, read_record, verify
 from semisup.stages import Artifact, load_predictor, read_artifact, write_json
 from semisup.stages.artifact import finish
+from semisup.stages.predictor import _load_pyfunc, load_features, load_network
 from tests.stages.stages_small import run_stages, small_data, train_stage, with_test
 
 
@@ -23,7 +26,14 @@ def made(folder: Path, **files: str) -> Artifact:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_text(content)
-    return finish(folder, list(files), {"fingerprint": "f", "metrics": {"a": 1.0}})
+    record = {"name": "s", "method": "m", "fingerprint": folder.name, "steps": 1, "seconds": 1.0, "parameters": 0}
+    return finish(folder, list(files), {**record, "metrics": {"a": 1.0}})
+
+
+def signed(folder: Path, **changes: object) -> None:
+    """Change a record by hand, its own checksum too: what somebody does who wants to be believed."""
+    record = json.loads((folder / "stage.json").read_text()) | changes
+    (folder / "stage.json").write_text(json.dumps(record | {"digest": digest(record)}))
 
 
 def strict(text: str) -> object:
@@ -45,7 +55,7 @@ def test_a_record_is_read_back(tmp_path: Path) -> None:
     read = read_artifact(tmp_path / "s")
     assert read is not None
     assert read.record == written.record
-    assert (read.fingerprint, read.metrics) == ("f", {"a": 1.0})
+    assert (read.fingerprint, read.metrics) == ("s", {"a": 1.0})
 
 
 def test_a_folder_without_a_record_is_no_artifact(tmp_path: Path) -> None:
@@ -53,26 +63,77 @@ def test_a_folder_without_a_record_is_no_artifact(tmp_path: Path) -> None:
     assert read_artifact(tmp_path) is None
 
 
-@pytest.mark.parametrize("damage", ["changed", "gone", "record"])
-def test_damage_is_an_error_that_says_what_to_delete(damage: str, tmp_path: Path) -> None:
+def test_damage_is_an_error_that_says_what_to_delete(tmp_path: Path) -> None:
     folder = tmp_path / "s"
+
+    def refused(rule: str) -> None:
+        with pytest.raises(SemisupError, match=rule) as caught:
+            read_artifact(folder)
+        assert str(caught.value).endswith(f"delete {folder} to run the stage again")
+        made(folder, one="1", two="2")
+
     made(folder, one="1", two="2")
-    if damage == "changed":
-        (folder / "two").write_text("3")
-    elif damage == "gone":
-        (folder / "two").unlink()
-    else:
-        (folder / "stage.json").write_text('{"files": 3')
-    with pytest.raises(SemisupError, match=f"delete {folder} to run the stage again"):
+    (folder / "two").write_text("3")
+    refused("two: missing or damaged")
+    (folder / "two").unlink()
+    refused("two: missing or damaged")
+    for text in ('{"files": 3', "[]", "3", "{}", "[" * 100_000, '{"a": "\\ud800"}'):
+        (folder / "stage.json").write_text(text)
+        refused("damaged")
+    (folder / "stage.json").write_bytes(b"\xff\xfe")
+    refused("damaged")
+
+
+def test_a_record_that_was_changed_is_refused(tmp_path: Path) -> None:
+    """A better accuracy, a switched off comparison: the record has a checksum of its own."""
+    folder = tmp_path / "s"
+    for change in ({"metrics": {"a": 2.0}}, {"files": {}}, {"seconds": 2.0}, {"more": 1}, {"digest": "0" * 64}):
+        made(folder, one="1")
+        record = json.loads((folder / "stage.json").read_text())
+        (folder / "stage.json").write_text(json.dumps(record | change))
+        with pytest.raises(SemisupError, match="it has been changed"):
+            read_artifact(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"fingerprint": "other"}, "the record of another stage"),
+        ({"fingerprint": "../s"}, "fingerprint: .* plain file name"),
+        ({"files": {"../victim.txt": "0" * 64}}, "plain file name"),
+        ({"files": {"/etc/passwd": "0" * 64}}, "plain file name"),
+        ({"files": {"one": "x"}}, "files.one"),
+        ({"files": ["one"]}, "files"),
+        ({"files": {}}, "does not list model.json"),
+        ({"metrics": 3}, "metrics"),
+        ({"steps": "3"}, "steps"),
+        ({"seconds": -1.0}, "seconds"),
+        ({"name": None}, "name"),
+    ],
+)
+def test_a_record_with_a_right_checksum_is_still_checked(change: dict[str, object], rule: str, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    made(folder, one="1", **{"model.json": "{}"})
+    signed(folder, **change)
+    with pytest.raises(SemisupError, match=rule):
         read_artifact(folder)
+
+
+def test_a_record_from_elsewhere_deletes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "victim.txt").write_text("mine")
+    made(tmp_path / "out" / "a", old="old")
+    signed(tmp_path / "out" / "a", files={"../../victim.txt": "0" * 64, "old": "0" * 64})
+    made(tmp_path / "store", new="new").link_into(tmp_path / "out" / "a")
+    assert (tmp_path / "victim.txt").read_text() == "mine"
+    assert (tmp_path / "out" / "a" / "new").read_text() == "new"
 
 
 def test_linking_shows_the_same_files_elsewhere(tmp_path: Path) -> None:
     artifact = made(tmp_path / "store", one="1")
     artifact.link_into(tmp_path / "out" / "s")
-    shown = read_artifact(tmp_path / "out" / "s")
-    assert shown is not None
-    assert shown.record == artifact.record
+    shown = read_record(tmp_path / "out" / "s")
+    verify(tmp_path / "out" / "s", shown)
+    assert shown == artifact.record
     artifact.link_into(tmp_path / "out" / "s")  # a second time changes nothing
     assert sorted(path.name for path in (tmp_path / "out" / "s").iterdir()) == ["one", "stage.json"]
 
@@ -94,7 +155,7 @@ def test_copies_serve_where_there_are_no_links(tmp_path: Path, monkeypatch: pyte
     artifact = made(tmp_path / "store", one="1")
     monkeypatch.setattr("os.link", no_links)
     artifact.link_into(tmp_path / "out")
-    assert read_artifact(tmp_path / "out") is not None
+    verify(tmp_path / "out", read_record(tmp_path / "out"))
 
 
 # The predictor
@@ -189,18 +250,44 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("content", "rule"),
+    ("change", "rule"),
     [
-        ("{", "not a model's description"),
-        ("[]", "no 'kind'"),
-        ('{"kind": "classifier"}', "no 'spec'"),
+        ({"kind": 3}, "kind"),
+        ({"kind": "other"}, "kind"),
+        ({"spec": None}, "spec"),
+        ({"spec": {"name": "cnn"}}, "spec.options"),
+        ({"projector": "a"}, "projector"),
+        ({"mean": [0.5, 0.5]}, "mean: must have 1 items"),
+        ({"std": [0.0]}, "std.0"),
+        ({"classes": ["a"]}, "classes: must have 3 items"),
+        ({"classes": 3}, "classes"),
     ],
 )
-def test_a_damaged_description_is_named(content: str, rule: str, tmp_path: Path) -> None:
-    (tmp_path / "model.json").write_text(content)
+def test_a_wrong_description_is_named(change: dict[str, object], rule: str, model_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "m")
+    description = json.loads((folder / "model.json").read_text()) | change
+    (folder / "model.json").write_text(json.dumps(description))
+    with pytest.raises(SemisupError, match=r"model\.json: missing or damaged"):
+        load_predictor(folder)
+    files = json.loads((folder / "stage.json").read_text())["files"]
+    signed(folder, files=files | {"model.json": file_digest(folder / "model.json")})
     with pytest.raises(SemisupError, match=rule) as caught:
-        load_predictor(tmp_path)
-    assert str(tmp_path / "model.json") in str(caught.value)
+        load_predictor(folder)
+    assert str(folder / "model.json") in str(caught.value)
+
+
+def test_flipped_weights_are_noticed_by_every_reader(model_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "m")
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 64
+    (folder / "model.safetensors").write_bytes(weights)
+    cpu = torch.device("cpu")
+    for read in (load_predictor, _load_pyfunc, lambda at: load_network(at, cpu), lambda at: load_features(at, cpu)):
+        with pytest.raises(SemisupError, match=r"model\.safetensors: missing or damaged"):
+            read(folder)
+    (folder / "stage.json").unlink()
+    with pytest.raises(SemisupError, match=r"no stage\.json"):
+        load_predictor(folder)
 
 
 def test_an_encoder_predicts_nothing(tmp_path: Path) -> None:

@@ -9,10 +9,9 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from semisup.errors import SemisupError
 from semisup.tracking.events import Event, EventLog, iter_events
@@ -115,46 +114,60 @@ def test_unstarted_stages_and_outside_paths_are_refused(tmp_path: Path) -> None:
             log.artifact(None, log.path, outside)
 
 
-LOADER = """
-import numpy as np, torch
-class Model:
-    def __init__(self, folder): torch.rand(3); self.w = np.load(folder + "/w.npy")
-    def predict(self, x): return {answer}
-def _load_pyfunc(folder): return Model(folder)
-"""
-
-
-ANSWER = "x.reshape(len(x), -1) @ self.w"  # float64
-
-
-@pytest.mark.parametrize("answer", [ANSWER, "np.float32(self.w[0])", f"np.float32({ANSWER})[:1]"])
-def test_model_with_a_wrong_answer_is_refused(answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "wrong_loader.py").write_text(LOADER.format(answer=answer))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "wrong_loader", raising=False)
-    np.save(tmp_path / "w.npy", np.ones((12, 5)))
-    np.save(tmp_path / "x.npy", np.zeros((2, 2, 2, 3), np.uint8))
-    log = EventLog(tmp_path / "log")
-    log.run_start("a", {}, {})
-    log.stage_start("s", {}, {})
-    with pytest.raises(SemisupError, match=r"wrong_loader: predict must return float32 \(2, classes\)"):
-        log.model("s", tmp_path, "wrong_loader", tmp_path / "x.npy", [])
-    np.save(tmp_path / "x.npy", np.zeros((2, 2, 2, 3), np.float32))
-    with pytest.raises(SemisupError, match=r"x\.npy: a model's example must be uint8 images"):
-        log.model("s", tmp_path, "wrong_loader", tmp_path / "x.npy", [])
-
-
-def test_logging_a_model_leaves_the_random_generator_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "drawing_loader.py").write_text(LOADER.format(answer=f"np.float32({ANSWER})"))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    np.save(tmp_path / "w.npy", np.ones((12, 5)))
-    np.save(tmp_path / "x.npy", np.zeros((2, 2, 2, 3), np.uint8))
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"event": "greeting"},
+        {"event": None},
+        {"id": "x' OR 1=1"},
+        {"id": 3},
+        {"time": "soon"},
+        {"time": 1e300},
+        {"stage": 3},
+        {"step": -1},
+        {"step": 10**30},
+        {"step": None},
+        {"values": [1]},
+        {"values": {"loss": "much"}},
+        {"values": {"loss": None}},
+    ],
+)
+def test_json_that_is_no_event_is_named(change: dict[str, Any], tmp_path: Path) -> None:
     log = EventLog(tmp_path)
     log.run_start("a", {}, {})
+    log.metrics(None, 0, {"loss": 1.0})
+    lines = log.path.read_text().splitlines(keepends=True)
+    damaged = json.dumps(json.loads(lines[1]) | change) + "\n"
+    log.path.write_text(lines[0] + damaged)
+    with pytest.raises(SemisupError, match=rf"the line at byte {len(lines[0])} is not an event"):
+        read_events(log.path, 0)
+
+
+@pytest.mark.parametrize("line", ["3", "null", "[]", '"text"', "{}", "[" * 5000, "1e999", '{"event": "metrics"}'])
+def test_any_other_json_is_no_event(line: str, tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text(line + "\n")
+    with pytest.raises(SemisupError, match="the line at byte 0 is not an event"):
+        read_events(tmp_path / "events.jsonl", 0)
+
+
+def test_only_what_lies_in_the_folder_is_recorded(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "run")
+    log.run_start("a", {}, {})
     log.stage_start("s", {}, {})
-    before = torch.get_rng_state()
-    log.model("s", tmp_path, "drawing_loader", tmp_path / "x.npy", ["numpy"])
-    assert torch.equal(before, torch.get_rng_state())
+    (tmp_path / "run" / "s").mkdir()
+    with pytest.raises(ValueError, match="only what lies in"):
+        log.artifact(None, tmp_path / "secret", "")
+    with pytest.raises(ValueError, match="only what lies in"):
+        log.model("s", tmp_path / "run" / "s", tmp_path / "x.npy", 5)
+    log.model("s", tmp_path / "run" / "s", tmp_path / "run" / "s" / "x.npy", 5)
     event = read_events(log.path, 0)[0][-1]
-    assert event["outputs"] == 5
-    assert event["example"] == "x.npy"  # relative: the folder may be moved before a replay
+    assert (event["path"], event["example"], event["outputs"]) == ("s", "s/x.npy", 5)
+
+
+def test_every_log_signs_its_events(tmp_path: Path) -> None:
+    for _ in range(2):
+        log = EventLog(tmp_path)
+        log.run_start("a", {}, {})
+        log.run_end("finished")
+    writers = [event["writer"] for event in read_events(tmp_path / "events.jsonl", 0)[0]]
+    assert writers[0] == writers[1] != writers[2] == writers[3]

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import semisup
@@ -202,14 +201,16 @@ def test_delivering_twice_changes_nothing(server: Server, tmp_path: Path) -> Non
     old = json.loads((tmp_path / "mlflow.json").read_text())
     for offset in (0, len(log.path.read_bytes().splitlines(keepends=True)[0])):
         # Killed after the run (then: the stage) was created on the server, before the cursor said so.
-        cursor = old | {"offset": offset, "stages": {}, "steps": {}, "open": [old["run"]] if offset else []}
+        (writer,) = old["writers"]
+        cursor = old | {"offset": offset, "open": [old["run"]] if offset else []}
+        cursor["writers"] = {writer: {"run": old["run"]}} if offset else {}
         cursor["run"] = old["run"] if offset else None
         (tmp_path / "mlflow.json").write_text(json.dumps(cursor))
-        replay(tmp_path)
+        replay(tmp_path, server.url)
         after = server.runs("semisup")
         assert after == before
         assert server.history(after[1], "loss") == [(step, 1.0 / (step + 1)) for step in range(5)]
-    again = replay(tmp_path)
+    again = replay(tmp_path, server.url)
     assert (again.runs, again.stages, again.metrics) == (0, 0, 0)
 
 
@@ -271,7 +272,7 @@ def test_server_killed_mid_run(server: Server, tmp_path: Path) -> None:
         assert time.perf_counter() - start < 3
         assert len(warnings) == 1
         with pytest.raises(SemisupError, match=f"MLflow at {server.url} does not answer"):
-            replay(left)
+            replay(left, server.url)
     finally:
         server.start()
     expected = [(step, 1.0 / (step + 1)) for step in range(600)]
@@ -281,11 +282,11 @@ def test_server_killed_mid_run(server: Server, tmp_path: Path) -> None:
     logs[1].run_end("finished")
     assert other.close(20)
     # The one that was closed left the rest for a replay.
-    assert replay(left).metrics == 599
+    assert replay(left, server.url).metrics == 599
     runs = server.runs("left")
     assert len(runs) == 2 and server.history(runs[1], "loss") == expected
     assert [run["info"]["status"] for run in runs] == ["FINISHED", "FINISHED"]
-    assert replay(left).metrics == 0
+    assert replay(left, server.url).metrics == 0
 
 
 def test_silent_server_does_not_hold_up_the_end(tmp_path: Path) -> None:
@@ -302,50 +303,6 @@ def test_silent_server_does_not_hold_up_the_end(tmp_path: Path) -> None:
             assert not uploader.close(0.5)
             assert 0.5 <= time.perf_counter() - start < 1.0
     wait_for(lambda: not uploader._thread.is_alive(), 20)
-
-
-LOADER = """
-import numpy as np
-class Model:
-    def __init__(self, folder): self.weights = np.load(folder + "/weights.npy")
-    def predict(self, images): return images.reshape(len(images), -1).astype(np.float32) @ self.weights
-def _load_pyfunc(folder): return Model(folder)
-"""
-
-
-def test_model_is_loadable_from_the_server(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mlflow
-
-    (tmp_path / "tiny_loader.py").write_text(LOADER)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    generator = np.random.default_rng(0)
-    model = tmp_path / "model"
-    model.mkdir()
-    weights = generator.normal(size=(48, 10)).astype(np.float32)
-    np.save(model / "weights.npy", weights)
-    images = generator.integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
-    np.save(tmp_path / "example.npy", images)
-
-    uploader = MlflowUploader(tmp_path / "log", server.url, "models", pytest.fail)
-    log = EventLog(tmp_path / "log")
-    log.run_start("recipe", {}, {})
-    log.stage_start("train", {}, {})
-    log.model("train", model, "tiny_loader", tmp_path / "example.npy", ["numpy"])
-    log.run_end("finished")
-    assert uploader.close(60)
-
-    run = server.runs("models")[1]
-    text = server.artifact(run, "model/MLmodel").decode()
-    assert "tiny_loader" in text and "pickle" not in text
-    assert "numpy" in server.artifact(run, "model/requirements.txt").decode().split()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-    loaded = mlflow.pyfunc.load_model(f"runs:/{run['info']['run_id']}/model")
-    np.testing.assert_allclose(loaded.predict(images), images.reshape(3, -1) @ weights, rtol=1e-5)
-    np.testing.assert_array_equal(loaded.input_example, images)
-    signature = loaded.metadata.signature.to_dict()
-    assert json.loads(signature["inputs"])[0]["tensor-spec"] == {"dtype": "uint8", "shape": [-1, 4, 4, 3]}
-    assert json.loads(signature["outputs"])[0]["tensor-spec"] == {"dtype": "float32", "shape": [-1, 10]}
-    assert not list((server.folder / "artifacts").rglob("*.pkl"))
 
 
 def test_what_can_never_be_delivered_is_named_and_passed_over(server: Server, tmp_path: Path) -> None:
@@ -407,13 +364,14 @@ def test_the_default_database_keeps_to_its_folder(tmp_path: Path) -> None:
 def test_another_or_an_emptied_store_gets_everything(server: Server, tmp_path: Path) -> None:
     write_run(tmp_path)
     assert replay(tmp_path, server.url).metrics == 6
-    assert replay(tmp_path).metrics == 0
-    sent = replay(tmp_path, f"http://localhost:{server.port}")  # another address: nothing is known to be there
+    assert replay(tmp_path, server.url).metrics == 0
+    other = f"http://localhost:{server.port}"  # another address: nothing is known to be there
+    sent = replay(tmp_path, other)
     assert str(sent) == f"sent to http://localhost:{server.port}: 1 runs, 1 stages, 6 metrics, 0 artifacts, 0 models"
     cursor = json.loads((tmp_path / "mlflow.json").read_text())
     (tmp_path / "mlflow.json").write_text(json.dumps(cursor | {"run": "0" * 32}))  # a run the store no longer has
-    assert replay(tmp_path).metrics == 6
-    assert replay(tmp_path).metrics == 0
+    assert replay(tmp_path, other).metrics == 6
+    assert replay(tmp_path, other).metrics == 0
 
 
 def test_replay_says_what_is_wrong(tmp_path: Path) -> None:
@@ -443,9 +401,9 @@ def test_replay_leaves_a_folder_at_work_alone(server: Server, tmp_path: Path) ->
     wait_for((tmp_path / "mlflow.json.lock").exists, 5)
     time.sleep(0.2)
     with pytest.raises(SemisupError, match="a running process is already sending"):
-        replay(tmp_path)
+        replay(tmp_path, server.url)
     assert uploader.close(60)
-    assert replay(tmp_path).runs == 0
+    assert replay(tmp_path, server.url).runs == 0
 
 
 def test_the_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,12 +41,19 @@ __all__ = [
     "BYOLFirst",
     "BYOLSecond",
     "CropFlip",
+    "DINOFirst",
+    "DINOLocal",
+    "DINOSecond",
     "LocalCrop",
+    "MAECrop",
+    "MaskFeatCrop",
     "MoCo",
     "NoAugment",
     "Policy",
     "RandAugment",
     "SimCLR",
+    "SwAVLarge",
+    "SwAVSmall",
     "Weak",
     "build_policy",
     "check_policy",
@@ -311,7 +318,7 @@ class LocalCrop(SimCLR):
     """The small view of multi-crop: SimCLR's view of a small part of the image, in a smaller picture.
 
     Sources: M. Caron et al., arXiv:2006.09882 (SwAV), section 3.3, and arXiv:2104.14294 (DINO), main_dino.py: areas of
-    0.05 to 0.4 in 96 of 224 px. SwAV cuts them out of 0.05 to 0.14 and begins its large views there.
+    0.05 to 0.4 in 96 of 224 px; with SwAV's numbers see :class:`SwAVSmall`, with all of DINO's :class:`DINOLocal`.
 
     Args: those of :class:`SimCLR`, and
         scale: area of the crop, uniform between these fractions of the image's, the same for any number of
@@ -362,6 +369,82 @@ class BYOLSecond(BYOLFirst):
     solarize: float | None = option(None, number(0, 1, optional=True))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SwAVLarge(SimCLR):
+    """A large view of SwAV: crops of (0.14, 1) of the image, the full jitter, blur for half of them.
+
+    Source: M. Caron et al., arXiv:2006.09882, and facebookresearch/swav, src/multicropdataset.py. Options as in
+    :class:`SimCLR`.
+    """
+
+    scale: Sequence[float] | None = option((0.14, 1.0), pair(0, 1, optional=True))
+    strength: float = option(1.0, number(0, 2.5))
+    blur: float = option(0.5, number(0, 1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SwAVSmall(LocalCrop):
+    """A small view of SwAV: the parts of (0.05, 0.14) of the image that its large views leave out.
+
+    Source as of :class:`SwAVLarge`, options as in :class:`LocalCrop`.
+    """
+
+    scale: Sequence[float] | None = option((0.05, 0.14), pair(0, 1, optional=True))
+    strength: float = option(1.0, number(0, 2.5))
+    blur: float = option(0.5, number(0, 1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DINOFirst(BYOLFirst):
+    """The first large view of DINO: BYOL's, of crops of (0.4, 1).
+
+    Source: M. Caron et al., arXiv:2104.14294, and facebookresearch/dino, main_dino.py. Options as in :class:`SimCLR`.
+    """
+
+    scale: Sequence[float] | None = option((0.4, 1.0), pair(0, 1, optional=True))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DINOSecond(BYOLSecond):
+    """The second large view of DINO: BYOL's, of crops of (0.4, 1), in color sometimes solarized.
+
+    Source and options as of :class:`DINOFirst`.
+    """
+
+    scale: Sequence[float] | None = option((0.4, 1.0), pair(0, 1, optional=True))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DINOLocal(LocalCrop):
+    """A small view of DINO: crops of (0.05, 0.4), half of them blurred.
+
+    Source as of :class:`DINOFirst`, options as in :class:`LocalCrop`.
+    """
+
+    saturation: float = option(0.4, number(0, 2.5))
+    blur: float = option(0.5, number(0, 1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MAECrop(CropFlip):
+    """MAE's view: crops of (0.2, 1) of the image, mirrored.
+
+    Source: K. He et al., arXiv:2111.06377, and facebookresearch/mae, main_pretrain.py. Options as in :class:`CropFlip`.
+    """
+
+    scale: Sequence[float] | None = option((0.2, 1.0), pair(0, 1, optional=True))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskFeatCrop(CropFlip):
+    """MaskFeat's view: crops of (0.5, 1) of the image, mirrored.
+
+    Source: C. Wei et al., arXiv:2112.09133, appendix. Options as in :class:`CropFlip`.
+    """
+
+    scale: Sequence[float] | None = option((0.5, 1.0), pair(0, 1, optional=True))
+
+
 POLICIES: dict[str, type[Policy]] = {
     "none": NoAugment,
     "weak": Weak,
@@ -370,8 +453,15 @@ POLICIES: dict[str, type[Policy]] = {
     "moco": MoCo,
     "byol_first": BYOLFirst,
     "byol_second": BYOLSecond,
+    "swav": SwAVLarge,
+    "swav_local": SwAVSmall,
+    "dino_first": DINOFirst,
+    "dino_second": DINOSecond,
+    "dino_local": DINOLocal,
     "local": LocalCrop,
     "crop_flip": CropFlip,
+    "mae": MAECrop,
+    "maskfeat": MaskFeatCrop,
     "randaugment_nm": RandAugmentNM,
     "trivialaugment": TrivialAugment,
     "autoaugment": AutoAugment,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import platform
@@ -32,8 +33,9 @@ from semisup.evaluate import classification_metrics, predict_logits
 from semisup.files import write_atomically
 from semisup.pipeline.execute import execute, locked
 from semisup.pipeline.plan import Plan, make_plan
-from semisup.stages import Artifact, read_artifact
-from semisup.stages.artifact import RECORD, finish
+from semisup.records import RECORD, check_record
+from semisup.stages import Artifact, read_artifact, write_json
+from semisup.stages.artifact import finish
 from semisup.stages.context import clean_batches
 from semisup.stages.predictor import load_features
 
@@ -175,17 +177,23 @@ def open_pack(pack: Pack, home: Path) -> Artifact:
 
 
 def write_pack(pack: Pack, home: Path) -> Artifact:
-    """Write a finished job's files, and its record last; the checksums are the record's own.
+    """Write a finished job's files, and its record last.
+
+    Nothing is written before the names are found to be plain ones and the contents those that the record lists.
 
     Raises:
-        SemisupError: it has no files, or one of them is not what its record says.
+        SemisupError: it has no files, it is of another job, or one of its files is not what its record says.
     """
     if pack.files is None:
         raise SemisupError(f"{home}: a finished stage should be here and is not; run the suite again")
+    record = check_record(pack.record, f"{home}: a worker's answer")
+    sent = {name: hashlib.sha256(content).hexdigest() for name, content in pack.files.items()}
+    if record["fingerprint"] != home.name or sent != record["files"]:
+        raise SemisupError(f"{home}: a worker's answer: its files are not those of its record")
     home.mkdir(parents=True, exist_ok=True)
     for name, content in pack.files.items():
         write_atomically(home / name, content)
-    write_atomically(home / RECORD, (json.dumps(pack.record, indent=2) + "\n").encode())
+    write_json(home / RECORD, record)
     artifact = read_artifact(home)
     assert artifact is not None
     return artifact

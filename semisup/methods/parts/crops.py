@@ -10,9 +10,9 @@ from torch import Tensor, nn
 __all__ = ["crop_views", "features_of_crops"]
 
 
-def crop_views(small: int) -> dict[str, str]:
-    """View -> default policy: `first` and `second`, then `small` views `local_1`, `local_2`, ..."""
-    return {"first": "simclr", "second": "simclr"} | {f"local_{i + 1}": "local" for i in range(small)}
+def crop_views(first: str, second: str, local: str, small: int) -> dict[str, str]:
+    """View -> policy: `first` and `second`, then `small` views `local_1`, `local_2`, ... of one policy."""
+    return {"first": first, "second": second} | {f"local_{i + 1}": local for i in range(small)}
 
 
 def features_of_crops(backbone: nn.Module, images: Sequence[Tensor]) -> Tensor:

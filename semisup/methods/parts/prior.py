@@ -1,25 +1,122 @@
-"""Distribution alignment against the last few batches, with classes that are equally frequent."""
+"""Distribution alignment: guesses are scaled so that on average they have the class frequencies that are wanted."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Literal
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semisup.errors import SemisupError
 from semisup.losses import align_distribution
 
-__all__ = ["align_to_uniform"]
+__all__ = ["AlignToAverage", "AlignToRecent", "ClassPrior", "Prior"]
+
+Prior = Literal["uniform", "labels", "estimated"] | list[float]
+"""The wanted class frequencies: a word (see `ClassPrior`), or one number for each class."""
 
 
-def align_to_uniform(probs: Tensor, recent: Tensor) -> Tensor:
-    """Return ``probs`` scaled by uniform / mean of the last batches, this one included; their mean is remembered.
+class ClassPrior(nn.Module):
+    """The class frequencies (C,) that predictions should have on average.
 
-    CoMatch and SimMatch; ReMixMatch aligns before it remembers, and begins with a uniform memory.
+    - `uniform`: 1 / C, as most papers have it. Wrong wherever classes are not equally frequent.
+    - `labels`: those of the labels trained on so far, beginning with one image of each class. For labels drawn at
+      random; those of a balanced budget (`4/class`) say nothing of the other images.
+    - `estimated`: those of the unlabeled images, by expectation-maximization over the predictions (M. Saerens,
+      P. Latinne, C. Decaestecker, Neural Computation 14(1), 2002, eq. 9): a prediction made under the frequencies of
+      the labels becomes p_c pi_c / labels_c, renormalized, and pi the mean of these. One iteration for each batch, of
+      which pi is a running mean that begins uniform.
+    - a list: these.
 
     Args:
-        probs: (N, C), without gradient, rows sum to 1.
-        recent: (M, C) buffer, mean answer of each of the last M batches, the oldest first; rows of 0 do not count, so
-            that it begins with zeros. Changed in place.
+        prior: a word or a list.
+        num_classes: C.
+        momentum: of the running mean of `estimated`, per step, in [0, 1).
+
+    Raises:
+        SemisupError: a list of other than C numbers, of a negative one, or whose sum is not 1.
     """
-    recent.copy_(torch.cat([recent[1:], probs.mean(0, keepdim=True)]))
-    expected = recent.sum(0) / recent.sum()
-    return align_distribution(probs, torch.full_like(expected, 1 / len(expected)), expected)
+
+    counts: Tensor
+    frequencies: Tensor
+
+    def __init__(self, prior: Prior, num_classes: int, momentum: float) -> None:
+        super().__init__()
+        self.prior = "given" if isinstance(prior, list) else prior
+        self.momentum = momentum
+        start = prior if isinstance(prior, list) else [1 / num_classes] * num_classes
+        if len(start) != num_classes or min(start) < 0 or abs(sum(start) - 1) > 1e-3:
+            raise SemisupError(
+                f"method.prior: must be {num_classes} numbers, one for each class, of at least 0 and of sum 1, "
+                f"not {start}"
+            )
+        self.register_buffer("counts", torch.ones(num_classes))
+        self.register_buffer("frequencies", torch.tensor(start, dtype=torch.float32))
+
+    def forward(self, probs: Tensor, labels: Tensor) -> Tensor:
+        """Take in the predictions (N, C) and the labels (B,) int64 of a step, and return the frequencies (C,)."""
+        if self.prior in ("labels", "estimated"):
+            self.counts += F.one_hot(labels, len(self.counts)).sum(0)
+            of_labels = self.counts / self.counts.sum()
+            if self.prior == "labels":
+                return of_labels
+            under_pi = align_distribution(probs, self.frequencies, of_labels)
+            self.frequencies.lerp_(under_pi.mean(0), 1 - self.momentum)
+        return self.frequencies
+
+
+class AlignToAverage(nn.Module):
+    """Predictions times wanted frequencies / running mean of the predictions, this batch's included.
+
+    Args:
+        prior: the wanted frequencies.
+        num_classes: C.
+        momentum: of the running mean, per step, in [0, 1].
+        from_first: the mean begins with that of the first batch, not uniform.
+    """
+
+    average: Tensor
+    started: Tensor
+
+    def __init__(self, prior: Prior, num_classes: int, momentum: float, *, from_first: bool = False) -> None:
+        super().__init__()
+        self.prior = ClassPrior(prior, num_classes, momentum)
+        self.momentum = momentum
+        self.register_buffer("average", torch.full((num_classes,), 1.0 / num_classes))
+        self.register_buffer("started", torch.tensor(not from_first))
+
+    def forward(self, probs: Tensor, labels: Tensor) -> Tensor:
+        """Align the predictions (N, C) of a step with labels (B,); both are remembered. Without gradient."""
+        now = probs.mean(0)
+        self.average.copy_(torch.where(self.started, torch.lerp(now, self.average, self.momentum), now))
+        self.started.fill_(True)
+        return align_distribution(probs, self.prior(probs, labels), self.average)
+
+
+class AlignToRecent(nn.Module):
+    """Predictions times wanted frequencies / mean of the last batches' predictions.
+
+    Args:
+        prior: the wanted frequencies.
+        num_classes: C.
+        batches: whose mean predictions are remembered.
+        from_uniform: the memory begins uniform, and a batch is aligned before it is remembered (ReMixMatch); otherwise
+            it begins empty, and the batch itself counts (CoMatch, SimMatch).
+    """
+
+    recent: Tensor
+
+    def __init__(self, prior: Prior, num_classes: int, batches: int, *, from_uniform: bool = False) -> None:
+        super().__init__()
+        self.prior = ClassPrior(prior, num_classes, 1 - 1 / batches)
+        self.from_uniform = from_uniform
+        # The oldest first; rows of 0 do not count.
+        self.register_buffer("recent", torch.full((batches, num_classes), from_uniform / num_classes))
+
+    def forward(self, probs: Tensor, labels: Tensor) -> Tensor:
+        """Align the predictions (N, C) of a step with labels (B,); both are remembered. Without gradient."""
+        before = self.recent.clone()
+        self.recent.copy_(torch.cat([self.recent[1:], probs.mean(0, keepdim=True)]))
+        rows = before if self.from_uniform else self.recent
+        return align_distribution(probs, self.prior(probs, labels), rows.sum(0) / rows.sum())
