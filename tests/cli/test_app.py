@@ -157,14 +157,14 @@ def test_several_mistakes_are_one_message(semisup: Semisup) -> None:
 
 
 def test_a_run_from_the_command_line(semisup: Semisup, tmp_path: Path) -> None:
-    code, out, err = semisup("run", "tiny.yaml", "stages.train.steps=2")
+    code, out, err = semisup("run", "tiny.yaml", "stages.train.steps=50")
     assert (code, err) == (0, "")
-    assert "train 2/2" in out
+    assert "train 50/50" in out
     content = json.loads((tmp_path / "runs" / "tiny" / "result.json").read_text())
-    assert content["stages"][0]["steps"] == 2
-    code, out, _ = semisup("run", "tiny.yaml", "stages.train.steps=2", "--out", "runs/other")
+    assert content["stages"][0]["steps"] == 50
+    code, out, _ = semisup("run", "tiny.yaml", "stages.train.steps=50", "--out", "runs/other")
     assert "done before" in out
-    code, out, _ = semisup("run", "tiny.yaml", "stages.train.steps=2", "--fresh")
+    code, out, _ = semisup("run", "tiny.yaml", "stages.train.steps=50", "--fresh")
     assert "done before" not in out
 
 
@@ -479,7 +479,14 @@ def test_data_show_and_run_on_ones_own_folder(semisup: Semisup, tmp_path: Path) 
     """The shipped template, as its first lines say."""
     own_images(tmp_path / "photos")
     (tmp_path / "photos" / "unlabeled" / "notes.png").unlink()
-    settings = ["data.path=photos", "data.cache=cache", "data.size=16", "model.depth=10", "model.width=1"]
+    settings = [
+        "data.path=photos",
+        "data.cache=cache",
+        "data.size=16",
+        "model.depth=10",
+        "model.width=1",
+        "model.bn_momentum=0.9",
+    ]
     settings += [
         "stages.train.steps=2",
         "stages.train.batch={labeled: 4, unlabeled: 8}",
