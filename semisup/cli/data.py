@@ -56,7 +56,7 @@ def prepare(
             path=str(root),
             size=size,
             csv=None if csv is None else str(csv),
-            channels=channels,
+            channels=1 if channels == 1 else 3,
             cache=None if cache is None else str(cache),
             max_bad=max_bad,
             allow_leakage=allow_leakage,

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 import types
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
 
 from semisup.methods import METHODS
 from semisup.methods.base import Method, Range, option_hints, options_of
@@ -108,8 +112,7 @@ def _words(hint: Any) -> str:
     origin = get_origin(hint)
     if origin is Annotated:
         inner, *notes = get_args(hint)
-        bounds = [note for note in notes if isinstance(note, Range)]
-        return " ".join([_words(inner), *map(_bounds, bounds)])
+        return f"{_words(inner)} {_bounds(notes)}".rstrip()
     if origin is Literal:
         return " | ".join(map(str, get_args(hint)))
     if origin in (Union, types.UnionType):
@@ -122,8 +125,20 @@ def _words(hint: Any) -> str:
     return names.get(hint, str(hint))
 
 
-def _bounds(bounds: Range) -> str:
-    opening, closing = "(" if bounds.open_low else "[", ")" if bounds.open_high else "]"
-    if bounds.high == float("inf"):
-        return f"{'>' if bounds.open_low else '>='} {bounds.low:g}"
-    return f"in {opening}{bounds.low:g}, {bounds.high:g}{closing}"
+def _bounds(notes: Sequence[Any]) -> str:
+    """Say the range of a number, as `Range` (of a method) or pydantic's `Field` (of `semisup.options`) has it."""
+    found = [mark for note in notes for mark in (note, *getattr(note, "metadata", ()))]
+    ranges = [mark for mark in found if isinstance(mark, Range)]
+    low, high, opens, closes = -math.inf, math.inf, False, False
+    for r in ranges:
+        low, high, opens, closes = r.low, r.high, r.open_low, r.open_high
+    for mark in found:
+        for name in ("ge", "gt", "le", "lt"):
+            bound = None if isinstance(mark, FieldInfo) else getattr(mark, name, None)
+            if bound is not None and name[0] == "g":
+                low, opens = bound, name == "gt"
+            elif bound is not None:
+                high, closes = bound, name == "lt"
+    if math.isinf(high):
+        return "" if math.isinf(low) else f"{'>' if opens else '>='} {low:g}"
+    return f"in {'(' if opens else '['}{low:g}, {high:g}{')' if closes else ']'}"

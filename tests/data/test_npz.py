@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +130,7 @@ def test_the_arrays_of_medmnist(npz: Path) -> None:
     assert np.array_equal(data.x_val[..., 0], images) and data.y_val.tolist() == [0, 1, 2, 3]
     save(npz, x_val=images, y_val=np.arange(4))
     with pytest.raises(SemisupError, match=r"data\.validation: must be 0"):
-        load_data(replace(config, validation=0.2))
+        load_data(config.model_copy(update={"validation": 0.2}))
 
 
 def test_labels_as_text(npz: Path) -> None:
@@ -142,7 +141,7 @@ def test_labels_as_text(npz: Path) -> None:
         assert data.classes == ["cat", "dog", "emu"]
         assert data.y_train[:5].tolist() == [1, 0, 2, -1, -1] and data.y_test[:2].tolist() == [0, 1]
         assert len(data.notes) == 1 and "10 'nan'" in data.notes[0]
-        assert load_data(replace(config, unlabeled_values=["emu"])).classes == ["cat", "dog", "nan"]
+        assert load_data(config.model_copy(update={"unlabeled_values": ["emu"]})).classes == ["cat", "dog", "nan"]
     assert problem(npz, y_train=np.resize(text, 50), y_test=np.resize(["cat", "owl"], 9)) == (
         "y_test: class 'owl' has no labeled training image"
     )
@@ -162,9 +161,9 @@ def test_test_images_among_the_training_images(npz: Path) -> None:
     assert "data.allow_leakage: 3 test or validation images" in text and "x_test[0] = x_train[5]" in text
     assert "data.allow_conflicts: 1 images are the same picture" in text and "x_test[1] (2) = x_train[6] (1)" in text
     config = save(npz, **changes)
-    data = load_data(replace(config, allow_leakage=True, allow_conflicts=True))
+    data = load_data(config.model_copy(update={"allow_leakage": True, "allow_conflicts": True}))
     assert len(data.x_test) == 3 and len(data.notes) == 2
-    dropped = load_data(replace(config, drop_leaks=True))
+    dropped = load_data(config.model_copy(update={"drop_leaks": True}))
     assert len(dropped.x_test) == 0 and dropped.notes[0].startswith("left out: 3 test")
 
 
