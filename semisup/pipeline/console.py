@@ -103,6 +103,10 @@ class Reporter(Terminal):
         for stage in plan.stages:
             if stage.loaded is not None and stage.config.init is not None:
                 self.say(f"{stage.name}: {stage.config.init.weights}: {stage.loaded}")
+            if stage.weights is not None:
+                self.say(f"{stage.name}: weights {stage.weights}")
+            if stage.network is not None and stage.network.spec.input is not None:
+                self.say(f"{stage.name}: the network scales its images to {stage.network.spec.input}")
         table = Table(box=None, pad_edge=False, header_style="bold")
         columns = [("stage", "left"), ("method", "left"), ("from", "left"), ("network", "left"), ("views", "left")]
         columns += [(c, "right") for c in ("parameters", "steps", "images/step", "peak lr", "warm-up", "memory")]
