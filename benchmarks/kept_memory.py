@@ -40,7 +40,7 @@ def begin(case: Case) -> None:
     """Turn to another case."""
     plan, stage = planned(case, case.block)
     method, batches = fresh_method(plan, stage)
-    config = stage.config
+    config = stage.training
 
     def train(steps: int) -> float:
         return fit(

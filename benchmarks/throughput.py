@@ -38,7 +38,7 @@ from torch import Tensor
 from semisup.augment.policies.backend import HostFirst
 from semisup.augment.policies.ctaugment import CTAugmentProbe
 from semisup.bench.execution.timing import fresh_method
-from semisup.config import load_recipe, shipped_recipes
+from semisup.config import TrainConfig, load_recipe, shipped_recipes
 from semisup.data import ImageData
 from semisup.engine import Batches, compile_backbones, keep_memory
 from semisup.methods import METHODS, Batch, Method
@@ -91,7 +91,8 @@ def other_cases() -> list[Case]:
         if name in done or recipe not in shipped_recipes():
             continue
         stages = load_recipe(recipe, []).stages
-        stage = next((key for key, stage in stages.items() if stage.method.get("name") == name), None)
+        trained = {key: stage.method["name"] for key, stage in stages.items() if isinstance(stage, TrainConfig)}
+        stage = next((key for key, method in trained.items() if method == name), None)
         if stage is not None:
             cases.append(Case(f"{name} 28x28x1", recipe, stage))
     return cases

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from semisup.config.schema import BACKENDS, KnnConfig, ProbeConfig, PropagateConfig, Recipe, RelabelConfig, StageConfig
+from semisup.config.schema import BACKENDS, Input, StageConfig
 from semisup.errors import nearest
 from semisup.options import one_of, read, show
 
-__all__ = ["check_recipe"]
+__all__ = ["check_recipe", "kinds"]
 
-# What only a train stage reads: anything else than the default in another stage would be silently ignored.
-_TRAIN_ONLY = (
-    *("method", "init", "pseudo_labels", "model", "optimizer", "schedule", "batch"),
-    *("steps", "epochs", "ema", "augment", "stop_on_collapse"),
-)
 
-# What only a stage of that kind reads.
-_BLOCKS: dict[str, type[Any]] = {
-    "relabel": RelabelConfig,
-    "propagate": PropagateConfig,
-    "probe": ProbeConfig,
-    "knn": KnnConfig,
-}
-_LABELERS = ("relabel", "propagate")
-_JUDGES = ("probe", "knn")
+def kinds() -> Any:
+    """Import `semisup.stages.kinds`: by name, because kinds of stages stand on a higher floor, with what they run."""
+    return importlib.import_module("semisup.stages.kinds")
 
 
 def check_recipe(raw: dict[str, Any]) -> list[str]:
@@ -38,7 +28,9 @@ def check_recipe(raw: dict[str, Any]) -> list[str]:
     Returns:
         One sentence per problem; none: `Recipe.model_validate(raw)` succeeds.
     """
-    clean, problems = read(Recipe, raw)
+    nested = list(_nested(raw.get("stages")))
+    clean, problems = read(kinds().CheckedRecipe, _without_nested(raw, nested))
+    problems += [sentence for _, _, sentence in nested]
     if "model" in clean:
         _check_named(clean["model"], "model", problems)
     if "stages" not in raw:
@@ -68,79 +60,76 @@ def _check_stages(stages: dict[str, dict[str, Any]], raw: dict[str, Any], proble
         raw: all stages as the recipe has them, in order.
         problems: gets one sentence per problem.
     """
-    kinds: dict[str, str | None] = {}  # of the stages so far; None where it is wrong, so that nothing follows from it
+    found: dict[str, str | None] = {}  # kinds of the stages so far; None: unknown, so that nothing follows from it
     for name in raw:
         stage = stages.get(name)
-        kinds[name] = None
+        found[name] = None
         if stage is None:
             continue
         path = f"stages.{name}"
         if not re.fullmatch(r"[a-z0-9_]{1,60}", name):
             problems.append(f"stages.{name[:60]}: a stage's name is 1 to 60 lower-case letters, digits and _")
+        config = _config_of(stage) if ("kind" in stage) == ("kind" in raw[name]) else None
+        if config is None:
+            continue  # what a stage of an unknown kind may say is unknown too
+        kind = kinds().kind_of(config.kind)
+        _check_named(stage.get("model"), f"{path}.model", problems)
+        if stage.get("method"):
+            _check_named(stage["method"], f"{path}.method", problems)
         _check_augment(stage.get("augment", {}), f"{path}.augment", problems)
-        given = {key for key, value in raw[name].items() if value is not None}
-        kind = stage.get("kind") if "kind" in given else "train"
-        if kind == "train":
-            _check_train(stage, given, path, problems)
-        elif kind in _LABELERS:
-            _check_labeler(kind, stage, given, path, problems)
-        elif kind in _JUDGES:
-            _check_judge(kind, stage, given, path, problems)
-        if kind in ("train", *_LABELERS) and stage.get("of") is not None:
-            problems.append(f"{path}.of: only a stage of kind {' or '.join(_JUDGES)} reads it")
-        for key, target, wanted in _references(stage):
-            wrong = _wrong_reference(target, wanted, name, raw, kinds)
+        refused = set(raw[name]) - set(stage)  # what is there and wrong was reported before
+        for key, sentence in kind.check(config):
+            if key not in refused and (key or not refused):
+                problems.append(f"{path}.{key}: {sentence}" if key else f"{path}: {sentence}")
+        for one in kind.inputs(config):
+            wrong = _wrong_reference(one, name, raw, found)
             if wrong:
-                problems.append(f"{path}.{key}: {wrong}")
-        kinds[name] = kind
+                problems.append(f"{path}.{one.key}: {wrong}")
+        found[name] = config.kind
 
 
-def _references(stage: dict[str, Any]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Yield the key, the stage it names and the kinds that stage may have."""
-    source = (stage.get("init") or {}).get("from")
-    if source is not None:
-        yield "init.from", source, ("train",)
-    for i, teacher in enumerate(stage.get("teacher", [])):
-        yield f"teacher[{i}]", teacher, ("train",)
-    if stage.get("pseudo_labels") is not None:
-        yield "pseudo_labels", stage["pseudo_labels"], _LABELERS
-    if stage.get("of") is not None:
-        yield "of", stage["of"], ("train",)
+def _config_of(stage: dict[str, Any]) -> StageConfig | None:
+    """The settings of a stage without what was wrong, or None where its kind is unknown."""
+    names = {kind.Config.model_fields["kind"].default: kind for kind in kinds().KINDS}
+    kind = names.get(stage.get("kind", next(iter(names))))
+    return None if kind is None else kind.Config.model_validate(stage)
 
 
-def _wrong_reference(
-    target: str, wanted: tuple[str, ...], stage: str, names: Collection[str], kinds: dict[str, str | None]
-) -> str | None:
-    """Say why `stage` cannot use `target`; `kinds` has the stages down to `stage` itself, `names` has all."""
-    if target == stage:
+def _nested(stages: Any) -> Iterator[tuple[str, str, str]]:
+    """Yield stage, key and sentence where settings stand inside a key called like the kind, as they once did."""
+    for name, stage in stages.items() if isinstance(stages, dict) else ():
+        kind = stage.get("kind") if isinstance(stage, dict) else None
+        if isinstance(kind, str) and isinstance(inner := stage.get(kind), dict):
+            keys = ", ".join([f"kind: {kind}", *(f"{key}: {show(value)}" for key, value in inner.items())])
+            yield name, kind, f"stages.{name}.{kind}: its keys stand next to `kind` now: {{{keys}}}"
+
+
+def _without_nested(raw: dict[str, Any], nested: list[tuple[str, str, str]]) -> dict[str, Any]:
+    wrong = {(name, key) for name, key, _ in nested}
+    if not wrong:
+        return raw
+    stages = {
+        name: {key: value for key, value in stage.items() if (name, key) not in wrong}
+        if isinstance(stage, dict)
+        else stage
+        for name, stage in raw["stages"].items()
+    }
+    return raw | {"stages": stages}
+
+
+def _wrong_reference(one: Input, stage: str, names: Collection[str], found: dict[str, str | None]) -> str | None:
+    """Say why `stage` cannot use an input; `found` has the kinds down to `stage` itself, `names` has all stages."""
+    if one.stage == stage:
         return "a stage cannot use itself"
+    wanted = [kind.Config.model_fields["kind"].default for kind in kinds().KINDS if one.wants == kind.LEAVES]
     needed = " or ".join(wanted)
-    if target in kinds:
-        kind = kinds[target]
-        return None if kind in (*wanted, None) else f"'{target}' is a {kind} stage, and a {needed} stage is needed"
-    if target in names:
-        return f"'{target}' runs later; a stage can only use the stages above it"
-    above = [name for name, kind in kinds.items() if kind in wanted]
-    return f"no stage '{target}'{nearest(target, above) if above else f'; there is no {needed} stage above it'}"
-
-
-def _check_train(stage: dict[str, Any], given: set[str], path: str, problems: list[str]) -> None:
-    if "method" not in given:
-        problems.append(f"{path}.method: missing, e.g. method: {{name: fixmatch}}")
-    elif "method" in stage:
-        _check_named(stage["method"], f"{path}.method", problems)
-    _check_named(stage.get("model"), f"{path}.model", problems)
-    if {"steps", "epochs"} <= given:
-        problems.append(f"{path}: give steps or epochs, not both")
-    elif not {"steps", "epochs"} & given:
-        problems.append(f"{path}: needs its length, steps or epochs")
-    _check_blocks("train", stage, path, problems)
-    init = stage.get("init")
-    if init is not None and (init.get("from") is None) == (init.get("weights") is None):
-        problems.append(f"{path}.init: needs one of from (a stage) and weights (a file), and not both")
-    optimizer = stage.get("optimizer", {})
-    if optimizer.get("name", "sgd") == "sgd" and optimizer.get("nesterov", True) and optimizer.get("momentum") == 0:
-        problems.append(f"{path}.optimizer: nesterov needs momentum > 0; with momentum 0, set nesterov: false")
+    if one.stage in found:
+        kind = found[one.stage]
+        return None if kind in (*wanted, None) else f"'{one.stage}' is a {kind} stage, and a {needed} stage is needed"
+    if one.stage in names:
+        return f"'{one.stage}' runs later; a stage can only use the stages above it"
+    above = [name for name, kind in found.items() if kind in wanted]
+    return f"no stage '{one.stage}'{nearest(one.stage, above) if above else f'; there is no {needed} stage above it'}"
 
 
 def _check_augment(augment: dict[str, Any], path: str, problems: list[str]) -> None:
@@ -153,42 +142,3 @@ def _check_augment(augment: dict[str, Any], path: str, problems: list[str]) -> N
             problems.append(f"{path}.{view}: must be a mapping, not {show(settings)}")
         elif not isinstance(settings.get("policy", "none" if "albumentations" in settings else None), str):
             problems.append(f"{path}.{view}.policy: missing, or not a policy's name")
-
-
-def _check_blocks(kind: str, stage: dict[str, Any], path: str, problems: list[str]) -> None:
-    """Refuse settings of another kind of stage; a resolved recipe spells out their defaults, which are no mistake."""
-    for block, config in _BLOCKS.items():
-        if block != kind and config(**stage.get(block, {})) != config():
-            problems.append(f"{path}.{block}: only a stage of kind {block} reads it")
-
-
-def _check_labeler(kind: str, stage: dict[str, Any], given: set[str], path: str, problems: list[str]) -> None:
-    # One that is there and no valid list was reported before.
-    teachers = stage.get("teacher", ["invalid"]) if "teacher" in given else []
-    if kind == "relabel" and not teachers:
-        problems.append(f"{path}.teacher: missing; a relabel stage needs the stage that predicts the labels")
-    if kind == "propagate" and not teachers:
-        problems.append(
-            f"{path}.teacher: missing; a propagate stage needs a stage whose features it compares images by"
-        )
-    _check_untrained(kind, stage, path, problems)
-
-
-def _check_judge(kind: str, stage: dict[str, Any], given: set[str], path: str, problems: list[str]) -> None:
-    if "of" not in given:
-        problems.append(f"{path}.of: missing; a {kind} stage needs the train stage whose network it judges")
-    if stage.get("teacher"):
-        problems.append(f"{path}.teacher: a {kind} stage has none; name the stage that it judges with of:")
-    _check_untrained(kind, stage, path, problems)
-
-
-def _check_untrained(kind: str, stage: dict[str, Any], path: str, problems: list[str]) -> None:
-    """Refuse what a stage that does not train would silently ignore."""
-    _check_blocks(kind, stage, path, problems)
-    default = StageConfig().model_dump()
-    for key in _TRAIN_ONLY:
-        value = stage.get(key, default[key])
-        # A resolved recipe spells the defaults out, so only a difference from them is a mistake.
-        same = {**default[key], **value} == default[key] if isinstance(default[key], dict) else value == default[key]
-        if not same:
-            problems.append(f"{path}.{key}: a {kind} stage does not train, so it has no {key}")

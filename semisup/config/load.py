@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from semisup.config.check import check_recipe
+from semisup.config.check import check_recipe, kinds
 from semisup.config.interpolate import forbidden, resolve
 from semisup.config.read import dump, read_mapping, read_value
 from semisup.config.schema import Recipe
@@ -62,7 +62,8 @@ def parse_recipe(mapping: Mapping[str, Any], overrides: Sequence[str] = (), subj
     # After a reference that leads nowhere, types and ranges cannot be checked.
     raise_all([*problems, *broken] if broken else [], subject)
     raise_all(problems + check_recipe(resolved), subject)
-    return Recipe.model_validate(resolved)
+    recipe: Recipe = kinds().CheckedRecipe.model_validate(resolved)
+    return recipe
 
 
 def find_recipe(ref: str | Path) -> Path:

@@ -6,9 +6,9 @@ policies are the constructors' own signatures and are checked by `semisup.pipeli
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny
 
 from semisup.config.labels import parse_labels
 from semisup.errors import SemisupError
@@ -31,15 +31,13 @@ __all__ = [
     "BatchConfig",
     "DataConfig",
     "InitConfig",
-    "KnnConfig",
+    "Input",
     "OptimizerConfig",
-    "ProbeConfig",
-    "PropagateConfig",
     "Recipe",
-    "RelabelConfig",
     "ScheduleConfig",
     "StageConfig",
     "TrackingConfig",
+    "TrainConfig",
 ]
 
 BACKENDS = ("auto", "device", "albumentations")
@@ -177,86 +175,36 @@ class BatchConfig(Settings):
     """Unlabeled images per step, >= 1."""
 
 
-class RelabelConfig(Settings):
-    """How a relabel stage turns its teachers' predictions into labels."""
+class Input(NamedTuple):
+    """An earlier stage that a stage names."""
 
-    threshold: Fraction = 0.0
-    """Smallest confidence kept, 0 (keep all) to 1."""
-    per_class: Size | None = None
-    """Most confident images kept per class, >= 1; null: all."""
-    soft: bool = True
-    """Keep probabilities (true) or only the best class (false)."""
-    balance: bool = False
-    """Repeat images of classes that have fewer than `per_class`."""
-
-
-class PropagateConfig(Settings):
-    """How a propagate stage spreads the labels over its graph of images (arXiv:1904.04717)."""
-
-    neighbors: Annotated[int, Range(1, 10_000)] = 50
-    """Nearest images that each one is joined to, >= 1."""
-    alpha: BelowOne = 0.99
-    """How far labels travel: 0 (not at all) to less than 1."""
-    power: Positive = 3.0
-    """Exponent of the cosine that weighs an edge, > 0."""
-    soft: bool = False
-    """Keep probabilities (true) or only the best class (false, as published)."""
-    grid: Annotated[int, Range(1, 64)] = 1
-    """See the probe's."""
-    components: Annotated[int, Range(1, 100_000)] | None = None
-    """Compare images by so many principal components of their features, all of the same variance, >= 1; null: by the
-    features as they are. Labels that are right after spreading 40 / 100 / 600 of Fashion-MNIST's over a SimCLR
-    encoder's graph, means of six draws: 70.0 / 74.9 / 80.8% by the features, 73.7 / 77.7 / 83.3 by 64 components,
-    75.1 / 79.0 / 84.8 by 200 of grid 3, and 75.5 / 79.4 / 85.0 balanced too."""
-    balance: bool = False
-    """Scale what reaches the images so that every class has the same share of them."""
-    mirror: bool = False
-    """Features are the mean of an image's and its mirror image's: 85.8% right after spreading 600, not 85.3 (six draws,
-    200 components of grid 3, balanced, over all 60,000 images; the figures above are of 15,000)."""
-
-
-class ProbeConfig(Settings):
-    """How a probe stage judges a frozen network: logistic regression on its features of the budget's images."""
-
-    layers: bool = False
-    """Probe every layer group of the backbone too, each averaged over its map; test/accuracy stays that of the
-    features."""
-    grid: Annotated[int, Range(1, 64)] = 1
-    """Features are the means of the last map's grid x grid parts, >= 1; 1: one mean, what a classifier's head sees.
-    More keep where in the image something was (as pooled for VISSL's probes, arXiv:1905.01235, sec. 5)."""
-
-
-class KnnConfig(Settings):
-    """How a knn stage judges a frozen network: by the labels of the nearest images (arXiv:1805.01978, sec. 3.4)."""
-
-    bank: Literal["labels", "all"] = "labels"
-    """Who votes. labels: the budget's images, a few-label result (test/accuracy). all: every training label, whatever
-    the budget: a look at the features (knn/accuracy) that no few-label result may be compared with."""
-    k: Count | None = None
-    """Nearest images that vote, >= 1; null: 200, but no more than a class has in the bank on average: of many more than
-    its own class has, most must vote wrongly."""
-    tau: Positive = 0.07
-    """A vote counts exp(cosine / tau), > 0."""
-    grid: Annotated[int, Range(1, 64)] = 1
-    """See the probe's."""
+    key: str
+    """Where it names it, e.g. `teacher[0]`."""
+    stage: str
+    wants: Literal["network", "pseudo-labels"]
+    """What the earlier stage must leave."""
 
 
 class StageConfig(Settings):
-    """One named step of a recipe."""
+    """One named step of a recipe; each kind has its own keys (`semisup.stages.kinds`)."""
 
-    kind: Literal["train", "relabel", "propagate", "probe", "knn"] = "train"
+    kind: str
+    """What the stage does."""
+
+
+class TrainConfig(StageConfig):
+    """A stage that trains a network by a method."""
+
+    kind: Literal["train"] = "train"
     """What the stage does."""
     method: Named = {}
-    """The learning algorithm, {name: ..., its options}; required for kind train."""
+    """The learning algorithm, {name: ..., its options}."""
     init: InitConfig | None = None
     """First weights; null: random. `init: pretrain` is short for {from: pretrain}."""
     teacher: list[str] = []
-    """Earlier train stages; one may be written without the brackets. Several: a relabel stage takes the mean of their
-    answers, a propagate stage their features side by side (`components` gives those one scale)."""
+    """An earlier train stage, for a method that has a teacher."""
     pseudo_labels: str | None = None
-    """An earlier relabel or propagate stage whose labels are trained on."""
-    of: str | None = None
-    """An earlier train stage: the network that a probe or knn stage judges."""
+    """An earlier stage whose pseudo-labels are trained on, such as a relabel or propagate stage."""
     model: Named | None = None
     """The network, {name: ..., its options}; null: the init stage's model, else the recipe's."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -275,14 +223,6 @@ class StageConfig(Settings):
     px the latter, if all policies have such a form, else the former)."""
     stop_on_collapse: bool = False
     """Stop when a joint-embedding method's embeddings have collapsed (collapse/std or collapse/rank of the log)."""
-    relabel: RelabelConfig = RelabelConfig()
-    """Only for kind relabel."""
-    propagate: PropagateConfig = PropagateConfig()
-    """Only for kind propagate."""
-    probe: ProbeConfig = ProbeConfig()
-    """Only for kind probe."""
-    knn: KnnConfig = KnnConfig()
-    """Only for kind knn."""
 
     @property
     def backend(self) -> str:
@@ -324,5 +264,5 @@ class Recipe(Settings):
     model: Named = {"name": "cnn"}
     """The network of every stage that names none, {name: ..., its options}."""
     tracking: TrackingConfig = TrackingConfig()
-    stages: dict[str, StageConfig] = {}
+    stages: dict[str, SerializeAsAny[StageConfig]] = {}
     """In the order they run; names of lower-case letters, digits and _."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from semisup.augment import check_policy
-from semisup.config import Recipe, StageConfig
+from semisup.config import Recipe, TrainConfig
 from semisup.errors import SemisupError, nearest
 from semisup.methods import METHODS
 from semisup.methods.base import Range, option_hints, options_of
@@ -88,10 +88,11 @@ def check_recipe(recipe: Recipe) -> list[str]:
     problems = _check_named(check_model, "name", recipe.model, "model")
     for name, stage in recipe.stages.items():
         at = f"stages.{name}"
+        if not isinstance(stage, TrainConfig):
+            continue
         if stage.model is not None:
             problems += _check_named(check_model, "name", stage.model, f"{at}.model")
-        if stage.kind == "train":
-            problems += _check_train(stage, at)
+        problems += _check_train(stage, at)
     return problems
 
 
@@ -118,7 +119,7 @@ def _check_view(settings: Mapping[str, Any], at: str) -> list[str]:
     return problems + _check_named(check_policy, "policy", options, at)
 
 
-def _check_train(stage: StageConfig, at: str) -> list[str]:
+def _check_train(stage: TrainConfig, at: str) -> list[str]:
     if "name" not in stage.method:
         return [f"{at}.method.name: missing"]
     options = dict(stage.method)

@@ -101,8 +101,8 @@ class Reporter(Terminal):
             f"labeled ({spread} per class of {data.num_classes}), {len(data.x_test):,} test images"
         )
         for stage in plan.stages:
-            if stage.loaded is not None and stage.config.init is not None:
-                self.say(f"{stage.name}: {stage.config.init.weights}: {stage.loaded}")
+            if stage.loaded is not None and stage.training.init is not None:
+                self.say(f"{stage.name}: {stage.training.init.weights}: {stage.loaded}")
             if stage.weights is not None:
                 self.say(f"{stage.name}: weights {stage.weights}")
             if stage.network is not None and stage.network.spec.input is not None:
@@ -114,20 +114,9 @@ class Reporter(Terminal):
             table.add_column(title, justify="left" if justify == "left" else "right")
         table.add_column("")
         for stage in plan.stages:
-            config = stage.config
-            lrs = {config.optimizer.lr, *config.optimizer.group_lr.values()}
-            trains = stage.network is not None
             table.add_row(
                 stage.name,
-                str(config.method["name"]) if trains else config.kind,
-                ", ".join(stage.inputs),
-                escape(_describe(stage)),
-                config.backend if trains else "",
-                f"{stage.parameters:,}" if trains else "",
-                f"{stage.steps:,}" if trains else "",
-                f"{stage.images_per_step:,}" if trains else "",
-                "/".join(f"{lr:g}" for lr in sorted(lrs)) if trains else "",
-                f"{warmup_steps(config.schedule, stage.steps)}" if trains else "",
+                *(_training_cells(stage) if stage.network is not None else _other_cells(stage)),
                 f"{stage.memory / 2**20:,.0f} MiB",
                 "done before" if stage.name in reused else "",
             )
@@ -182,3 +171,23 @@ def _describe(stage: StagePlan) -> str:
     options = " ".join(f"{key}={value}" for key, value in spec.options.items())
     neck = f" +{len(spec.neck)} head layer{'s' if len(spec.neck) > 1 else ''}" if spec.neck else ""
     return f"{spec.name} {options}{neck}".strip()
+
+
+def _training_cells(stage: StagePlan) -> list[str]:
+    config = stage.training
+    lrs = {config.optimizer.lr, *config.optimizer.group_lr.values()}
+    return [
+        str(config.method["name"]),
+        ", ".join(stage.inputs),
+        escape(_describe(stage)),
+        config.backend,
+        f"{stage.parameters:,}",
+        f"{stage.steps:,}",
+        f"{stage.images_per_step:,}",
+        "/".join(f"{lr:g}" for lr in sorted(lrs)),
+        f"{warmup_steps(config.schedule, stage.steps)}",
+    ]
+
+
+def _other_cells(stage: StagePlan) -> list[str]:
+    return [stage.config.kind, ", ".join(stage.inputs), *[""] * 7]

@@ -8,7 +8,8 @@ from pathlib import Path
 from semisup.engine import CollapseError, NonFiniteLossError, keep_memory, release_memory
 from semisup.files import LOCK, locked
 from semisup.pipeline.plan import Plan, StagePlan
-from semisup.stages import KINDS, Artifact, StageContext, read_artifact
+from semisup.stages import Artifact, StageContext, read_artifact
+from semisup.stages.kinds import kind_of
 
 __all__ = ["LOCK", "STORE", "execute", "locked"]
 
@@ -57,7 +58,7 @@ def execute(
         on_log=on_log,
     )
     try:
-        artifact, resumed_from = KINDS[stage.config.kind].run(context)
+        artifact, resumed_from = kind_of(stage.config.kind).run(context)
     except (NonFiniteLossError, CollapseError) as error:
         raise type(error)(f"stages.{stage.name}: {error}") from error
     release_memory(plan.device)

@@ -8,15 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from semisup._version import __version__
-from semisup.config import StageConfig
+from semisup.config import StageConfig, TrainConfig
 from semisup.stages.networks import hashed_model
 from semisup.stages.planned import Plan, StagePlan
 
 __all__ = ["fingerprint", "stage_settings"]
-
-LATER_KEYS = {"probe": ("grid",), "knn": ("grid",), "propagate": ("grid", "components", "balance", "mirror")}
-"""Keys that a kind of stage has got later. A fingerprint has them only where they are not at their defaults, so that
-stages from before are still found."""
 
 
 def fingerprint(plan: Plan, stage: StagePlan, inputs: list[str]) -> str:
@@ -55,32 +51,24 @@ def fingerprint(plan: Plan, stage: StagePlan, inputs: list[str]) -> str:
 
 def _hashed_settings(config: StageConfig) -> dict[str, Any]:
     settings = stage_settings(config)
-    # Steps, model and the judged stage are hashed as resolved; what only a stage of another kind reads changes nothing.
-    others = {"relabel", "propagate", "probe", "knn"} - {config.kind}
-    unwatched = [] if config.stop_on_collapse else ["stop_on_collapse"]  # a watched stage may have failed
-    for key in ("epochs", "steps", "model", "of", *others, *unwatched):
-        del settings[key]
-    if config.kind in LATER_KEYS:
-        own = getattr(config, config.kind)
-        for key in LATER_KEYS[config.kind]:
-            if getattr(own, key) == getattr(type(own)(), key):
-                del settings[config.kind][key]
+    for key in ("epochs", "steps", "model", "of"):  # hashed as resolved
+        settings.pop(key, None)
     return settings
 
 
 def stage_settings(stage: StageConfig) -> dict[str, Any]:
-    """A planned stage's settings as they are hashed: views made on the device go without saying, so that stages made
-    before there was a choice are still found."""
-    settings = stage.model_dump()
-    if settings["augment"].get("backend") != "albumentations":
-        settings["augment"].pop("backend", None)
-    if stage.init is not None and not stage.init.rename:  # likewise
-        del settings["init"]["rename"]
+    """Return a planned stage's settings that differ from the defaults: a new key leaves old stages found.
+
+    Views made on the device go without saying, whether they were asked for or chosen.
+    """
+    settings = stage.model_dump(exclude_defaults=True) | {"kind": stage.kind}
+    if settings.get("augment", {}).get("backend") == "device":
+        settings["augment"] = {view: value for view, value in settings["augment"].items() if view != "backend"}
     return settings
 
 
 def _file_hash(stage: StageConfig) -> str | None:
-    if stage.init is None or stage.init.weights is None:
+    if not isinstance(stage, TrainConfig) or stage.init is None or stage.init.weights is None:
         return None
     with Path(stage.init.weights).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from semisup.config import StageConfig
+from semisup.config import TrainConfig
 from semisup.methods import Method
 
 __all__ = ["stage_notes"]
@@ -13,7 +13,7 @@ UNSETTLED = 0.05
 """Part of BatchNorm's initial statistics, mean 0 and variance 1, that may be left at the end of a stage."""
 
 
-def stage_notes(method: Method, stage: StageConfig, steps: int) -> list[str]:
+def stage_notes(method: Method, stage: TrainConfig, steps: int) -> list[str]:
     """Return sentences on a stage, each beginning with the key it is about; none where there is nothing to say.
 
     Args:

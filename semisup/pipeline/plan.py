@@ -15,8 +15,9 @@ from semisup.pipeline.check import check_recipe
 from semisup.pipeline.fingerprint import fingerprint
 from semisup.pipeline.notes import stage_notes
 from semisup.pipeline.trial import available_memory, step_memory
-from semisup.stages import KINDS
+from semisup.stages.kinds import kind_of
 from semisup.stages.planned import Plan, StagePlan
+from semisup.stages.requirements import names_of
 
 __all__ = ["Plan", "StagePlan", "make_plan", "needed_stages", "plan_stages", "recipe_budget", "stage_inputs"]
 
@@ -71,9 +72,9 @@ def plan_stages(plan: Plan, *, trial: bool = True) -> Plan:
         if not all(needed in planned for needed in stage_inputs(stage)):
             continue  # the stage that is missing was complained about
         with _collecting(problems, f"stages.{name}."):
-            one = KINDS[stage.kind].plan(plan, name, stage, planned)
+            one = kind_of(stage.kind).plan(plan, name, stage, planned)
             hashes = [planned[needed].fingerprint for needed in one.inputs]
-            notes = () if one.method is None else tuple(stage_notes(one.method, stage, one.steps))
+            notes = () if one.method is None else tuple(stage_notes(one.method, one.training, one.steps))
             planned[name] = dataclasses.replace(one, fingerprint=fingerprint(plan, one, hashes), notes=notes)
     subject = f"recipe '{plan.recipe.name}'"
     raise_all(problems, subject)  # before the trial steps, for which torch imports its tracer: 2 s
@@ -93,7 +94,7 @@ def _tried(plan: Plan, stage: StagePlan) -> StagePlan:
     if stage.method is None:
         return stage
     memory, available = (
-        step_memory(stage.method, stage.config, plan.data, plan.precision),
+        step_memory(stage.method, stage.training, plan.data, plan.precision),
         available_memory(plan.device),
     )
     if memory > available:
@@ -114,7 +115,7 @@ def _collecting(problems: list[str], prefix: str = "") -> Iterator[None]:
 
 def stage_inputs(stage: StageConfig) -> tuple[str, ...]:
     """Names of the earlier stages that a stage reads."""
-    return KINDS[stage.kind].inputs(stage)
+    return names_of(kind_of(stage.kind).inputs(stage))
 
 
 def needed_stages(stages: dict[str, StageConfig], name: str) -> dict[str, StageConfig]:

@@ -91,12 +91,12 @@ def _views(
     for part in PARTS:
         defaults = stage.views.policies(part)
         policies = stage_policies(
-            stage.config.augment,
+            stage.training.augment,
             stage.views,
             part,
             flip=plan.data.flip,
             learned=None,
-            backend=stage.config.backend,
+            backend=stage.training.backend,
         )
         for view, policy in policies.items():
             draws = generator(plan.recipe.seed, stage.name, part, view, 0)
@@ -106,7 +106,7 @@ def _views(
             pixels = policy(to_float(begun), draws).permute(0, 2, 3, 1).double().numpy()
             if part == "labeled":
                 pixels = np.where(labeled[:, None, None, None], pixels, np.nan)
-            settings = stage.config.view_settings.get(view, {"policy": defaults[view]})
+            settings = stage.training.view_settings.get(view, {"policy": defaults[view]})
             steps = [step["name"] for step in settings.get("albumentations", ())]
             name = " ".join([*steps, *([settings["policy"]] if "policy" in settings else [])])
             columns.append((f"{stage.name}\n{part}\n{view}\n{name}", pixels))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from semisup.augment import POLICIES
 from semisup.augment.policies.adaptive import Probe
-from semisup.config import StageConfig
+from semisup.config import TrainConfig
 from semisup.data import ImageData
 from semisup.errors import SemisupError, first_line
 from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled
@@ -20,7 +20,7 @@ from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled
 __all__ = ["available_memory", "step_memory"]
 
 
-def step_memory(method: Method, stage: StageConfig, data: ImageData, precision: str) -> int:
+def step_memory(method: Method, stage: TrainConfig, data: ImageData, precision: str) -> int:
     """Peak bytes of a step: data, weights, gradients, optimizer and activations. Runs it, on the meta device.
 
     The step is made in fp32; under autocast about half is kept.
@@ -43,7 +43,7 @@ def step_memory(method: Method, stage: StageConfig, data: ImageData, precision: 
     return data.resident_bytes + kept + 4 * (everything + 3 * trained)
 
 
-def _try_step(method: Method, stage: StageConfig, data: ImageData) -> tuple[int, bool]:
+def _try_step(method: Method, stage: TrainConfig, data: ImageData) -> tuple[int, bool]:
     """Make one step; returns the bytes that backward would have to keep, and whether it hands over embeddings."""
     shape = (data.channels, data.size, data.size)
     labeled, unlabeled = method.views.policies("labeled"), method.views.policies("unlabeled")

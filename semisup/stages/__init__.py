@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from semisup.stages.artifact import Artifact, read_artifact, write_json
 from semisup.stages.context import StageContext
-from semisup.stages.kinds import KINDS
+from semisup.stages.kinds import KINDS, kind_of
 from semisup.stages.planned import Plan, StagePlan
 from semisup.stages.predictor import Predictor, load_predictor
 
@@ -15,6 +15,7 @@ __all__ = [
     "Predictor",
     "StageContext",
     "StagePlan",
+    "kind_of",
     "load_predictor",
     "read_artifact",
     "write_json",

@@ -94,10 +94,10 @@ class Mirrored(nn.Module):
         return mean
 
 
-def frozen_network(context: StageContext) -> nn.Module:
-    """The network of the stage that `of` names, up to its features."""
-    assert context.config.of is not None
-    return frozen(load_features(context.inputs[context.config.of].folder, context.device))
+def frozen_network(context: StageContext, name: str | None) -> nn.Module:
+    """Return the network of an earlier stage, up to its features."""
+    assert name is not None
+    return frozen(load_features(context.inputs[name].folder, context.device))
 
 
 def finish_evaluated(

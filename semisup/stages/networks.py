@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from semisup.config import StageConfig
+from semisup.config import TrainConfig
 from semisup.errors import SemisupError
 from semisup.methods import METHODS, Method
 from semisup.methods.base import Statistics
@@ -99,7 +99,7 @@ class _Uninitialized(TorchFunctionMode):
 
 
 def stage_network(
-    stage: StageConfig,
+    stage: TrainConfig,
     default_model: Mapping[str, Any],
     inputs: Mapping[str, Network],
     *,
@@ -155,7 +155,7 @@ def stage_network(
 
 
 def _input(
-    stage: StageConfig,
+    stage: TrainConfig,
     name: str,
     options: dict[str, Any],
     source: Network | None,
@@ -200,7 +200,7 @@ def _architecture(spec: ModelSpec) -> tuple[str, dict[str, Any]]:
 
 
 def build_method(
-    stage: StageConfig,
+    stage: TrainConfig,
     spec: ModelSpec,
     teachers: Sequence[nn.Module],
     *,

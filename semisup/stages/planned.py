@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from semisup.config import Recipe, StageConfig
+from semisup.config import Recipe, StageConfig, TrainConfig
 from semisup.data import ImageData, LabelBudget
 from semisup.methods import Method, Views
 from semisup.models import WeightsReport
@@ -46,6 +46,12 @@ class StagePlan:
     """What to tell whoever starts it."""
     method: Method | None = field(default=None, repr=False, compare=False)
     """On the meta device, where everything has a shape and nothing has a value, for a trial step; else None."""
+
+    @property
+    def training(self) -> TrainConfig:
+        """The settings of a stage that trains."""
+        assert isinstance(self.config, TrainConfig)
+        return self.config
 
 
 @dataclass(frozen=True)

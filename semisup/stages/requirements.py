@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from semisup.config import Input
 from semisup.errors import SemisupError
 from semisup.models import Classifier
 from semisup.stages.networks import weightless
 from semisup.stages.planned import Plan, StagePlan
 
-__all__ = ["features_of", "require_classifier", "require_grid", "require_labels", "require_maps"]
+__all__ = ["features_of", "names_of", "require_classifier", "require_grid", "require_labels", "require_maps"]
+
+
+def names_of(inputs: Iterable[Input]) -> tuple[str, ...]:
+    """Return the names of the stages, each once, in their order."""
+    return tuple(dict.fromkeys(one.stage for one in inputs))
 
 
 def require_labels(plan: Plan, key: str, name: str) -> None:

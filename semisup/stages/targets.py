@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from semisup.config import RelabelConfig
 from semisup.data import ImageData, LabelBudget, is_mapped
 from semisup.engine import TrainingImages
 from semisup.evaluate import pseudo_label_quality
@@ -42,7 +41,15 @@ def stored_images(data: ImageData) -> Tensor | NDArray[np.uint8]:
     return torch.from_numpy(data.x_train) if writable else torch.tensor(data.x_train)
 
 
-def select(probs: Tensor, config: RelabelConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def select(
+    probs: Tensor,
+    generator: torch.Generator,
+    *,
+    threshold: float = 0.0,
+    per_class: int | None = None,
+    soft: bool = True,
+    balance: bool = False,
+) -> tuple[Tensor, Tensor]:
     """Choose and balance pseudo-labels (Noisy Student, arXiv:1911.04252, sec. 3.1: filter, then balance).
 
     Images below `threshold` are dropped. Of each guessed class, the `per_class` most confident stay. With `balance`,
@@ -51,8 +58,11 @@ def select(probs: Tensor, config: RelabelConfig, generator: torch.Generator) -> 
 
     Args:
         probs: (N, C) ensembled teacher probabilities.
-        config: `threshold` in [0, 1], `per_class` images or None, `soft`, `balance`.
         generator: for the remainder.
+        threshold: least confidence, in [0, 1].
+        per_class: most images of a class; None: all.
+        soft: return probabilities, not the best class.
+        balance: repeat images of rarer classes.
 
     Returns:
         Rows to train on (M,), with repeats, and targets (N, C): the probabilities, or one-hot guesses if not `soft`.
@@ -60,13 +70,13 @@ def select(probs: Tensor, config: RelabelConfig, generator: torch.Generator) -> 
     confidence, labels = probs.max(1)
     chosen = []
     for c in range(probs.shape[1]):
-        rows = torch.nonzero((labels == c) & (confidence >= config.threshold)).flatten()
+        rows = torch.nonzero((labels == c) & (confidence >= threshold)).flatten()
         rows = rows[confidence[rows].argsort(descending=True, stable=True)]
-        chosen.append(rows if config.per_class is None else rows[: config.per_class])
-    if config.balance:
-        goal = config.per_class or max(len(rows) for rows in chosen)
+        chosen.append(rows if per_class is None else rows[:per_class])
+    if balance:
+        goal = per_class or max(len(rows) for rows in chosen)
         chosen = [_repeat(rows, goal, generator) for rows in chosen]
-    targets = probs if config.soft else torch.nn.functional.one_hot(labels, probs.shape[1]).float()
+    targets = probs if soft else torch.nn.functional.one_hot(labels, probs.shape[1]).float()
     return torch.cat(chosen), targets
 
 

@@ -13,7 +13,7 @@ from semisup.augment import POLICIES, Normalize, build_policy
 from semisup.augment.policies.adaptive import Adaptive, Probe
 from semisup.augment.policies.backend import HostFirst, ImageByImage, resolve_backend
 from semisup.augment.policies.views import NoAugment
-from semisup.config import StageConfig
+from semisup.config import TrainConfig
 from semisup.data import ImageData, take
 from semisup.engine import Batches, TrainingImages
 from semisup.errors import SemisupError, nearest, raise_all
@@ -23,7 +23,7 @@ from semisup.methods.base import options_of
 __all__ = ["check_views", "policy_names", "stage_backend", "stage_batches", "stage_policies"]
 
 
-def stage_backend(stage: StageConfig, views: Views, device: torch.device, size: int) -> str:
+def stage_backend(stage: TrainConfig, views: Views, device: torch.device, size: int) -> str:
     """Where a stage's views are made of images of so many pixels a side, see `resolve_backend`.
 
     Raises:
@@ -32,7 +32,7 @@ def stage_backend(stage: StageConfig, views: Views, device: torch.device, size: 
     return resolve_backend(stage.backend, policy_names(stage, views), device, size)
 
 
-def policy_names(stage: StageConfig, views: Views) -> dict[str, str]:
+def policy_names(stage: TrainConfig, views: Views) -> dict[str, str]:
     """View -> name of its policy: the recipe's, else the method's; "none" where the recipe names transforms alone."""
     defaults = {**views.policies("labeled"), **views.policies("unlabeled")}
     settings = {view: {"policy": default} for view, default in defaults.items()} | stage.view_settings
@@ -68,7 +68,7 @@ def stage_policies(
 
 
 def stage_batches(
-    stage: StageConfig,
+    stage: TrainConfig,
     method: Method,
     images: TrainingImages,
     *,
@@ -94,7 +94,7 @@ def stage_batches(
     )
 
 
-def check_views(stage: StageConfig, method: Method, data: ImageData) -> None:
+def check_views(stage: TrainConfig, method: Method, data: ImageData) -> None:
     """Refuse what a stage's `augment` says of views that its method does not ask for, or that cannot be made so.
 
     Raises:
@@ -111,7 +111,7 @@ def check_views(stage: StageConfig, method: Method, data: ImageData) -> None:
     _try_own_transforms(stage, data)
 
 
-def _check_adaptive(method: Method, stage: StageConfig) -> None:
+def _check_adaptive(method: Method, stage: TrainConfig) -> None:
     """Refuse an adaptive policy where nothing is learned, and another policy than a probe where it is learned from."""
     name = stage.method["name"]
     defaults = {**method.views.policies("labeled"), **method.views.policies("unlabeled")}
@@ -129,7 +129,7 @@ def _check_adaptive(method: Method, stage: StageConfig) -> None:
             )
 
 
-def _try_own_transforms(stage: StageConfig, data: ImageData) -> None:
+def _try_own_transforms(stage: TrainConfig, data: ImageData) -> None:
     """Run the recipe's own albumentations transforms on one training image.
 
     Raises:

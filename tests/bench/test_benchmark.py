@@ -162,8 +162,8 @@ name: judges
 stages:
   pretrain: {method: {name: simclr}, batch: {unlabeled: 32}, steps: 4}
   probe: {kind: probe, of: pretrain}
-  knn: {kind: knn, of: pretrain, knn: {k: 5}}
-  every: {kind: knn, of: pretrain, knn: {bank: all}}
+  knn: {kind: knn, of: pretrain, k: 5}
+  every: {kind: knn, of: pretrain, bank: all}
 """
     )
     entries: dict[str, Any] = {name: {"recipe": str(recipe), "stage": name} for name in ("probe", "knn", "every")}

@@ -43,7 +43,8 @@ stages:
   labels:
     kind: relabel
     teacher: [finetune, selftrain]
-    relabel: {threshold: 0.5, per_class: 20}
+    threshold: 0.5
+    per_class: 20
   student:
     teacher: selftrain
     pseudo_labels: labels

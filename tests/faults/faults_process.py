@@ -99,8 +99,8 @@ STAGES: dict[str, dict[str, Any]] = {
     "copied": {"method": {"name": "s4l_exemplar", "embedding": 8}, "batch": BOTH},
     "mean": {"method": {"name": "mean_teacher"}, "batch": BOTH},
     "meta": {"method": {"name": "meta_pseudo_labels", "student_start": 0.2}, "batch": BOTH},
-    "probed": {"kind": "probe", "of": "contrast", "probe": {"layers": True}},
-    "labels": {"kind": "relabel", "teacher": ["match", "mean"], "relabel": {"per_class": 20, "balance": True}},
+    "probed": {"kind": "probe", "of": "contrast", "layers": True},
+    "labels": {"kind": "relabel", "teacher": ["match", "mean"], "per_class": 20, "balance": True},
     "noisy": {"pseudo_labels": "labels", "method": {"name": "noisy_student"}, "batch": BOTH},
     "student": {
         "teacher": "noisy",

@@ -215,7 +215,7 @@ NOTHING = [
         ("stages.student.method.temperature=2.0", ["student"]),
         ("stages.student.model.width=5", ["student"]),
         ("stages.student.steps=4", ["student"]),
-        ("stages.labels.relabel.threshold=0.1", ["labels"]),
+        ("stages.labels.threshold=0.1", ["labels"]),
     ],
 )
 def test_a_key_changes_the_stages_that_depend_on_it(override: str, again: list[str], base: dict[str, str]) -> None:

@@ -67,10 +67,10 @@ STAGES: dict[str, Any] = {
     "s4l_rotation": train_stage("s4l_rotation"),
     "s4l_exemplar": train_stage("s4l_exemplar", copies=2),
     "mpl": train_stage("meta_pseudo_labels", uda_threshold=0.0, student_start=0.0),
-    "probe": {"kind": "probe", "of": "pretrain", "probe": {"layers": True}},
-    "labels": {"kind": "relabel", "teacher": ["finetune", "fixmatch"], "relabel": {"per_class": 9, "balance": True}},
+    "probe": {"kind": "probe", "of": "pretrain", "layers": True},
+    "labels": {"kind": "relabel", "teacher": ["finetune", "fixmatch"], "per_class": 9, "balance": True},
     "student": train_stage("noisy_student", stage={"pseudo_labels": "labels"}),
-    "graph": {"kind": "propagate", "teacher": "fixmatch", "propagate": {"neighbors": 5, "soft": True}},
+    "graph": {"kind": "propagate", "teacher": "fixmatch", "neighbors": 5, "soft": True},
     "propagated": train_stage("noisy_student", stage={"pseudo_labels": "graph"}),
     "distilled": train_stage("distill", alpha=0.5, stage={"teacher": "student"}),
 }

@@ -22,7 +22,7 @@ from semisup.stages.predictor import load_features
 from tests.stages.stages_small import run_stages, small_data, small_plan, train_stage
 
 PROBE: dict[str, Any] = {"kind": "probe", "of": "a"}
-KNN: dict[str, Any] = {"kind": "knn", "of": "a", "knn": {"k": 3, "tau": 0.5}}
+KNN: dict[str, Any] = {"kind": "knn", "of": "a", "k": 3, "tau": 0.5}
 
 
 def stages(method: str = "simclr", **judges: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def test_a_probe_is_a_logistic_regression_on_the_features_of_the_budget(method: 
 
 def test_layers_are_the_means_of_the_maps(tmp_path: Path) -> None:
     data = small_data(n=90)
-    done = run_stages(stages(judged={**PROBE, "probe": {"layers": True}}, plain=PROBE), data, tmp_path)
+    done = run_stages(stages(judged={**PROBE, "layers": True}, plain=PROBE), data, tmp_path)
     cached = load_weights(done["judged"].folder / "features.safetensors")
     assert set(cached) == {"index", "labels", "layer1", "layer2", "layer3"}
     network = load_features(done["a"].folder, torch.device("cpu"))
@@ -84,9 +84,9 @@ def test_layers_are_the_means_of_the_maps(tmp_path: Path) -> None:
 def test_features_of_a_grid_are_the_means_of_its_parts(tmp_path: Path) -> None:
     data = small_data(n=90)
     judged = {
-        "parts": {**PROBE, "probe": {"grid": 2}},
-        "layers": {**PROBE, "probe": {"grid": 2, "layers": True}},
-        "near": {**KNN, "knn": {**KNN["knn"], "grid": 2}},
+        "parts": {**PROBE, "grid": 2},
+        "layers": {**PROBE, "grid": 2, "layers": True},
+        "near": {**KNN, "grid": 2},
     }
     done = run_stages({**stages(judged=PROBE), **judged}, data, tmp_path)
     cached = load_weights(done["parts"].folder / "features.safetensors")
@@ -110,7 +110,7 @@ def test_features_of_a_grid_are_the_means_of_its_parts(tmp_path: Path) -> None:
     assert done["near"].metrics["test/accuracy"] == pytest.approx((probs.argmax(1) == data.y_test).mean())
 
 
-@pytest.mark.parametrize("judged", [{**PROBE, "probe": {"grid": 2}}, {**KNN, "knn": {"grid": 3}}])
+@pytest.mark.parametrize("judged", [{**PROBE, "grid": 2}, {**KNN, "grid": 3}])
 def test_a_grid_needs_maps_and_is_part_of_the_fingerprint_only_if_there_is_one(judged: dict[str, Any]) -> None:
     kept = train_stage("supervised", stage={"init": {"from": "a", "head_layer": 1}})
     chain = {"a": train_stage("simclr_v2", hidden=7), "tuned": kept, "judged": {**judged, "of": "tuned"}}
@@ -129,7 +129,7 @@ def test_the_layer_that_is_reported_is_the_last_not_the_best(tmp_path: Path) -> 
     data = small_data(n=90, n_test=300)
     for seed in range(20):
         done = run_stages(
-            stages(judged={**PROBE, "probe": {"layers": True}}), data, tmp_path / str(seed), seed=seed, init_seed=seed
+            stages(judged={**PROBE, "layers": True}), data, tmp_path / str(seed), seed=seed, init_seed=seed
         )
         metrics = done["judged"].metrics
         if max(metrics["layer1/accuracy"], metrics["layer2/accuracy"]) > metrics["layer3/accuracy"]:
@@ -140,7 +140,7 @@ def test_the_layer_that_is_reported_is_the_last_not_the_best(tmp_path: Path) -> 
 
 def test_a_kept_head_layer_is_what_is_probed(tmp_path: Path) -> None:
     kept = train_stage("supervised", stage={"init": {"from": "a", "head_layer": 1}})
-    judged = {"kind": "probe", "of": "tuned", "probe": {"layers": True}}
+    judged = {"kind": "probe", "of": "tuned", "layers": True}
     done = run_stages(
         {"a": train_stage("simclr_v2", hidden=7), "tuned": kept, "judged": judged}, small_data(), tmp_path
     )
@@ -180,7 +180,7 @@ def test_knn_of_the_budget(tmp_path: Path) -> None:
 def test_no_more_neighbors_vote_than_a_class_has(per_class: int, k: int, tmp_path: Path) -> None:
     data = small_data()
     budget = draw_budget(data.y_train, f"{per_class}/class", 0, 3)
-    judges = {"default": {"kind": "knn", "of": "a"}, "same": {"kind": "knn", "of": "a", "knn": {"k": k}}}
+    judges = {"default": {"kind": "knn", "of": "a"}, "same": {"kind": "knn", "of": "a", "k": k}}
     done = run_stages(stages(**judges), data, tmp_path, budget)
     assert done["default"].metrics == done["same"].metrics
     assert done["default"].metrics["knn/k"] == k
@@ -189,7 +189,7 @@ def test_no_more_neighbors_vote_than_a_class_has(per_class: int, k: int, tmp_pat
 def test_knn_of_every_label_has_no_few_label_result(tmp_path: Path) -> None:
     data = small_data(n=90)
     unknown = dataclasses.replace(data, y_train=np.where(np.arange(90) % 5 == 4, -1, data.y_train))
-    judged = {**KNN, "knn": {"bank": "all", "k": 500}}
+    judged = {**KNN, "bank": "all", "k": 500}
     done = run_stages(stages(judged=judged), unknown, tmp_path)
     metrics = done["judged"].metrics
     known = unknown.y_train >= 0
@@ -273,7 +273,7 @@ def test_a_changed_weight_or_statistic_is_noticed() -> None:
 def test_without_test_images_nothing_is_said_about_them(tmp_path: Path) -> None:
     data = small_data()
     blind = dataclasses.replace(data, x_test=data.x_test[:0], y_test=data.y_test[:0])
-    judges = {"probe": PROBE, "knn": KNN, "every": {**KNN, "knn": {"bank": "all"}}}
+    judges = {"probe": PROBE, "knn": KNN, "every": {**KNN, "bank": "all"}}
     done = run_stages(stages(**judges), blind, tmp_path)
     for name in judges:
         assert not any(key.startswith("test") or key == "knn/accuracy" for key in done[name].metrics)
@@ -285,7 +285,7 @@ def test_networks_without_layers_are_refused_before_training() -> None:
     wide = np.zeros((60, 32, 32, 3), np.uint8)
     color = dataclasses.replace(data, x_train=wide, x_test=wide[:24])
     mobile = {"model": {"name": "torchvision/mobilenet_v3_small"}}
-    judged = {**PROBE, "probe": {"layers": True}}
+    judged = {**PROBE, "layers": True}
     try:
         small_plan(stages(judged=PROBE), color, **mobile)
     except SemisupError as error:
@@ -302,7 +302,7 @@ def test_it_needs_labels(judge: dict[str, Any]) -> None:
 
 
 def test_a_budget_changes_what_reads_it_and_nothing_else() -> None:
-    judges = {"probe": PROBE, "knn": KNN, "every": {**KNN, "knn": {"bank": "all"}}}
+    judges = {"probe": PROBE, "knn": KNN, "every": {**KNN, "bank": "all"}}
     prints = []
     for labels in ("2/class", "4/class"):
         data = small_data()

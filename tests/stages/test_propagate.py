@@ -259,7 +259,7 @@ def test_equal_weights_take_every_image_once() -> None:
 def stages(teacher: str = "supervised", **propagate: Any) -> dict[str, Any]:
     return {
         "a": train_stage(teacher),
-        "graph": {"kind": "propagate", "teacher": "a", "propagate": {"neighbors": 5, **propagate}},
+        "graph": {"kind": "propagate", "teacher": "a", "neighbors": 5, **propagate},
         "student": train_stage("noisy_student", stage={"pseudo_labels": "graph"}),
     }
 
@@ -336,7 +336,7 @@ def test_each_option_is_another_stage_and_none_the_one_of_old(monkeypatch: pytes
 
 def test_the_features_of_several_networks_stand_side_by_side(tmp_path: Path) -> None:
     data = small_data()
-    both = {"kind": "propagate", "teacher": ["a", "b"], "propagate": {"neighbors": 5, "soft": True, "alpha": 0.9}}
+    both = {"kind": "propagate", "teacher": ["a", "b"], "neighbors": 5, "soft": True, "alpha": 0.9}
     done = run_stages({"a": train_stage("supervised"), "b": train_stage("simclr"), "graph": both}, data, tmp_path)
     _, budget = small_plan(stages(), data)
     images = clean_images(data)
@@ -351,7 +351,7 @@ def test_a_grid_needs_a_map() -> None:
     kept = {"init": {"from": "b", "head_layer": 1}}
     tuned = {"b": train_stage("simclr_v2"), "a": train_stage("supervised", stage=kept)}
     with pytest.raises(SemisupError, match=r"propagate.grid: the network of 'a' keeps layers of a projection head"):
-        small_plan({**tuned, "graph": {"kind": "propagate", "teacher": "a", "propagate": {"grid": 2}}}, small_data())
+        small_plan({**tuned, "graph": {"kind": "propagate", "teacher": "a", "grid": 2}}, small_data())
 
 
 def test_a_student_learns_from_it_and_repeats(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_several_teachers_are_averaged(tmp_path: Path) -> None:
 
 
 def test_no_confident_image_is_an_error_that_says_how_confident_they_are(tmp_path: Path) -> None:
-    stages = {"a": TEACHERS["a"], "labels": {"kind": "relabel", "teacher": "a", "relabel": {"threshold": 1.0}}}
+    stages = {"a": TEACHERS["a"], "labels": {"kind": "relabel", "teacher": "a", "threshold": 1.0}}
     with pytest.raises(SemisupError, match=r"stages.labels.relabel.threshold: no image reaches 1; .* has 0\.\d\d\d"):
         run_stages(stages, small_data(), tmp_path)
     assert not (tmp_path / "labels" / "stage.json").exists()
@@ -118,7 +118,7 @@ def test_the_student_is_trained_on_the_chosen_images_alone(tmp_path: Path) -> No
     data = small_data()
     stages = {
         "a": TEACHERS["a"],
-        "labels": {"kind": "relabel", "teacher": "a", "relabel": {"per_class": 3}},
+        "labels": {"kind": "relabel", "teacher": "a", "per_class": 3},
         "student": train_stage("noisy_student", stage={"pseudo_labels": "labels"}),
     }
     done = run_stages(stages, data, tmp_path / "one")

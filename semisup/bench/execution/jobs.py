@@ -73,21 +73,10 @@ def plan_run(suite: Suite, spec: RunSpec, data: ImageData) -> Planned:
 def step_kind(plan: Plan, stage: StagePlan) -> str:
     """What a step's time depends on: method, network, batch, views, precision; not labels, seeds, length or rates."""
     settings = stage_settings(stage.config)
-    for key in (
-        "steps",
-        "epochs",
-        "init",
-        "teacher",
-        "pseudo_labels",
-        "of",
-        "schedule",
-        "probe",
-        "knn",
-        "stop_on_collapse",
-    ):
-        del settings[key]
+    for key in ("steps", "epochs", "init", "teacher", "pseudo_labels", "schedule", "stop_on_collapse"):
+        settings.pop(key, None)
     for key in ("lr", "group_lr", "weight_decay"):
-        del settings["optimizer"][key]
+        settings.get("optimizer", {}).pop(key, None)
     content = {
         "stage": settings,
         "network": None if stage.network is None else stage.network.to_json(),
@@ -150,7 +139,7 @@ def _scaled(plan: Plan, spec: RunSpec, timing: Timing) -> Recipe:
     for stage in plan.stages:
         config = stage.config
         if stage.steps:
-            schedule = config.schedule
+            schedule = stage.training.schedule
             if schedule.warmup >= 1:  # counted in steps; below 1 it would be taken for a fraction of the stage
                 warmup = max(1.0, schedule.warmup * steps[stage.name] / stage.steps)
                 schedule = schedule.model_copy(update={"warmup": warmup})

@@ -26,7 +26,7 @@ def fresh_method(plan: Plan, stage: StagePlan) -> tuple[Method, Batches]:
         plan: of the recipe, with data and device.
         stage: one of its train stages.
     """
-    data, config = plan.data, stage.config
+    data, config = plan.data, stage.training
     assert stage.network is not None
     networks = {other.name: other.network for other in plan.stages if other.network is not None}
     teachers = [networks[name].build_classifier().to(plan.device).eval() for name in config.teacher]
@@ -67,7 +67,7 @@ def step_seconds(plan: Plan, stage: StagePlan) -> float:
         plan: of the recipe, with data and device.
         stage: one of its train stages.
     """
-    config = stage.config
+    config = stage.training
     if plan.recipe.threads is not None:
         torch.set_num_threads(plan.recipe.threads)
     keep_memory()

@@ -18,6 +18,7 @@ from semisup.bench.results.summary import summarize
 from semisup.bench.suites.runs import RunSpec
 from semisup.bench.suites.suite import Suite
 from semisup.columns import measured
+from semisup.config import TrainConfig
 from semisup.data import ImageData
 from semisup.files import write_atomically
 from semisup.pipeline.plan import recipe_budget
@@ -146,7 +147,7 @@ def _row(spec: RunSpec, jobs: Sequence[Job], data: ImageData, board: JobBoard) -
 
 def _judged_encoder(job: Job, board: JobBoard) -> Mapping[str, Any]:
     """What nearest neighbors said of the network that a probe or knn stage judges; empty for other stages."""
-    of = None if job.baseline else job.recipe.stages[str(job.stage)].of
+    of = None if job.baseline else getattr(job.recipe.stages[str(job.stage)], "of", None)
     found = board.finished.get(dict(job.inputs).get(of, "")) if of else None
     return {} if found is None else {key: value for key, value in found.metrics.items() if key == KNN}
 
@@ -155,7 +156,7 @@ def _method(job: Job) -> str:
     if job.baseline:
         return str(job.baseline["name"])
     stage = job.recipe.stages[str(job.stage)]
-    return str(stage.method.get("name", stage.kind))
+    return str(stage.method["name"]) if isinstance(stage, TrainConfig) else stage.kind
 
 
 def _saved(runs: Runs, board: JobBoard) -> dict[str, Any]:

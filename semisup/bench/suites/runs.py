@@ -194,7 +194,7 @@ def _classifies(stage: StagePlan) -> bool:
     """Whether a stage answers with classes learned from the budget's labels, so that its other labels can judge it."""
     if stage.network is not None:
         return stage.network.kind == "classifier"
-    return stage.config.kind == "probe" or (stage.config.kind == "knn" and stage.config.knn.bank == "labels")
+    return stage.config.kind in ("probe", "knn") and stage.reads_labels
 
 
 def _budget_problems(suite: Suite, labels: Any, data: ImageData) -> list[str]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from semisup.config import StageConfig
+from semisup.config import Input, StageConfig
 from semisup.evaluate import knn_predict, predict_logits
 from semisup.evaluate.knn import SIMILARITIES
+from semisup.options import Count, Positive, Range
 from semisup.stages.artifact import Artifact
 from semisup.stages.context import StageContext
 from semisup.stages.evaluation import evaluate_test, evaluate_validation
@@ -20,35 +21,63 @@ from semisup.stages.features import Layers, finish_evaluated, frozen_network, un
 from semisup.stages.planned import Plan, StagePlan
 from semisup.stages.requirements import features_of, require_grid, require_labels
 
-__all__ = ["inputs", "plan", "run"]
+__all__ = ["LEAVES", "Config", "check", "inputs", "plan", "run"]
 
 MOST_NEIGHBORS = 200
 """NPID's k (arXiv:1805.01978, sec. 3.4), whose bank is all of ImageNet."""
 
 
-def inputs(stage: StageConfig) -> tuple[str, ...]:
-    """Return the names of the earlier stages that a stage reads."""
-    return () if stage.of is None else (stage.of,)
+class Config(StageConfig):
+    """How a knn stage evaluates a frozen network: by the labels of the nearest images (arXiv:1805.01978, sec. 3.4)."""
+
+    kind: Literal["knn"] = "knn"
+    """What the stage does."""
+    of: str | None = None
+    """An earlier train stage, whose network is looked at."""
+    bank: Literal["labels", "all"] = "labels"
+    """Who votes. labels: the budget's images, a few-label result (test/accuracy). all: every training label, whatever
+    the budget: a look at the features (knn/accuracy) that no few-label result may be compared with."""
+    k: Count | None = None
+    """Nearest images that vote, >= 1; null: 200, but no more than a class has in the bank on average: of many more than
+    its own class has, most must vote wrongly."""
+    tau: Positive = 0.07
+    """A vote counts exp(cosine / tau), > 0."""
+    grid: Annotated[int, Range(1, 64)] = 1
+    """See the probe's."""
 
 
-def plan(whole: Plan, name: str, stage: StageConfig, earlier: Mapping[str, StagePlan]) -> StagePlan:
+LEAVES = "scores"
+
+
+def inputs(stage: Config) -> list[Input]:
+    """Return the earlier stages that a stage names."""
+    return [] if stage.of is None else [Input("of", stage.of, "network")]
+
+
+def check(stage: Config) -> Iterator[tuple[str, str]]:
+    """Yield a key and a sentence for each mistake that the stage alone shows."""
+    if stage.of is None:
+        yield "of", "missing; a knn stage needs the train stage whose network it evaluates"
+
+
+def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]) -> StagePlan:
     """Plan a knn stage. One that reads every label whatever the budget is shared by all budgets.
 
     Raises:
         SemisupError: there are no labels to vote with, or the network has no maps where a key asks for them.
     """
-    (source,) = inputs(stage)
-    looked_at, config, data = earlier[source], stage.knn, whole.data
+    assert stage.of is not None
+    looked_at, data = earlier[stage.of], whole.data
     require_labels(whole, "kind", stage.kind)
     features = features_of(looked_at)
-    require_grid("knn.grid", config.grid, looked_at, features)
-    every_label = config.bank == "all"
+    require_grid("grid", stage.grid, looked_at, features)
+    every_label = stage.bank == "all"
     bank = len(data.x_train) if every_label else len(whole.budget.index)
-    memory = data.resident_bytes + 4 * config.grid**2 * features.num_features * (bank + len(data.x_test))
+    memory = data.resident_bytes + 4 * stage.grid**2 * features.num_features * (bank + len(data.x_test))
     return StagePlan(
         name=name,
         config=stage,
-        inputs=(source,),
+        inputs=(stage.of,),
         reads_labels=not every_label,
         parameters=looked_at.parameters,
         memory=memory + 4 * SIMILARITIES,
@@ -63,10 +92,11 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     features that has no `test/accuracy` for a table of few-label results to take up.
     """
     started = time.perf_counter()
-    data, budget, config = context.data, context.budget, context.config.knn
+    data, budget, config = context.data, context.budget, context.config
+    assert isinstance(config, Config)
     every_label = config.bank == "all"
     index = np.flatnonzero(data.y_train >= 0) if every_label else budget.index
-    network = Layers(frozen_network(context), grid=config.grid)
+    network = Layers(frozen_network(context, config.of), grid=config.grid)
     k = min(MOST_NEIGHBORS, max(1, len(index) // data.num_classes)) if config.k is None else min(config.k, len(index))
     metrics: dict[str, Any] = {"knn/bank": len(index), "knn/k": k}
     with unchanged(network):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 
-from semisup.config import StageConfig
+from semisup.config import Input, StageConfig
 from semisup.evaluate import LinearProbe, fit_probe, predict_logits
 from semisup.models.weights import save_weights
+from semisup.options import Range
 from semisup.stages.artifact import Artifact
 from semisup.stages.context import StageContext
 from semisup.stages.evaluation import evaluate_test, evaluate_validation
@@ -18,29 +19,53 @@ from semisup.stages.features import Layers, finish_evaluated, frozen_network, un
 from semisup.stages.planned import Plan, StagePlan
 from semisup.stages.requirements import features_of, require_grid, require_labels, require_maps
 
-__all__ = ["inputs", "plan", "run"]
+__all__ = ["LEAVES", "Config", "check", "inputs", "plan", "run"]
 
 
-def inputs(stage: StageConfig) -> tuple[str, ...]:
-    """Return the names of the earlier stages that a stage reads."""
-    return () if stage.of is None else (stage.of,)
+class Config(StageConfig):
+    """How a probe stage evaluates a frozen network: logistic regression on its features of the budget's images."""
+
+    kind: Literal["probe"] = "probe"
+    """What the stage does."""
+    of: str | None = None
+    """An earlier train stage, whose network is looked at."""
+    layers: bool = False
+    """Probe every layer group of the backbone too, each averaged over its map; test/accuracy stays that of the
+    features."""
+    grid: Annotated[int, Range(1, 64)] = 1
+    """Features are the means of the last map's grid x grid parts, >= 1; 1: one mean, what a classifier's head sees.
+    More keep where in the image something was (as pooled for VISSL's probes, arXiv:1905.01235, sec. 5)."""
 
 
-def plan(whole: Plan, name: str, stage: StageConfig, earlier: Mapping[str, StagePlan]) -> StagePlan:
+LEAVES = "scores"
+
+
+def inputs(stage: Config) -> list[Input]:
+    """Return the earlier stages that a stage names."""
+    return [] if stage.of is None else [Input("of", stage.of, "network")]
+
+
+def check(stage: Config) -> Iterator[tuple[str, str]]:
+    """Yield a key and a sentence for each mistake that the stage alone shows."""
+    if stage.of is None:
+        yield "of", "missing; a probe stage needs the train stage whose network it evaluates"
+
+
+def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]) -> StagePlan:
     """Plan a probe stage.
 
     Raises:
         SemisupError: there are no labels to learn from, or the network has no maps where a key asks for them.
     """
-    (source,) = inputs(stage)
-    looked_at = earlier[source]
+    assert stage.of is not None
+    looked_at = earlier[stage.of]
     require_labels(whole, "kind", stage.kind)
     features = features_of(looked_at)
-    if stage.probe.layers:
-        require_maps("probe.layers", "names no layers", looked_at, features)
-    require_grid("probe.grid", stage.probe.grid, looked_at, features)
+    if stage.layers:
+        require_maps("layers", "names no layers", looked_at, features)
+    require_grid("grid", stage.grid, looked_at, features)
     memory = whole.data.resident_bytes
-    return StagePlan(name=name, config=stage, inputs=(source,), parameters=looked_at.parameters, memory=memory)
+    return StagePlan(name=name, config=stage, inputs=(stage.of,), parameters=looked_at.parameters, memory=memory)
 
 
 def run(context: StageContext) -> tuple[Artifact, None]:
@@ -51,9 +76,10 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     themselves say of each layer. The features of the labeled images stay in `features.safetensors`.
     """
     started = time.perf_counter()
-    data, budget = context.data, context.budget
-    network = frozen_network(context)
-    layers = Layers(network, layers=context.config.probe.layers, grid=context.config.probe.grid)
+    data, budget, config = context.data, context.budget, context.config
+    assert isinstance(config, Config)
+    network = frozen_network(context, config.of)
+    layers = Layers(network, layers=config.layers, grid=config.grid)
     with unchanged(network):
         features = layers.split(predict_logits(layers, context.clean_batches(data.x_train, budget.index)).cpu())
         labels = torch.from_numpy(data.y_train[budget.index])
@@ -74,7 +100,7 @@ def run(context: StageContext) -> tuple[Artifact, None]:
             y_test = torch.from_numpy(data.y_test)
             answers = {name: each.logits(test[name], data.num_classes) for name, each in probes.items()}
             metrics |= evaluate_test(context, answers[last])
-            for name in probes if context.config.probe.layers else ():
+            for name in probes if config.layers else ():
                 metrics |= _of_probe(name, probes[name])
                 metrics[f"{name}/accuracy"] = float((answers[name].argmax(1) == y_test).double().mean())
     return finish_evaluated(context, network, ["features.safetensors"], started, seconds, len(labels), metrics), None

@@ -3,30 +3,58 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import torch
 
-from semisup.config import StageConfig
+from semisup.config import Input, StageConfig
 from semisup.engine import generator
 from semisup.errors import SemisupError
 from semisup.evaluate import predict_logits
+from semisup.options import Fraction, Size
 from semisup.stages.artifact import Artifact
 from semisup.stages.context import StageContext
 from semisup.stages.planned import Plan, StagePlan
 from semisup.stages.predictor import load_network
-from semisup.stages.requirements import require_classifier
+from semisup.stages.requirements import names_of, require_classifier
 from semisup.stages.targets import save_targets, select
 
-__all__ = ["inputs", "plan", "run"]
+__all__ = ["LEAVES", "Config", "check", "inputs", "plan", "run"]
 
 
-def inputs(stage: StageConfig) -> tuple[str, ...]:
-    """Return the names of the earlier stages that a stage reads."""
-    return tuple(dict.fromkeys(stage.teacher))
+class Config(StageConfig):
+    """How a relabel stage turns its teachers' predictions into labels."""
+
+    kind: Literal["relabel"] = "relabel"
+    """What the stage does."""
+    teacher: list[str] = []
+    """Earlier train stages, the mean of whose predictions is taken; one may be written without the brackets."""
+    threshold: Fraction = 0.0
+    """Smallest confidence kept, 0 (keep all) to 1."""
+    per_class: Size | None = None
+    """Most confident images kept per class, >= 1; null: all."""
+    soft: bool = True
+    """Keep probabilities (true) or only the best class (false)."""
+    balance: bool = False
+    """Repeat images of classes that have fewer than `per_class`."""
 
 
-def plan(whole: Plan, name: str, stage: StageConfig, earlier: Mapping[str, StagePlan]) -> StagePlan:
+LEAVES = "pseudo-labels"
+
+
+def inputs(stage: Config) -> list[Input]:
+    """Return the earlier stages that a stage names."""
+    return [Input(f"teacher[{i}]", name, "network") for i, name in enumerate(stage.teacher)]
+
+
+def check(stage: Config) -> Iterator[tuple[str, str]]:
+    """Yield a key and a sentence for each mistake that the stage alone shows."""
+    if not stage.teacher:
+        yield "teacher", "missing; a relabel stage needs the stage that predicts the labels"
+
+
+def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]) -> StagePlan:
     """Plan a relabel stage.
 
     Raises:
@@ -34,7 +62,7 @@ def plan(whole: Plan, name: str, stage: StageConfig, earlier: Mapping[str, Stage
     """
     for teacher in stage.teacher:
         require_classifier(earlier[teacher], "teacher")
-    return StagePlan(name=name, config=stage, inputs=inputs(stage), memory=whole.data.resident_bytes)
+    return StagePlan(name=name, config=stage, inputs=names_of(inputs(stage)), memory=whole.data.resident_bytes)
 
 
 def run(context: StageContext) -> tuple[Artifact, None]:
@@ -45,15 +73,23 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     """
     started = time.perf_counter()
     stage, data = context.config, context.data
+    assert isinstance(stage, Config)
     probs = torch.zeros(len(data.x_train), data.num_classes)
     for name in stage.teacher:
         teacher = load_network(context.inputs[name].folder, context.device)
         logits = predict_logits(teacher, context.clean_batches(data.x_train)).cpu()
         probs += logits.softmax(1) / len(stage.teacher)
-    pool, targets = select(probs, stage.relabel, generator(context.recipe.seed, context.name, "balance"))
+    pool, targets = select(
+        probs,
+        generator(context.recipe.seed, context.name, "balance"),
+        threshold=stage.threshold,
+        per_class=stage.per_class,
+        soft=stage.soft,
+        balance=stage.balance,
+    )
     if not len(pool):
         raise SemisupError(
-            f"stages.{context.name}.relabel.threshold: no image reaches {stage.relabel.threshold:g}; the most "
+            f"stages.{context.name}.threshold: no image reaches {stage.threshold:g}; the most "
             f"confident one has {probs.max():.3f}"
         )
     return save_targets(context, pool, targets, started, len(probs) * len(stage.teacher)), None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from semisup.config import StageConfig
+from semisup.config import Input, TrainConfig
 from semisup.data import take
 from semisup.engine import (
     BatchSource,
@@ -60,33 +60,57 @@ from semisup.stages.networks import (
 )
 from semisup.stages.planned import Plan, StagePlan
 from semisup.stages.predictor import load_network, read_network, save_predictor
-from semisup.stages.requirements import require_classifier, require_labels
+from semisup.stages.requirements import names_of, require_classifier, require_labels
 from semisup.stages.targets import training_images
 from semisup.stages.views import check_views, stage_backend, stage_batches
 
-__all__ = ["fit_stage", "inputs", "plan", "run"]
+__all__ = ["LEAVES", "Config", "check", "fit_stage", "inputs", "plan", "run"]
 
 CHECKPOINT, CURVE = "checkpoint.pt", "oracle.json"
 """What a stage keeps in its folder only while it is unfinished."""
 
 
-def inputs(stage: StageConfig) -> tuple[str, ...]:
-    """Return the names of the earlier stages that a stage reads."""
-    source = None if stage.init is None else stage.init.source
-    names = [source, *stage.teacher, stage.pseudo_labels]
-    return tuple(dict.fromkeys(name for name in names if name is not None))
+Config = TrainConfig
+LEAVES = "network"
 
 
-def plan(whole: Plan, name: str, stage: StageConfig, earlier: Mapping[str, StagePlan]) -> StagePlan:
+def inputs(stage: TrainConfig) -> list[Input]:
+    """Return the earlier stages that a stage names."""
+    found = (
+        [] if stage.init is None or stage.init.source is None else [Input("init.from", stage.init.source, "network")]
+    )
+    found += [Input(f"teacher[{i}]", name, "network") for i, name in enumerate(stage.teacher)]
+    if stage.pseudo_labels is not None:
+        found.append(Input("pseudo_labels", stage.pseudo_labels, "pseudo-labels"))
+    return found
+
+
+def check(stage: TrainConfig) -> Iterator[tuple[str, str]]:
+    """Yield a key and a sentence for each mistake that the stage alone shows."""
+    if not stage.method:
+        yield "method", "missing, e.g. method: {name: fixmatch}"
+    if stage.steps is not None and stage.epochs is not None:
+        yield "", "give steps or epochs, not both"
+    if stage.steps is None and stage.epochs is None:
+        yield "", "needs its length, steps or epochs"
+    if stage.init is not None and (stage.init.source is None) == (stage.init.weights is None):
+        yield "init", "needs one of from (a stage) and weights (a file), and not both"
+    optimizer = stage.optimizer
+    if optimizer.name == "sgd" and optimizer.nesterov and optimizer.momentum == 0:
+        yield "optimizer", "nesterov needs momentum > 0; with momentum 0, set nesterov: false"
+
+
+def plan(whole: Plan, name: str, stage: TrainConfig, earlier: Mapping[str, StagePlan]) -> StagePlan:
     """Plan a train stage, but for the memory of its step; its method is on the meta device.
 
     Raises:
         SemisupError: the network or the method cannot be built, or a key asks for what they do not have.
     """
     data = whole.data
+    needed = names_of(inputs(stage))
     for teacher in stage.teacher:
         require_classifier(earlier[teacher], "teacher")
-    networks = {needed: network for needed in inputs(stage) if (network := earlier[needed].network) is not None}
+    networks = {other: network for other in needed if (network := earlier[other].network) is not None}
     spec = _describe(whole, stage, networks)
     method = _shapes(whole, stage, spec, networks)
     weights = None if stage.init is not None else check_model_weights(networks_within(method)[0].backbone, spec)
@@ -102,7 +126,7 @@ def plan(whole: Plan, name: str, stage: StageConfig, earlier: Mapping[str, Stage
     return StagePlan(
         name=name,
         config=stage.model_copy(update={"augment": {**stage.augment, "backend": backend}}),
-        inputs=inputs(stage),
+        inputs=needed,
         reads_labels=method.trains == "classifier",
         steps=_steps(stage, len(data.x_train), len(whole.budget.index), reads_unlabeled=bool(unlabeled)),
         images_per_step=(stage.batch.labeled if labeled else 0) + (stage.batch.unlabeled if unlabeled else 0),
@@ -115,7 +139,7 @@ def plan(whole: Plan, name: str, stage: StageConfig, earlier: Mapping[str, Stage
     )
 
 
-def _describe(whole: Plan, stage: StageConfig, networks: Mapping[str, Network]) -> ModelSpec:
+def _describe(whole: Plan, stage: TrainConfig, networks: Mapping[str, Network]) -> ModelSpec:
     data = whole.data
     return stage_network(
         stage,
@@ -128,7 +152,7 @@ def _describe(whole: Plan, stage: StageConfig, networks: Mapping[str, Network]) 
     )
 
 
-def _shapes(whole: Plan, stage: StageConfig, spec: ModelSpec, networks: Mapping[str, Network]) -> Method:
+def _shapes(whole: Plan, stage: TrainConfig, spec: ModelSpec, networks: Mapping[str, Network]) -> Method:
     """The stage's method without memory for its weights."""
     data = whole.data
     with weightless():
@@ -149,7 +173,7 @@ def _shapes(whole: Plan, stage: StageConfig, spec: ModelSpec, networks: Mapping[
             ) from error
 
 
-def _steps(stage: StageConfig, images: int, labels: int, *, reads_unlabeled: bool) -> int:
+def _steps(stage: TrainConfig, images: int, labels: int, *, reads_unlabeled: bool) -> int:
     """Length in steps. An epoch is one pass over all images, of a method that reads labeled ones alone over those."""
     if stage.steps is not None:
         return stage.steps
@@ -159,8 +183,9 @@ def _steps(stage: StageConfig, images: int, labels: int, *, reads_unlabeled: boo
 
 def _start(context: StageContext) -> tuple[Method, WeightsReport | None]:
     """Build the method and give its network the weights to start from."""
-    stage, init = context.config, context.config.init
-    assert context.network is not None
+    stage = context.config
+    assert isinstance(stage, TrainConfig) and context.network is not None
+    init = stage.init
     teachers = [load_network(context.inputs[name].folder, context.device) for name in stage.teacher]
     init_seed = context.recipe.seed if context.recipe.init_seed is None else context.recipe.init_seed
     torch.manual_seed(seed_for(init_seed, context.name, "initialisation"))
@@ -193,6 +218,7 @@ def _looks(context: StageContext, method: Method) -> int | None:
 def fit_stage(context: StageContext, method: Method, batches: BatchSource) -> FitResult:
     """Train a stage's method as its recipe says, with its checkpoints and the oracle's curve in its folder."""
     stage, recipe = context.config, context.recipe
+    assert isinstance(stage, TrainConfig)
     look = oracle(context, context.folder / CURVE)
 
     def as_written(step: int, predictor: nn.Module) -> None:
@@ -228,6 +254,7 @@ def run(context: StageContext) -> tuple[Artifact, int | None]:
         The finished stage, and the step it was resumed from (None: from the start).
     """
     stage, recipe, data = context.config, context.recipe, context.data
+    assert isinstance(stage, TrainConfig)
     method, report = _start(context)
     relabeled = context.inputs[stage.pseudo_labels] if stage.pseudo_labels is not None else None
     batches = stage_batches(
