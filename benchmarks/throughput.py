@@ -44,7 +44,7 @@ from semisup.engine import Batches, compile_backbones, keep_memory
 from semisup.methods import METHODS, Batch, Method
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
 from semisup.stages import StageContext
-from semisup.stages.kinds.train import fit_stage
+from semisup.stages.training import fit_stage
 from semisup.text import percent
 from semisup.tracking import EventLog
 

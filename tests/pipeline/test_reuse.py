@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from semisup import evaluate
 from semisup.config import load_recipe
 from semisup.data import load_data
 from semisup.errors import SemisupError
 from semisup.models import load_weights, save_weights
 from semisup.pipeline import make_plan, run
 from semisup.pipeline.plan import plan_stages
+from semisup.stages import training
 from semisup.stages.artifact import RECORD
-from semisup.stages.kinds import relabel, train
 from tests.pipeline.pipeline_small import run_small, small, statuses
 
 ALL = ["pretrain", "finetune", "labels", "student"]
@@ -42,8 +43,8 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("this run was to train nothing")
 
     # By module, because `semisup.stages.train` is also the name of a function.
-    monkeypatch.setattr(train, "fit", fail)
-    monkeypatch.setattr(relabel, "predict_logits", fail)
+    monkeypatch.setattr(training, "fit", fail)
+    monkeypatch.setattr(evaluate, "predict_logits", fail)
 
 
 def snapshot(folder: Path) -> dict[str, int]:

@@ -13,7 +13,8 @@ import torch
 from semisup.config import parse_recipe
 from semisup.data import ImageData, LabelBudget, draw_budget
 from semisup.pipeline.plan import Plan, plan_stages
-from semisup.stages import KINDS, Artifact, StageContext
+from semisup.stages import Artifact, StageContext
+from semisup.stages.kinds import kind_of
 
 CPU = torch.device("cpu")
 
@@ -87,7 +88,7 @@ def run_stages(
             statistics=plan.statistics,
             on_log=on_log,
         )
-        finished[stage.name], _ = KINDS[stage.config.kind].run(context)
+        finished[stage.name], _ = kind_of(stage.config.kind).run(context)
     return finished
 
 

@@ -116,10 +116,10 @@ def test_a_grid_needs_maps_and_is_part_of_the_fingerprint_only_if_there_is_one(j
     chain = {"a": train_stage("simclr_v2", hidden=7), "tuned": kept, "judged": {**judged, "of": "tuned"}}
     with pytest.raises(SemisupError, match=r"grid: the network of 'tuned' keeps layers of a projection head"):
         small_plan(chain, small_data())
-    kind = judged["kind"]
+    plain = {key: value for key, value in judged.items() if key != "grid"}
     prints = [
-        small_plan(stages(judged={**judged, kind: options}), small_data())[0].stages[-1].fingerprint
-        for options in ({}, {"grid": 1}, judged[kind])
+        small_plan(stages(judged=each), small_data())[0].stages[-1].fingerprint
+        for each in (plain, {**plain, "grid": 1}, judged)
     ]
     assert prints[0] == prints[1] != prints[2]
 
@@ -189,7 +189,7 @@ def test_no_more_neighbors_vote_than_a_class_has(per_class: int, k: int, tmp_pat
 def test_knn_of_every_label_has_no_few_label_result(tmp_path: Path) -> None:
     data = small_data(n=90)
     unknown = dataclasses.replace(data, y_train=np.where(np.arange(90) % 5 == 4, -1, data.y_train))
-    judged = {**KNN, "bank": "all", "k": 500}
+    judged = {"kind": "knn", "of": "a", "bank": "all", "k": 500}
     done = run_stages(stages(judged=judged), unknown, tmp_path)
     metrics = done["judged"].metrics
     known = unknown.y_train >= 0
@@ -243,8 +243,7 @@ def test_a_network_in_train_mode_would_be_noticed(
         with torch.no_grad():
             return torch.cat([model.train()(images) for images in batches])
 
-    for kind in ("probe", "knn"):
-        monkeypatch.setattr(f"semisup.stages.kinds.{kind}.predict_logits", careless)
+    monkeypatch.setattr("semisup.evaluate.predict_logits", careless)
     with pytest.raises(AssertionError, match=r"judging has changed the network: .*running_mean"):
         run_stages(stages(judged=judge), small_data(), tmp_path)
 
@@ -290,7 +289,7 @@ def test_networks_without_layers_are_refused_before_training() -> None:
         small_plan(stages(judged=PROBE), color, **mobile)
     except SemisupError as error:
         pytest.fail(f"the recipe has another mistake: {error}")
-    with pytest.raises(SemisupError, match=r"stages.judged.probe.layers: the network of 'a', .*, names no layers"):
+    with pytest.raises(SemisupError, match=r"stages.judged.layers: the network of 'a', .*, names no layers"):
         small_plan(stages(judged=judged), color, **mobile)
 
 

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from semisup.data import draw_budget
 from semisup.methods import METHODS, Batch, Method, Progress, Update, Views
 from semisup.models import Encoder
-from semisup.stages import Artifact
-from semisup.stages.kinds import train
+from semisup.stages import Artifact, training
 from tests.stages.stages_small import run_stages, small_data, train_stage
 
 
@@ -97,7 +96,7 @@ def test_pictures_repeat_and_change_no_weight(tmp_path: Path, monkeypatch: pytes
     recipe = {"a": train_stage("turned"), "b": train_stage("supervised", stage={"init": "a"})}
     first, again = (run_stages(recipe, small_data(), tmp_path / name) for name in ("one", "two"))
     assert pictures(first["a"]) == pictures(again["a"])
-    monkeypatch.setattr(train, "encoder_figures", lambda *args: [])
+    monkeypatch.setattr(training, "encoder_figures", lambda *args: [])
     blind = run_stages(recipe, small_data(), tmp_path / "three")
     for stage in ("a", "b"):
         assert blind[stage].record["files"]["model.safetensors"] == first[stage].record["files"]["model.safetensors"]

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from semisup.augment import Normalize, build_policy
-from semisup.config import RelabelConfig
 from semisup.engine import Batches, generator
 from semisup.errors import SemisupError
 from semisup.stages import load_predictor
@@ -31,7 +30,7 @@ def probabilities() -> torch.Tensor:
 
 
 def chosen(**options: Any) -> tuple[list[int], torch.Tensor]:
-    pool, targets = select(probabilities(), RelabelConfig(**options), generator(0))
+    pool, targets = select(probabilities(), generator(0), **options)
     return pool.tolist(), targets
 
 
@@ -53,7 +52,7 @@ def test_the_threshold_keeps_what_reaches_it(threshold: float) -> None:
 
 def test_a_confidence_equal_to_the_threshold_is_kept() -> None:
     probs = torch.tensor([[0.75, 0.25], [0.5, 0.5]])
-    assert select(probs, RelabelConfig(threshold=0.75), generator(0))[0].tolist() == [0]
+    assert select(probs, generator(0), threshold=0.75)[0].tolist() == [0]
 
 
 @pytest.mark.parametrize("per", [1, 2, 4, 50])
@@ -74,8 +73,8 @@ def test_balance_repeats_images_evenly(options: dict[str, int], goal: int) -> No
 
 
 def test_the_remainder_of_the_balance_is_drawn_from_the_given_generator() -> None:
-    config = RelabelConfig(balance=True, per_class=7)
-    draws = [select(probabilities(), config, generator(seed))[0].tolist() for seed in (1, 1, 2, 3, 4)]
+    options: dict[str, Any] = {"balance": True, "per_class": 7}
+    draws = [select(probabilities(), generator(seed), **options)[0].tolist() for seed in (1, 1, 2, 3, 4)]
     assert draws[0] == draws[1]
     assert len({tuple(draw) for draw in draws}) > 1
 
@@ -109,7 +108,7 @@ def test_several_teachers_are_averaged(tmp_path: Path) -> None:
 
 def test_no_confident_image_is_an_error_that_says_how_confident_they_are(tmp_path: Path) -> None:
     stages = {"a": TEACHERS["a"], "labels": {"kind": "relabel", "teacher": "a", "threshold": 1.0}}
-    with pytest.raises(SemisupError, match=r"stages.labels.relabel.threshold: no image reaches 1; .* has 0\.\d\d\d"):
+    with pytest.raises(SemisupError, match=r"stages.labels.threshold: no image reaches 1; .* has 0\.\d\d\d"):
         run_stages(stages, small_data(), tmp_path)
     assert not (tmp_path / "labels" / "stage.json").exists()
 

@@ -1,6 +1,7 @@
 """What a stage can be, one file each: to add a kind, write its file and put its module into `KINDS`.
 
-A file has the kind's `Config`, what it `LEAVES`, and `inputs`, `check`, `plan` and `run` (see `Kind`).
+A file has the kind's `Config`, what it `LEAVES`, and `inputs`, `check`, `plan` and `run` (see `Kind`). It imports torch
+and what stands on it only inside the last two: settings are read before that.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, Union
 from pydantic import Discriminator, Tag
 
 from semisup.config import Input, Recipe, StageConfig
-from semisup.stages.artifact import Artifact
-from semisup.stages.context import StageContext
 from semisup.stages.kinds import knn, probe, propagate, relabel, train
-from semisup.stages.planned import Plan, StagePlan
+
+if TYPE_CHECKING:
+    from semisup.stages.artifact import Artifact
+    from semisup.stages.context import StageContext
+    from semisup.stages.planned import Plan, StagePlan
 
 __all__ = ["KINDS", "CheckedRecipe", "Kind", "kind_of"]
 

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from semisup.config import Input, StageConfig
-from semisup.evaluate import knn_predict, predict_logits
-from semisup.evaluate.knn import SIMILARITIES
 from semisup.options import Count, Positive, Range
-from semisup.stages.artifact import Artifact
-from semisup.stages.context import StageContext
-from semisup.stages.evaluation import evaluate_test, evaluate_validation
-from semisup.stages.features import Layers, finish_evaluated, frozen_network, unchanged
-from semisup.stages.planned import Plan, StagePlan
-from semisup.stages.requirements import features_of, require_grid, require_labels
+
+if TYPE_CHECKING:  # what a stage runs is imported when it is planned or run: reading recipes waits for none of it
+    from torch import Tensor
+
+    from semisup.stages.artifact import Artifact
+    from semisup.stages.context import StageContext
+    from semisup.stages.planned import Plan, StagePlan
 
 __all__ = ["LEAVES", "Config", "check", "inputs", "plan", "run"]
 
@@ -66,6 +61,10 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
     Raises:
         SemisupError: there are no labels to vote with, or the network has no maps where a key asks for them.
     """
+    from semisup.evaluate.knn import SIMILARITIES
+    from semisup.stages.planned import StagePlan
+    from semisup.stages.requirements import features_of, require_grid, require_labels
+
     assert stage.of is not None
     looked_at, data = earlier[stage.of], whole.data
     require_labels(whole, "kind", stage.kind)
@@ -91,6 +90,13 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     `bank: all` they are all training images whose label anybody knows, hidden ones too: `knn/accuracy`, a look at the
     features that has no `test/accuracy` for a table of few-label results to take up.
     """
+    import numpy as np
+    import torch
+
+    from semisup.evaluate import knn_predict, predict_logits
+    from semisup.stages.evaluation import evaluate_test, evaluate_validation
+    from semisup.stages.features import Layers, finish_evaluated, frozen_network, unchanged
+
     started = time.perf_counter()
     data, budget, config = context.data, context.budget, context.config
     assert isinstance(config, Config)

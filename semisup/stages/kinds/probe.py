@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from semisup.config import Input, StageConfig
-from semisup.evaluate import LinearProbe, fit_probe, predict_logits
-from semisup.models.weights import save_weights
 from semisup.options import Range
-from semisup.stages.artifact import Artifact
-from semisup.stages.context import StageContext
-from semisup.stages.evaluation import evaluate_test, evaluate_validation
-from semisup.stages.features import Layers, finish_evaluated, frozen_network, unchanged
-from semisup.stages.planned import Plan, StagePlan
-from semisup.stages.requirements import features_of, require_grid, require_labels, require_maps
+
+if TYPE_CHECKING:  # what a stage runs is imported when it is planned or run: reading recipes waits for none of it
+    from semisup.evaluate import LinearProbe
+    from semisup.stages.artifact import Artifact
+    from semisup.stages.context import StageContext
+    from semisup.stages.planned import Plan, StagePlan
 
 __all__ = ["LEAVES", "Config", "check", "inputs", "plan", "run"]
 
@@ -57,6 +53,9 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
     Raises:
         SemisupError: there are no labels to learn from, or the network has no maps where a key asks for them.
     """
+    from semisup.stages.planned import StagePlan
+    from semisup.stages.requirements import features_of, require_grid, require_labels, require_maps
+
     assert stage.of is not None
     looked_at = earlier[stage.of]
     require_labels(whole, "kind", stage.kind)
@@ -75,6 +74,13 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     what a classifier's head would see: never the layer that does best on test. `cv_accuracy` is what the labels
     themselves say of each layer. The features of the labeled images stay in `features.safetensors`.
     """
+    import torch
+
+    from semisup.evaluate import fit_probe, predict_logits
+    from semisup.models.weights import save_weights
+    from semisup.stages.evaluation import evaluate_test, evaluate_validation
+    from semisup.stages.features import Layers, finish_evaluated, frozen_network, unchanged
+
     started = time.perf_counter()
     data, budget, config = context.data, context.budget, context.config
     assert isinstance(config, Config)

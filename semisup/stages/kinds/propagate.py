@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal
-
-import numpy as np
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from semisup.config import Input, StageConfig
-from semisup.engine import generator
 from semisup.errors import SemisupError
-from semisup.evaluate import predict_logits
-from semisup.graph import balanced, certainty, class_weights, neighbor_graph, resample, spread_labels, whitened
 from semisup.options import BelowOne, Positive, Range
-from semisup.stages.artifact import Artifact
-from semisup.stages.context import StageContext
-from semisup.stages.features import Layers, Mirrored
-from semisup.stages.planned import Plan, StagePlan
-from semisup.stages.predictor import load_features
-from semisup.stages.requirements import features_of, names_of, require_grid, require_labels
-from semisup.stages.targets import save_targets
+
+if TYPE_CHECKING:  # what a stage runs is imported when it is planned or run: reading recipes waits for none of it
+    from semisup.stages.artifact import Artifact
+    from semisup.stages.context import StageContext
+    from semisup.stages.planned import Plan, StagePlan
 
 __all__ = ["LEAVES", "Config", "check", "inputs", "plan", "run"]
 
@@ -77,6 +68,9 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
     Raises:
         SemisupError: there are no labels to spread, or a network or the data lack what a key asks of them.
     """
+    from semisup.stages.planned import StagePlan
+    from semisup.stages.requirements import features_of, names_of, require_grid, require_labels
+
     data = whole.data
     require_labels(whole, "kind", stage.kind)
     if stage.mirror and not data.flip:
@@ -98,6 +92,17 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     losses with, are how often an image is in the pool that a later stage draws from. Labeled images keep their labels,
     with omega = 1.
     """
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from semisup.engine import generator
+    from semisup.evaluate import predict_logits
+    from semisup.graph import balanced, certainty, class_weights, neighbor_graph, resample, spread_labels, whitened
+    from semisup.stages.features import Layers, Mirrored
+    from semisup.stages.predictor import load_features
+    from semisup.stages.targets import save_targets
+
     started = time.perf_counter()
     data, config = context.data, context.config
     assert isinstance(config, Config)

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from semisup.config import Input, StageConfig
-from semisup.engine import generator
 from semisup.errors import SemisupError
-from semisup.evaluate import predict_logits
 from semisup.options import Fraction, Size
-from semisup.stages.artifact import Artifact
-from semisup.stages.context import StageContext
-from semisup.stages.planned import Plan, StagePlan
-from semisup.stages.predictor import load_network
-from semisup.stages.requirements import names_of, require_classifier
-from semisup.stages.targets import save_targets, select
+
+if TYPE_CHECKING:  # what a stage runs is imported when it is planned or run: reading recipes waits for none of it
+    from semisup.stages.artifact import Artifact
+    from semisup.stages.context import StageContext
+    from semisup.stages.planned import Plan, StagePlan
 
 __all__ = ["LEAVES", "Config", "check", "inputs", "plan", "run"]
 
@@ -60,6 +55,9 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
     Raises:
         SemisupError: a teacher predicts no classes.
     """
+    from semisup.stages.planned import StagePlan
+    from semisup.stages.requirements import names_of, require_classifier
+
     for teacher in stage.teacher:
         require_classifier(earlier[teacher], "teacher")
     return StagePlan(name=name, config=stage, inputs=names_of(inputs(stage)), memory=whole.data.resident_bytes)
@@ -71,6 +69,13 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     Where the recipe draws a budget, the labeled images are relabeled like the others; the student's labeled
     batch has their true labels.
     """
+    import torch
+
+    from semisup.engine import generator
+    from semisup.evaluate import predict_logits
+    from semisup.stages.predictor import load_network
+    from semisup.stages.targets import save_targets, select
+
     started = time.perf_counter()
     stage, data = context.config, context.data
     assert isinstance(stage, Config)
