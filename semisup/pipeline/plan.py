@@ -128,7 +128,9 @@ def recipe_budget(recipe: Recipe, data: ImageData) -> LabelBudget:
         SemisupError: the data do not have them.
     """
     split_seed = recipe.seed if recipe.data.split_seed is None else recipe.data.split_seed
-    return draw_budget(data.y_train, recipe.data.labels, split_seed, data.num_classes, recipe.data.validation)
+    return draw_budget(
+        data.y_train, recipe.data.labels, split_seed, data.num_classes, recipe.data.validation, data.classes
+    )
 
 
 def plan_stages(plan: Plan, *, trial: bool = True) -> Plan:
@@ -211,7 +213,8 @@ def _plan_targets(plan: Plan, name: str, stage: StageConfig, planned: dict[str, 
         _require_labels(plan, "kind", stage.kind)
         if stage.propagate.mirror and not plan.data.flip:
             raise SemisupError(
-                f"propagate.mirror: a mirrored image of '{plan.data.name}' may be of another class; leave it false"
+                f"propagate.mirror: a mirrored image of '{plan.data.name}' may be of another class; leave it false, or "
+                f"say that it keeps its class with data.flip=true"
             )
         memory += 48 * len(plan.data.x_train) * stage.propagate.neighbors  # each edge both ways, 12 bytes, and a copy
         for teacher in stage.teacher:
