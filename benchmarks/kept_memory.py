@@ -23,7 +23,7 @@ from paired import compare
 from speed_results import circumstances, show, write
 from throughput import NAMED, WRN_10_1, Case, planned
 
-from semisup.engine import fit, keep_memory
+from semisup.engine import FitSettings, fit, keep_memory
 from semisup.pipeline.timing import fresh_method
 
 CASES = [
@@ -46,12 +46,14 @@ def begin(case: Case) -> None:
         return fit(
             method,
             batches,
-            steps=steps,
-            optimizer=config.optimizer,
-            schedule=config.schedule,
-            ema=config.ema,
-            device=plan.device,
-            precision=plan.precision,
+            FitSettings(
+                steps=steps,
+                optimizer=config.optimizer,
+                schedule=config.schedule,
+                ema=config.ema,
+                device=plan.device,
+                precision=plan.precision,
+            ),
         ).seconds
 
     train(WARM_UP)

@@ -24,7 +24,7 @@ from semisup.pipeline.result import RunResult, StageResult
 from semisup.pipeline.timing import expected_seconds
 from semisup.records import RECORD
 from semisup.stages import Artifact, read_artifact, write_json
-from semisup.stages.train import CHECKPOINT
+from semisup.stages.kinds.train import CHECKPOINT
 from semisup.tracking import EventLog, MlflowUploader, ending_run, resolve_uri
 
 __all__ = ["git_commit", "run"]
