@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -24,6 +20,7 @@ from semisup.errors import SemisupError
 from semisup.evaluate import collapse_panel, collapsed
 from semisup.methods import Batch, Method, Progress, PseudoLabels, Update
 from semisup.models import EMA
+from semisup.signals import deferred
 
 __all__ = ["CollapseError", "FitResult", "NonFiniteLossError", "Stopped", "fit"]
 
@@ -43,7 +40,7 @@ class CollapseError(SemisupError):
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C, after the checkpoint was written."""
+    """Ctrl-C, SIGTERM or SIGHUP, after the checkpoint was written."""
 
 
 class BatchSource(Protocol):
@@ -71,26 +68,6 @@ class FitResult:
     """Step that a checkpoint led back to."""
     log: dict[str, float] = field(default_factory=dict)
     """Terms of the last logged window."""
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[threading.Event]:
-    """Turn Ctrl-C into a flag that the loop reads between steps, so that a checkpoint is never of half a step."""
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed  # signals reach the main thread only
-        return
-
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
-        if pressed.is_set():
-            raise KeyboardInterrupt  # the second time, at once
-        pressed.set()
-
-    previous = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 class _Window:
@@ -314,7 +291,7 @@ def fit(
         saved = time.perf_counter()
 
     method.train()
-    with _deferred_interrupt() as interrupted:
+    with deferred() as interrupted:
         while run.step < steps and not interrupted.is_set():
             step = run.step
             reported = (step + 1) % log_every == 0 or step + 1 == steps
