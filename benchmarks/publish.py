@@ -2,6 +2,7 @@
 
     semisup bench digits/budgets
     python benchmarks/publish.py runs/digits-budgets
+    python benchmarks/publish.py --again    # the committed tables, as this version makes them from runs.csv
 
 Without a folder it only writes the README's tables anew. They stand between two comments, the first of which names the
 suite and, where not all of it is shown, the entries:
@@ -25,7 +26,7 @@ import shutil
 from pathlib import Path
 
 from semisup.bench.pages.leaderboard import readme_table
-from semisup.bench.results.write import RESULTS
+from semisup.bench.results.write import RESULTS, rewrite_results
 
 HERE = Path(__file__).parent
 MARKED = re.compile(r"(<!-- table: (\S+)((?: [^ >-]\S*)*) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -57,7 +58,11 @@ def main() -> None:
     """Copy the folders' results, then write the README's tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="*", type=Path, help="folders of finished suites, e.g. runs/digits-budgets")
-    for folder in parser.parse_args().folders:
+    parser.add_argument("--again", action="store_true", help="write the committed suites' tables anew first")
+    given = parser.parse_args()
+    for path in sorted((HERE / "results").glob("*/runs.csv")) if given.again else ():
+        rewrite_results(path.parent)
+    for folder in given.folders:
         target = HERE / "results" / folder.resolve().name
         target.mkdir(parents=True, exist_ok=True)
         for name in RESULTS:

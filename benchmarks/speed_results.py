@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from semisup.bench.execution.worker import machine
-from semisup.bench.pages.tables import markdown_table
+from semisup.text import markdown_table
 
 __all__ = ["RESULTS", "circumstances", "committed", "show", "write"]
 

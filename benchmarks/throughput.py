@@ -38,7 +38,6 @@ from torch import Tensor
 from semisup.augment.policies.backend import HostFirst
 from semisup.augment.policies.ctaugment import CTAugmentProbe
 from semisup.bench.execution.timing import fresh_method
-from semisup.bench.pages.tables import percent
 from semisup.config import load_recipe, shipped_recipes
 from semisup.data import ImageData
 from semisup.engine import Batches, compile_backbones, keep_memory
@@ -46,6 +45,7 @@ from semisup.methods import METHODS, Batch, Method
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
 from semisup.stages import StageContext
 from semisup.stages.train import fit_stage
+from semisup.text import percent
 from semisup.tracking import EventLog
 
 GOAL, VIEW_GOAL = 1.10, 0.05

@@ -49,7 +49,7 @@ def prepare(
             path=str(root),
             size=size,
             csv=None if csv is None else str(csv),
-            channels=channels,
+            channels=1 if channels == 1 else 3,
             cache=None if cache is None else str(cache),
         )
         prepared = prepare_folder(config, workers=workers, watch=watching(Console()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,11 +11,18 @@ from torch import Tensor
 
 from semisup.errors import SemisupError
 
-__all__ = ["classification_metrics", "confusion_matrix", "expected_calibration_error", "reliability"]
+__all__ = [
+    "class_means",
+    "classification_metrics",
+    "confusion_matrix",
+    "expected_calibration_error",
+    "predictions_collapsed",
+    "reliability",
+]
 
 
 def classification_metrics(logits: Tensor, y: Tensor, num_classes: int) -> dict[str, Any]:
-    """Return accuracy and calibration of N predictions, computed in float64.
+    """Return accuracy, in the ways that classes of unequal size call for, and calibration of N predictions, in float64.
 
     Args:
         logits: (N, num_classes), finite, N >= 1.
@@ -22,9 +30,11 @@ def classification_metrics(logits: Tensor, y: Tensor, num_classes: int) -> dict[
         num_classes: C.
 
     Returns:
-        ``accuracy`` in [0, 1]; ``nll``, the mean negative log-likelihood in nats; ``ece`` in [0, 1], see
-        :func:`expected_calibration_error`; ``brier``, the mean of ``||p - onehot||^2`` in [0, 2];
-        ``per_class_accuracy``, a list of C floats with NaN for a class without samples; and ``reliability``, see
+        `accuracy` in [0, 1]; `balanced_accuracy` and `macro_f1`, see :func:`class_means`; `majority_rate`, the share
+        of the largest class, which is the accuracy of always naming it; `most_frequent`, the share of the predictions
+        that name the class that is named most often; `nll`, the mean negative log-likelihood in nats; `ece` in [0, 1],
+        see :func:`expected_calibration_error`; `brier`, the mean of `||p - onehot||^2` in [0, 2];
+        `per_class_accuracy`, a list of C floats with NaN for a class without samples; and `reliability`, see
         :func:`reliability`.
 
     Raises:
@@ -40,8 +50,13 @@ def classification_metrics(logits: Tensor, y: Tensor, num_classes: int) -> dict[
     confidence, predictions = probs.max(dim=1)
     matrix = confusion_matrix(predictions, y, num_classes).double()  # checks y; double before it divides
     correct = predictions == y
+    balanced, macro_f1 = class_means(matrix)
     return {
         "accuracy": float(correct.double().mean()),
+        "balanced_accuracy": balanced,
+        "macro_f1": macro_f1,
+        "majority_rate": float(matrix.sum(dim=1).max() / len(y)),
+        "most_frequent": float(matrix.sum(dim=0).max() / len(y)),
         "nll": float(F.cross_entropy(logits, y)),
         "ece": expected_calibration_error(confidence, correct),
         "brier": float((probs - F.one_hot(y, num_classes)).square().sum(dim=1).mean()),
@@ -71,6 +86,43 @@ def confusion_matrix(predictions: Tensor, y: Tensor, num_classes: int) -> Tensor
             raise SemisupError(f"{name} must lie in [0, {num_classes}), got values from {low} to {high}")
     counts = torch.bincount(y * num_classes + predictions, minlength=num_classes**2)
     return counts.view(num_classes, num_classes)
+
+
+def class_means(matrix: Tensor) -> tuple[float, float]:
+    """Return balanced accuracy, the mean recall, and macro F1, the mean of 2 TP / (2 TP + FP + FN), of the classes.
+
+    As scikit-learn has them: recalls over the classes that have a sample, F1 over those that have one or were predicted
+    (Opitz and Burst, arXiv:1911.03347, eq. 1 of macro F1: the mean of the classes' F1, not the F1 of means).
+
+    Args:
+        matrix: (C, C) counts as of :func:`confusion_matrix`, in floating point.
+    """
+    true, predicted, hits = matrix.sum(dim=1), matrix.sum(dim=0), matrix.diagonal()
+    there, either = true > 0, true + predicted > 0
+    recall = hits[there] / true[there]
+    f1 = 2 * hits[either] / (true + predicted)[either]
+    return float(recall.mean()), float(f1.mean())
+
+
+def predictions_collapsed(recalls: Sequence[float | None], most_frequent: float | None, majority: float | None) -> bool:
+    """Return whether a classifier names hardly more than one class, whatever its accuracy.
+
+    Two things together: the class that it names most often takes at least half of what is not of the largest class
+    (share >= (1 + majority) / 2), and the other classes are found less than half as often as by guessing: their mean
+    recall is below 1 / (2 C). The thresholds are ours. Where the share is not known, the recalls alone decide.
+
+    Args:
+        recalls: of each class, None (or NaN) for one without a test image; fewer than two known ones: False.
+        most_frequent: share of the predictions that name the class that is named most often.
+        majority: share of the largest class.
+    """
+    known = sorted(recall for recall in recalls if recall is not None and recall == recall)
+    if len(known) < 2:
+        return False
+    if most_frequent is not None and majority is not None and most_frequent < (1 + majority) / 2:
+        return False
+    others = known[:-1]
+    return sum(others) / len(others) < 1 / (2 * len(recalls))
 
 
 def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15) -> float:

@@ -12,9 +12,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from semisup.columns import COLUMNS, measured
 from semisup.engine.optim import warmup_steps
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.pipeline.result import RunResult, StageResult
+from semisup.text import duration, number
 
 __all__ = ["Reporter", "StageProgress", "Terminal"]
 
@@ -147,25 +149,20 @@ class Reporter(Terminal):
         self.say(f"{result.name} {result.status}, {result.seconds:.1f} s{': ' if shown else ''}{shown}")
 
     def show_result(self, result: RunResult) -> None:
-        """The result table and where to look."""
+        """The result table, a line for every metric that some stage has and a column for every stage."""
+        found = [measured(stage.metrics) for stage in result.stages]
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("stage", "method", "status"):
-            table.add_column(column)
-        columns = ("parameters", "seconds", "accuracy", "raw", "NLL", "ECE", "kNN", "probe", "coverage", "kept acc.")
-        for column in columns:
-            table.add_column(column, justify="right")
-        keys = ["test/accuracy", "test_raw/accuracy", "test/nll", "test/ece", "knn/accuracy", "probe/accuracy"]
-        keys += ["pseudo_labels/coverage", "pseudo_labels/kept_accuracy"]
+        table.add_column("stage")
         for stage in result.stages:
-            cells = [stage.metrics.get(key) for key in keys]
-            table.add_row(
-                stage.name,
-                stage.method,
-                stage.status,
-                f"{stage.parameters:,}" if stage.parameters else "",
-                f"{stage.seconds:.1f}",
-                *("" if value is None else f"{value:.4f}" for value in cells),
-            )
+            table.add_column(escape(stage.name), justify="right")
+        table.add_row("method", *(stage.method for stage in result.stages))
+        table.add_row("status", *(stage.status for stage in result.stages))
+        table.add_row("parameters", *(number(stage.parameters or None, 0) for stage in result.stages))
+        table.add_row("time", *(duration(stage.seconds) for stage in result.stages))
+        for column in COLUMNS:
+            values = [of_stage[column.name] for of_stage in found]
+            if any(value is not None for value in values):
+                table.add_row(column.title, *("" if value is None else column.write(value) for value in values))
         self.console.print(table)
 
 

@@ -308,7 +308,7 @@ def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, St
     _try_own_transforms(stage, data)
     # As resolved, for all that follows: in the log a person reads what is used, not "auto".
     backend = stage_backend(stage, method.views, plan.device, data.size)
-    stage = dataclasses.replace(stage, augment={**stage.augment, "backend": backend})
+    stage = stage.model_copy(update={"augment": {**stage.augment, "backend": backend}})
     if labeled:
         _require_labels(plan, "method", stage.method["name"])
     steps = _steps(stage, len(data.x_train), len(plan.budget.index), reads_unlabeled=bool(unlabeled))
@@ -452,7 +452,7 @@ def _try_step(method: Method, stage: StageConfig, data: ImageData) -> tuple[int,
 def stage_settings(stage: StageConfig) -> dict[str, Any]:
     """A planned stage's settings as they are hashed: views made on the device go without saying, so that stages made
     before there was a choice are still found."""
-    settings = dataclasses.asdict(stage)
+    settings = stage.model_dump()
     if settings["augment"].get("backend") != "albumentations":
         settings["augment"].pop("backend", None)
     if stage.init is not None and not stage.init.rename:  # likewise

@@ -7,20 +7,24 @@ from typing import Any
 
 from semisup.bench.results.rows import Row
 from semisup.bench.results.summary import summarize
+from semisup.columns import COLUMNS
 
 PLAIN: dict[str, Any] = {
     "method": "fixmatch", "labels": "40", "n_labels": 40, "draw": 0, "init": 0, "compute": "", "status": "done",
-    "error": "", "accuracy": 0.5, "raw_accuracy": None, "nll": None, "ece": None, "brier": None, "coverage": None,
-    "kept_accuracy": None, "knn": None, "probe": None, "oracle_accuracy": None, "validation_accuracy": None,
-    "per_class": [], "reliability": [], "steps": 100, "seconds": 10.0, "calibrated_seconds": None,
-    "parameters": 1000, "fingerprint": "f", "split_hash": "s", "chosen": "",
+    "error": "", "per_class": [], "reliability": [], "parameters": 1000, "fingerprint": "f", "split_hash": "s",
+    "chosen": "",
 }  # fmt: skip
 
 
+METRICS: dict[str, float | None] = {"accuracy": 0.5, "steps": 100, "seconds": 10.0}
+
+
 def row(entry: str, **changed: Any) -> Row:
-    """One finished run at 40 labels; a failed one with `status="failed"`."""
+    """One finished run at 40 labels; a failed one with `status="failed"`. Metrics are given by their column's name."""
     failed = {"accuracy": None, "error": "RuntimeError: diverged"} if changed.get("status") == "failed" else {}
-    return Row(**(PLAIN | {"entry": entry} | failed | changed))
+    changed = failed | changed
+    metrics = {column.name: changed.pop(column.name, METRICS.get(column.name)) for column in COLUMNS}
+    return Row(**(PLAIN | {"entry": entry} | changed), metrics=metrics)
 
 
 def runs(entry: str, labels: int | str, accuracies: Sequence[float], **changed: Any) -> list[Row]:
@@ -33,9 +37,9 @@ def runs(entry: str, labels: int | str, accuracies: Sequence[float], **changed: 
 
 
 def summary(rows: Sequence[Row], **changed: Any) -> dict[str, Any]:
-    """Their summary: ten classes, baseline "supervised", entries in the order of the rows."""
+    """Their summary: ten classes, one baseline, "supervised", entries in the order of the rows."""
     given: dict[str, Any] = {
-        "suite": "small", "command": "semisup bench small", "baseline": "supervised",
+        "suite": "small", "command": "semisup bench small", "baselines": ["supervised"],
         "entries": list(dict.fromkeys(row.entry for row in rows)), "targets": [], "classes": list("0123456789"),
         "num_test": 500, "provenance": {}, "settings": "", "saved": {},
     }  # fmt: skip

@@ -37,14 +37,14 @@ def failed_cell(entry: str, labels: str, n_labels: int, compute: str = "", runs:
     """A cell none of whose runs has a result."""
     nothing = {"mean": None, "std": None, "low": None, "high": None, "n": 0, "values": {}}
     none = ("difference", "rank", "raw_accuracy", "nll", "ece", "brier", "coverage", "kept_accuracy", "knn", "probe")
-    none += ("seconds", "calibrated_seconds", "steps", "oracle")
+    none += ("seconds", "calibrated_seconds", "steps", "oracle_accuracy")
     names = {"entry": entry, "labels": labels, "n_labels": n_labels, "compute": compute}
     counts = {"draws": 0, "runs": runs, "failed": runs, "collapsed": 0}
     return {**names, **counts, "accuracy": nothing, "per_class": [], "reliability": [], **dict.fromkeys(none)}
 
 
 def cell_of(
-    values: Mapping[int, float], base: Mapping[int, float] | None, rng: random.Random, **names: Any
+    values: Mapping[int, float], base: Mapping[int, float] | None, to: str | None, rng: random.Random, **names: Any
 ) -> dict[str, Any]:
     accuracy = spread_of(values)
     mean, n = accuracy["mean"], accuracy["n"]
@@ -57,7 +57,8 @@ def cell_of(
             if n < 2
             else min(1.0, math.exp(-abs(difference["mean"]) * math.sqrt(n) / max(difference["std"], 1e-9)))
         )
-        difference |= {"p": p, "p_holm": None if p is None else min(1.0, 40 * p)}
+        difference |= {"p": p, "p_holm": None if p is None else min(1.0, 40 * p), "to": to, "pooled": False}
+        difference["t"] = {"low": difference["low"], "high": difference["high"], "p": p}
     confidence = [(i + 0.5) / 15 for i in range(15)]
     return {
         **names,
@@ -85,7 +86,7 @@ def cell_of(
         ),
         "calibrated_seconds": None,
         "steps": measured(4000, n, 0.0),
-        "oracle": None,
+        "oracle_accuracy": None,
         "per_class": [min(1.0, max(0.0, mean + rng.gauss(0, 0.05))) for _ in CLASSES],
         "reliability": [
             [0, 0, 0] if c < 0.2 else [int(900 * c**3), c, max(0, c - 0.4 * (1 - mean) * c)] for c in confidence
@@ -117,7 +118,7 @@ def fake_summary(
             for entry in entries:
                 base = runs.get((baseline or "", labels)) if entry != baseline else None
                 names = {"entry": entry, "labels": labels, "n_labels": n_labels, "compute": compute}
-                group.append(cell_of(runs[entry, labels], base, rng, **names))
+                group.append(cell_of(runs[entry, labels], base, baseline, rng, **names))
                 if "regression" not in entry and "spreading" not in entry:
                     group[-1]["calibrated_seconds"] = measured(group[-1]["seconds"]["mean"] * 0.8, draws)
                 else:
@@ -128,7 +129,7 @@ def fake_summary(
         if fully:
             values = {d: 0.985 + rng.gauss(0, 0.002) for d in range(draws)}
             cells.append(
-                cell_of(values, None, rng, entry="fully supervised", labels="all", n_labels=1437, compute=compute)
+                cell_of(values, None, None, rng, entry="fully supervised", labels="all", n_labels=1437, compute=compute)
             )
     shown = [*entries, *(["fully supervised"] if fully else [])]
     written = [*budgets, *([("all", 1437)] if fully else [])]
@@ -140,11 +141,13 @@ def fake_summary(
             rows = ((0.8, easy, draws), (0.9, hard, draws if place % 2 else 2), (0.95, (None, None, None), 0))
             for target, ends, reached in rows:
                 row = {"entry": entry, "compute": compute, "target": target, "reached": reached, "draws": draws}
+                row["at_most"] = int(ends[0] == 10.0)
                 needed.append({**row, **dict(zip(("labels", "low", "high"), ends, strict=True))})
     return {
         "suite": "digits",
         "command": "semisup bench digits --out benchmarks/results/digits",
-        "baseline": baseline,
+        "baselines": [] if baseline is None else [baseline],
+        "compared_with": [],
         "classes": CLASSES,
         "num_test": 360,
         "provenance": {

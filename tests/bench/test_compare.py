@@ -18,7 +18,7 @@ def folder(path: Path, rows: Sequence[Row], **changed: object) -> Path:
     """A result folder as `semisup bench` leaves it."""
     path.mkdir()
     write_rows(path / "runs.csv", rows)
-    made = summary(rows, **({"provenance": {"data hash": "d"}, "baseline": None} | changed))
+    made = summary(rows, **({"provenance": {"data hash": "d"}, "baselines": []} | changed))
     (path / "leaderboard.json").write_text(json.dumps(made), encoding="utf-8")
     return path
 

@@ -14,7 +14,12 @@ from typing import Any
 import pytest
 
 from semisup.bench.pages import charts
+from semisup.bench.pages.leaderboard import leaderboard_markdown
 from semisup.bench.pages.report import report_html
+from semisup.columns import COLUMNS
+from semisup.text import budget
+from tests.bench.bench_rows import row, runs
+from tests.bench.bench_rows import summary as rows_summary
 from tests.bench.bench_summary import BUDGETS, NAMES, failed_cell, fake_summary
 
 VOID = {"meta", "br", "link", "input", "hr", "img"}
@@ -72,11 +77,11 @@ def test_every_entry_budget_and_number_is_on_the_page() -> None:
     page = Page(report_html(summary))
     rows = [row for row in page.rows if len(row) > 12]
     assert len(rows) == 1 + 12 * 5 + 1
-    shown = {(row[0], row[1].split("= ")[-1], re.sub(" ★", "", row[2])) for row in rows}
+    shown = {(row[0], row[1], row[3].rstrip(" *†")) for row in rows}
     for cell in summary["cells"]:
         accuracy = cell["accuracy"]
         text = f"{100 * accuracy['mean']:.1f} ± {100 * accuracy['std']:.1f}"
-        assert (cell["entry"], f"{cell['n_labels']:,}", text) in shown
+        assert (cell["entry"], budget(cell["labels"], cell["n_labels"]), text) in shown
     for name in [*NAMES[:12], "fully supervised"]:
         assert series_of(page, name) == 2  # labels and time
 
@@ -90,7 +95,7 @@ def test_the_answer_names_the_best_of_each_budget_with_its_interval_and_margin()
     best["difference"] |= {"mean": 0.1, "low": -0.02, "high": 0.22}
     text = words(Page(report_html(summary)))
     assert "Best mean accuracy: supervised with 10 labels; mean teacher with 20 labels." in text  # ties: suite's order
-    assert "81.2% 79.0 to 84.0% +10.0 points (−2.0 to +22.0) over supervised: not shown to be better" in text
+    assert "81.2% [79.0, 84.0] +10.0 [-2.0, 22.0] * points over supervised: not shown to be better" in text
     assert "the baseline itself" in text
 
 
@@ -100,8 +105,8 @@ def test_a_star_marks_what_is_not_shown_to_be_better_than_the_baseline() -> None
     for cell in summary["cells"]:
         if cell["entry"] in lows:
             cell["difference"]["low"] = lows[cell["entry"]]
-    rows = {row[0]: row[2] for row in Page(report_html(summary)).rows if len(row) > 12}
-    assert {name for name, text in rows.items() if "★" in text} == {"mean teacher", "noisy student"}
+    rows = {row[0]: row[3] for row in Page(report_html(summary)).rows if len(row) > 12}
+    assert {name for name, text in rows.items() if "*" in text} == {"mean teacher", "noisy student"}
 
 
 def test_the_page_needs_nothing_from_elsewhere() -> None:
@@ -156,7 +161,18 @@ def test_tables_and_charts_are_described_for_a_screen_reader() -> None:
 
 def test_what_was_not_measured_is_left_out_or_a_dash() -> None:
     summary = fake_summary(NAMES[:3], fully=False)
-    measures = ("raw_accuracy", "nll", "ece", "brier", "coverage", "kept_accuracy", "knn", "probe", "oracle")
+    measures = (
+        "raw_accuracy",
+        "nll",
+        "ece",
+        "brier",
+        "coverage",
+        "kept_accuracy",
+        "knn",
+        "probe",
+        "oracle_accuracy",
+        "steps",
+    )
     for cell in summary["cells"]:
         cell |= dict.fromkeys(measures) | {
             "seconds": None,
@@ -168,7 +184,7 @@ def test_what_was_not_measured_is_left_out_or_a_dash() -> None:
     summary["cells"][0]["nll"] = {"mean": 0.1234, "std": None, "n": 1}
     page = Page(report_html(summary))
     header = next(row for row in page.rows if len(row) > 8)
-    assert "NLL" in header and not {"ECE", "Seconds", "kNN", "Oracle"} & set(header)
+    assert "NLL" in header and not {"ECE", "seconds", "kNN", "oracle"} & set(header)
     column = header.index("NLL")
     values = [row[column] for row in page.rows if len(row) == len(header)][1:]
     assert sorted(values) == ["0.123", *["–"] * 14]
@@ -177,7 +193,6 @@ def test_what_was_not_measured_is_left_out_or_a_dash() -> None:
     for title in (
         "Calibration",
         "Accuracy per class",
-        "Pseudo-label quality",
         "Labels needed",
         "What shared stages saved",
     ):
@@ -196,7 +211,7 @@ def test_without_a_baseline_nothing_is_paired_and_no_star_explained() -> None:
     summary = fake_summary(NAMES[:3], baseline=None)
     assert all(cell["difference"] is None for cell in summary["cells"])
     text = words(Page(report_html(summary)))
-    assert "★" not in text and "None" not in text.replace("Failed and collapsed runs None.", "")
+    assert "*" not in text and "None" not in text.replace("Failed and collapsed runs None.", "")
     assert "p (Holm)" not in text
 
 
@@ -237,7 +252,7 @@ def test_computes_have_charts_and_rows_of_their_own() -> None:
     page = Page(report_html(fake_summary(NAMES[:3], computes=("400 steps", "20 s"))))
     assert series_of(page, "fixmatch") == 4
     rows = [row for row in page.rows if len(row) > 12]
-    assert rows[0][2] == "Compute" and {row[2] for row in rows[1:]} == {"400 steps", "20 s"}
+    assert rows[0][2] == "compute" and {row[2] for row in rows[1:]} == {"400 steps", "20 s"}
     assert [a["value"] for a in page.all("option")][-3:] == ["*", "400 steps", "20 s"]
     assert len({a["id"] for a in page.all("clippath")}) == 2
 
@@ -245,9 +260,50 @@ def test_computes_have_charts_and_rows_of_their_own() -> None:
 def test_labels_needed_says_at_most_a_number_or_how_many_draws() -> None:
     summary = fake_summary(NAMES[:3])
     rows = Page(report_html(summary)).rows
-    assert ["Entry", "80%", "90%", "95%"] in rows
-    assert ["fixmatch", "≤ 10", "61 (41 to 96.5)", "not reached"] in rows
-    assert ["mean teacher", "22 (17 to 33)", "2 of 5 draws", "not reached"] in rows
+    assert ["entry", "for 80%", "for 90%", "for 95%"] in rows
+    assert ["fixmatch", "≤ 10", "61 [41, 96]", "not reached"] in rows
+    assert ["mean teacher", "22 [17, 33]", "2 of 5 draws", "not reached"] in rows
+
+
+def markdown_rows(text: str) -> list[dict[str, str]]:
+    """The lines of every table under a heading of one budget, by title; the budget and compute among them."""
+    found, place = [], ("", "")
+    titles: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("#"):
+            labels, _, compute = line.lstrip("# ").partition(" labels, ")
+            place, titles = (labels, compute) if line.startswith("### ") else ("", ""), []
+        elif line.startswith("|") and place[0]:
+            cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+            if titles and not line.startswith("| -"):
+                found.append(dict(zip(titles, cells, strict=True)) | {"labels": place[0], "compute": place[1]})
+            titles = titles or cells
+    return found
+
+
+def test_leaderboard_and_report_agree_in_every_figure() -> None:
+    """All cells of a summary of real rows: the same columns, and the same text in each."""
+    rows = []
+    for compute in ("400 steps", "20 s"):
+        for labels, level in ((40, 0.5), (250, 0.7)):
+            for place, entry in enumerate(("weak", "strong", "a", "b")):
+                accuracies = [level + 0.02 * place + 0.01 * ((3 * draw + place) % 4) for draw in range(3)]
+                measures = {column.name: 0.1 + 0.07 * i for i, column in enumerate(COLUMNS[1:], 1) if i < 11}
+                measures |= {"seconds": 12.3 + place, "steps": 400.0, "calibrated_seconds": 3.21}
+                rows += runs(entry, labels, accuracies, compute=compute, **measures)
+            rows.append(row("b", labels=str(labels), n_labels=labels, draw=3, compute=compute, status="failed"))
+    made = rows_summary(rows, baselines=["weak", "strong"])
+    shown = Page(report_html(made))
+    titles = next(line for line in shown.rows if len(line) > 12)
+    page = [dict(zip(titles, line, strict=True)) for line in shown.rows if len(line) == len(titles)][1:]
+    text = markdown_rows(leaderboard_markdown(made))
+    assert len(page) == len(text) == 16
+    by_place = {(line["entry"], line["labels"], line["compute"]): line for line in text}
+    for line in page:
+        other = by_place[line["entry"], line["labels"], line["compute"]]
+        for title, words_ in line.items():
+            assert other.get(title, "") == words_.strip().removesuffix("–"), (title, line["entry"])
+        assert not {title for title, words_ in other.items() if words_} - set(line)
 
 
 # Charts
@@ -395,7 +451,7 @@ def press(page: Any, title: str, key: str | None = None) -> str:
 
 
 def test_chromium_shows_every_row_without_an_error_or_a_request(page: Any) -> None:
-    assert len(column(page, "Entry")) == 2 * (4 * 3 + 1)
+    assert len(column(page, "entry")) == 2 * (4 * 3 + 1)
     page.execute_script("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     assert page.get_log("browser") == []
     messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
@@ -406,17 +462,17 @@ def test_chromium_shows_every_row_without_an_error_or_a_request(page: Any) -> No
 
 
 def test_a_press_on_a_header_sorts_and_another_reverses(page: Any) -> None:
-    assert press(page, "Accuracy") == "descending"
-    values = [float(text.split()[0]) for text in column(page, "Accuracy")]
+    assert press(page, "accuracy") == "descending"
+    values = [float(text.split()[0]) for text in column(page, "accuracy")]
     assert values == sorted(values, reverse=True) and len(set(values)) > 10
-    assert press(page, "Accuracy", "\n") == "ascending"  # by keyboard
-    values = [float(text.split()[0]) for text in column(page, "Accuracy")]
+    assert press(page, "accuracy", "\n") == "ascending"  # by keyboard
+    values = [float(text.split()[0]) for text in column(page, "accuracy")]
     assert values == sorted(values)
-    assert press(page, "Entry") == "ascending"
-    names = column(page, "Entry")
+    assert press(page, "entry") == "ascending"
+    names = column(page, "entry")
     assert names == sorted(names)
-    assert press(page, "Labels") == "ascending"
-    labels = [int(text.split()[-1].replace(",", "")) for text in column(page, "Labels")]
+    assert press(page, "labels") == "ascending"
+    labels = [int(text.split()[-1].strip("()").replace(",", "")) for text in column(page, "labels")]
     assert labels == sorted(labels) and 1437 in labels  # as numbers: not 10, 1437, 20
     assert page.get_log("browser") == []
 
@@ -435,16 +491,16 @@ def test_filters_hide_the_other_rows_and_count(page: Any) -> None:
 
     labels = Select(page.find_element("css selector", "select[data-filter=labels]"))
     compute = Select(page.find_element("css selector", "select[data-filter=compute]"))
-    labels.select_by_visible_text("4/class (40 labels)")
-    assert set(column(page, "Labels")) == {"4/class = 40"} and len(column(page, "Labels")) == 8
+    labels.select_by_visible_text("4/class (40) labels")
+    assert set(column(page, "labels")) == {"4/class (40)"} and len(column(page, "labels")) == 8
     compute.select_by_visible_text("20 s")
-    assert set(column(page, "Compute")) == {"20 s"} and len(column(page, "Entry")) == 4
+    assert set(column(page, "compute")) == {"20 s"} and len(column(page, "entry")) == 4
     assert page.find_element("css selector", ".filters output").text == "4 of 26 rows"
-    press(page, "Accuracy")
-    assert len(column(page, "Entry")) == 4
+    press(page, "accuracy")
+    assert len(column(page, "entry")) == 4
     labels.select_by_index(0)
     compute.select_by_index(0)
-    assert len(column(page, "Entry")) == 26
+    assert len(column(page, "entry")) == 26
 
 
 def test_a_pressed_name_stands_out_in_every_chart(page: Any) -> None:

@@ -200,7 +200,8 @@ def test_labels_needed_is_a_geometric_mean_with_its_interval():
     found = labels_needed(curves, 0.6)
     low, high = stats.t.interval(0.95, 2, loc=np.mean(logs), scale=stats.sem(logs))
     assert found.labels == pytest.approx(stats.gmean([10**x for x in logs]))
-    assert (found.low, found.high) == (pytest.approx(10**low), pytest.approx(10**high))
+    assert (found.low, found.high) == (pytest.approx(10**low), 1000), "no further than was measured"
+    assert 10**high > 1000
     assert (found.reached, found.at_most, found.draws) == (3, 0, 3)
 
 

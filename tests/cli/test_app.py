@@ -86,7 +86,7 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["run", "notes.txt"], ["notes.txt", ".yaml"]),
     (["run", "tiny.yaml", "data.labelz=10%"], ["data.labelz", "did you mean 'labels'"]),
     (["run", "tiny.yaml", "data.labels=ten"], ["data.labels", "ten"]),
-    (["run", "tiny.yaml", "data.labels=-4"], ["data.labels", "negative"]),
+    (["run", "tiny.yaml", "data.labels=-4"], ["data.labels", "more than 0"]),
     (["run", "tiny.yaml", "data.labels=101%"], ["data.labels", "100%"]),
     (["run", "tiny.yaml", "data.labels=100000"], ["data.labels", "1438"]),
     (["run", "tiny.yaml", "data.labels=0"], ["data.labels", "more than 0"]),

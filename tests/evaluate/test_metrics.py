@@ -5,10 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score, f1_score
 from torch import Tensor
 
 from semisup.errors import SemisupError
 from semisup.evaluate import classification_metrics, confusion_matrix, expected_calibration_error
+from semisup.evaluate.metrics import predictions_collapsed
 
 
 def sample(n: int = 200, classes: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -22,13 +24,14 @@ def sample(n: int = 200, classes: int = 4, seed: int = 0) -> tuple[Tensor, Tenso
 def reference(logits, y, classes):
     """One sample at a time, in python floats."""
     n = len(y)
-    right, nll, brier = [], 0.0, 0.0
+    guesses, right, nll, brier = [], [], 0.0, 0.0
     per_class = {c: [] for c in range(classes)}
     bins = [[] for _ in range(15)]
     for z, label in zip(logits.tolist(), y.tolist(), strict=True):
         p = [math.exp(v - max(z)) for v in z]
         p = [v / sum(p) for v in p]
         guess = p.index(max(p))
+        guesses.append(guess)
         right.append(guess == label)
         per_class[label].append(guess == label)
         nll -= math.log(p[label]) / n
@@ -48,11 +51,16 @@ def reference(logits, y, classes):
         "nll": nll,
         "ece": ece,
         "brier": brier,
+        "balanced_accuracy": balanced_accuracy_score(y, guesses),
+        "macro_f1": f1_score(y, guesses, average="macro"),
+        "majority_rate": max(map(len, per_class.values())) / n,
+        "most_frequent": max(map(guesses.count, range(classes))) / n,
         "per_class_accuracy": [sum(hits) / len(hits) if hits else math.nan for hits in per_class.values()],
         "reliability": table,
     }
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # scikit-learn, of absent classes
 @pytest.mark.parametrize("n", [1, 7, 200])
 def test_matches_loops(n):
     logits, y = sample(n)
@@ -146,3 +154,23 @@ def test_mistakes_are_named():
         classification_metrics(logits, y, 4)
     with pytest.raises(SemisupError, match="N >= 1"):
         expected_calibration_error(torch.zeros(0), torch.zeros(0))
+
+
+@pytest.mark.parametrize(
+    ("recalls", "most_frequent", "majority", "collapsed"),
+    [
+        ([1.0, 0.0], 1.0, 0.69, True),  # 69:31, only the large class: accuracy 0.69
+        ([0.0, 1.0], 1.0, 0.69, True),
+        ([0.95, 0.3], 0.86, 0.69, False),  # accuracy 0.75 of a hard set
+        ([0.6, 0.5], 0.57, 0.69, False),  # accuracy below the majority's, yet both are found
+        ([0.98] + [0.01] * 9, 0.95, 0.1, True),
+        ([0.1] * 10, 0.2, 0.1, False),  # guessing
+        ([0.9, 0.9] + [0.0] * 8, 0.5, 0.1, False),  # two classes of ten
+        ([0.98] + [0.01] * 9, None, None, True),  # a run of before the share was kept
+        ([0.5, 0.4] + [0.3] * 8, None, None, False),
+        ([1.0, None], 1.0, 1.0, False),  # a test set of one class says nothing
+        ([], None, None, False),
+    ],
+)
+def test_collapse_is_one_class_for_all_and_no_low_accuracy(recalls, most_frequent, majority, collapsed):
+    assert predictions_collapsed(recalls, most_frequent, majority) is collapsed

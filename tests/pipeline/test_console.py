@@ -141,8 +141,14 @@ def test_a_run_prints_plan_progress_and_result(tmp_path: Path, capsys: pytest.Ca
     assert "pretrain 4/4" in first
     assert "pretrain 4/4" not in second
     for text in (first, second):
-        (header,) = [line for line in text.splitlines() if "kept acc." in line]
-        assert header.split()[:7] == ["stage", "method", "status", "parameters", "seconds", "accuracy", "raw"]
+        lines = text.splitlines()
+        (start,) = [i for i, line in enumerate(lines) if line.startswith("method ")]
+        titles = [line.split("  ")[0].strip() for line in lines[start - 1 :]]
+        assert titles[:9] == [
+            *("stage", "method", "status", "parameters", "time"),
+            *("accuracy", "balanced", "macro F1", "majority class"),
+        ]
+        assert {"NLL", "ECE", "coverage", "kNN"} <= set(titles)
         assert text.splitlines()[-1] == f"results: {tmp_path / 'a' / 'result.json'}"
     assert second.count("done before") == 4
     assert "done before" not in first

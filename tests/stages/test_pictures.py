@@ -31,7 +31,7 @@ class Turned(Method):
     citation = "none"
     trains = "encoder"
     views = Views(unlabeled={"plain": "none"})
-    looks: list[Any] = []  # noqa: RUF012
+    looks: list[Any] = []
 
     def __init__(self, model: Encoder) -> None:
         super().__init__()

@@ -189,7 +189,7 @@ def _step_times(state: _Bench, planned: Sequence[Planned], call: Call) -> dict[s
 
 def _alone(recipe: Recipe) -> Recipe:
     """The recipe with all labels, which any worker can draw; how many there are does not matter to a step."""
-    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, labels="all", validation=0.0))
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"labels": "all", "validation": 0.0})})
 
 
 def _run(state: _Bench, client: Any, log: EventLog) -> None:

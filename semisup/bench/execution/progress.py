@@ -16,6 +16,7 @@ from semisup.bench.execution.scheduler import JobBoard
 from semisup.bench.suites.runs import RunSpec
 from semisup.bench.suites.suite import Suite
 from semisup.pipeline.console import Terminal
+from semisup.text import duration
 
 __all__ = ["BenchConsole", "Shown"]
 
@@ -113,10 +114,3 @@ class Shown:
         elif time.monotonic() - self.printed >= PLAIN_SECONDS and text != self.last:
             self.printed, self.last = time.monotonic(), text
             self.console.say(f"{done}/{len(self.runs)} runs done, {text}")
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: 8 s, 12 min, 3.4 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

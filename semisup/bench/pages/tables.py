@@ -1,71 +1,247 @@
-"""Numbers and tables as text for people: percent with one decimal, columns aligned in the source too."""
+"""What the tables of a suite hold: `leaderboard.md` and `report.html` both show these columns and this text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["aligned", "duration", "interval", "markdown_table", "mean_std", "number", "one_line", "percent", "signed"]
+from semisup.bench.suites.computes import compute_name
+from semisup.columns import COLUMNS
+from semisup.text import budget, count, interval, mean_std, number, p_value, percent, signed
+
+__all__ = [
+    "LEVEL",
+    "PageColumn",
+    "Table",
+    "accuracy_text",
+    "compared_with",
+    "difference_text",
+    "mark",
+    "needed_table",
+    "place_columns",
+    "result_columns",
+    "table",
+]
+
+Cell = Mapping[str, Any]
+Shown = tuple[float | str | None, str]
+"""What to sort by, None where nothing was measured, and the text."""
+LEVEL = 0.05
+"""Of the family-wise error that Holm's p values are held against."""
 
 
-def number(value: float | None, digits: int) -> str:
-    """With thousands separators and never "-0.0"; "" for None."""
-    if value is None:
-        return ""
-    return f"{round(value, digits) + 0.0:,.{digits}f}"
+@dataclass(frozen=True)
+class PageColumn:
+    """A column of a page's table."""
+
+    title: str
+    help: str
+    """For a tooltip."""
+    read: Callable[[Cell], Shown]
+    """Of a row's item."""
+    first: str = "ascending"
+    """Order after the first press on its header."""
+    number: bool = True
+    """Whether it holds numbers; else it holds a suite's own words, which a page must escape."""
 
 
-def percent(value: float | None) -> str:
-    """A fraction in percent, without the sign; "" for None."""
-    return "" if value is None else number(100 * value, 1)
+@dataclass(frozen=True)
+class Table:
+    """Columns, and the rows under them."""
+
+    columns: list[PageColumn]
+    rows: list[list[Shown]]
 
 
-def signed(value: float | None) -> str:
-    """A difference of fractions in percentage points; zero has no sign."""
-    text = percent(value)
-    return f"+{text}" if value is not None and value > 0 and text != "0.0" else text
+def table(columns: Sequence[PageColumn], items: Sequence[Cell]) -> Table:
+    """Read the items, and leave out every column without a value."""
+    rows = [[column.read(item) for column in columns] for item in items]
+    kept = [i for i in range(len(columns)) if any(row[i][0] is not None for row in rows)]
+    return Table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
 
-def mean_std(found: Mapping[str, Any] | None, scale: float = 100, digits: int = 1) -> str:
-    """``61.8 ± 6.5``, without the deviation where there is none; "" for None or no mean."""
-    if found is None or found["mean"] is None:
-        return ""
-    deviation = "" if found["std"] is None else f" ± {number(scale * found['std'], digits)}"
-    return number(scale * found["mean"], digits) + deviation
-
-
-def interval(low: float | None, high: float | None) -> str:
-    """Two fractions in percent, ``[60.1, 65.3]``; "" where there are none."""
-    return "" if low is None or high is None else f"[{percent(low)}, {percent(high)}]"
-
-
-def one_line(text: str) -> str:
-    """Text that cannot break a table's line or column."""
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, whichever reads best."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
-
-
-def aligned(header: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> list[list[str]]:
-    """Header and lines, every cell padded to its column's width: the first `left` columns left, the others right."""
-    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+def place_columns(summary: Mapping[str, Any]) -> list[PageColumn]:
+    """Return the columns that say which cell a row is about; the compute only in a suite that names one."""
+    computes = [
+        PageColumn(
+            "compute", "what each run was given", lambda cell: (compute_name(cell["compute"]),) * 2, number=False
+        )
+    ]
     return [
-        [
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        for line in (header, *lines)
+        PageColumn("entry", "row of the suite", lambda cell: (cell["entry"],) * 2, number=False),
+        PageColumn(
+            "labels",
+            "training and validation labels",
+            lambda cell: (cell["n_labels"], budget(cell["labels"], cell["n_labels"])),
+        ),
+        *(computes if summary["computes"] != [""] else []),
     ]
 
 
-def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table, its first `left` columns left; other columns that are empty in every line are left out."""
-    kept = [i for i in range(len(header)) if i < left or any(line[i].strip() for line in lines)]
-    first, *rest = aligned([header[i] for i in kept], [[line[i] for i in kept] for line in lines], left)
-    rule = ["-" * len(cell) if i < left else "-" * (len(cell) - 1) + ":" for i, cell in enumerate(first)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (first, rule, *rest))
+def result_columns(summary: Mapping[str, Any]) -> list[PageColumn]:
+    """Return everything that was found out about a cell: how it compares, then every metric of `semisup.columns`."""
+    entries = {entry["entry"]: entry for entry in summary["entries"]}
+    (judged,) = (column for column in COLUMNS if column.name == "accuracy")
+    high = "descending"
+
+    def spread(name: str, write: Callable[[float], str]) -> Callable[[Cell], Shown]:
+        def read(cell: Cell) -> Shown:
+            found = cell.get(name)  # older summaries have fewer metrics
+            return None if found is None else found["mean"], mean_std(found, write)
+
+        return read
+
+    def parameters(cell: Cell) -> Shown:
+        value = entries[cell["entry"]]["parameters"] or None
+        return value, number(value, 0)
+
+    def counted(name: str) -> Callable[[Cell], Shown]:
+        return lambda cell: (cell[name] or None, f"{cell[name]} of {cell['runs']}" if cell[name] else "")
+
+    def method(cell: Cell) -> Shown:
+        name = entries[cell["entry"]]["method"]
+        return (None, "") if name == cell["entry"] else (name, name)
+
+    return [
+        PageColumn("draws", "label draws with a result", lambda cell: (cell["draws"], str(cell["draws"])), high),
+        PageColumn(judged.title, f"{judged.help}: mean ± standard deviation over draws", _accuracy, high),
+        PageColumn("95% interval", "of the mean: t interval over draws, cut to 0 to 100", _accuracy_interval, high),
+        *_comparison(summary),
+        PageColumn("rank", "mean over draws among the entries with this budget; 1 is best", _rank),
+        *(
+            PageColumn(
+                column.title,
+                column.help,
+                spread(column.name, column.write),
+                high if column.better == "higher" else "ascending",
+            )
+            for column in COLUMNS
+            if column is not judged
+        ),
+        PageColumn("parameters", "of the judged network", parameters),
+        PageColumn("failed", "runs without a result", counted("failed"), high),
+        PageColumn("collapsed", "runs that predict hardly more than one class", counted("collapsed"), high),
+        PageColumn("method", "of the judged stage, where the entry is not called like it", method, number=False),
+    ]
+
+
+def _comparison(summary: Mapping[str, Any]) -> list[PageColumn]:
+    """The columns about the difference to the baseline."""
+    baselines = summary["baselines"]
+    several = [PageColumn("baseline", "the better of the baselines on this budget", _compared, number=False)]
+    return [
+        *(several if len(baselines) > 1 else []),
+        PageColumn(
+            f"minus {baselines[0]}" if len(baselines) == 1 else "minus baseline",
+            "percentage points, paired by draw, with 95% interval",
+            lambda cell: (_of_difference(cell, "mean"), difference_text(cell)),
+            "descending",
+        ),
+        PageColumn("own t interval", "of the difference, from this entry's draws alone", _own_interval, "descending"),
+        PageColumn("p (Holm)", "two-sided, adjusted for all differences of the compute", _p_holm),
+    ]
+
+
+def compared_with(summary: Mapping[str, Any], compute: str, labels: str) -> str | None:
+    """Return the baseline of a budget and compute; None where nothing is compared."""
+    places = summary["compared_with"]
+    return next((p["entry"] for p in places if (p["compute"], p["labels"]) == (compute, labels)), None)
+
+
+def mark(cell: Cell) -> str:
+    """Return `*` unless the interval of the difference lies above 0, `†` if it does and Holm's p is below 0.05 too.
+
+    Nothing where nothing is compared.
+    """
+    difference = cell["difference"]
+    if not difference:
+        return ""
+    if difference["low"] is None or difference["low"] <= 0:
+        return "*"
+    return "†" if difference["p_holm"] is not None and difference["p_holm"] < LEVEL else ""
+
+
+def accuracy_text(cell: Cell | None) -> str:
+    """Write a cell's accuracy with its mark, or room for one; `failed` where every run did."""
+    if cell is None:
+        return ""
+    if not cell["draws"]:
+        return "failed  "
+    text = mean_std(cell["accuracy"], percent)
+    return f"{text} {mark(cell) or ' '}" if text else ""
+
+
+def difference_text(cell: Cell) -> str:
+    """Write a difference with its interval and mark, `+5.3 [2.1, 8.5] †`, or room for a mark."""
+    difference = cell["difference"]
+    if difference is None:
+        return ""
+    bounds = interval(difference["low"], difference["high"])
+    return f"{signed(difference['mean'])}{' ' * bool(bounds)}{bounds} {mark(cell) or ' '}"
+
+
+def _accuracy(cell: Cell) -> Shown:
+    return None if cell["accuracy"] is None else cell["accuracy"]["mean"], accuracy_text(cell)
+
+
+def _accuracy_interval(cell: Cell) -> Shown:
+    accuracy = cell["accuracy"]
+    return accuracy["low"], interval(accuracy["low"], accuracy["high"])
+
+
+def _of_difference(cell: Cell, name: str) -> Any:
+    return None if cell["difference"] is None else cell["difference"][name]
+
+
+def _compared(cell: Cell) -> Shown:
+    name = _of_difference(cell, "to")
+    return name, name or ""
+
+
+def _own_interval(cell: Cell) -> Shown:
+    if not _of_difference(cell, "pooled"):
+        return None, ""  # it is the interval already shown
+    own = _of_difference(cell, "t")
+    return own["low"], interval(own["low"], own["high"])
+
+
+def _p_holm(cell: Cell) -> Shown:
+    value = _of_difference(cell, "p_holm")
+    return value, p_value(value)
+
+
+def _rank(cell: Cell) -> Shown:
+    return cell["rank"], number(cell["rank"], 1)
+
+
+def needed_table(summary: Mapping[str, Any], computes: Sequence[str]) -> Table:
+    """Return the labels that each entry needs for each target accuracy; one row per entry and compute."""
+    found: dict[tuple[str, str], dict[float, Cell]] = {}
+    for item in summary["labels_needed"]:
+        if item["compute"] in computes and item["draws"]:
+            found.setdefault((item["entry"], item["compute"]), {})[item["target"]] = item
+    rows = [{"entry": key[0], "compute": key[1], "targets": targets} for key, targets in found.items()]
+
+    def target_column(target: float) -> PageColumn:
+        def read(row: Cell) -> Shown:
+            item = row["targets"].get(target)
+            return (None, "") if item is None else (item["labels"], _needed(item))
+
+        name = f"{100 * target:g}%"
+        return PageColumn(f"for {name}", f"labels for {name} test accuracy", read)
+
+    several = len(computes) > 1
+    columns = [c for c in place_columns(summary) if c.title == "entry" or (several and c.title == "compute")]
+    columns += [target_column(target) for target in dict.fromkeys(item["target"] for item in summary["labels_needed"])]
+    return Table(columns, [[column.read(row) for column in columns] for row in rows])
+
+
+def _needed(item: Cell) -> str:
+    """Write one entry's labels for one target."""
+    if item["labels"] is None:
+        return f"{item['reached']} of {item['draws']} draws" if item["reached"] else "not reached"
+    if item["at_most"]:
+        return f"≤ {count(round(item['labels']))}"
+    bounds = "" if item["low"] is None else f" [{count(round(item['low']))}, {count(round(item['high']))}]"
+    return count(round(item["labels"])) + bounds

@@ -9,25 +9,25 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from semisup.bench.pages.tables import aligned, interval, percent, signed
 from semisup.bench.results.rows import Row, read_rows
 from semisup.bench.results.statistics import estimate
 from semisup.bench.suites.computes import compute_name, ordered_computes
 from semisup.errors import SemisupError
+from semisup.text import aligned, interval, percent, signed
 
-__all__ = ["compare_suites"]
+__all__ = ["compare_suites", "read_summary"]
 
-Run = tuple[str, str, str, int, int]  # compute, labels, entry, draw, init
+Key = tuple[str, str, str, int, int]  # compute, labels, entry, draw, init
 
 
 @dataclass(frozen=True)
 class Side:
     """One result folder: its runs, and its summary ({} without leaderboard.json)."""
 
-    runs: Mapping[Run, Row]
+    runs: Mapping[Key, Row]
     summary: Mapping[str, Any]
 
-    def accuracy(self, run: Run) -> float | None:
+    def accuracy(self, run: Key) -> float | None:
         """Accuracy of a run; None if it was not made, failed, or was not judged by it."""
         return self.runs[run].accuracy if run in self.runs else None
 
@@ -67,16 +67,23 @@ def _side(folder: Path) -> Side:
     runs = {(row.compute, row.labels, row.entry, row.draw, row.init): row for row in rows}
     if len(runs) < len(rows):
         raise SemisupError(f"{folder / 'runs.csv'}: the same run twice")
+    return Side(runs, read_summary(folder) if (folder / "leaderboard.json").exists() else {})
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read the summary in a suite's folder.
+
+    Raises:
+        SemisupError: there is none that can be read.
+    """
     path = folder / "leaderboard.json"
-    if not path.exists():
-        return Side(runs, {})
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # JSON's and UTF-8's errors are ValueErrors
         raise SemisupError(f"{path}: not a readable JSON file ({error})") from error
     if not isinstance(summary, dict):
         raise SemisupError(f"{path}: must hold a summary, got {type(summary).__name__}")
-    return Side(runs, summary)
+    return summary
 
 
 def _warnings(a: Side, b: Side) -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from semisup.bench.results.blocks import FEW_DRAWS
 from semisup.bench.results.rows import Row
-from semisup.bench.results.statistics import collapse_below
 from semisup.bench.suites.computes import compute_name
 
 __all__ = ["notes"]
@@ -38,24 +38,26 @@ def notes(
         )
 
     found = []
+    against = " or ".join(summary["baselines"])
     for compute in summary["computes"]:
         of_compute = [cell["difference"] for cell in cells if cell["compute"] == compute and cell["difference"]]
         tests = sum(difference["p"] is not None for difference in of_compute)
         if tests:
             found.append(
-                f"{named('Multiple comparisons', compute)}: {tests} differences to {summary['baseline']} were tested. "
+                f"{named('Multiple comparisons', compute)}: {tests} differences to {against} were tested. "
                 f"If nothing differed, about {0.05 * tests:.1f} of them would have p < 0.05 by chance; the p values "
-                "shown are Holm-adjusted over all of them. Intervals and stars are not adjusted."
+                "shown are Holm-adjusted over all of them. Intervals and stars are not adjusted; a dagger is."
             )
-    if summary["baseline"] is None:
+    if not summary["baselines"]:
         found.append("The suite names no baseline: there are no differences.")
     elif missing := _without_baseline(summary, ceilings):
         where = "; ".join(named(labels, compute) for compute, labels in missing)
-        found.append(f"No differences where the baseline {summary['baseline']} has no result: {where}.")
+        found.append(f"No differences where the baseline {against} has no result: {where}.")
+    found += _pooling(summary, named)
     if ceilings:
         found.append(f"With all labels only, so neither paired nor ranked: {'; '.join(ceilings)}.")
     if len(summary["draws"]) == 1:
-        found.append("One label draw only: no deviation, interval or test; a difference may be the luck of the draw.")
+        found.append("One label draw only: no spread, interval or test; a difference may be the luck of the draw.")
     if len(summary["inits"]) > 1:
         found.append(f"{len(summary['inits'])} initial weights per draw are averaged within the draw first.")
     suite = {"of": len(summary["draws"])}
@@ -65,10 +67,9 @@ def notes(
     if summary["failures"]:
         found.append(f"{len(summary['failures'])} of {len(rows)} runs failed; no mean contains them.")
     if collapsed := [cell for cell in cells if cell["collapsed"]]:
-        below = f"{100 * collapse_below(len(summary['classes'])):.0f}%"
         runs = listed(collapsed, "collapsed", "runs")
-        found.append(f"Runs that collapsed (accuracy below {below}) stay in every mean: {runs}.")
-    if constant := [cell for cell in cells if cell["difference"] and cell["difference"]["std"] == 0]:
+        found.append(f"Runs that collapsed (hardly more than one class is predicted) stay in every mean: {runs}.")
+    if constant := [cell for cell in cells if cell["difference"] and _constant(cell["difference"])]:
         found.append(
             "The same difference on every draw, so that the t test has no variance to divide by "
             f"(p is set to 1 if the difference is 0, else to 0): {listed(constant)}."
@@ -80,11 +81,33 @@ def notes(
     return found
 
 
+def _constant(difference: Mapping[str, Any]) -> bool:
+    return difference["std"] == 0 and not difference["pooled"]
+
+
+def _pooling(summary: Mapping[str, Any], named: Callable[[str, str], str]) -> list[str]:
+    """Which intervals have a budget's pooled spread, and which entries and budgets have not."""
+    places = summary["compared_with"]
+    pooled = [place for place in places if place["pooled"]]
+    if not pooled:
+        return []
+    found = [
+        f"With {FEW_DRAWS} draws or fewer the intervals of differences take their spread from all entries of a budget "
+        "(randomized complete blocks, draws as blocks); the entry's own paired t interval stands next to them."
+    ]
+    apart = [f"{entry} at {named(p['labels'], p['compute'])}" for p in pooled for entry in p["apart"]]
+    if apart:
+        found.append(f"Set apart, since their spread is another (own t interval only): {'; '.join(apart)}.")
+    if own := [named(place["labels"], place["compute"]) for place in places if not place["pooled"]]:
+        found.append(f"Nothing pooled, own t intervals only: {'; '.join(own)}.")
+    return found
+
+
 def _without_baseline(summary: Mapping[str, Any], ceilings: Sequence[str]) -> list[tuple[str, str]]:
     """(compute, labels) of the cells whose entry would be compared with a baseline that has no result there."""
     there = [cell for cell in summary["cells"] if cell["accuracy"]["n"]]
     compared = [(cell["compute"], cell["labels"]) for cell in there if cell["entry"] not in ceilings]
-    known = {(cell["compute"], cell["labels"]) for cell in there if cell["entry"] == summary["baseline"]}
+    known = {(place["compute"], place["labels"]) for place in summary["compared_with"]}
     return [place for place in dict.fromkeys(compared) if place not in known]
 
 

@@ -7,12 +7,14 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from semisup.columns import COLUMNS, Column
 from semisup.errors import SemisupError, nearest, raise_all
 from semisup.files import write_atomically
+from semisup.text import csv_text, from_csv_text
 
 __all__ = ["BINS", "Row", "read_rows", "write_rows"]
 
@@ -22,45 +24,47 @@ BINS = 15
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One run. Accuracies, ECE and coverage are fractions in [0, 1]; None is what was not measured, never NaN.
+    """One run.
 
     Raises:
         SemisupError: a value of another type, not finite or out of range; a status that contradicts the rest.
     """
 
-    entry: str  # the suite's name for this row of its tables
-    method: str  # of the judged stage, or the baseline's name
-    labels: str  # the budget as written: "40", "4/class", "10%", "all"
-    n_labels: int  # labels charged: training + validation
-    draw: int  # seed of the label draw
-    init: int  # seed of the initial weights
-    compute: str  # "" = as the recipe says, "400 steps", "20 s"
-    status: str  # "done" or "failed"
-    error: str  # one line; "" unless failed
-    accuracy: float | None  # test set, last weights, EMA where the recipe has one
-    raw_accuracy: float | None  # the same without EMA
-    nll: float | None  # nats
-    ece: float | None
-    brier: float | None  # in [0, 2]
-    coverage: float | None  # of the judged predictor's pseudo-labels on the unlabeled images
-    kept_accuracy: float | None
-    knn: float | None  # of the encoder judged, itself or by a probe: by up to 10,000 true labels, no few-label result
-    probe: float | None  # likewise; a stage of kind probe or knn has an accuracy
-    oracle_accuracy: float | None  # best on test over training: selected on test
-    validation_accuracy: float | None
-    per_class: list[float | None]  # test accuracy by class; [] if unknown
-    reliability: list[list[float]]  # BINS of [count, mean confidence, accuracy], an empty one [0, 0, 0]; [] if unknown
-    steps: int  # optimizer steps of all stages of the run
-    seconds: float  # wall clock of all stages of the run, shared ones included
-    calibrated_seconds: float | None  # steps x the step time measured alone, in one sitting
-    parameters: int  # of the judged network; 0 for baselines
-    fingerprint: str  # of the judged stage; "" if failed
+    entry: str
+    """The suite's name for this row of its tables."""
+    method: str
+    """Of the judged stage, or the baseline's name."""
+    labels: str
+    """The budget as written: `40`, `4/class`, `10%`, `all`."""
+    n_labels: int
+    """Labels charged: training and validation."""
+    draw: int
+    """Seed of the label draw."""
+    init: int
+    """Seed of the initial weights."""
+    compute: str
+    """Empty: as the recipe says; `400 steps`, `20 s`, `equal steps`."""
+    status: str
+    """`done` or `failed`."""
+    error: str
+    """One line; empty unless failed."""
+    metrics: Mapping[str, float | None]
+    """By name of its :class:`semisup.columns.Column`; None, or no entry, is what was not measured, never NaN."""
+    per_class: list[float | None]
+    """Test accuracy by class; empty if unknown."""
+    reliability: list[list[float]]
+    """`BINS` of [count, mean confidence, accuracy], an empty one [0, 0, 0]; no bins if unknown."""
+    parameters: int
+    """Of the judged network; 0 for baselines."""
+    fingerprint: str
+    """Of the judged stage; empty if failed."""
     split_hash: str
-    chosen: str  # hyper-parameters that the search chose; "" without a search
+    """Of the images that were labeled."""
+    chosen: str
+    """Hyper-parameters that the search chose; empty without a search."""
 
     def __post_init__(self) -> None:
-        checked = ((field.name, _problem(field, getattr(self, field.name))) for field in FIELDS)
-        problems = [f"{name} {problem}" for name, problem in checked if problem]
+        problems = [f"{name} {problem}" for name, problem in self._problems() if problem]
         if not problems:
             failed = self.status == "failed"
             if failed != bool(self.error):
@@ -71,16 +75,36 @@ class Row:
                 problems.append(f"n_labels must be at least 1 on a finished run, got {self.n_labels}")
         raise_all(problems, f"row of {self.entry!r}, labels {self.labels}, draw {self.draw}, init {self.init}")
 
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        for name, kind in FIELDS.items():
+            yield name, _problem(name, kind, getattr(self, name))
+        for name in self.metrics:
+            if name not in METRICS:
+                yield f"metrics.{name}", f"is no column{nearest(name, METRICS)}"
+        for name, column in METRICS.items():
+            value = self.metrics.get(name)
+            yield name, "" if value is None else column.problem(value)
 
-FIELDS = dataclasses.fields(Row)
-COLUMNS = [field.name for field in FIELDS]
-HIGHEST = {"nll": math.inf, "brier": 2.0, "seconds": math.inf, "calibrated_seconds": math.inf}
-"""Highest value of the float columns that are not fractions."""
+    @property
+    def accuracy(self) -> float | None:
+        """Of the test set, by the last weights; None if the run failed or was not judged by it."""
+        return self.metrics.get("accuracy")
 
 
-def _problem(field: dataclasses.Field[Any], value: Any) -> str:
-    """What is wrong with a value of a column; "" if nothing is."""
-    kind, name = str(field.type), field.name
+METRICS: dict[str, Column] = {column.name: column for column in COLUMNS}
+FIELDS = {field.name: str(field.type) for field in dataclasses.fields(Row) if field.name != "metrics"}
+"""Name -> type of what is no metric."""
+
+
+def header() -> list[str]:
+    """Return the columns of `runs.csv`: whose run it is, the metrics, the rest."""
+    names = list(FIELDS)
+    place = names.index("per_class")
+    return [*names[:place], *METRICS, *names[place:]]
+
+
+def _problem(name: str, kind: str, value: Any) -> str:
+    """Say what is wrong with a value of a field that is no metric; empty if nothing is."""
     if kind == "str":
         fits = isinstance(value, str) and len(value.splitlines()) <= 1
         if fits and name == "status" and value not in ("done", "failed"):
@@ -88,12 +112,6 @@ def _problem(field: dataclasses.Field[Any], value: Any) -> str:
         return "" if fits else f"must be text of one line, got {value!r}"
     if kind == "int":
         return "" if isinstance(value, int) and value >= 0 else f"must be an integer >= 0, got {value!r}"
-    highest = HIGHEST.get(name, 1.0)
-    if kind.startswith("float"):
-        if value is None and kind.endswith("None"):
-            return ""
-        range_ = "finite and >= 0" if highest == math.inf else f"in [0, {highest:g}]"
-        return "" if _between(value, highest) else f"must be a number {range_}, got {value!r}"
     if not isinstance(value, list):
         return f"must be a list, got {value!r}"
     if name == "per_class":
@@ -113,23 +131,29 @@ def _between(value: Any, highest: float) -> bool:
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write `runs.csv`, one line per row, columns as in :class:`Row`; a kill leaves the old file or the new one.
+    """Write `runs.csv`, one line per row; a kill leaves the old file or the new one.
+
+    Text that a spreadsheet would take for a formula gets a quote in front; :func:`read_rows` takes it away.
 
     Raises:
         SemisupError: the file cannot be written.
     """
+    names = header()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([_text(getattr(row, name)) for name in COLUMNS] for row in rows)
+    writer.writerow(names)
+    for row in rows:
+        values = {name: getattr(row, name) for name in FIELDS} | {name: row.metrics.get(name) for name in METRICS}
+        writer.writerow([_to_cell(values[name]) for name in names])
     write_atomically(path, text.getvalue().encode())
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read what :func:`write_rows` wrote.
+    """Read what :func:`write_rows` wrote, now or in an earlier version: a metric without a column was not measured.
 
     Raises:
-        SemisupError: no such file, other columns, or values that do not fit; every problem with its line and column.
+        SemisupError: no such file, unknown or missing columns, or values that do not fit; every problem with its line
+            and column.
     """
     try:
         lines = list(csv.reader(path.read_text(encoding="utf-8").splitlines(), strict=True))
@@ -137,49 +161,66 @@ def read_rows(path: Path) -> list[Row]:
         raise SemisupError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SemisupError(f"{path}: not a readable CSV file ({error})") from error
-    header = lines[0] if lines else []
-    problems = [f"line 1: unknown column {name!r}{nearest(name, COLUMNS)}" for name in header if name not in COLUMNS]
-    problems += [f"line 1: column {name!r} is missing" for name in COLUMNS if name not in header]
-    if not problems and header != COLUMNS:
-        problems.append(f"line 1: the columns must be, in this order, {', '.join(COLUMNS)}")
+    names = lines[0] if lines else []
+    known = header()
+    problems = [f"line 1: unknown column {name!r}{nearest(name, known)}" for name in names if name not in known]
+    problems += [f"line 1: column {name!r} is missing" for name in FIELDS if name not in names]
+    problems += [f"line 1: column {name!r} is there twice" for name in dict.fromkeys(names) if names.count(name) > 1]
     raise_all(problems, str(path))
     rows = []
     for number, cells in enumerate(lines[1:], start=2):
-        if len(cells) != len(COLUMNS):
-            problems.append(f"line {number}: {len(cells)} columns, expected {len(COLUMNS)}")
+        if len(cells) != len(names):
+            problems.append(f"line {number}: {len(cells)} columns, expected {len(names)}")
             continue
-        values, wrong = {}, []
-        for field, cell in zip(FIELDS, cells, strict=True):
-            try:
-                values[field.name] = _value(str(field.type), cell)
-            except ValueError:  # JSON's errors are ValueErrors
-                wrong.append(f"line {number}, column {field.name}: not of type {field.type}: {cell!r}")
-                continue
-            if problem := _problem(field, values[field.name]):
-                wrong.append(f"line {number}, column {field.name}: {problem}")
-        problems += wrong
-        if not wrong:
-            try:
-                rows.append(Row(**values))
-            except SemisupError as error:  # columns that contradict one another
-                problems.append(f"line {number}: {error}")
+        row = _read_row(dict(zip(names, cells, strict=True)), number, problems)
+        if row is not None:
+            rows.append(row)
     raise_all(problems, str(path))
     return rows
 
 
-def _text(value: Any) -> str:
+def _read_row(cells: Mapping[str, str], number: int, problems: list[str]) -> Row | None:
+    """Read one line; what is wrong with it goes to `problems`."""
+    values: dict[str, Any] = {}
+    wrong = []
+    for name, cell in cells.items():
+        kind = FIELDS.get(name, "float | None")
+        try:
+            values[name] = _from_cell(kind, cell)
+        except ValueError:  # JSON's errors are ValueErrors
+            wrong.append(f"line {number}, column {name}: not of type {kind}: {cell!r}")
+            continue
+        problem = _problem(name, kind, values[name]) if name in FIELDS else ""
+        if name in METRICS and values[name] is not None:
+            problem = METRICS[name].problem(values[name])
+        if problem:
+            wrong.append(f"line {number}, column {name}: {problem}")
+    problems += wrong
+    if wrong:
+        return None
+    try:
+        metrics = {name: values.get(name) for name in METRICS}
+        return Row(**{name: values[name] for name in FIELDS}, metrics=metrics)
+    except SemisupError as error:  # columns that contradict one another
+        problems.append(f"line {number}: {error}")
+        return None
+
+
+def _to_cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, list):
         return json.dumps(value)
+    if isinstance(value, str):
+        return csv_text(value)
     return repr(float(value)) if isinstance(value, float) else str(value)  # float(): NumPy's repr names its type
 
 
-def _value(kind: str, cell: str) -> Any:
+def _from_cell(kind: str, cell: str) -> Any:
     if kind == "str":
-        return cell
+        return from_csv_text(cell)
     if kind == "int":
         return int(cell)
     if kind.startswith("float"):
-        return None if not cell and kind.endswith("None") else float(cell)
+        return float(cell) if cell else None
     return json.loads(cell)

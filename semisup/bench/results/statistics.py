@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -11,13 +12,13 @@ __all__ = [
     "Difference",
     "Estimate",
     "LabelsNeeded",
-    "collapse_below",
     "crossing",
     "estimate",
     "holm",
     "labels_needed",
     "mean_ranks",
     "paired_difference",
+    "within",
 ]
 
 DIGITS = 12
@@ -57,6 +58,13 @@ def estimate(values: Sequence[float]) -> Estimate:
     std = statistics.stdev(values)
     half = float(t.ppf(0.975, n - 1)) * std / math.sqrt(n)
     return Estimate(mean, std, mean - half, mean + half, n)
+
+
+def within(found: Estimate, lowest: float, highest: float) -> Estimate:
+    """Return the estimate with its interval cut to what is possible: a t interval of few draws knows no bounds."""
+    if found.low is None or found.high is None:
+        return found
+    return dataclasses.replace(found, low=max(found.low, lowest), high=min(found.high, highest))
 
 
 def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
@@ -121,9 +129,9 @@ def mean_ranks(values: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
 class LabelsNeeded:
     """How many labels reach a target accuracy.
 
-    `labels` is the geometric mean over draws, and [`low`, `high`] its 95% t interval in log10, if every draw reaches
-    the target; else None. With `at_most` > 0, that many draws are there at their smallest budget already: `labels` is
-    then an upper bound, and there is no interval.
+    `labels` is the geometric mean over draws, and [`low`, `high`] its 95% t interval in log10, cut to the budgets that
+    were measured, if every draw reaches the target; else None. With `at_most` > 0, that many draws are there at their
+    smallest budget already: `labels` is then an upper bound, and there is no interval.
     """
 
     labels: float | None
@@ -167,13 +175,9 @@ def labels_needed(curves: Sequence[Sequence[tuple[int, float]]], target: float) 
     if not curves or len(crossings) < len(curves):
         return LabelsNeeded(None, None, None, len(crossings), at_most, len(curves))
     logs = estimate([math.log10(labels) for labels in crossings])
+    budgets = [math.log10(labels) for curve in curves for labels, _ in curve]
+    logs = within(logs, min(budgets), max(budgets))
     labels, low, high = (None if x is None else 10**x for x in (logs.mean, logs.low, logs.high))
     if at_most:
         low = high = None  # of bounds, not of measured crossings
     return LabelsNeeded(labels, low, high, len(crossings), at_most, len(curves))
-
-
-def collapse_below(num_classes: int) -> float:
-    """Accuracy below which a run has collapsed: twice that of guessing, 2 / C; for two classes 0.75, not 1."""
-    guessing = 1 / num_classes
-    return min(2 * guessing, (1 + guessing) / 2)  # halfway from guessing to all right; the first is smaller from C = 3

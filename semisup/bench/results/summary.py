@@ -7,35 +7,19 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from semisup.bench.results.blocks import FEW_DRAWS, Pool, pool, pooled_interval
 from semisup.bench.results.notes import notes
 from semisup.bench.results.rows import BINS, Row
-from semisup.bench.results.statistics import (
-    collapse_below,
-    estimate,
-    holm,
-    labels_needed,
-    mean_ranks,
-    paired_difference,
-)
+from semisup.bench.results.statistics import estimate, holm, labels_needed, mean_ranks, paired_difference, within
 from semisup.bench.suites.computes import ordered_computes
+from semisup.columns import COLUMNS
 from semisup.errors import nearest, raise_all
+from semisup.evaluate.metrics import predictions_collapsed
 
 __all__ = ["accuracy_by_draw", "summarize"]
 
 Key = tuple[str, str, str]  # compute, labels, entry
-METRICS = (
-    "raw_accuracy",
-    "nll",
-    "ece",
-    "brier",
-    "coverage",
-    "kept_accuracy",
-    "knn",
-    "probe",
-    "seconds",
-    "calibrated_seconds",
-    "steps",
-)
+ByDraw = Mapping[int, float]
 
 
 def summarize(
@@ -43,7 +27,7 @@ def summarize(
     *,
     suite: str,
     command: str,
-    baseline: str | None,
+    baselines: Sequence[str],
     entries: Sequence[str],
     targets: Sequence[float],
     classes: Sequence[str],
@@ -55,14 +39,15 @@ def summarize(
     """Summarize a suite's runs; the result is plain JSON, the same for the same rows in any order.
 
     The draw is the unit: initial weights are averaged within a draw first. A failed run is counted, never a number. A
-    collapsed one, with less than twice the accuracy of guessing (for two classes: less than 0.75), is counted and
-    stays in every mean. An entry with the budget "all" only is a ceiling, neither paired nor ranked.
+    collapsed one (:func:`semisup.evaluate.metrics.predictions_collapsed`) is counted and stays in every mean. An entry
+    with the budget "all" only is a ceiling, neither paired nor ranked. On each budget the others are compared with that
+    one of the baselines which has the best mean accuracy there.
 
     Args:
         rows: one per run.
         suite: its name.
         command: what made the rows.
-        baseline: the entry that the others are compared with; None compares nothing.
+        baselines: entries that the others are compared with; none: nothing is compared.
         entries: the suite's, in its order.
         targets: accuracies in (0, 1] whose labels needed are asked for.
         classes: names of the classes, at least two.
@@ -75,7 +60,7 @@ def summarize(
         SemisupError: entries, targets or classes that do not fit the rows, the same run twice, or one budget with two
             numbers of labels.
     """
-    raise_all(_problems(rows, baseline, entries, targets, classes), f"suite {suite}")
+    raise_all(_problems(rows, baselines, entries, targets, classes), f"suite {suite}")
     order = {entry: i for i, entry in enumerate(entries)}
     rows = sorted(rows, key=lambda row: (order[row.entry], row.compute, row.n_labels, row.labels, row.draw, row.init))
     n_labels = {labels: max(sizes) for labels, sizes in _sizes(rows).items()}  # one each, as checked above
@@ -89,26 +74,30 @@ def summarize(
         runs.setdefault((row.compute, row.labels, row.entry), []).append(row)
     values = {key: accuracy_by_draw(of_cell) for key, of_cell in runs.items()}
 
-    cells = []
+    cells: list[dict[str, Any]] = []
+    places = []
     for compute in computes:
         for labels in budgets:
             here = {e: values[compute, labels, e] for e in present if (compute, labels, e) in values}
-            ranks = mean_ranks({entry: by_draw for entry, by_draw in here.items() if entry not in ceilings})
-            base = None if baseline is None or baseline in ceilings else here.get(baseline)
+            compared = {entry: by_draw for entry, by_draw in here.items() if entry not in ceilings}
+            base = _better(baselines, compared)
+            shared = _pool(compared, base)
+            differences = {} if base is None else _differences(compared, base, shared)
+            ranks = mean_ranks(compared)
             for entry, by_draw in here.items():
                 cell = {"entry": entry, "labels": labels, "n_labels": n_labels[labels], "compute": compute}
-                cell |= _cell(runs[compute, labels, entry], by_draw, len(classes))
-                cell["difference"] = None
-                if base is not None and entry != baseline and entry not in ceilings:
-                    difference = paired_difference(by_draw, base)
-                    cell["difference"] = dataclasses.asdict(difference) if difference.n else None
-                cell["rank"] = ranks.get(entry)
-                cells.append(cell)
+                cell |= _cell(runs[compute, labels, entry], by_draw)
+                cells.append(cell | {"difference": differences.get(entry), "rank": ranks.get(entry)})
+            if base is not None:
+                apart = [] if shared is None else list(shared.apart)
+                place = {"compute": compute, "labels": labels, "entry": base, "pooled": shared is not None}
+                places.append(place | {"apart": apart})
     _adjust(cells, computes)
     summary: dict[str, Any] = {
         "suite": suite,
         "command": command,
-        "baseline": baseline,
+        "baselines": list(baselines),
+        "compared_with": places,
         "classes": list(classes),
         "num_test": num_test,
         "provenance": dict(provenance),
@@ -133,6 +122,52 @@ def summarize(
     return summary | {"notes": notes(summary, rows, entries, ceilings)}
 
 
+def _better(baselines: Sequence[str], values: Mapping[str, ByDraw]) -> str | None:
+    """Return the baseline with the best mean accuracy; of equals the first, None if none has a result."""
+    there = [entry for entry in baselines if values.get(entry)]
+    return max(there, key=lambda entry: fmean(values[entry].values()), default=None)
+
+
+def _pool(values: Mapping[str, ByDraw], base: str | None) -> Pool | None:
+    """Return the spread that the entries of a budget share, where draws are few and the baseline is one of them."""
+    draws = sorted(values[base]) if base is not None else []
+    if base is None or not 2 <= len(draws) <= FEW_DRAWS:
+        return None
+    found = pool(values, draws)
+    return found if found is not None and base in found.entries else None
+
+
+def _differences(values: Mapping[str, ByDraw], base: str, shared: Pool | None) -> dict[str, dict[str, Any]]:
+    """Return every entry's difference to the baseline; its interval is the pooled one where there is one.
+
+    `t` is always the interval and p value of the entry's own paired t test.
+    """
+    found = {}
+    for entry, by_draw in values.items():
+        own = paired_difference(by_draw, values[base])
+        if entry == base or not own.n or own.mean is None:
+            continue
+        pooled = shared is not None and entry in shared.entries
+        low, high, p = own.low, own.high, own.p
+        if shared is not None and pooled:
+            low, high, p = pooled_interval(own.mean, shared)
+        one, other = (
+            within(dataclasses.replace(own, low=a, high=b), -1, 1) for a, b in ((low, high), (own.low, own.high))
+        )
+        found[entry] = {
+            "to": base,
+            "mean": own.mean,
+            "std": own.std,
+            "n": own.n,
+            "low": one.low,
+            "high": one.high,
+            "p": p,
+            "pooled": pooled,
+            "t": {"low": other.low, "high": other.high, "p": own.p},
+        }
+    return found
+
+
 def accuracy_by_draw(rows: Sequence[Row]) -> dict[int, float]:
     """Accuracy by draw, averaged over the initial weights; draws without a finished, judged run are left out."""
     return _by_draw(rows, "accuracy")
@@ -140,7 +175,7 @@ def accuracy_by_draw(rows: Sequence[Row]) -> dict[int, float]:
 
 def _problems(
     rows: Sequence[Row],
-    baseline: str | None,
+    baselines: Sequence[str],
     entries: Sequence[str],
     targets: Sequence[float],
     classes: Sequence[str],
@@ -149,8 +184,11 @@ def _problems(
         f"unknown entry {entry!r} in the rows{nearest(entry, entries)}"
         for entry in sorted({row.entry for row in rows} - set(entries))
     ]
-    if baseline is not None and baseline not in entries:
-        problems.append(f"baseline {baseline!r} is not an entry{nearest(baseline, entries)}")
+    problems += [
+        f"baseline {baseline!r} is not an entry{nearest(baseline, entries)}"
+        for baseline in baselines
+        if baseline not in entries
+    ]
     problems += [f"targets must be accuracies in (0, 1], got {target}" for target in targets if not 0 < target <= 1]
     if len(classes) < 2:
         problems.append(f"classes must name at least two, got {list(classes)}")
@@ -190,7 +228,7 @@ def _by_draw(rows: Sequence[Row], name: str) -> dict[int, float]:
     """A column by draw, averaged over the initial weights; what was not measured is left out."""
     found: dict[int, list[float]] = {}
     for row in rows:
-        value = getattr(row, name)
+        value = row.metrics.get(name)
         if row.status == "done" and value is not None:
             found.setdefault(row.draw, []).append(float(value))
     return {draw: fmean(found[draw]) for draw in sorted(found)}
@@ -202,22 +240,24 @@ def _spread(rows: Sequence[Row], name: str) -> dict[str, Any] | None:
     return {"mean": found.mean, "std": found.std, "n": found.n} if found.n else None
 
 
-def _cell(rows: Sequence[Row], accuracy: Mapping[int, float], num_classes: int) -> dict[str, Any]:
+def _cell(rows: Sequence[Row], accuracy: ByDraw) -> dict[str, Any]:
     """What the runs of one entry at one budget and compute say by themselves."""
     done = [row for row in rows if row.status == "done"]
-    collapse = collapse_below(num_classes)
+    values = {"values": {str(draw): value for draw, value in accuracy.items()}}  # JSON's keys are text
     return {
         "draws": len({row.draw for row in done}),
         "runs": len(rows),
         "failed": len(rows) - len(done),
-        "collapsed": sum(row.accuracy is not None and row.accuracy < collapse for row in done),
-        "accuracy": dataclasses.asdict(estimate(list(accuracy.values())))
-        | {"values": {str(draw): value for draw, value in accuracy.items()}},  # JSON's keys are text
-        **{name: _spread(rows, name) for name in METRICS},
-        "oracle": _spread(rows, "oracle_accuracy"),
+        "collapsed": sum(_collapsed(row) for row in done),
+        **{column.name: _spread(rows, column.name) for column in COLUMNS},
+        "accuracy": dataclasses.asdict(within(estimate(list(accuracy.values())), 0, 1)) | values,
         "per_class": _per_class([row.per_class for row in done if row.per_class]),
         "reliability": _pooled([row.reliability for row in done if row.reliability]),
     }
+
+
+def _collapsed(row: Row) -> bool:
+    return predictions_collapsed(row.per_class, row.metrics.get("most_frequent"), row.metrics.get("majority_rate"))
 
 
 def _per_class(runs: Sequence[Sequence[float | None]]) -> list[float | None]:

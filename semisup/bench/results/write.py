@@ -12,21 +12,24 @@ from semisup.bench.execution.jobs import Job, unique_jobs
 from semisup.bench.execution.scheduler import JobBoard
 from semisup.bench.pages.leaderboard import leaderboard_markdown
 from semisup.bench.pages.report import report_html
-from semisup.bench.results.rows import Row, write_rows
+from semisup.bench.results.compare import read_summary
+from semisup.bench.results.rows import Row, read_rows, write_rows
 from semisup.bench.results.summary import summarize
 from semisup.bench.suites.runs import RunSpec
 from semisup.bench.suites.suite import Suite
+from semisup.columns import measured
 from semisup.data import ImageData
 from semisup.files import write_atomically
 from semisup.pipeline.plan import recipe_budget
 from semisup.pipeline.run import git_commit
 from semisup.stages import write_json
 
-__all__ = ["RESULTS", "write_results"]
+__all__ = ["RESULTS", "rewrite_results", "write_results"]
 
 RESULTS = ("runs.csv", "leaderboard.json", "leaderboard.md", "report.html")
 """What a suite leaves for people, in its folder."""
 
+KNN = "knn/accuracy"
 Runs = Sequence[tuple[RunSpec, Sequence[Job]]]
 
 
@@ -60,7 +63,7 @@ def write_results(
         rows,
         suite=suite.name,
         command=command,
-        baseline=suite.baseline,
+        baselines=suite.baselines,
         entries=list(suite.entries),
         targets=suite.targets,
         classes=data.classes,
@@ -69,11 +72,43 @@ def write_results(
         settings=suite.settings.strip(),
         saved=_saved(runs, board),
     )
+    _write(folder, rows, summary)
+    return summary
+
+
+def rewrite_results(folder: Path) -> None:
+    """Write the tables of a finished suite anew from its `runs.csv`, as this version makes them.
+
+    Args:
+        folder: with a suite's `runs.csv` and `leaderboard.json`, of this version or an earlier one.
+
+    Raises:
+        SemisupError: a file that is missing or not readable.
+    """
+    rows = read_rows(folder / "runs.csv")
+    old = read_summary(folder)
+    baselines = old["baselines"] if "baselines" in old else [name for name in [old["baseline"]] if name is not None]
+    summary = summarize(
+        rows,
+        suite=old["suite"],
+        command=old["command"],
+        baselines=baselines,
+        entries=[entry["entry"] for entry in old["entries"]],
+        targets=list(dict.fromkeys(item["target"] for item in old["labels_needed"])),
+        classes=old["classes"],
+        num_test=old["num_test"],
+        provenance=old["provenance"],
+        settings=old["settings"],
+        saved=old["saved"],
+    )
+    _write(folder, rows, summary)
+
+
+def _write(folder: Path, rows: Sequence[Row], summary: Mapping[str, Any]) -> None:
     write_rows(folder / "runs.csv", rows)
     write_json(folder / "leaderboard.json", summary)
     write_atomically(folder / "leaderboard.md", leaderboard_markdown(summary).encode())
     write_atomically(folder / "report.html", report_html(summary).encode())
-    return summary
 
 
 def _row(spec: RunSpec, jobs: Sequence[Job], data: ImageData, board: JobBoard) -> Row:
@@ -81,9 +116,14 @@ def _row(spec: RunSpec, jobs: Sequence[Job], data: ImageData, board: JobBoard) -
     # Of what was run, not of what was asked for: the notes compare the entries' splits.
     budget = recipe_budget(last.recipe, data)
     artifact = board.finished.get(last.fingerprint)
-    metrics: Mapping[str, Any] = {} if artifact is None else artifact.metrics
-    encoder = _judged_encoder(last, board)
+    metrics: dict[str, Any] = {} if artifact is None else {**_judged_encoder(last, board), **artifact.metrics}
     done = [board.finished[job.fingerprint] for job in jobs if board.find(job)]
+    timed = [job.seconds for job in jobs if job.steps]
+    of_run = {
+        "run/steps": sum(job.steps for job in jobs),
+        "run/seconds": sum(float(found.record["seconds"]) for found in done),
+        "run/calibrated_seconds": None if last.baseline or not all(timed) else sum(timed),
+    }
     return Row(
         entry=spec.entry,
         method=_method(last),
@@ -94,22 +134,9 @@ def _row(spec: RunSpec, jobs: Sequence[Job], data: ImageData, board: JobBoard) -
         compute=spec.compute.text,
         status="failed" if artifact is None else "done",
         error=" ".join(board.failed[last.fingerprint].split()) if artifact is None else "",
-        accuracy=metrics.get("test/accuracy"),
-        raw_accuracy=metrics.get("test_raw/accuracy"),
-        nll=metrics.get("test/nll"),
-        ece=metrics.get("test/ece"),
-        brier=metrics.get("test/brier"),
-        coverage=metrics.get("pseudo_labels/coverage"),
-        kept_accuracy=metrics.get("pseudo_labels/kept_accuracy"),
-        knn=metrics.get("knn/accuracy", encoder.get("knn/accuracy")),
-        probe=metrics.get("probe/accuracy"),
-        oracle_accuracy=metrics.get("oracle/accuracy"),
-        validation_accuracy=metrics.get("validation/accuracy"),
+        metrics=measured(metrics | of_run),
         per_class=metrics.get("test/per_class_accuracy", []),
         reliability=metrics.get("test/reliability", []),
-        steps=sum(job.steps for job in jobs),
-        seconds=sum(float(found.record["seconds"]) for found in done),
-        calibrated_seconds=None if last.baseline else sum(job.seconds for job in jobs),
         parameters=0 if artifact is None else int(artifact.record["parameters"]),
         fingerprint="" if artifact is None else last.fingerprint,
         split_hash=budget.hash,
@@ -118,10 +145,10 @@ def _row(spec: RunSpec, jobs: Sequence[Job], data: ImageData, board: JobBoard) -
 
 
 def _judged_encoder(job: Job, board: JobBoard) -> Mapping[str, Any]:
-    """The metrics of the stage whose network a probe or knn stage judges; empty for other stages."""
+    """What nearest neighbors said of the network that a probe or knn stage judges; empty for other stages."""
     of = None if job.baseline else job.recipe.stages[str(job.stage)].of
     found = board.finished.get(dict(job.inputs).get(of, "")) if of else None
-    return {} if found is None else found.metrics
+    return {} if found is None else {key: value for key, value in found.metrics.items() if key == KNN}
 
 
 def _method(job: Job) -> str:
