@@ -87,8 +87,7 @@ def deferred() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         _Process.last = number
         pressed.set()
-        # From the timer's thread, as if the signal came again.
-        timers.append(threading.Timer(_Process.grace, _thread.interrupt_main, (number,)))
+        timers.append(threading.Timer(_Process.grace, _again, (number,)))
         timers[0].daemon = True
         timers[0].start()
 
@@ -98,6 +97,15 @@ def deferred() -> Iterator[threading.Event]:
     finally:
         for timer in timers:
             timer.cancel()
+
+
+def _again(number: int) -> None:
+    """Send the main thread a signal once more, which ends a call that it waits in, too."""
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, number)
+    else:
+        _thread.interrupt_main(number)
 
 
 @contextlib.contextmanager

@@ -50,8 +50,8 @@ def test_a_job_is_ended_as_slurm_and_kubernetes_do(nursery: Nursery, single: Pat
         start_new_session=True,
     )
     assert process.stdout is not None
-    while "in step 1" not in process.stdout.readline():
-        assert process.poll() is None, process.communicate()
+    while not ("in step" in process.stdout.readline() and events(tmp_path / "my out", "stage_start")):
+        assert process.poll() is None, process.communicate()  # a plan tries a step too
     assert not checkpoint_in(tmp_path)
     os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
@@ -70,7 +70,14 @@ def test_a_job_is_ended_as_slurm_and_kubernetes_do(nursery: Nursery, single: Pat
 def test_the_grace_ends_a_step_that_is_too_slow(tmp_path: Path) -> None:
     write_recipe(tmp_path, "train")
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW.replace("sleep(5)", "sleep(600)"), *RUN, "--grace", "0.5"],
+        [
+            sys.executable,
+            "-c",
+            SLOW.replace("sleep(5)", "sleep(600 if progress.total == 12 else 0)"),
+            *RUN,
+            "--grace",
+            "0.5",
+        ],
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -78,7 +85,7 @@ def test_the_grace_ends_a_step_that_is_too_slow(tmp_path: Path) -> None:
         text=True,
     )
     assert process.stdout is not None
-    while "in step 0" not in process.stdout.readline():
+    while not ("in step" in process.stdout.readline() and events(tmp_path / "out", "stage_start")):
         assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
