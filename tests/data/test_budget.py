@@ -116,7 +116,7 @@ def test_draws_are_uniform_within_a_class() -> None:
     ("labels", "problem"),
     [
         ("ten", None),
-        (-4, "must not be negative, but is -4"),
+        (-4, "must be more than 0, not -4"),
         (0, "must be more than 0, not 0"),
         ("101%", "must be at most 100%, not 101%"),
         (100000, "100000 needs 100000 labeled images, but there are only 60"),
