@@ -23,6 +23,7 @@ FLOORS = [
     {"data", "methods"},
     {"graph"},
     {"augment", "config", "evaluate", "tracking", "models", "losses"},
+    {"columns"},
     {"files", "options", "records", "signals", "text"},
     {"errors", "_version"},
 ]
