@@ -77,9 +77,8 @@ def _check_stages(stages: dict[str, dict[str, Any]], raw: dict[str, Any], proble
         if stage.get("method"):
             _check_named(stage["method"], f"{path}.method", problems)
         _check_augment(stage.get("augment", {}), f"{path}.augment", problems)
-        refused = {key for key, value in raw[name].items() if value is not None} - set(
-            stage
-        )  # what is there and wrong was reported before
+        given = {key for key, value in raw[name].items() if value is not None}
+        refused = given - set(stage)  # what is there and wrong was reported before
         for key, sentence in kind.check(config):
             if key not in refused and (key or not refused):
                 problems.append(f"{path}.{key}: {sentence}" if key else f"{path}: {sentence}")

@@ -181,13 +181,13 @@ stages:
     assert knn["probe"] == knn["knn"] and len(knn["probe"]) == 1 and None not in knn["probe"], "what the encoder said"
     assert len(knn["every"]) == 1 and None not in knn["every"]
     entries["probe"]["search"] = {"stages.pretrain.optimizer.lr": [0.1, 0.01]}
-    entries["knn"]["search"] = {"stages.knn.knn.k": [1, 3]}
+    entries["knn"]["search"] = {"stages.knn.k": [1, 3]}
     del entries["every"]
     searched = small(entries=entries, baseline="probe", labels=[100], search={"trials": 2, "validation": 0.3})
     bench(searched, out=tmp_path / "search", scheduler=scheduler.scheduler_address, quiet=True)
     chosen = [row.chosen for row in rows(tmp_path / "search").values()]
     assert len(chosen) == 4 and all("=" in text for text in chosen)
-    entries["every"] = {"recipe": str(recipe), "stage": "every", "search": {"stages.every.knn.k": [1, 3]}}
+    entries["every"] = {"recipe": str(recipe), "stage": "every", "search": {"stages.every.k": [1, 3]}}
     searched = small(entries=entries, baseline="probe", labels=[100], search={"trials": 2, "validation": 0.3})
     with pytest.raises(SemisupError, match="every: search: stage 'every' classifies nothing"):
         bench(searched, out=tmp_path / "wrong", dry_run=True, quiet=True)

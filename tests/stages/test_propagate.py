@@ -348,7 +348,7 @@ def test_the_features_of_several_networks_stand_side_by_side(tmp_path: Path) -> 
 def test_a_grid_needs_a_map() -> None:
     kept = {"init": {"from": "b", "head_layer": 1}}
     tuned = {"b": train_stage("simclr_v2"), "a": train_stage("supervised", stage=kept)}
-    with pytest.raises(SemisupError, match=r"propagate.grid: the network of 'a' keeps layers of a projection head"):
+    with pytest.raises(SemisupError, match=r"grid: the network of 'a' keeps layers of a projection head"):
         small_plan({**tuned, "graph": {"kind": "propagate", "teacher": "a", "grid": 2}}, small_data())
 
 

@@ -74,7 +74,10 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
     data = whole.data
     require_labels(whole, "kind", stage.kind)
     if stage.mirror and not data.flip:
-        raise SemisupError(f"mirror: a mirrored image of '{data.name}' may be of another class; leave it false")
+        raise SemisupError(
+            f"mirror: a mirrored image of '{data.name}' may be of another class; leave it false, or say that it "
+            f"keeps its class with data.flip=true"
+        )
     memory = data.resident_bytes
     memory += 48 * len(data.x_train) * stage.neighbors  # each edge both ways, 12 bytes, and a copy
     for teacher in stage.teacher:
