@@ -23,7 +23,7 @@ from torch import nn
 
 from semisup.augment import Normalize
 from semisup.bench.execution.jobs import Job, baseline_fingerprint
-from semisup.bench.execution.timing import step_seconds
+from semisup.bench.execution.timing import seconds_and_load
 from semisup.bench.suites.baselines import choose_unlabeled, fit_baseline
 from semisup.config import Recipe
 from semisup.config.schema import DataConfig
@@ -100,12 +100,12 @@ def _run_job(job: Job, inputs: Mapping[str, Pack], store: str | None) -> Pack | 
     return Pack(artifact.record, None if store is not None else _read_files(artifact))
 
 
-def measure(recipe: Recipe, stage: str) -> float:
-    """Seconds of one step of a stage, on this machine."""
+def measure(recipe: Recipe, stage: str) -> tuple[float, float]:
+    """Return the seconds of one step of a stage on this machine, and how many cores other programs kept busy."""
     with _ONE_AT_A_TIME:
         plan = _plan(recipe)
         (found,) = [planned for planned in plan.stages if planned.name == stage]
-        return step_seconds(plan, found)
+        return seconds_and_load(plan, found)
 
 
 def device_name() -> str:

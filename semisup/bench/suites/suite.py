@@ -43,32 +43,38 @@ _SEEDS = obeys(
 
 @dataclass(frozen=True)
 class Compute:
-    """How long a run is: as its recipe says (amount 0), or scaled to so many steps or seconds.
+    """How long a run is: as its recipe says, scaled to so many steps or seconds, or to the longest entry's steps.
 
     All train stages count together; other stages, evaluation and baselines do not.
     """
 
     amount: float
     unit: str
-    """steps, s, or nothing for the recipe's own length."""
+    """steps, s, equal, or nothing for the recipe's own length; with the last two the amount is 0."""
 
     @property
     def text(self) -> str:
         """As the tables have it; empty for the recipe's own length."""
+        if self.unit == "equal":
+            return "equal steps"
         return f"{self.amount:g} {self.unit}" if self.unit else ""
 
 
 def parse_compute(text: str) -> Compute:
-    """Read `recipe`, `400 steps` or `20 s`.
+    """Read `recipe`, `equal`, `400 steps` or `20 s`.
 
     Raises:
         SemisupError: anything else.
     """
     if text == "recipe":
         return Compute(0, "")
+    if text == "equal":
+        return Compute(0, "equal")
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?(steps|s)", text)
     if match is None or float(match[1]) <= 0 or (match[2] == "steps" and "." in match[1]):
-        raise SemisupError(f"must be 'recipe', a number of steps ('400 steps') or of seconds ('20 s'), not '{text}'")
+        raise SemisupError(
+            f"must be 'recipe', 'equal', a number of steps ('400 steps') or of seconds ('20 s'), not '{text}'"
+        )
     return Compute(float(match[1]), match[2])
 
 
@@ -93,6 +99,13 @@ def _grid_rule(value: dict[str, list[Any]]) -> str | None:
         if not values or len({repr(item) for item in values}) < len(values):
             return f"'{key}' needs different values, at least one, not {values}"
     return None
+
+
+def _baseline_rule(value: Any) -> str | None:
+    names = [value] if isinstance(value, str) else value
+    if value is None or (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+        return None
+    return f"must be the name of an entry or a list of such names, not {value!r}"
 
 
 SUITES_OWN = ("name", "data", "seed", "init_seed", "precision", "threads", "compile", "oracle_every", "device")
@@ -153,10 +166,11 @@ class Suite:
     inits: list[int] = field(default_factory=lambda: [0], metadata=_SEEDS)
     # of data order and augmentation, the same for all runs
     seed: int = field(default=0, metadata=between(0, 2**32 - 1))
-    # lengths of a run: recipe (as written), or all its stages scaled to '400 steps' or '20 s' in all
+    # lengths of a run: recipe (as written), or all its stages scaled to '400 steps' or '20 s' in all, or (equal) to as
+    # many steps as the longest entry of the budget has: then the baselines train as long as what is compared with them
     compute: list[str] = field(default_factory=lambda: ["recipe"], metadata=_each(parse_compute))
     # entry that the others are paired with, or a list: on each budget the better of them; null: no differences
-    baseline: Any = None
+    baseline: Any = field(default=None, metadata=obeys(_baseline_rule))
     # test accuracies in (0, 1) for "labels needed"
     targets: list[float] = field(
         default_factory=list,
