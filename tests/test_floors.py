@@ -14,15 +14,17 @@ import semisup
 
 PACKAGE = Path(semisup.__file__).parent
 FLOORS = [
+    {"__main__"},
     {"cli"},
     {"bench", "estimator"},
     {"pipeline"},
     {"stages"},
     {"engine"},
     {"data", "methods"},
+    {"graph"},
     {"augment", "config", "evaluate", "tracking", "models", "losses"},
     {"columns"},
-    {"files", "records", "text"},
+    {"files", "options", "records", "text"},
     {"errors", "_version"},
 ]
 """From the roof down; a part may import what stands on a floor below its own."""

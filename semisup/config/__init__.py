@@ -1,4 +1,4 @@
-"""Recipes: their dataclasses, and reading them with every mistake answered at once."""
+"""Recipes: their models, and reading them with every mistake answered at once."""
 
 from semisup.config.load import find_recipe, load_recipe, parse_recipe, shipped_recipes, to_yaml
 from semisup.config.schema import (

@@ -1,23 +1,17 @@
-"""Plain containers against the schema: every problem is collected, and what is valid is kept."""
+"""A recipe against its models, and its stages against each other: every mistake is collected."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import re
-import types
-import typing
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from semisup.config.rules import show
 from semisup.config.schema import BACKENDS, KnnConfig, ProbeConfig, PropagateConfig, Recipe, RelabelConfig, StageConfig
 from semisup.errors import nearest
+from semisup.options import one_of, read, show
 
-__all__ = ["check_recipe", "read_settings", "yaml_key"]
+__all__ = ["check_recipe"]
 
-_BAD: Any = object()  # stands for a value that was reported and dropped
-_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 # What only a train stage reads: anything else than the default in another stage would be silently ignored.
 _TRAIN_ONLY = (
     *("method", "init", "pseudo_labels", "model", "optimizer", "schedule", "batch"),
@@ -35,19 +29,16 @@ _LABELERS = ("relabel", "propagate")
 _JUDGES = ("probe", "knn")
 
 
-def check_recipe(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Check a recipe without interpolations.
+def check_recipe(raw: dict[str, Any]) -> list[str]:
+    """Check a recipe without references.
 
     Args:
-        raw: what the YAML says, with full spellings (``init`` a mapping, ``teacher`` a list).
+        raw: what the YAML says, with full spellings (`init` a mapping, `teacher` a list).
 
     Returns:
-        The valid settings under the dataclasses' field names, and one sentence per problem.
+        One sentence per problem; none: `Recipe.model_validate(raw)` succeeds.
     """
-    problems: list[str] = []
-    clean = _read(Recipe, raw, "", problems)
-    if "name" not in raw:
-        problems.append("name: missing; every recipe has a name")
+    clean, problems = read(Recipe, raw)
     if "model" in clean:
         _check_named(clean["model"], "model", problems)
     if "stages" not in raw:
@@ -56,118 +47,11 @@ def check_recipe(raw: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         problems.append("stages: must have at least one stage")
     if "stages" in clean:
         _check_stages(clean["stages"], raw["stages"], problems)
-    return clean, problems
-
-
-def yaml_key(field: dataclasses.Field[Any]) -> str:
-    """Return how a recipe spells a field: its name, but ``from`` for the ``source`` of an init."""
-    return str(field.metadata.get("key", field.name))
-
-
-def _join(path: str, key: object) -> str:
-    return f"{path}.{key}" if path else str(key)
-
-
-def _read(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
-    """Return ``value`` if it has the type ``hint``, with invalid parts left out, or ``_BAD``; report what is wrong."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if origin is types.UnionType:  # X | None is the only union of the schema
-        return None if value is None else _read(args[0], value, path, problems)
-    if dataclasses.is_dataclass(hint):
-        return read_settings(typing.cast("type[Any]", hint), value, path, problems)
-    if origin is dict:
-        return _read_dict(args[1], value, path, problems)
-    if origin is list:
-        if not isinstance(value, list):
-            problems.append(f"{path}: must be a list, not {show(value)}")
-            return _BAD
-        items = [_read(args[0], item, f"{path}[{i}]", problems) for i, item in enumerate(value)]
-        return _BAD if any(item is _BAD for item in items) else items
-    if not _has_type(hint, value):
-        hint_of_quotes = "; quote it" if hint is str and isinstance(value, (int, float)) else ""
-        problems.append(f"{path}: must be {_WORDS[hint]}, not {show(value)}{hint_of_quotes}")
-        return _BAD
-    return value
-
-
-def _has_type(kind: type, value: Any) -> bool:
-    """Say whether a scalar has the type; a bool is no number, and nan, infinity and > 64 bits are refused."""
-    if kind in (bool, str):
-        return isinstance(value, kind)
-    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int):
-        return False
-    return abs(value) < 2**63 and math.isfinite(value)
-
-
-def _read_dict(item: Any, value: Any, path: str, problems: list[str]) -> Any:
-    if not isinstance(value, dict):
-        example = ", such as {name: ...}" if path.endswith(("method", "model")) else ""
-        problems.append(f"{path}: must be a mapping{example}, not {show(value)}")
-        return _BAD
-    clean = {}
-    for key, child in value.items():
-        if not isinstance(key, str):
-            problems.append(f"{_join(path, key)}: the key must be text; quote it")
-            continue
-        read = _read(item, child, _join(path, key), problems)
-        if read is not _BAD:
-            clean[key] = read
-    return clean
-
-
-def read_settings(cls: type[Any], value: Any, path: str, problems: list[str]) -> Any:
-    """Read a mapping whose keys are the fields of a dataclass.
-
-    Args:
-        cls: the dataclass; its fields' metadata may have a `key` (how YAML spells it) and a `rule`.
-        value: plain containers.
-        path: key of the mapping, for the messages; empty at the top.
-        problems: gets one sentence per problem.
-
-    Returns:
-        What is valid, under the fields' names.
-    """
-    if not isinstance(value, dict):
-        problems.append(f"{path or 'recipe'}: must be a mapping, not {show(value)}")
-        return _BAD
-    fields = {yaml_key(field): field for field in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
-    clean = {}
-    for key, child in value.items():
-        where = _join(path, key)
-        if key not in fields:
-            problems.append(f"{where}: unknown key{_suggest(str(key), cls)}")
-            continue
-        field = fields[key]
-        read = _read(hints[field.name], child, where, problems)
-        if read is _BAD:
-            continue
-        rule = field.metadata.get("rule")
-        wrong = rule(read) if rule is not None and read is not None else None
-        if wrong:
-            problems.append(f"{where}: {wrong}")
-        else:
-            clean[field.name] = read
-    return clean
-
-
-def _suggest(key: str, cls: type[Any]) -> str:
-    """Return where a misplaced key belongs (``lr`` of a stage: ``optimizer.lr``), else the nearest key here."""
-    for name, hint in typing.get_type_hints(cls).items():
-        inner = next((kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)), None)
-        if (
-            inner is not None
-            and not typing.get_origin(hint)
-            and key in {yaml_key(f) for f in dataclasses.fields(inner)}
-        ):
-            return f"; did you mean '{name}.{key}'?"
-    return nearest(key, [yaml_key(field) for field in dataclasses.fields(cls)])
+    return problems
 
 
 def _check_named(options: dict[str, Any] | None, path: str, problems: list[str]) -> None:
-    """Require ``name`` in a method's or model's mapping; which names exist is the pipeline's knowledge."""
+    """Require `name` in a method's or model's mapping; which names exist is the pipeline's knowledge."""
     if options is None:
         return
     if "name" not in options:
@@ -191,8 +75,8 @@ def _check_stages(stages: dict[str, dict[str, Any]], raw: dict[str, Any], proble
         if stage is None:
             continue
         path = f"stages.{name}"
-        if not re.fullmatch(r"[a-z0-9_]+", name):
-            problems.append(f"{path}: a stage's name has only lower-case letters, digits and _")
+        if not re.fullmatch(r"[a-z0-9_]{1,60}", name):
+            problems.append(f"stages.{name[:60]}: a stage's name is 1 to 60 lower-case letters, digits and _")
         _check_augment(stage.get("augment", {}), f"{path}.augment", problems)
         given = {key for key, value in raw[name].items() if value is not None}
         kind = stage.get("kind") if "kind" in given else "train"
@@ -213,7 +97,7 @@ def _check_stages(stages: dict[str, dict[str, Any]], raw: dict[str, Any], proble
 
 def _references(stage: dict[str, Any]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Yield the key, the stage it names and the kinds that stage may have."""
-    source = (stage.get("init") or {}).get("source")
+    source = (stage.get("init") or {}).get("from")
     if source is not None:
         yield "init.from", source, ("train",)
     for i, teacher in enumerate(stage.get("teacher", [])):
@@ -227,7 +111,7 @@ def _references(stage: dict[str, Any]) -> Iterator[tuple[str, str, tuple[str, ..
 def _wrong_reference(
     target: str, wanted: tuple[str, ...], stage: str, names: Collection[str], kinds: dict[str, str | None]
 ) -> str | None:
-    """Say why ``stage`` cannot use ``target``; ``kinds`` has the stages down to ``stage`` itself, ``names`` has all."""
+    """Say why `stage` cannot use `target`; `kinds` has the stages down to `stage` itself, `names` has all."""
     if target == stage:
         return "a stage cannot use itself"
     needed = " or ".join(wanted)
@@ -252,7 +136,7 @@ def _check_train(stage: dict[str, Any], given: set[str], path: str, problems: li
         problems.append(f"{path}: needs its length, steps or epochs")
     _check_blocks("train", stage, path, problems)
     init = stage.get("init")
-    if init is not None and (init.get("source") is None) == (init.get("weights") is None):
+    if init is not None and (init.get("from") is None) == (init.get("weights") is None):
         problems.append(f"{path}.init: needs one of from (a stage) and weights (a file), and not both")
     optimizer = stage.get("optimizer", {})
     if optimizer.get("name", "sgd") == "sgd" and optimizer.get("nesterov", True) and optimizer.get("momentum") == 0:
@@ -264,7 +148,7 @@ def _check_augment(augment: dict[str, Any], path: str, problems: list[str]) -> N
     for view, settings in augment.items():
         if view == "backend":
             if settings not in BACKENDS:
-                problems.append(f"{path}.backend: unknown value {show(settings)}{nearest(str(settings), BACKENDS)}")
+                problems.append(f"{path}.backend: {one_of(settings, BACKENDS)}")
         elif not isinstance(settings, dict):
             problems.append(f"{path}.{view}: must be a mapping, not {show(settings)}")
         elif not isinstance(settings.get("policy", "none" if "albumentations" in settings else None), str):
@@ -301,7 +185,7 @@ def _check_judge(kind: str, stage: dict[str, Any], given: set[str], path: str, p
 def _check_untrained(kind: str, stage: dict[str, Any], path: str, problems: list[str]) -> None:
     """Refuse what a stage that does not train would silently ignore."""
     _check_blocks(kind, stage, path, problems)
-    default = dataclasses.asdict(StageConfig())
+    default = StageConfig().model_dump()
     for key in _TRAIN_ONLY:
         value = stage.get(key, default[key])
         # A resolved recipe spells the defaults out, so only a difference from them is a mistake.

@@ -1,4 +1,4 @@
-"""The label budget as a recipe writes it (``data.labels``); the draw itself is in ``semisup.data.budget``."""
+"""The label budget as a recipe writes it (`data.labels`); the draw itself is in `semisup.data.budget`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
-from semisup.config.rules import show
 from semisup.errors import SemisupError
+from semisup.options import show
 
 __all__ = ["Labels", "parse_labels"]
 
@@ -20,9 +20,9 @@ class Labels:
     """A parsed budget.
 
     Attributes:
-        kind: ``all``; ``total`` (images, class-balanced); ``per_class`` (images of each class); ``fraction``
+        kind: `all`; `total` (images, class-balanced); `per_class` (images of each class); `fraction`
             (of all labeled images, class-proportional).
-        amount: exact; a whole number > 0 for ``total`` and ``per_class``, in (0, 1] for ``fraction``, 1 for ``all``.
+        amount: exact; a whole number > 0 for `total` and `per_class`, in (0, 1] for `fraction`, 1 for `all`.
         text: the budget as written, for messages.
     """
 
@@ -35,11 +35,11 @@ def parse_labels(value: Any) -> Labels:
     """Read a label budget.
 
     Args:
-        value: ``"all"``; ``40`` or ``"40"``; ``"4/class"`` or ``"4 per class"``; ``"10%"`` or ``"0.5%"``; a plain
-            fraction strictly between 0 and 1 (``0.1`` or ``"0.1"``), the same as a percentage.
+        value: `"all"`; `40` or `"40"`; `"4/class"` or `"4 per class"`; `"10%"` or `"0.5%"`; a plain
+            fraction strictly between 0 and 1 (`0.1` or `"0.1"`), the same as a percentage.
 
     Raises:
-        SemisupError: for anything else; the message starts with ``data.labels``.
+        SemisupError: for anything else; the message starts with `data.labels`.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise SemisupError(f"data.labels: must be {_FORMS}, not {show(value)}")
@@ -47,7 +47,7 @@ def parse_labels(value: Any) -> Labels:
     if text == "all":
         return Labels("all", Fraction(1), text)
     if re.fullmatch(r"-\s*[0-9.]+.*", text):
-        raise SemisupError(f"data.labels: must not be negative, but is {text}")
+        raise SemisupError(f"data.labels: must be more than 0, not {text}")
     # At most 12 digits: no data set is larger, and int() of a very long text is slow.
     match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*(%|/\s*class|per\s+class)?", text)
     if match is None:

@@ -1,25 +1,61 @@
-"""YAML text to plain containers: nothing in a file can run code, and every complaint names the line."""
+"""YAML text to plain containers: nothing in a file can run code, and every complaint names the line.
+
+Scalars are those of YAML 1.2's core schema: `010` is ten, `yes` and `1:30` are text, `1e-3` is a number.
+"""
 
 from __future__ import annotations
 
-import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from semisup.config.interpolate import wrong_text
 from semisup.errors import SemisupError, raise_all
 
-__all__ = ["read_mapping", "yaml_problems"]
+__all__ = ["dump", "read_mapping", "read_value"]
 
 _MAX_BYTES = 1 << 20  # a recipe has a few kB; whoever names a data file by mistake is told at once
+MAX_DEPTH = 40
+"""Mappings and lists inside one another; the deepest shipped file has 7."""
+MAX_VALUES = 10_000
+"""Values of a file once its aliases are followed."""
 _CORE = "tag:yaml.org,2002:"
-# `timestamp` is what PyYAML calls an unquoted 2024-01-31; OmegaConf reads it as text.
-_PLAIN_TAGS = {_CORE + kind for kind in ("str", "int", "float", "bool", "null", "map", "seq", "merge", "timestamp")}
+_PLAIN_TAGS = {_CORE + kind for kind in ("str", "int", "float", "bool", "null", "map", "seq", "merge")}
+_SCALARS = [
+    ("null", re.compile(r"~|null|Null|NULL|"), ["~", "n", "N", ""]),
+    ("bool", re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF")),
+    ("int", re.compile(r"[-+]?[0-9]{1,400}|0o[0-7]{1,400}|0x[0-9a-fA-F]{1,400}"), list("-+0123456789")),
+    (
+        "float",
+        re.compile(
+            r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+        ),
+        list("-+.0123456789"),
+    ),
+    ("merge", re.compile("<<"), ["<"]),
+]
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+
+class _Dumper(yaml.SafeDumper):
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+
+def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = node.value
+    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
+
+for _kind, _pattern, _first in _SCALARS:
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(_CORE + _kind, re.compile(f"(?:{_pattern.pattern})$"), _first)
+_Loader.add_constructor(_CORE + "int", _integer)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -27,7 +63,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
     Raises:
         SemisupError: unreadable, not UTF-8, not YAML, empty, no mapping, duplicate keys or tags such as
-            ``!!python/object`` (never constructed).
+            `!!python/object` (never constructed).
     """
     try:
         content = path.read_bytes() if path.stat().st_size <= _MAX_BYTES else None
@@ -42,40 +78,93 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise SemisupError(f"{path}: line {line}: a recipe must be UTF-8 text, found byte 0x{byte:02x}") from error
     if not text.strip():
         raise SemisupError(f"{path}: the file is empty; a recipe needs at least 'name' and 'stages'")
-    raise_all(yaml_problems(text, mapping=True), str(path))
-    try:
-        # Any, because a file of aliases may come back as something else than the node said.
-        loaded: Any = OmegaConf.load(io.StringIO(text))
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise SemisupError(f"{path}: {_describe(error)}") from error
-    if not isinstance(loaded, DictConfig):
-        raise SemisupError(f"{path}: a recipe is a mapping of keys to values")
-    plain: dict[str, Any] = OmegaConf.to_container(loaded, resolve=False)  # type: ignore[assignment]
-    return plain
+    value, problems = _load(text)
+    if value is None and not problems:
+        problems = ["the file has only comments; a recipe needs at least 'name' and 'stages'"]
+    elif not isinstance(value, dict) and not problems:
+        problems = ["line 1: a recipe is a mapping of keys to values"]
+    raise_all(problems, str(path))
+    mapping: dict[str, Any] = value
+    return mapping
 
 
-def yaml_problems(text: str, *, mapping: bool = False) -> list[str]:
-    """Parse without constructing anything, and say what is wrong with the text.
+def read_value(text: str) -> tuple[Any, list[str]]:
+    """Read the value of an override: a list, a mapping or a quoted text as YAML, anything else as one plain scalar.
 
-    Args:
-        text: one YAML document.
-        mapping: also require that the top level is a mapping.
+    Returns:
+        The value, and what is wrong with it: `photos #1`, `a: b` and `1:30` are the texts that they look like.
     """
+    text = text.strip()
+    if text[:1] in ("[", "{", '"', "'", "!"):
+        value, problems = _load(text)
+        return value, [problem.removeprefix("line 1: ") for problem in problems]
+    wrong = wrong_text(text)
+    if wrong:
+        return None, [wrong]
+    loader = _Loader("")
+    tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+    if tag == _CORE + "merge":
+        tag = _CORE + "str"
+    return loader.construct_document(yaml.ScalarNode(tag, text)), []
+
+
+def dump(value: Any) -> str:
+    """Write plain containers as YAML that reads as the same again, keys in their order."""
+    text: str = yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120
+    )
+    return text
+
+
+def _load(text: str) -> tuple[Any, list[str]]:
+    """Return the one document of a text and what is wrong with it; nothing is constructed of a text that is wrong."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        return [_describe(error)]
-    except RecursionError:
-        return ["nested too deeply"]
-    if root is None:
-        return ["the file has only comments; a recipe needs at least 'name' and 'stages'"] if mapping else []
-    if mapping and not isinstance(root, yaml.MappingNode):
-        return [f"line {root.start_mark.line + 1}: a recipe is a mapping of keys to values"]
-    return list(_node_problems(root, set()))
+        problems = list(_bounds(text))
+        if problems:
+            return None, problems
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return None, []
+        problems = list(_node_problems(root, set()))
+        return None if problems else loader.construct_document(root), problems
+    except (yaml.YAMLError, ValueError) as error:
+        return None, [_describe(error)]
+
+
+def _bounds(text: str) -> Iterator[str]:
+    """Yield what makes a text too much to read: by the parser's events, before anything is built."""
+    open_anchors: list[tuple[str | None, int]] = []  # of the collections around, with the count where they began
+    sizes: dict[str, int] = {}
+    count = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        line = event.start_mark.line + 1 if event.start_mark else 0
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in sizes:
+                count += sizes[event.anchor]
+            elif any(name == event.anchor for name, _ in open_anchors):
+                yield f"line {line}: the alias '*{event.anchor}' stands inside itself"
+                return
+        elif isinstance(event, yaml.CollectionEndEvent):
+            name, before = open_anchors.pop()
+            if name is not None:
+                sizes[name] = count - before
+        elif isinstance(event, yaml.NodeEvent):
+            count += 1
+            if isinstance(event, yaml.CollectionStartEvent):
+                open_anchors.append((event.anchor, count - 1))
+            elif event.anchor is not None:
+                sizes[event.anchor] = 1
+        if len(open_anchors) > MAX_DEPTH:
+            yield f"line {line}: nested too deeply, more than {MAX_DEPTH} lists and mappings inside one another"
+            return
+        if count > MAX_VALUES:
+            yield f"line {line}: more than {MAX_VALUES} values"
+            return
 
 
 def _node_problems(node: yaml.Node, seen: set[int]) -> Iterator[str]:
-    """Yield foreign tags, resolvers and duplicate keys, each with its line; ``seen`` stops at visited aliases."""
+    """Yield foreign tags, resolvers and duplicate keys, each with its line; `seen` stops at visited aliases."""
     if id(node) in seen:
         return
     seen.add(id(node))
@@ -104,6 +193,5 @@ def _describe(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
-        # The first sentence: OmegaConf's complaints go on with advice about its own settings.
         return f"{where}not valid YAML: {' '.join((error.problem or error.context or '').split()).split('. ')[0]}"
     return f"not valid YAML: {str(error).splitlines()[0]}"

@@ -139,7 +139,7 @@ def _run_stage(
                     path.unlink()
         log.stage_start(
             stage.name,
-            dataclasses.asdict(stage.config) | {"parameters": stage.parameters, "steps": stage.steps},
+            stage.config.model_dump() | {"parameters": stage.parameters, "steps": stage.steps},
             {"fingerprint": stage.fingerprint, "data_hash": plan.data.hash, "split_hash": plan.budget.hash},
         )
         artifact = read_artifact(home)
@@ -166,7 +166,7 @@ def _tracked(plan: Plan, folder: Path, reporter: Reporter) -> Iterator[EventLog]
     commit = git_commit()
     if commit is not None:
         tags["git_commit"] = commit
-    params = dataclasses.asdict(recipe)
+    params = recipe.model_dump()
     del params["stages"]  # each stage's run has its own
     log.run_start(recipe.name, params, tags)
     log.artifact(None, folder / "recipe.yaml", "")

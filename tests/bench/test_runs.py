@@ -10,7 +10,7 @@ import pytest
 
 from semisup.bench.execution.jobs import Job, longest_steps, make_jobs, plan_run, step_kind, unique_jobs
 from semisup.bench.suites.runs import RunSpec, check_entries, expand, trial_options
-from semisup.bench.suites.suite import Suite
+from semisup.bench.suites.suite import FeaturesConfig, Suite
 from semisup.config import DataConfig
 from semisup.data import ImageData, draw_budget, load_data
 from semisup.errors import SemisupError
@@ -19,7 +19,7 @@ from tests.bench.bench_small import small
 
 @pytest.fixture(scope="module")
 def data() -> ImageData:
-    return load_data(DataConfig("digits"))
+    return load_data(DataConfig(source="digits"))
 
 
 def plan(suite: Suite, data: ImageData, timing: dict[str, float] | None = None) -> list[tuple[RunSpec, list[Job]]]:
@@ -171,7 +171,7 @@ def test_everything_wrong_with_the_entries_shows_before_anything_runs(data: Imag
     suite = small(draws=1)
     suite.entries["fixmatch"].train["method"] = {"name": "fixmatch", "treshold": 0.5}
     suite.entries["finetuned"].stage = "finetun"
-    suite.entries["on_features"].features = {"recipe": "digits/quickstat"}
+    suite.entries["on_features"].features = FeaturesConfig(recipe="digits/quickstat")
     with pytest.raises(SemisupError) as caught:
         check_entries(suite, data)
     message = str(caught.value)

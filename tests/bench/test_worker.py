@@ -27,7 +27,7 @@ from tests.bench.bench_small import small
 def jobs_of(entry: str, *overrides: str) -> list[Job]:
     suite = small("labels=[20]", "draws=1", *overrides)
     (spec,) = [spec for spec in expand(suite) if spec.entry == entry]
-    return make_jobs(suite, plan_run(suite, spec, load_data(DataConfig("digits"))), {})
+    return make_jobs(suite, plan_run(suite, spec, load_data(DataConfig(source="digits"))), {})
 
 
 def done(answer: Pack | Failed) -> Pack:
@@ -113,7 +113,7 @@ def test_a_folder_that_cannot_be_written_is_worth_another_attempt(tmp_path: Path
 def test_baselines_with_all_labels_have_nothing_unlabeled(tmp_path: Path) -> None:
     suite = small(labels=["all"], draws=1, baseline=None, entries={"a": {"baseline": {"name": "logistic_regression"}}})
     (spec,) = expand(suite)
-    (job,) = make_jobs(suite, plan_run(suite, spec, load_data(DataConfig("digits"))), {})
+    (job,) = make_jobs(suite, plan_run(suite, spec, load_data(DataConfig(source="digits"))), {})
     assert done(run_job(job, {}, str(tmp_path))).record["metrics"]["test/accuracy"] > 0.9
 
 
@@ -128,7 +128,7 @@ def test_jobs_of_one_process_take_turns(tmp_path: Path) -> None:
 
 def test_every_train_stage_can_be_timed_without_what_it_starts_from() -> None:
     suite = small("draws=1", "labels=[20]")
-    data = load_data(DataConfig("digits"))
+    data = load_data(DataConfig(source="digits"))
     plans = {spec.entry: plan_run(suite, spec, data).plan for spec in expand(suite)}
     timed = {stage.name: step_seconds(plan, stage) for plan in plans.values() for stage in plan.stages if stage.steps}
     assert timed.keys() == {"train", "pretrain", "finetune"}

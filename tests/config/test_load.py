@@ -217,27 +217,33 @@ def test_a_broken_stage_is_not_called_unknown_by_the_others() -> None:
     [
         ({"lr": 3}, "lr: unknown key; did you mean 'optimizer.lr'?"),
         ({"optimizer": {"lr": True}}, "optimizer.lr: must be a number, not true"),
-        ({"optimizer": {"lr": float("inf")}}, "optimizer.lr: must be a number, not inf"),
-        ({"optimizer": {"lr": 10**400}}, f"optimizer.lr: must be a number, not 1{'0' * 56}..."),
-        ({"optimizer": {"momentum": 1.0}}, "optimizer.momentum: must be at least 0 and less than 1, not 1.0"),
-        ({"optimizer": {"name": "adam"}}, "optimizer.name: unknown value 'adam'; did you mean 'adamw'?"),
+        ({"optimizer": {"lr": float("inf")}}, "optimizer.lr: must be a finite number, not inf"),
+        ({"optimizer": {"lr": 10**400}}, "optimizer.lr: must be a number of at most 64 bits, not of 1329"),
+        ({"optimizer": {"momentum": 1.0}}, "optimizer.momentum: must be less than 1, not 1.0"),
         (
-            {"optimizer": {"betas": [0.9]}},
-            "optimizer.betas: must be two numbers, each at least 0 and less than 1, not [0.9]",
+            {"optimizer": {"name": "adam"}},
+            "optimizer.name: must be one of sgd, adamw, lars, not 'adam'; did you mean 'adamw'?",
         ),
+        ({"optimizer": {"betas": [0.9]}}, "optimizer.betas: must have at least 2, not 1"),
         ({"optimizer": {"betas": [0.9, "x"]}}, "optimizer.betas[1]: must be a number, not 'x'"),
-        ({"optimizer": {"group_lr": {"teacher": 0}}}, "optimizer.group_lr: 'teacher' must be greater than 0, not 0"),
+        ({"optimizer": {"group_lr": {"teacher": 0}}}, "optimizer.group_lr.teacher: must be greater than 0, not 0"),
         (
             {"optimizer": {"momentum": 0}},
             "optimizer: nesterov needs momentum > 0; with momentum 0, set nesterov: false",
         ),
-        ({"schedule": {"name": "cosin"}}, "schedule.name: unknown value 'cosin'; did you mean 'cosine'?"),
+        (
+            {"schedule": {"name": "cosin"}},
+            "schedule.name: must be one of cosine, cosine_7_16, constant, not 'cosin'; did you mean 'cosine'?",
+        ),
         ({"schedule": {"warmup": -1}}, "schedule.warmup: must be at least 0, not -1"),
         ({"batch": {"labeled": 0}}, "batch.labeled: must be at least 1, not 0"),
         ({"batch": None}, "batch: must be a mapping, not null"),
         ({"steps": 2.5}, "steps: must be a whole number, not 2.5"),
-        ({"ema": 1}, "ema: must be at least 0 and less than 1, not 1"),
-        ({"kind": "trian"}, "kind: unknown value 'trian'; did you mean 'train'?"),
+        ({"ema": 1}, "ema: must be less than 1, not 1"),
+        (
+            {"kind": "trian"},
+            "kind: must be one of train, relabel, propagate, probe, knn, not 'trian'; did you mean 'train'?",
+        ),
         ({"method": "supervised"}, "method: must be a mapping, such as {name: ...}, not 'supervised'"),
         ({"method": None}, "method: must be a mapping, such as {name: ...}, not null"),
         ({"method": {"width": 3}}, "method.name: missing"),
@@ -248,21 +254,21 @@ def test_a_broken_stage_is_not_called_unknown_by_the_others() -> None:
         ({"teacher": 3}, "teacher: must be a list, not 3"),
         ({"relabel": {"threshold": 0.5}}, "relabel: only a stage of kind relabel reads it"),
         ({"propagate": {"alpha": 0.5}}, "propagate: only a stage of kind propagate reads it"),
-        ({"propagate": {"alpha": 1}}, "propagate.alpha: must be at least 0 and less than 1, not 1"),
+        ({"propagate": {"alpha": 1}}, "propagate.alpha: must be less than 1, not 1"),
         ({"propagate": {"neighbors": 0}}, "propagate.neighbors: must be at least 1, not 0"),
         ({"propagate": {"power": 0}}, "propagate.power: must be greater than 0, not 0"),
-        ({"propagate": {"neighbors": 5}}, "propagate.neighbors: unknown key; did you mean 'neighbors'?"),
+        ({"propagate": {"neighbours": 5}}, "propagate.neighbours: unknown key; did you mean 'neighbors'?"),
         ({"probe": {"layers": True}}, "probe: only a stage of kind probe reads it"),
         ({"probe": {"layers": 1}}, "probe.layers: must be true or false, not 1"),
         ({"knn": {"k": 20}}, "knn: only a stage of kind knn reads it"),
         ({"knn": {"k": 0}}, "knn.k: must be at least 1, not 0"),
         ({"knn": {"tau": 0}}, "knn.tau: must be greater than 0, not 0"),
-        ({"knn": {"bank": "labeled"}}, "knn.bank: unknown value 'labeled'; did you mean 'labels'?"),
+        ({"knn": {"bank": "labeled"}}, "knn.bank: must be one of labels, all, not 'labeled'; did you mean 'labels'?"),
         ({"knn": {"temperature": 1}}, "knn.temperature: unknown key; valid: bank, grid, k, tau"),
         ({"init": {"source": "x", "from": None}}, None),
         ({"init": {"head_layer": 1}}, "init: needs one of from (a stage) and weights (a file), and not both"),
         ({"init": {"weights": "w", "head_layer": -2}}, "init.head_layer: must be at least -1, not -2"),
-        ({"init": {"weights": "w", "minimum_match": 2}}, "init.minimum_match: must be from 0 to 1, not 2"),
+        ({"init": {"weights": "w", "minimum_match": 2}}, "init.minimum_match: must be at most 1, not 2"),
     ],
 )
 def test_a_wrong_setting_of_a_stage(stage: dict[str, object], problem: str | None) -> None:
@@ -281,15 +287,15 @@ def test_a_wrong_setting_of_a_stage(stage: dict[str, object], problem: str | Non
         ("name", 3, "must be text, not 3; quote it"),
         ("name", "../up", "must be 1 to 100 letters, digits and . _ -, not '../up'"),
         ("name", "", "must be 1 to 100 letters, digits and . _ -, not ''"),
-        ("seed", -1, "must be from 0 to 4294967295, not -1"),
-        ("seed", 2**32, "must be from 0 to 4294967295, not 4294967296"),
+        ("seed", -1, "must be at least 0, not -1"),
+        ("seed", 2**32, "must be at most 4294967295, not 4294967296"),
         ("seed", True, "must be a whole number, not true"),
         ("device", "cuda:x", "must be auto, cpu, cuda, cuda:N or mps, not 'cuda:x'"),
-        ("precision", "bf61", "unknown value 'bf61'; did you mean 'bf16'?"),
+        ("precision", "bf61", "must be one of auto, fp32, bf16, fp16, not 'bf61'; did you mean 'bf16'?"),
         ("tracking", {"mlflow": 1}, "must be true or false, not 1"),
         ("threads", 0, "must be at least 1, not 0"),
         ("labels", 40, "unknown key; did you mean 'data.labels'?"),
-        ("data", {"size": 7}, "must be from 8 to 224, not 7"),
+        ("data", {"size": 7}, "must be at least 8, not 7"),
         ("data", {"source": ""}, "must not be empty, not ''"),
         ("data", {"flip": "no!"}, "must be true or false, not 'no!'"),
         ("tracking", {"mlflow": "yes please"}, "must be true or false, not 'yes please'"),
@@ -305,20 +311,20 @@ def test_a_wrong_setting_of_a_recipe(key: str, value: object, problem: str) -> N
 def test_missing_name_and_stages() -> None:
     assert message({"seed": 1}).splitlines() == [
         "recipe: 2 problems",
-        "  - name: missing; every recipe has a name",
+        "  - name: missing",
         "  - stages: missing; a recipe needs at least one stage, e.g. stages: {train: {...}}",
     ]
 
 
-@pytest.mark.parametrize("name", ["Pre", "a-b", "a b", ""])
+@pytest.mark.parametrize("name", ["Pre", "a-b", "a b", "", "a" * 300])
 def test_stage_names(name: str) -> None:
     mapping = {"name": "x", "stages": {name: minimal()["stages"]["train"]}}  # type: ignore[index]
-    assert message(mapping) == f"recipe: stages.{name}: a stage's name has only lower-case letters, digits and _"
+    assert message(mapping) == f"recipe: stages.{name[:60]}: a stage's name is 1 to 60 lower-case letters, digits and _"
 
 
 def test_keys_that_are_no_text() -> None:
     text = message({**minimal(), 3: 4, "stages": {1: {"steps": 3}}})
-    assert "- 3: unknown key" in text and "- stages.1: the key must be text; quote it" in text
+    assert "- 3: the key must be text" in text and "- stages.1: the key must be text; quote it" in text
 
 
 @pytest.mark.parametrize("mapping", [3, "name: x", None, [1]])
@@ -534,8 +540,8 @@ def test_evil_yaml_runs_nothing(tmp_path: Path, quickstart: Path, tag: str, plac
         ("seed: 1\nname: x\nseed: 2\n", "line 3: 'seed' was already given on line 1"),
         ("a: b\n---\nc: d\n", "line 2: not valid YAML: but found another document"),
         ("? [a, b]\n: 3\n", "line 1: not valid YAML: found unhashable key"),
-        ("a: &a [*a]\n", "line 1: not valid YAML: YAML recursive aliases are not supported."),
-        ("[" * 1500, "nested too deeply"),
+        ("a: &a [*a]\n", "line 1: the alias '*a' stands inside itself"),
+        ("[" * 1500, "line 1: nested too deeply, more than 40 lists and mappings inside one another"),
         ("x: !thing 3\n", "line 1: the tag '!thing' is not allowed: a recipe is plain data, nothing in it is ever run"),
         (b"name: \xff\n", "line 1: a recipe must be UTF-8 text, found byte 0xff"),
         ("name: 'x\x00y'\n", "not valid YAML: unacceptable character #x0000: special characters are not allowed"),
@@ -546,10 +552,22 @@ def test_a_broken_file(tmp_path: Path, content: str | bytes, problem: str) -> No
     assert file_message(tmp_path, content) == problem
 
 
-@pytest.mark.parametrize("content", ["seed: 0b_\n", f"seed: {'9' * 5000}\n", f"a: &a x\nb: [{'*a,' * 20000}]"])
-def test_what_the_yaml_library_trips_over(tmp_path: Path, content: str) -> None:
-    text = file_message(tmp_path, content)
-    assert "not valid YAML: " in text and "\n" not in text
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("seed: 0b_", "seed: must be a whole number, not '0b_'"),
+        (f"seed: {'9' * 5000}", "seed: must be a finite number, not inf"),
+        (f"a: &a x\nb: [{'*a,' * 20000}]", "line 2: more than 10000 values"),
+        (
+            "b0: &b0 [x, x]\n" + "".join(f"b{i}: &b{i} [*b{i - 1}, *b{i - 1}]\n" for i in range(1, 30)),
+            "more than 10000",
+        ),
+        ("a: " + "[" * 100 + "]" * 100, "nested too deeply"),
+        ("".join(f"{'  ' * i}a:\n" for i in range(80)), "nested too deeply"),
+    ],
+)
+def test_what_a_yaml_library_trips_over(tmp_path: Path, content: str, problem: str) -> None:
+    assert problem in file_message(tmp_path, content + "\n")
 
 
 def test_two_foreign_tags_and_a_duplicate_are_reported_together(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from semisup.augment.policies.ctaugment import BINS, new_rates
 from semisup.config import OptimizerConfig, ScheduleConfig
-from semisup.engine import FitResult, fit
+from semisup.engine import Checkpoints, FitResult, FitSettings, fit
 from semisup.methods import METHODS, Batch, Labeled, Method, Unlabeled
 from semisup.models import Classifier, Encoder, image_channels
 from semisup.models.cnn import SmallCNN
@@ -103,6 +103,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "supervised": {
         "weak": Setting(terms=_terms("supervised")),
         "strong": Setting({"strong": True, "label_smoothing": 0.1}, terms=_terms("supervised")),
+        "supcon": Setting({"supcon": 0.5}, terms=_terms("supervised", "supcon")),
         "frozen": Setting({"freeze": True}, terms=_terms("supervised")),
     },
     "instance_discrimination": {
@@ -150,7 +151,10 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         ),
         "one": Setting({"tasks": {"rotation": 2.0}}, terms=_terms("rotation")),
     },
-    "simclr": {"plain": Setting(terms=_terms("contrastive"))},
+    "simclr": {
+        "plain": Setting(terms=_terms("contrastive")),
+        "decoupled": Setting({"decoupled": True}, terms=_terms("contrastive")),
+    },
     "simclr_v2": {
         "plain": Setting(terms=_terms("contrastive")),
         # Neither as wide as the features nor a multiple of the batch.
@@ -298,6 +302,12 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "fixmatch": {
         "plain": _FIXMATCH,
         "aligned": Setting({**_FIXMATCH.options, "align": True}, _FIXMATCH.terms, _FIXMATCH.numbers, guesses=True),
+        "average": Setting(
+            {**_FIXMATCH.options, "teacher": "ema", "teacher_decay": 0.5},
+            _FIXMATCH.terms,
+            _FIXMATCH.numbers,
+            guesses=True,
+        ),
         "ctaugment": Setting(
             {**_FIXMATCH.options, "ctaugment": True}, _FIXMATCH.terms, _FIXMATCH.numbers, guesses=True
         ),
@@ -324,6 +334,15 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             {"momentum": 0.5, "align": False}, _FIXMATCH.terms, _terms("kept", "confidence"), guesses=True
         ),
     },
+    "adamatch": {
+        "plain": Setting(
+            {"threshold": 0.0, "ramp": 0.0, "momentum": 0.5},
+            terms=_terms("supervised", "supervised_strong", "unlabeled"),
+            numbers=_terms("kept"),
+            random=True,
+            guesses=True,
+        ),
+    },
     "comatch": {
         # Full after two of three steps; most pairs of images have an edge.
         "plain": Setting(
@@ -346,6 +365,9 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "noisy_student": {"plain": Setting(terms=_terms("supervised", "unlabeled"), random=True)},
     "meta_pseudo_labels": {
         "drawn": _MPL,
+        "dropout": Setting(
+            {**_MPL.options, "dropout": 0.3}, _MPL.terms, _MPL.numbers, _MPL.groups, random=True, guesses=True
+        ),
         "hard": Setting({**_MPL.options, "hard": True}, _MPL.terms, _MPL.numbers, _MPL.groups, guesses=True),
     },
     "s4l_rotation": {
@@ -457,7 +479,7 @@ class Source:
         # The first convolution says it; a sabotaged predictor may not.
         channels = next(m.in_channels for m in self.method.modules() if isinstance(m, nn.Conv2d))
         images = _images(size, channels, self.seed, part, step)
-        rates = self.method.cta_rates()
+        rates = self.method.learned()
         for view, policy in self.method.views.policies(part).items():
             own = _draw(self.seed, part, view, step)
             strength = torch.tensor(0.3)
@@ -481,7 +503,7 @@ class Source:
                 self._views("labeled", LABELED, step),
                 y,
                 labeled_index,
-                None if self.method.cta_rates() is None else torch.randint(BINS, (LABELED, 2), generator=draw),
+                None if self.method.learned() is None else torch.randint(BINS, (LABELED, 2), generator=draw),
             ),
             Unlabeled(
                 self._views("unlabeled", UNLABELED, step),
@@ -516,7 +538,7 @@ def move(batch: Batch, device: str) -> Batch:
             views(x.views),
             x.y.to(device),
             None if x.index is None else x.index.to(device),
-            None if x.bins is None else x.bins.to(device),
+            None if x.trace is None else x.trace.to(device),
         ),
         Unlabeled(views(u.views), u.index.to(device), target),
     )
@@ -529,14 +551,15 @@ def train(
     return fit(
         method,
         source,  # type: ignore[arg-type]
-        steps=steps,
-        optimizer=OptimizerConfig(name="sgd", lr=0.05, weight_decay=5e-4),
-        schedule=ScheduleConfig(name="cosine"),
-        ema=0.9,
-        device=torch.device("cpu"),
-        key=(key,),
-        checkpoint=path,
-        checkpoint_seconds=0.0,
+        FitSettings(
+            steps=steps,
+            optimizer=OptimizerConfig(name="sgd", lr=0.05, weight_decay=5e-4),
+            schedule=ScheduleConfig(name="cosine"),
+            ema=0.9,
+            device=torch.device("cpu"),
+            key=(key,),
+        ),
+        [] if path is None else [Checkpoints(path, 0.0)],
     )
 
 

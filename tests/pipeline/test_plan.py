@@ -187,7 +187,7 @@ def test_mistakes_everywhere_are_answered_in_one_message() -> None:
         (["stages.student.teacher=[]"], "stages.student.teacher: method 'distill' needs one teacher stage, got 0"),
         (["stages.student.pseudo_labels=labels"], "stages.student.pseudo_labels: method 'distill' uses none"),
         (["stages.student.method={name: noisy_student}", "stages.student.teacher=[]"], "needs the name of a relabel"),
-        (["stages.pretrain.batch.unlabeled=100000000"], "stages.pretrain.batch: a step needs about"),
+        (["stages.pretrain.batch.unlabeled=1000000"], "stages.pretrain.batch: a step needs about"),
         (["model.width=1000000"], "use smaller batches or a smaller model"),
     ],
 )

@@ -20,7 +20,8 @@ from semisup.bench.suites.suite import Compute, Suite
 from semisup.config import Recipe
 from semisup.data import ImageData
 from semisup.errors import SemisupError
-from semisup.pipeline.plan import Plan, StagePlan, make_plan, stage_settings
+from semisup.pipeline.fingerprint import stage_settings
+from semisup.pipeline.plan import Plan, StagePlan, make_plan
 
 __all__ = [
     "Job",
@@ -75,7 +76,7 @@ def plan_run(suite: Suite, spec: RunSpec, data: ImageData) -> Planned:
     plan = make_plan(recipe, data, trial=False)
     # What a worker finds out for itself must be what was planned here, whatever device it has.
     stages = {stage.name: stage.config for stage in plan.stages}  # of which `augment.backend` is resolved
-    recipe = dataclasses.replace(recipe, precision=plan.precision, stages=stages)
+    recipe = recipe.model_copy(update={"precision": plan.precision, "stages": stages})
     return Planned(spec, dataclasses.replace(plan, recipe=recipe), judged)
 
 
@@ -185,10 +186,10 @@ def _scaled(plan: Plan, compute: Compute, timing: Timing, entry: str) -> Recipe:
             schedule = config.schedule
             if schedule.warmup >= 1:  # counted in steps; below 1 it would be taken for a fraction of the stage
                 warmup = max(1.0, schedule.warmup * steps[stage.name] / stage.steps)
-                schedule = dataclasses.replace(schedule, warmup=warmup)
-            config = dataclasses.replace(config, epochs=None, steps=steps[stage.name], schedule=schedule)
+                schedule = schedule.model_copy(update={"warmup": warmup})
+            config = config.model_copy(update={"epochs": None, "steps": steps[stage.name], "schedule": schedule})
         stages[stage.name] = config
-    return dataclasses.replace(plan.recipe, stages=stages)
+    return plan.recipe.model_copy(update={"stages": stages})
 
 
 def _step_cost(plan: Plan, stage: StagePlan, compute: Compute, timing: Timing, entry: str) -> float:

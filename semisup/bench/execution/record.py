@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +24,7 @@ def recorded(suite: Suite, folder: Path, data_hash: str, console: BenchConsole) 
     uploader = None
     if suite.tracking.mlflow:
         uploader = MlflowUploader(folder, resolve_uri(folder.parent), suite.tracking.experiment, console.warn)
-    params = dataclasses.asdict(suite)
+    params = suite.model_dump()
     del params["settings"]
     log.run_start(suite.name, params, {"data_hash": data_hash, "semisup_version": __version__})
 

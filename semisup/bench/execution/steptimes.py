@@ -7,7 +7,6 @@ the next command, as long as no run was made with it.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -143,4 +142,4 @@ def _is_time(time: Mapping[str, Any]) -> bool:
 
 def _alone(recipe: Recipe) -> Recipe:
     """Return the recipe with all labels, which any worker can draw; how many there are does not matter to a step."""
-    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, labels="all", validation=0.0))
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"labels": "all", "validation": 0.0})})

@@ -8,11 +8,12 @@ import time
 import torch
 
 from semisup.augment import Normalize
-from semisup.engine import Batches, compile_backbones, fit, keep_memory
+from semisup.engine import Batches, FitSettings, compile_backbones, fit, keep_memory
 from semisup.methods import Method
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.stages.networks import build_method
-from semisup.stages.train import stage_batches, training_images
+from semisup.stages.targets import training_images
+from semisup.stages.views import stage_batches
 
 __all__ = ["fresh_method", "is_busy", "seconds_and_load", "step_seconds"]
 
@@ -74,18 +75,20 @@ def step_seconds(plan: Plan, stage: StagePlan) -> float:
         torch.set_num_threads(plan.recipe.threads)
     keep_memory()
     method, batches = fresh_method(plan, stage)
-    still = dataclasses.replace(config.optimizer, lr=1e-9, group_lr={})  # a recipe that diverges takes as long
+    still = config.optimizer.model_copy(update={"lr": 1e-9, "group_lr": {}})  # a recipe that diverges takes as long
 
     def stretch(steps: int) -> float:
         result = fit(
             method,
             batches,
-            steps=steps,
-            optimizer=still,
-            schedule=config.schedule,
-            ema=config.ema,
-            device=plan.device,
-            precision=plan.precision,
+            FitSettings(
+                steps=steps,
+                optimizer=still,
+                schedule=config.schedule,
+                ema=config.ema,
+                device=plan.device,
+                precision=plan.precision,
+            ),
         )
         if plan.device.type == "cuda":
             torch.cuda.synchronize(plan.device)

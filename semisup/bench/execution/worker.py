@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -128,13 +127,13 @@ def _plan(recipe: Recipe) -> Plan:
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     if recipe.device == "auto" and torch.cuda.is_available():
-        recipe = dataclasses.replace(recipe, device=f"cuda:{_worker_number() % torch.cuda.device_count()}")
+        recipe = recipe.model_copy(update={"device": f"cuda:{_worker_number() % torch.cuda.device_count()}"})
     return make_plan(recipe, _load(_data_key(recipe.data)), trial=False)
 
 
 def _data_key(config: DataConfig) -> str:
-    plain = dataclasses.replace(config, labels="all", split_seed=None, validation=0.0)
-    return json.dumps(dataclasses.asdict(plain), sort_keys=True)
+    plain = config.model_copy(update={"labels": "all", "split_seed": None, "validation": 0.0})
+    return json.dumps(plain.model_dump(), sort_keys=True)
 
 
 @functools.lru_cache(maxsize=1)

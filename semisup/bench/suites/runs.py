@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from semisup.bench.suites.baselines import check_baseline
-from semisup.bench.suites.suite import Compute, EntryConfig, Suite
+from semisup.bench.suites.suite import Compute, EntryConfig, FeaturesConfig, Suite
 from semisup.config import Recipe, find_recipe, parse_recipe
 from semisup.config.labels import parse_labels
 from semisup.config.load import overlay
@@ -87,13 +87,9 @@ def spec_recipe(suite: Suite, spec: RunSpec) -> tuple[Recipe, str]:
     """
     entry = suite.entries[spec.entry]
     if entry.baseline:
-        features = entry.features or {}
-        if not features:
+        if entry.features is None:
             return _blank(suite, spec), ""
-        source = EntryConfig(
-            recipe=features["recipe"], stage=features.get("stage"), overrides=list(features.get("overrides", []))
-        )
-        return _from_recipe(suite, spec, source, ())
+        return _from_recipe(suite, spec, entry.features, ())
     if entry.recipe is not None:
         return _from_recipe(suite, spec, entry, spec.options)
     subject = f"entries.{spec.entry}"
@@ -115,7 +111,9 @@ def _over_defaults(defaults: Mapping[str, Any], stage: Mapping[str, Any], proble
     return overlay(below, dict(stage), "", problems)
 
 
-def _from_recipe(suite: Suite, spec: RunSpec, entry: EntryConfig, options: Sequence[str]) -> tuple[Recipe, str]:
+def _from_recipe(
+    suite: Suite, spec: RunSpec, entry: EntryConfig | FeaturesConfig, options: Sequence[str]
+) -> tuple[Recipe, str]:
     mapping = read_mapping(find_recipe(str(entry.recipe)))
     # The suite's settings are laid over the file before the overrides, so that `${seed}` and the like still lead there.
     subject = f"entries.{spec.entry}: {entry.recipe}"
@@ -128,12 +126,12 @@ def _judged(recipe: Recipe, judged: str | None, subject: str) -> tuple[Recipe, s
     stage = judged if judged is not None else list(recipe.stages)[-1]
     if stage not in recipe.stages:
         raise SemisupError(f"{subject}: stage: there is no stage '{stage}'{nearest(stage, recipe.stages)}")
-    return dataclasses.replace(recipe, stages=needed_stages(recipe.stages, stage)), stage
+    return recipe.model_copy(update={"stages": needed_stages(recipe.stages, stage)}), stage
 
 
 def _setting(suite: Suite, spec: RunSpec, mapping: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe's mapping with the suite's data, network, seeds and the run's labels."""
-    data = {key: value for key, value in dataclasses.asdict(suite.data).items() if value is not None}
+    data = {key: value for key, value in suite.data.model_dump().items() if value is not None}
     data |= {"labels": spec.labels, "split_seed": spec.draw, "validation": spec.validation}
     changed = {
         **mapping,
@@ -149,7 +147,7 @@ def _setting(suite: Suite, spec: RunSpec, mapping: Mapping[str, Any]) -> dict[st
 
 
 def _blank(suite: Suite, spec: RunSpec) -> Recipe:
-    data = dataclasses.replace(suite.data, labels=spec.labels, split_seed=spec.draw, validation=spec.validation)
+    data = suite.data.model_copy(update={"labels": spec.labels, "split_seed": spec.draw, "validation": spec.validation})
     return Recipe(
         name=suite.name,
         seed=suite.seed,

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from omegaconf import OmegaConf
+from pydantic import AfterValidator
 
 from semisup.bench.suites.baselines import check_baseline
 from semisup.config import DataConfig, TrackingConfig
-from semisup.config.check import read_settings
 from semisup.config.interpolate import forbidden, resolve
 from semisup.config.labels import parse_labels
 from semisup.config.load import overlay, read_overrides
 from semisup.config.read import read_mapping
-from semisup.config.rules import at_least, between, matching, obeys, one_of
+from semisup.config.schema import Named, Precision, RecipeName, Threads
 from semisup.config.shipped import shipped_folder, shipped_names
 from semisup.errors import SemisupError, nearest, raise_all
+from semisup.options import Range, Seed, Settings, Size, read
 
 __all__ = [
     "Compute",
     "EntryConfig",
+    "FeaturesConfig",
     "SearchConfig",
     "Suite",
     "find_suite",
@@ -31,14 +32,6 @@ __all__ = [
     "parse_suite",
     "shipped_suites",
 ]
-
-_SEEDS = obeys(
-    lambda value: (
-        None
-        if value and len(set(value)) == len(value) and all(0 <= seed < 2**32 for seed in value)
-        else f"must be different seeds from 0 to 2**32 - 1, or how many (5 means 0 to 4), not {value}"
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -78,122 +71,126 @@ def parse_compute(text: str) -> Compute:
     return Compute(float(match[1]), match[2])
 
 
-def _each(parse: Any) -> Any:
-    """A rule that a list has at least one item, none twice, and that `parse` accepts each."""
+def _parsed_by(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return the rule that `parse` accepts a value."""
 
-    def rule(values: list[Any]) -> str | None:
-        if not values or len(set(map(str, values))) < len(values):
-            return f"must be a list of different values, at least one, not {values}"
-        for value in values:
-            try:
-                parse(value)
-            except SemisupError as error:
-                return str(error).removeprefix("data.labels: ")
-        return None
+    def check(value: Any) -> Any:
+        try:
+            parse(value)
+        except SemisupError as error:
+            raise ValueError(str(error).removeprefix("data.labels: ")) from None
+        return value
 
-    return obeys(rule)
+    return check
 
 
-def _grid_rule(value: dict[str, list[Any]]) -> str | None:
-    for key, values in value.items():
-        if not values or len({repr(item) for item in values}) < len(values):
-            return f"'{key}' needs different values, at least one, not {values}"
-    return None
+def _different(values: list[Any]) -> list[Any]:
+    if not values or len(set(map(repr, values))) < len(values):
+        raise ValueError("must be a list of different values, at least one")
+    return values
 
 
-def _baseline_rule(value: Any) -> str | None:
-    names = [value] if isinstance(value, str) else value
-    if value is None or (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
-        return None
-    return f"must be the name of an entry or a list of such names, not {value!r}"
+def _entry_names(value: Any) -> Any:
+    names = value if isinstance(value, list) else [value]
+    if value is not None and not all(isinstance(name, str) for name in names):
+        raise ValueError("must be the name of an entry, a list of names, or null")
+    return value
 
+
+Budgets = Annotated[list[Annotated[Any, AfterValidator(_parsed_by(parse_labels))]], AfterValidator(_different)]
+Computes = Annotated[list[Annotated[str, AfterValidator(_parsed_by(parse_compute))]], AfterValidator(_different)]
+Seeds = Annotated[list[Seed], AfterValidator(_different)]
 
 SUITES_OWN = ("name", "data", "seed", "init_seed", "precision", "threads", "compile", "oracle_every", "device")
 """Keys of a recipe that no entry may change: what is compared must differ in nothing else."""
 
 
-@dataclass
-class EntryConfig:
+class FeaturesConfig(Settings):
+    """Where a baseline's inputs come from: a stage of a recipe."""
+
+    recipe: str
+    """The recipe, shipped or a file."""
+    stage: str | None = None
+    """The stage whose network makes the features; null: the last."""
+    overrides: list[str] = []
+    """Changes to the recipe's file, each key=value."""
+
+
+class EntryConfig(Settings):
     """One row of the table: exactly one of recipe, train, stages and baseline."""
 
-    # a recipe, shipped or a file; the suite's data, network, budgets and seeds take the place of its own
     recipe: str | None = None
-    # of a recipe or of `stages`, the stage to judge; null: the last. Stages that it does not need are not run
+    """A recipe, shipped or a file; the suite's data, network, budgets and seeds take the place of its own."""
     stage: str | None = None
-    # changes to the recipe's file, each key=value as on the command line of `semisup run`
-    overrides: list[str] = field(default_factory=list)
-    # one training stage, laid over the suite's `defaults`; the keys of a recipe's stage
-    train: dict[str, Any] = field(default_factory=dict)
-    # several stages, as a recipe has them, the train stages laid over the suite's `defaults`
-    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    # a method from outside: {name: ..., its options}; see semisup.bench.suites.baselines
-    baseline: dict[str, Any] = field(default_factory=dict)
-    # a baseline's inputs: null for pixels, or the features of {recipe: ..., stage: ..., overrides: [...]}
-    features: dict[str, Any] | None = None
-    # budgets of this row alone, e.g. [all] for full supervision; null: the suite's
-    labels: list[Any] | None = field(default=None, metadata=_each(parse_labels))
-    # values to search over: option -> list of values. Keys: of `train`, of the baseline, else of the whole recipe
-    search: dict[str, list[Any]] = field(default_factory=dict, metadata=obeys(_grid_rule))
+    """Of a recipe or of `stages`, the stage to judge; null: the last. Stages that it does not need are not run."""
+    overrides: list[str] = []
+    """Changes to the recipe's file, each key=value as on the command line of `semisup run`."""
+    train: dict[str, Any] = {}
+    """One training stage, laid over the suite's `defaults`; the keys of a recipe's stage."""
+    stages: dict[str, dict[str, Any]] = {}
+    """Several stages, as a recipe has them, the train stages laid over the suite's `defaults`."""
+    baseline: Named = {}
+    """A method from outside: {name: ..., its options}; see semisup.bench.suites.baselines."""
+    features: FeaturesConfig | None = None
+    """A baseline's inputs: null for pixels, or the features of {recipe: ..., stage: ..., overrides: [...]}."""
+    labels: Budgets | None = None
+    """Budgets of this row alone, e.g. [all] for full supervision; null: the suite's."""
+    search: dict[str, Annotated[list[Any], AfterValidator(_different)]] = {}
+    """Values to search over: option -> list of values. Keys: of `train`, of the baseline, else of the whole recipe."""
 
 
-@dataclass
-class SearchConfig:
+class SearchConfig(Settings):
     """Random search: the same number of trials for every entry, judged by validation labels out of the budget."""
 
-    # combinations tried for every entry, budget and draw, >= 2
-    trials: int = field(default=4, metadata=at_least(2))
-    # part of the budget's labels of every class that judges the trials; the final run trains on all of them
-    validation: float = field(default=0.25, metadata=between(0.01, 0.5))
+    trials: Annotated[int, Range(2, 10_000)] = 4
+    """Combinations tried for every entry, budget and draw, >= 2."""
+    validation: Annotated[float, Range(0.01, 0.5)] = 0.25
+    """Part of the budget's labels of every class that judges the trials; the final run trains on all of them."""
 
 
-@dataclass
-class Suite:
+class Suite(Settings):
     """A benchmark."""
 
-    # letters, digits and . _ - ; it names folders and the MLflow run
-    name: str = field(
-        metadata=matching(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", "must be 1 to 100 letters, digits and . _ -")
-    )
-    # as a recipe's, without labels, split_seed and validation, which the suite varies
-    data: DataConfig = field(default_factory=DataConfig)
-    # {name: ..., its options} of every entry; null: the recipes' own
-    model: dict[str, Any] | None = None
-    # budgets, as a recipe's data.labels
-    labels: list[Any] = field(default_factory=lambda: ["all"], metadata=_each(parse_labels))
-    # seeds of the label draws; a number n means 0 to n - 1
-    draws: list[int] = field(default_factory=lambda: [0, 1, 2], metadata=_SEEDS)
-    # seeds of the initial weights; a number n means 0 to n - 1
-    inits: list[int] = field(default_factory=lambda: [0], metadata=_SEEDS)
-    # of data order and augmentation, the same for all runs
-    seed: int = field(default=0, metadata=between(0, 2**32 - 1))
-    # lengths of a run: recipe (as written), or all its stages scaled to '400 steps' or '20 s' in all, or (equal) to as
-    # many steps as the longest entry of the budget has: then the baselines train as long as what is compared with them
-    compute: list[str] = field(default_factory=lambda: ["recipe"], metadata=_each(parse_compute))
-    # entry that the others are paired with, or a list: on each budget the better of them; null: no differences
-    baseline: Any = field(default=None, metadata=obeys(_baseline_rule))
-    # test accuracies in (0, 1) for "labels needed"
-    targets: list[float] = field(
-        default_factory=list,
-        metadata=obeys(lambda v: None if all(0 < t < 1 for t in v) else f"must be accuracies in (0, 1), not {v}"),
-    )
-    # keys of a recipe's stage under every entry's `train` and the train stages of its `stages`
-    defaults: dict[str, Any] = field(default_factory=dict)
-    # row name -> what is run
-    entries: dict[str, EntryConfig] = field(default_factory=dict)
-    # null: no search, every entry as written
+    name: RecipeName
+    """Letters, digits and . _ - ; it names folders and the MLflow run."""
+    data: DataConfig = DataConfig()
+    """As a recipe's, without labels, split_seed and validation, which the suite varies."""
+    model: Named | None = None
+    """{name: ..., its options} of every entry; null: the recipes' own."""
+    labels: Budgets = ["all"]
+    """Budgets, as a recipe's data.labels."""
+    draws: Seeds = [0, 1, 2]
+    """Seeds of the label draws; a number n means 0 to n - 1."""
+    inits: Seeds = [0]
+    """Seeds of the initial weights; a number n means 0 to n - 1."""
+    seed: Seed = 0
+    """Of data order and augmentation, the same for all runs."""
+    compute: Computes = ["recipe"]
+    """Lengths of a run: recipe (as written), or all its stages scaled to '400 steps' or '20 s' in all, or (equal) to as
+    many steps as the longest entry of the budget has: then a baseline trains as long as what is compared with it."""
+    baseline: Annotated[Any, AfterValidator(_entry_names)] = None
+    """Entry that the others are paired with, or a list: on each budget the better of them; null: no differences."""
+    targets: list[Annotated[float, Range(0, 1, open_low=True, open_high=True)]] = []
+    """Test accuracies in (0, 1) for "labels needed"."""
+    defaults: dict[str, Any] = {}
+    """Keys of a recipe's stage under every entry's `train` and the train stages of its `stages`."""
+    entries: dict[str, EntryConfig]
+    """Row name -> what is run."""
     search: SearchConfig | None = None
-    # steps between looks at the test set, for the oracle column; null: none
-    oracle_every: int | None = field(default=None, metadata=at_least(1))
-    # auto | fp32 | bf16 | fp16
-    precision: str = field(default="auto", metadata=one_of("auto", "fp32", "bf16", "fp16"))
-    # CPU threads of a run, >= 1
-    threads: int = field(default=1, metadata=at_least(1))
-    # how often a stage is tried again after an error that is not the recipe's: a full disk, and, of this machine's own
-    # workers, one that died (a cluster elsewhere has its own setting for these, distributed.scheduler.allowed-failures)
-    retries: int = field(default=2, metadata=at_least(0))
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    # for the reader of the tables: how the settings were found
+    """Null: no search, every entry as written."""
+    oracle_every: Size | None = None
+    """Steps between looks at the test set, for the oracle column; null: none."""
+    precision: Precision = "auto"
+    """Auto | fp32 | bf16 | fp16."""
+    threads: Threads = 1
+    """CPU threads of a run, >= 1."""
+    retries: Annotated[int, Range(0, 1000)] = 2
+    """How often a stage is tried again after an error that is not the recipe's: a full disk, and, of this machine's own
+    workers, one that died (a cluster elsewhere has its own setting for these, distributed.scheduler.allowed-
+    failures)."""
+    tracking: TrackingConfig = TrackingConfig()
     settings: str = ""
+    """For the reader of the tables: how the settings were found."""
 
     @property
     def baselines(self) -> list[str]:
@@ -212,8 +209,8 @@ def load_suite(ref: str | Path, overrides: Sequence[str] = ()) -> Suite:
     """Read a suite from a file or from the shipped ones.
 
     Args:
-        ref: a path to a ``.yaml`` file, or a shipped name such as ``digits/budgets``.
-        overrides: ``key=value`` texts that win over the file, e.g. ``draws=1`` or ``labels=[40]``.
+        ref: a path to a `.yaml` file, or a shipped name such as `digits/budgets`.
+        overrides: `key=value` texts that win over the file, e.g. `draws=1` or `labels=[40]`.
 
     Raises:
         SemisupError: one message with every problem of the file and the overrides.
@@ -223,23 +220,26 @@ def load_suite(ref: str | Path, overrides: Sequence[str] = ()) -> Suite:
 
 
 def parse_suite(mapping: Mapping[str, Any], overrides: Sequence[str] = (), subject: str = "suite") -> Suite:
-    """Turn what a YAML file says into a checked suite; arguments as for :func:`semisup.config.parse_recipe`."""
+    """Turn what a YAML file says into a checked suite; arguments as for `semisup.config.parse_recipe`."""
     if overrides:
         subject = f"{subject} with {' '.join(overrides)[:200]}"
     problems: list[str] = []
     command = read_overrides(overrides, problems)
-    for name in command.get("entries", {}) if isinstance(command.get("entries"), dict) else ():
-        if name not in mapping.get("entries", {}):
-            problems.append(f"entries.{name}: the suite has no such entry{nearest(name, mapping.get('entries', {}))}")
+    entries, changed = mapping.get("entries"), command.get("entries")
+    if isinstance(entries, dict) and isinstance(changed, dict):
+        problems += [
+            f"entries.{name}: the suite has no such entry{nearest(name, map(str, entries))}"
+            for name in changed
+            if name not in entries
+        ]
     refused = list(forbidden(dict(mapping)))
     raise_all([*problems, *refused] if refused else [], subject)
-    merged = resolve(overlay(dict(mapping), command, "", problems), {}, problems)
+    merged = _spell_out(resolve(overlay(dict(mapping), command, "", problems), {}, problems))
     raise_all(problems, subject)
-    clean = read_settings(Suite, _spell_out(merged), "", problems)
-    problems += [f"{key}: missing" for key in ("name", "entries") if not merged.get(key)]
-    raise_all(problems, subject)
-    suite: Suite = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Suite), clean))  # type: ignore[assignment]
-    raise_all(_suite_problems(suite), subject)
+    clean, problems = read(Suite, merged)
+    # What is between the keys is looked at where they are themselves right.
+    suite = Suite.model_validate({"name": "x", "entries": {}, **clean})
+    raise_all(problems + _suite_problems(suite), subject)
     return suite
 
 
@@ -251,7 +251,7 @@ def _spell_out(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _suite_problems(suite: Suite) -> list[str]:
     """What is wrong between the keys."""
-    problems = []
+    problems = [] if suite.entries else ["entries: must have at least one entry"]
     for key, plain in (("labels", "all"), ("split_seed", None), ("validation", 0.0)):
         if getattr(suite.data, key) != plain:
             where = {"labels": "labels", "split_seed": "draws", "validation": "search.validation"}[key]
@@ -279,7 +279,8 @@ def _entry_problems(name: str, entry: EntryConfig, suite: Suite) -> list[str]:
         if getattr(entry, key) and kinds[0] not in readers:
             problems.append(f".{key}: only an entry with {' or '.join(readers)} reads it")
     changed = [(".overrides", o.partition("=")[0]) for o in entry.overrides]
-    changed += [(".features.overrides", str(o).partition("=")[0]) for o in (entry.features or {}).get("overrides", [])]
+    if entry.features is not None:
+        changed += [(".features.overrides", o.partition("=")[0]) for o in entry.features.overrides]
     changed += [(".search", key) for key in entry.search if not entry.train and not entry.baseline]
     taken = (*SUITES_OWN, *(["model"] if suite.model is not None else []))
     problems += [
@@ -289,11 +290,6 @@ def _entry_problems(name: str, entry: EntryConfig, suite: Suite) -> list[str]:
     ]
     if entry.baseline:
         problems += [f".baseline{problem}" for problem in check_baseline(entry.baseline)]
-    if entry.features is not None:
-        unknown = [key for key in entry.features if key not in ("recipe", "stage", "overrides")]
-        problems += [f".features.{key}: unknown key{nearest(key, ['recipe', 'stage', 'overrides'])}" for key in unknown]
-        if not isinstance(entry.features.get("recipe"), str):
-            problems.append(".features.recipe: missing, the recipe whose stage gives the features")
     if suite.search is None and entry.search:
         problems.append(".search: the suite asks for no search; add search: {trials: ...} at the top")
     if suite.search is not None:
@@ -324,7 +320,7 @@ def find_suite(ref: str | Path) -> Path:
 
 
 def shipped_suites() -> list[str]:
-    """Return the names of the suites that come with the package, sorted, e.g. ``digits/budgets``."""
+    """Return the names of the suites that come with the package, sorted, e.g. `digits/budgets`."""
     return shipped_names(_shipped_folder())
 
 

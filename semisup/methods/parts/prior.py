@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from semisup.errors import SemisupError
 from semisup.losses import align_distribution
 
-__all__ = ["AlignToAverage", "AlignToRecent", "ClassPrior", "Prior"]
+__all__ = ["AlignToAverage", "AlignToRecent", "ClassPrior", "Prior", "RunningMean"]
 
 Prior = Literal["uniform", "labels", "estimated"] | list[float]
 """The wanted class frequencies: a word (see `ClassPrior`), or one number for each class."""
@@ -26,7 +26,9 @@ class ClassPrior(nn.Module):
     - `estimated`: those of the unlabeled images, by expectation-maximization over the predictions (M. Saerens,
       P. Latinne, C. Decaestecker, Neural Computation 14(1), 2002, eq. 9): a prediction made under the frequencies of
       the labels becomes p_c pi_c / labels_c, renormalized, and pi the mean of these. One iteration for each batch, of
-      which pi is a running mean that begins uniform.
+      which pi is a running mean that begins with the frequencies of the labels. (Begun uniform, beside labels that are
+      not, it drifts away: the network learns its own guesses, and with them pi.) For balanced budgets of images that
+      are not; of few steps it may lose a rare class.
     - a list: these.
 
     Args:
@@ -40,6 +42,7 @@ class ClassPrior(nn.Module):
 
     counts: Tensor
     frequencies: Tensor
+    started: Tensor
 
     def __init__(self, prior: Prior, num_classes: int, momentum: float) -> None:
         super().__init__()
@@ -53,6 +56,7 @@ class ClassPrior(nn.Module):
             )
         self.register_buffer("counts", torch.ones(num_classes))
         self.register_buffer("frequencies", torch.tensor(start, dtype=torch.float32))
+        self.register_buffer("started", torch.tensor(False))
 
     def forward(self, probs: Tensor, labels: Tensor) -> Tensor:
         """Take in the predictions (N, C) and the labels (B,) int64 of a step, and return the frequencies (C,)."""
@@ -61,9 +65,36 @@ class ClassPrior(nn.Module):
             of_labels = self.counts / self.counts.sum()
             if self.prior == "labels":
                 return of_labels
+            self.frequencies.copy_(torch.where(self.started, self.frequencies, of_labels))
+            self.started.fill_(True)
             under_pi = align_distribution(probs, self.frequencies, of_labels)
             self.frequencies.lerp_(under_pi.mean(0), 1 - self.momentum)
         return self.frequencies
+
+
+class RunningMean(nn.Module):
+    """The running mean (C,) of batches' mean predictions, the present batch's included.
+
+    Args:
+        num_classes: C.
+        momentum: per step, in [0, 1).
+        from_first: it begins with the first batch's, not uniform.
+    """
+
+    value: Tensor
+    started: Tensor
+
+    def __init__(self, num_classes: int, momentum: float, *, from_first: bool = True) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("value", torch.full((num_classes,), 1.0 / num_classes))
+        self.register_buffer("started", torch.tensor(not from_first))
+
+    def forward(self, now: Tensor) -> Tensor:
+        """Take in the mean prediction (C,) of a step, without gradient, and return the running mean."""
+        self.value.copy_(torch.where(self.started, torch.lerp(now, self.value, self.momentum), now))
+        self.started.fill_(True)
+        return self.value
 
 
 class AlignToAverage(nn.Module):
@@ -76,22 +107,14 @@ class AlignToAverage(nn.Module):
         from_first: the mean begins with that of the first batch, not uniform.
     """
 
-    average: Tensor
-    started: Tensor
-
     def __init__(self, prior: Prior, num_classes: int, momentum: float, *, from_first: bool = False) -> None:
         super().__init__()
         self.prior = ClassPrior(prior, num_classes, momentum)
-        self.momentum = momentum
-        self.register_buffer("average", torch.full((num_classes,), 1.0 / num_classes))
-        self.register_buffer("started", torch.tensor(not from_first))
+        self.average = RunningMean(num_classes, momentum, from_first=from_first)
 
     def forward(self, probs: Tensor, labels: Tensor) -> Tensor:
         """Align the predictions (N, C) of a step with labels (B,); both are remembered. Without gradient."""
-        now = probs.mean(0)
-        self.average.copy_(torch.where(self.started, torch.lerp(now, self.average, self.momentum), now))
-        self.started.fill_(True)
-        return align_distribution(probs, self.prior(probs, labels), self.average)
+        return align_distribution(probs, self.prior(probs, labels), self.average(probs.mean(0)))
 
 
 class AlignToRecent(nn.Module):
