@@ -12,10 +12,10 @@ from semisup.bench.execution.jobs import plan_run
 from semisup.bench.execution.progress import BenchConsole
 from semisup.bench.execution.scheduler import JobBoard
 from semisup.bench.execution.steptimes import TIMES, step_times
-from semisup.bench.execution.timing import is_busy
 from semisup.bench.suites.runs import expand
 from semisup.bench.suites.suite import Suite
 from semisup.data import load_data
+from semisup.pipeline.timing import is_busy
 from tests.bench.bench_small import small
 
 

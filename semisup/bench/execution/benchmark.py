@@ -24,12 +24,15 @@ from semisup.bench.suites.suite import Suite, load_suite
 from semisup.data import ImageData, load_data
 from semisup.errors import SemisupError
 from semisup.pipeline.execute import STORE, locked
+from semisup.signals import grace
 from semisup.tracking import EventLog
 
 __all__ = ["bench"]
 
 WRITE_SECONDS = 30.0
 """Least time between two writings of the tables while the suite runs."""
+ENDING_SECONDS = 5.0
+"""Of the grace after a signal, kept for the tables and the end of the workers."""
 
 
 @dataclasses.dataclass
@@ -119,6 +122,10 @@ def bench(
         with recorded(loaded, folder, data.hash, console) as log:
             try:
                 _run(state, client, log, _Tables(write))
+            except KeyboardInterrupt:
+                if scheduler is None:  # workers elsewhere may work for others too
+                    _let_finish(client)
+                raise
             finally:
                 summary = write()
                 for file in RESULTS:
@@ -140,6 +147,13 @@ def _prepare(state: _Bench, workers: int, call: Call) -> dict[str, Any]:
     left = [job for job in jobs if not state.board.find(job)]
     seconds = sum(job.seconds for job in left) / workers
     return {"runs": len(state.runs), "stages": len(jobs), "stages_left": len(left), "seconds": seconds}
+
+
+def _let_finish(client: Any) -> None:
+    """Give this command's own workers time to end their steps and write checkpoints."""
+    from semisup.bench.execution.undisturbed import finish_step
+
+    client.run(finish_step, max(0.0, grace() - ENDING_SECONDS), on_error="ignore")
 
 
 def _first_wave(suite: Suite) -> Iterator[RunSpec]:
