@@ -21,7 +21,7 @@ from semisup.models.weights import read_shapes, save_weights
 from semisup.records import checked, read_json, read_record, verify
 from semisup.stages.networks import Network, wanted_weights
 
-__all__ = ["Predictor", "load_features", "load_network", "load_predictor", "save_predictor"]
+__all__ = ["Predictor", "describe", "load_features", "load_network", "load_predictor", "save_predictor"]
 
 MODEL, WEIGHTS = "model.json", "model.safetensors"
 
@@ -118,7 +118,12 @@ def save_predictor(
     return [MODEL, WEIGHTS]
 
 
-def _describe(folder: Path) -> dict[str, Any]:
+def describe(folder: Path) -> dict[str, Any]:
+    """Read the description next to a stage's weights.
+
+    Raises:
+        SemisupError: there is none, or it is none that this version writes.
+    """
     """Read the description of a stage's network, once it and the weights are found to be what the stage has written."""
     path = folder / MODEL
     if not path.is_file():
@@ -138,7 +143,7 @@ def load_network(folder: Path, device: torch.device) -> Classifier:
     Raises:
         SemisupError: no model there, or one that classifies nothing.
     """
-    network = Network.from_json(_describe(folder))
+    network = Network.from_json(describe(folder))
     if network.kind != "classifier":
         raise SemisupError(f"{folder}: an encoder without a classifier; fine-tune it first")
     module = network.build_classifier()
@@ -153,7 +158,7 @@ def load_features(folder: Path, device: torch.device) -> nn.Module:
     Raises:
         SemisupError: no model there.
     """
-    module = Network.from_json(_describe(folder)).build_classifier()  # an encoder gets a head, which is left out below
+    module = Network.from_json(describe(folder)).build_classifier()  # an encoder gets a head, which is left out below
     path = folder / WEIGHTS
     load_into(wanted_weights(module, read_shapes(path)), path)
     features = nn.Sequential(module.backbone, module.neck)
@@ -167,7 +172,7 @@ def load_predictor(folder: Path, device: str | torch.device = "cpu") -> Predicto
         folder: of the stage, e.g. `out/student`.
         device: where it runs.
     """
-    description = _describe(folder)
+    description = describe(folder)
     spec = Network.from_json(description).spec
     where = torch.device(device)
     normalize = Normalize(description["mean"], description["std"]).to(where)
