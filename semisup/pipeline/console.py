@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from semisup.text import duration, number
 
 __all__ = ["Reporter", "StageProgress", "Terminal"]
 
+LOG = logging.getLogger("semisup")
+"""Gets all lines, printed or not, for programs that use the package."""
 PLAIN_SECONDS = 5.0
 """Least time between progress lines where there is no terminal."""
 
@@ -74,10 +77,12 @@ class Terminal:
 
     def warn(self, message: str) -> None:
         """One line to standard error."""
+        LOG.warning("%s", message)
         self.errors.print(f"[yellow]warning:[/] {escape(message)}", highlight=False, soft_wrap=True)
 
     def say(self, message: str) -> None:
         """One line to standard output; square brackets are only brackets."""
+        LOG.info("%s", message)
         self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
