@@ -41,6 +41,7 @@ class FixMatch(Method):
             strengths are learned from one more forward of the labeled images, without gradient.
     """
 
+    name = "fixmatch"
     family = "semi-supervised"
     summary = "Confident guesses on weak views label the strong views of the same images."
     citation = "Sohn et al. 2020, arXiv:2001.07685"

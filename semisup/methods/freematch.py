@@ -35,6 +35,7 @@ class FreeMatch(Method):
             Authors' configurations: 0.001 (the code's default: 0.01); 0 leaves it out.
     """
 
+    name = "freematch"
     family = "semi-supervised"
     summary = "FixMatch with thresholds that follow the model's own running confidence in each class."
     citation = "Wang et al. 2023, arXiv:2205.07246"

@@ -61,6 +61,7 @@ class MetaPseudoLabels(Method):
         hard: y = argmax instead of a draw from the teacher's distribution.
     """
 
+    name = "meta_pseudo_labels"
     family = "semi-supervised"
     summary = "A teacher learns to give the pseudo-labels that most improve its student on the labeled images."
     citation = "Pham et al. 2021, arXiv:2003.10580"

@@ -26,6 +26,7 @@ class SimCLR(Method):
         out_features: dimension of the compared embeddings. Paper: 128.
     """
 
+    name = "simclr"
     family = "self-supervised"
     summary = "Two views of an image attract each other among all other images of the batch."
     citation = "Chen et al. 2020, arXiv:2002.05709"

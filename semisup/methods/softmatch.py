@@ -39,6 +39,7 @@ class SoftMatch(Method):
             `semisup.methods.parts.prior`. Paper: uniform.
     """
 
+    name = "softmatch"
     family = "semi-supervised"
     summary = "FixMatch with weights that fall off as a Gaussian below the mean confidence, instead of a threshold."
     citation = "Chen et al. 2023, arXiv:2301.10921"

@@ -25,6 +25,7 @@ class Supervised(Method):
         freeze: train only the head; the encoder stays in eval mode, as linear evaluation needs.
     """
 
+    name = "supervised"
     family = "supervised"
     summary = "Cross-entropy on the labeled images: the baseline and the fine-tuning stage."
     citation = "Oliver et al. 2018, arXiv:1804.09170 (as the baseline)"

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from functools import partial
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
 
 from torch import nn
 
 from semisup.errors import nearest, raise_all
-from semisup.models.checks import check_flag, check_whole
 from semisup.models.classifier import Classifier, feature_width
-from semisup.models.cnn import SmallCNN, check_cnn
+from semisup.models.cnn import SmallCNN
 from semisup.models.from_torchvision import TorchvisionBackbone, check_torchvision, classifier_names
 from semisup.models.heads import build_neck
-from semisup.models.resnet import ResNet, check_resnet
-from semisup.models.vit import VisionTransformer, check_grid, check_vit
-from semisup.models.wrn import WideResNet, check_wrn
+from semisup.models.resnet import ResNet18, ResNet34, ResNet50
+from semisup.models.vit import VisionTransformer, check_grid
+from semisup.models.wrn import WideResNet
+from semisup.options import Count, Range, Settings, check_named, check_options, read
 
 __all__ = [
     "BACKBONES",
@@ -32,25 +31,27 @@ __all__ = [
 
 TORCHVISION = "torchvision/"
 
-# Adding a backbone = its file, a line here and a line in CHECKS.
-BACKBONES: dict[str, Callable[..., nn.Module]] = {
-    "cnn": SmallCNN,
-    "wrn": WideResNet,
-    "resnet18": partial(ResNet, 18),
-    "resnet34": partial(ResNet, 34),
-    "resnet50": partial(ResNet, 50),
-    "vit": VisionTransformer,
+BACKBONES: dict[str, type[nn.Module]] = {
+    cls.name: cls for cls in (SmallCNN, WideResNet, ResNet18, ResNet34, ResNet50, VisionTransformer)
 }
-CHECKS: dict[str, Callable[..., list[str]]] = {
-    "cnn": check_cnn,
-    "wrn": check_wrn,
-    "resnet18": partial(check_resnet, 18),
-    "resnet34": partial(check_resnet, 34),
-    "resnet50": partial(check_resnet, 50),
-    "vit": check_vit,
-}
+"""Every backbone by its name; `semisup.register` adds one."""
 # Smaller than this, the maps of the deeper networks have no pixel left to pool.
 SMALLEST_IMAGE = 8
+
+
+class _Shape(Settings):
+    """What a model is built for."""
+
+    in_channels: Count
+    image_size: Annotated[int, Range(SMALLEST_IMAGE, 4096)]
+    num_classes: Count
+    neck: list[Annotated[int, Range(1, 10**9)]] = []
+    neck_final: bool = False
+
+
+class _Spec(_Shape):
+    name: str
+    options: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -77,15 +78,10 @@ class ModelSpec:
 
     def problems(self) -> list[str]:
         """Return what is wrong with the values, one sentence each; builds nothing."""
-        found = check_model(self.name, self.options)
-        found += check_whole("in_channels", self.in_channels, 1)
-        found += check_whole("image_size", self.image_size, SMALLEST_IMAGE)
-        found += check_whole("num_classes", self.num_classes, 1)
-        if isinstance(self.neck, list):
-            found += [p for i, width in enumerate(self.neck) for p in check_whole(f"neck[{i}]", width, 1)]
-        else:
-            found.append(f"neck must be a list of widths, got {self.neck!r}")
-        return found + check_flag("neck_final", self.neck_final)
+        found = read(_Spec, self.to_json())[1]
+        return (
+            found if not isinstance(self.options, dict) else found + check_model({"name": self.name} | self.options, "")
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the values as a new dict of plain JSON types."""
@@ -98,11 +94,7 @@ class ModelSpec:
         Raises:
             SemisupError: unknown or missing keys, or values out of range; all of them are listed.
         """
-        known = [f.name for f in fields(cls)]
-        optional = ("neck", "neck_final")
-        problems = [f"unknown key {key!r}{nearest(str(key), known)}" for key in values if key not in known]
-        problems += [f"missing key {key!r}" for key in known if key not in values and key not in optional]
-        raise_all(problems, "model spec")
+        raise_all(read(_Spec, dict(values))[1], "model spec")
         spec = cls(**values)
         raise_all(spec.problems(), "model spec")
         return spec
@@ -121,25 +113,24 @@ def model_signature(name: str) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is not p.empty}
 
 
-def check_model(name: str, options: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with a backbone's name or options, one sentence each; builds nothing.
+def check_model(given: Any, at: str) -> list[str]:
+    """Return what is wrong with a backbone as a recipe has it, one sentence each; builds nothing.
 
     Args:
-        name: a key of ``BACKBONES`` or ``torchvision/<classifier>``.
-        options: as in a recipe's ``model:``, without the name.
+        given: `name`, a key of `BACKBONES` or `torchvision/<classifier>`, and the backbone's own options.
+        at: key of the mapping.
     """
-    problems = _check_name(name)
-    if not isinstance(options, Mapping):
-        problems.append(f"options must be a mapping of names to values, got {options!r}")
+    name = given.get("name") if isinstance(given, Mapping) else None
+    if not isinstance(name, str) or name in BACKBONES:
+        return check_named(given, "name", BACKBONES, "model", at)
+    prefix = f"{at}." if at else ""
+    problems = [f"{prefix}{problem}" for problem in _check_name(name)]
     if problems:
         return problems
-    signature = model_signature(name)
-    unknown = [key for key in options if key not in signature]
-    problems = [f"unknown option {key!r} of {name}{nearest(str(key), signature)}" for key in unknown]
-    values = {key: options.get(key, parameter.default) for key, parameter in signature.items()}
-    if name.startswith(TORCHVISION):
-        return problems + check_torchvision(name.removeprefix(TORCHVISION), **values)
-    return problems + CHECKS[name](**values)
+    options = {key: value for key, value in given.items() if key != "name"}
+    problems = check_options(TorchvisionBackbone, options, at)
+    wrong = check_torchvision(name.removeprefix(TORCHVISION), weights=options.get("weights")) if not problems else []
+    return problems + [f"{prefix}{problem}" for problem in wrong]
 
 
 def build_backbone(
@@ -158,10 +149,8 @@ def build_backbone(
     Raises:
         SemisupError: an unknown name or option (the nearest is given) or a value out of range; all are listed.
     """
-    problems = check_model(name, options)
-    problems += check_whole("in_channels", in_channels, 1)
-    problems += check_whole("image_size", image_size, SMALLEST_IMAGE)
-    raise_all(problems, f"model {name}")
+    shape = {"in_channels": in_channels, "image_size": image_size, "num_classes": 1}
+    raise_all(check_model({"name": name, **options}, "") + read(_Shape, shape)[1], f"model {name}")
     if name.startswith(TORCHVISION):
         bare = name.removeprefix(TORCHVISION)
         weights = options.get("weights") if pretrained else None
@@ -197,13 +186,11 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _check_name(name: object) -> list[str]:
-    if not isinstance(name, str):
-        return [f"name must be a string, got {name!r}"]
+def _check_name(name: str) -> list[str]:
     if name in BACKBONES:
         return []
     if name.startswith(TORCHVISION):
         return check_torchvision(name.removeprefix(TORCHVISION))
     if name in classifier_names():
-        return [f"unknown model {name!r}; did you mean '{TORCHVISION}{name}'?"]
-    return [f"unknown model {name!r}{nearest(name, [*BACKBONES, TORCHVISION + '<name>'])}"]
+        return [f"name: unknown model '{name}'; did you mean '{TORCHVISION}{name}'?"]
+    return [f"name: unknown model '{name}'{nearest(name, [*BACKBONES, TORCHVISION + '<name>'])}"]

@@ -28,8 +28,8 @@ from semisup.engine.optim import check_group_lr
 from semisup.errors import SemisupError, first_line, nearest, raise_all
 from semisup.evaluate.knn import SIMILARITIES
 from semisup.methods import METHODS, Batch, Labeled, Method, Progress, Unlabeled, Views
-from semisup.methods.base import options_of
 from semisup.models import Classifier, WeightsReport, count_parameters
+from semisup.options import option_defaults
 from semisup.pipeline.check import check_recipe
 from semisup.pipeline.notes import stage_notes
 from semisup.stages.initial import check_weights_file
@@ -355,7 +355,7 @@ def _require_rates(method: Method, stage: StageConfig) -> None:
             what = "is for the view 'probe' of methods that learn rates" if probes else "must be 'ctaugment_probe'"
             raise SemisupError(f"augment.{view}.policy: {what}, got '{policy}'")
         if issubclass(POLICIES[policy], CTAugment) and method.cta_rates() is None:
-            learners = [other for other, cls in METHODS.items() if "ctaugment" in options_of(cls)]
+            learners = [other for other, cls in METHODS.items() if "ctaugment" in option_defaults(cls)]
             raise SemisupError(
                 f"augment.{view}.policy: method '{name}' learns no rates to draw by as it is set here; "
                 f"{' and '.join(learners)} do with `ctaugment: true`; got '{policy}'"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import nn
 from semisup.config import StageConfig
 from semisup.errors import SemisupError
 from semisup.methods import METHODS, Method
-from semisup.methods.base import Statistics
+from semisup.methods.base import Statistics, given_to
 from semisup.models import (
     Classifier,
     Encoder,
@@ -162,17 +161,15 @@ def build_method(
         return Encoder(build_backbone(spec.name, spec.options, **sizes, pretrained=pretrained))
 
     model = fresh()
-    given: dict[str, Any] = {"teacher": teachers[0]} if cls.needs_teacher else {}
-    if cls.needs_num_images:
-        given["num_images"] = num_images
-    if cls.needs_num_labeled:
-        given["num_labeled"] = num_labeled
-    if cls.needs_image_shape:
-        given["image_shape"] = (spec.in_channels, spec.image_size, spec.image_size)
-    if cls.needs_statistics:
-        given["statistics"] = statistics
-    if "second" in inspect.signature(cls.__init__).parameters:
-        given["second"] = fresh()
+    there_is: dict[str, Callable[[], Any]] = {
+        "teacher": lambda: teachers[0],
+        "second": fresh,
+        "num_images": lambda: num_images,
+        "num_labeled": lambda: num_labeled,
+        "image_shape": lambda: (spec.in_channels, spec.image_size, spec.image_size),
+        "statistics": lambda: statistics,
+    }
+    given = {name: there_is[name]() for name in given_to(cls)}
     return cls(model, **given, **options)
 
 
