@@ -42,6 +42,7 @@ __all__ = [
     "check_named",
     "check_numbers",
     "check_options",
+    "keys_of",
     "matching",
     "one_of",
     "option_defaults",

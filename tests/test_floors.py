@@ -14,6 +14,7 @@ import semisup
 
 PACKAGE = Path(semisup.__file__).parent
 FLOORS = [
+    {"__main__"},
     {"cli"},
     {"bench", "estimator"},
     {"pipeline"},

@@ -14,7 +14,7 @@ from semisup.losses.classification import (
 )
 from semisup.losses.clusters import cross_view_cross_entropy, self_distillation, sinkhorn
 from semisup.losses.consistency import kl_consistency, mse_consistency, sharpen
-from semisup.losses.contrastive import info_nce, n_pair, nce, nt_xent
+from semisup.losses.contrastive import info_nce, n_pair, nce, nt_xent, sup_con
 from semisup.losses.count_features import counting
 from semisup.losses.distillation import hinton_kd, soft_target_distillation
 from semisup.losses.fairness import self_adaptive_fairness
@@ -55,6 +55,7 @@ __all__ = [
     "soft_cross_entropy",
     "soft_nearest_neighbor",
     "soft_target_distillation",
+    "sup_con",
     "triplet",
     "unfold_classes",
     "variance_hinge",

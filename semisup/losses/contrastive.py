@@ -15,10 +15,10 @@ from torch import Tensor
 from semisup.errors import SemisupError
 from semisup.losses.precision import full_precision, without_autocast
 
-__all__ = ["info_nce", "n_pair", "nce", "nt_xent"]
+__all__ = ["info_nce", "n_pair", "nce", "nt_xent", "sup_con"]
 
 
-def nt_xent(z: Tensor, temperature: float, extra_negatives: Tensor | None = None) -> Tensor:
+def nt_xent(z: Tensor, temperature: float, extra_negatives: Tensor | None = None, *, decoupled: bool = False) -> Tensor:
     """Return the mean over all 2N rows of the cross-entropy of finding a row's other view.
 
     SimCLR, arXiv:2002.05709, eq. 1. Rows are ℓ2-normalized here; row i has row (i + N) mod 2N as its positive and all
@@ -30,16 +30,21 @@ def nt_xent(z: Tensor, temperature: float, extra_negatives: Tensor | None = None
         temperature: τ > 0, divides the cosine similarity.
         extra_negatives: (K, D) remembered embeddings, the MoCo-style memory of SimCLRv2 (arXiv:2006.10029).
             Normalized here, and constant: they get no gradient.
+        decoupled: leave the positive out of the candidates, so that an anchor whose other view is near learns as much
+            from its negatives as any other (DCL, arXiv:2110.06848, eq. 6). Chance level is log(2N - 2 + K); the loss
+            has no lower bound of 0.
 
     Raises:
         SemisupError: an odd or zero number of rows, a width of ``extra_negatives`` other than D, or a temperature
-            that is not positive.
+            that is not positive; decoupled, one pair without ``extra_negatives``.
     """
     if z.ndim != 2 or z.shape[0] == 0 or z.shape[0] % 2:
         raise SemisupError(f"z must be (2N, D), first views stacked on second views, got shape {tuple(z.shape)}")
     if not temperature > 0:
         raise SemisupError(f"temperature must be positive, got {temperature}")
     rows = z.shape[0]
+    if decoupled and rows == 2 and (extra_negatives is None or not len(extra_negatives)):
+        raise SemisupError("decoupled: one pair has no negatives; it needs at least two")
     with without_autocast(z):
         unit = F.normalize(full_precision(z), dim=1)
         logits = unit @ unit.T / temperature
@@ -51,7 +56,11 @@ def nt_xent(z: Tensor, temperature: float, extra_negatives: Tensor | None = None
             memory = F.normalize(extra_negatives.detach().to(unit.dtype), dim=1)
             logits = torch.cat([logits, unit @ memory.T / temperature], dim=1)
         positives = torch.arange(rows, device=z.device).roll(rows // 2)
-        return F.cross_entropy(logits, positives)
+        if not decoupled:
+            return F.cross_entropy(logits, positives)
+        own = positives[:, None]
+        negatives = logits.scatter(1, own, float("-inf"))
+        return (negatives.logsumexp(1) - logits.gather(1, own)[:, 0]).mean()
 
 
 def info_nce(
@@ -60,6 +69,8 @@ def info_nce(
     temperature: float,
     negatives: Tensor | None = None,
     weight: Tensor | None = None,
+    *,
+    decoupled: bool = False,
 ) -> Tensor:
     """Return the mean over N rows of the cross-entropy of finding a query's positive among its candidates.
 
@@ -73,13 +84,16 @@ def info_nce(
         temperature: τ > 0, divides the cosine similarity.
         negatives: (K, D) for all queries. None: the other queries' positives, N candidates in all.
         weight: (N,), see the top of this file.
+        decoupled: leave the positive out of the candidates, see :func:`nt_xent`; needs ``negatives``.
 
     Raises:
-        SemisupError: a shape other than these, or a temperature that is not positive.
+        SemisupError: a shape other than these, a temperature that is not positive, or decoupled without ``negatives``.
     """
     _check_pairs(queries, positives, "queries", "positives")
     if not temperature > 0:
         raise SemisupError(f"temperature must be positive, got {temperature}")
+    if decoupled and negatives is None:
+        raise SemisupError("decoupled: needs negatives that are not the other queries' positives")
     with without_autocast(queries):
         query, positive = (F.normalize(full_precision(x), dim=1) for x in (queries, positives))
         if negatives is None:
@@ -89,7 +103,38 @@ def info_nce(
             raise SemisupError(f"negatives must be (K, {queries.shape[1]}), as wide as queries, got shape {got}")
         others = F.normalize(negatives.to(query.dtype), dim=1)
         logits = torch.cat([(query * positive).sum(1, keepdim=True), query @ others.T], dim=1) / temperature
-        return _weighted(logits.logsumexp(1) - logits[:, 0], weight)
+        candidates = logits[:, 1:] if decoupled else logits
+        return _weighted(candidates.logsumexp(1) - logits[:, 0], weight)
+
+
+def sup_con(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Return the mean over N rows of the mean, over the other rows of a row's class, of the cross-entropy of finding
+    them among all other rows.
+
+    SupCon, arXiv:2004.11362, eq. 2 (L_out, the mean outside of the logarithm, which the paper found better than L_in).
+    Rows are ℓ2-normalized here, and all get gradient. A row without another one of its class adds 0. Equal or
+    orthogonal rows: log(N - 1), for each row that has one.
+
+    Args:
+        z: (N, D), N >= 2.
+        labels: (N,) int64.
+        temperature: τ > 0, divides the cosine similarity. Paper: 0.1.
+
+    Raises:
+        SemisupError: a shape other than these, or a temperature that is not positive.
+    """
+    if z.ndim != 2 or len(z) < 2 or labels.shape != z.shape[:1]:
+        got = f"{tuple(z.shape)} and {tuple(labels.shape)}"
+        raise SemisupError(f"z and labels must be (N, D) and (N,) with N >= 2, got shapes {got}")
+    if not temperature > 0:
+        raise SemisupError(f"temperature must be positive, got {temperature}")
+    with without_autocast(z):
+        unit = F.normalize(full_precision(z), dim=1)
+        itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+        logits = (unit @ unit.T / temperature).masked_fill(itself, float("-inf"))
+        log_probs = (logits - logits.logsumexp(1, keepdim=True)).masked_fill(itself, 0.0)
+        alike = (labels[:, None] == labels) & ~itself
+        return -((log_probs * alike).sum(1) / alike.sum(1).clamp(min=1)).mean()
 
 
 def n_pair(anchors: Tensor, positives: Tensor, norm_penalty: float = 0.0, weight: Tensor | None = None) -> Tensor:

@@ -178,6 +178,8 @@ class Method(nn.Module):
     citation: ClassVar[str]
     trains: ClassVar[Literal["classifier", "encoder"]] = "classifier"
     """Whether the first constructor argument is a Classifier or an Encoder (which has no labels to classify by)."""
+    averages: bool = False
+    """Whether the predictor is an average of weights already: the stage's `ema` would average it once more."""
     needs_pseudo_labels: ClassVar[bool] = False
     """Whether `batch.unlabeled.target` must come from a relabel or propagate stage."""
     views: Views

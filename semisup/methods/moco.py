@@ -48,6 +48,7 @@ class MoCo(Method):
         momentum: m of the key network, in [0, 1]; 1 freezes it. Paper: 0.999; CIFAR notebook: 0.99.
         bn_splits: parts of a batch, of at least two images each, better 32; 1: BatchNorm sees the whole. CIFAR
             notebook: 8, as many as the paper has GPUs, of a batch of 512.
+        decoupled: leave the positive out of the denominator (arXiv:2110.06848).
 
     Raises:
         SemisupError: at the first step, if the memory is smaller than the unlabeled batch or a part than two images.
@@ -72,6 +73,7 @@ class MoCo(Method):
         memory: Count = 4096,
         momentum: Fraction = 0.99,
         bn_splits: Count = 8,
+        decoupled: bool = False,
     ) -> None:
         super().__init__()
         width = model.num_features
@@ -81,6 +83,7 @@ class MoCo(Method):
         self.temperature = temperature
         self.memory = memory
         self.bn_splits = bn_splits
+        self.decoupled = decoupled
         # Random unit vectors until keys have replaced them, as in the reference code.
         self.register_buffer("queue", F.normalize(torch.randn(memory, out_features), dim=1))
         self.register_buffer("written", torch.zeros((), dtype=torch.long))
@@ -95,7 +98,7 @@ class MoCo(Method):
             keys = self.encode(self.target.module, key[order])[order.argsort()]
             keys = F.normalize(keys.float(), dim=1)
         queries = self.encode(self.online, query)
-        loss = info_nce(queries, keys, self.temperature, self.queue)
+        loss = info_nce(queries, keys, self.temperature, self.queue, decoupled=self.decoupled)
         yield Update(loss, log={"contrastive": loss}, embeddings=(queries, keys))
         enqueue(self.queue, self.written, keys)
 

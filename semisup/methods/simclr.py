@@ -24,6 +24,7 @@ class SimCLR(Method):
         temperature: of the similarities, > 0. Paper: 0.1 on ImageNet, 0.5 on CIFAR-10.
         hidden: width of the head's middle layer; 0 means the encoder's width, as in the paper.
         out_features: dimension of the compared embeddings. Paper: 128.
+        decoupled: leave the positive out of the denominator (arXiv:2110.06848); meant for small batches.
     """
 
     name = "simclr"
@@ -34,18 +35,25 @@ class SimCLR(Method):
     views = Views(unlabeled={"first": "simclr", "second": "simclr"})
 
     def __init__(
-        self, model: Encoder, *, temperature: Positive = 0.5, hidden: CountOrZero = 0, out_features: Count = 128
+        self,
+        model: Encoder,
+        *,
+        temperature: Positive = 0.5,
+        hidden: CountOrZero = 0,
+        out_features: Count = 128,
+        decoupled: bool = False,
     ) -> None:
         super().__init__()
         width = hidden or model.num_features
         self.encoder = Encoder(model.backbone, ProjectionHead(model.num_features, width, out_features, num_layers=2))
         self.temperature = temperature
+        self.decoupled = decoupled
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """One update; both views carry gradients."""
         views = torch.cat([batch.unlabeled["first"], batch.unlabeled["second"]])
         z = self.encoder.project(views)
-        loss = nt_xent(z, self.temperature)
+        loss = nt_xent(z, self.temperature, decoupled=self.decoupled)
         first, second = z.chunk(2)
         yield Update(loss, log={"contrastive": loss}, embeddings=(first, second))
 

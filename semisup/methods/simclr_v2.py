@@ -36,6 +36,7 @@ class SimCLRv2(Method):
         layers: of the projection head. Paper: 3.
         memory: number of remembered embeddings, 0 for none, else at least the unlabeled batch. Paper: 65,536.
         memory_decay: of the average that fills the memory. Paper: 0.999.
+        decoupled: leave the positive out of the denominator (arXiv:2110.06848); meant for small batches.
 
     Raises:
         SemisupError: at the first step, if the memory is smaller than the unlabeled batch.
@@ -60,6 +61,7 @@ class SimCLRv2(Method):
         layers: Depth = 3,
         memory: CountOrZero = 0,
         memory_decay: Fraction = 0.999,
+        decoupled: bool = False,
     ) -> None:
         super().__init__()
         width = hidden or model.num_features
@@ -67,6 +69,7 @@ class SimCLRv2(Method):
             model.backbone, ProjectionHead(model.num_features, width, out_features, num_layers=layers)
         )
         self.temperature = temperature
+        self.decoupled = decoupled
         self.memory = memory
         if memory:
             self.average = EMA(self.encoder, memory_decay, own_buffers=True)
@@ -83,7 +86,7 @@ class SimCLRv2(Method):
                 f"method.memory: must be 0 or at least the unlabeled batch of {len(second)} images, got {self.memory}"
             )
         z = self.encoder.project(torch.cat([first, second]))
-        loss = nt_xent(z, self.temperature, self.queue if self.memory else None)
+        loss = nt_xent(z, self.temperature, self.queue if self.memory else None, decoupled=self.decoupled)
         first_z, second_z = z.chunk(2)
         yield Update(loss, log={"contrastive": loss}, embeddings=(first_z, second_z))
         if self.memory:

@@ -28,12 +28,12 @@ from semisup.engine.optim import check_group_lr
 from semisup.errors import SemisupError, first_line, nearest, raise_all
 from semisup.evaluate.knn import SIMILARITIES
 from semisup.methods import METHODS, Batch, Labeled, Method, Progress, Unlabeled, Views
-from semisup.models import Classifier, WeightsReport, count_parameters
+from semisup.models import Classifier, Encoder, WeightsReport, count_parameters
 from semisup.options import option_defaults
 from semisup.pipeline.check import check_recipe
 from semisup.pipeline.notes import stage_notes
-from semisup.stages.initial import check_weights_file
-from semisup.stages.networks import Network, build_method, projector_widths, stage_network
+from semisup.stages.initial import check_model_weights, check_weights_file
+from semisup.stages.networks import Network, build_method, hashed_model, projector_widths, stage_network
 from semisup.stages.train import policy_names, stage_backend
 
 __all__ = [
@@ -72,6 +72,8 @@ class StagePlan:
     """Estimated peak bytes: data, weights, optimizer, saved activations."""
     loaded: WeightsReport | None = None
     """How the file of `init.weights` fits."""
+    weights: str | None = None
+    """What published weights or file the model's own options start it from, and their license."""
     views: Views | None = None
     """What its method asks for; None for a stage that does not train."""
     notes: tuple[str, ...] = ()
@@ -273,6 +275,7 @@ def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, St
         in_channels=data.channels,
         image_size=data.size,
         num_classes=data.num_classes,
+        statistics=plan.statistics,
     )
     for teacher in stage.teacher:
         _require_classifier(planned[teacher], "teacher")
@@ -297,6 +300,10 @@ def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, St
     loaded = None
     if stage.init is not None and stage.init.weights is not None:
         loaded = check_weights_file(method, stage.init, Path(stage.init.weights), data.classes)
+    weights = None
+    if stage.init is None:
+        trained = next(m for m in method.modules() if isinstance(m, Classifier | Encoder) and m not in teachers)
+        weights = check_model_weights(trained.backbone, spec)
     labeled, unlabeled = method.views.policies("labeled"), method.views.policies("unlabeled")
     for view in stage.view_settings:
         if view not in labeled and view not in unlabeled:
@@ -320,7 +327,7 @@ def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, St
             plan,
             name,
             stage,
-            spec.to_json(),
+            hashed_model(spec),
             steps,
             method.trains == "classifier",
             [planned[i].fingerprint for i in inputs],
@@ -331,6 +338,7 @@ def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, St
         network=Network(spec, method.trains, projector_widths(method.predictor())),
         memory=0,
         loaded=loaded,
+        weights=weights,
         views=method.views,
         notes=tuple(stage_notes(method, stage, steps)),
     ), method

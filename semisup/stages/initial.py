@@ -14,11 +14,13 @@ from semisup.config import InitConfig
 from semisup.errors import SemisupError
 from semisup.methods import Method
 from semisup.methods.base import given_to
-from semisup.models import Classifier, Encoder, WeightsReport, backbone_core
+from semisup.models import Classifier, Encoder, ModelSpec, WeightsReport, backbone_core
 from semisup.models.foreign import Fit, file_shapes, file_tensors, fit_names
+from semisup.models.from_timm import fit_file_whole
+from semisup.models.origin import weights_origin
 from semisup.models.weights import Shape, compare, renamed
 
-__all__ = ["Initial", "check_weights_file", "fit_file", "load_initial_weights"]
+__all__ = ["Initial", "check_model_weights", "check_weights_file", "fit_file", "load_initial_weights"]
 
 PROJECTION, NECK, HEAD = "projector.layers.", "neck.", "head."
 """The layers of a projection head become the neck of the classifier that starts from inside it."""
@@ -126,6 +128,27 @@ def check_weights_file(method: Method, init: InitConfig, path: Path, classes: Se
         SemisupError: it supplies less than `minimum_match` of what the network wants from it.
     """
     return _fits(method, init, path, classes)[0][1].report
+
+
+def check_model_weights(backbone: nn.Module, spec: ModelSpec) -> str | None:
+    """Say what weights a model starts from by its own options, after looking whether their file fits.
+
+    Args:
+        backbone: of that model, which may be on the meta device.
+        spec: of the model.
+
+    Returns:
+        The sentence, or None: they are random.
+
+    Raises:
+        SemisupError: they cannot be read or fetched, or do not fit.
+    """
+    origin = weights_origin(spec.name, spec.options)
+    if origin is None:
+        return None
+    if origin.file is not None:
+        fit_file_whole(backbone_core(backbone)[0], origin.file, f"model {spec.name}")
+    return str(origin)
 
 
 def _fits(

@@ -23,6 +23,7 @@ from semisup.data import ImageData, LabelBudget, is_mapped, take
 from semisup.engine import Batches, BatchSource, FitResult, TrainingImages, compile_backbones, fit, seed_for, uncompiled
 from semisup.methods import Method, Views
 from semisup.models import ModelSpec, WeightsReport, count_parameters
+from semisup.models.origin import weights_origin
 from semisup.stages.artifact import Artifact, finish
 from semisup.stages.context import StageContext
 from semisup.stages.evaluation import (
@@ -154,6 +155,7 @@ def _start(context: StageContext) -> tuple[Method, ModelSpec, WeightsReport | No
         in_channels=data.channels,
         image_size=data.size,
         num_classes=data.num_classes,
+        statistics=context.statistics,
     )
     teachers = [load_network(context.inputs[name].folder, context.device) for name in stage.teacher]
     init_seed = context.recipe.seed if context.recipe.init_seed is None else context.recipe.init_seed
@@ -181,6 +183,11 @@ def _start(context: StageContext) -> tuple[Method, ModelSpec, WeightsReport | No
     if context.recipe.compile:
         compile_backbones(method)
     return method, spec, report
+
+
+def _weights_note(spec: ModelSpec) -> str | None:
+    origin = weights_origin(spec.name, spec.options)
+    return None if origin is None else str(origin)
 
 
 def _has_model(artifact: Artifact) -> bool:
@@ -278,6 +285,7 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
             "images_per_second": result.images_per_second,
             "parameters": count_parameters(predictor),
             "loaded": None if report is None else str(report),
+            "weights": None if stage.init is not None else _weights_note(spec),
             "metrics": metrics,
         },
     )

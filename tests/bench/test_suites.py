@@ -81,7 +81,9 @@ def test_a_dry_run_of_cifar10_shows_runs_and_time(tmp_path: Path) -> None:
     draw = np.random.RandomState(0)
     images = draw.randint(0, 256, (6000, 32, 32, 3), dtype=np.uint8)
     labels = np.arange(6000) % 10
-    np.savez(tmp_path / "cifar.npz", x_train=images, y_train=labels, x_test=images[:100], y_test=labels[:100])
+    np.savez(
+        tmp_path / "cifar.npz", x_train=images[100:], y_train=labels[100:], x_test=images[:100], y_test=labels[:100]
+    )
     words = ["bench", "cifar10/budgets", "--dry-run", "--out", tmp_path / "out" / "x"]
     words += ["data={source: npz, path: %s}" % (tmp_path / "cifar.npz"), "model={name: cnn, width: 4}"]
     done = subprocess.run(

@@ -103,6 +103,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "supervised": {
         "weak": Setting(terms=_terms("supervised")),
         "strong": Setting({"strong": True, "label_smoothing": 0.1}, terms=_terms("supervised")),
+        "supcon": Setting({"supcon": 0.5}, terms=_terms("supervised", "supcon")),
         "frozen": Setting({"freeze": True}, terms=_terms("supervised")),
     },
     "instance_discrimination": {
@@ -150,7 +151,10 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         ),
         "one": Setting({"tasks": {"rotation": 2.0}}, terms=_terms("rotation")),
     },
-    "simclr": {"plain": Setting(terms=_terms("contrastive"))},
+    "simclr": {
+        "plain": Setting(terms=_terms("contrastive")),
+        "decoupled": Setting({"decoupled": True}, terms=_terms("contrastive")),
+    },
     "simclr_v2": {
         "plain": Setting(terms=_terms("contrastive")),
         # Neither as wide as the features nor a multiple of the batch.
@@ -298,6 +302,12 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "fixmatch": {
         "plain": _FIXMATCH,
         "aligned": Setting({**_FIXMATCH.options, "align": True}, _FIXMATCH.terms, _FIXMATCH.numbers, guesses=True),
+        "average": Setting(
+            {**_FIXMATCH.options, "teacher": "ema", "teacher_decay": 0.5},
+            _FIXMATCH.terms,
+            _FIXMATCH.numbers,
+            guesses=True,
+        ),
         "ctaugment": Setting(
             {**_FIXMATCH.options, "ctaugment": True}, _FIXMATCH.terms, _FIXMATCH.numbers, guesses=True
         ),
@@ -324,6 +334,15 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             {"momentum": 0.5, "align": False}, _FIXMATCH.terms, _terms("kept", "confidence"), guesses=True
         ),
     },
+    "adamatch": {
+        "plain": Setting(
+            {"threshold": 0.0, "ramp": 0.0, "momentum": 0.5},
+            terms=_terms("supervised", "supervised_strong", "unlabeled"),
+            numbers=_terms("kept"),
+            random=True,
+            guesses=True,
+        ),
+    },
     "comatch": {
         # Full after two of three steps; most pairs of images have an edge.
         "plain": Setting(
@@ -346,6 +365,9 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "noisy_student": {"plain": Setting(terms=_terms("supervised", "unlabeled"), random=True)},
     "meta_pseudo_labels": {
         "drawn": _MPL,
+        "dropout": Setting(
+            {**_MPL.options, "dropout": 0.3}, _MPL.terms, _MPL.numbers, _MPL.groups, random=True, guesses=True
+        ),
         "hard": Setting({**_MPL.options, "hard": True}, _MPL.terms, _MPL.numbers, _MPL.groups, guesses=True),
     },
     "s4l_rotation": {

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from semisup.errors import SemisupError
-from semisup.losses import nt_xent
+from semisup.losses import nt_xent, sup_con
 from tests.losses.losses_reference import check, gradient, normal
 
 
@@ -17,8 +17,8 @@ def cosine(a, b):
     return dot / (math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(y * y for y in b)))
 
 
-def reference(z, temperature, extra=(), mask_self=True):
-    """Equation 1 of SimCLR, one anchor at a time."""
+def reference(z, temperature, extra=(), mask_self=True, decoupled=False):
+    """Equation 1 of SimCLR, one anchor at a time; decoupled, the sum is over negatives alone."""
     n = len(z) // 2
     total = 0.0
     for i in range(2 * n):
@@ -26,7 +26,7 @@ def reference(z, temperature, extra=(), mask_self=True):
         positive = math.exp(cosine(z[i], z[j]) / temperature)
         candidates = [math.exp(cosine(z[i], z[k]) / temperature) for k in range(2 * n) if k != i or not mask_self]
         candidates += [math.exp(cosine(z[i], key) / temperature) for key in extra]
-        total += -math.log(positive / sum(candidates))
+        total += -math.log(positive / (sum(candidates) - positive * decoupled))
     return total / (2 * n)
 
 
@@ -41,6 +41,25 @@ def test_matches_loops(pairs, temperature, memory):
         lambda z: reference(z, temperature, extra),
         normal(2 * pairs, 3, scale=2.0),
     )
+
+
+@pytest.mark.parametrize(("pairs", "memory"), [(1, 4), (3, 0), (3, 4)])
+def test_decoupled_matches_loops(pairs, memory):
+    extra = normal(memory, 3, seed=1)
+    keys = None if memory == 0 else torch.tensor(extra)
+    check(
+        lambda z: nt_xent(z, 0.5, keys, decoupled=True),
+        lambda z: reference(z, 0.5, extra, decoupled=True),
+        normal(2 * pairs, 3),
+    )
+
+
+def test_decoupled_closed_forms():
+    """Perfect pairs of orthogonal images; and equal rows, where only 2N - 2 candidates are left."""
+    assert float(nt_xent(orthogonal_pairs(4), 0.5, decoupled=True)) == pytest.approx(math.log(6) - 2, rel=1e-5)
+    assert float(nt_xent(torch.ones(12, 5), 0.07, decoupled=True)) == pytest.approx(math.log(10), rel=1e-5)
+    with pytest.raises(SemisupError, match="decoupled"):
+        nt_xent(torch.ones(2, 5), 0.5, decoupled=True)
 
 
 def orthogonal_pairs(n: int) -> torch.Tensor:
@@ -147,3 +166,48 @@ def test_mistakes_are_named():
     for temperature in (0.0, -0.1, math.nan):
         with pytest.raises(SemisupError, match="temperature must be positive"):
             nt_xent(torch.ones(4, 2), temperature)
+
+
+def sup_con_loops(z, labels, temperature):
+    """Equation 2 of SupCon, one anchor and one positive at a time."""
+    losses = []
+    for i in range(len(z)):
+        others = [a for a in range(len(z)) if a != i]
+        candidates = sum(math.exp(cosine(z[i], z[a]) / temperature) for a in others)
+        alike = [a for a in others if labels[a] == labels[i]]
+        terms = [math.log(math.exp(cosine(z[i], z[p]) / temperature) / candidates) for p in alike]
+        losses.append(-sum(terms) / len(terms) if terms else 0.0)
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("labels", [[0, 0], [0, 1, 0, 2, 1, 0], [3, 3, 3, 3], [0, 1, 2]], ids=str)
+@pytest.mark.parametrize("temperature", [0.1, 0.7])
+def test_sup_con_matches_loops(labels, temperature):
+    check(
+        lambda z: sup_con(z, torch.tensor(labels), temperature),
+        lambda z: sup_con_loops(z, labels, temperature),
+        normal(len(labels), 3, scale=2.0),
+    )
+
+
+def test_sup_con_closed_forms():
+    """Equal rows: log(N - 1). Two views of each image and no more: NT-Xent. L_in would be lower (Jensen)."""
+    assert float(sup_con(torch.ones(6, 4), torch.tensor([0, 0, 1, 1, 2, 2]), 0.1)) == pytest.approx(math.log(5))
+    z = torch.tensor(normal(8, 3))
+    torch.testing.assert_close(sup_con(z, torch.arange(4).repeat(2), 0.5), nt_xent(z, 0.5))
+    assert float(sup_con(z, torch.arange(8), 0.5)) == 0.0
+    assert not gradient(lambda z: sup_con(z, torch.arange(8), 0.5), z).any()
+
+
+@pytest.mark.parametrize(
+    ("z", "labels", "temperature"),
+    [
+        (torch.ones(1, 3), torch.zeros(1), 0.5),
+        (torch.ones(4), torch.zeros(4), 0.5),
+        (torch.ones(4, 3), torch.zeros(3), 0.5),
+        (torch.ones(4, 3), torch.zeros(4), 0.0),
+    ],
+)
+def test_sup_con_refuses(z, labels, temperature):
+    with pytest.raises(SemisupError):
+        sup_con(z, labels, temperature)

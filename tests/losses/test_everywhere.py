@@ -82,6 +82,7 @@ CASES = {
         lambda z, t: semisup.losses.soft_target_distillation(z, t, 0.5),
         (logits(1),),
     ),
+    "sup_con": (lambda z, y: semisup.losses.sup_con(z, y, 0.1), (LABELS,)),
     "triplet": (semisup.losses.triplet, (LABELS,)),
     "unfold_classes": (
         lambda z, p, y: semisup.losses.unfold_classes(F.softmax(z, 1), p, y[:C])[:, 0].sum(),

@@ -131,6 +131,19 @@ def test_everything_masked_is_exactly_0(loss):
     torch.testing.assert_close(loss(z, everyone), loss(z, None))
 
 
+def test_info_nce_decoupled_leaves_the_positive_out():
+    q, p, extra = normal(3, 4), normal(3, 4, seed=1), normal(5, 4, seed=2)
+
+    def reference(q):
+        whole = [math.exp(info_nce_loops(q[i : i + 1], p[i : i + 1], 0.5, extra, None)) for i in range(len(q))]
+        return sum(math.log(x - 1) for x in whole) / len(q)  # (positive + negatives) / positive - 1
+
+    tensors = (torch.tensor(p), torch.tensor(extra))
+    check(lambda z: info_nce(z, tensors[0].to(z), 0.5, tensors[1].to(z), decoupled=True), reference, q)
+    with pytest.raises(SemisupError, match="decoupled"):
+        info_nce(torch.ones(2, 3), torch.ones(2, 3), 0.5, decoupled=True)
+
+
 def test_info_nce_by_hand():
     eye = torch.eye(4)
     assert float(info_nce(eye, eye, 0.5)) == pytest.approx(math.log(1 + 3 * math.exp(-2)), rel=1e-5)

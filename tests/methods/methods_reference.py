@@ -198,7 +198,9 @@ def check_no_gradient_into(method: Method, given: Batch, part: str, view: str, p
         assert slope is None, f"gradient into {part}[{view!r}]"
 
 
-def nt_xent(z: Array, temperature: float, memory: Array | None = None, *, masked: bool = True) -> float:
+def nt_xent(
+    z: Array, temperature: float, memory: Array | None = None, *, masked: bool = True, decoupled: bool = False
+) -> float:
     """SimCLR, eq. 1, anchor by anchor; `memory` rows are further candidates of every anchor."""
     unit = [row / math.sqrt(sum(value * value for value in row)) for row in z]
     rows = len(unit)
@@ -208,5 +210,5 @@ def nt_xent(z: Array, temperature: float, memory: Array | None = None, *, masked
         candidates = [unit[k] for k in range(rows) if k != i or not masked] + extra
         powers = [math.exp(float(unit[i] @ other) / temperature) for other in candidates]
         positive = math.exp(float(unit[i] @ unit[(i + rows // 2) % rows]) / temperature)
-        losses.append(-math.log(positive / sum(powers)))
+        losses.append(-math.log(positive / (sum(powers) - positive * decoupled)))
     return mean(losses)

@@ -60,6 +60,12 @@ def embed(parameters: list[ref.Array], images: Tensor) -> list[ref.Array]:
     return [row / math.sqrt(sum(row * row)) for row in rows]
 
 
+def test_decoupled_leaves_the_key_out() -> None:
+    plain, decoupled = (ref.first(build(MoCo, decoupled=flag), given(n=1)).loss.detach() for flag in (False, True))
+    # log(p + n) - log p, and log n - log p.
+    ref.close(decoupled, math.log(math.exp(float(plain)) - 1), rtol=1e-4)
+
+
 def loss_by_hand(queries: list[ref.Array], keys: list[ref.Array], queue: ref.Array, temperature: float) -> float:
     losses = []
     for q, k in zip(queries, keys, strict=True):

@@ -75,6 +75,13 @@ def test_values(cls: type[Contrastive]) -> None:
 
 
 @both
+def test_decoupled_leaves_the_positive_out(cls: type[Contrastive]) -> None:
+    first, second = rows(4, 1), rows(4, 2)
+    z = torch.cat([first, second]).double().numpy()
+    ref.close(ref.first(bare(cls, decoupled=True), views(first, second)).loss, ref.nt_xent(z, 0.5, decoupled=True))
+
+
+@both
 def test_invariances(cls: type[Contrastive]) -> None:
     method = bare(cls)
     first, second = rows(6, 1), rows(6, 2)
@@ -224,12 +231,12 @@ def test_memory_smaller_than_the_batch() -> None:
 # --- sabotage --------------------------------------------------------------------------------------------------------
 
 
-def unmasked(z: Tensor, temperature: float, extra: Tensor | None = None) -> Tensor:
+def unmasked(z: Tensor, temperature: float, extra: Tensor | None = None, *, decoupled: bool = False) -> Tensor:
     unit = F.normalize(z, dim=1)
     return F.cross_entropy(unit @ unit.T / temperature, torch.arange(len(z)).roll(len(z) // 2))
 
 
-def unnormalized(z: Tensor, temperature: float, extra: Tensor | None = None) -> Tensor:
+def unnormalized(z: Tensor, temperature: float, extra: Tensor | None = None, *, decoupled: bool = False) -> Tensor:
     similarities = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
     return F.cross_entropy(similarities, torch.arange(len(z)).roll(len(z) // 2))
 
@@ -337,7 +344,7 @@ def test_own_key_check_finds_early_keys() -> None:
 
 
 def test_memory_check_finds_gradient_into_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    def leaky(z: Tensor, temperature: float, extra: Tensor) -> Tensor:
+    def leaky(z: Tensor, temperature: float, extra: Tensor, *, decoupled: bool) -> Tensor:
         unit = F.normalize(z, dim=1)
         own = (unit @ unit.T / temperature).fill_diagonal_(-torch.inf)
         similarities = torch.cat([own, unit @ extra.T / temperature], dim=1)

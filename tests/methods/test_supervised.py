@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from semisup.errors import SemisupError
+from semisup.losses import sup_con
 from semisup.methods import Batch, Progress, Update
 from semisup.methods.supervised import Supervised
 from tests.methods import methods_reference as ref
@@ -51,6 +53,19 @@ OPTIONS: list[dict[str, Any]] = [
     {"label_smoothing": 0.2},
     {"strong": True, "label_smoothing": 0.1},
 ]
+
+
+def test_supcon_is_added_on_the_features() -> None:
+    """On pixels as features the term is a constant; its weight and temperature count."""
+    given = ref.batch(X)
+    plain = ref.first(Supervised(ref.regression()), given)
+    update = ref.first(Supervised(ref.regression(), supcon=0.3, supcon_temperature=0.5), given)
+    contrast = sup_con(X["weak"].flatten(1), given.labeled.y, 0.5)
+    ref.close(update.log["supcon"], float(contrast))
+    ref.close(update.log["supervised"], float(plain.loss.detach()))
+    ref.close(update.loss, float((plain.loss + 0.3 * contrast).detach()))
+    with pytest.raises(SemisupError, match=r"method\.supcon"):
+        Supervised(ref.regression(), supcon=0.1, freeze=True)
 
 
 @pytest.mark.parametrize("options", OPTIONS)

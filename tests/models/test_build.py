@@ -48,7 +48,7 @@ def test_signatures_give_options_and_defaults_only() -> None:
         ("wnr", {}, "unknown model 'wnr'; did you mean 'wrn'?"),
         ("resnet51", {}, "unknown model 'resnet51'; did you mean 'resnet5"),
         ("mobilenet_v2", {}, "unknown model 'mobilenet_v2'; did you mean 'torchvision/mobilenet_v2'?"),
-        ("zzz", {}, "unknown model 'zzz'; valid: cnn, resnet18, resnet34, resnet50, torchvision/<name>, vit, wrn"),
+        ("zzz", {}, "unknown model 'zzz'; valid: cnn, resnet18, resnet34, resnet50, timm/<name>, torchvision/<name>"),
         (7, {}, "name: must be text, not 7"),
         ("cnn", {"widht": 3}, "widht: unknown key; did you mean 'width'?"),
         ("cnn", {"width": 0}, "width: must be at least 1, not 0"),
