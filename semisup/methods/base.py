@@ -235,6 +235,7 @@ def frozen(module: nn.Module) -> nn.Module:
     return module.requires_grad_(False).eval()
 
 
+KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 GIVEN = ("teacher", "second", "num_images", "num_labeled", "image_shape", "statistics")
 """What a method's constructor may ask for beside the network, by these names: the frozen predictor of an earlier stage;
 another network like the first, with weights of its own; how many training images there are (`batch.unlabeled.index`
@@ -243,6 +244,6 @@ what the normalization of the images can be undone."""
 
 
 def given_to(method: type[Method]) -> tuple[str, ...]:
-    """Return which of `GIVEN` a method's constructor takes."""
+    """Return which of `GIVEN` a method's constructor takes; a keyword-only one of such a name is an option."""
     parameters = inspect.signature(method.__init__).parameters
-    return tuple(name for name in GIVEN if name in parameters)
+    return tuple(name for name in GIVEN if name in parameters and parameters[name].kind is not KEYWORD_ONLY)
