@@ -21,6 +21,7 @@ FLOORS = [
     {"stages"},
     {"engine"},
     {"data", "methods"},
+    {"graph"},
     {"augment", "config", "evaluate", "tracking", "models", "losses"},
     {"columns"},
     {"files", "options", "records", "text"},

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from semisup.config import StageConfig
 from semisup.errors import SemisupError
@@ -30,9 +33,11 @@ __all__ = [
     "Network",
     "build_method",
     "hashed_model",
+    "network_of",
     "projector_widths",
     "stage_network",
     "wanted_weights",
+    "weightless",
 ]
 
 
@@ -74,6 +79,23 @@ class Network:
         classifier = build_classifier(self.spec, pretrained=False)
         classifier.average_turns = self.average_turns
         return classifier
+
+
+@contextmanager
+def weightless() -> Iterator[None]:
+    """Build networks meanwhile on the meta device, where everything has a shape and nothing has a value."""
+    with torch.device("meta"), _Uninitialized():
+        yield
+
+
+class _Uninitialized(TorchFunctionMode):
+    """Skips random initialization, which costs 2 s of imports on the meta device, where no weight has a value."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.__name__ in ("normal_", "uniform_", "trunc_normal_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def stage_network(
@@ -220,6 +242,13 @@ def build_method(
     }
     given = {name: there_is[name]() for name in given_to(cls)}
     return cls(model, **given, **options)
+
+
+def network_of(method: Method, spec: ModelSpec) -> Network:
+    """Describe the network that a method is evaluated by, built with its weights or without."""
+    predictor = method.predictor()
+    turns = bool(getattr(predictor, "average_turns", False))
+    return Network(spec, method.trains, projector_widths(predictor), turns)
 
 
 def projector_widths(predictor: nn.Module) -> tuple[int, ...]:

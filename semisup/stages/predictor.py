@@ -22,7 +22,7 @@ from semisup.models.weights import read_shapes, save_weights
 from semisup.records import checked, read_json, read_record, verify
 from semisup.stages.networks import Network, wanted_weights
 
-__all__ = ["Predictor", "load_features", "load_network", "load_predictor", "save_predictor"]
+__all__ = ["Predictor", "load_features", "load_network", "load_predictor", "read_network", "save_predictor"]
 
 MODEL, WEIGHTS = "model.json", "model.safetensors"
 
@@ -160,6 +160,15 @@ def _describe(folder: Path) -> dict[str, Any]:
     problems = [f"{key}: must have {n} items" for key, n in lengths.items() if len(getattr(found, key)) != n]
     raise_all(problems, f"{path}: not a model's description")
     return description
+
+
+def read_network(folder: Path) -> Network:
+    """Describe the network of a finished stage.
+
+    Raises:
+        SemisupError: no model there.
+    """
+    return Network.from_json(_describe(folder))
 
 
 def load_network(folder: Path, device: torch.device) -> Classifier:

@@ -49,7 +49,7 @@ def data_of(suite: Suite) -> ImageData:
 
 @pytest.mark.parametrize("name", shipped_suites())
 def test_every_shipped_suite_could_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("semisup.pipeline.plan._available_memory", lambda device: math.inf)  # of a GPU elsewhere
+    monkeypatch.setattr("semisup.pipeline.plan.available_memory", lambda device: math.inf)  # of a GPU elsewhere
     suite = load_suite(name)
     data = data_of(suite)
     check_entries(suite, data)  # with a trial step of every stage of every entry

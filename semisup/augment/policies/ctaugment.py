@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, ClassVar
 
 import torch
@@ -23,9 +24,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from semisup.augment.kernels import ops
+from semisup.augment.policies.adaptive import Adaptive, Probe
 from semisup.augment.policies.policy import (
     Drawn,
-    Policy,
     Shape,
     apply_in_turn,
     check_batch,
@@ -149,7 +150,7 @@ def _draw_bins(weights: Tensor, races: Tensor) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CTAugment(Policy):
+class CTAugment(Adaptive):
     """ReMixMatch's strong view: the weak view, then two operations whose strengths are drawn by learned rates.
 
     Source: D. Berthelot et al., arXiv:1911.09785, section 3.2, and google-research/fixmatch, libml/ctaugment.py: bins
@@ -195,6 +196,10 @@ class CTAugment(Policy):
         check_batch(images)
         return self.apply(images, self.draw(images.shape, generator), rates)
 
+    def bound(self, learned: Tensor) -> Callable[[Tensor, Generator], Tensor]:
+        """Return this policy drawn by rates (19, 17), by their values at each call."""
+        return partial(self, rates=learned)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CTAugmentCutout(CTAugment):
@@ -213,7 +218,7 @@ class CTAugmentCutout(CTAugment):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CTAugmentProbe(Policy):
+class CTAugmentProbe(Probe):
     """CTAugment's probe: the weak view, then two operations, each at a level drawn evenly.
 
     Args:
@@ -225,6 +230,7 @@ class CTAugmentProbe(Policy):
     name: ClassVar = "ctaugment_probe"
     shift: Annotated[float, Range(0, 0.5)] = 0.125
     pool: Annotated[Sequence[str], subset(OPERATIONS)] | None = None
+    trace_width: ClassVar[int] = DEPTH
 
     def draw(self, shape: Shape, generator: Generator) -> Drawn:
         """Draw the numbers of :func:`_draw` and ``bins`` (N, 2), of those that the operation has."""
