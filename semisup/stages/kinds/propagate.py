@@ -40,7 +40,8 @@ def plan(whole: Plan, name: str, stage: StageConfig, earlier: Mapping[str, Stage
     require_labels(whole, "kind", stage.kind)
     if config.mirror and not data.flip:
         raise SemisupError(
-            f"propagate.mirror: a mirrored image of '{data.name}' may be of another class; leave it false"
+            f"propagate.mirror: a mirrored image of '{data.name}' may be of another class; leave it false, or say that "
+            f"it keeps its class with data.flip=true"
         )
     memory = data.resident_bytes
     memory += 48 * len(data.x_train) * config.neighbors  # each edge both ways, 12 bytes, and a copy
