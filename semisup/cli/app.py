@@ -10,9 +10,10 @@ import typer
 from semisup._version import __version__
 from semisup.cli.data import data
 from semisup.cli.lists import methods, recipe_names, recipes, suite_names
-from semisup.cli.stop import NO_LOCK_HELP, go_without_locks, saying_how_to_go_on
+from semisup.cli.stop import GRACE_HELP, NO_LOCK_HELP, go_without_locks, saying_how_to_go_on
 from semisup.cli.terminal import print_anything
 from semisup.errors import SemisupError
+from semisup.signals import GRACE
 
 __all__ = ["main"]
 
@@ -50,11 +51,12 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Folder of the results; default runs/<recipe name>.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, train nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run every stage again, finished ones too.")] = False,
+    grace: Annotated[float, typer.Option(min=0, help=GRACE_HELP)] = GRACE,
     no_lock: Annotated[bool, typer.Option("--no-lock", help=NO_LOCK_HELP)] = False,
 ) -> None:
     """Run a recipe, stage by stage; finished stages are reused, an unfinished one is resumed."""
     go_without_locks(no_lock)
-    with saying_how_to_go_on():
+    with saying_how_to_go_on(grace):
         from semisup.config import load_recipe
 
         loaded = load_recipe(recipe, overrides or [])  # before torch is imported: most mistakes are answered at once
@@ -81,6 +83,7 @@ def bench(
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(help="Two result folders: how the second differs.")
     ] = None,
+    grace: Annotated[float, typer.Option(min=0, help=GRACE_HELP)] = GRACE,
     no_lock: Annotated[bool, typer.Option("--no-lock", help=NO_LOCK_HELP)] = False,
 ) -> None:
     """Run a suite of methods, label budgets and draws; the same command goes on where it was stopped."""
@@ -96,7 +99,7 @@ def bench(
         from semisup.bench import shipped_suites
 
         raise SemisupError(f"bench: name a suite; shipped: {', '.join(shipped_suites())}")
-    with saying_how_to_go_on():
+    with saying_how_to_go_on(grace):
         from semisup.bench import load_suite
 
         load_suite(suite, overrides or [])  # before torch is imported: most mistakes are answered at once

@@ -64,6 +64,8 @@ def cluster(scheduler: str | None, workers: int, retries: int) -> Iterator[Any]:
 def _own_workers(workers: int) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
+    from semisup.bench.execution.undisturbed import Undisturbed
+
     with (
         _environment_restored(),
         LocalCluster(  # type: ignore[no-untyped-call]
@@ -76,6 +78,7 @@ def _own_workers(workers: int) -> Iterator[Any]:
         ) as local,
         Client(local) as client,  # type: ignore[no-untyped-call]
     ):
+        client.register_plugin(Undisturbed())
         yield client
 
 

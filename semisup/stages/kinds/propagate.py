@@ -49,7 +49,8 @@ def plan(whole: Plan, name: str, stage: StageConfig, earlier: Mapping[str, Stage
     require_labels(whole, "kind", stage.kind)
     if config.mirror and not data.flip:
         raise SemisupError(
-            f"propagate.mirror: a mirrored image of '{data.name}' may be of another class; leave it false"
+            f"propagate.mirror: a mirrored image of '{data.name}' may be of another class; leave it false, or say that "
+            f"it keeps its class with data.flip=true"
         )
     shares = config.balance
     if isinstance(shares, list) and (len(shares) != data.num_classes or min(shares) < 0 or abs(sum(shares) - 1) > 1e-3):
