@@ -52,11 +52,9 @@ def plan(whole: Plan, name: str, stage: StageConfig, earlier: Mapping[str, Stage
             f"propagate.mirror: a mirrored image of '{data.name}' may be of another class; leave it false, or say that "
             f"it keeps its class with data.flip=true"
         )
-    shares = config.balance
-    if isinstance(shares, list) and (len(shares) != data.num_classes or min(shares) < 0 or abs(sum(shares) - 1) > 1e-3):
+    if isinstance(config.balance, list) and len(config.balance) != data.num_classes:
         raise SemisupError(
-            f"propagate.balance: must be {data.num_classes} numbers, one for each class, of at least 0 and of sum 1, "
-            f"not {shares}"
+            f"propagate.balance: must be {data.num_classes} numbers, one for each class, not {config.balance}"
         )
     memory = data.resident_bytes
     memory += 48 * len(data.x_train) * config.neighbors  # each edge both ways, 12 bytes, and a copy
