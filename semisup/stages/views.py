@@ -19,7 +19,7 @@ from semisup.data import ImageData, take
 from semisup.engine import Batches, TrainingImages
 from semisup.errors import SemisupError, nearest, raise_all
 from semisup.methods import METHODS, Method, Views
-from semisup.methods.base import options_of
+from semisup.options import option_defaults
 
 __all__ = ["check_views", "following_background", "policy_names", "stage_backend", "stage_batches", "stage_policies"]
 
@@ -150,7 +150,7 @@ def _check_adaptive(method: Method, stage: StageConfig) -> None:
             what = "is for the view 'probe' of methods that learn rates" if probes else "must be 'ctaugment_probe'"
             raise SemisupError(f"augment.{view}.policy: {what}, got '{policy}'")
         if issubclass(POLICIES[policy], Adaptive) and method.learned() is None:
-            learners = [other for other, cls in METHODS.items() if "ctaugment" in options_of(cls)]
+            learners = [other for other, cls in METHODS.items() if "ctaugment" in option_defaults(cls)]
             raise SemisupError(
                 f"augment.{view}.policy: method '{name}' learns no rates to draw by as it is set here; "
                 f"{' and '.join(learners)} do with `ctaugment: true`; got '{policy}'"
