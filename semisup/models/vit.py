@@ -2,52 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.errors import SemisupError, raise_all
-from semisup.models.checks import check_number, check_whole
+from semisup.options import Count, Depth, Range, check_options
 
 __all__ = [
     "LN_EPS",
     "TransformerBlock",
     "VisionTransformer",
     "check_grid",
-    "check_transformer",
-    "check_vit",
     "require_vit",
     "sincos_positions",
+    "width_conflicts",
 ]
 
 GROUPS = 3  # of blocks, each of which gives a map; as many as a WRN has
 LN_EPS = 1e-6  # of the layer norms, as in facebookresearch/mae
 
 
-def check_transformer(*, width: object, depth: object, heads: object) -> list[str]:
-    """Return what is wrong with a stack of transformer blocks on sine-cosine positions, one sentence each."""
-    problems = check_whole("width", width, 1) + check_whole("depth", depth, 1) + check_whole("heads", heads, 1)
-    if not problems and isinstance(width, int) and isinstance(heads, int):
-        if width % 4:
-            problems.append(f"width must be a multiple of 4 (sine and cosine of row and column), got {width}")
-        if width % heads:
-            problems.append(f"width must be a multiple of heads={heads}, got {width}")
-    return problems
-
-
-def check_vit(*, patch: object, width: object, depth: object, heads: object, mlp_ratio: object) -> list[str]:
-    """Return what is wrong with the options of :class:`VisionTransformer`, one sentence each."""
-    problems = check_whole("patch", patch, 1) + check_transformer(width=width, depth=depth, heads=heads)
-    if not check_whole("depth", depth, 1):
-        problems += check_whole("depth", depth, GROUPS)
-    return problems + check_number("mlp_ratio", mlp_ratio, above=0)
+def width_conflicts(width: int, heads: int) -> Iterator[tuple[str, str]]:
+    """Yield why tokens of a width have no sine-cosine positions, or cannot be split between the heads."""
+    if width % 4:
+        yield "width", f"must be a multiple of 4 (sine and cosine of row and column), not {width}"
+    if width % heads:
+        yield "width", f"must be a multiple of heads={heads}, not {width}"
 
 
 def check_grid(height: int, width: int, patch: int) -> list[str]:
     """Complain unless an image of these sides falls into whole patches."""
     if height % patch or width % patch:
         size = f"{height}" if height == width else f"{height} x {width}"
-        return [f"patch must divide the side of the images, {size} px, got {patch}"]
+        return [f"patch must divide the side of the images, {size} px, not {patch}"]
     return []
 
 
@@ -80,19 +71,21 @@ class VisionTransformer(nn.Module):
         SemisupError: a value out of its range; all of them are listed.
     """
 
+    name = "vit"
+
     def __init__(
         self,
-        patch: int = 4,
-        width: int = 96,
-        depth: int = 6,
-        heads: int = 3,
-        mlp_ratio: float = 2.0,
+        patch: Annotated[int, Range(1, 224)] = 4,
+        width: Count = 96,
+        depth: Annotated[int, Range(GROUPS, 1000)] = 6,
+        heads: Depth = 3,
+        mlp_ratio: Annotated[float, Range(0, 1000, open_low=True)] = 2.0,
         *,
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        problems = check_vit(patch=patch, width=width, depth=depth, heads=heads, mlp_ratio=mlp_ratio)
-        raise_all(problems + check_whole("in_channels", in_channels, 1), "model vit")
+        given = {"patch": patch, "width": width, "depth": depth, "heads": heads, "mlp_ratio": mlp_ratio}
+        raise_all(check_options(VisionTransformer, given), "model vit")
         self.patch = patch
         self.in_channels = in_channels
         self.num_features = width
@@ -101,6 +94,11 @@ class VisionTransformer(nn.Module):
         nn.init.zeros_(self.embed.bias)  # type: ignore[arg-type]
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=LN_EPS)
+
+    @staticmethod
+    def conflicts(width: int, heads: int, **_: object) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong between the options; see `semisup.options.check_options`."""
+        yield from width_conflicts(width, heads)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(N, C, H, W)`` to features ``(N, width)``."""

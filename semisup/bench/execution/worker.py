@@ -22,7 +22,6 @@ from torch import nn
 
 from semisup.augment import Normalize
 from semisup.bench.execution.jobs import Job, baseline_fingerprint
-from semisup.bench.execution.timing import step_seconds
 from semisup.bench.suites.baselines import choose_unlabeled, fit_baseline
 from semisup.config import Recipe
 from semisup.config.schema import DataConfig
@@ -33,6 +32,7 @@ from semisup.evaluate import classification_metrics, predict_logits
 from semisup.files import write_atomically
 from semisup.pipeline.execute import execute, locked
 from semisup.pipeline.plan import Plan, make_plan
+from semisup.pipeline.timing import step_seconds
 from semisup.records import RECORD, check_record
 from semisup.signals import asked_to_stop
 from semisup.stages import Artifact, read_artifact, write_json
