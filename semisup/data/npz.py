@@ -26,8 +26,10 @@ _NEEDED = ("x_train", "y_train")
 _NAMES = {f"{kind}_{part}": f"{part}_{word}" for kind, word in (("x", "images"), ("y", "labels")) for part in _PARTS}
 """The arrays, and how MedMNIST calls them."""
 # What zipfile and numpy raise on encrypted, oddly packed or damaged members, and on headers that are no header.
-_UNREADABLE = (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, RuntimeError, SyntaxError)
-_UNREADABLE += (TypeError, LookupError, ArithmeticError, tokenize.TokenError)
+_UNREADABLE = (
+    *(ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error),
+    *(RuntimeError, SyntaxError, TypeError, LookupError, ArithmeticError, tokenize.TokenError),
+)
 _PREDICTED = ("x", "images", "x_test", "test_images", "x_train", "train_images")
 
 
