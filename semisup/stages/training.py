@@ -62,7 +62,7 @@ from semisup.stages.planned import Plan, StagePlan
 from semisup.stages.predictor import load_network, read_network, save_predictor
 from semisup.stages.requirements import names_of, require_classifier, require_labels
 from semisup.stages.targets import training_images
-from semisup.stages.views import check_views, stage_backend, stage_batches
+from semisup.stages.views import check_views, following_background, stage_backend, stage_batches
 
 __all__ = ["fit_stage", "plan_training", "train"]
 
@@ -97,7 +97,9 @@ def plan_training(
         require_labels(whole, "method", stage.method["name"])
     return StagePlan(
         name=name,
-        config=stage.model_copy(update={"augment": {**stage.augment, "backend": backend}}),
+        config=stage.model_copy(
+            update={"augment": {**following_background(stage, method.views, data.background), "backend": backend}}
+        ),
         inputs=needed,
         reads_labels=method.trains == "classifier",
         steps=_steps(stage, len(data.x_train), len(whole.budget.index), reads_unlabeled=bool(unlabeled)),

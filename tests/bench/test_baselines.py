@@ -9,7 +9,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from sklearn.semi_supervised import LabelSpreading
 
-from semisup.bench.suites.baselines import BASELINES, MAX_UNLABELED, check_baseline, choose_unlabeled, fit_baseline
+from semisup.bench.suites.baselines import (
+    BASELINES,
+    MAX_UNLABELED,
+    READ_UNLABELED,
+    check_baseline,
+    choose_unlabeled,
+    fit_baseline,
+)
+from semisup.errors import SemisupError
 
 Arrays = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]
 
@@ -51,11 +59,11 @@ def test_the_answers_are_scikit_learns(blobs: Arrays) -> None:
 def test_unlabeled_images_matter_only_to_those_who_read_them(blobs: Arrays) -> None:
     labeled, y, unlabeled, queries = blobs
     mirrored = 2 * unlabeled.mean(0) - unlabeled  # other points with the same mean and deviation
-    for name, baseline in BASELINES.items():
+    for name in BASELINES:
         first, second = (
             fit_baseline({"name": name}, labeled, y, u, [queries * 0.3], 3)[0] for u in (unlabeled, mirrored)
         )
-        assert np.allclose(first, second) is not baseline.reads_unlabeled, name
+        assert np.allclose(first, second) is not (name in READ_UNLABELED), name
 
 
 def test_a_point_that_no_label_reaches_gets_the_uniform_answer() -> None:
@@ -74,12 +82,44 @@ def test_the_choice_of_unlabeled_images_is_seeded_and_bounded() -> None:
     assert choose_unlabeled(rows[:7], 0).tolist() == rows[:7].tolist()
 
 
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize(
+    ("labels", "unlabeled"),
+    [
+        ([0, 0, 1, 1, 2, 2], 0),  # all labels: nothing is unlabeled
+        ([0, 1, 2], 0),
+        ([0, 1, 2], 2),  # fewer images than neighbors
+        ([1, 1, 1], 4),  # one class
+        ([2], 0),
+    ],
+)
+def test_budgets_at_the_edge_have_an_answer(name: str, labels: list[int], unlabeled: int) -> None:
+    y = np.array(labels)
+    points = np.eye(3)[y] * 5 + np.random.RandomState(0).randn(len(y), 3)
+    others = np.eye(3)[np.arange(unlabeled) % 3] * 5
+    (probs,) = fit_baseline({"name": name}, points, y, others, [np.eye(3) * 5], 4)
+    np.testing.assert_allclose(probs.sum(1), 1)
+    assert (probs[:, [c for c in range(4) if c not in labels]] < 1 / 3).all()
+    if len(set(labels)) == 3 and not unlabeled and name != "label_spreading":  # to which all of six are neighbors
+        assert probs.argmax(1).tolist() == [0, 1, 2]
+
+
+def test_without_a_test_set_nothing_is_asked() -> None:
+    assert fit_baseline({"name": "label_spreading"}, np.eye(2), np.array([0, 1]), np.ones((3, 2)), [], 2) == []
+
+
+def test_what_scikit_learn_refuses_is_said_in_words() -> None:
+    wrong = {"name": "self_training", "threshold": 7.0}
+    with pytest.raises(SemisupError, match=r"baseline self_training: .*threshold"):
+        fit_baseline(wrong, np.eye(2), np.array([0, 1]), np.ones((3, 2)), [], 2)
+
+
 def test_mistakes_name_key_and_rule() -> None:
-    assert check_baseline({}) == [".name: missing; valid: logistic_regression, self_training, label_spreading"]
-    assert check_baseline({"name": "self_training", "treshold": 0.5}) == [
-        ".treshold: baseline 'self_training' has no such option; did you mean 'threshold'?"
+    assert check_baseline({}, "a") == ["a.name: missing"]
+    assert check_baseline({"name": "self_training", "treshold": 0.5}, "a") == [
+        "a.treshold: unknown key; did you mean 'threshold'?"
     ]
-    assert check_baseline({"name": "self_training", "threshold": True}) == [
-        ".threshold: must be a number > 0, not True"
+    assert check_baseline({"name": "self_training", "threshold": True}, "a") == [
+        "a.threshold: must be a number, not true"
     ]
-    assert check_baseline({"name": "label_spreading", "neighbors": 3, "alpha": 0.5}) == []
+    assert check_baseline({"name": "label_spreading", "neighbors": 3, "alpha": 0.5}, "a") == []

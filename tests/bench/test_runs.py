@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from semisup.bench.execution.jobs import Job, make_jobs, plan_run, step_kind, unique_jobs
+from semisup.bench.execution.jobs import Job, longest_steps, make_jobs, plan_run, step_kind, unique_jobs
 from semisup.bench.suites.runs import RunSpec, check_entries, expand, trial_options
 from semisup.bench.suites.suite import FeaturesConfig, Suite
 from semisup.config import DataConfig
@@ -111,6 +111,18 @@ def test_rounding_and_warm_up_do_not_change_a_length(data: ImageData) -> None:
     assert schedules[1].warmup >= 1, "below 1 it would be a fraction of the stage"
 
 
+def test_equal_steps_are_those_of_the_longest_entry(data: ImageData) -> None:
+    """Baselines and all: in one key."""
+    suite = small("compute=[equal]", "draws=1", "labels=[20]", only=("supervised", "fixmatch", "finetuned", "logistic"))
+    longest = longest_steps(suite, data)
+    assert longest == {"20": 4 + 200}, "the chain's, of both its stages"
+    planned = [plan_run(suite, spec, data) for spec in expand(suite)]
+    jobs = {run.spec.entry: make_jobs(suite, run, {}, longest) for run in planned}
+    steps = {entry: sum(job.steps for job in of_run) for entry, of_run in jobs.items()}
+    assert steps == {"supervised": 204, "fixmatch": 204, "finetuned": 204, "logistic": 0}
+    assert {run.spec.compute.text for run in planned} == {"equal steps"}
+
+
 def test_a_step_kind_is_about_time_and_nothing_else(data: ImageData) -> None:
     def kind(*overrides: str) -> str:
         suite = small("draws=1", *overrides, only=("supervised",))
@@ -163,7 +175,7 @@ def test_everything_wrong_with_the_entries_shows_before_anything_runs(data: Imag
     with pytest.raises(SemisupError) as caught:
         check_entries(suite, data)
     message = str(caught.value)
-    assert "method 'fixmatch' has no such option; did you mean 'threshold'?" in message
+    assert "method.treshold: unknown key; did you mean 'threshold'?" in message
     assert "there is no stage 'finetun'; did you mean 'finetune'?" in message
     assert "digits/quickstat: no such recipe" in message
     with pytest.raises(SemisupError, match="labels: 5 is 5 labeled images, fewer than one for each of 10 classes"):
@@ -181,9 +193,9 @@ def test_a_search_needs_two_labels_per_class(data: ImageData) -> None:
         ({"recipe": "digits/quickstart", "stage": "pretrain", "search": {"stages.pretrain.method.hidden": [8, 9, 10]}},
          "search: stage 'pretrain' classifies nothing, so nothing says which trial is best"),
         ({"baseline": {"name": "logistic_regression"}, "search": {"Cx": [1, 2, 3]}},
-         "search.Cx: baseline 'logistic_regression' has no such option"),
+         "search.Cx: unknown key"),
         ({"train": {"method": {"name": "fixmatch"}}, "search": {"method.treshold": [0.5, 0.6, 0.7]}},
-         "method 'fixmatch' has no such option; did you mean 'threshold'?"),
+         "method.treshold: unknown key; did you mean 'threshold'?"),
     ],
 )  # fmt: skip
 def test_a_search_is_checked_before_it_starts(entry: dict[str, Any], problem: str, data: ImageData) -> None:

@@ -225,7 +225,7 @@ def test_a_key_changes_the_stages_that_depend_on_it(override: str, again: list[s
 
 
 def test_new_keys_of_stages_leave_old_fingerprints_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A setting at its default is not hashed; whoever changes one of these trains everything again, and should mean to."""
+    """A setting at its default is not hashed. Whoever changes one of these trains everything again."""
     monkeypatch.setattr("semisup.pipeline.fingerprint.__version__", "golden")
     assert {stage.name: stage.fingerprint for stage in make_plan(small()).stages} == {
         "pretrain": "40b94ab8601cde904276",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from semisup.config import Input, StageConfig
 from semisup.errors import SemisupError
-from semisup.options import BelowOne, Positive, Range
+from semisup.options import BelowOne, ClassSharesOrNot, Positive, Range
 
 if TYPE_CHECKING:  # what a stage runs is imported when it is planned or run: reading recipes waits for none of it
     from semisup.stages.artifact import Artifact
@@ -41,8 +41,10 @@ class Config(StageConfig):
     features as they are. Labels that are right after spreading 40 / 100 / 600 of Fashion-MNIST's over a SimCLR
     encoder's graph, means of six draws: 70.0 / 74.9 / 80.8% by the features, 73.7 / 77.7 / 83.3 by 64 components,
     75.1 / 79.0 / 84.8 by 200 of grid 3, and 75.5 / 79.4 / 85.0 balanced too."""
-    balance: bool = False
-    """Scale what reaches the images so that every class has the same share of them."""
+    balance: ClassSharesOrNot = False
+    """Scale what reaches the images so that classes have the wanted shares of them: uniform (or true) the same, labels
+    those of the labels, estimated those that expectation-maximization finds (Saerens et al. 2002), or a list of one
+    share for each class; false: as it comes."""
     mirror: bool = False
     """Features are the mean of an image's and its mirror image's: 85.8% right after spreading 600, not 85.3 (six draws,
     200 components of grid 3, balanced, over all 60,000 images; the figures above are of 15,000)."""
@@ -78,6 +80,8 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
             f"mirror: a mirrored image of '{data.name}' may be of another class; leave it false, or say that it "
             f"keeps its class with data.flip=true"
         )
+    if isinstance(stage.balance, list) and len(stage.balance) != data.num_classes:
+        raise SemisupError(f"balance: must be {data.num_classes} numbers, one for each class, not {stage.balance}")
     memory = data.resident_bytes
     memory += 48 * len(data.x_train) * stage.neighbors  # each edge both ways, 12 bytes, and a copy
     for teacher in stage.teacher:
@@ -101,7 +105,16 @@ def run(context: StageContext) -> tuple[Artifact, None]:
 
     from semisup.engine import generator
     from semisup.evaluate import predict_logits
-    from semisup.graph import balanced, certainty, class_weights, neighbor_graph, resample, spread_labels, whitened
+    from semisup.graph import (
+        balanced,
+        certainty,
+        class_weights,
+        neighbor_graph,
+        resample,
+        spread_labels,
+        wanted_shares,
+        whitened,
+    )
     from semisup.stages.features import Layers, Mirrored
     from semisup.stages.predictor import load_features
     from semisup.stages.targets import save_targets
@@ -124,7 +137,7 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     spread = spread_labels(graph, index, labels, data.num_classes, config.alpha)
     reached = spread.sum(1) > 0  # the guess elsewhere is arbitrary: it must not make a class look frequent
     if config.balance:
-        spread = balanced(spread)
+        spread = balanced(spread, wanted_shares(config.balance, spread, labels))
     spread[index] = np.eye(data.num_classes)[labels]
     probs, omega = certainty(spread)
     guesses = probs.argmax(1)
