@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -618,10 +617,8 @@ def test_reading_recipes_does_not_wait_for_torch(quickstart: Path) -> None:
         "import sys; from semisup.config import load_recipe; load_recipe(sys.argv[1]);"
         "print([m for m in ('torch', 'numpy', 'sklearn', 'mlflow') if m in sys.modules])"
     )
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code, str(quickstart)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-    assert time.perf_counter() - start < 3
 
 
 @pytest.mark.parametrize(

@@ -283,7 +283,7 @@ def test_propagated_labels_have_the_wanted_shares(balance: Any, tmp_path: Path) 
 
 
 def test_shares_of_other_classes_than_there_are_are_refused() -> None:
-    with pytest.raises(SemisupError, match=r"propagate\.balance: must be 3 numbers"):
+    with pytest.raises(SemisupError, match=r"balance: must be 3 numbers"):
         small_plan(stages(balance=[0.5, 0.5]), small_data())
 
 
@@ -459,5 +459,5 @@ def test_labels_of_real_digits_reach_their_neighbors() -> None:
 
 
 def test_images_that_mirroring_may_change_are_not_mirrored() -> None:
-    with pytest.raises(SemisupError, match=r"propagate\.mirror: a mirrored image of 'small' may be of another class"):
+    with pytest.raises(SemisupError, match=r"mirror: a mirrored image of 'small' may be of another class"):
         small_plan(stages(mirror=True), replace(small_data(), flip=False))
