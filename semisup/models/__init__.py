@@ -10,9 +10,10 @@ from semisup.models.build import (
     model_signature,
 )
 from semisup.models.classifier import Classifier, Encoder, backbone_core, feature_width, image_channels
-from semisup.models.ema import EMA
+from semisup.models.ema import EMA, stage_decay
 from semisup.models.frozen_statistics import frozen_statistics
 from semisup.models.heads import ProjectionHead, build_neck
+from semisup.models.refresh import refresh_statistics
 from semisup.models.weights import WeightsReport, load_into, load_weights, save_weights
 
 __all__ = [
@@ -35,5 +36,7 @@ __all__ = [
     "load_into",
     "load_weights",
     "model_signature",
+    "refresh_statistics",
     "save_weights",
+    "stage_decay",
 ]

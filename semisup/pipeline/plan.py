@@ -337,9 +337,10 @@ def _plan_train(plan: Plan, name: str, stage: StageConfig, planned: dict[str, St
 
 
 def _steps(stage: StageConfig, images: int, labels: int, *, reads_unlabeled: bool) -> int:
-    """Length in steps. An epoch is one pass over all images, of a method that reads labeled ones alone over those."""
+    """Length in steps. An epoch is one pass over the images, of a method that reads labeled ones alone over those."""
     if stage.steps is not None:
         return stage.steps
+    images = min(images, stage.batch.pool or images)
     epoch = images / stage.batch.unlabeled if reads_unlabeled else labels / stage.batch.labeled
     return max(1, math.ceil((stage.epochs or 0) * epoch))
 
@@ -457,6 +458,10 @@ def stage_settings(stage: StageConfig) -> dict[str, Any]:
         settings["augment"].pop("backend", None)
     if stage.init is not None and not stage.init.rename:  # likewise
         del settings["init"]["rename"]
+    if not stage.refresh_batchnorm:
+        del settings["refresh_batchnorm"]
+    if stage.batch.pool is None:
+        del settings["batch"]["pool"]
     return settings
 
 

@@ -21,8 +21,9 @@ from semisup.augment.policies.views import NoAugment
 from semisup.config import StageConfig
 from semisup.data import ImageData, LabelBudget, is_mapped, take
 from semisup.engine import Batches, BatchSource, FitResult, TrainingImages, compile_backbones, fit, seed_for, uncompiled
+from semisup.engine.seeding import generator
 from semisup.methods import Method, Views
-from semisup.models import ModelSpec, WeightsReport, count_parameters
+from semisup.models import ModelSpec, WeightsReport, count_parameters, stage_decay
 from semisup.stages.artifact import Artifact, finish
 from semisup.stages.context import StageContext
 from semisup.stages.evaluation import (
@@ -37,6 +38,7 @@ from semisup.stages.initial import load_initial_weights
 from semisup.stages.networks import Network, build_method, projector_widths, stage_network
 from semisup.stages.pictures import encoder_pictures
 from semisup.stages.predictor import load_network, save_predictor
+from semisup.stages.refresh import refresh
 from semisup.stages.relabel import read_targets
 
 __all__ = [
@@ -54,9 +56,14 @@ CHECKPOINT, CURVE = "checkpoint.pt", "oracle.json"
 """What a stage keeps in its folder only while it is unfinished."""
 
 
-def training_images(data: ImageData, budget: LabelBudget, relabeled: Artifact | None) -> TrainingImages:
-    """What training may see: images, the labels inside the budget, and the pseudo-labels that a stage left."""
-    pool, targets = (None, None) if relabeled is None else read_targets(relabeled)
+def training_images(
+    data: ImageData, budget: LabelBudget, relabeled: Artifact | None, rows: Tensor | None = None
+) -> TrainingImages:
+    """What training may see: images, the labels inside the budget, and the pseudo-labels that a stage left.
+
+    Without pseudo-labels `rows` says which images unlabeled batches are made of; None: all of them.
+    """
+    pool, targets = (rows, None) if relabeled is None else read_targets(relabeled)
     return TrainingImages(
         images=stored_images(data),
         labeled_index=torch.from_numpy(budget.index),
@@ -211,7 +218,7 @@ def fit_stage(context: StageContext, method: Method, batches: BatchSource) -> Fi
         steps=context.steps,
         optimizer=stage.optimizer,
         schedule=stage.schedule,
-        ema=stage.ema,
+        ema=stage_decay(stage.ema, context.steps),
         device=context.device,
         precision=context.precision,
         key=(recipe.seed, context.name),
@@ -226,6 +233,14 @@ def fit_stage(context: StageContext, method: Method, batches: BatchSource) -> Fi
     )
 
 
+def _pool(context: StageContext) -> Tensor | None:
+    """Rows that unlabeled batches are made of, if the recipe asks for fewer than all."""
+    size, images = context.config.batch.pool, len(context.data.x_train)
+    if size is None or size >= images:
+        return None
+    return torch.randperm(images, generator=generator(context.recipe.seed, context.name, "images"))[:size]
+
+
 def train(context: StageContext) -> tuple[Artifact, int | None]:
     """Run a training stage in its folder; resumes from the checkpoint there, if any.
 
@@ -238,7 +253,7 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
     batches = stage_batches(
         stage,
         method,
-        training_images(data, context.budget, relabeled),
+        training_images(data, context.budget, relabeled, _pool(context)),
         flip=data.flip,
         normalize=context.normalize(),
         device=context.device,
@@ -249,6 +264,9 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
     raw = method.predictor()
     predictor = raw if result.ema is None else result.ema.module
     started = time.perf_counter()
+    if stage.refresh_batchnorm:
+        with uncompiled(recipe.compile):
+            refresh(context, method, predictor)
     turns = bool(getattr(predictor, "average_turns", False))
     network = Network(spec, method.trains, projector_widths(predictor), turns)
     files = save_predictor(context.folder, predictor, network, context.statistics, data.classes)
