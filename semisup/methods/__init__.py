@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from semisup.methods.adamatch import AdaMatch
 from semisup.methods.aet import AET
 from semisup.methods.barlow_twins import BarlowTwins
 from semisup.methods.base import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
@@ -105,6 +106,7 @@ METHODS: dict[str, type[Method]] = {
     "flexmatch": FlexMatch,
     "freematch": FreeMatch,
     "softmatch": SoftMatch,
+    "adamatch": AdaMatch,
     "comatch": CoMatch,
     "simmatch": SimMatch,
     "mean_teacher": MeanTeacher,

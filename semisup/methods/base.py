@@ -198,6 +198,8 @@ class Method(nn.Module):
     citation: ClassVar[str]
     trains: ClassVar[Literal["classifier", "encoder"]] = "classifier"
     """Whether the first constructor argument is a Classifier or an Encoder (which has no labels to classify by)."""
+    averages: bool = False
+    """Whether the predictor is an average of weights already: the stage's `ema` would average it once more."""
     needs_teacher: ClassVar[bool] = False
     """Whether the constructor takes `teacher`, the frozen predictor of an earlier stage."""
     needs_num_images: ClassVar[bool] = False

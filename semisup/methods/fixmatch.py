@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from semisup.augment.policies.ctaugment import new_rates
 from semisup.losses import pseudo_label_cross_entropy
 from semisup.methods.base import Batch, BelowOne, Fraction, Method, NonNegative, Progress, PseudoLabels, Update, Views
+from semisup.methods.parts.guesser import Guesser, average_of, guesser
 from semisup.methods.parts.learned_rates import learn_rates
 from semisup.methods.parts.prior import AlignToAverage, Prior
 from semisup.methods.parts.together import together
@@ -39,6 +40,9 @@ class FixMatch(Method):
             `semisup.methods.parts.prior`.
         ctaugment: strong views by CTAugment and Cutout, the paper's other variant, instead of RandAugment; its
             strengths are learned from one more forward of the labeled images, without gradient.
+        teacher: who guesses, "student" or "ema": see `semisup.methods.parts.guesser`. With "ema" the average is the
+            finished classifier too: set the stage's `ema: null`.
+        teacher_decay: of that average, per step, in [0, 1).
     """
 
     family = "semi-supervised"
@@ -57,9 +61,13 @@ class FixMatch(Method):
         align_momentum: BelowOne = 0.99,
         prior: Prior = "labels",
         ctaugment: bool = False,
+        teacher: Guesser = "student",
+        teacher_decay: BelowOne = 0.999,
     ) -> None:
         super().__init__()
         self.model = model
+        self.teacher = average_of(model, teacher, teacher_decay)
+        self.averages = self.teacher is not None
         self.threshold = threshold
         self.unlabeled_weight = unlabeled_weight
         self.alignment = AlignToAverage(prior, model.head.out_features, align_momentum) if align else None
@@ -76,7 +84,7 @@ class FixMatch(Method):
             learn_rates(self.rates, self.model, batch.labeled)
         weak, strong = batch.unlabeled["weak"], batch.unlabeled["strong"]
         with torch.no_grad():
-            probs = self.model(weak).float().softmax(1)
+            probs = guesser(self.model, self.teacher)(weak).float().softmax(1)
             if self.alignment is not None:
                 probs = self.alignment(probs, batch.labeled.y)
             confidence, labels = probs.max(1)
@@ -90,10 +98,12 @@ class FixMatch(Method):
             log={"supervised": supervised, "unlabeled": unlabeled, "kept": mask.mean()},
             pseudo_labels=PseudoLabels(batch.unlabeled.index, labels, mask),
         )
+        if self.teacher is not None:
+            self.teacher.update(self.model)
 
     def predictor(self) -> nn.Module:
-        """The classifier itself; recipes judge its EMA, as the paper does."""
-        return self.model
+        """The classifier, whose EMA recipes judge as the paper does; with `teacher: ema`, the average that guesses."""
+        return guesser(self.model, self.teacher)
 
     def cta_rates(self) -> Tensor | None:
         """The rates, with `ctaugment`."""

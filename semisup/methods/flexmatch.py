@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.losses import pseudo_label_cross_entropy
-from semisup.methods.base import Batch, Fraction, Method, NonNegative, Progress, PseudoLabels, Update, Views
+from semisup.methods.base import Batch, BelowOne, Fraction, Method, NonNegative, Progress, PseudoLabels, Update, Views
+from semisup.methods.parts.guesser import Guesser, average_of, guesser
 from semisup.methods.parts.together import together
 from semisup.models import Classifier
 
@@ -33,6 +34,9 @@ class FlexMatch(Method):
         unlabeled_weight: weight of the unlabeled term. Paper: 1.
         warmup: images without a confident guess yet count like one more class when beta is scaled, which keeps the
             first thresholds low. Paper and TorchSSL: true.
+        teacher: who guesses, "student" or "ema": see `semisup.methods.parts.guesser`. With "ema" the average is the
+            finished classifier too: set the stage's `ema: null`.
+        teacher_decay: of that average, per step, in [0, 1).
     """
 
     family = "semi-supervised"
@@ -50,9 +54,13 @@ class FlexMatch(Method):
         threshold: Fraction = 0.95,
         unlabeled_weight: NonNegative = 1.0,
         warmup: bool = True,
+        teacher: Guesser = "student",
+        teacher_decay: BelowOne = 0.999,
     ) -> None:
         super().__init__()
         self.model = model
+        self.teacher = average_of(model, teacher, teacher_decay)
+        self.averages = self.teacher is not None
         self.threshold = threshold
         self.unlabeled_weight = unlabeled_weight
         self.warmup = warmup
@@ -65,7 +73,7 @@ class FlexMatch(Method):
         status = learning_status(self.latest, self.model.head.out_features, warmup=self.warmup)
         thresholds = self.threshold * status / (2 - status)
         with torch.no_grad():
-            confidence, labels = self.model(weak).float().softmax(1).max(1)
+            confidence, labels = guesser(self.model, self.teacher)(weak).float().softmax(1).max(1)
             mask = (confidence >= thresholds[labels]).float()
             confident = torch.where(confidence >= self.threshold, labels, self.latest[index])
             self.latest.index_copy_(0, index, confident)
@@ -83,10 +91,12 @@ class FlexMatch(Method):
             },
             pseudo_labels=PseudoLabels(index, labels, mask),
         )
+        if self.teacher is not None:
+            self.teacher.update(self.model)
 
     def predictor(self) -> nn.Module:
-        """The classifier itself; recipes judge its EMA, as the paper does."""
-        return self.model
+        """The classifier, whose EMA recipes judge as the paper does; with `teacher: ema`, the average that guesses."""
+        return guesser(self.model, self.teacher)
 
 
 def learning_status(latest: Tensor, num_classes: int, *, warmup: bool) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from semisup.losses import pseudo_label_cross_entropy, self_adaptive_fairness
 from semisup.methods.base import Batch, BelowOne, Method, NonNegative, Progress, PseudoLabels, Update, Views
+from semisup.methods.parts.guesser import Guesser, average_of, guesser
 from semisup.methods.parts.together import together
 from semisup.models import Classifier
 
@@ -33,6 +34,9 @@ class FreeMatch(Method):
         unlabeled_weight: weight of the unlabeled term. Paper: 1.
         fairness_weight: weight of the fairness term, which has no lower bound worth reaching: keep it small.
             Authors' configurations: 0.001 (the code's default: 0.01); 0 leaves it out.
+        teacher: who guesses, "student" or "ema": see `semisup.methods.parts.guesser`. With "ema" the average is the
+            finished classifier too: set the stage's `ema: null`.
+        teacher_decay: of that average, per step, in [0, 1).
     """
 
     family = "semi-supervised"
@@ -50,9 +54,13 @@ class FreeMatch(Method):
         momentum: BelowOne = 0.999,
         unlabeled_weight: NonNegative = 1.0,
         fairness_weight: NonNegative = 0.001,
+        teacher: Guesser = "student",
+        teacher_decay: BelowOne = 0.999,
     ) -> None:
         super().__init__()
         self.model = model
+        self.teacher = average_of(model, teacher, teacher_decay)
+        self.averages = self.teacher is not None
         self.momentum = momentum
         self.unlabeled_weight = unlabeled_weight
         self.fairness_weight = fairness_weight
@@ -65,7 +73,7 @@ class FreeMatch(Method):
         """One update of the joint loss."""
         weak, strong = batch.unlabeled["weak"], batch.unlabeled["strong"]
         with torch.no_grad():
-            probs = self.model(weak).float().softmax(1)
+            probs = guesser(self.model, self.teacher)(weak).float().softmax(1)
             confidence, labels = probs.max(1)
             share = torch.full_like(confidence, 1 / len(labels))
             counted = torch.zeros_like(self.histogram).scatter_add_(0, labels, share)
@@ -90,7 +98,9 @@ class FreeMatch(Method):
             },
             pseudo_labels=PseudoLabels(batch.unlabeled.index, labels, mask),
         )
+        if self.teacher is not None:
+            self.teacher.update(self.model)
 
     def predictor(self) -> nn.Module:
-        """The classifier itself; recipes judge its EMA, as the paper does."""
-        return self.model
+        """The classifier, whose EMA recipes judge as the paper does; with `teacher: ema`, the average that guesses."""
+        return guesser(self.model, self.teacher)

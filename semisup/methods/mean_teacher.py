@@ -36,6 +36,7 @@ class MeanTeacher(Method):
 
     family = "semi-supervised"
     summary = "Consistency with a teacher that is the moving average of the student's weights."
+    averages = True
     citation = "Tarvainen & Valpola 2017, arXiv:1703.01780"
     views = Views(labeled=("weak",), unlabeled={"student": "weak", "teacher": "weak"})
 

@@ -21,6 +21,7 @@ from semisup.methods.base import (
     Update,
     Views,
 )
+from semisup.methods.parts.noise import with_dropout
 from semisup.methods.parts.ramps import linear_ramp
 from semisup.methods.parts.together import together
 from semisup.models import Classifier, frozen_statistics
@@ -59,6 +60,7 @@ class MetaPseudoLabels(Method):
         baseline_decay: of the running mean that is subtracted from h to reduce its variance (official code: 0.99);
             0 subtracts nothing.
         hard: y = argmax instead of a draw from the teacher's distribution.
+        dropout: of both networks, on the features before the head, in [0, 1). Paper: 0.2.
     """
 
     family = "semi-supervised"
@@ -80,6 +82,7 @@ class MetaPseudoLabels(Method):
         student_start: BelowOne = 0.01,
         baseline_decay: BelowOne = 0.99,
         hard: bool = False,
+        dropout: BelowOne = 0.0,
     ) -> None:
         super().__init__()
         self.student = model
@@ -92,12 +95,15 @@ class MetaPseudoLabels(Method):
         self.student_start = student_start
         self.baseline_decay = baseline_decay
         self.hard = hard
+        self.dropout = dropout
         self.register_buffer("baseline", torch.zeros(()))
 
     def student_loss(self, batch: Batch) -> Tensor:
         """CE_l of the student on the labeled images, train mode, no gradient: what h compares."""
         with torch.no_grad(), frozen_statistics(self.student):
-            return F.cross_entropy(self.student(batch.labeled["weak"]).float(), batch.labeled.y)
+            return F.cross_entropy(
+                with_dropout(self.student, self.dropout)(batch.labeled["weak"]).float(), batch.labeled.y
+            )
 
     def draw_labels(self, logits: Tensor) -> Tensor:
         """y (U,): one class per image from the teacher's logits (U, C)."""
@@ -109,23 +115,24 @@ class MetaPseudoLabels(Method):
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """Student's turn, then teacher's."""
+        teacher, student = (with_dropout(network, self.dropout) for network in (self.teacher, self.student))
         x, weak, strong = batch.labeled["weak"], batch.unlabeled["weak"], batch.unlabeled["strong"]
         with torch.no_grad():
-            sharpened = (self.teacher(weak).float() / self.uda_temperature).softmax(1)
+            sharpened = (teacher(weak).float() / self.uda_temperature).softmax(1)
             mask = (sharpened.amax(1) >= self.uda_threshold).float()
         # One teacher forward gives the labels now and carries the teacher's gradient later: its weights do not change
         # while the student steps.
-        logits, logits_strong = (part.float() for part in together(self.teacher, x, strong))
+        logits, logits_strong = (part.float() for part in together(teacher, x, strong))
         labels = self.draw_labels(logits_strong.detach())
 
         help_ = torch.zeros((), device=x.device)
         if progress.fraction >= self.student_start:
             before = self.student_loss(batch)
-            student = F.cross_entropy(self.student(strong).float(), labels, label_smoothing=self.label_smoothing)
+            loss = F.cross_entropy(student(strong).float(), labels, label_smoothing=self.label_smoothing)
             yield Update(
-                student,
+                loss,
                 group="student",
-                log={"student": student},
+                log={"student": loss},
                 pseudo_labels=PseudoLabels(batch.unlabeled.index, labels, torch.ones_like(mask)),
             )
             help_ = before - self.student_loss(batch)

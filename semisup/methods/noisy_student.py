@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from semisup.errors import SemisupError
 from semisup.losses import soft_cross_entropy
 from semisup.methods.base import Batch, BelowOne, Method, NonNegative, Progress, Update, Views
+from semisup.methods.parts.noise import with_dropout
 from semisup.methods.parts.together import together
 from semisup.models import Classifier
 
@@ -61,18 +62,12 @@ class NoisyStudent(Method):
         if target is None:
             raise SemisupError("method noisy_student: no pseudo-labels; name a relabel stage as `pseudo_labels`")
         x, u = batch.labeled["strong"], batch.unlabeled["strong"]
-        logits, logits_u = together(self.noised, x, u)
+        logits, logits_u = together(with_dropout(self.model, self.dropout), x, u)
         supervised = F.cross_entropy(logits.float(), batch.labeled.y, label_smoothing=self.label_smoothing)
         unlabeled = soft_cross_entropy(logits_u, target)
         yield Update(
             supervised + self.unlabeled_weight * unlabeled, log={"supervised": supervised, "unlabeled": unlabeled}
         )
-
-    def noised(self, images: Tensor) -> Tensor:
-        """Classify images (N, C, H, W) with dropout before the head."""
-        features = F.dropout(self.model.features(images), self.dropout, training=self.training)
-        logits: Tensor = self.model.head(features)
-        return logits
 
     def predictor(self) -> nn.Module:
         """The student."""

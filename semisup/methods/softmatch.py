@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from semisup.losses import pseudo_label_cross_entropy
 from semisup.methods.base import Batch, BelowOne, Method, NonNegative, Positive, Progress, PseudoLabels, Update, Views
+from semisup.methods.parts.guesser import Guesser, average_of, guesser
 from semisup.methods.parts.prior import AlignToAverage, Prior
 from semisup.methods.parts.together import together
 from semisup.models import Classifier
@@ -37,6 +38,9 @@ class SoftMatch(Method):
             guesses, which begins with the first batch's, as in the authors' code. Paper: true.
         prior: the class frequencies to align with, "uniform", "labels", "estimated" or a list: see
             `semisup.methods.parts.prior`. Paper: uniform.
+        teacher: who guesses, "student" or "ema": see `semisup.methods.parts.guesser`. With "ema" the average is the
+            finished classifier too: set the stage's `ema: null`.
+        teacher_decay: of that average, per step, in [0, 1).
     """
 
     family = "semi-supervised"
@@ -55,9 +59,13 @@ class SoftMatch(Method):
         unlabeled_weight: NonNegative = 1.0,
         align: bool = True,
         prior: Prior = "labels",
+        teacher: Guesser = "student",
+        teacher_decay: BelowOne = 0.999,
     ) -> None:
         super().__init__()
         self.model = model
+        self.teacher = average_of(model, teacher, teacher_decay)
+        self.averages = self.teacher is not None
         self.momentum = momentum
         self.n_sigma = n_sigma
         self.unlabeled_weight = unlabeled_weight
@@ -70,7 +78,7 @@ class SoftMatch(Method):
         """One update of the joint loss."""
         weak, strong = batch.unlabeled["weak"], batch.unlabeled["strong"]
         with torch.no_grad():
-            probs = self.model(weak).float().softmax(1)
+            probs = guesser(self.model, self.teacher)(weak).float().softmax(1)
             labels = probs.argmax(1)
             if self.alignment is not None:
                 probs = self.alignment(probs, batch.labeled.y)
@@ -93,10 +101,12 @@ class SoftMatch(Method):
             },
             pseudo_labels=PseudoLabels(batch.unlabeled.index, labels, weight),
         )
+        if self.teacher is not None:
+            self.teacher.update(self.model)
 
     def predictor(self) -> nn.Module:
-        """The classifier itself; recipes judge its EMA, as the paper does."""
-        return self.model
+        """The classifier, whose EMA recipes judge as the paper does; with `teacher: ema`, the average that guesses."""
+        return guesser(self.model, self.teacher)
 
 
 def truncated_gaussian(confidence: Tensor, mean: Tensor, variance: Tensor, n_sigma: float) -> Tensor:

@@ -302,6 +302,12 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "fixmatch": {
         "plain": _FIXMATCH,
         "aligned": Setting({**_FIXMATCH.options, "align": True}, _FIXMATCH.terms, _FIXMATCH.numbers, guesses=True),
+        "average": Setting(
+            {**_FIXMATCH.options, "teacher": "ema", "teacher_decay": 0.5},
+            _FIXMATCH.terms,
+            _FIXMATCH.numbers,
+            guesses=True,
+        ),
         "ctaugment": Setting(
             {**_FIXMATCH.options, "ctaugment": True}, _FIXMATCH.terms, _FIXMATCH.numbers, guesses=True
         ),
@@ -328,6 +334,15 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             {"momentum": 0.5, "align": False}, _FIXMATCH.terms, _terms("kept", "confidence"), guesses=True
         ),
     },
+    "adamatch": {
+        "plain": Setting(
+            {"threshold": 0.0, "ramp": 0.0, "momentum": 0.5},
+            terms=_terms("supervised", "supervised_strong", "unlabeled"),
+            numbers=_terms("kept"),
+            random=True,
+            guesses=True,
+        ),
+    },
     "comatch": {
         # Full after two of three steps; most pairs of images have an edge.
         "plain": Setting(
@@ -350,6 +365,9 @@ SETTINGS: dict[str, dict[str, Setting]] = {
     "noisy_student": {"plain": Setting(terms=_terms("supervised", "unlabeled"), random=True)},
     "meta_pseudo_labels": {
         "drawn": _MPL,
+        "dropout": Setting(
+            {**_MPL.options, "dropout": 0.3}, _MPL.terms, _MPL.numbers, _MPL.groups, random=True, guesses=True
+        ),
         "hard": Setting({**_MPL.options, "hard": True}, _MPL.terms, _MPL.numbers, _MPL.groups, guesses=True),
     },
     "s4l_rotation": {

@@ -16,6 +16,7 @@ from torch import nn
 
 from semisup.losses import entropy, info_nce, mse_consistency
 from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update, Views
+from semisup.methods.adamatch import AdaMatch
 from semisup.methods.aet import AET
 from semisup.methods.barlow_twins import BarlowTwins
 from semisup.methods.byol import BYOL
@@ -209,6 +210,15 @@ class OneDecodedView(EnAET):
         )
 
 
+class WeakLabels(AdaMatch):
+    """Learns the labels of weak views twice."""
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        x = batch.labeled
+        labeled = replace(x, views={"weak": x["weak"], "strong": x["weak"]})
+        yield from super().step(Batch(labeled, batch.unlabeled), progress)
+
+
 class LabeledOnly(VAT):
     """Labeled images are made robust, unlabeled ones forgotten."""
 
@@ -357,6 +367,7 @@ BLIND = {
     FewerViews: "s4l_exemplar-plain",
     OneStrongView: "comatch-plain",
     OneDecodedView: "enaet-plain",
+    WeakLabels: "adamatch-plain",
     StrongTeacher: "simmatch-plain",
 }
 
@@ -1123,6 +1134,7 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
         (Exemplar, "places", "exemplar-plain"),
         (DecoupledRotation, "bank.rows", "decoupled_rotation-plain"),
         (DecoupledRotation, "bank.log_mean", "decoupled_rotation-plain"),
+        (AdaMatch, "of_labeled.value", "adamatch-plain"),
         (CoMatch, "alignment.recent", "comatch-plain"),
         (CoMatch, "memory_probs", "comatch-plain"),
         (CoMatch, "memory_embeddings", "comatch-plain"),

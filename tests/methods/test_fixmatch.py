@@ -71,7 +71,7 @@ def check_equation(cls: type[FixMatch], steps: int = 2, **options: Any) -> list[
         assert update.pseudo_labels.mask.tolist() == mask
         if running is not None:
             assert method.alignment is not None
-            ref.close(method.alignment.average, running)
+            ref.close(method.alignment.average.value, running)
         with torch.no_grad():
             model.head.bias.add_(torch.tensor([0.3, 0.0, -0.2]))  # so that the next step is another
         kept.append(ref.mean(mask))
@@ -102,7 +102,7 @@ def test_alignment_by_hand(threshold: float, kept: float) -> None:
         model.head.bias.copy_(torch.tensor([0.5, 0.3, 0.2]).log())
     method = FixMatch(model, threshold=threshold, align=True, align_momentum=0.9999999, prior="uniform")
     assert method.alignment is not None
-    method.alignment.average.copy_(torch.tensor([0.6, 0.2, 0.2]))
+    method.alignment.average.value.copy_(torch.tensor([0.6, 0.2, 0.2]))
     update = ref.first(method, given())
     assert update.pseudo_labels is not None
     assert update.pseudo_labels.labels.tolist() == [1] * 9

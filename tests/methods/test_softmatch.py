@@ -65,7 +65,7 @@ def check_equation(cls: type[SoftMatch], steps: int = 3, **options: Any) -> list
         ref.close(method.mean, mu)
         ref.close(method.variance, var)
         if method.alignment is not None:
-            ref.close(method.alignment.average, np.array(guesses))
+            ref.close(method.alignment.average.value, np.array(guesses))
         assert update.pseudo_labels is not None
         assert update.pseudo_labels.labels.tolist() == labels
         ref.close(update.pseudo_labels.mask, np.array(weights))
@@ -111,8 +111,8 @@ def test_labels_are_those_before_the_alignment() -> None:
         model.head.bias.copy_(torch.tensor([0.5, 0.3, 0.2]).log())
     method = SoftMatch(model, momentum=0.999, prior="uniform")
     assert method.alignment is not None
-    method.alignment.average.copy_(torch.tensor([0.6, 0.2, 0.2]))
-    method.alignment.started.fill_(True)
+    method.alignment.average.value.copy_(torch.tensor([0.6, 0.2, 0.2]))
+    method.alignment.average.started.fill_(True)
     update = ref.first(method, given())
     assert update.pseudo_labels is not None
     assert update.pseudo_labels.labels.tolist() == [0] * 9
@@ -159,7 +159,7 @@ def _answers(method: SoftMatch, batch: Batch, update: Update) -> tuple[torch.Ten
 def _aligned(method: SoftMatch, batch: Batch) -> torch.Tensor:
     probs = method.model(batch.unlabeled["weak"]).softmax(1).detach()
     assert method.alignment is not None
-    return align_distribution(probs, torch.full((3,), 1 / 3), method.alignment.average)
+    return align_distribution(probs, torch.full((3,), 1 / 3), method.alignment.average.value)
 
 
 def _aligned_labels(method: SoftMatch, batch: Batch, update: Update) -> tuple[torch.Tensor, torch.Tensor]:
@@ -192,7 +192,7 @@ class UniformStart(SoftMatch):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         assert self.alignment is not None
-        self.alignment.started.fill_(True)
+        self.alignment.average.started.fill_(True)
 
 
 def test_equation_finds_a_uniform_start() -> None:

@@ -43,6 +43,20 @@ def test_the_momentum_that_a_note_names_is_enough() -> None:
     assert notes({**model, "bn_momentum": named * 1.01}, {"name": "supervised"}, steps=50) == ()
 
 
+@pytest.mark.parametrize(
+    ("method", "ema", "warned"),
+    [
+        ({"name": "mean_teacher"}, 0.99, True),
+        ({"name": "mean_teacher"}, None, False),
+        ({"name": "fixmatch", "teacher": "ema"}, 0.99, True),
+        ({"name": "fixmatch"}, 0.99, False),
+    ],
+)
+def test_an_average_of_an_average(method: dict[str, Any], ema: float | None, warned: bool) -> None:
+    found = notes({"name": "cnn", "width": 4}, method, ema=ema, steps=100)
+    assert [note.startswith("ema:") for note in found] == ([True] if warned else [])
+
+
 def test_notes_are_printed_with_their_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = copy.deepcopy(SMALL)
     recipe["stages"] = {"train": {"method": MOCO, "steps": 40, "batch": {"unlabeled": 16}}}

@@ -92,6 +92,32 @@ def test_a_recipe_says_how_to_run_it_and_could_run(path: Path, tmp_path: Path, m
     _could_run(recipe, monkeypatch)
 
 
+def recorded(recipe: str, result: str) -> bool:
+    """Whether the suite whose results are in benchmarks/results/`result`, or that page, has this recipe."""
+    results = FOLDER.parent / "benchmarks" / "results" / result
+    if results.is_file():
+        return recipe in results.read_text()
+    suites = (FOLDER.parent / "benchmarks" / "suites").rglob("*.yaml")
+    texts = [path.read_text() for path in suites if f"\nname: {result}\n" in path.read_text()]
+    return results.is_dir() and any(re.search(rf"recipe: {recipe}\b", text) for text in texts)
+
+
+def test_a_recipe_names_a_result_recorded_with_it_or_says_that_none_is() -> None:
+    wrong = {}
+    for path in FILES:
+        header = re.match(r"(#.*\n)+", path.read_text())
+        assert header is not None
+        text = " ".join(line.lstrip("# ") for line in header[0].splitlines())
+        if re.search("No recorded result of this recipe|not run to the end here|A template", text):
+            continue
+        suites = re.findall(r"made by `semisup bench (\w+)/(\w+)`", text)
+        named = [f"{dataset}-{name.replace('_', '-')}" for dataset, name in suites]
+        named += re.findall(r"benchmarks/results/([\w.-]+\w)", text)
+        if not any(recorded(name_of(path), result) for result in named):
+            wrong[name_of(path)] = named
+    assert wrong == {}
+
+
 def _could_run(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask for everything that a dry run checks, one trial step of every stage among it."""
     local = recipe.data.source in LOCAL

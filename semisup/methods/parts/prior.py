@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from semisup.errors import SemisupError
 from semisup.losses import align_distribution
 
-__all__ = ["AlignToAverage", "AlignToRecent", "ClassPrior", "Prior"]
+__all__ = ["AlignToAverage", "AlignToRecent", "ClassPrior", "Prior", "RunningMean"]
 
 Prior = Literal["uniform", "labels", "estimated"] | list[float]
 """The wanted class frequencies: a word (see `ClassPrior`), or one number for each class."""
@@ -66,6 +66,31 @@ class ClassPrior(nn.Module):
         return self.frequencies
 
 
+class RunningMean(nn.Module):
+    """The running mean (C,) of batches' mean predictions, the present batch's included.
+
+    Args:
+        num_classes: C.
+        momentum: per step, in [0, 1).
+        from_first: it begins with the first batch's, not uniform.
+    """
+
+    value: Tensor
+    started: Tensor
+
+    def __init__(self, num_classes: int, momentum: float, *, from_first: bool = True) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("value", torch.full((num_classes,), 1.0 / num_classes))
+        self.register_buffer("started", torch.tensor(not from_first))
+
+    def forward(self, now: Tensor) -> Tensor:
+        """Take in the mean prediction (C,) of a step, without gradient, and return the running mean."""
+        self.value.copy_(torch.where(self.started, torch.lerp(now, self.value, self.momentum), now))
+        self.started.fill_(True)
+        return self.value
+
+
 class AlignToAverage(nn.Module):
     """Predictions times wanted frequencies / running mean of the predictions, this batch's included.
 
@@ -76,22 +101,14 @@ class AlignToAverage(nn.Module):
         from_first: the mean begins with that of the first batch, not uniform.
     """
 
-    average: Tensor
-    started: Tensor
-
     def __init__(self, prior: Prior, num_classes: int, momentum: float, *, from_first: bool = False) -> None:
         super().__init__()
         self.prior = ClassPrior(prior, num_classes, momentum)
-        self.momentum = momentum
-        self.register_buffer("average", torch.full((num_classes,), 1.0 / num_classes))
-        self.register_buffer("started", torch.tensor(not from_first))
+        self.average = RunningMean(num_classes, momentum, from_first=from_first)
 
     def forward(self, probs: Tensor, labels: Tensor) -> Tensor:
         """Align the predictions (N, C) of a step with labels (B,); both are remembered. Without gradient."""
-        now = probs.mean(0)
-        self.average.copy_(torch.where(self.started, torch.lerp(now, self.average, self.momentum), now))
-        self.started.fill_(True)
-        return align_distribution(probs, self.prior(probs, labels), self.average)
+        return align_distribution(probs, self.prior(probs, labels), self.average(probs.mean(0)))
 
 
 class AlignToRecent(nn.Module):

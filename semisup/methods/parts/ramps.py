@@ -6,7 +6,7 @@ import math
 
 from semisup.methods.base import Progress
 
-__all__ = ["cosine_to_one", "gaussian_ramp", "linear_ramp"]
+__all__ = ["cosine_ramp", "cosine_to_one", "gaussian_ramp", "linear_ramp"]
 
 
 def linear_ramp(progress: Progress, length: float, start: float = 0.0) -> float:
@@ -35,6 +35,16 @@ def gaussian_ramp(progress: Progress, length: float) -> float:
         length: part of the run over which t goes from 0 to 1, in [0, 1]; 0 jumps to 1.
     """
     return math.exp(-5 * (1 - linear_ramp(progress, length)) ** 2)
+
+
+def cosine_ramp(progress: Progress, length: float) -> float:
+    """Return `(1 - cos(pi t)) / 2` for t from 0 to 1: 0 at the start, 1/2 half-way up, then 1 (AdaMatch, eq. 7).
+
+    Args:
+        progress: where the run stands.
+        length: part of the run over which t goes from 0 to 1, in [0, 1]; 0 jumps to 1.
+    """
+    return (1 - math.cos(math.pi * linear_ramp(progress, length))) / 2
 
 
 def cosine_to_one(progress: Progress, start: float) -> float:
