@@ -24,7 +24,7 @@ def stage_notes(method: Method, stage: StageConfig, steps: int) -> list[str]:
     notes = method.notes(stage.batch.labeled, stage.batch.unlabeled)
     if method.averages and stage.ema is not None:
         notes.append(
-            f"ema: {stage.ema:g} averages what is an average already, and lags behind it: the finished network of "
+            f"ema: {stage.ema} averages what is an average already, and lags behind it: the finished network of "
             f"{stage.method['name']} is its teacher; use ema: null"
         )
     return notes if stage.init is not None else notes + _unsettled(method, steps)
