@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-all test-reference bench bench-quick bench-lightly lint format check clean
 
 demo: $(VENV)/.ready
-	$(BIN)/semisup run digits/quickstart --out runs/quickstart
+	$(BIN)/semisup run digits/quickstart
 
 test: $(VENV)/.ready
 	$(BIN)/pytest -n auto

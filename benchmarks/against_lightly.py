@@ -39,7 +39,7 @@ from semisup.engine import Batches, keep_memory
 from semisup.methods import Batch, Method
 from semisup.models import build_backbone
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
-from semisup.stages.train import fit_stage
+from semisup.stages.kinds.train import fit_stage
 
 RECIPE, STAGE, B = "fashion_mnist/simclr", "pretrain", 256
 GOAL = 2.2

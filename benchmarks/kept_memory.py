@@ -24,7 +24,7 @@ from speed_results import circumstances, show, write
 from throughput import NAMED, WRN_10_1, Case, planned
 
 from semisup.bench.execution.timing import fresh_method
-from semisup.engine import fit, keep_memory
+from semisup.engine import FitSettings, fit, keep_memory
 
 CASES = [
     *(case for case in NAMED if not case.name.startswith("mean_teacher") and "WRN-28-2 28x28" not in case.name),
@@ -46,12 +46,14 @@ def begin(case: Case) -> None:
         return fit(
             method,
             batches,
-            steps=steps,
-            optimizer=config.optimizer,
-            schedule=config.schedule,
-            ema=config.ema,
-            device=plan.device,
-            precision=plan.precision,
+            FitSettings(
+                steps=steps,
+                optimizer=config.optimizer,
+                schedule=config.schedule,
+                ema=config.ema,
+                device=plan.device,
+                precision=plan.precision,
+            ),
         ).seconds
 
     train(WARM_UP)

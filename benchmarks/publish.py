@@ -1,10 +1,10 @@
-"""Take finished suites into the repository: their tables to benchmarks/results, and the README's tables from those.
+"""Take finished suites into the repository: their tables to benchmarks/results, from there to README and docs.
 
     semisup bench digits/budgets
     python benchmarks/publish.py runs/digits-budgets
     python benchmarks/publish.py --again    # the committed tables, as this version makes them from runs.csv
 
-Without a folder it only writes the README's tables anew. They stand between two comments, the first of which names the
+Without a folder it only writes those tables anew. They stand between two comments, the first of which names the
 suite and, where not all of it is shown, the entries:
 
     <!-- table: digits-budgets supervised fixmatch -->
@@ -55,7 +55,7 @@ def some_lines(text: str, words: list[str]) -> str:
 
 
 def main() -> None:
-    """Copy the folders' results, then write the README's tables."""
+    """Copy the folders' results, then write the tables of README and docs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="*", type=Path, help="folders of finished suites, e.g. runs/digits-budgets")
     parser.add_argument("--again", action="store_true", help="write the committed suites' tables anew first")
@@ -67,8 +67,13 @@ def main() -> None:
         target.mkdir(parents=True, exist_ok=True)
         for name in RESULTS:
             shutil.copy(folder / name, target / name)
-    readme = HERE.parent / "README.md"
-    readme.write_text(with_tables(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in pages():
+        page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def pages() -> list[Path]:
+    """Return the files that may have marked tables: the README and the pages of the documentation."""
+    return [HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md"))]
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ from semisup.engine import Batches, compile_backbones, keep_memory
 from semisup.methods import METHODS, Batch, Method
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
 from semisup.stages import StageContext
-from semisup.stages.train import fit_stage
+from semisup.stages.kinds.train import fit_stage
 from semisup.text import percent
 from semisup.tracking import EventLog
 
@@ -227,6 +227,7 @@ def stage_context(plan: Plan, stage: StagePlan) -> Iterator[StageContext]:
             inputs={},
             steps=stage.steps,
             folder=Path(folder),
+            network=stage.network,
             device=plan.device,
             precision=plan.precision,
             statistics=plan.statistics,

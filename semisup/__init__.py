@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from semisup._version import __version__
@@ -15,8 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["METHODS", "SemisupError", "__version__", "load_predictor", "run"]
 
+logging.getLogger("semisup").addHandler(logging.NullHandler())  # a program that uses the package says where logs go
+
 # torch takes seconds to import; `semisup --help` and a recipe with a typing mistake should not wait for it.
 _LAZY = {"METHODS": "semisup.methods", "load_predictor": "semisup.stages", "run": "semisup.pipeline"}
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

@@ -14,12 +14,14 @@ import semisup
 
 PACKAGE = Path(semisup.__file__).parent
 FLOORS = [
+    {"__main__"},
     {"cli"},
     {"bench", "estimator"},
     {"pipeline"},
     {"stages"},
     {"engine"},
     {"data", "methods"},
+    {"graph"},
     {"augment", "config", "evaluate", "tracking", "models", "losses"},
     {"columns"},
     {"files", "options", "records", "text"},

@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from semisup._version import __version__
 from semisup.cli.data import data
+from semisup.cli.lists import methods, recipe_names, recipes, suite_names
 from semisup.cli.stop import NO_LOCK_HELP, go_without_locks, saying_how_to_go_on
+from semisup.cli.terminal import print_anything
 from semisup.errors import SemisupError
 
 __all__ = ["main"]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 app.add_typer(data, name="data")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"semisup {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def semisup(
+    version: Annotated[
+        bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Self- and semi-supervised learning for images: pretrain, fine-tune, self-train, distill."""
 
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help="A YAML file or a shipped recipe, e.g. digits/quickstart.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(help="A YAML file or a shipped recipe, e.g. digits/quickstart.", autocompletion=recipe_names),
+    ],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. stages.pretrain.epochs=10.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the results; default runs/<recipe name>.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, train nothing.")] = False,
@@ -42,7 +65,10 @@ def run(
 
 @app.command()
 def bench(
-    suite: Annotated[str | None, typer.Argument(help="A YAML file or a shipped suite, e.g. digits/budgets.")] = None,
+    suite: Annotated[
+        str | None,
+        typer.Argument(help="A YAML file or a shipped suite, e.g. digits/budgets.", autocompletion=suite_names),
+    ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. draws=1.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the results; default runs/<suite name>.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, measure step times, show the runs.")] = False,
@@ -79,51 +105,48 @@ def bench(
         run_suite(suite, overrides or [], out=out, dry_run=dry_run, scheduler=scheduler, workers=workers)
 
 
-@app.command()
-def methods(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False) -> None:
-    """List every method with its family, one line and its citation."""
-    from semisup.methods import METHODS
-
-    rows = [
-        {"name": name, "family": cls.family, "summary": cls.summary, "citation": cls.citation}
-        for name, cls in METHODS.items()
-    ]
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    for row in rows:
-        typer.echo(f"{row['name']:<20} {row['family']:<16} {row['summary']} ({row['citation']})")
-
-
-@app.command()
-def recipes() -> None:
-    """List the shipped recipes."""
-    from semisup.config import shipped_recipes
-
-    for name in shipped_recipes():
-        typer.echo(name)
+app.command()(methods)
+app.command()(recipes)
 
 
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="Folder of a finished stage, e.g. out/student.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    out: Annotated[Path | None, typer.Option(help="CSV file; default: standard output.")] = None,
+    images: Annotated[
+        list[Path], typer.Argument(help="Image files, folders, 'patterns*', .npz files, .csv files with paths.")
+    ],
+    out: Annotated[Path | None, typer.Option(help=".csv, .jsonl or .parquet file; default: standard output.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many of the best classes.")] = 1,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Of every class.")] = False,
+    embed: Annotated[bool, typer.Option("--embed", help="Features, too.")] = False,
+    tta: Annotated[str | None, typer.Option(help="mirror: the mean over each image and its mirror image.")] = None,
+    abstain: Annotated[float, typer.Option(min=0, max=1, help="Name no class below this confidence.")] = 0.0,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Exit with 0 although files were unreadable.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; default: one per core.")] = None,
 ) -> None:
-    """Classify images with a finished stage's model: path, class and confidence as CSV."""
+    """Classify images with a finished stage's model: a table of path, class, confidence and error.
+
+    Files are found and read as in training. A file that cannot be read has a row with an empty class and the error, and
+    the command ends with 1, unless --skip-bad says otherwise.
+    """
     if not (model / "model.json").is_file():  # asked before torch is imported: 2 s
         raise SemisupError(f"{model}: not a model folder (no model.json); name a finished stage's folder")
-    from semisup.pipeline.predict import predict_files
+    if tta not in (None, "mirror"):
+        raise SemisupError(f"--tta: must be mirror, not {tta}")
+    from rich.console import Console
 
-    text = predict_files(model, images, device)
-    if out is None:
-        typer.echo(text, nl=False)
-        return
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SemisupError(f"--out {out}: cannot be written ({error.strerror})") from error
+    from semisup.data.watch import watching
+    from semisup.pipeline.predict import PredictOptions, predict_files
+
+    options = PredictOptions(device, top, probabilities, embed, tta == "mirror", abstain, workers)
+    watch = watching(Console(stderr=True), announce=False)
+    done = predict_files(model, images, out, options, watch)
+    for note in done.notes:
+        typer.echo(f"note: {note}", err=True)
+    if done.bad:
+        typer.echo(f"{done.bad:,} of {done.good + done.bad:,} images could not be read: see column error", err=True)
+        raise typer.Exit(0 if skip_bad else 1)
 
 
 @app.command()
@@ -141,6 +164,7 @@ def track(
 
 def main() -> None:
     """Run the command line; a user's mistake exits with 2 and one message."""
+    print_anything()
     try:
         app(prog_name="semisup")
     except SemisupError as error:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from semisup.cli.lists import recipe_names
 from semisup.cli.stop import saying_how_to_go_on
 
 __all__ = ["data"]
@@ -26,6 +27,12 @@ def prepare(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
     max_bad: Annotated[float, typer.Option(min=0, max=1, help="Part of the files that may be unreadable.")] = 0.01,
     allow_leakage: Annotated[bool, typer.Option("--allow-leakage", help="Test images may be training images.")] = False,
+    drop_leaks: Annotated[
+        bool, typer.Option("--drop-leaks", help="Show the data without test images that are training images.")
+    ] = False,
+    allow_conflicts: Annotated[
+        bool, typer.Option("--allow-conflicts", help="One picture may be under two classes.")
+    ] = False,
 ) -> None:
     """Decode a folder of images once, for data.source=folder; say what is in it.
 
@@ -40,7 +47,7 @@ def prepare(
         from semisup.config import DataConfig
         from semisup.data.folder import prepare_folder
         from semisup.data.watch import watching
-        from semisup.errors import SemisupError
+        from semisup.errors import SemisupError, raise_all
 
         if channels not in (1, 3):
             raise SemisupError(f"--channels: must be 1 (gray) or 3 (color), not {channels}")
@@ -51,18 +58,28 @@ def prepare(
             csv=None if csv is None else str(csv),
             channels=1 if channels == 1 else 3,
             cache=None if cache is None else str(cache),
+            max_bad=max_bad,
+            allow_leakage=allow_leakage,
+            drop_leaks=drop_leaks,
+            allow_conflicts=allow_conflicts,
         )
         prepared = prepare_folder(config, workers=workers, watch=watching(Console()))
         for line in prepared.summary():
             typer.echo(line)
-        for note in prepared.notes():
+        refused = prepared.problems(flags=True)
+        for note in prepared.notes(refused):
             typer.echo(f"warning: {note}", err=True)
-        prepared.check(max_bad, allow_leakage=allow_leakage)
+        if drop_leaks and prepared.dropped:
+            typer.echo("train on it so with: data.drop_leaks=true", err=True)
+        raise_all(list(refused.values()), str(root))
 
 
 @data.command()
 def show(
-    recipe: Annotated[str, typer.Argument(help="A YAML file or a shipped recipe, e.g. digits/quickstart.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(help="A YAML file or a shipped recipe, e.g. digits/quickstart.", autocompletion=recipe_names),
+    ],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. data.labels=10%.")] = None,
     out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("views.png"),
     images: Annotated[int, typer.Option(min=1, max=64, help="How many images.")] = 8,

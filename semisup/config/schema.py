@@ -110,7 +110,14 @@ class DataConfig(Settings):
     max_bad: Fraction = 0.01
     """Largest part of the files that may be unreadable, 0 to 1; they are left out and listed."""
     allow_leakage: bool = False
-    """Go on though test or validation images are also among the training images."""
+    """Go on though test or validation images are also among the training images (npz too)."""
+    drop_leaks: bool = False
+    """Leave such test and validation images out instead (npz too)."""
+    allow_conflicts: bool = False
+    """Go on though one picture is there under two classes (npz too)."""
+    unlabeled_values: list[str] | None = None
+    """Labels of a CSV (npz too, where they are text) that stand for none; null: nan, NaN, NA, N/A, <NA>, None, null,
+    NULL, -1 and -1.0."""
     cache: NotEmpty | None = None
     """Folder that holds the decoded images; null: ~/.cache/semisup/folders."""
     memory: NonNegative = 4.0

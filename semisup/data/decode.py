@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import stat
 import struct
 import warnings
 from pathlib import Path
@@ -12,18 +15,22 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from semisup.errors import first_line
 
-__all__ = ["FORMATS", "SUFFIXES", "BadImageError", "decode"]
+__all__ = ["FORMATS", "NEEDS_HEIF", "SUFFIXES", "BadImageError", "can_read_heif", "decode", "fit_image"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 """What Pillow may take a file for, whatever its name: a PostScript file named .png never gets to Ghostscript."""
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""How such files are usually called."""
+SUFFIXES = (".bmp", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""How such files are usually called, and HEIC's, which is read where pillow-heif is installed."""
+NEEDS_HEIF = "HEIC is read where pillow-heif is installed: pip install pillow-heif"
 
 # What Pillow's readers raise on damaged bytes: they parse and trust, and fail wherever the damage shows.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError)
 _UNREADABLE_TOO = (struct.error, MemoryError, RuntimeError)
 
 _BACKGROUND = 255  # white: what a picture with a transparent ground is usually looked at on
+
+
+_NO_FILES = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
 class BadImageError(Exception):
@@ -56,26 +63,78 @@ def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
             limit) that it may be meant to fill the memory.
     """
     try:
+        _require_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, and of images of 90 to 179 million pixels
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(path, formats=_formats()) as image:
                 image.draft(None, (2 * size, 2 * size))  # of JPEG alone: decodes 1/64 of the pixels of a photograph
                 png = image.format == "PNG"
                 upright = ImageOps.exif_transpose(image)
-            plain = _to_8_bits(upright, "L" if channels == 1 else "RGB", png=png)
-            side = min(plain.size)
-            left, top = (plain.width - side) // 2, (plain.height - side) // 2
-            square = plain.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
+            return fit_image(upright, size, channels, png=png)
     except FileNotFoundError:
-        raise BadImageError("no such file") from None
+        raise BadImageError("a link to nowhere" if path.is_symlink() else "no such file") from None
+    except PermissionError as error:
+        raise BadImageError("may not be read (permission denied)") from error
     except Image.DecompressionBombError as error:
         raise BadImageError(f"too large: {first_line(error)[:200]}") from error
     except UnidentifiedImageError as error:
-        empty = path.stat().st_size == 0
-        raise BadImageError("empty" if empty else "not a PNG, JPEG, WebP, TIFF or BMP image") from error
+        raise BadImageError(_unidentified(path)) from error
     except (*_UNREADABLE, *_UNREADABLE_TOO) as error:
         raise BadImageError(f"not a readable image ({first_line(error)[:200]})") from error
+
+
+def fit_image(image: Image.Image, size: int, channels: int, *, png: bool = False) -> NDArray[np.uint8]:
+    """Turn an upright image into what a network is fed, as `decode` says it.
+
+    Args:
+        image: of any size and mode.
+        size: side of the result, pixels.
+        channels: 1 (gray) or 3 (RGB).
+        png: it comes from a PNG file, of whose 16 bits Pillow may make 32.
+
+    Returns:
+        (size, size, channels).
+
+    Raises:
+        ValueError: 32 bits per pixel.
+    """
+    plain = _to_8_bits(image, "L" if channels == 1 else "RGB", png=png)
+    side = min(plain.size)
+    left, top = (plain.width - side) // 2, (plain.height - side) // 2
+    square = plain.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(square, np.uint8).reshape(size, size, channels)
+
+
+@functools.cache
+def can_read_heif() -> bool:
+    """Whether pillow-heif is installed; Pillow is taught to read with it."""
+    if importlib.util.find_spec("pillow_heif") is None:
+        return False
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def _formats() -> tuple[str, ...]:
+    return (*FORMATS, "HEIF") if can_read_heif() else FORMATS
+
+
+def _require_file(path: Path) -> None:
+    """Refuse what is no regular file, without opening it: a pipe would be waited for."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise BadImageError("a folder, not a file")
+    if not stat.S_ISREG(mode):
+        raise BadImageError(f"{_NO_FILES.get(stat.S_IFMT(mode), 'something else')}, not a file")
+
+
+def _unidentified(path: Path) -> str:
+    if path.stat().st_size == 0:
+        return "empty"
+    if path.suffix.lower() in (".heic", ".heif") and not can_read_heif():
+        return NEEDS_HEIF
+    return "not a PNG, JPEG, WebP, TIFF or BMP image"
 
 
 def _to_8_bits(image: Image.Image, mode: str, *, png: bool) -> Image.Image:

@@ -14,22 +14,25 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from semisup.config.schema import DataConfig
 from semisup.data.downloads import CACHE
-from semisup.data.image_data import ImageData, Known
+from semisup.data.duplicates import Duplicates, Item, find_duplicates
+from semisup.data.entries import some
+from semisup.data.image_data import ImageData, Known, level_notes
 from semisup.data.listing import PARTS, Entry, Listing, list_csv, list_folders, printable
-from semisup.data.store import Record, Store, Watch, prepare, unwatched, write_table
-from semisup.errors import SemisupError
+from semisup.data.rows import take
+from semisup.data.store import Store, Watch, prepare, unwatched, write_table
+from semisup.data.table import UNLABELED
+from semisup.errors import SemisupError, raise_all
 
 __all__ = ["PreparedFolder", "prepare_folder", "read_folder"]
-
-_SHOWN = 5  # files named in a message
 
 
 @dataclass(frozen=True)
@@ -39,23 +42,32 @@ class PreparedFolder:
     Attributes:
         listing: every file.
         store: what became of each.
-        leaks: pairs of a test or validation image and an equal image of an earlier part, by path.
+        config: what was asked for.
+        duplicates: images that are there twice, by path.
+        dropped: paths of the test and validation images that are left out, as `data.drop_leaks` asks for.
     """
 
     listing: Listing
     store: Store
-    leaks: list[tuple[str, str]]
+    config: DataConfig
+    duplicates: Duplicates
+    dropped: frozenset[str] = frozenset()
 
     @property
     def readable(self) -> list[Entry]:
-        """The files that are rows of the store."""
+        """The files that are rows of the store, the dropped ones too."""
         return [self.listing.entries[i] for i in self.store.good]
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """Which rows of the store are used."""
+        return np.array([entry.path not in self.dropped for entry in self.readable], bool)
 
     def counts(self) -> dict[str, Counter[str | None]]:
         """Part -> class (None: unlabeled) -> readable images."""
         found: dict[str, Counter[str | None]] = {part: Counter() for part in PARTS}
-        for entry in self.readable:
-            found[entry.part][entry.label] += 1
+        for entry, kept in zip(self.readable, self.kept, strict=True):
+            found[entry.part][entry.label] += bool(kept)
         return found
 
     def summary(self) -> list[str]:
@@ -76,41 +88,58 @@ class PreparedFolder:
         )
         return lines
 
-    def notes(self) -> tuple[str, ...]:
-        """What a person should know, a sentence each."""
-        notes = list(self.listing.notes)
-        if self.store.bad:
-            notes.append(
-                f"{len(self.store.bad):,} of {len(self.listing.entries):,} files cannot be read and are left out: "
-                f"{_some([f'{printable(r.path)} ({r.reason})' for r in self.store.bad])}; all of them: "
-                f"{self.store.folder / 'bad_files.csv'}"
-            )
-        if self.leaks:
-            notes.append(f"{_leak_text(self.leaks)}; all of them: {self.store.folder / 'leaks.csv'}")
-        return tuple(notes)
+    def notes(self, refused: Collection[str] = ()) -> tuple[str, ...]:
+        """What a person should know, a sentence each.
 
-    def check(self, max_bad: float, *, allow_leakage: bool) -> None:
+        Args:
+            refused: keys of `problems` that are said elsewhere.
+        """
+        notes = list(self.listing.notes)
+        if self.store.bad and "max_bad" not in refused:
+            notes.append(self._bad_text("cannot be read and are left out"))
+        told = self.duplicates.notes(self.config, self._where)
+        notes += [note for key, note in told.items() if key not in refused]
+        return (*notes, *level_notes(self.store.images(mapped=True)))
+
+    def _where(self, table: str) -> str:
+        return f"; all of them: {self.store.folder / table}.csv"
+
+    def problems(self, *, flags: bool = False) -> dict[str, str]:
+        """What makes the images unfit for training, by the key that it breaks.
+
+        Args:
+            flags: name keys as `semisup data prepare` spells them, not as a recipe does.
+        """
+        problems, most = {}, self.config.max_bad
+        if len(self.store.bad) > most * len(self.listing.entries):
+            key = "--max-bad" if flags else "data.max_bad"
+            text = self._bad_text(f"cannot be read, more than {most:.3g} of all")
+            problems["max_bad"] = f"{key}: {text}. Mend or remove them, or raise {key}"
+        counts = self.counts()
+        missing = [printable(label) for label in self.listing.classes if not counts["train"][label]]
+        if missing:
+            problems["path"] = f"data.path: no image of class '{missing[0]}' can be read"
+        return problems | self.duplicates.problems(self.config, self._where, flags=flags)
+
+    def _bad_text(self, what: str) -> str:
+        bad = self.store.bad
+        return (
+            f"{len(bad):,} of {len(self.listing.entries):,} files {what}: "
+            f"{some([f'{printable(r.path)} ({r.reason})' for r in bad])}; all of them: "
+            f"{self.store.folder / 'bad_files.csv'}"
+        )
+
+    def check(self) -> None:
         """Refuse to train on what is not fit for it.
 
         Raises:
-            SemisupError: too many bad files, a class without any good one, or test images in the training set.
+            SemisupError: too many bad files, a class without any good one, test images among the training images, or a
+                picture under two classes; all of it in one message.
         """
-        total, bad = len(self.listing.entries), self.store.bad
-        if len(bad) > max_bad * total:
-            raise SemisupError(
-                f"data.max_bad: {len(bad):,} of {total:,} files cannot be read, more than {max_bad:.3g} of all: "
-                f"{_some([f'{printable(r.path)} ({r.reason})' for r in bad])}; all of them: "
-                f"{self.store.folder / 'bad_files.csv'}. Mend or remove them, or raise data.max_bad"
-            )
-        counts = self.counts()
-        missing = [name for name in self.listing.classes if not counts["train"][name]]
-        if missing:
-            raise SemisupError(f"data.path: no image of class '{printable(missing[0])}' can be read")
-        if self.leaks and not allow_leakage:
-            raise SemisupError(
-                f"data.allow_leakage: {_leak_text(self.leaks)}; all of them: {self.store.folder / 'leaks.csv'}. Remove "
-                f"them, or allow it with data.allow_leakage=true"
-            )
+        problems = list(self.problems().values())
+        if len(problems) == 1:
+            raise SemisupError(problems[0])
+        raise_all(problems, f"data.path: {self.listing.root}")
 
 
 def prepare_folder(config: DataConfig, *, workers: int | None = None, watch: Watch = unwatched) -> PreparedFolder:
@@ -135,7 +164,8 @@ def prepare_folder(config: DataConfig, *, workers: int | None = None, watch: Wat
         )
     root = Path(config.path).expanduser()
     table = None if config.csv is None else Path(config.csv).expanduser()
-    listing = list_folders(root) if table is None else list_csv(root, table)
+    unlabeled = UNLABELED if config.unlabeled_values is None else config.unlabeled_values
+    listing = list_folders(root) if table is None else list_csv(root, table, unlabeled)
     channels = 3 if config.channels is None else config.channels
     cache = CACHE / "folders" if config.cache is None else Path(config.cache).expanduser()
     place = f"{root.resolve()}\n{'' if table is None else table.resolve()}"
@@ -143,9 +173,13 @@ def prepare_folder(config: DataConfig, *, workers: int | None = None, watch: Wat
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", root.resolve().name)[:60]
     folder = cache / f"{name}-{key}-{config.size}x{channels}"
     store = prepare(root, listing.entries, config.size, channels, folder, workers=workers, watch=watch)
-    leaks = find_leaks(store.records)
-    write_table(folder / "leaks.csv", ("path", "same_as"), leaks)
-    return PreparedFolder(listing, store, leaks)
+    labels = {(entry.part, entry.path): entry.label for entry in listing.entries}
+    items = [Item(r.path, r.part, labels[r.part, r.path], r.hash) for r in store.records if r.hash is not None]
+    found = find_duplicates(items, drop_leaks=config.drop_leaks)
+    dropped = frozenset(path for path, _ in found.leaks) if config.drop_leaks else frozenset()
+    write_table(folder / "leaks.csv", ("path", "same_as"), found.leaks)
+    write_table(folder / "conflicts.csv", ("path", "class", "same_as", "of_class"), found.conflicts)
+    return PreparedFolder(listing, store, config, found, dropped)
 
 
 def read_folder(config: DataConfig, watch: Watch = unwatched) -> ImageData:
@@ -155,14 +189,20 @@ def read_folder(config: DataConfig, watch: Watch = unwatched) -> ImageData:
         SemisupError: as :func:`prepare_folder` and :meth:`PreparedFolder.check`.
     """
     prepared = prepare_folder(config, watch=watch)
-    prepared.check(config.max_bad, allow_leakage=config.allow_leakage)
-    store, classes = prepared.store, prepared.listing.classes
+    prepared.check()
+    store, classes, kept = prepared.store, prepared.listing.classes, prepared.kept
     images = store.images(mapped=store.nbytes > config.memory * 2**30)
     number = {name: k for k, name in enumerate(classes)} | {None: -1}
-    labels = np.array([number[entry.label] for entry in prepared.readable], np.int64)
-    parts = np.array([PARTS.index(entry.part) for entry in prepared.readable])
+    readable = [entry for entry, used in zip(prepared.readable, kept, strict=True) if used]
+    labels = np.array([number[entry.label] for entry in readable], np.int64)
+    parts = np.array([PARTS.index(entry.part) for entry in readable])
     first_val, first_test = np.searchsorted(parts, [1, 2])
-    pixels = hashlib.sha256("".join(str(store.records[i].hash) for i in store.good).encode())
+    if not kept.all():  # of test and validation images alone: the training images stay where they are
+        later = take(images, np.flatnonzero(kept)[first_val:])
+        x_val, x_test = later[: first_test - first_val], later[first_test - first_val :]
+    else:
+        x_val, x_test = images[first_val:first_test], images[first_test:]
+    pixels = hashlib.sha256("".join(str(store.records[i].hash) for i in store.good[kept]).encode())
     has_val = first_val < first_test
     if has_val and config.validation:
         raise SemisupError(
@@ -172,43 +212,12 @@ def read_folder(config: DataConfig, watch: Watch = unwatched) -> ImageData:
         name="folder",
         x_train=images[:first_val],
         y_train=labels[:first_val],
-        x_test=images[first_test:],
+        x_test=x_test,
         y_test=labels[first_test:],
         classes=[printable(name) for name in classes],
         flip=False,
-        x_val=images[first_val:first_test] if has_val else None,
+        x_val=x_val if has_val else None,
         y_val=labels[first_val:first_test] if has_val else None,
         known=Known(pixels.hexdigest(), store.statistics),
         notes=prepared.notes(),
     )
-
-
-def find_leaks(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """Test and validation images whose decoded pixels equal an image of an earlier part, labeled or not.
-
-    Equal pixels, not equal files: a copy with other metadata, or saved again without loss, is a copy.
-
-    Args:
-        records: in the order of their parts.
-
-    Returns:
-        Pairs of paths: the image, and the first image that it equals.
-    """
-    first: dict[str, Record] = {}
-    leaks = []
-    for record in records:
-        if record.hash is not None:
-            before = first.setdefault(record.hash, record)
-            if before.part != record.part:
-                leaks.append((record.path, before.path))
-    return leaks
-
-
-def _leak_text(leaks: Sequence[tuple[str, str]]) -> str:
-    pairs = [f"{printable(path)} = {printable(same)}" for path, same in leaks]
-    return f"{len(leaks):,} test or validation images are also among the images before them (leakage): {_some(pairs)}"
-
-
-def _some(words: Sequence[str]) -> str:
-    more = f" and {len(words) - _SHOWN:,} more" if len(words) > _SHOWN else ""
-    return ", ".join(words[:_SHOWN]) + more

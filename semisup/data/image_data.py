@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from semisup.data.rows import resident_bytes, take
 
-__all__ = ["ImageData", "Known", "channel_levels", "channel_statistics", "mean_and_deviation"]
+__all__ = ["ImageData", "Known", "channel_levels", "channel_statistics", "level_notes", "mean_and_deviation"]
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,18 @@ def channel_levels(images: NDArray[np.uint8]) -> NDArray[np.int64]:
         for channel in range(len(counts)):
             counts[channel] += np.bincount(values[:, channel], minlength=256)
     return counts
+
+
+def level_notes(images: NDArray[np.uint8]) -> list[str]:
+    """Say so if the first images have hardly any levels: of 12-bit values in files of 16 bits, 17 are left."""
+    some = take(images, slice(0, 200))
+    top = int(some.max()) if some.size else 255
+    if top > 31:
+        return []
+    return [
+        f"the brightest value of the first {len(some)} images is {top} of 255; if they are 12-bit values in 16 bits, "
+        f"or 0 to 1, scale them to the whole range first"
+    ]
 
 
 def mean_and_deviation(levels: NDArray[np.int64]) -> tuple[list[float], list[float]]:

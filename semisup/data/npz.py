@@ -4,99 +4,190 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from semisup.data.image_data import ImageData
-from semisup.errors import SemisupError, nearest, raise_all
+from semisup.config.schema import DataConfig
+from semisup.data.duplicates import Item, find_duplicates, image_hashes
+from semisup.data.image_data import ImageData, level_notes
+from semisup.data.table import UNLABELED
+from semisup.errors import SemisupError, first_line, nearest, raise_all
 
-__all__ = ["read_npz"]
+__all__ = ["read_images", "read_npz", "without_duplicates"]
 
-_NEEDED = ("x_train", "y_train", "x_test", "y_test")
+_PARTS = ("train", "val", "test")
+_NEEDED = ("x_train", "y_train")
+_NAMES = {f"{kind}_{part}": f"{part}_{word}" for kind, word in (("x", "images"), ("y", "labels")) for part in _PARTS}
+"""The arrays, and how MedMNIST calls them."""
+_PREDICTED = ("x", "images", "x_test", "test_images", "x_train", "train_images")
 
 
-def read_npz(path: Path) -> ImageData:
+def read_npz(path: Path, unlabeled: Collection[str] = UNLABELED) -> ImageData:
     """Read and check an ``.npz`` file; flips are off unless the recipe's ``data.flip`` says otherwise.
 
-    The arrays are ``x_train`` and ``x_test``, uint8 (n, h, w) or (n, h, w, c) with h = w from 8 to 224 and 1 or 3
-    channels; ``y_train`` and ``y_test``, integers 0 .. C - 1, in ``y_train`` also -1 for unlabeled; optionally
-    ``classes``, C names. Pickled objects are refused.
+    The arrays are ``x_train``, uint8 (n, h, w) or (n, h, w, c) with h = w from 8 to 224 and 1 or 3 channels, and
+    ``y_train``, integers 0 .. C - 1 or -1 for unlabeled, or text; both for ``test`` and ``val`` if there are such
+    images; optionally ``classes``, C names. MedMNIST's names (``train_images``, ``train_labels``, ...) are read too.
+    Pickled objects are refused.
+
+    Args:
+        path: of the file.
+        unlabeled: texts that stand for no label, beside the empty one.
 
     Raises:
         SemisupError: one message with every problem of the file.
     """
-    if not zipfile.is_zipfile(path):
-        raise SemisupError(f"{path}: not an .npz file (as written by numpy.savez), or cut short")
     problems: list[str] = []
-    arrays = _read_arrays(path, problems)
-    for name in _NEEDED:
-        if name in arrays:
-            problems += [
-                f"{name}: {wrong}" for wrong in (_image_problems if name[0] == "x" else _label_problems)(arrays[name])
-            ]
+    notes: list[str] = []
+    arrays = _read_arrays(path, problems, notes)
+    for name, array in arrays.items():
+        check = {"x": _image_problems, "y": _label_problems}.get(name[0])
+        problems += [] if check is None else [f"{name}: {wrong}" for wrong in check(array)]
     raise_all(problems, str(path))
 
-    x_train, x_test = (
-        images if images.ndim == 4 else images[..., None] for images in (arrays["x_train"], arrays["x_test"])
-    )
-    y_train, y_test = arrays["y_train"].astype(np.int64), arrays["y_test"].astype(np.int64)
-    for part, images, labels in (("train", x_train, y_train), ("test", x_test, y_test)):
-        if len(images) != len(labels):
-            problems.append(f"y_{part}: must be as long as x_{part}, {len(images)}, not {len(labels)}")
-    if x_train.shape[1:] != x_test.shape[1:]:
-        problems.append(f"x_test: must have the training images' shape {x_train.shape[1:]}, not {x_test.shape[1:]}")
-    problems += _class_problems(y_train, y_test)
+    parts = [part for part in _PARTS if f"x_{part}" in arrays]
+    images = {p: x if x.ndim == 4 else x[..., None] for p in parts for x in [arrays[f"x_{p}"]]}
+    labels = {part: arrays[f"y_{part}"].reshape(len(arrays[f"y_{part}"])) for part in parts}
+    names = None
+    if labels["train"].dtype.kind in "US":
+        labels, names = _named(labels, unlabeled, problems, notes)
     raise_all(problems, str(path))
-    num_classes = int(y_train.max()) + 1
+    labels = {part: values.astype(np.int64) for part, values in labels.items()}
+    for part in parts:
+        if len(images[part]) != len(labels[part]):
+            problems.append(f"y_{part}: must be as long as x_{part}, {len(images[part])}, not {len(labels[part])}")
+        if images[part].shape[1:] != images["train"].shape[1:]:
+            shapes = f"{images['train'].shape[1:]}, not {images[part].shape[1:]}"
+            problems.append(f"x_{part}: must have the training images' shape {shapes}")
+    given = None if "classes" not in arrays else _as_text(arrays["classes"])
+    problems += _class_problems(labels, names or (None if given is None else given.tolist()))
+    raise_all(problems, str(path))
+    classes = _class_names(given, int(labels["train"].max()) + 1, path) if names is None else names
+    x_train = np.ascontiguousarray(images["train"])
+    none = x_train[:0], np.empty(0, np.int64)
     return ImageData(
         name="npz",
-        x_train=np.ascontiguousarray(x_train),
-        y_train=y_train,
-        x_test=np.ascontiguousarray(x_test),
-        y_test=y_test,
-        classes=_class_names(arrays.get("classes"), num_classes, path),
+        x_train=x_train,
+        y_train=labels["train"],
+        x_test=np.ascontiguousarray(images.get("test", none[0])),
+        y_test=labels.get("test", none[1]),
+        classes=classes,
         flip=False,
+        x_val=np.ascontiguousarray(images["val"]) if "val" in parts else None,
+        y_val=labels.get("val"),
+        notes=(*notes, *level_notes(x_train)),
     )
 
 
-def _read_arrays(path: Path, problems: list[str]) -> dict[str, NDArray[Any]]:
-    """Return the arrays that can be read."""
-    arrays: dict[str, NDArray[Any]] = {}
+def without_duplicates(data: ImageData, config: DataConfig) -> ImageData:
+    """Refuse test images among the training images and pictures under two classes, or leave out and tell.
+
+    Args:
+        data: read by `read_npz`, its images not scaled yet.
+        config: `allow_leakage`, `drop_leaks` and `allow_conflicts` are read.
+
+    Raises:
+        SemisupError: there are some, and they are not allowed.
+    """
+    parts = [("train", data.x_train, data.y_train), ("test", data.x_test, data.y_test)]
+    if data.x_val is not None and data.y_val is not None:
+        parts.insert(1, ("val", data.x_val, data.y_val))
+    items = [
+        Item(f"x_{part}[{i}]", part, None if y < 0 else data.classes[y], digest)
+        for part, images, labels in parts
+        for i, (y, digest) in enumerate(zip(labels.tolist(), image_hashes(images), strict=True))
+    ]
+    found = find_duplicates(items, drop_leaks=config.drop_leaks)
+    raise_all(list(found.problems(config).values()), f"{config.path}")
+    data = replace(data, notes=(*data.notes, *found.notes(config).values()))
+    if not (found.leaks and config.drop_leaks):
+        return data
+    dropped = {name for name, _ in found.leaks}
+    kept = {p: np.array([f"x_{p}[{i}]" not in dropped for i in range(len(y))], bool) for p, _, y in parts}
+    data = replace(data, x_test=data.x_test[kept["test"]], y_test=data.y_test[kept["test"]])
+    if data.x_val is None or data.y_val is None:
+        return data
+    return replace(data, x_val=data.x_val[kept["val"]], y_val=data.y_val[kept["val"]])
+
+
+def read_images(path: Path) -> tuple[str, NDArray[np.uint8]]:
+    """Return the images of an ``.npz`` file that are to be classified, (n, h, w, c), and their array's name.
+
+    It is ``x`` or ``images``, else the test images, else the training images.
+
+    Raises:
+        SemisupError: no such array, or one that is no uint8 images.
+    """
+    with _opened(path) as archive:
+        name = next((name for name in _PREDICTED if name in archive.files), None)
+        if name is None:
+            raise SemisupError(f"{path}: none of the arrays {', '.join(_PREDICTED)}; it has {', '.join(archive.files)}")
+        problems: list[str] = []
+        images = _read_array(archive, name, name, problems)
+    if images is not None and (images.dtype != np.uint8 or images.ndim not in (3, 4)):
+        problems.append(f"{name}: must be uint8 (n, h, w) or (n, h, w, c), not {images.dtype} {images.shape}")
+    raise_all(problems, str(path))
+    assert images is not None
+    return name, images if images.ndim == 4 else images[..., None]
+
+
+def _opened(path: Path) -> Any:
+    if not zipfile.is_zipfile(path):
+        raise SemisupError(f"{path}: not an .npz file (as written by numpy.savez), or cut short")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            present = list(archive.files)
-            for name in (*_NEEDED, "classes"):
-                if name not in present:
-                    continue
-                try:
-                    array = archive[name]
-                except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-                    problems.append(
-                        f"{name}: cannot be read: {str(error).splitlines()[0] if str(error) else 'no memory'}"
-                    )
-                    continue
-                if isinstance(array, np.ndarray):
-                    arrays[name] = array
-                else:  # numpy hands over a member without its array header as bytes
-                    problems.append(f"{name}: not a numpy array")
+        return np.load(path, allow_pickle=False)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise SemisupError(f"{path}: cannot be read: {error}") from error
-    missing = [name for name in _NEEDED if name not in present]
-    problems += [f"{name}: missing" for name in missing]
-    strange = [name for name in present if name not in (*_NEEDED, "classes")]
+
+
+def _read_arrays(path: Path, problems: list[str], notes: list[str]) -> dict[str, NDArray[Any]]:
+    """Return the arrays that can be read, under the names of `_NAMES`."""
+    arrays: dict[str, NDArray[Any]] = {}
+    with _opened(path) as archive:
+        present = list(archive.files)
+        stored = {name: other if name not in present else name for name, other in _NAMES.items()}
+        stored = {name: key for name, key in (stored | {"classes": "classes"}).items() if key in present}
+        if "y_val" not in stored or "x_val" not in stored:
+            stored = {name: key for name, key in stored.items() if name not in ("x_val", "y_val")}
+        wanted = (*_NEEDED, *(("x_test", "y_test") if {"x_test", "y_test"} & stored.keys() else ()))
+        missing = [name for name in wanted if name not in stored]
+        strange = [name for name in present if name not in stored.values()]
+        problems += [f"{name}: missing" for name in missing]
+        for name, key in stored.items():
+            array = _read_array(archive, key, name, problems)
+            if array is not None:
+                arrays[name] = array
     if missing:  # further arrays do no harm, but may be the missing ones misspelled
         problems += [f"{name}: unknown array{nearest(name, missing)}" for name in strange]
+    elif strange:
+        notes.append(f"arrays that are not read: {', '.join(strange)}")
+    if arrays.get("x_test", np.empty(1)).size == 0:  # an empty test set is none
+        arrays = {name: array for name, array in arrays.items() if not name.endswith("_test")}
     return arrays
+
+
+def _read_array(archive: Any, key: str, name: str, problems: list[str]) -> NDArray[Any] | None:
+    try:
+        array = archive[key]
+    except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        problems.append(f"{name}: cannot be read: {first_line(error) if str(error) else 'no memory'}")
+        return None
+    if isinstance(array, np.ndarray):
+        return array
+    problems.append(f"{name}: not a numpy array")  # numpy hands over a member without its array header as bytes
+    return None
 
 
 def _image_problems(images: NDArray[Any]) -> list[str]:
     problems = []
     if images.dtype != np.uint8:
-        hint = "; scale 0..1 by 255 and round" if images.dtype.kind == "f" else ""
-        problems.append(f"must be uint8, 0 to 255, not {images.dtype}{hint}")
+        hints = {"f": "; scale 0..1 by 255 and round", "u": "; scale its range to 0..255", "i": "", "b": ""}
+        problems.append(f"must be uint8, 0 to 255, not {images.dtype}{hints.get(images.dtype.kind, '')}")
     if images.ndim not in (3, 4):
         return [*problems, f"must be (n, h, w) or (n, h, w, c), not {images.ndim}-dimensional {images.shape}"]
     if len(images) == 0:
@@ -113,31 +204,63 @@ def _image_problems(images: NDArray[Any]) -> list[str]:
 
 
 def _label_problems(labels: NDArray[Any]) -> list[str]:
-    if labels.ndim != 1:
+    if labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "iufb" and (labels.sum(1) == 1).all():
+        return [f"must be (n,), one class per image, not one-hot {labels.shape}; take its argmax(1)"]
+    if labels.ndim != 1 and not (labels.ndim == 2 and labels.shape[1] == 1):
         return [f"must be (n,), one class per image, not {labels.ndim}-dimensional {labels.shape}"]
-    if labels.dtype.kind not in "iu":
-        return [f"must be integers, not {labels.dtype}"]
-    if labels.size and int(labels.max()) > np.iinfo(np.int64).max:
+    if labels.dtype.kind not in "iuUS":
+        return [f"must be integers or text, not {labels.dtype}"]
+    if labels.dtype.kind in "iu" and labels.size and int(labels.max()) > np.iinfo(np.int64).max:
         return ["must be classes 0 .. C - 1, not beyond 64 bits"]
     return []
 
 
-def _class_problems(y_train: NDArray[np.int64], y_test: NDArray[np.int64]) -> list[str]:
+def _as_text(names: NDArray[Any]) -> NDArray[Any]:
+    """Return bytes as text, and anything else as it is."""
+    return np.char.decode(names, "utf-8", "replace") if names.dtype.kind == "S" else names
+
+
+def _named(
+    labels: dict[str, NDArray[Any]], unlabeled: Collection[str], problems: list[str], notes: list[str]
+) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """Turn classes given as text into numbers, in the order of the text; no label becomes -1."""
+    texts = {part: np.char.strip(_as_text(values)) for part, values in labels.items() if values.dtype.kind in "US"}
+    problems += [f"y_{part}: must be text, as y_train is" for part in labels if part not in texts]
+    none = [value for value in np.unique(texts["train"]).tolist() if value in unlabeled]
+    if none:
+        counts = ", ".join(f"{np.count_nonzero(texts['train'] == value):,} '{value}'" for value in none)
+        notes.append(
+            f"labels that are read as unlabeled: {counts}; if one is a class, leave it out of data.unlabeled_values"
+        )
+    names = sorted(set(texts["train"].tolist()) - {"", *unlabeled})
+    numbers = {name: k for k, name in enumerate(names)}
+    for part in texts.keys() - {"train"}:
+        for name in sorted(set(texts[part].tolist()) - set(names)):
+            problems.append(f"y_{part}: class '{name}' has no labeled training image")
+    return {p: np.array([numbers.get(v, -1) for v in t.tolist()], np.int64) for p, t in texts.items()}, names
+
+
+def _class_problems(labels: dict[str, NDArray[np.int64]], names: list[str] | None) -> list[str]:
     """Check that the labels are 0 .. C - 1, all in the training set, and -1 only there."""
     problems = []
+    y_train = labels["train"]
     if y_train.size and y_train.min() < -1:
         problems.append(f"y_train: must be classes from 0 on, or -1 for unlabeled, not {y_train.min()}")
-    if y_test.size and y_test.min() < 0:
-        problems.append(f"y_test: every test image needs its class, from 0 on, not {y_test.min()}")
     seen = np.unique(y_train[y_train >= 0])
     if seen.size < 2:
         problems.append(f"y_train: needs labeled images of at least two classes, not {seen.size}")
     elif seen.size != seen[-1] + 1:
         gap = int(np.flatnonzero(seen != np.arange(seen.size))[0])
         problems.append(f"y_train: classes must be 0 .. C - 1 without gaps, but they go up to {seen[-1]} without {gap}")
-    unseen = np.setdiff1d(y_test[y_test >= 0], seen)
-    if seen.size and unseen.size:
-        problems.append(f"y_test: class {unseen[0]} has no labeled training image")
+    for part in [part for part in _PARTS[1:] if part in labels]:
+        values, what = labels[part], {"val": "validation", "test": "test"}[part]
+        if values.size and values.min() < 0:
+            problems.append(f"y_{part}: every {what} image needs its class, from 0 on, not {values.min()}")
+        unseen = np.setdiff1d(values[values >= 0], seen)
+        if seen.size and unseen.size:
+            k = int(unseen[0])
+            called = f"{k} '{names[k]}'" if names is not None and k < len(names) else f"{k}"
+            problems.append(f"y_{part}: class {called} has no labeled training image")
     return problems
 
 

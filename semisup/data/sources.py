@@ -17,8 +17,9 @@ from semisup.config.schema import DataConfig
 from semisup.data.downloads import CACHE, Download, download, read_cifar10, read_cifar100, read_stl10, read_svhn
 from semisup.data.folder import read_folder
 from semisup.data.image_data import ImageData
-from semisup.data.npz import read_npz
+from semisup.data.npz import read_npz, without_duplicates
 from semisup.data.store import Watch, unwatched
+from semisup.data.table import UNLABELED
 from semisup.errors import SemisupError, nearest, raise_all
 
 __all__ = ["SOURCES", "load_data"]
@@ -27,7 +28,8 @@ _DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fa
 _FASHION = Download("FashionMNIST", "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", ("FashionMNIST",))
 _FASHION_CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
 _FASHION_CLASSES += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
-_FOLDER_KEYS = ("csv", "channels", "max_bad", "allow_leakage", "cache", "memory")
+_FOLDER_KEYS = ("csv", "channels", "max_bad", "cache", "memory")
+_OWN_KEYS = ("allow_leakage", "drop_leaks", "allow_conflicts", "unlabeled_values")
 _DIGITS_SPLIT_SEED = 1797  # of the fixed test set; never the recipe's seed, so that all runs share one test set
 
 
@@ -49,18 +51,22 @@ def load_data(config: DataConfig, watch: Watch = unwatched) -> ImageData:
     if config.source == "folder":
         data = read_folder(config, watch)
     else:
-        raise_all(_of_folders_only(config), f"source {config.source}")
-        data = SOURCES[config.source](path)
+        raise_all(_of_own_data_only(config), f"source {config.source}")
+        data = _read_npz(path, config) if config.source == "npz" else SOURCES[config.source](path)
     if config.size is not None and config.size != data.size:
-        data = replace(data, x_train=_resize(data.x_train, config.size), x_test=_resize(data.x_test, config.size))
+        x_val = None if data.x_val is None else _resize(data.x_val, config.size)
+        x_train, x_test = _resize(data.x_train, config.size), _resize(data.x_test, config.size)
+        data = replace(data, x_train=x_train, x_test=x_test, x_val=x_val)
     return data if config.flip is None else replace(data, flip=config.flip)
 
 
-def _of_folders_only(config: DataConfig) -> list[str]:
+def _of_own_data_only(config: DataConfig) -> list[str]:
     """Complain about settings that another source would ignore."""
     default = DataConfig()
-    names = [name for name in _FOLDER_KEYS if getattr(config, name) != getattr(default, name)]
-    return [f"data.{name}: only source folder reads it" for name in names]
+    readers = dict.fromkeys(_FOLDER_KEYS, "only source folder reads it")
+    if config.source != "npz":
+        readers |= dict.fromkeys(_OWN_KEYS, "only sources folder and npz read it")
+    return [f"data.{key}: {by}" for key, by in readers.items() if getattr(config, key) != getattr(default, key)]
 
 
 def _folder_or_file(config: DataConfig) -> Path | None:
@@ -85,9 +91,10 @@ def _folder_or_file(config: DataConfig) -> Path | None:
         if path.exists():
             return path
         near = nearest(path.name, [entry.name for entry in path.parent.iterdir()]) if path.parent.is_dir() else ""
+        absolute = "" if path.is_absolute() else f" (that is, {path.absolute()}; paths begin at the current folder)"
     except OSError as error:
         raise SemisupError(f"data.path: {config.path[:200]} cannot be read: {error.strerror}") from error
-    raise SemisupError(f"data.path: {path} does not exist{near if 'did you mean' in near else ''}")
+    raise SemisupError(f"data.path: {path} does not exist{absolute}{near if 'did you mean' in near else ''}")
 
 
 def _resize(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -189,10 +196,15 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=start).reshape(tuple(shape)).copy()
 
 
-def _read_npz(path: Path | None) -> ImageData:
+def _read_npz(path: Path | None, config: DataConfig) -> ImageData:
     if path is None:
         raise SemisupError("data.path: missing; source npz needs the file, e.g. data.path=images.npz")
-    return read_npz(path)
+    data = read_npz(path, UNLABELED if config.unlabeled_values is None else config.unlabeled_values)
+    if config.validation and data.x_val is not None:
+        raise SemisupError(
+            f"data.validation: must be 0 where the data have validation images of their own, not {config.validation}"
+        )
+    return without_duplicates(data, config)
 
 
 SOURCES: dict[str, Callable[[Path | None], ImageData]] = {
@@ -200,7 +212,7 @@ SOURCES: dict[str, Callable[[Path | None], ImageData]] = {
     "cifar100": read_cifar100,
     "digits": _read_digits,
     "fashion_mnist": _read_fashion_mnist,
-    "npz": _read_npz,
+    "npz": lambda path: _read_npz(path, DataConfig(source="npz")),
     "stl10": read_stl10,
     "svhn": read_svhn,
 }

@@ -19,20 +19,18 @@ import itertools
 import json
 import os
 import shutil
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from semisup.data.decode import BadImageError, decode
+from semisup.data.decode import NEEDS_HEIF, can_read_heif
+from semisup.data.decoders import CHUNK, Decoded, decoders
 from semisup.data.image_data import channel_levels, mean_and_deviation
 from semisup.data.listing import Entry
 from semisup.data.rows import take
@@ -43,12 +41,8 @@ __all__ = ["Record", "Store", "Watch", "prepare", "unwatched"]
 
 VERSION = 1
 """Of the layout and of what `decode` makes of a file; another one makes a store anew."""
-CHUNK = 16
-"""Files that a worker decodes at a time: enough to make its messages cheap, few enough to end together."""
 BLOCK = 256
 """Files between two writes to the disk, where there are few processors: what a kill can cost, a second or less."""
-ALONE = 64
-"""Files up to which no worker is started, which takes a second."""
 
 Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Shows progress: gets what is done and the number of files; its context gives a function that gets how many are."""
@@ -164,7 +158,9 @@ def prepare(
     with locked(folder):
         old = _read(folder, size, channels)
         if old is not None and _matching(old.records, entries) == len(entries) == len(old.records):
-            return old
+            wanting = any(record.reason == NEEDS_HEIF for record in old.bad)
+            if not (wanting and can_read_heif()):  # what wanted a library that is there now is tried again
+                return old
         done = _Partial(folder, (size, size, channels), entries)
         row_bytes = size * size * channels
         free, wanted = shutil.disk_usage(folder).free, (len(entries) - len(done.records)) * row_bytes
@@ -174,7 +170,7 @@ def prepare(
                 f"{free / 2**30:.1f}; name another folder"
             )
         decoded = 0
-        with done, watch(f"decoding {root}", len(entries)) as advance, _decoders(workers) as run:
+        with done, watch(f"decoding {root}", len(entries)) as advance, decoders(workers) as run:
             kept = _Kept(old)
             advance(len(done.records))
             step = max(BLOCK, 4 * CHUNK * (os.cpu_count() or 1))
@@ -187,67 +183,6 @@ def prepare(
                 decoded += len(fresh)
                 advance(len(done.records))
         return _finish(done, decoded)
-
-
-Decoded = tuple[NDArray[np.uint8] | None, str]
-"""An image and its hash, or None and the reason."""
-
-
-def _decode_chunk(root: Path, paths: Sequence[str], size: int, channels: int) -> list[Decoded]:
-    """Runs in a worker."""
-    results: list[Decoded] = []
-    for path in paths:
-        try:
-            image = decode(root / path, size, channels)
-        except BadImageError as error:
-            results.append((None, str(error)))
-        else:
-            results.append((image, hashlib.blake2b(image.data, digest_size=16).hexdigest()))
-    return results
-
-
-def _end_with(parent: int) -> None:
-    """Let a worker end when its parent does, which, killed, cannot tell it to."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def _decoders(workers: int | None) -> Iterator[Callable[..., Iterator[Decoded]]]:
-    """A function that decodes some files of a root, in order; its processes start with the first large call."""
-    pool: Any = None
-
-    def decode_all(root: Path, paths: Sequence[str], size: int, channels: int) -> Iterator[Decoded]:
-        nonlocal pool
-        if len(paths) <= ALONE or workers == 1:
-            return itertools.chain.from_iterable(_decode_chunk(root, [path], size, channels) for path in paths)
-        if pool is None:
-            import joblib  # a fifth of a second
-            from joblib.externals.loky import ProcessPoolExecutor
-
-            # Its processes do not run the caller's script again, as those of `multiprocessing` may, and do not inherit
-            # torch's threads and locks.
-            pool = ProcessPoolExecutor(workers or joblib.cpu_count(), initializer=_end_with, initargs=(os.getpid(),))
-        chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
-        n = len(chunks)
-        results = pool.map(_decode_chunk, [root] * n, chunks, [size] * n, [channels] * n)
-        return itertools.chain.from_iterable(results)
-
-    try:
-        yield decode_all
-    except BrokenProcessPool as error:
-        raise SemisupError(
-            "a process that decoded images died, perhaps for want of memory; what is done is kept, go on with fewer "
-            "processes: semisup data prepare ... --workers 1"
-        ) from error
-    finally:
-        if pool is not None:
-            pool.shutdown(wait=True, kill_workers=True)
 
 
 class _Kept:

@@ -18,13 +18,18 @@ PLAIN_SECONDS = 5.0
 """Least time between lines where there is no terminal."""
 
 
-def watching(console: Console) -> Watch:
-    """Return a watch that shows a bar on a terminal, and elsewhere lines."""
-    return lambda what, total: bar(console, what, total)
+def watching(console: Console, *, announce: bool = True) -> Watch:
+    """Return a watch that shows a bar on a terminal, and elsewhere lines.
+
+    Args:
+        console: where to.
+        announce: without a terminal, say what begins and ends; False: only what takes more than a few seconds.
+    """
+    return lambda what, total: bar(console, what, total, announce=announce)
 
 
 @contextmanager
-def bar(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
+def bar(console: Console, what: str, total: int, *, announce: bool = True) -> Iterator[Callable[[int], None]]:
     """Show how many of `total` are done, as the returned function is told."""
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -39,9 +44,10 @@ def bar(console: Console, what: str, total: int) -> Iterator[Callable[[int], Non
 
     def line(done: int) -> None:
         nonlocal printed
-        if time.monotonic() - printed >= PLAIN_SECONDS or done == total:
+        if time.monotonic() - printed >= PLAIN_SECONDS or (announce and done == total):
             printed = time.monotonic()
             console.print(f"{what}: {done:,} of {total:,}", highlight=False, markup=False, soft_wrap=True)
 
-    console.print(f"{what}: {total:,} files", highlight=False, markup=False, soft_wrap=True)
+    if announce:
+        console.print(f"{what}: {total:,} files", highlight=False, markup=False, soft_wrap=True)
     yield line

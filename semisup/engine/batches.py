@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semisup.augment import Normalize, to_float
+from semisup.augment.policies.adaptive import Probe
 from semisup.augment.policies.backend import HostFirst
-from semisup.augment.policies.ctaugment import CTAugmentProbe
 from semisup.data import take
 from semisup.engine.seeding import generator
 from semisup.errors import SemisupError
@@ -72,8 +72,8 @@ class Order:
 class Batches:
     """`batches(t)` is the batch of step t, augmented, normalized and on the device.
 
-    Nothing here has a state that matters: killing and resuming a run needs only t (and what CTAugment has learned,
-    which is the method's).
+    Nothing here has a state that matters: killing and resuming a run needs only t (and what adaptive
+    views are drawn by, which is the method's).
 
     Args:
         data: what training may see.
@@ -148,8 +148,8 @@ class Batches:
     def _views(
         self, policies: Mapping[str, Policy | HostFirst], read: Tensor, part: str, step: int
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The views, and the bins of CTAugment's probe if it is among them."""
-        views, bins = {}, None
+        """The views, and the trace of a probe if one is among them."""
+        views, trace = {}, None
         shared: Tensor | None = None
         for name, policy in policies.items():
             draws = generator(*self.key, part, name, step)
@@ -157,12 +157,12 @@ class Batches:
                 images, policy = self._sent(policy.host(read, draws)), policy.then
             else:
                 images = shared = self._sent(read) if shared is None else shared
-            if isinstance(policy, CTAugmentProbe):
-                view, bins = policy.probe(images, draws)
+            if isinstance(policy, Probe):
+                view, trace = policy.probe(images, draws)
             else:
                 view = policy(images, draws)
             views[name] = self.normalize(view)
-        return views, bins
+        return views, trace
 
     def __call__(self, step: int) -> Batch:
         """The batch of step `step`."""
@@ -172,8 +172,8 @@ class Batches:
             at = self._labeled_order.stretch(step * self.labeled_size, self.labeled_size)
             images, rows = self._gather(self.labeled_index[at])
             y = self.labels[at].to(self.device, non_blocking=True)
-            views, bins = self._views(self.labeled_policies, images, "labeled", step)
-            labeled = Labeled(views, y, rows, bins)
+            views, trace = self._views(self.labeled_policies, images, "labeled", step)
+            labeled = Labeled(views, y, rows, trace)
         if self.unlabeled_size:
             at = self._unlabeled_order.stretch(step * self.unlabeled_size, self.unlabeled_size)
             images, rows = self._gather(self.pool[at])

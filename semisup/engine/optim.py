@@ -53,14 +53,10 @@ class LARS(torch.optim.Optimizer):
             weights = [p for p in group["params"] if p.grad is not None]
             if not weights:
                 continue
-            grads = [p.grad for p in weights]
-            if group["weight_decay"]:
-                grads = list(torch._foreach_add(grads, weights, alpha=group["weight_decay"]))
+            given = [p.grad for p in weights]
+            grads = list(torch._foreach_add(given, weights, alpha=group["weight_decay"]))  # tensors of our own
             if group["adapt"]:
-                w_norms, g_norms = torch._foreach_norm(weights), torch._foreach_norm(grads)
-                norms = zip(w_norms, g_norms, strict=True)
-                ratios = [_trust_ratio(w_norm, g_norm, group["trust"]) for w_norm, g_norm in norms]
-                grads = [grad * ratio for grad, ratio in zip(grads, ratios, strict=True)]
+                torch._foreach_mul_(grads, _trust_ratios(weights, grads, group["trust"]))
             for p in weights:
                 if "velocity" not in self.state[p]:
                     self.state[p]["velocity"] = torch.zeros_like(p)
@@ -71,10 +67,11 @@ class LARS(torch.optim.Optimizer):
         return loss
 
 
-def _trust_ratio(weight_norm: Tensor, grad_norm: Tensor, trust: float) -> Tensor:
-    # 1 where either norm is 0, as in the reference; `where` keeps it on the device.
-    ratio = trust * weight_norm / grad_norm
-    return torch.where((weight_norm > 0) & (grad_norm > 0), ratio, torch.ones_like(ratio))
+def _trust_ratios(weights: list[Tensor], grads: list[Tensor], trust: float) -> list[Tensor]:
+    """trust * |w| / |g| of each tensor, 0-d and on its device; 1 where either norm is 0, as in the reference."""
+    w_norms, g_norms = torch.stack(torch._foreach_norm(weights)), torch.stack(torch._foreach_norm(grads))
+    ratios = torch.where((w_norms > 0) & (g_norms > 0), trust * w_norms / g_norms, 1.0)
+    return list(ratios.unbind())
 
 
 def check_group_lr(method: Method, config: OptimizerConfig) -> None:

@@ -103,14 +103,14 @@ class Labeled:
     """Labeled images: `labeled["weak"]` is (B, C, H, W) float, `labeled.y` (B,) int64.
 
     `index` (B,) holds their rows in the data set; the engine always gives it. A small set of labels is gone through
-    more than once within a few batches, so that one batch may hold an image twice. `bins` (B, 2) int64 are those that
-    made the view "probe", for a method with rates (`Method.cta_rates`).
+    more than once within a few batches, so that one batch may hold an image twice. `trace` (B, k)
+    tells how the view of a policy that is a `semisup.augment.policies.adaptive.Probe` was made.
     """
 
     views: dict[str, Tensor]
     y: Tensor
     index: Tensor | None = None
-    bins: Tensor | None = None
+    trace: Tensor | None = None
 
     def __getitem__(self, view: str) -> Tensor:
         return self.views[view]
@@ -229,8 +229,8 @@ class Method(nn.Module):
         """The network that the finished stage is judged and exported by."""
         raise NotImplementedError
 
-    def cta_rates(self) -> Tensor | None:
-        """CTAugment's rates, a buffer that a step changes in place and views are drawn by; None: there are none."""
+    def learned(self) -> Tensor | None:
+        """What adaptive views are drawn by, a buffer that a step changes in place; None: nothing is learned."""
         return None
 
     def notes(self, labeled: int, unlabeled: int) -> list[str]:

@@ -105,6 +105,6 @@ class FixMatch(Method):
         """The classifier, whose EMA recipes judge as the paper does; with `teacher: ema`, the average that guesses."""
         return guesser(self.model, self.teacher)
 
-    def cta_rates(self) -> Tensor | None:
+    def learned(self) -> Tensor | None:
         """The rates, with `ctaugment`."""
         return self.rates

@@ -148,6 +148,6 @@ class ReMixMatch(Method):
         """The classifier itself; recipes judge its EMA, as the paper does."""
         return self.model
 
-    def cta_rates(self) -> Tensor | None:
+    def learned(self) -> Tensor | None:
         """The rates, with `ctaugment`."""
         return self.rates

@@ -10,12 +10,16 @@ from typing import Any
 
 from torch import nn
 
-from semisup.errors import nearest, raise_all
+from semisup.errors import SemisupError, nearest, raise_all
 from semisup.models.checks import check_flag, check_whole
 from semisup.models.classifier import Classifier, feature_width
 from semisup.models.cnn import SmallCNN, check_cnn
+from semisup.models.foreign import file_shapes
+from semisup.models.from_timm import PRETRAINED, build_timm, check_timm
 from semisup.models.from_torchvision import TorchvisionBackbone, check_torchvision, classifier_names
 from semisup.models.heads import build_neck
+from semisup.models.origin import TIMM, TORCHVISION
+from semisup.models.prepared import INPUT_KEYS, InputSpec, check_input, prepared
 from semisup.models.resnet import ResNet, check_resnet
 from semisup.models.vit import VisionTransformer, check_grid, check_vit
 from semisup.models.wrn import WideResNet, check_wrn
@@ -29,8 +33,6 @@ __all__ = [
     "count_parameters",
     "model_signature",
 ]
-
-TORCHVISION = "torchvision/"
 
 # Adding a backbone = its file, a line here and a line in CHECKS.
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
@@ -58,13 +60,14 @@ class ModelSpec:
     """All that is needed to build a classifier's network again, as plain JSON values.
 
     Attributes:
-        name: the backbone, a key of ``BACKBONES`` or ``torchvision/<classifier>``.
+        name: the backbone, a key of ``BACKBONES``, ``torchvision/<classifier>`` or ``timm/<network>``.
         options: the backbone's own options, as its constructor takes them.
         in_channels: 1 for gray images, 3 for color.
         image_size: side of the (square) images in pixels, at least 8.
         num_classes: number of logits.
         neck: output width of each projection block kept between backbone and head; empty for none.
         neck_final: the last of them is also the projection's last block, which has no ReLU.
+        input: what the backbone makes of the images before its first layer; None: it takes them as they are.
     """
 
     name: str
@@ -74,6 +77,7 @@ class ModelSpec:
     num_classes: int
     neck: list[int] = field(default_factory=list)
     neck_final: bool = False
+    input: InputSpec | None = None
 
     def problems(self) -> list[str]:
         """Return what is wrong with the values, one sentence each; builds nothing."""
@@ -88,8 +92,11 @@ class ModelSpec:
         return found + check_flag("neck_final", self.neck_final)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the values as a new dict of plain JSON types."""
-        return asdict(self)
+        """Return the values as a new dict of plain JSON types; without `input` where there is none."""
+        values = asdict(self)
+        if self.input is None:
+            del values["input"]
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ModelSpec:
@@ -99,11 +106,16 @@ class ModelSpec:
             SemisupError: unknown or missing keys, or values out of range; all of them are listed.
         """
         known = [f.name for f in fields(cls)]
-        optional = ("neck", "neck_final")
+        optional = ("neck", "neck_final", "input")
         problems = [f"unknown key {key!r}{nearest(str(key), known)}" for key in values if key not in known]
         problems += [f"missing key {key!r}" for key in known if key not in values and key not in optional]
         raise_all(problems, "model spec")
-        spec = cls(**values)
+        given = values.get("input")
+        try:
+            read = None if given is None else InputSpec(**given)
+        except TypeError as error:
+            raise SemisupError(f"model spec: input is none that this version writes ({error})") from error
+        spec = cls(**{**values, "input": read})
         raise_all(spec.problems(), "model spec")
         return spec
 
@@ -115,6 +127,8 @@ def model_signature(name: str) -> dict[str, inspect.Parameter]:
         SemisupError: no backbone has that name; the nearest one is given.
     """
     raise_all(_check_name(name), "model")
+    if name.startswith(TIMM):
+        return {"weights": inspect.Parameter("weights", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None)}
     builder = TorchvisionBackbone if name.startswith(TORCHVISION) else BACKBONES[name]
     parameters = inspect.signature(builder).parameters.values()
     # Keyword-only are in_channels and image_size, which follow from the data; torchvision's own name is not an option.
@@ -125,7 +139,7 @@ def check_model(name: str, options: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with a backbone's name or options, one sentence each; builds nothing.
 
     Args:
-        name: a key of ``BACKBONES`` or ``torchvision/<classifier>``.
+        name: a key of ``BACKBONES``, ``torchvision/<classifier>`` or ``timm/<network>``.
         options: as in a recipe's ``model:``, without the name.
     """
     problems = _check_name(name)
@@ -134,26 +148,36 @@ def check_model(name: str, options: Mapping[str, Any]) -> list[str]:
     if problems:
         return problems
     signature = model_signature(name)
-    unknown = [key for key in options if key not in signature]
-    problems = [f"unknown option {key!r} of {name}{nearest(str(key), signature)}" for key in unknown]
+    known = [*signature, *INPUT_KEYS]
+    problems = [f"unknown option {key!r} of {name}{nearest(str(key), known)}" for key in options if key not in known]
+    problems += check_input(options)
     values = {key: options.get(key, parameter.default) for key, parameter in signature.items()}
+    if name.startswith(TIMM):
+        return problems + check_timm(name.removeprefix(TIMM), **values) + _check_file(values["weights"])
     if name.startswith(TORCHVISION):
         return problems + check_torchvision(name.removeprefix(TORCHVISION), **values)
     return problems + CHECKS[name](**values)
 
 
 def build_backbone(
-    name: str, options: Mapping[str, Any], *, in_channels: int, image_size: int, pretrained: bool = True
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    in_channels: int,
+    image_size: int,
+    pretrained: bool = True,
+    input_spec: InputSpec | None = None,
 ) -> nn.Module:
     """Build a backbone: images ``(N, in_channels, image_size, image_size)`` to features ``(N, num_features)``.
 
     Args:
-        name: a key of ``BACKBONES`` or ``torchvision/<classifier>``.
+        name: a key of ``BACKBONES``, ``torchvision/<classifier>`` or ``timm/<network>``.
         options: the backbone's own options.
         in_channels: 1 for gray images, 3 for color.
         image_size: side of the images in pixels, at least 8.
-        pretrained: False ignores torchvision's ``weights``: right where a file's weights follow at once, which must
+        pretrained: False ignores the option ``weights``: right where a file's weights follow at once, which must
             work without a network connection.
+        input_spec: what is done to the images before the first layer.
 
     Raises:
         SemisupError: an unknown name or option (the nearest is given) or a value out of range; all are listed.
@@ -162,6 +186,14 @@ def build_backbone(
     problems += check_whole("in_channels", in_channels, 1)
     problems += check_whole("image_size", image_size, SMALLEST_IMAGE)
     raise_all(problems, f"model {name}")
+    if input_spec is not None:
+        inner = build_backbone(
+            name, options, in_channels=input_spec.channels, image_size=input_spec.size, pretrained=pretrained
+        )
+        return prepared(inner, input_spec, in_channels=in_channels, image_size=image_size)
+    if name.startswith(TIMM):
+        weights = options.get("weights") if pretrained else None
+        return build_timm(name.removeprefix(TIMM), weights, in_channels=in_channels, image_size=image_size)
     if name.startswith(TORCHVISION):
         bare = name.removeprefix(TORCHVISION)
         weights = options.get("weights") if pretrained else None
@@ -186,7 +218,12 @@ def build_classifier(spec: ModelSpec, *, zero_head: bool = False, pretrained: bo
     """
     raise_all(spec.problems(), f"model {spec.name}")
     backbone = build_backbone(
-        spec.name, spec.options, in_channels=spec.in_channels, image_size=spec.image_size, pretrained=pretrained
+        spec.name,
+        spec.options,
+        in_channels=spec.in_channels,
+        image_size=spec.image_size,
+        pretrained=pretrained,
+        input_spec=spec.input,
     )
     neck = build_neck(feature_width(backbone), spec.neck, final=spec.neck_final)
     return Classifier(backbone, neck, spec.num_classes, zero_head=zero_head)
@@ -197,13 +234,26 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+def _check_file(weights: object) -> list[str]:
+    """Complain about a file of weights that cannot be read."""
+    if not isinstance(weights, str) or weights == PRETRAINED:
+        return []
+    try:
+        file_shapes(weights)
+    except SemisupError as error:
+        return [str(error)]
+    return []
+
+
 def _check_name(name: object) -> list[str]:
     if not isinstance(name, str):
         return [f"name must be a string, got {name!r}"]
     if name in BACKBONES:
         return []
+    if name.startswith(TIMM):
+        return check_timm(name.removeprefix(TIMM))
     if name.startswith(TORCHVISION):
         return check_torchvision(name.removeprefix(TORCHVISION))
     if name in classifier_names():
         return [f"unknown model {name!r}; did you mean '{TORCHVISION}{name}'?"]
-    return [f"unknown model {name!r}{nearest(name, [*BACKBONES, TORCHVISION + '<name>'])}"]
+    return [f"unknown model {name!r}{nearest(name, [*BACKBONES, TORCHVISION + '<name>', TIMM + '<name>'])}"]

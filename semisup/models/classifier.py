@@ -127,6 +127,9 @@ def image_channels(backbone: nn.Module) -> int:
 
 
 def backbone_core(backbone: nn.Module) -> tuple[nn.Module, str]:
-    """Return the network inside a backbone whose names its makers gave, and the path to it, "" or "network."."""
+    """Return the network inside a backbone whose names its makers gave, and the path to it: "", "network." ..."""
     network = getattr(backbone, "network", None)
-    return (network, "network.") if isinstance(network, nn.Module) else (backbone, "")
+    if not isinstance(network, nn.Module):
+        return backbone, ""
+    core, path = backbone_core(network)
+    return core, f"network.{path}"

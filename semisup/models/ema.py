@@ -26,8 +26,8 @@ class EMA(nn.Module):
     that runs in train mode keeps statistics of its own (``own_buffers``).
 
     The copy never gets gradients. Its train/eval mode is the caller's choice, and ``train()`` of an enclosing module
-    reaches it too: Mean Teacher wants it in train mode, evaluation in eval mode. The number of updates is a buffer, so
-    that a checkpoint holds everything.
+    reaches it too: Mean Teacher wants it in train mode, evaluation in eval mode. The number of updates is known on the
+    host, so that an update is one fused operation; the state dict has it, so that a checkpoint holds everything.
 
     It starts warm, with ``m_t = min(1 - 1 / (t + 1), m)`` at update t = 1, 2, ...: the plain mean of the weights so far
     until that forgets more slowly than m, so that the random start does not linger for thousands of steps. Targets that
@@ -36,7 +36,7 @@ class EMA(nn.Module):
     Attributes:
         module: the averaged network; calling the EMA calls it.
         decay: m; may be reassigned between updates (BYOL and DINO raise it along a cosine).
-        step: number of updates so far, an int64 scalar on the module's device.
+        step: number of updates so far.
 
     Args:
         module: the network to follow; copied now, so it starts as its own average.
@@ -48,8 +48,6 @@ class EMA(nn.Module):
         SemisupError: ``decay`` is outside [0, 1].
     """
 
-    step: Tensor
-
     def __init__(
         self, module: nn.Module, decay: float = 0.999, *, own_buffers: bool = False, warm: bool = True
     ) -> None:
@@ -60,8 +58,15 @@ class EMA(nn.Module):
         self.decay = decay
         self.own_buffers = own_buffers
         self.warm = warm
-        first = next(module.parameters(), None)
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64, device=None if first is None else first.device))
+        self.step = 0
+
+    def get_extra_state(self) -> Tensor:
+        """Return what a state dict holds next to the averaged network: the number of updates."""
+        return torch.tensor(self.step)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Read it back."""
+        self.step = int(state)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the averaged network."""
@@ -85,12 +90,10 @@ class EMA(nn.Module):
                 f"ema: the averaged {type(self.module).__name__} and the online {type(online).__name__} must be the "
                 "same network, but their parameters or buffers differ in number or shape"
             )
-        self.step.add_(1)
-        # On the device: reading the counter on the host would stall the stream once per training step.
-        # As 1 - m_t, which single precision holds to all its digits and m_t does not.
-        weight: Tensor | float = 1 - self.decay
+        self.step += 1
+        weight = 1 - self.decay
         if self.warm:
-            weight = (1 / (self.step + 1)).clamp(min=weight)
+            weight = max(1 / (self.step + 1), weight)
         if not self.own_buffers:
             for my_buffer, their_buffer in zip(my_buffers, their_buffers, strict=True):
                 if my_buffer.is_floating_point():
@@ -98,12 +101,8 @@ class EMA(nn.Module):
                     theirs.append(their_buffer)
                 else:
                     my_buffer.copy_(their_buffer)  # num_batches_tracked and the like
-        if not mine:  # foreach functions refuse empty lists
-            return
-        # The fused lerp takes no scalar tensor. This is the same sum, for one model's size of temporary memory.
-        change = torch._foreach_sub(theirs, mine)
-        torch._foreach_mul_(change, weight)
-        torch._foreach_add_(mine, change)
+        if mine:  # foreach functions refuse empty lists
+            torch._foreach_lerp_(mine, theirs, weight)
 
 
 def stage_decay(ema: float | Literal["auto"] | None, steps: int) -> float | None:

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from semisup.errors import SemisupError
 from semisup.models.weights import Shape, load_weights, read_shapes
 
-__all__ = ["TORCH_SUFFIXES", "Fit", "file_shapes", "file_tensors", "fit_names"]
+__all__ = ["SUFFIXES", "TORCH_SUFFIXES", "Fit", "file_shapes", "file_tensors", "fit_names", "is_ours"]
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
 """Of files that `torch.save` wrote; all others are taken for safetensors."""
+SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 SECOND_CHOICE = ("encoder_k.", "momentum", "target", "student.", "discriminator")
 """Parts of prefixes of networks that have a better twin in the file: MoCo's key encoder (facebookresearch/moco),
 solo-learn's and lightly's momentum encoders, BYOL's target, and the student beside DINO's teacher (facebookresearch/
@@ -102,6 +103,16 @@ def _collect(content: Any, prefix: str, found: dict[str, Tensor]) -> None:
     elif isinstance(content, Mapping):
         for key, value in content.items():
             _collect(value, f"{prefix}{key}.", found)
+
+
+OUR_PARTS = ("backbone.", "neck.", "head.", "projector.")
+
+
+def is_ours(shapes: Mapping[str, Shape]) -> bool:
+    """Tell whether most names are those of a stage's `model.safetensors`; lightly has `backbone.`, too, but counts."""
+    ours = [name for name in shapes if name.startswith(OUR_PARTS)]
+    counted = any(name.startswith("backbone.") and name.split(".")[1].isdigit() for name in ours)
+    return not counted and 2 * len(ours) > len(shapes)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from semisup.errors import SemisupError, first_line, nearest, raise_all
+from semisup.models.foreign import SUFFIXES, file_shapes
+from semisup.models.from_timm import fill_from_file
 
 __all__ = ["TorchvisionBackbone", "check_torchvision", "classifier_names"]
 
@@ -64,8 +66,14 @@ def check_torchvision(name: str, *, weights: object = None) -> list[str]:
     valid = [*known.__members__, *(f"{known.__name__}.{member}" for member in known.__members__)]
     if weights in valid:
         return []
+    if isinstance(weights, str) and Path(weights).suffix in SUFFIXES:
+        try:
+            file_shapes(weights)
+        except SemisupError as error:
+            return [str(error)]
+        return []
     listed = ", ".join(known.__members__)
-    return [f"weights must be none or one of {listed}, got {weights!r}{nearest(str(weights), valid)}"]
+    return [f"weights must be none, a file, or one of {listed}, got {weights!r}{nearest(str(weights), valid)}"]
 
 
 class TorchvisionBackbone(nn.Module):
@@ -77,7 +85,7 @@ class TorchvisionBackbone(nn.Module):
 
     Args:
         name: torchvision's name, without the ``torchvision/``.
-        weights: None for random weights, "DEFAULT", or a name of torchvision's; downloaded unless cached.
+        weights: None for random weights, "DEFAULT", or a name of torchvision's; downloaded unless cached; or a file.
         in_channels: 1 or 3.
         image_size: side of the images in pixels. Vision transformers are built for it; every network is tried on
             it, on the meta device, which costs neither memory nor arithmetic.
@@ -96,7 +104,9 @@ class TorchvisionBackbone(nn.Module):
             problems.append(f"in_channels must be 1 or 3, got {in_channels!r}")
         subject = f"model torchvision/{name}"
         raise_all(problems, subject)
-        chosen = None if weights is None else models.get_model_weights(name)[weights.rpartition(".")[2]]
+        file = None if weights is None or Path(weights).suffix not in SUFFIXES else Path(weights)
+        named = None if weights is None or file is not None else weights.rpartition(".")[2]
+        chosen = None if named is None else models.get_model_weights(name)[named]
         sized: dict[str, Any] = {} if chosen is None else {"num_classes": len(chosen.meta["categories"])}
         if name.startswith("vit_"):
             sized["image_size"] = image_size
@@ -117,6 +127,8 @@ class TorchvisionBackbone(nn.Module):
         if in_channels == 1:
             _sum_first_kernel(self.network)
         self.num_features = _drop_last_layer(self.network)
+        if file is not None:
+            fill_from_file(self.network, file, subject)
         self.in_channels = in_channels
         _try_size(self.network, in_channels, image_size, self.num_features, subject)
 

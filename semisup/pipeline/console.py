@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from semisup.text import duration, number
 
 __all__ = ["Reporter", "StageProgress", "Terminal"]
 
+LOG = logging.getLogger("semisup")
+"""Gets all lines, printed or not, for programs that use the package."""
 PLAIN_SECONDS = 5.0
 """Least time between progress lines where there is no terminal."""
 
@@ -74,10 +77,12 @@ class Terminal:
 
     def warn(self, message: str) -> None:
         """One line to standard error."""
+        LOG.warning("%s", message)
         self.errors.print(f"[yellow]warning:[/] {escape(message)}", highlight=False, soft_wrap=True)
 
     def say(self, message: str) -> None:
         """One line to standard output; square brackets are only brackets."""
+        LOG.info("%s", message)
         self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -98,6 +103,10 @@ class Reporter(Terminal):
         for stage in plan.stages:
             if stage.loaded is not None and stage.config.init is not None:
                 self.say(f"{stage.name}: {stage.config.init.weights}: {stage.loaded}")
+            if stage.weights is not None:
+                self.say(f"{stage.name}: weights {stage.weights}")
+            if stage.network is not None and stage.network.spec.input is not None:
+                self.say(f"{stage.name}: the network scales its images to {stage.network.spec.input}")
         table = Table(box=None, pad_edge=False, header_style="bold")
         columns = [("stage", "left"), ("method", "left"), ("from", "left"), ("network", "left"), ("views", "left")]
         columns += [(c, "right") for c in ("parameters", "steps", "images/step", "peak lr", "warm-up", "memory")]

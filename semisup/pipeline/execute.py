@@ -50,13 +50,14 @@ def execute(
         inputs={name: finished[name] for name in stage.inputs},
         steps=stage.steps,
         folder=home,
+        network=stage.network,
         device=plan.device,
         precision=plan.precision,
         statistics=plan.statistics,
         on_log=on_log,
     )
     try:
-        artifact, resumed_from = KINDS[stage.config.kind](context)
+        artifact, resumed_from = KINDS[stage.config.kind].run(context)
     except (NonFiniteLossError, CollapseError) as error:
         raise type(error)(f"stages.{stage.name}: {error}") from error
     release_memory(plan.device)

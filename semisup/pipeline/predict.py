@@ -1,57 +1,221 @@
-"""Classify image files with a finished stage."""
+"""Classify images with a finished stage: files, folders, patterns, arrays of an .npz, rows of a CSV."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from semisup.data.decode import SUFFIXES, BadImageError, decode
+from semisup.data.decode import SUFFIXES
+from semisup.data.decoders import decoders
+from semisup.data.inputs import images_of
+from semisup.data.npz import read_images
+from semisup.data.store import Watch, unwatched
+from semisup.data.table import read_paths
+from semisup.data.walk import printable, walk
 from semisup.engine import resolve_device
-from semisup.errors import raise_all
-from semisup.stages import load_predictor
+from semisup.errors import SemisupError, raise_all
+from semisup.pipeline.tables import Columns, check_table_name, open_table
+from semisup.stages import Predictor, load_predictor
 
-__all__ = ["predict_files"]
+__all__ = ["PredictOptions", "Predicted", "predict_files"]
 
-CHUNK = 512
-"""Images in memory at a time."""
+BLOCK = 512
+"""Images in memory at a time, and as many that are being decoded meanwhile."""
 
 
-def predict_files(model: Path, images: Sequence[Path], device: str = "auto") -> str:
-    """CSV text: path, class name, confidence; one row per image, folders searched at any depth.
+@dataclass(frozen=True)
+class PredictOptions:
+    """What is asked for beside the best class of each image.
 
-    Images are read as training reads a folder's, see :func:`semisup.data.decode.decode`.
+    Attributes:
+        device: auto, cpu, cuda or mps.
+        top: how many of the best classes, at least 1.
+        probabilities: of every class.
+        embed: the features that the last layer sees.
+        mirror: take the mean over each image and its mirror image.
+        abstain: name no class below this confidence, 0 to 1.
+        workers: processes that decode; None: one per core.
+    """
+
+    device: str = "auto"
+    top: int = 1
+    probabilities: bool = False
+    embed: bool = False
+    mirror: bool = False
+    abstain: float = 0.0
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """How many images were answered, how many could not be read, and what a person should know."""
+
+    good: int
+    bad: int
+    notes: tuple[str, ...]
+
+
+def predict_files(
+    model: Path,
+    inputs: Sequence[Path],
+    out: Path | None = None,
+    options: PredictOptions | None = None,
+    watch: Watch = unwatched,
+) -> Predicted:
+    """Write a table with a row for every image: path, class, confidence and, where it could not be read, the error.
+
+    Files are found and read as in training, see `semisup.data.walk` and `semisup.data.decode`. Rows are written as they
+    come. Confidences are what the network says; they are not calibrated.
+
+    Args:
+        model: folder of a finished stage.
+        inputs: image files, folders of them at any depth, patterns such as `photos/*.png`, .npz files (their images),
+            .csv files (a column of paths).
+        out: a .csv, .jsonl or .parquet file; None: CSV to standard output.
+        options: what is asked for.
+        watch: shows progress.
 
     Raises:
-        SemisupError: no model there, or files that are missing or not images (all of them listed).
+        SemisupError: no model there, no images, or the file cannot be written.
     """
-    predictor = load_predictor(model, resolve_device(device))
-    paths = [found for path in images for found in _expand(path)]
-    problems: list[str] = [] if paths else [f"no images found; looked for {', '.join(SUFFIXES)}"]
-    parts = []
-    for start in range(0, len(paths), CHUNK):
-        arrays = []
-        for path in paths[start : start + CHUNK]:
-            try:
-                arrays.append(decode(path, predictor.image_size, predictor.channels))
-            except BadImageError as error:
-                problems.append(f"{path}: {error}")
-        if not problems:
-            parts.append(predictor.predict(np.stack(arrays)))
-    raise_all(problems, "predict")
-    probs = np.concatenate(parts)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "class", "confidence"])
-    for path, row in zip(paths, probs, strict=True):
-        writer.writerow([path, predictor.classes[int(row.argmax())], f"{row.max():.4f}"])
-    return text.getvalue()
+    options = PredictOptions() if options is None else options
+    check_table_name(out)
+    predictor = load_predictor(model, resolve_device(options.device))
+    notes: list[str] = []
+    sources = [source for given in inputs for source in _sources(given, predictor, notes)]
+    total = sum(len(source.names) for source in sources)
+    if not total:
+        raise SemisupError(f"predict: no images found; looked for {', '.join(SUFFIXES)}")
+    bad = 0
+    with open_table(out, _columns(predictor, options)) as write, watch("predicting", total) as advance:
+        done = 0
+        for names, images, errors in _blocks(sources, predictor, options):
+            write(_rows(predictor, options, names, images, errors))
+            bad += sum(error != "" for error in errors)
+            done += len(names)
+            advance(done)
+    return Predicted(total - bad, bad, tuple(notes))
 
 
-def _expand(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(found for found in path.rglob("*") if found.suffix.lower() in SUFFIXES)
-    return [path]
+@dataclass(frozen=True)
+class _Source:
+    """Images by name: files, or the rows of an array; and those that are known to be bad."""
+
+    names: list[str]
+    array: NDArray[np.uint8] | None = None
+    error: str = ""
+
+
+def _sources(given: Path, predictor: Predictor, notes: list[str]) -> Iterator[_Source]:
+    """What one word of the command line stands for."""
+    suffix = given.suffix.lower()
+    if given.is_dir():
+        yield from _folder(given, notes)
+    elif suffix == ".npz" and given.is_file():
+        name, images = read_images(given)
+        yield _Source([f"{given}[{name}][{i}]" for i in range(len(images))], images)
+    elif suffix in (".csv", ".tsv") and given.is_file():
+        yield _Source([str(path) for path in read_paths(given)])
+    elif glob.has_magic(str(given)) and not os.path.lexists(given):
+        found = sorted(glob.glob(str(given), recursive=True))  # noqa: PTH207 - takes absolute patterns too
+        raise_all([] if found else [f"{given}: no file has such a name"], "predict")
+        for path in found:
+            yield from _sources(Path(path), predictor, notes)
+    else:
+        yield _Source([str(given)])
+
+
+def _folder(folder: Path, notes: list[str]) -> Iterator[_Source]:
+    others: list[str] = []
+    failed: list[OSError] = []
+    prefix = str(folder)
+    names = [found.path for found in walk(folder, prefix.removesuffix("/"), others, failed.append)]
+    yield _Source(names)
+    for error in failed:
+        yield _Source([str(error.filename or folder)], error=f"cannot be opened ({error.strerror})")
+    if others:
+        example = printable(others[0])
+        notes.append(
+            f"{len(others):,} files below {printable(prefix)} are no images, by name or content, e.g. {example}"
+        )
+
+
+Block = tuple[list[str], NDArray[np.uint8], list[str]]
+"""Names; the images that could be read; an error for each name, or nothing."""
+
+
+def _blocks(sources: Sequence[_Source], predictor: Predictor, options: PredictOptions) -> Iterator[Block]:
+    """All images, some at a time, while the next ones are being decoded."""
+    size, channels = predictor.image_size, predictor.channels
+    with decoders(options.workers) as run:
+        waiting: tuple[list[str], Any] | None = None
+        for source in sources:
+            for start in range(0, len(source.names), BLOCK):
+                names = source.names[start : start + BLOCK]
+                if source.error or source.array is not None:
+                    part = np.empty((0, 1, 1, channels), np.uint8) if source.array is None else source.array[start:]
+                    results = [(image, "") for image in images_of(part[: len(names)], size, channels)]
+                    coming = iter(results or [(None, source.error)] * len(names))
+                else:
+                    coming = run(Path(), names, size, channels)
+                if waiting is not None:
+                    yield _gathered(*waiting, size, channels)
+                waiting = names, coming
+        if waiting is not None:
+            yield _gathered(*waiting, size, channels)
+
+
+def _gathered(names: list[str], coming: Any, size: int, channels: int) -> Block:
+    results = list(coming)
+    good = [image for image, _ in results if image is not None]
+    images = np.stack(good) if good else np.empty((0, size, size, channels), np.uint8)
+    return names, images, ["" if image is not None else reason for image, reason in results]
+
+
+def _columns(predictor: Predictor, options: PredictOptions) -> Columns:
+    columns: dict[str, type[str] | type[float]] = {"path": str, "class": str, "confidence": float}
+    for rank in range(2, min(options.top, len(predictor.classes)) + 1):
+        columns |= {f"class_{rank}": str, f"confidence_{rank}": float}
+    if options.probabilities:
+        columns |= {f"p_{name}": float for name in predictor.classes}
+    if options.embed:
+        columns |= {f"e{i}": float for i in range(predictor.network.num_features)}
+    return {**columns, "error": str}
+
+
+def _rows(
+    predictor: Predictor,
+    options: PredictOptions,
+    names: Sequence[str],
+    images: NDArray[np.uint8],
+    errors: Sequence[str],
+) -> list[dict[str, Any]]:
+    probs = predictor.predict_proba(images, mirror=options.mirror)
+    features = predictor.embed(images, mirror=options.mirror) if options.embed else np.empty((len(images), 0))
+    answers = iter(zip(probs, features, strict=True))
+    return [
+        {"path": name, "class": "", "error": error} if error else _row(predictor, options, name, *next(answers))
+        for name, error in zip(names, errors, strict=True)
+    ]
+
+
+def _row(
+    predictor: Predictor, options: PredictOptions, name: str, probs: NDArray[Any], features: NDArray[Any]
+) -> dict[str, Any]:
+    order = np.argsort(-probs, kind="stable")
+    row: dict[str, Any] = {"path": name, "error": ""}
+    for rank, k in enumerate(order[: options.top], 1):
+        end = "" if rank == 1 else f"_{rank}"
+        row |= {f"class{end}": predictor.classes[k], f"confidence{end}": float(probs[k])}
+    if row["confidence"] < options.abstain:
+        row["class"] = ""
+    if options.probabilities:
+        row |= {f"p_{label}": float(p) for label, p in zip(predictor.classes, probs, strict=True)}
+    return row | {f"e{i}": float(value) for i, value in enumerate(features)}

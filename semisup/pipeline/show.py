@@ -18,7 +18,7 @@ from semisup.engine import generator
 from semisup.errors import SemisupError, nearest
 from semisup.evaluate.plots import views_figure
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
-from semisup.stages.train import stage_policies
+from semisup.stages.views import stage_policies
 
 __all__ = ["show_data"]
 
@@ -95,7 +95,7 @@ def _views(
             stage.views,
             part,
             flip=plan.data.flip,
-            rates=None,
+            learned=None,
             backend=stage.config.backend,
         )
         for view, policy in policies.items():

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from semisup.stages.artifact import Artifact, read_artifact, write_json
 from semisup.stages.context import StageContext
-from semisup.stages.judgment import knn, probe
+from semisup.stages.kinds import KINDS
+from semisup.stages.planned import Plan, StagePlan
 from semisup.stages.predictor import Predictor, load_predictor
-from semisup.stages.propagate import propagate
-from semisup.stages.relabel import relabel
-from semisup.stages.train import train
 
 __all__ = [
     "KINDS",
     "Artifact",
+    "Plan",
     "Predictor",
     "StageContext",
-    "knn",
+    "StagePlan",
     "load_predictor",
-    "probe",
-    "propagate",
     "read_artifact",
-    "relabel",
-    "train",
     "write_json",
 ]
-
-KINDS: dict[str, Callable[[StageContext], tuple[Artifact, int | None]]] = {
-    "train": train,
-    "relabel": relabel,
-    "propagate": propagate,
-    "probe": probe,
-    "knn": knn,
-}
-"""What a stage's `kind:` runs: it returns the finished stage and the step it was resumed from, if it was."""

@@ -14,6 +14,7 @@ from semisup.augment import Normalize, to_float
 from semisup.config import Recipe, StageConfig
 from semisup.data import ImageData, LabelBudget, take
 from semisup.stages.artifact import Artifact
+from semisup.stages.networks import Network
 
 __all__ = ["StageContext", "clean_batches"]
 
@@ -32,10 +33,12 @@ class StageContext:
     """Finished stages that this one names."""
     steps: int
     folder: Path
+    network: Network | None
+    """That it trains; None for a stage that does not train."""
     device: torch.device
     precision: str
     statistics: tuple[list[float], list[float]]
-    """Mean and deviation per channel of the training images."""
+    """Mean and standard deviation per channel of the training images."""
     on_log: Callable[[int, dict[str, float]], None] = field(default=lambda step, values: None)
 
     def normalize(self) -> Normalize:
@@ -57,8 +60,8 @@ def clean_batches(
         normalize: the last step.
         device: of the batches.
         rows: which images, in this order; None: all of them.
-        size: images per batch. On 2 cores 128 take no longer than 512, with the same answers bit for bit, and need less
-            memory than a training step.
+        size: images per batch. On 2 cores 128 take no longer than 512, with the same predictions bit for bit, and need
+            less memory than a training step.
     """
     for start in range(0, len(images) if rows is None else len(rows), size):
         part = slice(start, start + size)

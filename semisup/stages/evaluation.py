@@ -27,12 +27,12 @@ from semisup.stages.context import StageContext
 __all__ = [
     "evaluate_classifier",
     "evaluate_encoder",
-    "hidden_label_judge",
+    "evaluate_test",
+    "evaluate_validation",
     "hidden_labels",
-    "judge_test_answers",
-    "judge_validation_answers",
     "oracle",
     "oracle_metrics",
+    "quality_of_pseudo_labels",
     "unlabeled_quality",
     "validation_metrics",
 ]
@@ -53,13 +53,13 @@ def evaluate_classifier(context: StageContext, predictor: nn.Module, raw: nn.Mod
         return metrics
     y = torch.from_numpy(data.y_test)
     logits = predict_logits(_SideBySide(predictor, raw), context.clean_batches(data.x_test)).cpu()
-    metrics |= judge_test_answers(context, logits[:, 0])
+    metrics |= evaluate_test(context, logits[:, 0])
     for name, value in classification_metrics(logits[:, 1], y, data.num_classes).items():
         metrics[f"test_raw/{name}"] = value
     return metrics
 
 
-def judge_test_answers(context: StageContext, logits: Tensor) -> dict[str, Any]:
+def evaluate_test(context: StageContext, logits: Tensor) -> dict[str, Any]:
     """Test metrics of logits (M, num_classes) for the test images, on the CPU; writes `confusion.png`."""
     data = context.data
     y = torch.from_numpy(data.y_test)
@@ -71,10 +71,10 @@ def judge_test_answers(context: StageContext, logits: Tensor) -> dict[str, Any]:
 
 def validation_metrics(context: StageContext, predictor: nn.Module) -> dict[str, Any]:
     """Accuracy and NLL on the validation labels of the budget, or on the data's own; nothing where there are none."""
-    return judge_validation_answers(context, lambda batches: predict_logits(predictor, batches).cpu())
+    return evaluate_validation(context, lambda batches: predict_logits(predictor, batches).cpu())
 
 
-def judge_validation_answers(context: StageContext, answer: Callable[[Iterator[Tensor]], Tensor]) -> dict[str, float]:
+def evaluate_validation(context: StageContext, answer: Callable[[Iterator[Tensor]], Tensor]) -> dict[str, float]:
     """Accuracy and NLL of the logits (N, classes) that `answer` gives to the clean batches of the validation images."""
     images, rows, y = context.data.validation(context.budget.validation)
     if not len(rows):
@@ -141,15 +141,18 @@ def unlabeled_quality(context: StageContext, predictor: nn.Module, threshold: fl
     return {f"pseudo_labels/{name}": float(value) for name, value in quality.items()}
 
 
-def hidden_label_judge(context: StageContext) -> Callable[[PseudoLabels], dict[str, Tensor]]:
-    """A function that scores a step's pseudo-labels without the method ever seeing the truth; stays on the device."""
+def quality_of_pseudo_labels(context: StageContext) -> Callable[[PseudoLabels], dict[str, Tensor]]:
+    """Return a function that evaluates a step's pseudo-labels by the hidden labels, which the method never sees.
+
+    It stays on the device.
+    """
     hidden = hidden_labels(context).to(context.device)
 
-    def judge(guess: PseudoLabels) -> dict[str, Tensor]:
+    def evaluate(guess: PseudoLabels) -> dict[str, Tensor]:
         quality = pseudo_label_quality(guess.labels, guess.mask, hidden[guess.index])
         return {f"pseudo_labels/{name}": value for name, value in quality.items()}
 
-    return judge
+    return evaluate
 
 
 def evaluate_encoder(context: StageContext, encoder: nn.Module) -> dict[str, Any]:

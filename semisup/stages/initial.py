@@ -13,11 +13,21 @@ from torch import nn
 from semisup.config import InitConfig
 from semisup.errors import SemisupError
 from semisup.methods import Method
-from semisup.models import Classifier, Encoder, WeightsReport, backbone_core
+from semisup.models import Classifier, Encoder, ModelSpec, WeightsReport, backbone_core
 from semisup.models.foreign import Fit, file_shapes, file_tensors, fit_names
+from semisup.models.from_timm import fit_file_whole
+from semisup.models.origin import weights_origin
 from semisup.models.weights import Shape, compare, renamed
 
-__all__ = ["Initial", "check_weights_file", "fit_file", "load_initial_weights"]
+__all__ = [
+    "Initial",
+    "check_model_weights",
+    "check_weights_file",
+    "fit_file",
+    "load_initial_weights",
+    "networks_within",
+    "weights_note",
+]
 
 PROJECTION, NECK, HEAD = "projector.layers.", "neck.", "head."
 """The layers of a projection head become the neck of the classifier that starts from inside it."""
@@ -127,11 +137,38 @@ def check_weights_file(method: Method, init: InitConfig, path: Path, classes: Se
     return _fits(method, init, path, classes)[0][1].report
 
 
+def weights_note(spec: ModelSpec) -> str | None:
+    """Say what weights a model starts from by its own options; None: they are random."""
+    origin = weights_origin(spec.name, spec.options)
+    return None if origin is None else str(origin)
+
+
+def check_model_weights(backbone: nn.Module, spec: ModelSpec) -> str | None:
+    """Say what weights a model starts from by its own options, after looking whether their file fits.
+
+    Args:
+        backbone: of that model, which may be on the meta device.
+        spec: of the model.
+
+    Returns:
+        The sentence, or None: they are random.
+
+    Raises:
+        SemisupError: they cannot be read or fetched, or do not fit.
+    """
+    origin = weights_origin(spec.name, spec.options)
+    if origin is None:
+        return None
+    if origin.file is not None:
+        fit_file_whole(backbone_core(backbone)[0], origin.file, f"model {spec.name}")
+    return str(origin)
+
+
 def _fits(
     method: Method, init: InitConfig, path: Path, classes: Sequence[str]
 ) -> list[tuple[Classifier | Encoder, Initial]]:
     shapes, other = file_shapes(path), _other_classes(path, classes)
-    fits = [(n, fit_file(n, shapes, init.rename, other_classes=other)) for n in _networks(method)]
+    fits = [(n, fit_file(n, shapes, init.rename, other_classes=other)) for n in networks_within(method)]
     for _, fit in fits:
         if fit.report.fraction < init.minimum_match:
             raise SemisupError(
@@ -174,7 +211,7 @@ def load_initial_weights(method: Method, init: InitConfig, path: Path, classes: 
     return fits[0][1].report
 
 
-def _networks(method: Method) -> list[Classifier | Encoder]:
+def networks_within(method: Method) -> list[Classifier | Encoder]:
     """The networks of a method that start from the same weights: all but a given teacher."""
     skip = getattr(method, "teacher", None) if type(method).needs_teacher else None
     return [module for module in method.modules() if isinstance(module, Classifier | Encoder) and module is not skip]

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from semisup.config import StageConfig
 from semisup.errors import SemisupError
@@ -21,13 +26,18 @@ from semisup.models import (
     build_classifier,
     model_signature,
 )
+from semisup.models.origin import file_origin, input_spec, weights_origin
+from semisup.models.prepared import INPUT_KEYS, InputSpec
 
 __all__ = [
     "Network",
     "build_method",
+    "hashed_model",
+    "network_of",
     "projector_widths",
     "stage_network",
     "wanted_weights",
+    "weightless",
 ]
 
 
@@ -71,6 +81,23 @@ class Network:
         return classifier
 
 
+@contextmanager
+def weightless() -> Iterator[None]:
+    """Build networks meanwhile on the meta device, where everything has a shape and nothing has a value."""
+    with torch.device("meta"), _Uninitialized():
+        yield
+
+
+class _Uninitialized(TorchFunctionMode):
+    """Skips random initialization, which costs 2 s of imports on the meta device, where no weight has a value."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.__name__ in ("normal_", "uniform_", "trunc_normal_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def stage_network(
     stage: StageConfig,
     default_model: Mapping[str, Any],
@@ -79,6 +106,7 @@ def stage_network(
     in_channels: int,
     image_size: int,
     num_classes: int,
+    statistics: Statistics,
 ) -> ModelSpec:
     """Architecture of a stage: its own `model`, else that of the stage it starts from, else the recipe's.
 
@@ -92,7 +120,10 @@ def stage_network(
     if stage.model is not None or source is None:
         model = dict(stage.model if stage.model is not None else default_model)
         name = model.pop("name")
-        spec = ModelSpec(name, model, in_channels, image_size, num_classes)
+        taken = _input(
+            stage, name, model, source, in_channels=in_channels, image_size=image_size, statistics=statistics
+        )
+        spec = ModelSpec(name, model, in_channels, image_size, num_classes, input=taken)
     else:
         spec = replace(source.spec, neck=[], neck_final=False)
     if stage.init is None:
@@ -121,6 +152,45 @@ def stage_network(
             f"init.head_layer: the projection head of '{stage.init.source}' has {layers} layers, got {layer}"
         )
     return replace(spec, neck=list(source.projector[:layer]), neck_final=0 < layer == layers)
+
+
+def _input(
+    stage: StageConfig,
+    name: str,
+    options: dict[str, Any],
+    source: Network | None,
+    *,
+    in_channels: int,
+    image_size: int,
+    statistics: Statistics,
+) -> InputSpec | None:
+    """What a network of these options makes of its images. `resize` and `normalize` are taken out of the options."""
+    wishes = {key: options.pop(key) for key in INPUT_KEYS if key in options}
+    origin, base = None, None
+    if source is not None:
+        base = source.spec.input
+    elif stage.init is not None and stage.init.weights is not None:
+        path = Path(stage.init.weights)
+        origin, base = file_origin(name, path, image_size), _described_input(path)
+    else:
+        origin = weights_origin(name, options)
+    return input_spec(wishes, origin, base, in_channels=in_channels, image_size=image_size, statistics=statistics)
+
+
+def hashed_model(spec: ModelSpec) -> dict[str, Any]:
+    """A model as a stage's fingerprint has it: weights by their hash, wherever their file lies."""
+    model, origin = spec.to_json(), weights_origin(spec.name, spec.options)
+    if origin is not None:
+        model["options"] = {**spec.options, "weights": origin.hash}
+    return model
+
+
+def _described_input(path: Path) -> InputSpec | None:
+    """What the network did to its images whose description lies next to its weights."""
+    description = path.with_name("model.json")
+    if not description.exists():
+        return None
+    return Network.from_json(json.loads(description.read_text(encoding="utf-8"))).spec.input
 
 
 def _architecture(spec: ModelSpec) -> tuple[str, dict[str, Any]]:
@@ -159,7 +229,7 @@ def build_method(
         if cls.trains == "classifier":
             return build_classifier(spec, zero_head=zero_head, pretrained=pretrained)
         sizes = {"in_channels": spec.in_channels, "image_size": spec.image_size}
-        return Encoder(build_backbone(spec.name, spec.options, **sizes, pretrained=pretrained))
+        return Encoder(build_backbone(spec.name, spec.options, **sizes, pretrained=pretrained, input_spec=spec.input))
 
     model = fresh()
     given: dict[str, Any] = {"teacher": teachers[0]} if cls.needs_teacher else {}
@@ -174,6 +244,13 @@ def build_method(
     if "second" in inspect.signature(cls.__init__).parameters:
         given["second"] = fresh()
     return cls(model, **given, **options)
+
+
+def network_of(method: Method, spec: ModelSpec) -> Network:
+    """Describe the network that a method is evaluated by, built with its weights or without."""
+    predictor = method.predictor()
+    turns = bool(getattr(predictor, "average_turns", False))
+    return Network(spec, method.trains, projector_widths(predictor), turns)
 
 
 def projector_widths(predictor: nn.Module) -> tuple[int, ...]:

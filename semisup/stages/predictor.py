@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from semisup.augment import Normalize, to_float
 from semisup.data import take
+from semisup.data.inputs import Images, images_of
 from semisup.errors import SemisupError, raise_all
 from semisup.files import write_atomically
 from semisup.models import Classifier, load_into
@@ -21,7 +22,7 @@ from semisup.models.weights import read_shapes, save_weights
 from semisup.records import checked, read_json, read_record, verify
 from semisup.stages.networks import Network, wanted_weights
 
-__all__ = ["Predictor", "load_features", "load_network", "load_predictor", "save_predictor"]
+__all__ = ["Predictor", "load_features", "load_network", "load_predictor", "read_network", "save_predictor"]
 
 MODEL, WEIGHTS = "model.json", "model.safetensors"
 
@@ -55,7 +56,10 @@ _DESCRIPTION = TypeAdapter(_Description)
 
 
 class Predictor:
-    """A trained classifier with its preprocessing.
+    """A trained classifier with its preprocessing: images in, class probabilities or features out.
+
+    Images may be given as paths, Pillow images or uint8 arrays of any size, one or several; they are read and scaled
+    as in training. An array (N, H, W, C) of the network's own size goes in as it is.
 
     Args:
         network: the classifier, in eval mode.
@@ -66,7 +70,7 @@ class Predictor:
     """
 
     def __init__(
-        self, network: nn.Module, normalize: Normalize, classes: list[str], image_size: int, channels: int
+        self, network: Classifier, normalize: Normalize, classes: list[str], image_size: int, channels: int
     ) -> None:
         self.network = network.eval()
         self.normalize = normalize
@@ -74,27 +78,53 @@ class Predictor:
         self.image_size = image_size
         self.channels = channels
 
-    def predict(self, images: np.ndarray, params: Any = None) -> np.ndarray:
-        """Class probabilities (N, num_classes) float32 of images (N, H, W, C) uint8.
+    @property
+    def classes_(self) -> list[str]:
+        """The classes' names, in the order of the probabilities, under the name that scikit-learn gives them."""
+        return self.classes
 
-        `params` is there because MLflow passes one.
+    def predict(self, images: Images, params: Any = None) -> np.ndarray:
+        """Return the same as `predict_proba`; `params` is there because MLflow passes one."""
+        return self.predict_proba(images)
+
+    def predict_proba(self, images: Images, *, mirror: bool = False) -> np.ndarray:
+        """Return class probabilities (N, num_classes), float32.
+
+        Args:
+            images: see the class.
+            mirror: give the mean over each image and its mirror image.
 
         Raises:
-            SemisupError: images of another type or shape.
+            SemisupError: files that cannot be read, or arrays of another type or shape.
         """
-        expected = (self.image_size, self.image_size, self.channels)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
-            raise SemisupError(
-                f"images: expected uint8 of shape (N, {', '.join(map(str, expected))}), got {images.dtype} of shape "
-                f"{images.shape}"
-            )
+        return self._run(images, self._probabilities, mirror=mirror)
+
+    def embed(self, images: Images, *, mirror: bool = False) -> np.ndarray:
+        """Return features (N, num_features), float32: what the classifier's last layer sees.
+
+        Args:
+            images: see the class.
+            mirror: give the mean over each image and its mirror image.
+
+        Raises:
+            SemisupError: files that cannot be read, or arrays of another type or shape.
+        """
+        return self._run(images, self.network.features, mirror=mirror)
+
+    def _run(self, images: Images, function: Callable[[Tensor], Tensor], *, mirror: bool) -> np.ndarray:
+        """Apply a function of network inputs to all images, some at a time."""
+        ready = images_of(images, self.image_size, self.channels)
         device = self.normalize.mean.device
+        parts = []
         with torch.inference_mode():
-            parts = [self._probabilities(torch.from_numpy(part).to(device)) for part in _chunks(images)]
+            for part in _chunks(ready):
+                inputs = self.normalize(to_float(torch.from_numpy(part).to(device)))
+                values = function(inputs).float()
+                parts.append((values + function(inputs.flip(3)).float()) / 2 if mirror else values)
         return torch.cat(parts).cpu().numpy()
 
-    def _probabilities(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(self.normalize(to_float(images)))
+    def _probabilities(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.network(inputs)
         return logits.float().softmax(1)
 
 
@@ -132,6 +162,15 @@ def _describe(folder: Path) -> dict[str, Any]:
     return description
 
 
+def read_network(folder: Path) -> Network:
+    """Describe the network of a finished stage.
+
+    Raises:
+        SemisupError: no model there.
+    """
+    return Network.from_json(_describe(folder))
+
+
 def load_network(folder: Path, device: torch.device) -> Classifier:
     """The trained classifier of a finished stage, in eval mode.
 
@@ -160,13 +199,17 @@ def load_features(folder: Path, device: torch.device) -> nn.Module:
     return features.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 
-def load_predictor(folder: Path, device: str | torch.device = "cpu") -> Predictor:
+def load_predictor(folder: str | Path, device: str | torch.device = "cpu") -> Predictor:
     """A finished stage as a function from images to probabilities.
 
     Args:
         folder: of the stage, e.g. `out/student`.
-        device: where it runs.
+        device: where it runs, e.g. `cpu` or `cuda`.
+
+    Raises:
+        SemisupError: no model there, or one that classifies nothing.
     """
+    folder = Path(folder)
     description = _describe(folder)
     spec = Network.from_json(description).spec
     where = torch.device(device)
@@ -176,4 +219,4 @@ def load_predictor(folder: Path, device: str | torch.device = "cpu") -> Predicto
 
 def _load_pyfunc(path: str) -> Predictor:
     """Loader of `mlflow.pyfunc`: a model is this function's name and data files, nothing is unpickled."""
-    return load_predictor(Path(path))
+    return load_predictor(path)

@@ -49,7 +49,7 @@ def data_of(suite: Suite) -> ImageData:
 
 @pytest.mark.parametrize("name", shipped_suites())
 def test_every_shipped_suite_could_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("semisup.pipeline.plan._available_memory", lambda device: math.inf)  # of a GPU elsewhere
+    monkeypatch.setattr("semisup.pipeline.plan.available_memory", lambda device: math.inf)  # of a GPU elsewhere
     suite = load_suite(name)
     data = data_of(suite)
     check_entries(suite, data)  # with a trial step of every stage of every entry
@@ -81,7 +81,9 @@ def test_a_dry_run_of_cifar10_shows_runs_and_time(tmp_path: Path) -> None:
     draw = np.random.RandomState(0)
     images = draw.randint(0, 256, (6000, 32, 32, 3), dtype=np.uint8)
     labels = np.arange(6000) % 10
-    np.savez(tmp_path / "cifar.npz", x_train=images, y_train=labels, x_test=images[:100], y_test=labels[:100])
+    np.savez(
+        tmp_path / "cifar.npz", x_train=images[100:], y_train=labels[100:], x_test=images[:100], y_test=labels[:100]
+    )
     words = ["bench", "cifar10/budgets", "--dry-run", "--out", tmp_path / "out" / "x"]
     words += ["data={source: npz, path: %s}" % (tmp_path / "cifar.npz"), "model={name: cnn, width: 4}"]
     done = subprocess.run(

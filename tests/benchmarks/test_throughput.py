@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from semisup.methods import METHODS
-from semisup.stages.train import fit_stage
+from semisup.stages.kinds.train import fit_stage
 
 
 class World:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,11 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from yaml import safe_load as load_yaml
 
+from semisup._version import __version__
 from semisup.cli.app import main
 from semisup.config import DataConfig, shipped_recipes
 from semisup.data import load_data
 from semisup.methods import METHODS
+from semisup.pipeline.describe import describe_method
 
 RECIPE = """
 name: tiny
@@ -153,14 +157,14 @@ def test_several_mistakes_are_one_message(semisup: Semisup) -> None:
 
 
 def test_a_run_from_the_command_line(semisup: Semisup, tmp_path: Path) -> None:
-    code, out, err = semisup("run", "tiny.yaml", "stages.train.steps=2")
+    code, out, err = semisup("run", "tiny.yaml", "stages.train.steps=50")
     assert (code, err) == (0, "")
-    assert "train 2/2" in out
+    assert "train 50/50" in out
     content = json.loads((tmp_path / "runs" / "tiny" / "result.json").read_text())
-    assert content["stages"][0]["steps"] == 2
-    code, out, _ = semisup("run", "tiny.yaml", "stages.train.steps=2", "--out", "runs/other")
+    assert content["stages"][0]["steps"] == 50
+    code, out, _ = semisup("run", "tiny.yaml", "stages.train.steps=50", "--out", "runs/other")
     assert "done before" in out
-    code, out, _ = semisup("run", "tiny.yaml", "stages.train.steps=2", "--fresh")
+    code, out, _ = semisup("run", "tiny.yaml", "stages.train.steps=50", "--fresh")
     assert "done before" not in out
 
 
@@ -218,9 +222,10 @@ def test_predict_answers_its_mistakes(semisup: Semisup, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("text")
     (tmp_path / "empty").mkdir()
     for args, words in [
-        (["o/train", "a.png", "b.png"], ["2 problems", "a.png: not a PNG", "b.png: no such file"]),
         (["o/train", "empty"], ["no images found"]),
-        (["o/train", "o/train/confusion.png", "--out", "empty"], ["--out empty", "cannot be written"]),
+        (["o/train", "a.png", "--tta", "rotate"], ["--tta: must be mirror"]),
+        (["o/train", "a.png", "--out", "a.xlsx"], ["--out a.xlsx", ".csv, .jsonl, .parquet"]),
+        (["o/train", "o/train/confusion.png", "--out", "nosuch/p.csv"], ["--out nosuch/p.csv", "cannot be written"]),
         (["o/train", "o/train/confusion.png", "--device", "quantum"], ["device", "quantum"]),
         (["o", "a.png"], ["o: not a model folder"]),
     ]:
@@ -229,7 +234,51 @@ def test_predict_answers_its_mistakes(semisup: Semisup, tmp_path: Path) -> None:
         assert [word for word in words if word not in err] == [], err
 
 
+def test_predict_ends_with_1_where_files_are_bad(semisup: Semisup, tmp_path: Path) -> None:
+    semisup("run", "tiny.yaml", "--out", "o")
+    (tmp_path / "a.png").write_text("text")
+    code, out, err = semisup("predict", "o/train", "a.png", "o/train/confusion.png")
+    assert code == 1 and "1 of 2 images could not be read" in err
+    bad, good = csv.DictReader(io.StringIO(out))
+    assert (bad["class"], bad["error"]) == ("", "not a PNG, JPEG, WebP, TIFF or BMP image") and good["class"]
+    code, again, _ = semisup("predict", "o/train", "a.png", "o/train/confusion.png", "--skip-bad")
+    assert (code, again) == (0, out)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_every_name_can_be_printed(encoding: str, semisup: Semisup, tmp_path: Path) -> None:
+    """In a process of its own: pytest's capture takes every text."""
+    semisup("run", "tiny.yaml", "--out", "o")
+    names = [os.fsdecode(b"caf\xe9.png"), "grün.png", "猫.png"]
+    for name in names:
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name)
+    command = [sys.executable, "-m", "semisup", "predict", "o/train", *names, "missing-猫.png"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 1 and b"Traceback" not in done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[1].startswith(b"caf\xe9.png,"), "its own bytes"
+    assert lines[2].startswith({"ascii": b"gr\\xfcn", "latin-1": b"gr\xfcn", "utf-8": "grün".encode()}[encoding])
+    assert lines[3].startswith("猫".encode() if encoding == "utf-8" else b"\\u732b")
+
+
 # Lists
+
+
+def test_version_help_and_module(semisup: Semisup) -> None:
+    assert semisup("--version")[:2] == (0, f"semisup {__version__}\n")
+    for words in (["-h"], ["run", "-h"], ["data", "prepare", "-h"]):
+        code, out, _ = semisup(*words)
+        assert code == 0 and "Usage: semisup" in out
+    done = subprocess.run([sys.executable, "-m", "semisup", "recipes"], capture_output=True, text=True, check=True)
+    assert "digits/quickstart" in done.stdout
+
+
+def test_the_shell_completes_names(semisup: Semisup) -> None:
+    words = {"_SEMISUP_COMPLETE": "complete_bash", "COMP_WORDS": "semisup run digits/q", "COMP_CWORD": "2"}
+    command = [sys.executable, "-m", "semisup"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **words}, check=False)
+    assert done.stdout.split() == ["digits/quickstart"]
 
 
 def test_methods_as_a_table_and_as_json(semisup: Semisup) -> None:
@@ -245,10 +294,43 @@ def test_methods_as_a_table_and_as_json(semisup: Semisup) -> None:
     assert [line.split()[0] for line in out.splitlines()] == list(METHODS)
 
 
-def test_recipes_are_listed_by_the_names_that_run_takes(semisup: Semisup) -> None:
+def test_one_method_in_full(semisup: Semisup) -> None:
+    code, out, _ = semisup("methods", "fixmatch")
+    assert code == 0
+    for words in (
+        "arXiv:2001.07685",
+        "threshold: number in [0, 1]; default 0.95",
+        "Paper: 0.95.",
+        "strong (randaugment)",
+    ):
+        assert words in out
+    code, out, _ = semisup("methods", "fixmatch", "--json")
+    options = {option["name"]: option for option in json.loads(out)["options"]}
+    assert options["threshold"]["default"] == 0.95 and "Paper: 0.95." in options["threshold"]["help"]
+    code, _, err = semisup("methods", "fixmach")
+    assert code == 2 and "did you mean 'fixmatch'?" in err
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_option_of_every_method_is_described(name: str) -> None:
+    text = describe_method(name)
+    assert [option.name for option in text.options if not option.help or not option.type] == []
+    assert text.description and text.citation in text.to_text()
+
+
+def test_recipes_are_listed_by_the_names_that_run_takes(semisup: Semisup, tmp_path: Path) -> None:
     code, out, _ = semisup("recipes")
-    assert (code, out.split()) == (0, shipped_recipes())
-    assert "digits/quickstart" in out.split()
+    lines = out.splitlines()
+    assert code == 0 and [line.split()[0] for line in lines] == shipped_recipes()
+    assert all(len(line.split(maxsplit=1)[1]) > 10 and len(line) < 150 for line in lines)
+    code, printed, _ = semisup("recipes", "digits/quickstart")
+    assert code == 0 and load_yaml(printed)["name"] == "digits-quickstart"
+    code, out, _ = semisup("recipes", "digits/quickstart", "--copy", "mine.yaml")
+    assert code == 0 and (tmp_path / "mine.yaml").read_text() == printed
+    code, _, err = semisup("recipes", "digits/quickstart", "--copy", "mine.yaml")
+    assert code == 2 and "File exists" in err and (tmp_path / "mine.yaml").read_text() == printed
+    code, _, err = semisup("recipes", "digits/quikstart")
+    assert code == 2 and "did you mean 'digits/quickstart'?" in err
 
 
 # How long an answer takes
@@ -266,6 +348,7 @@ def python(code: str, cwd: Path) -> tuple[float, str]:
 
 ANSWER = """
 import sys
+from semisup._version import __version__
 from semisup.cli.app import main
 for line in {lines!r}:
     sys.argv = ["semisup", *line.split()]
@@ -353,7 +436,7 @@ def own_images(root: Path) -> None:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draws.integers(0, 256, (30, 40, 3), np.uint8)).save(root / name)
-    (root / "unlabeled" / "notes.txt").write_text("no image")
+    (root / "unlabeled" / "notes.png").write_text("no image")
 
 
 def test_data_prepare_says_what_is_in_a_folder(semisup: Semisup, tmp_path: Path) -> None:
@@ -361,9 +444,10 @@ def test_data_prepare_says_what_is_in_a_folder(semisup: Semisup, tmp_path: Path)
     command = ["data", "prepare", "photos", "--size", "16", "--cache", "cache"]
     code, out, err = semisup(*command)
     assert code == 2, "1 of 33 files is more than 1%"
-    assert "error: data.max_bad: 1 of 33 files" in err and "unlabeled/notes.txt (not a PNG" in err
+    assert "--max-bad: 1 of 33 files" in err and "unlabeled/notes.png (not a PNG" in err
+    assert err.count("notes.png") == 1, "said once"
     code, out, err = semisup(*command, "--max-bad", "0.1")
-    assert code == 0 and err.startswith("warning: 1 of 33 files cannot be read and are left out: unlabeled/notes.txt")
+    assert code == 0 and err.startswith("warning: 1 of 33 files cannot be read and are left out: unlabeled/notes.png")
     assert [line.split() for line in out.splitlines()[:4]] == [
         ["class", "labeled", "val", "test"],
         ["ant", "5", "0", "1"],
@@ -374,11 +458,35 @@ def test_data_prepare_says_what_is_in_a_folder(semisup: Semisup, tmp_path: Path)
     assert len(list((tmp_path / "cache").rglob("bad_files.csv"))) == 1
 
 
+def test_data_prepare_answers_leaks_and_conflicts_once_by_its_own_flags(semisup: Semisup, tmp_path: Path) -> None:
+    own_images(tmp_path / "photos")
+    (tmp_path / "photos/unlabeled/notes.png").unlink()
+    shutil.copy(tmp_path / "photos/labeled/ant/0.png", tmp_path / "photos/test/ant/copy.png")
+    shutil.copy(tmp_path / "photos/labeled/ant/1.png", tmp_path / "photos/labeled/bee/copy.png")
+    command = ["data", "prepare", "photos", "--size", "16", "--cache", "cache"]
+    code, out, err = semisup(*command)
+    assert code == 2 and "32 images" not in err and err.count("copy.png") == 2 and "data." not in err
+    for flag in ("--allow-leakage", "--drop-leaks", "--allow-conflicts"):
+        assert flag in err
+    code, out, err = semisup(*command, "--allow-leakage", "--allow-conflicts")
+    assert code == 0 and err.count("warning: ") == 2 and out.splitlines()[1].split() == ["ant", "5", "0", "2"]
+    code, out, err = semisup(*command, "--drop-leaks", "--allow-conflicts")
+    assert code == 0 and out.splitlines()[1].split() == ["ant", "5", "0", "1"]
+    assert "left out: 1 test" in err and "data.drop_leaks=true" in err
+
+
 def test_data_show_and_run_on_ones_own_folder(semisup: Semisup, tmp_path: Path) -> None:
     """The shipped template, as its first lines say."""
     own_images(tmp_path / "photos")
-    (tmp_path / "photos" / "unlabeled" / "notes.txt").unlink()
-    settings = ["data.path=photos", "data.cache=cache", "data.size=16", "model.depth=10", "model.width=1"]
+    (tmp_path / "photos" / "unlabeled" / "notes.png").unlink()
+    settings = [
+        "data.path=photos",
+        "data.cache=cache",
+        "data.size=16",
+        "model.depth=10",
+        "model.width=1",
+        "model.bn_momentum=0.9",
+    ]
     settings += [
         "stages.train.steps=2",
         "stages.train.batch={labeled: 4, unlabeled: 8}",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from semisup.augment.policies.ctaugment import BINS, new_rates
 from semisup.config import OptimizerConfig, ScheduleConfig
-from semisup.engine import FitResult, fit
+from semisup.engine import Checkpoints, FitResult, FitSettings, fit
 from semisup.methods import METHODS, Batch, Labeled, Method, Unlabeled
 from semisup.models import Classifier, Encoder, image_channels
 from semisup.models.cnn import SmallCNN
@@ -479,7 +479,7 @@ class Source:
         # The first convolution says it; a sabotaged predictor may not.
         channels = next(m.in_channels for m in self.method.modules() if isinstance(m, nn.Conv2d))
         images = _images(size, channels, self.seed, part, step)
-        rates = self.method.cta_rates()
+        rates = self.method.learned()
         for view, policy in self.method.views.policies(part).items():
             own = _draw(self.seed, part, view, step)
             strength = torch.tensor(0.3)
@@ -503,7 +503,7 @@ class Source:
                 self._views("labeled", LABELED, step),
                 y,
                 labeled_index,
-                None if self.method.cta_rates() is None else torch.randint(BINS, (LABELED, 2), generator=draw),
+                None if self.method.learned() is None else torch.randint(BINS, (LABELED, 2), generator=draw),
             ),
             Unlabeled(
                 self._views("unlabeled", UNLABELED, step),
@@ -538,7 +538,7 @@ def move(batch: Batch, device: str) -> Batch:
             views(x.views),
             x.y.to(device),
             None if x.index is None else x.index.to(device),
-            None if x.bins is None else x.bins.to(device),
+            None if x.trace is None else x.trace.to(device),
         ),
         Unlabeled(views(u.views), u.index.to(device), target),
     )
@@ -551,14 +551,15 @@ def train(
     return fit(
         method,
         source,  # type: ignore[arg-type]
-        steps=steps,
-        optimizer=OptimizerConfig(name="sgd", lr=0.05, weight_decay=5e-4),
-        schedule=ScheduleConfig(name="cosine"),
-        ema=0.9,
-        device=torch.device("cpu"),
-        key=(key,),
-        checkpoint=path,
-        checkpoint_seconds=0.0,
+        FitSettings(
+            steps=steps,
+            optimizer=OptimizerConfig(name="sgd", lr=0.05, weight_decay=5e-4),
+            schedule=ScheduleConfig(name="cosine"),
+            ema=0.9,
+            device=torch.device("cpu"),
+            key=(key,),
+        ),
+        [] if path is None else [Checkpoints(path, 0.0)],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semisup.data.decode import BadImageError, decode
+from semisup.data.decode import NEEDS_HEIF, BadImageError, decode
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 COLOR = np.stack([RAMP, RAMP.T, RAMP[::-1]], axis=-1)
@@ -253,7 +254,12 @@ def test_reasons(tmp_path: Path) -> None:
     assert reason(tmp_path / "text.jpg") == "not a PNG, JPEG, WebP, TIFF or BMP image"
     assert reason(tmp_path / "art.png") == "not a PNG, JPEG, WebP, TIFF or BMP image"
     assert reason(tmp_path / "nosuch.png") == "no such file"
-    assert "Is a directory" in reason(tmp_path / "folder.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "gone.png")
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
+    assert reason(tmp_path / "folder.png") == "a folder, not a file"
+    assert reason(tmp_path / "link.png") == "a link to nowhere"
+    assert reason(tmp_path / "pipe.png") == "a pipe, not a file"
+    assert reason(Path("/dev/zero")) == "a device, not a file"
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "bmp"])
@@ -297,3 +303,12 @@ def test_damaged_bytes_never_escape(tmp_path: Path) -> None:
             except BadImageError:
                 bad += 1
     assert bad > 30
+
+
+def test_heic_is_read_where_its_library_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pixels = np.full((32, 32, 3), (200, 30, 60), np.uint8)
+    pillow_heif.from_pillow(Image.fromarray(pixels)).save(tmp_path / "a.heic", quality=90)
+    assert np.abs(decode(tmp_path / "a.heic", 16, 3).astype(int) - (200, 30, 60)).max() < 8
+    monkeypatch.setattr("semisup.data.decode.can_read_heif", lambda: False)
+    assert reason(tmp_path / "a.heic") == NEEDS_HEIF

@@ -52,16 +52,18 @@ def test_images_are_found_at_any_depth_through_links_and_whatever_their_names(tm
     (root / "unlabeled" / "link").symlink_to(tmp_path / "elsewhere")
     (root / "unlabeled" / "round").symlink_to(root)
     os.link(save(tmp_path / "z.png", picture(52)), root / "unlabeled" / "without suffix")
-    for name in (".DS_Store", ".hidden/a.png", "Thumbs.db", "desktop.ini"):
+    for name in (".DS_Store", "._a.png", ".hidden/a.png", "Thumbs.db", "desktop.ini", "__MACOSX/a.png", "notes.txt"):
         (root / "unlabeled" / name).parent.mkdir(exist_ok=True)
         (root / "unlabeled" / name).write_bytes(b"x")
     os.mkfifo(root / "unlabeled" / "pipe.png")  # opening it would wait for ever
+    save(root / "unlabeled" / "album.jpg" / "a.png", picture(53))
     (root / "round").symlink_to(root)
     data = load_data(settings(root, allow_leakage=True))
     assert data.notes[0] == f"not read: round in {root}"
+    assert data.notes[1].startswith("1 files that are no images, by name or content, are not read: unlabeled/notes.txt")
     assert (data.y_train == 0).sum() == 3
     # unlabeled/round leads to the root, whose own unlabeled folder is one of those above: 7 + 4 images, once.
-    assert len(data.x_train) == 7 + 8 + 1 + 1 + 7 + 4
+    assert len(data.x_train) == 7 + 8 + 1 + 1 + 1 + 7 + 4
 
 
 def test_gray_and_size(tmp_path: Path) -> None:
@@ -86,8 +88,11 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     assert "data.size: missing" in problem(root, size=None)
     assert "data.path: missing" in problem(root, path=None)
     assert "does not exist; did you mean 'r'?" in problem(tmp_path / "rr")
-    (root / "labeled").rename(root / "labeled")
-    assert "has no folder 'labeled'" in problem(root) and "did you mean 'labeled'?" in problem(root)
+    (root / "labeled").rename(root / "labelld")
+    assert "has no folder 'labeled'" in problem(root) and "'labelld'; did you mean 'labeled'?" in problem(root)
+    assert f"r has a folder 'labeled': did you mean data.path={tmp_path / 'up' / 'r'}?" in problem(
+        make_root(tmp_path / "up" / "r").parent
+    )
     (tmp_path / "flat" / "dogs").mkdir(parents=True)
     assert problem(tmp_path / "flat").endswith("; its folders are dogs")
     (tmp_path / "none").mkdir()
@@ -155,7 +160,7 @@ def test_a_label_that_changes_in_the_csv_changes_the_hash_and_decodes_nothing(
     path = write_csv(tmp_path / "t.csv", rows, ("path", "label"))
     before = load_data(settings(root, csv=path))
     write_csv(tmp_path / "t.csv", [*rows[:3], ("3.png", "b")], ("path", "label"))
-    monkeypatch.setattr("semisup.data.store.decode", None)  # would fail
+    monkeypatch.setattr("semisup.data.decoders.decode", None)  # would fail
     after = load_data(settings(root, csv=path))
     assert after.hash != before.hash and after.y_train.tolist() == [0, 1, 0, 1]
 
@@ -174,8 +179,8 @@ def test_problems_of_a_csv(tmp_path: Path) -> None:
     assert "no column 'path'" in problem(root, csv=write_csv(tmp_path / "u.csv", [], ("paths", "label")))
     assert "cannot be read" in problem(root, csv=str(tmp_path / "none.csv"))
     (tmp_path / "b.csv").write_bytes(b"path,label\n\xff,a\n")
-    assert "not a CSV file in UTF-8" in problem(root, csv=str(tmp_path / "b.csv"))
-    many = problem(root, csv=write_csv(tmp_path / "m.csv", [("", "", "")] * 50))
+    assert "not text in UTF-8" in problem(root, csv=str(tmp_path / "b.csv"))
+    many = problem(root, csv=write_csv(tmp_path / "m.csv", [("", "a", "")] * 50))
     assert "and 40 more" in many
     assert "give the table as data.csv=" in problem(root, path=str(tmp_path / "t.csv"))
 
@@ -224,7 +229,7 @@ def test_a_class_without_a_readable_image_stops(tmp_path: Path) -> None:
     assert problem(root, max_bad=1) == "data.path: no image of class 'bee' can be read"
 
 
-@pytest.mark.parametrize("part", ["labeled/bee", "unlabeled"])
+@pytest.mark.parametrize("part", ["labeled/ant", "unlabeled"])
 def test_a_test_image_among_the_training_images_stops(tmp_path: Path, part: str) -> None:
     root = make_root(tmp_path / "r")
     copy = save(root / part / "copy.bmp", picture(14))  # other bytes than the PNG's, the same pixels
@@ -235,6 +240,11 @@ def test_a_test_image_among_the_training_images_stops(tmp_path: Path, part: str)
     assert len(data.x_train) == 15 and "leakage" in data.notes[0]
     (leaks,) = (tmp_path / "cache").rglob("leaks.csv")
     assert leaks.read_text() == f"path,same_as\ntest/ant/0000.png,{copy.relative_to(root)}\n"
+    for memory in (0, 4):
+        dropped = load_data(settings(root, drop_leaks=True, memory=memory))
+        assert (len(dropped.x_train), dropped.y_test.tolist()) == (15, [0, 1, 2])
+        assert np.array_equal(dropped.x_test[0], picture(17)) and dropped.notes[0].startswith("left out: 1 test")
+    assert dropped.hash != data.hash
 
 
 def test_copies_within_a_part_are_no_leak(tmp_path: Path) -> None:
@@ -266,3 +276,33 @@ def test_a_large_set_is_mapped_and_is_the_same_data(tmp_path: Path) -> None:
     assert small.hash == large.hash
     assert small.statistics == large.statistics == channel_statistics(small.x_train)
     assert large.resident_bytes == 0 and small.resident_bytes == (14 + 3 + 4) * 24 * 24 * 3
+
+
+# Labels
+
+
+def test_one_picture_under_two_classes_stops(tmp_path: Path) -> None:
+    root = make_root(tmp_path / "r")
+    save(root / "labeled" / "bee" / "copy.bmp", picture(0))  # labeled/ant/0000.png
+    text = problem(root)
+    assert text.startswith("data.allow_conflicts: 1 images are the same picture as one of another class")
+    assert "labeled/bee/copy.bmp (bee) = labeled/ant/0000.png (ant)" in text
+    data = load_data(settings(root, allow_conflicts=True))
+    assert (data.y_train == 1).sum() == 3 and "copy.bmp (bee)" in data.notes[0]
+    (conflicts,) = (tmp_path / "cache").rglob("conflicts.csv")
+    assert conflicts.read_text().splitlines()[1] == "labeled/bee/copy.bmp,bee,labeled/ant/0000.png,ant"
+
+
+def test_a_leak_that_is_left_out_contradicts_nothing(tmp_path: Path) -> None:
+    root = make_root(tmp_path / "r")
+    save(root / "test" / "bee" / "copy.bmp", picture(0))
+    text = problem(root)
+    assert "data.allow_conflicts" in text and "data.allow_leakage" in text and "data.drop_leaks=true" in text
+    assert len(load_data(settings(root, drop_leaks=True)).x_test) == 4
+
+
+def test_an_empty_class_folder_is_told(tmp_path: Path) -> None:
+    root = make_root(tmp_path / "r")
+    (root / "labeled" / "dragon" / "deep").mkdir(parents=True)
+    data = load_data(settings(root))
+    assert data.classes == ["ant", "bee", "cat"] and "labeled/dragon" in data.notes[0]

@@ -49,9 +49,10 @@ def test_gray_without_a_channel_axis(npz: Path) -> None:
 
 
 def test_color_unlabeled_and_class_names(npz: Path) -> None:
-    x = np.zeros((10, 224, 224, 3), np.uint8)
+    x = np.random.default_rng(0).integers(0, 256, (20, 224, 224, 3), np.uint8)
     y = np.array([0, 1, -1, -1, 0, 1, -1, -1, -1, -1], np.int8)
-    data = load_data(save(npz, x_train=x, y_train=y, x_test=x, y_test=np.uint8([0, 1] * 5), classes=["cat", "dog"]))
+    y_test, classes = np.uint8([0, 1] * 5), ["cat", "dog"]
+    data = load_data(save(npz, x_train=x[:10], y_train=y, x_test=x[10:], y_test=y_test, classes=classes))
     assert data.y_train.tolist() == y.tolist()
     assert (data.classes, data.channels, data.size) == (["cat", "dog"], 3, 224)
 
@@ -85,8 +86,12 @@ X = "x_train"
         ({X: np.zeros((40, 8, 8), np.uint8)}, "y_train: must be as long as x_train, 40, not 50"),
         ({"y_test": np.zeros(8, int)}, "y_test: must be as long as x_test, 9, not 8"),
         ({"y_train": np.zeros((50, 5), int)}, "y_train: must be (n,), one class per image, not 2-dimensional (50, 5)"),
-        ({"y_train": np.zeros(50)}, "y_train: must be integers, not float64"),
-        ({"y_train": np.array(["a"] * 50)}, "y_train: must be integers, not <U1"),
+        ({"y_train": np.zeros(50)}, "y_train: must be integers or text, not float64"),
+        ({"y_train": np.array(["a"] * 50)}, "y_test: must be text, as y_train is"),
+        (
+            {"y_train": np.eye(5)[np.arange(50) % 5]},
+            "y_train: must be (n,), one class per image, not one-hot (50, 5); take its argmax(1)",
+        ),
         ({"y_train": np.full(50, 2**63, np.uint64)}, "y_train: must be classes 0 .. C - 1, not beyond 64 bits"),
         ({"y_train": np.full(50, -1)}, "y_train: needs labeled images of at least two classes, not 0"),
         (
@@ -94,6 +99,7 @@ X = "x_train"
             "y_train: needs labeled images of at least two classes, not 1",
         ),
         ({"y_train": np.arange(50) % 4}, "y_test: class 4 has no labeled training image"),
+        ({"y_train": np.arange(50) % 4, "classes": list("abcde")}, "y_test: class 4 'e' has no labeled training image"),
         (
             {"y_train": np.arange(50) % 5 * 2, "y_test": np.zeros(9, int)},
             "y_train: classes must be 0 .. C - 1 without gaps, but they go up to 8 without 1",
@@ -109,6 +115,61 @@ X = "x_train"
 )
 def test_wrong_arrays(npz: Path, changes: dict[str, Any], message: str) -> None:
     assert problem(npz, **changes) == message
+
+
+def test_the_arrays_of_medmnist(npz: Path) -> None:
+    given = arrays()
+    images = np.random.default_rng(1).integers(0, 256, (4, 8, 8), np.uint8)
+    names = {"train_images": given["x_train"], "train_labels": given["y_train"][:, None]}
+    names |= {"test_images": given["x_test"], "test_labels": given["y_test"][:, None]}
+    names |= {"val_images": images, "val_labels": np.arange(4)[:, None]}
+    config = save(npz, x_train=None, y_train=None, x_test=None, y_test=None, **names)
+    data, same = load_data(config), load_data(save(npz))
+    assert data.y_train.tolist() == same.y_train.tolist() and np.array_equal(data.x_test, same.x_test)
+    assert data.x_val is not None and data.y_val is not None
+    assert np.array_equal(data.x_val[..., 0], images) and data.y_val.tolist() == [0, 1, 2, 3]
+    save(npz, x_val=images, y_val=np.arange(4))
+    with pytest.raises(SemisupError, match=r"data\.validation: must be 0"):
+        load_data(config.model_copy(update={"validation": 0.2}))
+
+
+def test_labels_as_text(npz: Path) -> None:
+    text = np.array(["dog", "cat", "emu", "nan", ""])
+    for train, test in ((text, np.array(["cat", "dog"])), (text.astype("S"), np.array([b"cat", b"dog"]))):
+        config = save(npz, y_train=np.resize(train, 50), y_test=np.resize(test, 9))
+        data = load_data(config)
+        assert data.classes == ["cat", "dog", "emu"]
+        assert data.y_train[:5].tolist() == [1, 0, 2, -1, -1] and data.y_test[:2].tolist() == [0, 1]
+        assert len(data.notes) == 1 and "10 'nan'" in data.notes[0]
+        assert load_data(config.model_copy(update={"unlabeled_values": ["emu"]})).classes == ["cat", "dog", "nan"]
+    assert problem(npz, y_train=np.resize(text, 50), y_test=np.resize(["cat", "owl"], 9)) == (
+        "y_test: class 'owl' has no labeled training image"
+    )
+
+
+def test_no_test_set(npz: Path) -> None:
+    for changes in ({"x_test": None, "y_test": None}, {"x_test": np.zeros((0, 8, 8), np.uint8), "y_test": np.zeros(0)}):
+        data = load_data(save(npz, **changes))
+        assert (data.x_test.shape, data.y_test.shape, data.y_test.dtype) == ((0, 8, 8, 1), (0,), np.dtype(np.int64))
+    assert problem(npz, y_test=None) == "y_test: missing"
+
+
+def test_test_images_among_the_training_images(npz: Path) -> None:
+    x = arrays()["x_train"]
+    changes = {"x_test": x[[5, 6, 7]], "y_test": np.array([0, 2, 2])}
+    text = problem(npz, **changes)
+    assert "data.allow_leakage: 3 test or validation images" in text and "x_test[0] = x_train[5]" in text
+    assert "data.allow_conflicts: 1 images are the same picture" in text and "x_test[1] (2) = x_train[6] (1)" in text
+    config = save(npz, **changes)
+    data = load_data(config.model_copy(update={"allow_leakage": True, "allow_conflicts": True}))
+    assert len(data.x_test) == 3 and len(data.notes) == 2
+    dropped = load_data(config.model_copy(update={"drop_leaks": True}))
+    assert len(dropped.x_test) == 0 and dropped.notes[0].startswith("left out: 3 test")
+
+
+def test_dark_images_are_told(npz: Path) -> None:
+    data = load_data(save(npz, x_train=np.random.default_rng(2).integers(0, 17, (50, 8, 8), np.uint8)))
+    assert len(data.notes) == 1 and "is 16 of 255; if they are 12-bit values in 16 bits" in data.notes[0]
 
 
 def test_labels_below_minus_one(npz: Path) -> None:
@@ -143,7 +204,7 @@ def test_problems_are_reported_together(npz: Path) -> None:
         "  - x_test: missing",
         "  - x_train: must be uint8, 0 to 255, not float64; scale 0..1 by 255 and round",
         "  - x_train: images must be square, not 8 x 9; pad or crop them",
-        "  - y_train: must be integers, not float64",
+        "  - y_train: must be integers or text, not float64",
     ]
 
 

@@ -63,7 +63,7 @@ class Dying:
 
 
 def test_a_worker_that_dies_is_a_message(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("semisup.data.store._decode_chunk", Dying())
+    monkeypatch.setattr("semisup.data.decoders._decode_chunk", Dying())
     with pytest.raises(SemisupError, match="a process that decoded images died"):
         made(root, tmp_path, workers=2)
     monkeypatch.undo()
@@ -166,7 +166,7 @@ def interrupted(root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, after
         return decode(path, size, channels)
 
     with monkeypatch.context() as patch:
-        patch.setattr("semisup.data.store.decode", failing)
+        patch.setattr("semisup.data.decoders.decode", failing)
         with pytest.raises(KeyboardInterrupt):
             made(root, folder, workers=1)
 

@@ -61,8 +61,8 @@ def tensors(batch: Batch) -> dict[str, Tensor]:
     found = {f"labeled/{name}": view for name, view in batch.labeled.views.items()}
     found |= {f"unlabeled/{name}": view for name, view in batch.unlabeled.views.items()}
     found |= {"y": batch.labeled.y, "index": batch.unlabeled.index}
-    if batch.labeled.bins is not None:
-        found["bins"] = batch.labeled.bins
+    if batch.labeled.trace is not None:
+        found["bins"] = batch.labeled.trace
     if batch.labeled.index is not None:
         found["labeled index"] = batch.labeled.index
     return found
@@ -135,11 +135,11 @@ def test_steps_and_seeds_and_stages_differ(data: TrainingImages) -> None:
 def test_the_bins_of_a_probe_come_with_it(data: TrainingImages) -> None:
     probe = CTAugmentProbe(shift=0, flip=False)
     batch = make(data, labeled={"weak": same, "probe": probe})(3)
-    assert batch.labeled.bins is not None and batch.labeled.bins.shape == (5, 2)
+    assert batch.labeled.trace is not None and batch.labeled.trace.shape == (5, 2)
     view, bins = probe.probe(batch.labeled["weak"] / 255, seeding.generator(0, "train", "labeled", "probe", 3))
-    assert torch.equal(batch.labeled.bins, bins)
+    assert torch.equal(batch.labeled.trace, bins)
     torch.testing.assert_close(batch.labeled["probe"], view * 255, atol=1e-3, rtol=0)
-    assert make(data)(3).labeled.bins is None
+    assert make(data)(3).labeled.trace is None
 
 
 def test_views_of_an_image_are_in_the_same_place_and_differ_in_their_draws(data: TrainingImages) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from semisup.config import OptimizerConfig, ScheduleConfig
-from semisup.engine import check_compiler, compile_backbones, fit, uncompiled
+from semisup.engine import Checkpoints, FitSettings, check_compiler, compile_backbones, fit, uncompiled
 from semisup.engine.seeding import generator
 from semisup.errors import SemisupError
 from semisup.methods import METHODS, Batch, Labeled, Method, Unlabeled
@@ -55,13 +55,8 @@ def train(method: Method, source: Images, checkpoint: Path | None = None) -> nn.
     result = fit(
         method,
         source,
-        steps=4,
-        optimizer=OptimizerConfig(lr=0.05),
-        schedule=ScheduleConfig(),
-        ema=0.5,
-        device=CPU,
-        checkpoint=checkpoint,
-        checkpoint_seconds=0.0,
+        FitSettings(steps=4, optimizer=OptimizerConfig(lr=0.05), schedule=ScheduleConfig(), ema=0.5, device=CPU),
+        [] if checkpoint is None else [Checkpoints(checkpoint, 0.0)],
     )
     assert result.ema is not None
     return result.ema.module

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import signal
@@ -17,7 +16,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.config import OptimizerConfig, ScheduleConfig
-from semisup.engine import CollapseError, FitResult, NonFiniteLossError, Stopped, fit
+from semisup.engine import (
+    Checkpoints,
+    CollapseError,
+    CollapseWatch,
+    FitResult,
+    FitSettings,
+    Log,
+    NonFiniteLossError,
+    Observer,
+    Quality,
+    Stopped,
+    fit,
+    observers,
+)
 from semisup.engine.checkpoint import load_checkpoint
 from semisup.engine.seeding import generator
 from semisup.errors import SemisupError
@@ -68,8 +80,18 @@ class Small(Method):
 
 
 def run(method: Method, steps: int = 10, **changes: Any) -> FitResult:
+    """Fit with the observers that these settings ask for, in the order in which a stage has them."""
     settings: dict[str, Any] = {"optimizer": PLAIN, "schedule": CONSTANT, "device": CPU, "log_every": 4} | changes
-    return fit(method, Points(), steps=steps, **settings)
+    present: list[Observer] = []
+    if "on_log" in settings:
+        present.append(Log(settings.pop("on_log")))
+    if "evaluate" in settings:
+        present.append(Quality(settings.pop("evaluate")))
+    present.append(CollapseWatch(stop=settings.pop("stop_on_collapse", False)))
+    every, path = settings.pop("checkpoint_seconds", 30.0), settings.pop("checkpoint", None)
+    if path is not None:
+        present.append(Checkpoints(path, every))
+    return fit(method, Points(), FitSettings(steps=steps, **settings), present)
 
 
 def weights(method: nn.Module) -> dict[str, Tensor]:
@@ -147,7 +169,8 @@ def test_the_average_of_the_weights_is_their_mean_while_it_is_warm() -> None:
                 history.append([p.detach().clone() for p in method.model.parameters()])
             return super().__call__(step)
 
-    result = fit(method, Recorded(), steps=9, optimizer=PLAIN, schedule=CONSTANT, device=CPU, ema=0.999, log_every=100)
+    settings = FitSettings(steps=9, optimizer=PLAIN, schedule=CONSTANT, device=CPU, ema=0.999, log_every=100)
+    result = fit(method, Recorded(), settings)
     history.append([p.detach().clone() for p in method.model.parameters()])
     assert len(history) == 10 and result.ema is not None
     for i, averaged in enumerate(result.ema.module.parameters()):
@@ -314,14 +337,14 @@ class Guessing(Small):
         yield Update(loss, pseudo_labels=PseudoLabels(batch.unlabeled.index, labels, torch.ones(8)))
 
 
-def test_the_judge_s_terms_are_logged_and_may_be_nan() -> None:
+def test_the_quality_of_pseudo_labels_is_logged_and_may_be_nan() -> None:
     nan = torch.tensor(float("nan"))
 
-    def judge(guess: PseudoLabels) -> dict[str, Tensor]:
+    def evaluate(guess: PseudoLabels) -> dict[str, Tensor]:
         step = guess.labels[0].float()
         return {"right": step, "kept": nan if int(step) % 4 == 0 else step, "never": nan}
 
-    log = collect(Guessing(), 8, judge=judge)
+    log = collect(Guessing(), 8, evaluate=evaluate)
     assert [values["right"] for _, values in log] == [1.5, 5.5]
     assert [values["kept"] for _, values in log] == [2.0, 6.0]  # of 1, 2, 3 and 5, 6, 7
     assert all("never" not in values for _, values in log)
@@ -552,8 +575,7 @@ def test_the_panel_is_of_the_reported_steps_alone(monkeypatch: pytest.MonkeyPatc
         calls.append(len(method.handed))
         return collapse_panel(first, second)
 
-    # By module, because `semisup.engine.fit` is also the name of a function.
-    monkeypatch.setattr(importlib.import_module("semisup.engine.fit"), "collapse_panel", counted)
+    monkeypatch.setattr(observers, "collapse_panel", counted)
     result = run(method, on_log=lambda step, values: seen.__setitem__(step, dict(values)))
     assert calls == [4, 8, 10], "at the steps that are reported, and at no other: it costs"
     for step, values in seen.items():

@@ -99,7 +99,7 @@ def test_a_list_of_ones_own_goes_ahead_of_the_device(data: TrainingImages) -> No
 def test_the_probe_of_ctaugment_too(data: TrainingImages) -> None:
     probe = build_policy("ctaugment_probe", {}, flip=True)
     batch = make(data, host("weak"), HostFirst(ImageByImage(OWN, None), probe))(0)
-    assert batch.labeled.bins is not None and batch.labeled.bins.shape == (4, 2)
+    assert batch.labeled.trace is not None and batch.labeled.trace.shape == (4, 2)
 
 
 def test_a_memory_map_is_read_as_a_tensor_is(data: TrainingImages, tmp_path: Path) -> None:

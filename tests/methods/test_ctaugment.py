@@ -23,7 +23,7 @@ def given() -> Batch:
     labeled = {"weak": ref.images(5, 1), "strong": ref.images(5, 2), "probe": ref.images(5, 3)}
     unlabeled = {view: ref.images(7, 4 + k) for k, view in enumerate(("weak", "strong", "strong_1", "strong_2"))}
     batch = ref.batch(labeled, unlabeled, y=[0, 2, 2, 1, 0])
-    return Batch(replace(batch.labeled, bins=BINS), batch.unlabeled)
+    return Batch(replace(batch.labeled, trace=BINS), batch.unlabeled)
 
 
 def expected_rates(model: Classifier, batch: Batch) -> torch.Tensor:
@@ -41,14 +41,14 @@ def expected_rates(model: Classifier, batch: Batch) -> torch.Tensor:
 def test_a_step_moves_the_rates_and_leaves_its_losses_alone(cls: type[FixMatch | ReMixMatch]) -> None:
     model, batch = ref.regression(), given()
     method = cls(model, ctaugment=True)
-    assert method.rates is method.cta_rates() and method.rates is not None
+    assert method.rates is method.learned() and method.rates is not None
     expected = expected_rates(model, batch)
     torch.manual_seed(7)
     update = ref.first(method, batch)
     torch.testing.assert_close(method.rates, expected, atol=1e-6, rtol=0)
     plain = cls(ref.regression())
     plain.load_state_dict(method.state_dict(), strict=False)
-    assert plain.cta_rates() is None and "rates" not in plain.state_dict()
+    assert plain.learned() is None and "rates" not in plain.state_dict()
     for name, buffer in cls(ref.regression()).named_buffers():  # remembered within the step
         plain.get_buffer(name).copy_(buffer)
     torch.manual_seed(7)
@@ -84,4 +84,4 @@ def test_the_answer_is_the_evaluated_networks() -> None:
 def test_a_view_of_unknown_bins_is_refused() -> None:
     batch = given()
     with pytest.raises(ValueError, match='"probe" must be made by the policy "ctaugment_probe"'):
-        learn_rates(new_rates(), ref.regression(), replace(batch.labeled, bins=None))
+        learn_rates(new_rates(), ref.regression(), replace(batch.labeled, trace=None))

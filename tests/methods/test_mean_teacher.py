@@ -192,7 +192,7 @@ class ColdStart(MeanTeacher):
 
     def __init__(self, model: Classifier, **options: Any) -> None:
         super().__init__(model, **options)
-        self.teacher.step.fill_(10**9)
+        self.teacher.step = 10**9
 
 
 class LinearRamp(MeanTeacher):

@@ -50,7 +50,7 @@ def test_signatures_give_options_and_defaults_only() -> None:
         ("wnr", {}, "unknown model 'wnr'; did you mean 'wrn'?"),
         ("resnet51", {}, "unknown model 'resnet51'; did you mean 'resnet5"),
         ("mobilenet_v2", {}, "unknown model 'mobilenet_v2'; did you mean 'torchvision/mobilenet_v2'?"),
-        ("zzz", {}, "unknown model 'zzz'; valid: cnn, resnet18, resnet34, resnet50, torchvision/<name>, vit, wrn"),
+        ("zzz", {}, "unknown model 'zzz'; valid: cnn, resnet18, resnet34, resnet50, timm/<name>, torchvision/<name>"),
         (7, {}, "name must be a string, got 7"),
         ("cnn", [1], "options must be a mapping of names to values, got [1]"),
         ("cnn", {"widht": 3}, "unknown option 'widht' of cnn; did you mean 'width'?"),

@@ -70,7 +70,7 @@ def test_a_second_run_reuses_the_store_and_the_stages(
 ) -> None:
     run_on(root, tmp_path / "one", quiet=False)
     assert f"decoding {root}: 56 files" in capsys.readouterr().out
-    monkeypatch.setattr("semisup.data.store.decode", None)  # would fail
+    monkeypatch.setattr("semisup.data.decoders.decode", None)  # would fail
     again = run_on(root, tmp_path / "two", quiet=False)
     assert {stage.status for stage in again.stages} == {"reused"}
     assert "decoding" not in capsys.readouterr().out

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import csv
-import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +17,7 @@ from PIL import Image
 
 from semisup.data import load_data
 from semisup.errors import SemisupError
-from semisup.pipeline.predict import predict_files
+from semisup.pipeline.predict import PredictOptions, predict_files
 from semisup.stages import load_predictor
 from tests.pipeline.pipeline_small import run_small, small
 
@@ -36,12 +41,18 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def rows(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text)))
+def predict(model: Path, *inputs: Path, **options: Any) -> list[dict[str, str]]:
+    """Rows of the table that is written."""
+    out = model.parent / "table.csv"
+    done = predict_files(model, inputs, out, PredictOptions("cpu", **options))
+    with out.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        found = list(csv.DictReader(file))
+    assert len(found) == done.good + done.bad and sum(row["error"] != "" for row in found) == done.bad
+    return found
 
 
 def test_a_folder_is_searched_at_any_depth(model: Path, photos: Path) -> None:
-    found = rows(predict_files(model, [photos], "cpu"))
+    found = predict(model, photos)
     names = [f"{i:02}.png" for i in range(10)] + ["deep/10.png", "deep/er/11.PNG"]
     assert [row["path"] for row in found] == [str(photos / name) for name in names]
     probs = load_predictor(model).predict(load_data(small().data).x_test[:12])
@@ -49,14 +60,116 @@ def test_a_folder_is_searched_at_any_depth(model: Path, photos: Path) -> None:
     assert [float(row["confidence"]) for row in found] == pytest.approx(probs.max(1), abs=1e-4)
 
 
+def test_what_training_passes_over_is_passed_over(model: Path, photos: Path, tmp_path: Path) -> None:
+    root = tmp_path / "album.jpg"
+    shutil.copytree(photos / "deep", root / ".hidden")
+    shutil.copytree(photos / "deep", root / "__MACOSX")
+    shutil.copytree(photos / "deep", root / "inner.png")
+    (root / "._10.png").write_bytes(b"junk")
+    (root / "Thumbs.db").write_bytes(b"junk")
+    shutil.copy(photos / "00.png", root / "no suffix")
+    (root / "link").symlink_to(photos / "deep")
+    (root / "round").symlink_to(root)
+    (root / "gone.png").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(root / "pipe.png")  # opening it would wait for ever
+    found = {row["path"].removeprefix(f"{root}/"): row["error"] for row in predict(model, root)}
+    inner = ["inner.png/10.png", "inner.png/er/11.PNG", "link/10.png", "link/er/11.PNG", "no suffix"]
+    assert found == {"gone.png": "a link to nowhere"} | dict.fromkeys(inner, "")
+
+
+def test_what_is_named_is_read_whatever_it_is_called(model: Path, photos: Path, tmp_path: Path) -> None:
+    shutil.copy(photos / "00.png", tmp_path / ".hidden.txt")
+    os.mkfifo(tmp_path / "pipe.png")
+    found = predict(model, tmp_path / ".hidden.txt", tmp_path / "pipe.png", tmp_path / "none.png")
+    assert [row["error"] for row in found] == ["", "a pipe, not a file", "no such file"]
+
+
+def test_names_that_are_not_utf8_keep_their_bytes(model: Path, photos: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    shutil.copy(photos / "00.png", tmp_path / name)
+    assert [row["path"] for row in predict(model, tmp_path)] == [str(tmp_path / name)]
+    for suffix, raw in ((".jsonl", rb"caf\udce9.png"), (".parquet", rb"caf\udce9.png")):
+        predict_files(model, [tmp_path / name], tmp_path / f"t{suffix}", PredictOptions("cpu"))
+        assert raw in (tmp_path / f"t{suffix}").read_bytes()
+
+
+def test_patterns_arrays_and_tables(model: Path, photos: Path, tmp_path: Path) -> None:
+    images = load_data(small().data).x_test[:12]
+    expected = [row["class"] for row in predict(model, photos)]
+    found = predict(model, photos / "0?.png")
+    assert [row["class"] for row in found] == expected[:10]
+    np.savez(tmp_path / "a.npz", x_test=images[..., 0])
+    found = predict(model, tmp_path / "a.npz")
+    assert [row["class"] for row in found] == expected and found[3]["path"] == f"{tmp_path / 'a.npz'}[x_test][3]"
+    table = photos / "t.csv"
+    table.write_text("label,file\n?,deep/10.png\n?,none.png\n")
+    found = predict(model, table)
+    table.unlink()
+    assert [row["class"] for row in found] == [expected[10], ""] and found[1]["error"] == "no such file"
+    with pytest.raises(SemisupError, match="no file has such a name"):
+        predict(model, photos / "*.tiff")
+    np.savez(tmp_path / "a.npz", x=np.zeros((2, 8, 8)))
+    with pytest.raises(SemisupError, match="x: must be uint8"):
+        predict(model, tmp_path / "a.npz")
+
+
+def test_more_than_the_best_class(model: Path, photos: Path) -> None:
+    predictor = load_predictor(model)
+    images = load_data(small().data).x_test[:10]
+    probs = predictor.predict_proba(images, mirror=True)
+    confident = float(np.median(probs.max(1)))
+    found = predict(model, photos / "0?.png", top=3, probabilities=True, embed=True, mirror=True, abstain=confident)
+    for row, p, e in zip(found, probs, predictor.embed(images, mirror=True), strict=True):
+        best = np.argsort(-p)
+        assert row["class"] == ("" if p.max() < confident else str(best[0]))
+        assert [row["class_2"], row["class_3"]] == [str(k) for k in best[1:3]]
+        assert [float(row[f"p_{k}"]) for k in range(10)] == pytest.approx(p, abs=1e-5)
+        assert [float(row[f"e{i}"]) for i in range(len(e))] == pytest.approx(e, rel=1e-4, abs=1e-5)
+    assert 0 < sum(row["class"] == "" for row in found) < 10
+
+
+def test_tables_of_every_kind_say_the_same(model: Path, photos: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    expected = predict(model, photos, top=2)
+    for suffix in (".jsonl", ".parquet"):
+        predict_files(model, [photos], tmp_path / f"t{suffix}", PredictOptions("cpu", top=2))
+    lines = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
+    columns = pq.read_table(tmp_path / "t.parquet").to_pylist()
+    for rows in (lines, columns):
+        assert [row["class_2"] for row in rows] == [row["class_2"] for row in expected]
+        assert [list(row) for row in rows] == [list(row) for row in expected]
+    with pytest.raises(SemisupError, match=r"must end in \.csv, \.jsonl, \.parquet"):
+        predict_files(model, [photos], tmp_path / "t.xlsx")
+
+
+def test_many_files_are_decoded_by_processes_in_order(model: Path, photos: Path, tmp_path: Path) -> None:
+    for i in range(600):
+        shutil.copy(photos / f"{i % 10:02}.png", tmp_path / f"{i:04}.png")
+    (tmp_path / "0555.png").write_bytes(b"")
+    seen: list[int] = []
+
+    @contextmanager
+    def watch(what: str, total: int) -> Iterator[Callable[[int], None]]:
+        yield seen.append
+
+    out = tmp_path / "t.csv"
+    done = predict_files(model, [tmp_path], out, PredictOptions("cpu", workers=2), watch)
+    assert (done.good, done.bad, seen) == (599, 1, [512, 600])
+    with out.open(newline="") as file:
+        found = list(csv.DictReader(file))
+    expected = [row["class"] for row in predict(model, photos / "0?.png")]
+    assert [row["class"] for row in found] == ["" if i == 555 else expected[i % 10] for i in range(600)]
+
+
 def test_files_may_be_of_any_kind_size_and_color(model: Path, tmp_path: Path) -> None:
     image = Image.fromarray(load_data(small().data).x_test[0][:, :, 0])
     image.save(tmp_path / "a.png")
-    expected = rows(predict_files(model, [tmp_path / "a.png"], "cpu"))[0]["class"]
+    expected = predict(model, tmp_path / "a.png")[0]["class"]
     image.resize((64, 64)).convert("RGB").save(tmp_path / "b.jpg", quality=95)
     image.convert("RGBA").resize((40, 40)).save(tmp_path / "c.png")
     image.convert("P").save(tmp_path / "d.bmp")
-    found = rows(predict_files(model, sorted(tmp_path.iterdir()), "cpu"))
+    found = predict(model, *sorted(tmp_path.iterdir()))
     assert [row["class"] for row in found] == [expected] * 4
 
 
@@ -67,31 +180,26 @@ def test_a_photograph_on_its_side_is_set_upright(model: Path, tmp_path: Path) ->
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 270 degrees to see it upright
     turned.save(tmp_path / "turned.png", exif=exif)
-    upright, on_its_side = rows(predict_files(model, [tmp_path / "upright.png", tmp_path / "turned.png"], "cpu"))
+    upright, on_its_side = predict(model, tmp_path / "upright.png", tmp_path / "turned.png")
     assert upright["confidence"] == on_its_side["confidence"]
 
 
-def test_every_bad_file_is_named(model: Path, photos: Path, tmp_path: Path) -> None:
+def test_a_bad_file_has_a_row_with_its_error(model: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     whole = (photos / "00.png").read_bytes()
     (tmp_path / "torn.png").write_bytes(whole[: len(whole) // 2])
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "good.png")
-    with pytest.raises(SemisupError) as caught:
-        predict_files(
-            model, [tmp_path / "nosuch.png", tmp_path / "text.png", tmp_path / "good.png", tmp_path / "torn.png"]
-        )
-    lines = str(caught.value).splitlines()
-    assert lines[0] == "predict: 3 problems"
-    assert lines[1] == f"  - {tmp_path / 'nosuch.png'}: no such file"
-    assert lines[2] == f"  - {tmp_path / 'text.png'}: not a PNG, JPEG, WebP, TIFF or BMP image"
-    assert lines[3].startswith(f"  - {tmp_path / 'torn.png'}: not a readable image (")
+    good, text, torn = predict(model, tmp_path)
+    assert good["class"] and not good["error"]
+    assert (text["class"], text["confidence"], text["error"]) == ("", "", "not a PNG, JPEG, WebP, TIFF or BMP image")
+    assert torn["class"] == "" and torn["error"].startswith("not a readable image (")
 
 
 def test_an_empty_folder_is_an_error(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(SemisupError, match=r"predict: no images found; looked for \.bmp, \.jpeg, \.jpg, \.png"):
+    with pytest.raises(SemisupError, match=r"predict: no images found; looked for \.bmp"):
         predict_files(model, [tmp_path])
 
 
 def test_an_unknown_device_is_an_error(model: Path, photos: Path) -> None:
     with pytest.raises(SemisupError, match="device: unknown device 'quantum'"):
-        predict_files(model, [photos], "quantum")
+        predict_files(model, [photos], None, PredictOptions("quantum"))

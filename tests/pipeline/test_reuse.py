@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import shutil
 from pathlib import Path
@@ -20,6 +19,7 @@ from semisup.models import load_weights, save_weights
 from semisup.pipeline import make_plan, run
 from semisup.pipeline.plan import plan_stages
 from semisup.stages.artifact import RECORD
+from semisup.stages.kinds import relabel, train
 from tests.pipeline.pipeline_small import run_small, small, statuses
 
 ALL = ["pretrain", "finetune", "labels", "student"]
@@ -42,8 +42,8 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("this run was to train nothing")
 
     # By module, because `semisup.stages.train` is also the name of a function.
-    monkeypatch.setattr(importlib.import_module("semisup.stages.train"), "fit", fail)
-    monkeypatch.setattr(importlib.import_module("semisup.stages.relabel"), "predict_logits", fail)
+    monkeypatch.setattr(train, "fit", fail)
+    monkeypatch.setattr(relabel, "predict_logits", fail)
 
 
 def snapshot(folder: Path) -> dict[str, int]:
@@ -116,7 +116,7 @@ def test_compiling_makes_other_stages_and_its_absence_none(monkeypatch: pytest.M
         hashed.append(value)
         return json.dumps(value, **how)
 
-    monkeypatch.setattr("semisup.pipeline.plan.json", SimpleNamespace(dumps=dumps))
+    monkeypatch.setattr("semisup.pipeline.fingerprint.json", SimpleNamespace(dumps=dumps))
     monkeypatch.setattr("semisup.pipeline.plan.check_compiler", lambda device: None)  # takes 10 s
     plain = {stage.name: stage.fingerprint for stage in make_plan(small(), trial=False).stages}
     assert len(hashed) == len(ALL) and not any("compile" in content for content in hashed)
@@ -226,7 +226,7 @@ def test_a_key_changes_the_stages_that_depend_on_it(override: str, again: list[s
 def test_new_keys_of_stages_leave_old_fingerprints_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     """As they were before stages had the keys `of`, `probe`, `knn` and `stop_on_collapse`; whoever changes one trains
     everything again, and should mean to."""
-    monkeypatch.setattr("semisup.pipeline.plan.__version__", "golden")
+    monkeypatch.setattr("semisup.pipeline.fingerprint.__version__", "golden")
     assert {stage.name: stage.fingerprint for stage in make_plan(small()).stages} == {
         "pretrain": "1747bc1d308b69733372",
         "finetune": "89acbfc0ed79d69fc90a",

@@ -122,7 +122,7 @@ def _could_run(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask for everything that a dry run checks, one trial step of every stage among it."""
     local = recipe.data.source in LOCAL
     if not local:  # a recipe for a GPU
-        monkeypatch.setattr("semisup.pipeline.plan._available_memory", lambda device: 40 * 2**30)
+        monkeypatch.setattr("semisup.pipeline.plan.available_memory", lambda device: 40 * 2**30)
     data = data_of(recipe.data)
     statistics = channel_statistics(data.x_train[:100])
     budget = draw_budget(data.y_train, recipe.data.labels, recipe.seed, data.num_classes)

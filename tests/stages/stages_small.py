@@ -81,12 +81,13 @@ def run_stages(
             inputs={name: finished[name] for name in stage.inputs},
             steps=stage.steps,
             folder=home,
+            network=stage.network,
             device=CPU,
             precision="fp32",
             statistics=plan.statistics,
             on_log=on_log,
         )
-        finished[stage.name], _ = KINDS[stage.config.kind](context)
+        finished[stage.name], _ = KINDS[stage.config.kind].run(context)
     return finished
 
 

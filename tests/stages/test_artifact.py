@@ -6,10 +6,12 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from semisup.data import channel_statistics
 from semisup.errors import SemisupError
@@ -203,18 +205,38 @@ def test_without_test_images_a_stage_is_trained_and_not_judged(method: str, tmp_
 
 
 @pytest.mark.parametrize(
-    ("images", "got"),
+    ("images", "words"),
     [
-        (np.zeros((2, 8, 8, 1), np.float32), "float32 of shape (2, 8, 8, 1)"),
-        (np.zeros((2, 8, 8), np.uint8), "uint8 of shape (2, 8, 8)"),
-        (np.zeros((2, 9, 9, 1), np.uint8), "uint8 of shape (2, 9, 9, 1)"),
-        (np.zeros((2, 8, 8, 3), np.uint8), "uint8 of shape (2, 8, 8, 3)"),
+        (np.zeros((2, 8, 8, 1), np.float32), "must be uint8 of shape (n, h, w, c)"),
+        (np.zeros((2, 8, 8, 2), np.uint8), "not uint8 of shape (2, 8, 8, 2)"),
+        (np.zeros(8, np.uint8), "not uint8 of shape (8,)"),
+        ([np.zeros((2, 8, 8, 1), np.uint8), 3], "image 0: is several images"),
+        ([np.zeros((8, 8), np.uint8), 3], "image 1: must be a path, a Pillow image or an array, not int"),
+        (["nosuch.png"], "nosuch.png: no such file"),
     ],
 )
-def test_a_predictor_refuses_other_images(images: np.ndarray, got: str, model_folder: Path) -> None:
+def test_a_predictor_refuses_other_images(images: Any, words: str, model_folder: Path) -> None:
     with pytest.raises(SemisupError) as caught:
         load_predictor(model_folder).predict(images)
-    assert str(caught.value) == f"images: expected uint8 of shape (N, 8, 8, 1), got {got}"
+    assert str(caught.value).startswith("images: ") and words in str(caught.value)
+
+
+def test_a_predictor_takes_images_of_any_kind_and_size(model_folder: Path, tmp_path: Path) -> None:
+    predictor = load_predictor(str(model_folder))
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 1), np.uint8)
+    Image.fromarray(pixels[:, :, 0]).save(tmp_path / "a.png")
+    expected = predictor.predict(pixels[None])
+    assert expected.shape == (1, 3) and predictor.classes_ == predictor.classes
+    large = pixels.repeat(4, 0).repeat(4, 1)
+    for images in (pixels, pixels[:, :, 0], pixels.repeat(3, 2), tmp_path / "a.png", [str(tmp_path / "a.png")]):
+        np.testing.assert_allclose(predictor.predict_proba(images), expected, atol=1e-6)
+    assert predictor.predict(Image.open(tmp_path / "a.png")).tolist() == expected.tolist()
+    several = predictor.predict_proba([large, pixels, Image.fromarray(large[:, :, 0])])
+    assert several[0].tolist() == several[2].tolist() and np.abs(several[1] - expected).max() < 1e-6
+    both = (expected + predictor.predict(pixels[None, :, ::-1])) / 2
+    np.testing.assert_allclose(predictor.predict_proba(pixels, mirror=True), both, atol=1e-6)
+    features = torch.from_numpy(predictor.embed(pixels))
+    torch.testing.assert_close(predictor.network.head(features).softmax(1).detach(), torch.from_numpy(expected))
 
 
 def test_a_predictor_answers_no_images_with_no_rows(model_folder: Path) -> None:

@@ -11,11 +11,11 @@ from torch import Tensor
 from semisup.augment import Normalize
 from semisup.augment.policies.ctaugment import OPERATIONS, new_rates
 from semisup.config import OptimizerConfig, ScheduleConfig
-from semisup.engine import Batches, TrainingImages, fit
+from semisup.engine import Batches, Checkpoints, FitSettings, TrainingImages, fit
 from semisup.methods import Batch
 from semisup.methods.fixmatch import FixMatch
 from semisup.models import ModelSpec, build_classifier
-from semisup.stages.train import stage_policies
+from semisup.stages.views import stage_policies
 from tests.stages.stages_small import CPU, small_data
 
 
@@ -41,8 +41,8 @@ def make(seed: int = 0, dies_at: int | None = None) -> tuple[FixMatch, Mortal]:
     data = small_data()
     batches = Mortal(
         TrainingImages(torch.tensor(data.x_train), torch.arange(6), torch.from_numpy(data.y_train[:6])),
-        labeled=stage_policies({}, method.views, "labeled", flip=False, rates=method.cta_rates()),
-        unlabeled=stage_policies({}, method.views, "unlabeled", flip=False, rates=method.cta_rates()),
+        labeled=stage_policies({}, method.views, "labeled", flip=False, learned=method.learned()),
+        unlabeled=stage_policies({}, method.views, "unlabeled", flip=False, learned=method.learned()),
         labeled_size=6,
         unlabeled_size=12,
         normalize=Normalize([0.5], [0.5]),
@@ -57,12 +57,13 @@ def train(method: FixMatch, batches: Batches, path: Path | None = None) -> int |
     return fit(
         method,
         batches,
-        steps=8,
-        optimizer=OptimizerConfig(name="sgd", lr=0.05),
-        schedule=ScheduleConfig(name="constant"),
-        device=CPU,
-        checkpoint=path,
-        checkpoint_seconds=0.0,
+        FitSettings(
+            steps=8,
+            optimizer=OptimizerConfig(name="sgd", lr=0.05),
+            schedule=ScheduleConfig(name="constant"),
+            device=CPU,
+        ),
+        [] if path is None else [Checkpoints(path, 0.0)],
     ).resumed_from
 
 
@@ -74,7 +75,7 @@ def few_left(method: FixMatch) -> None:
 
 def test_views_follow_the_buffer_of_the_method() -> None:
     method, batches = make()
-    rates = method.cta_rates()
+    rates = method.learned()
     assert rates is not None
     before = batches(2)
     rates[OPERATIONS.index("brightness") :, 1:] = -1.0

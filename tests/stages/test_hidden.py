@@ -14,7 +14,7 @@ from semisup.data import ImageData
 from semisup.methods import METHODS
 from semisup.models import load_weights
 from semisup.stages import Artifact
-from semisup.stages.train import training_images
+from semisup.stages.targets import training_images
 from tests.stages.stages_small import run_stages, small_data, small_plan, train_stage, with_test
 
 VIT = {"name": "vit", "width": 8, "depth": 3, "heads": 2}

@@ -17,7 +17,7 @@ from torch import nn
 from semisup.data import draw_budget
 from semisup.errors import SemisupError
 from semisup.models import load_weights
-from semisup.stages.judgment import unchanged
+from semisup.stages.features import unchanged
 from semisup.stages.predictor import load_features
 from tests.stages.stages_small import run_stages, small_data, small_plan, train_stage
 
@@ -243,7 +243,8 @@ def test_a_network_in_train_mode_would_be_noticed(
         with torch.no_grad():
             return torch.cat([model.train()(images) for images in batches])
 
-    monkeypatch.setattr("semisup.stages.judgment.predict_logits", careless)
+    for kind in ("probe", "knn"):
+        monkeypatch.setattr(f"semisup.stages.kinds.{kind}.predict_logits", careless)
     with pytest.raises(AssertionError, match=r"judging has changed the network: .*running_mean"):
         run_stages(stages(judged=judge), small_data(), tmp_path)
 

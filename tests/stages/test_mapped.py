@@ -16,7 +16,8 @@ from semisup.data import ImageData, channel_statistics, draw_budget
 from semisup.engine import Batches
 from semisup.methods import Views
 from semisup.stages.context import clean_batches
-from semisup.stages.train import stage_policies, training_images
+from semisup.stages.targets import training_images
+from semisup.stages.views import stage_policies
 
 N, SIDE = 32_000, 64
 VIEWS = Views(labeled={"weak": "none"}, unlabeled={"weak": "none", "strong": "none"})
@@ -49,8 +50,8 @@ def training(data: ImageData) -> Iterator[tuple[Tensor, Tensor]]:
     """An epoch of two views of every image, and the classes that their pixels say."""
     batches = Batches(
         training_images(data, draw_budget(data.y_train, 400, 0, 100), None),
-        labeled=stage_policies({}, VIEWS, "labeled", flip=True, rates=None),
-        unlabeled=stage_policies({}, VIEWS, "unlabeled", flip=True, rates=None),
+        labeled=stage_policies({}, VIEWS, "labeled", flip=True, learned=None),
+        unlabeled=stage_policies({}, VIEWS, "unlabeled", flip=True, learned=None),
         labeled_size=16,
         unlabeled_size=100,
         normalize=NORMALIZE,

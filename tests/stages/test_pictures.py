@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from semisup.data import draw_budget
 from semisup.methods import METHODS, Batch, Method, Progress, Update, Views
 from semisup.models import Encoder
 from semisup.stages import Artifact
+from semisup.stages.kinds import train
 from tests.stages.stages_small import run_stages, small_data, train_stage
 
 
@@ -97,7 +97,7 @@ def test_pictures_repeat_and_change_no_weight(tmp_path: Path, monkeypatch: pytes
     recipe = {"a": train_stage("turned"), "b": train_stage("supervised", stage={"init": "a"})}
     first, again = (run_stages(recipe, small_data(), tmp_path / name) for name in ("one", "two"))
     assert pictures(first["a"]) == pictures(again["a"])
-    monkeypatch.setattr(importlib.import_module("semisup.stages.train"), "encoder_pictures", lambda *args: [])
+    monkeypatch.setattr(train, "encoder_figures", lambda *args: [])
     blind = run_stages(recipe, small_data(), tmp_path / "three")
     for stage in ("a", "b"):
         assert blind[stage].record["files"]["model.safetensors"] == first[stage].record["files"]["model.safetensors"]

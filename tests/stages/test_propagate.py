@@ -15,9 +15,7 @@ from semisup.config import DataConfig
 from semisup.data import ImageData, draw_budget, load_data
 from semisup.engine import generator
 from semisup.errors import SemisupError
-from semisup.stages import load_predictor
-from semisup.stages.predictor import load_features
-from semisup.stages.propagate import (
+from semisup.graph import (
     balanced,
     certainty,
     class_weights,
@@ -26,7 +24,9 @@ from semisup.stages.propagate import (
     spread_labels,
     whitened,
 )
-from semisup.stages.relabel import read_targets
+from semisup.stages import load_predictor
+from semisup.stages.predictor import load_features
+from semisup.stages.targets import read_targets
 from tests.stages.stages_small import run_stages, small_data, small_plan, train_stage
 
 Array = np.ndarray
@@ -188,7 +188,7 @@ def test_no_convergence_is_an_error() -> None:
     from scipy.sparse import csr_array, diags_array
 
     path = csr_array(diags_array([np.ones(2999), np.ones(2999)], offsets=[-1, 1]))
-    with pytest.raises(SemisupError, match=r"propagate.alpha: the labels of class 0 do not settle at 0.999999"):
+    with pytest.raises(SemisupError, match=r"alpha: the labels of class 0 do not settle at 0.999999"):
         spread_labels(path, np.array([0]), np.array([0]), 2, 0.999999)
 
 
@@ -317,7 +317,7 @@ def test_the_options_change_features_and_answers_as_they_say(tmp_path: Path) -> 
 
 def test_each_option_is_another_stage_and_none_the_one_of_old(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first is the hash from before there were options; whoever changes it has everything behind it run again."""
-    monkeypatch.setattr("semisup.pipeline.plan.__version__", "golden")
+    monkeypatch.setattr("semisup.pipeline.fingerprint.__version__", "golden")
 
     def fingerprint(flip: bool = False, **options: Any) -> str:
         plan, _ = small_plan(stages("simclr", **options), replace(small_data(), flip=flip))

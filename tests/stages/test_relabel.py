@@ -14,8 +14,7 @@ from semisup.config import RelabelConfig
 from semisup.engine import Batches, generator
 from semisup.errors import SemisupError
 from semisup.stages import load_predictor
-from semisup.stages.relabel import read_targets, select
-from semisup.stages.train import training_images
+from semisup.stages.targets import read_targets, select, training_images
 from tests.stages.stages_small import CPU, run_stages, small_data, small_plan, train_stage
 
 # Guessed class and confidence of ten images: five of class 0, three of class 1, two of class 2, none of class 3.

@@ -16,16 +16,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from semisup.augment.kernels import ops
+from semisup.augment.policies.adaptive import Adaptive, Probe
 from semisup.augment.policies.options import names, number, option
 from semisup.augment.policies.policy import (
     Drawn,
-    Policy,
     Shape,
     apply_in_turn,
     check_batch,
@@ -148,7 +150,7 @@ def _draw_bins(weights: Tensor, races: Tensor) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CTAugment(Policy):
+class CTAugment(Adaptive):
     """ReMixMatch's strong view: the weak view, then two operations whose strengths are drawn by learned rates.
 
     Source: D. Berthelot et al., arXiv:1911.09785, section 3.2, and google-research/fixmatch, libml/ctaugment.py: bins
@@ -193,6 +195,10 @@ class CTAugment(Policy):
         check_batch(images)
         return self.apply(images, self.draw(images.shape, generator), rates)
 
+    def bound(self, learned: Tensor) -> Callable[[Tensor, Generator], Tensor]:
+        """Return this policy drawn by rates (19, 17), by their values at each call."""
+        return partial(self, rates=learned)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CTAugmentCutout(CTAugment):
@@ -210,7 +216,7 @@ class CTAugmentCutout(CTAugment):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CTAugmentProbe(Policy):
+class CTAugmentProbe(Probe):
     """CTAugment's probe: the weak view, then two operations, each at a level drawn evenly.
 
     Args:
@@ -221,6 +227,7 @@ class CTAugmentProbe(Policy):
 
     shift: float = option(0.125, number(0, 0.5))
     pool: Sequence[str] | None = option(None, names(OPERATIONS))
+    trace_width: ClassVar[int] = DEPTH
 
     def draw(self, shape: Shape, generator: Generator) -> Drawn:
         """Draw the numbers of :func:`_draw` and ``bins`` (N, 2), of those that the operation has."""

@@ -20,7 +20,8 @@ from semisup.bench.suites.suite import Compute, Suite
 from semisup.config import Recipe
 from semisup.data import ImageData
 from semisup.errors import SemisupError
-from semisup.pipeline.plan import Plan, StagePlan, make_plan, stage_settings
+from semisup.pipeline.fingerprint import stage_settings
+from semisup.pipeline.plan import Plan, StagePlan, make_plan
 
 __all__ = ["Job", "Planned", "Timing", "baseline_fingerprint", "make_jobs", "plan_run", "step_kind", "unique_jobs"]
 

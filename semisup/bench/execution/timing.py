@@ -7,12 +7,13 @@ import dataclasses
 import torch
 
 from semisup.augment import Normalize
-from semisup.engine import Batches, compile_backbones, fit, keep_memory
+from semisup.engine import Batches, FitSettings, compile_backbones, fit, keep_memory
 from semisup.methods import Method
 from semisup.models import stage_decay
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.stages.networks import build_method
-from semisup.stages.train import stage_batches, training_images
+from semisup.stages.targets import training_images
+from semisup.stages.views import stage_batches
 
 __all__ = ["fresh_method", "step_seconds"]
 
@@ -78,12 +79,14 @@ def step_seconds(plan: Plan, stage: StagePlan) -> float:
         result = fit(
             method,
             batches,
-            steps=steps,
-            optimizer=still,
-            schedule=config.schedule,
-            ema=stage_decay(config.ema, stage.steps),
-            device=plan.device,
-            precision=plan.precision,
+            FitSettings(
+                steps=steps,
+                optimizer=still,
+                schedule=config.schedule,
+                ema=stage_decay(config.ema, stage.steps),
+                device=plan.device,
+                precision=plan.precision,
+            ),
         )
         if plan.device.type == "cuda":
             torch.cuda.synchronize(plan.device)

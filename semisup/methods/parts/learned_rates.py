@@ -22,15 +22,15 @@ def learn_rates(rates: Tensor, model: Classifier, labeled: Labeled) -> None:
     Args:
         rates: (19, 17) of :mod:`semisup.augment.policies.ctaugment`, changed in place.
         model: in train mode, and left in it.
-        labeled: of the batch, with the view "probe" and its bins.
+        labeled: of the batch, with the view "probe" and its trace, the bins.
 
     Raises:
-        ValueError: the batch has no bins: "probe" was made by something else than the policy "ctaugment_probe".
+        ValueError: the batch has no trace: "probe" was made by something else than the policy "ctaugment_probe".
     """
-    if labeled.bins is None:
+    if labeled.trace is None:
         raise ValueError('the view "probe" must be made by the policy "ctaugment_probe", which tells its bins')
     model.eval()
     with torch.no_grad():
         probs = model(labeled["probe"]).float().softmax(1)
     model.train()
-    update_rates(rates, labeled.bins, probs.gather(1, labeled.y[:, None]).squeeze(1))
+    update_rates(rates, labeled.trace, probs.gather(1, labeled.y[:, None]).squeeze(1))

@@ -1,4 +1,4 @@
-"""Pictures of what a finished encoder has learned: files of its stage."""
+"""Figures of what a finished encoder has learned: files of its stage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from semisup.methods import Method
 from semisup.methods.parts.looking import answering
 from semisup.stages.context import StageContext
 
-__all__ = ["encoder_pictures"]
+__all__ = ["encoder_figures"]
 
 IMAGES = 2000
 """Training images on the map and among which neighbors are looked for: a few seconds of features on a CPU."""
@@ -32,12 +32,12 @@ ANSWERS = 1000
 """Images whose answers to the pretext task are counted, at least."""
 
 
-def encoder_pictures(context: StageContext, method: Method, encoder: nn.Module, batches: Batches) -> list[str]:
-    """Write the pictures of a finished encoder into its stage's folder; returns the names of the files.
+def encoder_figures(context: StageContext, method: Method, encoder: nn.Module, batches: Batches) -> list[str]:
+    """Write the figures of a finished encoder into its stage's folder; returns the names of the files.
 
     `neighbors.png` and `embedding.png` always, colored by the true classes where they are known (this is the
     evaluator: no weight learns from them); `reconstruction.png` and `pretext_confusion.png` where the method offers
-    what they show. Training images only. The draws are seeded: a stage has the same pictures each time it is run.
+    what they show. Training images only. The draws are seeded: a stage has the same figures each time it is run.
     """
     torch.manual_seed(seed_for(context.recipe.seed, context.name, "pictures"))
     data = context.data

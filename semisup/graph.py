@@ -1,39 +1,25 @@
-"""The propagate stage: labels spread over a graph that joins each image to the ones that look like it to a network."""
+"""Labels spread over a graph of images: features -> nearest neighbors -> how much of each class reaches each image.
+
+Pure functions, the pieces of label propagation (Zhou et al. 2004; Iscen et al. 2019, arXiv:1904.04717).
+"""
 
 from __future__ import annotations
 
 import math
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from semisup.engine import generator
 from semisup.errors import SemisupError
-from semisup.evaluate import predict_logits
 from semisup.losses import sinkhorn
-from semisup.stages.artifact import Artifact
-from semisup.stages.context import StageContext
-from semisup.stages.judgment import Layers
-from semisup.stages.predictor import load_features
-from semisup.stages.relabel import save_targets
 
-if TYPE_CHECKING:  # half a second of imports, which a run without this stage can do without
+if TYPE_CHECKING:  # half a second of imports, which a run without a graph can do without
     from scipy.sparse import csr_array
 
-__all__ = [
-    "balanced",
-    "certainty",
-    "class_weights",
-    "neighbor_graph",
-    "propagate",
-    "resample",
-    "spread_labels",
-    "whitened",
-]
+__all__ = ["balanced", "certainty", "class_weights", "neighbor_graph", "resample", "spread_labels", "whitened"]
 
 TOLERANCE = 1e-6
 """Of the conjugate gradients, relative to the right-hand side. Iscen et al. too, but they stop after 20 iterations."""
@@ -132,7 +118,7 @@ def spread_labels(
         y[index[labels == c]] = 1
         spread[:, c], stopped = cg(system, y, rtol=TOLERANCE, atol=0.0, maxiter=ITERATIONS)
         if stopped:
-            raise SemisupError(f"propagate.alpha: the labels of class {c} do not settle at {alpha}; use a smaller one")
+            raise SemisupError(f"alpha: the labels of class {c} do not settle at {alpha}; use a smaller one")
     return np.maximum(spread, 0)
 
 
@@ -172,62 +158,16 @@ def class_weights(guesses: np.ndarray, num_classes: int) -> np.ndarray:
     return np.divide(len(guesses) / num_classes, counts, out=np.zeros(num_classes), where=counts > 0)
 
 
-def resample(weights: np.ndarray, draws: torch.Generator) -> Tensor:
+def resample(weights: np.ndarray, generator: torch.Generator) -> Tensor:
     """Return N rows, each as often as its share of the weights says, N * w_i / sum(w), rounded up or down at random.
 
     Drawing from these evenly gives, on average, the weighted mean of the losses.
 
     Args:
         weights: (N,), not negative, not all 0.
-        draws: decides the rounding, by one number (systematic sampling).
+        generator: decides the rounding, by one number (systematic sampling).
     """
     n = len(weights)
     ends = np.cumsum(weights) / np.sum(weights) * n
-    ticks = np.arange(n) + float(torch.rand((), generator=draws, dtype=torch.float64))
+    ticks = np.arange(n) + float(torch.rand((), generator=generator, dtype=torch.float64))
     return torch.from_numpy(np.minimum(np.searchsorted(ends, ticks, side="right"), n - 1))
-
-
-class _Mirrored(nn.Module):
-    """Features (N, D): the mean of those of images and of their mirror images."""
-
-    def __init__(self, features: nn.Module) -> None:
-        super().__init__()
-        self.features = features
-
-    def forward(self, images: Tensor) -> Tensor:
-        mean: Tensor = (self.features(images) + self.features(images.flip(3))) / 2
-        return mean
-
-
-def propagate(context: StageContext) -> tuple[Artifact, None]:
-    """Run a propagate stage: features of clean images, their graph, the labels of the budget spread over it.
-
-    It leaves what a relabel stage leaves. The certainty omega and the class weights, which Iscen et al. multiply the
-    losses with, are how often an image is in the pool that a later stage draws from. Labeled images keep their labels,
-    with omega = 1.
-    """
-    started = time.perf_counter()
-    data, config = context.data, context.config.propagate
-    parts = []
-    for teacher in context.config.teacher:
-        features: nn.Module = Layers(load_features(context.inputs[teacher].folder, context.device), grid=config.grid)
-        if config.mirror:
-            features = _Mirrored(features)
-        parts.append(predict_logits(features, context.clean_batches(data.x_train)))
-    compared = torch.cat(parts, dim=1)
-    if config.components is not None:
-        compared = whitened(compared, config.components)
-    graph = neighbor_graph(compared, config.neighbors, config.power)
-    index = context.budget.index
-    labels = data.y_train[index]
-    spread = spread_labels(graph, index, labels, data.num_classes, config.alpha)
-    reached = spread.sum(1) > 0  # the guess elsewhere is arbitrary: it must not make a class look frequent
-    if config.balance:
-        spread = balanced(spread)
-    spread[index] = np.eye(data.num_classes)[labels]
-    probs, omega = certainty(spread)
-    guesses = probs.argmax(1)
-    weights = omega * class_weights(guesses[reached], data.num_classes)[guesses]
-    pool = resample(weights, generator(context.recipe.seed, context.name, "pool"))
-    targets = probs if config.soft else np.eye(data.num_classes)[guesses]
-    return save_targets(context, pool, torch.from_numpy(targets).float(), started, len(probs) * len(parts)), None

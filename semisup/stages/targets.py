@@ -1,27 +1,53 @@
-"""The relabel stage: a teacher, or several, label the training images once and for all."""
+"""What training may see: the images, the labels of the budget, and the pseudo-labels of an earlier stage."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from semisup.config import RelabelConfig
-from semisup.engine import generator
-from semisup.errors import SemisupError
-from semisup.evaluate import predict_logits, pseudo_label_quality
+from semisup.data import ImageData, LabelBudget, is_mapped
+from semisup.engine import TrainingImages
+from semisup.evaluate import pseudo_label_quality
 from semisup.models.weights import load_weights, save_weights
 from semisup.stages.artifact import Artifact, finish_untrained
 from semisup.stages.context import StageContext
 from semisup.stages.evaluation import hidden_labels
-from semisup.stages.predictor import load_network
 
-__all__ = ["read_targets", "relabel", "save_targets", "select"]
+__all__ = ["read_targets", "save_targets", "select", "stored_images", "training_images"]
 
 
-def select(probs: Tensor, config: RelabelConfig, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+def training_images(
+    data: ImageData, budget: LabelBudget, relabeled: Artifact | None, rows: Tensor | None = None
+) -> TrainingImages:
+    """What training may see: images, the labels inside the budget, and the pseudo-labels that a stage left.
+
+    Without pseudo-labels `rows` says which images unlabeled batches are made of; None: all of them.
+    """
+    pool, targets = (rows, None) if relabeled is None else read_targets(relabeled)
+    return TrainingImages(
+        images=stored_images(data),
+        labeled_index=torch.from_numpy(budget.index),
+        labels=torch.from_numpy(data.y_train[budget.index]),
+        pool=pool,
+        targets=targets,
+    )
+
+
+def stored_images(data: ImageData) -> Tensor | NDArray[np.uint8]:
+    """The training images as a tensor, without a copy where that is allowed; a memory map as it is."""
+    if is_mapped(data.x_train):
+        return data.x_train
+    writable = data.x_train.flags.writeable  # torch wants no others, though it never writes here
+    return torch.from_numpy(data.x_train) if writable else torch.tensor(data.x_train)
+
+
+def select(probs: Tensor, config: RelabelConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Choose and balance pseudo-labels (Noisy Student, arXiv:1911.04252, sec. 3.1: filter, then balance).
 
     Images below `threshold` are dropped. Of each guessed class, the `per_class` most confident stay. With `balance`,
@@ -31,7 +57,7 @@ def select(probs: Tensor, config: RelabelConfig, draws: torch.Generator) -> tupl
     Args:
         probs: (N, C) ensembled teacher probabilities.
         config: `threshold` in [0, 1], `per_class` images or None, `soft`, `balance`.
-        draws: for the remainder.
+        generator: for the remainder.
 
     Returns:
         Rows to train on (M,), with repeats, and targets (N, C): the probabilities, or one-hot guesses if not `soft`.
@@ -44,38 +70,16 @@ def select(probs: Tensor, config: RelabelConfig, draws: torch.Generator) -> tupl
         chosen.append(rows if config.per_class is None else rows[: config.per_class])
     if config.balance:
         goal = config.per_class or max(len(rows) for rows in chosen)
-        chosen = [_repeat(rows, goal, draws) for rows in chosen]
+        chosen = [_repeat(rows, goal, generator) for rows in chosen]
     targets = probs if config.soft else torch.nn.functional.one_hot(labels, probs.shape[1]).float()
     return torch.cat(chosen), targets
 
 
-def _repeat(rows: Tensor, goal: int, draws: torch.Generator) -> Tensor:
+def _repeat(rows: Tensor, goal: int, generator: torch.Generator) -> Tensor:
     if not len(rows):
         return rows
     times, rest = divmod(goal, len(rows))
-    return torch.cat([rows.repeat(times), rows[torch.randperm(len(rows), generator=draws)[:rest]]])
-
-
-def relabel(context: StageContext) -> tuple[Artifact, None]:
-    """Run a relabel stage: clean images, teachers in eval mode, probabilities averaged over teachers.
-
-    Where the recipe draws a budget, the labeled images are relabeled like the others; the student's labeled
-    batch has their true labels.
-    """
-    started = time.perf_counter()
-    stage, data = context.config, context.data
-    probs = torch.zeros(len(data.x_train), data.num_classes)
-    for name in stage.teacher:
-        teacher = load_network(context.inputs[name].folder, context.device)
-        logits = predict_logits(teacher, context.clean_batches(data.x_train)).cpu()
-        probs += logits.softmax(1) / len(stage.teacher)
-    pool, targets = select(probs, stage.relabel, generator(context.recipe.seed, context.name, "balance"))
-    if not len(pool):
-        raise SemisupError(
-            f"stages.{context.name}.relabel.threshold: no image reaches {stage.relabel.threshold:g}; the most "
-            f"confident one has {probs.max():.3f}"
-        )
-    return save_targets(context, pool, targets, started, len(probs) * len(stage.teacher)), None
+    return torch.cat([rows.repeat(times), rows[torch.randperm(len(rows), generator=generator)[:rest]]])
 
 
 def save_targets(context: StageContext, pool: Tensor, targets: Tensor, started: float, images: int) -> Artifact:

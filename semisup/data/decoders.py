@@ -1,0 +1,96 @@
+"""Processes that decode image files, in order: for the store of a training set and for `semisup predict`."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semisup.data.decode import BadImageError, decode
+from semisup.errors import SemisupError
+
+__all__ = ["CHUNK", "Decoded", "decoders"]
+
+CHUNK = 16
+"""Files that a worker decodes at a time: enough to make its messages cheap, few enough to end together."""
+ALONE = 64
+"""Files up to which no worker is started, which takes a second."""
+
+Decoded = tuple[NDArray[np.uint8] | None, str]
+"""An image and its hash, or None and the reason."""
+
+
+def _decode_chunk(root: Path, paths: Sequence[str], size: int, channels: int) -> list[Decoded]:
+    """Runs in a worker."""
+    results: list[Decoded] = []
+    for path in paths:
+        try:
+            image = decode(root / path, size, channels)
+        except BadImageError as error:
+            results.append((None, str(error)))
+        else:
+            results.append((image, hashlib.blake2b(image.data, digest_size=16).hexdigest()))
+    return results
+
+
+def _end_with(parent: int) -> None:
+    """Let a worker end when its parent does, which, killed, cannot tell it to."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def decoders(workers: int | None = None) -> Iterator[Callable[..., Iterator[Decoded]]]:
+    """Give a function that decodes some files of a root, in order; its processes start with the first large call.
+
+    The function takes the root, the paths below it, and the size and channels of the images, and begins at once.
+
+    Args:
+        workers: processes; None: one per core that this process may use.
+
+    Raises:
+        SemisupError: a process died.
+    """
+    pool: Any = None
+
+    def decode_all(root: Path, paths: Sequence[str], size: int, channels: int) -> Iterator[Decoded]:
+        nonlocal pool
+        if workers == 1 or (pool is None and len(paths) <= ALONE):
+            return itertools.chain.from_iterable(_decode_chunk(root, [path], size, channels) for path in paths)
+        if pool is None:
+            import joblib  # a fifth of a second
+            from joblib.externals.loky import ProcessPoolExecutor
+
+            # Its processes do not run the caller's script again, as those of `multiprocessing` may, and do not inherit
+            # torch's threads and locks.
+            pool = ProcessPoolExecutor(workers or joblib.cpu_count(), initializer=_end_with, initargs=(os.getpid(),))
+        chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+        n = len(chunks)
+        results = pool.map(_decode_chunk, [root] * n, chunks, [size] * n, [channels] * n)
+        return itertools.chain.from_iterable(results)
+
+    try:
+        yield decode_all
+    except BrokenProcessPool as error:
+        raise SemisupError(
+            "a process that decoded images died, perhaps for want of memory; what is done is kept, go on with fewer "
+            "processes: --workers 1 of semisup data prepare and semisup predict"
+        ) from error
+    finally:
+        if pool is not None:
+            pool.shutdown(wait=True, kill_workers=True)

@@ -1,0 +1,77 @@
+"""Image files with their classes and parts, whoever named them: folders or a CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from semisup.data.walk import printable
+from semisup.errors import raise_all
+
+__all__ = ["PARTS", "Entry", "Listing", "make_listing", "some"]
+
+PARTS = ("train", "val", "test")
+"""In the order in which a store holds them."""
+_SHOWN = 5  # names in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One image file.
+
+    Attributes:
+        part: of `PARTS`.
+        path: below the root, with ``/``, or absolute.
+        label: its class, or None.
+        bytes: size of the file; -1 if it is not there.
+        mtime: time of its last change, nanoseconds.
+    """
+
+    part: str
+    path: str
+    label: str | None
+    bytes: int
+    mtime: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All image files, sorted by part and path; labeled and unlabeled ones of the training part among each other.
+
+    Attributes:
+        root: the folder that relative paths begin at.
+        entries: the files.
+        classes: names of the classes of the training images, sorted as text; a class's number is its place here.
+        notes: what a person should know, a sentence each.
+    """
+
+    root: Path
+    entries: list[Entry]
+    classes: list[str]
+    notes: tuple[str, ...] = ()
+
+
+def make_listing(root: Path, entries: list[Entry], problems: list[str], notes: Sequence[str]) -> Listing:
+    """Sort the files and check their classes.
+
+    Raises:
+        SemisupError: the problems so far and those of the classes.
+    """
+    classes = sorted({e.label for e in entries if e.part == "train" and e.label is not None})
+    if len(classes) < 2:
+        there = f"only '{printable(classes[0])}'" if classes else "none"
+        problems.append(f"needs labeled training images of at least two classes, and there is {there}")
+    else:
+        for part in PARTS[1:]:
+            for label in sorted({e.label or "" for e in entries if e.part == part} - set(classes)):
+                problems.append(f"{part}: class '{printable(label)}' has no labeled training image")
+    raise_all(problems, f"data.path: {root}")
+    entries.sort(key=lambda e: (PARTS.index(e.part), e.path))
+    return Listing(root, entries, classes, tuple(notes))
+
+
+def some(words: Sequence[str]) -> str:
+    """Return the first few of some words, and how many more there are."""
+    more = f" and {len(words) - _SHOWN:,} more" if len(words) > _SHOWN else ""
+    return ", ".join(words[:_SHOWN]) + more

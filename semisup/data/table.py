@@ -1,0 +1,199 @@
+"""A CSV of `path,label[,split]` in place of folders, as spreadsheets, pandas and R write it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from semisup.data.entries import PARTS, Entry, Listing, make_listing, some
+from semisup.data.walk import printable
+from semisup.errors import SemisupError, nearest, raise_all
+
+__all__ = ["UNLABELED", "list_csv", "read_paths"]
+
+UNLABELED = ("-1", "-1.0", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "nan", "null")
+"""Labels that stand for none, unless `data.unlabeled_values` says otherwise: what pandas and R write for nothing."""
+_COLUMNS = {
+    "path": ("path", "file", "filename", "file_name", "filepath", "image", "image_path"),
+    "label": ("label", "class", "category", "target"),
+    "split": ("split", "part", "subset"),
+}
+"""How columns may be called, in capitals too."""
+_SPLITS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+_MOST = 10  # problems that are written out
+
+
+class _Rows:
+    """The rows so far: each file once."""
+
+    def __init__(self, root: Path, unlabeled: Sequence[str]) -> None:
+        self.root = root
+        self.unlabeled = unlabeled
+        self.entries: dict[str, tuple[Entry, int]] = {}
+        self.problems: list[str] = []
+        self.repeated: list[str] = []
+        self.without: dict[str, int] = {}
+
+    def add(self, path: str, label: str, split: str, line: int) -> None:
+        """Check a row and keep it."""
+        label, part = label.strip(), split.strip().lower() or "train"
+        part = _SPLITS.get(part, part)
+        if label in self.unlabeled:
+            self.without[label] = self.without.get(label, 0) + 1
+            label = ""
+        if not path:
+            self.problems.append(f"line {line}: no path")
+        elif part not in PARTS:
+            self.problems.append(f"line {line}: unknown split '{split.strip()}'{nearest(part, PARTS)}")
+        elif part != "train" and not label:
+            self.problems.append(f"line {line}: {printable(path)} is in split {part} and has no label")
+        else:
+            self._keep(_entry(self.root, path, label or None, part), line)
+
+    def _keep(self, entry: Entry, line: int) -> None:
+        key = os.path.normpath(self.root.absolute() / entry.path)  # `a.png` and `./a.png` are one file
+        if key not in self.entries:
+            self.entries[key] = entry, line
+            return
+        before, its_line = self.entries[key]
+        if (before.label, before.part) == (entry.label, entry.part):
+            self.repeated.append(f"line {line}: {printable(entry.path)}")
+            return
+        said, says = (f"{e.label or 'unlabeled'} in {e.part}" for e in (before, entry))
+        self.problems.append(
+            f"line {line}: {printable(entry.path)} has a row already: {printable(says)}, but {printable(said)} in line "
+            f"{its_line}"
+        )
+
+    def notes(self) -> list[str]:
+        """What a person should know of the rows."""
+        notes = []
+        if self.without:
+            values = ", ".join(f"{count:,} '{value}'" for value, count in sorted(self.without.items()))
+            notes.append(
+                f"labels that are read as unlabeled: {values}; if one is a class, leave it out of data.unlabeled_values"
+            )
+        if self.repeated:
+            notes.append(f"{len(self.repeated):,} rows say again what another said: {some(self.repeated)}")
+        return notes
+
+
+def list_csv(root: Path, table: Path, unlabeled: Sequence[str] = UNLABELED) -> Listing:
+    """List the rows of a CSV with the columns ``path`` (below ``root``, or absolute) and ``label`` (empty: unlabeled).
+
+    A column ``split`` says ``train`` (or nothing), ``val`` or ``test``; other columns are not read. Commas, semicolons
+    or tabs separate; UTF-8, or UTF-16 with its mark. Without a line of names the columns are path, label and perhaps
+    split. Images that are in no row are left out; a file that is not there is a bad file.
+
+    Args:
+        root: the folder that relative paths begin at.
+        table: the file.
+        unlabeled: labels that stand for none.
+
+    Raises:
+        SemisupError: every problem of the table.
+    """
+    lines, problems, notes = _read_rows(table, root, ("path", "label"))
+    rows = _Rows(root, unlabeled)
+    for number, path, label, split in lines:
+        rows.add(path, label, split, number)
+    entries = [entry for entry, _ in rows.entries.values()]
+    problems = [*problems, *rows.problems]
+    if len(entries) > 1 and all(entry.bytes < 0 for entry in entries) and not problems:
+        problems.append(_nowhere(root, table, entries[0].path))
+    if len(problems) > _MOST:
+        problems[_MOST:] = [f"and {len(problems) - _MOST} more"]
+    raise_all(problems, f"data.csv: {table}")
+    return make_listing(root, entries, [], [*notes, *rows.notes()])
+
+
+def read_paths(table: Path) -> list[Path]:
+    """Return the column of paths of a CSV, whatever else it has; they begin at the table's own folder.
+
+    Raises:
+        SemisupError: it cannot be read, or has no such column.
+    """
+    rows, problems, _ = _read_rows(table, table.parent, ("path",))
+    raise_all(problems, str(table))
+    return [table.parent / path for _, path, _, _ in rows]
+
+
+def _read_rows(
+    table: Path, root: Path, needed: Sequence[str]
+) -> tuple[list[tuple[int, str, str, str]], list[str], list[str]]:
+    """Return line number, path, label and split of every row, the problems of its columns, and notes.
+
+    Args:
+        table: the file.
+        root: tells a first row without names from one with them: a file of that path is there.
+        needed: columns that must be there.
+
+    Raises:
+        SemisupError: it cannot be read, or is no text.
+    """
+    text = _text(table)
+    first = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=first.count)
+    notes = [] if delimiter == "," else [f"{table}: columns are separated by {'tabs' if delimiter != ';' else ';'}"]
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise SemisupError(f"data.csv: {table} is not a CSV file ({error})") from error
+    header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
+    place = {name: next((header.index(n) for n in names if n in header), None) for name, names in _COLUMNS.items()}
+    if rows and place["path"] is None and place["label"] is None and _is_there(root, rows[0][1][0]):
+        place = {"path": 0, "label": 1, "split": 2}
+        notes.append(f"{table}: its first line names no columns; they are read as path, label and split")
+    else:
+        rows = rows[1:]
+    missing = [name for name in needed if place[name] is None]
+    problems = [f"no column '{name}' in its first line{nearest(name, header) if header else ''}" for name in missing]
+
+    def cell(row: list[str], name: str) -> str:
+        at = place[name]
+        return row[at].rstrip("\0") if at is not None and at < len(row) else ""
+
+    cells = [(n, cell(row, "path"), cell(row, "label"), cell(row, "split")) for n, row in rows if not missing]
+    return cells, problems, notes
+
+
+def _text(table: Path) -> str:
+    """The whole file, with line ends as `\\n`."""
+    try:
+        content = table.read_bytes()
+        utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
+    except OSError as error:
+        raise SemisupError(f"data.csv: {table.absolute()} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise SemisupError(f"data.csv: {table} is not text in UTF-8 ({error}); save it as CSV in UTF-8") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _is_there(root: Path, path: str) -> bool:
+    try:
+        return (root / path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _entry(root: Path, path: str, label: str | None, part: str) -> Entry:
+    """The file of a row, with its size; backslashes separate folders where no file is called so."""
+    for name in (path, path.replace("\\", "/")):
+        try:
+            found = (root / name).stat()  # an absolute path stays what it is
+        except (OSError, ValueError):
+            continue
+        return Entry(part, name, label, found.st_size, found.st_mtime_ns)
+    return Entry(part, path, label, -1, 0)
+
+
+def _nowhere(root: Path, table: Path, path: str) -> str:
+    """Say that no file of the table is there, and where its paths begin if that can be found out."""
+    near = [place for place in (Path(), table.parent, root.parent) if _is_there(place, path)]
+    hint = f"; it is there from {near[0].absolute()}: did you mean data.path={near[0]}?" if near else ""
+    return f"none of its files is there; paths begin at data.path, e.g. {root.absolute() / printable(path)}{hint}"

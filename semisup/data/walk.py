@@ -1,0 +1,110 @@
+"""Which files below a folder are images: one rule for training, `semisup data prepare` and `semisup predict`.
+
+An image is a regular file, or a link to one, whose name ends as those of images do or whose first bytes say so. Hidden
+files and folders, and what operating systems leave behind, are passed over; of the other files the caller is told.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from semisup.data.decode import SUFFIXES
+
+__all__ = ["FoundFile", "is_system", "printable", "walk"]
+
+_SYSTEM = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found"}
+_SYSTEM.add("system volume information")
+# Pictures that cannot be read: as files they are bad, not absent.
+_OTHER_PICTURES = (".avif", ".gif", ".jp2", ".jxl")
+_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+class FoundFile(NamedTuple):
+    """An image file: its path as it is named, its size (-1: a link to nowhere), its last change in nanoseconds."""
+
+    path: str
+    bytes: int
+    mtime: int
+
+
+def is_system(name: str) -> bool:
+    """Whether a file or folder of that name is hidden or the operating system's own, and never an image."""
+    return name.startswith(".") or name.lower() in _SYSTEM
+
+
+def printable(path: str) -> str:
+    """Return a path without what a terminal cannot show: the bytes of names that are not UTF-8."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+def _fail(error: OSError) -> NoReturn:
+    raise error
+
+
+def walk(
+    folder: Path, name: str, others: list[str] | None = None, on_error: Callable[[OSError], None] = _fail
+) -> Iterator[FoundFile]:
+    """Yield every image at any depth below a folder, through links, folder by folder in the order of their names.
+
+    Args:
+        folder: to search; it is searched even if it is hidden itself.
+        name: what the yielded paths begin with in its place.
+        others: gets the paths of the files that are no images.
+        on_error: gets what a folder could not be read for; by default it is raised.
+    """
+    yield from _walk(folder, name, (), [] if others is None else others, on_error)
+
+
+def _walk(
+    folder: Path,
+    name: str,
+    above: tuple[tuple[int, int], ...],
+    others: list[str],
+    on_error: Callable[[OSError], None],
+) -> Iterator[FoundFile]:
+    """As `walk`; a link to one of the folders `above` is not followed round and round."""
+    try:
+        here = folder.stat()
+        with os.scandir(folder) as scan:
+            entries = sorted((entry for entry in scan if not is_system(entry.name)), key=lambda entry: entry.name)
+    except OSError as error:
+        on_error(error)
+        return
+    if (here.st_dev, here.st_ino) in above:
+        return
+    for entry in entries:
+        path = f"{name}/{entry.name}"
+        try:
+            if entry.is_dir():
+                yield from _walk(folder / entry.name, path, (*above, (here.st_dev, here.st_ino)), others, on_error)
+            elif entry.is_file():  # and no pipe, socket or device, which are never opened
+                if _is_image(folder / entry.name):
+                    status = entry.stat()
+                    yield FoundFile(path, status.st_size, status.st_mtime_ns)
+                else:
+                    others.append(path)
+            elif entry.is_symlink() and _named_as_image(entry.name):
+                yield FoundFile(path, -1, 0)  # to nowhere: will be a bad file
+        except OSError as error:
+            on_error(error)
+
+
+def _named_as_image(name: str) -> bool:
+    return name.lower().endswith((*SUFFIXES, *_OTHER_PICTURES))
+
+
+def _is_image(file: Path) -> bool:
+    """Whether a regular file is to be read: by its name, else by how it begins."""
+    if _named_as_image(file.name):
+        return True
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(18)
+    except OSError:
+        return False
+    bmp = start[:2] == b"BM" and start[15:18] == bytes(3)  # its header's size, little-endian, is below 256
+    heif = start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
+    return bmp or heif or start.startswith(_SIGNATURES) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")

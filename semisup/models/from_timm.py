@@ -1,0 +1,265 @@
+"""Any network of timm as a backbone, with random weights, with its makers' from the hub, or with those of a file.
+
+timm takes seconds to import and is an extra (`semisup[timm]`), so it is imported inside the functions that need it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from semisup.errors import SemisupError, first_line, nearest, raise_all
+from semisup.models.foreign import Fit, file_shapes, file_tensors, fit_names
+from semisup.models.weights import WeightsReport, compare
+
+__all__ = [
+    "PRETRAINED",
+    "TimmBackbone",
+    "TimmSource",
+    "build_timm",
+    "check_timm",
+    "fill_from_file",
+    "fit_file_whole",
+    "timm_source",
+    "weights_of",
+]
+
+PRETRAINED = "pretrained"
+HUB = "hf-hub:"
+HUB_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class TimmSource:
+    """What timm knows about a network and its weights.
+
+    Attributes:
+        architecture: timm's name without a tag.
+        args: of its constructor.
+        hub: id of its repository on the hub, or None.
+        size: side of the images that its weights take, in pixels.
+        fixed_size: it takes no other.
+        mean: that its images are normalized by.
+        std: likewise.
+        license: of its weights, or "unknown".
+    """
+
+    architecture: str
+    args: dict[str, Any]
+    hub: str | None
+    size: int
+    fixed_size: bool
+    mean: list[float]
+    std: list[float]
+    license: str
+
+
+def check_timm(name: str, *, weights: object = None) -> list[str]:
+    """Return what is wrong with a timm network's name or weights, one sentence each; builds and fetches nothing.
+
+    Args:
+        name: timm's name, perhaps with a tag, or `hf-hub:owner/repository`; without the `timm/`.
+        weights: None, "pretrained", or a file.
+    """
+    if importlib.util.find_spec("timm") is None:
+        return [f"name timm/{name} needs the package timm; install semisup[timm]"]
+    problems = []
+    if not name.startswith(HUB):
+        import timm
+
+        if not timm.is_model(name):
+            problems.append(f"name timm/{name} is no network of timm{nearest(name, timm.list_models())}")
+        elif "." in name and name not in timm.list_pretrained():
+            of_it = [n for n in timm.list_pretrained() if n.split(".")[0] == name.split(".")[0]]
+            problems.append(f"name timm/{name}: timm knows no such weights{nearest(name, of_it)}")
+    if weights is not None and not isinstance(weights, str):
+        problems.append(f"weights must be none, {PRETRAINED}, or a file, got {weights!r}")
+    return problems
+
+
+@functools.cache
+def timm_source(name: str) -> TimmSource:
+    """Look up a network in timm's registry, or read its description from a repository of the hub.
+
+    Raises:
+        SemisupError: the repository is not in the hub's cache and cannot be reached, or describes no network.
+    """
+    import timm
+
+    if not name.startswith(HUB):
+        cfg = timm.get_pretrained_cfg(name)
+        assert cfg is not None
+        return _source(name.split(".")[0], {}, cfg.hf_hub_id, dataclasses.asdict(cfg))
+    repository = name.removeprefix(HUB)
+    described = json.loads(_hub_file(repository, "config.json").read_text(encoding="utf-8"))
+    if "architecture" not in described:
+        raise SemisupError(f"model timm/{name}: its config.json names no architecture of timm")
+    cfg = described.get("pretrained_cfg", described)
+    return _source(described["architecture"], described.get("model_args", {}), repository, cfg)
+
+
+def _source(architecture: str, args: dict[str, Any], hub: str | None, cfg: Mapping[str, Any]) -> TimmSource:
+    return TimmSource(
+        architecture,
+        args,
+        hub,
+        int(cfg["input_size"][-1]),
+        bool(cfg.get("fixed_input_size", False)),
+        [float(value) for value in cfg["mean"]],
+        [float(value) for value in cfg["std"]],
+        str(cfg.get("license") or "unknown"),
+    )
+
+
+def _hub_file(repository: str, file: str) -> Path:
+    """A file of a repository, from the hub's cache or the hub, which checks what it has fetched."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repository, file))
+    except (OSError, HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
+        raise SemisupError(
+            f"model timm/{HUB}{repository}: {file} is not in the hub's cache and could not be fetched "
+            f"({first_line(error)})"
+        ) from error
+
+
+def weights_of(name: str) -> Path:
+    """Return the file of a network's published weights: safetensors alone, which hold no code.
+
+    Raises:
+        SemisupError: there are none, or they cannot be fetched.
+    """
+    source = timm_source(name)
+    if source.hub is None:
+        raise SemisupError(f"model timm/{name}: has no published weights; give a file")
+    return _hub_file(source.hub, HUB_FILE)
+
+
+class TimmBackbone(nn.Module):
+    """A network of timm without its classifier: images `(N, 3, S, S)` to features `(N, num_features)`.
+
+    Attributes:
+        network: timm's.
+        num_features: width of what its classifier would see.
+        in_channels: of its images.
+    """
+
+    def __init__(self, network: nn.Module, num_features: int, in_channels: int) -> None:
+        super().__init__()
+        self.network = network
+        self.num_features = num_features
+        self.in_channels = in_channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images `(N, C, S, S)` to features `(N, num_features)`."""
+        features: Tensor = self.network(images)
+        return features
+
+
+class TimmMaps(TimmBackbone):
+    """The same of a network whose stages can be looked at."""
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Return the stages' maps `(N, channels, h, w)`, of a token network its blocks' patches; the mean of the last
+        one is not what the classifier sees, where layers follow it."""
+        maps: list[Tensor] = self.network.forward_intermediates(images, intermediates_only=True)  # type: ignore[operator]
+        return maps
+
+
+def build_timm(name: str, weights: str | None, *, in_channels: int, image_size: int) -> TimmBackbone:
+    """Build a network of timm for images of one size.
+
+    Args:
+        name: as for :func:`check_timm`.
+        weights: None for random weights, "pretrained" for the hub's, or a file.
+        in_channels: of its images.
+        image_size: side of its images in pixels. A vision transformer interpolates its positions for it.
+
+    Raises:
+        SemisupError: what :func:`check_timm` finds, a size that the network cannot take, or weights that do not fit.
+    """
+    import timm
+
+    subject = f"model timm/{name}"
+    raise_all(check_timm(name, weights=weights), subject)
+    source = timm_source(name)
+    sized = _size_options(source, image_size)
+    try:
+        network = timm.create_model(
+            source.architecture, pretrained=False, num_classes=0, in_chans=in_channels, **{**source.args, **sized}
+        )
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        raise SemisupError(f"{subject}: cannot be built for {image_size} px images: {first_line(error)}") from error
+    width = _width(network, in_channels, image_size, subject)
+    if weights is not None:
+        fill_from_file(network, weights_of(name) if weights == PRETRAINED else Path(weights), subject)
+    cls = TimmMaps if hasattr(network, "forward_intermediates") else TimmBackbone
+    return cls(network, width, in_channels)
+
+
+def _size_options(source: TimmSource, image_size: int) -> dict[str, Any]:
+    """How a network that has one size is told to take another: positions interpolated at each forward, or built so."""
+    if not source.fixed_size or image_size == source.size:
+        return {}
+    import timm
+
+    with torch.device("meta"):
+        probe = timm.create_model(source.architecture, pretrained=False, num_classes=0, **source.args)
+    return {"dynamic_img_size": True} if hasattr(probe, "dynamic_img_size") else {"img_size": image_size}
+
+
+def _width(network: nn.Module, in_channels: int, image_size: int, subject: str) -> int:
+    """Run two images through the network's shapes; returns the width of its features."""
+    shapes = {n: torch.empty_like(t, device="meta") for n, t in (*network.named_parameters(), *network.named_buffers())}
+    images = torch.empty(2, in_channels, image_size, image_size, device="meta")
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            features = torch.func.functional_call(network, shapes, (images,))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise SemisupError(f"{subject}: cannot process images of {image_size} px ({first_line(error)})") from error
+    finally:
+        network.train(training)
+    if features.ndim != 2:
+        raise SemisupError(f"{subject}: gives {tuple(features.shape)} for 2 images, not one row of features for each")
+    return int(features.shape[1])
+
+
+def fill_from_file(network: nn.Module, path: Path, subject: str) -> None:
+    """Copy a file's tensors into a network, which must find all of its own there; others, such as heads, are left.
+
+    Raises:
+        SemisupError: the file lacks some, or they have other shapes.
+    """
+    fit, _ = fit_file_whole(network, path, subject)
+    state = network.state_dict()
+    with torch.no_grad():
+        for name, tensor in file_tensors(path, fit.names).items():
+            state[name].copy_(tensor)
+
+
+def fit_file_whole(network: nn.Module, path: Path, subject: str) -> tuple[Fit, WeightsReport]:
+    """Match a file with a network, which may be on the meta device.
+
+    Raises:
+        SemisupError: as for :func:`fill_from_file`.
+    """
+    shapes = file_shapes(path)
+    fit = fit_names(network, shapes)
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    report = compare(wanted, {name: shapes[theirs] for name, theirs in fit.names.items()})
+    if report.fraction < 1:
+        raise SemisupError(f"{subject}: weights {path} do not fit\n{report}")
+    return fit, report

@@ -1,0 +1,101 @@
+"""A table of one kind of row, written as it comes: CSV, JSON lines or Parquet, by the file's name."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from semisup.data.walk import printable
+from semisup.errors import SemisupError, nearest
+
+__all__ = ["Columns", "Write", "check_table_name", "open_table"]
+
+Columns = Mapping[str, type[str] | type[float]]
+"""Name to type, in order."""
+Write = Callable[[Sequence[Mapping[str, Any]]], None]
+"""Gets some more rows; what a row lacks is empty."""
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+
+def check_table_name(out: Path | None) -> None:
+    """Refuse a file name that says no kind of table.
+
+    Raises:
+        SemisupError: another suffix.
+    """
+    if out is not None and out.suffix.lower() not in SUFFIXES:
+        raise SemisupError(f"--out {out}: must end in {', '.join(SUFFIXES)}{nearest(out.suffix, SUFFIXES)}")
+
+
+@contextmanager
+def open_table(out: Path | None, columns: Columns) -> Iterator[Write]:
+    """Open a table for writing.
+
+    Names of files that are not UTF-8 keep their bytes in a CSV; elsewhere those are written as `\\udce9`.
+
+    Args:
+        out: the file; None: a CSV to standard output.
+        columns: of the rows.
+
+    Raises:
+        SemisupError: the file cannot be written.
+    """
+    try:
+        if out is None:
+            yield _csv_rows(sys.stdout, columns)
+            sys.stdout.flush()
+        elif out.suffix.lower() == ".parquet":
+            with _parquet(out, columns) as write:
+                yield write
+        else:
+            with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+                yield (_json_rows if out.suffix.lower() == ".jsonl" else _csv_rows)(file, columns)
+    except OSError as error:
+        if out is None:
+            raise
+        raise SemisupError(f"--out {out}: cannot be written ({error.strerror or error})") from error
+
+
+def _csv_rows(file: Any, columns: Columns) -> Write:
+    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+
+    def write(rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            writer.writerow({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()})
+        file.flush()
+
+    return write
+
+
+def _json_rows(file: Any, columns: Columns) -> Write:
+    def write(rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            file.write(json.dumps({name: row.get(name) for name in columns}) + "\n")
+        file.flush()
+
+    return write
+
+
+@contextmanager
+def _parquet(out: Path, columns: Columns) -> Iterator[Write]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = {name: pa.string() if kind is str else pa.float32() for name, kind in columns.items()}
+    schema = pa.schema(list(types.items()))
+    with pq.ParquetWriter(out, schema) as writer:
+
+        def write(rows: Sequence[Mapping[str, Any]]) -> None:
+            cells = {name: [row.get(name) for row in rows] for name in columns}
+            for name, values in cells.items():
+                if columns[name] is str:
+                    cells[name] = [None if value is None else printable(value) for value in values]
+            writer.write_table(pa.table(cells, schema=schema))
+
+        yield write

@@ -1,0 +1,98 @@
+"""A step of a stage on the meta device: whether it can be made, and what memory it takes."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from semisup.augment import POLICIES
+from semisup.augment.policies.adaptive import Probe
+from semisup.config import StageConfig
+from semisup.data import ImageData
+from semisup.errors import SemisupError, first_line
+from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled
+
+__all__ = ["available_memory", "step_memory"]
+
+
+def step_memory(method: Method, stage: StageConfig, data: ImageData, precision: str) -> int:
+    """Peak bytes of a step: data, weights, gradients, optimizer and activations. Runs it, on the meta device.
+
+    The step is made in fp32; under autocast about half is kept.
+    """
+    with torch.device("meta"):
+        try:
+            activations, embeds = _try_step(method, stage, data)
+        except (RuntimeError, ValueError, AssertionError) as error:  # torch's words for shapes that do not fit
+            raise SemisupError(
+                f"batch: method '{stage.method['name']}' cannot make a step of {stage.batch.labeled} labeled and "
+                f"{stage.batch.unlabeled} unlabeled images of {data.size}x{data.size}: {first_line(error)}"
+            ) from error
+    if stage.stop_on_collapse and not embeds:
+        raise SemisupError(
+            f"stop_on_collapse: method '{stage.method['name']}' hands over no embeddings that could collapse; remove it"
+        )
+    trained = sum(p.numel() for group in method.groups().values() for p in group)
+    everything: int = sum(t.numel() for t in method.state_dict().values())
+    kept = activations if precision == "fp32" else activations // 2
+    return data.resident_bytes + kept + 4 * (everything + 3 * trained)
+
+
+def _try_step(method: Method, stage: StageConfig, data: ImageData) -> tuple[int, bool]:
+    """Make one step; returns the bytes that backward would have to keep, and whether it hands over embeddings."""
+    shape = (data.channels, data.size, data.size)
+    labeled, unlabeled = method.views.policies("labeled"), method.views.policies("unlabeled")
+    b, u = stage.batch.labeled if labeled else 0, stage.batch.unlabeled if unlabeled else 0
+    batch = Batch(
+        Labeled(
+            {view: torch.zeros(b, *shape) for view in labeled},
+            torch.zeros(b, dtype=torch.long),
+            torch.zeros(b, dtype=torch.long),
+            _trace(labeled, b),
+        ),
+        Unlabeled(
+            {view: torch.zeros(u, *shape) for view in unlabeled},
+            torch.zeros(u, dtype=torch.long),
+            torch.zeros(u, data.num_classes) if stage.pseudo_labels is not None else None,
+        ),
+    )
+    kept: dict[int, int] = {}
+    peak, embeds = 0, False
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            kept[storage._cdata] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    method.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        for update in method.step(batch, Progress(1, 2)):
+            peak = max(peak, sum(kept.values()))
+            embeds = embeds or update.embeddings is not None
+    return peak, embeds
+
+
+def _trace(policies: Mapping[str, str], images: int) -> Tensor | None:
+    """An empty trace of a probe, if one of the policies is one."""
+    for policy in policies.values():
+        if issubclass(cls := POLICIES[policy], Probe):
+            return torch.zeros(images, cls.trace_width, dtype=torch.long)
+    return None
+
+
+def available_memory(device: torch.device) -> float:
+    """Bytes of memory that `device` has, in a container its share; infinite where nobody knows."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[1])
+    if device.type != "cpu":
+        return math.inf
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    share = limit.read_text(encoding="ascii").strip() if limit.exists() else "max"
+    return physical if share == "max" else min(physical, int(share))

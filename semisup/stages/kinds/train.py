@@ -1,0 +1,295 @@
+"""The training stage: network, method, batches, fit, judgment."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from semisup.config import StageConfig
+from semisup.data import take
+from semisup.engine import (
+    BatchSource,
+    Checkpoints,
+    CollapseWatch,
+    FitResult,
+    FitSettings,
+    Log,
+    Looks,
+    Observer,
+    Quality,
+    compile_backbones,
+    fit,
+    seed_for,
+    uncompiled,
+)
+from semisup.engine.optim import check_group_lr
+from semisup.engine.seeding import generator
+from semisup.errors import SemisupError, first_line
+from semisup.methods import Method
+from semisup.models import ModelSpec, WeightsReport, count_parameters, stage_decay
+from semisup.stages.artifact import Artifact, finish
+from semisup.stages.context import StageContext
+from semisup.stages.encoder_figures import encoder_figures
+from semisup.stages.evaluation import (
+    evaluate_classifier,
+    evaluate_encoder,
+    oracle,
+    oracle_metrics,
+    quality_of_pseudo_labels,
+    unlabeled_quality,
+)
+from semisup.stages.initial import (
+    check_model_weights,
+    check_weights_file,
+    load_initial_weights,
+    networks_within,
+    weights_note,
+)
+from semisup.stages.networks import (
+    Network,
+    build_method,
+    network_of,
+    stage_network,
+    weightless,
+)
+from semisup.stages.planned import Plan, StagePlan
+from semisup.stages.predictor import load_network, read_network, save_predictor
+from semisup.stages.refresh import refresh
+from semisup.stages.requirements import require_classifier, require_labels
+from semisup.stages.targets import training_images
+from semisup.stages.views import check_views, stage_backend, stage_batches
+
+__all__ = ["fit_stage", "inputs", "plan", "run"]
+
+CHECKPOINT, CURVE = "checkpoint.pt", "oracle.json"
+"""What a stage keeps in its folder only while it is unfinished."""
+
+
+def inputs(stage: StageConfig) -> tuple[str, ...]:
+    """Return the names of the earlier stages that a stage reads."""
+    source = None if stage.init is None else stage.init.source
+    names = [source, *stage.teacher, stage.pseudo_labels]
+    return tuple(dict.fromkeys(name for name in names if name is not None))
+
+
+def plan(whole: Plan, name: str, stage: StageConfig, earlier: Mapping[str, StagePlan]) -> StagePlan:
+    """Plan a train stage, but for the memory of its step; its method is on the meta device.
+
+    Raises:
+        SemisupError: the network or the method cannot be built, or a key asks for what they do not have.
+    """
+    data = whole.data
+    for teacher in stage.teacher:
+        require_classifier(earlier[teacher], "teacher")
+    networks = {needed: network for needed in inputs(stage) if (network := earlier[needed].network) is not None}
+    spec = _describe(whole, stage, networks)
+    method = _shapes(whole, stage, spec, networks)
+    weights = None if stage.init is not None else check_model_weights(networks_within(method)[0].backbone, spec)
+    check_group_lr(method, stage.optimizer)
+    loaded = None
+    if stage.init is not None and stage.init.weights is not None:
+        loaded = check_weights_file(method, stage.init, Path(stage.init.weights), data.classes)
+    check_views(stage, method, data)
+    backend = stage_backend(stage, method.views, whole.device, data.size)
+    labeled, unlabeled = method.views.policies("labeled"), method.views.policies("unlabeled")
+    if labeled:
+        require_labels(whole, "method", stage.method["name"])
+    return StagePlan(
+        name=name,
+        config=stage.model_copy(update={"augment": {**stage.augment, "backend": backend}}),
+        inputs=inputs(stage),
+        reads_labels=method.trains == "classifier",
+        steps=_steps(stage, len(data.x_train), len(whole.budget.index), reads_unlabeled=bool(unlabeled)),
+        images_per_step=(stage.batch.labeled if labeled else 0) + (stage.batch.unlabeled if unlabeled else 0),
+        parameters=count_parameters(method.predictor()),
+        network=network_of(method, spec),
+        loaded=loaded,
+        weights=weights,
+        views=method.views,
+        method=method,
+    )
+
+
+def _describe(whole: Plan, stage: StageConfig, networks: Mapping[str, Network]) -> ModelSpec:
+    data = whole.data
+    return stage_network(
+        stage,
+        whole.recipe.model,
+        networks,
+        in_channels=data.channels,
+        image_size=data.size,
+        num_classes=data.num_classes,
+        statistics=whole.statistics,
+    )
+
+
+def _shapes(whole: Plan, stage: StageConfig, spec: ModelSpec, networks: Mapping[str, Network]) -> Method:
+    """The stage's method without memory for its weights."""
+    data = whole.data
+    with weightless():
+        teachers = [networks[teacher].build_classifier().eval() for teacher in stage.teacher]
+        try:
+            return build_method(
+                stage,
+                spec,
+                teachers,
+                num_images=len(data.x_train),
+                num_labeled=len(whole.budget.index),
+                statistics=whole.statistics,
+                pretrained=False,
+            )
+        except (RuntimeError, AssertionError) as error:  # torch's words for shapes that do not fit
+            raise SemisupError(
+                f"model: '{spec.name}' cannot be built for {data.size}x{data.size} images: {first_line(error)}"
+            ) from error
+
+
+def _steps(stage: StageConfig, images: int, labels: int, *, reads_unlabeled: bool) -> int:
+    """Length in steps. An epoch is one pass over the images, of a method that reads labeled ones alone over those."""
+    if stage.steps is not None:
+        return stage.steps
+    images = min(images, stage.batch.pool or images)
+    epoch = images / stage.batch.unlabeled if reads_unlabeled else labels / stage.batch.labeled
+    return max(1, math.ceil((stage.epochs or 0) * epoch))
+
+
+def _start(context: StageContext) -> tuple[Method, WeightsReport | None]:
+    """Build the method and give its network the weights to start from."""
+    stage, init = context.config, context.config.init
+    assert context.network is not None
+    teachers = [load_network(context.inputs[name].folder, context.device) for name in stage.teacher]
+    init_seed = context.recipe.seed if context.recipe.init_seed is None else context.recipe.init_seed
+    torch.manual_seed(seed_for(init_seed, context.name, "initialisation"))
+    source = None if init is None or init.source is None else context.inputs[init.source].folder
+    method = build_method(
+        stage,
+        context.network.spec,
+        teachers,
+        num_images=len(context.data.x_train),
+        num_labeled=len(context.budget.index),
+        statistics=context.statistics,
+        zero_head=source is not None and read_network(source).kind == "encoder",
+        pretrained=init is None,
+    )
+    report = None
+    if init is not None:
+        path = Path(str(init.weights)) if source is None else source / "model.safetensors"
+        report = load_initial_weights(method, init, path, context.data.classes)
+    method = method.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if context.recipe.compile:
+        compile_backbones(method)
+    return method, report
+
+
+def _looks(context: StageContext, method: Method) -> int | None:
+    """Steps between looks at the test set for an oracle number; None: none."""
+    return context.recipe.oracle_every if method.trains == "classifier" and len(context.data.x_test) else None
+
+
+def fit_stage(context: StageContext, method: Method, batches: BatchSource) -> FitResult:
+    """Train a stage's method as its recipe says, with its checkpoints and the oracle's curve in its folder."""
+    stage, recipe = context.config, context.recipe
+    look = oracle(context, context.folder / CURVE)
+
+    def as_written(step: int, predictor: nn.Module) -> None:
+        with uncompiled(recipe.compile):
+            look(step, predictor)
+
+    settings = FitSettings(
+        steps=context.steps,
+        optimizer=stage.optimizer,
+        schedule=stage.schedule,
+        device=context.device,
+        precision=context.precision,
+        ema=stage_decay(stage.ema, context.steps),
+        key=(recipe.seed, context.name),
+        log_every=recipe.log_every,
+    )
+    observers: list[Observer] = [
+        Log(context.on_log),
+        Quality(quality_of_pseudo_labels(context)),
+        CollapseWatch(stop=stage.stop_on_collapse),
+    ]
+    every = _looks(context, method)
+    if every is not None:
+        observers.append(Looks(every, as_written))
+    observers.append(Checkpoints(context.folder / CHECKPOINT, recipe.checkpoint_seconds))
+    return fit(method, batches, settings, observers)
+
+
+def _pool(context: StageContext) -> Tensor | None:
+    """Rows that unlabeled batches are made of, if the recipe asks for fewer than all."""
+    size, images = context.config.batch.pool, len(context.data.x_train)
+    if size is None or size >= images:
+        return None
+    return torch.randperm(images, generator=generator(context.recipe.seed, context.name, "images"))[:size]
+
+
+def run(context: StageContext) -> tuple[Artifact, int | None]:
+    """Run a training stage in its folder; resumes from the checkpoint there, if any.
+
+    Returns:
+        The finished stage, and the step it was resumed from (None: from the start).
+    """
+    stage, recipe, data = context.config, context.recipe, context.data
+    method, report = _start(context)
+    relabeled = context.inputs[stage.pseudo_labels] if stage.pseudo_labels is not None else None
+    batches = stage_batches(
+        stage,
+        method,
+        training_images(data, context.budget, relabeled, _pool(context)),
+        flip=data.flip,
+        normalize=context.normalize(),
+        device=context.device,
+        key=(recipe.seed, context.name),
+    )
+    looks = _looks(context, method)
+    result = fit_stage(context, method, batches)
+    raw = method.predictor()
+    predictor = raw if result.ema is None else result.ema.module
+    started = time.perf_counter()
+    if stage.refresh_batchnorm:
+        with uncompiled(recipe.compile):
+            refresh(context, method, predictor)
+    assert context.network is not None
+    files = save_predictor(context.folder, predictor, context.network, context.statistics, data.classes)
+    metrics: dict[str, Any] = {f"train/{name}": value for name, value in result.log.items()}
+    with uncompiled(recipe.compile):
+        if method.trains == "classifier":
+            metrics |= evaluate_classifier(context, predictor, raw)
+            files += ["confusion.png"] if len(data.x_test) else []
+            metrics |= {} if looks is None else oracle_metrics(context.folder / CURVE)
+            if method.views.unlabeled:
+                metrics |= unlabeled_quality(context, predictor, float(getattr(method, "threshold", 0.95)))
+        else:
+            metrics |= evaluate_encoder(context, predictor)
+            files += encoder_figures(context, method, predictor, batches)
+    np.save(context.folder / "example.npy", take(data.x_train, slice(2)))
+    files.append("example.npy")
+    artifact = finish(
+        context.folder,
+        files,
+        {
+            "name": context.name,
+            "method": stage.method["name"],
+            "fingerprint": context.folder.name,
+            "steps": context.steps,
+            "seconds": result.seconds,
+            "evaluation_seconds": time.perf_counter() - started,
+            "images_per_second": result.images_per_second,
+            "parameters": count_parameters(predictor),
+            "loaded": None if report is None else str(report),
+            "weights": None if stage.init is not None else weights_note(context.network.spec),
+            "metrics": metrics,
+        },
+    )
+    for name in (CHECKPOINT, CURVE):
+        (context.folder / name).unlink(missing_ok=True)
+    return artifact, result.resumed_from

@@ -1,0 +1,67 @@
+"""What stages ask of the data and of the stages that they read, before anything is trained."""
+
+from __future__ import annotations
+
+from semisup.errors import SemisupError
+from semisup.models import Classifier
+from semisup.stages.networks import weightless
+from semisup.stages.planned import Plan, StagePlan
+
+__all__ = ["features_of", "require_classifier", "require_grid", "require_labels", "require_maps"]
+
+
+def require_labels(plan: Plan, key: str, name: str) -> None:
+    """Refuse a stage that learns from labels where the budget has none.
+
+    Raises:
+        SemisupError: names the key and what it chose.
+    """
+    if not len(plan.budget.index):
+        raise SemisupError(
+            f"{key}: '{name}' learns from labels, but no image of '{plan.data.name}' has one that "
+            f"data.labels={plan.recipe.data.labels} allows"
+        )
+
+
+def require_classifier(stage: StagePlan, key: str) -> None:
+    """Refuse a stage as a teacher that predicts no classes.
+
+    Raises:
+        SemisupError: names the key and the stage.
+    """
+    if stage.network is None or stage.network.kind != "classifier":
+        raise SemisupError(f"{key}: '{stage.name}' trains an encoder and cannot answer; fine-tune it first")
+
+
+def features_of(stage: StagePlan) -> Classifier:
+    """Return the network of a planned stage, without memory for its weights."""
+    assert stage.network is not None
+    with weightless():
+        return stage.network.build_classifier()
+
+
+def require_maps(key: str, what: str, stage: StagePlan, features: Classifier) -> None:
+    """Refuse a look at the maps of a network that has none.
+
+    Raises:
+        SemisupError: names the key, the network and what was asked of it.
+    """
+    assert stage.network is not None
+    if not hasattr(features.backbone, "maps"):
+        raise SemisupError(f"{key}: the network of '{stage.name}', {stage.network.spec.name}, {what}")
+
+
+def require_grid(key: str, grid: int, stage: StagePlan, features: Classifier) -> None:
+    """Refuse a grid where there is no map for it.
+
+    Raises:
+        SemisupError: names the network.
+    """
+    if grid == 1:
+        return
+    require_maps(key, "has no maps to average in parts; leave it at 1", stage, features)
+    if len(list(features.neck.children())):
+        raise SemisupError(
+            f"{key}: the network of '{stage.name}' keeps layers of a projection head, which take one mean; "
+            "leave it at 1"
+        )

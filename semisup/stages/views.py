@@ -1,0 +1,145 @@
+"""The views of a stage: which policies make them, where, and the batches that they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor
+
+from semisup.augment import POLICIES, Normalize, build_policy
+from semisup.augment.policies.adaptive import Adaptive, Probe
+from semisup.augment.policies.backend import HostFirst, ImageByImage, resolve_backend
+from semisup.augment.policies.views import NoAugment
+from semisup.config import StageConfig
+from semisup.data import ImageData, take
+from semisup.engine import Batches, TrainingImages
+from semisup.errors import SemisupError, nearest, raise_all
+from semisup.methods import METHODS, Method, Views
+from semisup.methods.base import options_of
+
+__all__ = ["check_views", "policy_names", "stage_backend", "stage_batches", "stage_policies"]
+
+
+def stage_backend(stage: StageConfig, views: Views, device: torch.device, size: int) -> str:
+    """Where a stage's views are made of images of so many pixels a side, see `resolve_backend`.
+
+    Raises:
+        SemisupError: `augment.backend` asks for albumentations, and one of the policies has no such form.
+    """
+    return resolve_backend(stage.backend, policy_names(stage, views), device, size)
+
+
+def policy_names(stage: StageConfig, views: Views) -> dict[str, str]:
+    """View -> name of its policy: the recipe's, else the method's; "none" where the recipe names transforms alone."""
+    defaults = {**views.policies("labeled"), **views.policies("unlabeled")}
+    settings = {view: {"policy": default} for view, default in defaults.items()} | stage.view_settings
+    return {view: str(settings[view].get("policy", "none")) for view in defaults}
+
+
+def stage_policies(
+    augment: dict[str, Any],
+    views: Views,
+    part: Literal["labeled", "unlabeled"],
+    *,
+    flip: bool,
+    learned: Tensor | None,
+    backend: str = "device",
+) -> dict[str, Callable[[Tensor, Generator], Tensor] | HostFirst]:
+    """View name -> augmentation: what the recipe's `augment:` says, else the method's default policy.
+
+    Adaptive ones are bound to what the method has `learned`: to the buffer, not to its present values.
+    """
+    policies: dict[str, Callable[[Tensor, Generator], Tensor] | HostFirst] = {}
+    for view, default in views.policies(part).items():
+        options = dict(augment.get(view, {"policy": default}))
+        own = options.pop("albumentations", ())
+        policy = build_policy(options.pop("policy", "none"), options, flip=flip)
+        then: Callable[[Tensor, Generator], Tensor] = policy
+        if isinstance(policy, Adaptive) and learned is not None:
+            then = policy.bound(learned)
+        if backend == "albumentations":
+            policies[view] = HostFirst(ImageByImage(own, policy), NoAugment())
+        else:
+            policies[view] = HostFirst(ImageByImage(own, None), then) if own else then
+    return policies
+
+
+def stage_batches(
+    stage: StageConfig,
+    method: Method,
+    images: TrainingImages,
+    *,
+    flip: bool,
+    normalize: Normalize,
+    device: torch.device,
+    key: tuple[object, ...],
+) -> Batches:
+    """The batches of a planned train stage, whose `backend` is resolved: the views that its method asks for, augmented
+    as its recipe says."""
+    policies = partial(
+        stage_policies, stage.augment, method.views, flip=flip, learned=method.learned(), backend=stage.backend
+    )
+    return Batches(
+        images,
+        labeled=policies("labeled"),
+        unlabeled=policies("unlabeled"),
+        labeled_size=stage.batch.labeled,
+        unlabeled_size=stage.batch.unlabeled,
+        normalize=normalize,
+        device=device,
+        key=key,
+    )
+
+
+def check_views(stage: StageConfig, method: Method, data: ImageData) -> None:
+    """Refuse what a stage's `augment` says of views that its method does not ask for, or that cannot be made so.
+
+    Raises:
+        SemisupError: names the view.
+    """
+    asked = [*method.views.policies("labeled"), *method.views.policies("unlabeled")]
+    for view in stage.view_settings:
+        if view not in asked:
+            raise SemisupError(
+                f"augment.{view}: method '{stage.method['name']}' asks for no such view"
+                f"{nearest(view, [*asked, 'backend'])}"
+            )
+    _check_adaptive(method, stage)
+    _try_own_transforms(stage, data)
+
+
+def _check_adaptive(method: Method, stage: StageConfig) -> None:
+    """Refuse an adaptive policy where nothing is learned, and another policy than a probe where it is learned from."""
+    name = stage.method["name"]
+    defaults = {**method.views.policies("labeled"), **method.views.policies("unlabeled")}
+    for view, policy in policy_names(stage, method.views).items():
+        default = defaults[view]
+        probes = issubclass(POLICIES[policy], Probe)
+        if probes != issubclass(POLICIES[default], Probe):
+            what = "is for the view 'probe' of methods that learn rates" if probes else "must be 'ctaugment_probe'"
+            raise SemisupError(f"augment.{view}.policy: {what}, got '{policy}'")
+        if issubclass(POLICIES[policy], Adaptive) and method.learned() is None:
+            learners = [other for other, cls in METHODS.items() if "ctaugment" in options_of(cls)]
+            raise SemisupError(
+                f"augment.{view}.policy: method '{name}' learns no rates to draw by as it is set here; "
+                f"{' and '.join(learners)} do with `ctaugment: true`; got '{policy}'"
+            )
+
+
+def _try_own_transforms(stage: StageConfig, data: ImageData) -> None:
+    """Run the recipe's own albumentations transforms on one training image.
+
+    Raises:
+        SemisupError: some fail, or change what the network is fed: size, channels or type.
+    """
+    problems: list[str] = []
+    for view, settings in stage.view_settings.items():
+        if "albumentations" in settings:
+            from semisup.augment.policies.own import OwnTransforms  # which takes a second to import
+
+            found = OwnTransforms(settings["albumentations"]).try_on(take(data.x_train, slice(1))[0])
+            problems += [f"{view}.albumentations{problem}" for problem in found]
+    raise_all(problems, "augment")

@@ -1,0 +1,70 @@
+"""Which folder has which part, whatever it is called."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from semisup.data.listing import list_folders
+from semisup.errors import SemisupError
+from tests.data.data_folders import make_root, picture, save
+
+
+@pytest.mark.parametrize("name", ["train", "Labeled", "labelled"])
+def test_other_names_are_read_and_told(tmp_path: Path, name: str) -> None:
+    root = make_root(tmp_path / "r")
+    (root / "labeled").rename(root / name)
+    (root / "test").rename(root / "Test")
+    shutil.copytree(root / "Test", root / "valid")
+    listing = list_folders(root)
+    assert listing.classes == ["ant", "bee", "cat"]
+    assert {(e.part, e.path.split("/")[0]) for e in listing.entries} == {
+        ("train", name),
+        ("train", "unlabeled"),
+        ("val", "valid"),
+        ("test", "Test"),
+    }
+    assert [note.split("'")[1::2] for note in listing.notes] == [[name, "labeled"], ["valid", "val"], ["Test", "test"]]
+
+
+def test_two_folders_for_one_part(tmp_path: Path) -> None:
+    root = make_root(tmp_path / "r")
+    shutil.copytree(root / "labeled", root / "train")
+    assert list_folders(root).notes == (f"not read: train in {root}",), "the exact name wins, the other is told"
+    (root / "labeled").rename(root / "Labeled")
+    with pytest.raises(SemisupError, match="Labeled and train: both may be the folder 'labeled'"):
+        list_folders(root)
+
+
+def test_classes_right_in_the_root(tmp_path: Path) -> None:
+    root = make_root(tmp_path / "r")
+    for folder in (root / "labeled").iterdir():
+        folder.rename(root / folder.name)
+    (root / "labeled").rmdir()
+    (root / "code").mkdir()
+    listing = list_folders(root)
+    assert listing.classes == ["ant", "bee", "cat"]
+    assert [e.label for e in listing.entries if e.part == "train"] == [
+        *["ant"] * 2,
+        *["bee"] * 2,
+        *["cat"] * 2,
+        *[None] * 8,
+    ]
+    assert "ant, bee, cat are read as its classes" in listing.notes[0] and "not read: code" in listing.notes[1]
+
+
+def test_layouts_that_cannot_be_meant(tmp_path: Path) -> None:
+    root = make_root(tmp_path / "nested")
+    (root / "labeled").rename(root / "animals")
+    (root / "labeled").mkdir()
+    (root / "animals").rename(root / "labeled" / "animals")
+    with pytest.raises(SemisupError, match="the first folder is the class, 'animals', and its folders ant, bee, cat"):
+        list_folders(root)
+    save(tmp_path / "flat" / "labeled" / "1.png", picture(1))
+    with pytest.raises(SemisupError, match=r"labeled: 1 files in no class's folder, e\.g\. labeled/1\.png"):
+        list_folders(tmp_path / "flat")
+    (tmp_path / "a.zip").write_bytes(b"PK")
+    with pytest.raises(SemisupError, match=r"a\.zip is a file; unpack it"):
+        list_folders(tmp_path / "a.zip")

@@ -1,0 +1,95 @@
+"""A CSV as spreadsheets, pandas and R write it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from semisup.data.listing import Listing, list_csv
+from semisup.errors import SemisupError
+from tests.data.data_folders import picture, save
+
+ROWS = [("a/0.png", "cat"), ("a/1.png", "dog"), ("a/2.png", "")]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name, _ in ROWS:
+        save(tmp_path / "pool" / name, picture(0))
+    return tmp_path / "pool"
+
+
+def text(rows: list[tuple[str, ...]], sep: str = ",", head: tuple[str, ...] = ("path", "label")) -> str:
+    return "".join(sep.join(row) + "\n" for row in (head, *rows) if row)
+
+
+def read(root: Path, content: str | bytes) -> Listing:
+    table = root.parent / "t.csv"
+    table.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return list_csv(root, table)
+
+
+DIALECTS: dict[str, tuple[str | bytes, str]] = {
+    "plain": (text(ROWS), ""),
+    "bom": (text(ROWS).encode("utf-8-sig"), ""),
+    "utf-16": (text(ROWS).encode("utf-16"), ""),
+    "windows": (text(ROWS).replace("\n", "\r\n"), ""),
+    "old mac": (text(ROWS).replace("\n", "\r"), ""),
+    "semicolons": (text(ROWS, ";"), "separated by ;"),
+    "tabs": (text(ROWS, "\t"), "separated by tabs"),
+    "no header": (text(ROWS, head=()), "names no columns"),
+    "capitals": (text(ROWS, head=("Path", " LABEL")), ""),
+    "other names": (text(ROWS, head=("filename", "class")), ""),
+    "index": (text([(str(i), *row) for i, row in enumerate(ROWS)], head=("", "path", "label")), ""),
+    "blanks": (text(ROWS, ", ") + "\n,,\n", ""),
+    "quotes": (text([(f'"{path}"', f'"{label}"') for path, label in ROWS]), ""),
+    "backslashes": (text([(path.replace("/", "\\"), label) for path, label in ROWS]), ""),
+    "again": (text([*ROWS, ("./a/0.png", "cat")]), "1 rows say again what another said: line 5"),
+    "nan": (text([(path, label or "nan") for path, label in ROWS]), "1 'nan'"),
+}
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_dialects_say_the_same(root: Path, name: str) -> None:
+    content, note = DIALECTS[name]
+    listing = read(root, content)
+    assert [(e.part, e.path, e.label) for e in listing.entries] == [("train", p, label or None) for p, label in ROWS]
+    assert listing.classes == ["cat", "dog"]
+    assert len(listing.notes) == bool(note) and note in " ".join(listing.notes)
+
+
+@pytest.mark.parametrize("value", ["NA", "None", "-1", "null"])
+def test_values_for_no_label_can_be_changed(root: Path, value: str) -> None:
+    content = text([*ROWS[:2], (ROWS[2][0], value)])
+    assert read(root, content).classes == ["cat", "dog"]
+    assert list_csv(root, root.parent / "t.csv", []).classes == sorted(["cat", "dog", value])
+    assert list_csv(root, root.parent / "t.csv", ["dog"]).classes == sorted(["cat", value])
+
+
+def test_splits_as_others_call_them(root: Path) -> None:
+    rows = [(*row, split) for row, split in zip(ROWS[:2], ("Train", ""), strict=True)] + [("a/2.png", "cat", "Valid")]
+    listing = read(root, text(rows, head=("path", "label", "split")))
+    assert [e.part for e in listing.entries] == ["train", "train", "val"]
+
+
+@pytest.mark.parametrize("twin", ["a/0.png", "./a/0.png", "a//0.png", "a/../a/0.png"])
+def test_two_names_of_one_file_with_two_labels(root: Path, twin: str) -> None:
+    with pytest.raises(SemisupError, match=r"line 5: .*0\.png has a row already: dog in train, but cat"):
+        read(root, text([*ROWS, (twin, "dog")]))
+
+
+def test_a_table_of_files_that_are_elsewhere(root: Path) -> None:
+    with pytest.raises(SemisupError, match=r"none of its files is there.*did you mean data\.path=") as caught:
+        read(root, text([(f"pool/{path}", label) for path, label in ROWS]))
+    assert str(root / "pool" / "a" / "0.png") in str(caught.value)
+
+
+def test_what_is_no_table(root: Path) -> None:
+    for content, words in [
+        (b"", "no column 'path'"),
+        (text(ROWS, head=("paths", "label")), "no column 'path' in its first line; did you mean 'paths'?"),
+        (b"path,label\n\xe9.png,cat\n", "save it as CSV in UTF-8"),
+    ]:
+        with pytest.raises(SemisupError, match=words):
+            read(root, content)

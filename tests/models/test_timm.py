@@ -1,0 +1,116 @@
+"""timm's networks as backbones: convolutional and of tokens, random, from a file, and from a local hub folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from semisup.errors import SemisupError
+from semisup.models import ModelSpec, build_backbone, build_classifier, check_model, load_weights, save_weights
+from semisup.models.origin import weights_origin
+
+timm = pytest.importorskip("timm")
+VIT = {"embed_dim": 16, "depth": 2, "num_heads": 2, "img_size": 32, "patch_size": 8}
+
+
+def test_features_are_what_timms_classifier_would_see() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 32, 32)
+    for name, width, channels in (("resnet10t", 512, 512), ("mobilenetv3_small_050", 1024, 288)):
+        backbone = build_backbone(f"timm/{name}", {}, in_channels=3, image_size=32).eval()
+        features = backbone(images)
+        assert features.shape == (2, backbone.num_features) == (2, width)
+        theirs = backbone.network.forward_head(backbone.network.forward_features(images), pre_logits=True)
+        assert torch.equal(features, theirs)
+        maps = backbone.maps(images)
+        assert maps[-1].shape[:2] == (2, channels)
+
+
+def test_a_token_network_takes_another_size_than_its_own() -> None:
+    backbone = build_backbone("timm/vit_tiny_patch16_224", {}, in_channels=1, image_size=48).eval()
+    images = torch.randn(2, 1, 48, 48)
+    assert backbone(images).shape == (2, 192)
+    assert backbone.maps(images)[-1].shape == (2, 192, 3, 3)
+
+
+def test_a_file_fills_it_and_its_own_input_is_used(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    network = timm.create_model("resnet10t", num_classes=7)
+    torch.save({"state_dict": {f"module.{n}": t for n, t in network.state_dict().items()}}, tmp_path / "w.pth")
+    options = {"weights": str(tmp_path / "w.pth")}
+    backbone = build_backbone("timm/resnet10t", options, in_channels=3, image_size=32)
+    assert torch.equal(backbone.network.conv1[0].weight, network.conv1[0].weight)
+    origin = weights_origin("timm/resnet10t", options)
+    assert origin is not None
+    assert (origin.size, origin.mean[0]) == (176, 0.485)
+    again = build_classifier(ModelSpec("timm/resnet10t", options, 3, 32, 2), pretrained=False)
+    assert not torch.equal(again.backbone.network.conv1[0].weight, network.conv1[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "rule"),
+    [
+        ("timm/resnet10", {}, "did you mean 'resnet10t'"),
+        ("timm/resnet10t.c3_in1", {}, "did you mean 'resnet10t.c3_in1k'"),
+        ("timm/resnet10t", {"weights": 3}, "weights must be"),
+        ("timm/resnet10t", {"weights": "no.safetensors"}, "no such file"),
+        ("timm/resnet10t", {"depth": 3}, "unknown option 'depth'"),
+    ],
+)
+def test_wrong_names_and_options_are_answered(name: str, options: dict[str, object], rule: str) -> None:
+    assert rule in " ".join(check_model(name, options))
+
+
+def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
+    save_weights(tmp_path / "w.safetensors", timm.create_model("resnet18").state_dict())
+    with pytest.raises(SemisupError, match="do not fit"):
+        build_backbone("timm/resnet10t", {"weights": str(tmp_path / "w.safetensors")}, in_channels=3, image_size=32)
+
+
+def local_hub(home: Path, repository: str, config: dict[str, object], state: dict[str, torch.Tensor]) -> None:
+    """A repository as the hub's own client leaves it in its cache."""
+    folder = home / "hub" / f"models--{repository.replace('/', '--')}"
+    snapshot = folder / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0" * 40)
+    (snapshot / "config.json").write_text(json.dumps(config))
+    save_weights(snapshot / "model.safetensors", state)
+
+
+RUN = """
+import sys, semisup
+from semisup.config import parse_recipe
+recipe = {
+    "name": "hub", "device": "cpu", "tracking": {"mlflow": False},
+    "data": {"source": "digits", "labels": 40},
+    "model": {"name": "timm/hf-hub:someone/tiny", "weights": "pretrained"},
+    "stages": {"train": {"method": {"name": "supervised"}, "steps": 1, "ema": None,
+                         "optimizer": {"lr": 1e-30, "weight_decay": 0.0}, "batch": {"labeled": 4}}},
+}
+semisup.run(parse_recipe(recipe), out=sys.argv[1])
+"""
+
+
+def test_weights_come_from_the_hubs_cache_without_a_network(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    state = timm.create_model("vit_tiny_patch16_224", **VIT).state_dict()
+    cfg = {"input_size": [3, 32, 32], "mean": [0.4] * 3, "std": [0.3] * 3, "fixed_input_size": True, "license": "mit"}
+    config = {"architecture": "vit_tiny_patch16_224", "model_args": VIT, "pretrained_cfg": cfg}
+    local_hub(tmp_path / "home", "someone/tiny", config, state)
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-c", RUN, str(tmp_path / "runs" / "hub")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "license mit" in said
+    assert "32 px, 3 channels, mean 0.4 0.4 0.4" in said
+    trained = load_weights(tmp_path / "runs" / "hub" / "train" / "model.safetensors")
+    name = "blocks.0.attn.qkv.weight"
+    assert torch.equal(trained[f"backbone.network.network.{name}"], state[name])
