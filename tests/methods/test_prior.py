@@ -38,12 +38,14 @@ def saerens(probs: ref.Array, of_labels: list[float], pi: list[float]) -> list[f
 def check_estimate(cls: type[ClassPrior]) -> None:
     """Iteration by iteration the equation; and in the end the frequencies that the points were drawn by."""
     prior = cls("estimated", 3, 0.9)
-    counts, pi = [1.0] * 3, [1 / 3] * 3
+    counts, pi = [1.0] * 3, [0.0] * 3
     for step in range(3):
         probs, _ = predictions(TRUE, n=50, seed=step)
-        labels = [0, 1, 2, step]
+        labels = [0, 1, 2, 2, step]
         counts = [count + labels.count(c) for c, count in enumerate(counts)]
-        new = saerens(probs.double().numpy(), [count / sum(counts) for count in counts], pi)
+        of_labels = [count / sum(counts) for count in counts]
+        pi = pi if step else of_labels
+        new = saerens(probs.double().numpy(), of_labels, pi)
         pi = [0.9 * old + 0.1 * now for old, now in zip(pi, new, strict=True)]
         ref.close(prior(probs, torch.tensor(labels)), np.array(pi), rtol=1e-4)
     probs, y = predictions(TRUE)
@@ -118,6 +120,14 @@ class MeanPrediction(ClassPrior):
         return self.frequencies
 
 
+class UniformStart(ClassPrior):
+    """Begins uniform, whatever the labels are."""
+
+    def forward(self, probs: Tensor, labels: Tensor) -> Tensor:
+        self.started.fill_(True)
+        return super().forward(probs, labels)
+
+
 class ForgetsLabels(ClassPrior):
     """Takes the labels for equally frequent."""
 
@@ -125,7 +135,7 @@ class ForgetsLabels(ClassPrior):
         return super().forward(probs, torch.arange(3))
 
 
-@pytest.mark.parametrize("cls", [MeanPrediction, ForgetsLabels])
+@pytest.mark.parametrize("cls", [MeanPrediction, UniformStart, ForgetsLabels])
 def test_estimate_check_finds(cls: type[ClassPrior]) -> None:
     with pytest.raises(AssertionError):
         check_estimate(cls)

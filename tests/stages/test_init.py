@@ -16,6 +16,7 @@ from semisup.pipeline.check import check_recipe
 from semisup.stages import Artifact
 from semisup.stages.initial import load_initial_weights
 from semisup.stages.networks import build_method
+from semisup.stages.predictor import load_network
 from tests.stages.stages_small import run_stages, small_data, small_plan, train_stage
 
 STILL = {"optimizer": {"lr": 1e-30, "weight_decay": 0.0}, "ema": None}
@@ -301,3 +302,17 @@ def test_a_head_that_stands_on_projection_layers_is_not_put_on_the_backbone(tmp_
     plan, _ = small_plan(from_file(done.folder / "model.safetensors"), small_data())
     assert plan.stages[0].loaded is not None
     assert any("projection layers" in note for note in plan.stages[0].loaded.notes)
+
+
+@pytest.mark.parametrize("classify", ["all", "upright"])
+def test_a_finished_s4l_rotation_answers_as_it_was_judged(classify: str, tmp_path: Path) -> None:
+    """With `classify: all` the mean of the logits over four turns, also after it was written and read."""
+    done = run_stages({"train": train_stage("s4l_rotation", classify=classify)}, small_data(), tmp_path)
+    network = load_network(done["train"].folder, torch.device("cpu"))
+    images = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        alone = network.head(network.neck(network.backbone(images)))
+        turned = [network.head(network.neck(network.backbone(images.rot90(k, (2, 3))))) for k in range(4)]
+        expected = torch.stack(turned).mean(0) if classify == "all" else alone
+        torch.testing.assert_close(network(images), expected)
+        assert not torch.allclose(torch.stack(turned).mean(0), alone)

@@ -26,7 +26,9 @@ class ClassPrior(nn.Module):
     - `estimated`: those of the unlabeled images, by expectation-maximization over the predictions (M. Saerens,
       P. Latinne, C. Decaestecker, Neural Computation 14(1), 2002, eq. 9): a prediction made under the frequencies of
       the labels becomes p_c pi_c / labels_c, renormalized, and pi the mean of these. One iteration for each batch, of
-      which pi is a running mean that begins uniform.
+      which pi is a running mean that begins with the frequencies of the labels. (Begun uniform, beside labels that are
+      not, it drifts away: the network learns its own guesses, and with them pi.) For balanced budgets of images that
+      are not; of few steps it may lose a rare class.
     - a list: these.
 
     Args:
@@ -40,6 +42,7 @@ class ClassPrior(nn.Module):
 
     counts: Tensor
     frequencies: Tensor
+    started: Tensor
 
     def __init__(self, prior: Prior, num_classes: int, momentum: float) -> None:
         super().__init__()
@@ -53,6 +56,7 @@ class ClassPrior(nn.Module):
             )
         self.register_buffer("counts", torch.ones(num_classes))
         self.register_buffer("frequencies", torch.tensor(start, dtype=torch.float32))
+        self.register_buffer("started", torch.tensor(False))
 
     def forward(self, probs: Tensor, labels: Tensor) -> Tensor:
         """Take in the predictions (N, C) and the labels (B,) int64 of a step, and return the frequencies (C,)."""
@@ -61,6 +65,8 @@ class ClassPrior(nn.Module):
             of_labels = self.counts / self.counts.sum()
             if self.prior == "labels":
                 return of_labels
+            self.frequencies.copy_(torch.where(self.started, self.frequencies, of_labels))
+            self.started.fill_(True)
             under_pi = align_distribution(probs, self.frequencies, of_labels)
             self.frequencies.lerp_(under_pi.mean(0), 1 - self.momentum)
         return self.frequencies
