@@ -25,6 +25,7 @@ from throughput import NAMED, WRN_10_1, Case, planned
 
 from semisup.bench.execution.timing import fresh_method
 from semisup.engine import FitSettings, fit, keep_memory
+from semisup.models import stage_decay
 
 CASES = [
     *(case for case in NAMED if not case.name.startswith("mean_teacher") and "WRN-28-2 28x28" not in case.name),
@@ -50,7 +51,7 @@ def begin(case: Case) -> None:
                 steps=steps,
                 optimizer=config.optimizer,
                 schedule=config.schedule,
-                ema=config.ema,
+                ema=stage_decay(config.ema, stage.steps),
                 device=plan.device,
                 precision=plan.precision,
             ),

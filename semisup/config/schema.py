@@ -78,6 +78,12 @@ def _decay(value: Any) -> Any:
     return float(value)
 
 
+def _yes_no_auto(value: Any) -> Any:
+    if not isinstance(value, bool) and value != "auto":
+        raise ValueError("must be true, false or auto")
+    return value
+
+
 Decay = Annotated[float | Literal["auto"] | None, PlainValidator(_decay)]
 """Decay of an average, or auto: one that the length of the stage decides."""
 
@@ -285,8 +291,9 @@ class StageConfig(Settings):
     """Length in passes over the images, > 0."""
     ema: Decay = None
     """Decay of the averaged weights, in [0, 1); auto: their last tenth, 1 - 10 / steps; null: no average."""
-    refresh_batchnorm: bool = False
-    """Estimate the BatchNorm statistics of the finished network anew, on clean images that it was trained on."""
+    refresh_batchnorm: Annotated[bool | Literal["auto"], PlainValidator(_yes_no_auto)] = False
+    """Estimate the BatchNorm statistics of the finished network anew, on clean images that it was trained on. auto:
+    where more than 5% of the initial ones would be left, and the network might answer one class for everything."""
     augment: dict[str, Any] = {}
     """View name -> {policy: ..., its options}; other views keep the method's own policy. A view's `albumentations:
     [{name: ..., its arguments}, ...]` come first, or alone where it names no policy. Beside the views, `backend`

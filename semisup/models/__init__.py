@@ -13,7 +13,7 @@ from semisup.models.classifier import Classifier, Encoder, backbone_core, featur
 from semisup.models.ema import EMA, stage_decay
 from semisup.models.frozen_statistics import frozen_statistics
 from semisup.models.heads import ProjectionHead, build_neck
-from semisup.models.refresh import refresh_statistics
+from semisup.models.refresh import initial_share, refresh_statistics
 from semisup.models.weights import WeightsReport, load_into, load_weights, save_weights
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "feature_width",
     "frozen_statistics",
     "image_channels",
+    "initial_share",
     "load_into",
     "load_weights",
     "model_signature",

@@ -8,7 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["refresh_statistics"]
+__all__ = ["initial_share", "refresh_statistics"]
+
+
+def initial_share(network: nn.Module, steps: int) -> float:
+    """Return the part of BatchNorm's initial statistics, mean 0 and variance 1, that is left after so many forwards.
+
+    (1 - momentum)^steps of the layer that forgets most slowly; 0 without BatchNorm.
+    """
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    momenta = [m.momentum for m in norms if m.momentum is not None]
+    return (1 - min(momenta)) ** steps if momenta else 0.0
 
 
 @torch.no_grad()

@@ -6,15 +6,28 @@ import numpy as np
 import torch
 from torch import nn
 
+from semisup.config import StageConfig
 from semisup.engine.seeding import generator
 from semisup.methods import Method
-from semisup.models import refresh_statistics
+from semisup.models import initial_share, refresh_statistics
 from semisup.stages.context import StageContext, clean_batches
 
-__all__ = ["refresh"]
+__all__ = ["refresh", "refreshes"]
 
 IMAGES, BATCH = 2048, 256
 """Images that are looked at, at the most, and in one forward: 8 batches of 256."""
+UNSETTLED = 0.05
+"""Part of BatchNorm's initial statistics that may be left at the end of a stage."""
+
+
+def refreshes(stage: StageConfig, method: Method, steps: int) -> bool:
+    """Say whether a stage ends with statistics that are estimated anew: `auto` where the running ones cannot settle.
+
+    A stage that starts from another network starts from settled ones.
+    """
+    if stage.refresh_batchnorm != "auto":
+        return stage.refresh_batchnorm
+    return stage.init is None and initial_share(method, steps) > UNSETTLED
 
 
 def refresh(context: StageContext, method: Method, predictor: nn.Module) -> None:

@@ -61,7 +61,7 @@ from semisup.stages.networks import (
 )
 from semisup.stages.planned import Plan, StagePlan
 from semisup.stages.predictor import load_network, read_network, save_predictor
-from semisup.stages.refresh import refresh
+from semisup.stages.refresh import refresh, refreshes
 from semisup.stages.requirements import require_classifier, require_labels
 from semisup.stages.targets import training_images
 from semisup.stages.views import check_views, stage_backend, stage_batches
@@ -101,12 +101,18 @@ def plan(whole: Plan, name: str, stage: StageConfig, earlier: Mapping[str, Stage
     labeled, unlabeled = method.views.policies("labeled"), method.views.policies("unlabeled")
     if labeled:
         require_labels(whole, "method", stage.method["name"])
+    steps = _steps(stage, len(data.x_train), len(whole.budget.index), reads_unlabeled=bool(unlabeled))
+    # As resolved, for all that follows: what is used, not "auto".
+    resolved = {
+        "augment": {**stage.augment, "backend": backend},
+        "refresh_batchnorm": refreshes(stage, method, steps),
+    }
     return StagePlan(
         name=name,
-        config=stage.model_copy(update={"augment": {**stage.augment, "backend": backend}}),
+        config=stage.model_copy(update=resolved),
         inputs=inputs(stage),
         reads_labels=method.trains == "classifier",
-        steps=_steps(stage, len(data.x_train), len(whole.budget.index), reads_unlabeled=bool(unlabeled)),
+        steps=steps,
         images_per_step=(stage.batch.labeled if labeled else 0) + (stage.batch.unlabeled if unlabeled else 0),
         parameters=count_parameters(method.predictor()),
         network=network_of(method, spec),
