@@ -41,6 +41,6 @@ def _unsettled(method: Method, stage: StageConfig, steps: int) -> list[str]:
             f"{settled}"
         ]
     return [
-        f"refresh_batchnorm: after {steps:,} steps {left:.0%} of the initial BatchNorm statistics would be left, and the "
-        f"network may answer one class for everything; set it to auto, or {settled}"
+        f"refresh_batchnorm: after {steps:,} steps {left:.0%} of the initial BatchNorm statistics would be left, and "
+        f"the network may answer one class for everything; set it to auto, or {settled}"
     ]
