@@ -23,9 +23,9 @@ from paired import compare
 from speed_results import circumstances, show, write
 from throughput import NAMED, WRN_10_1, Case, planned
 
-from semisup.bench.execution.timing import fresh_method
 from semisup.engine import FitSettings, fit, keep_memory
 from semisup.models import stage_decay
+from semisup.pipeline.timing import fresh_method
 
 CASES = [
     *(case for case in NAMED if not case.name.startswith("mean_teacher") and "WRN-28-2 28x28" not in case.name),

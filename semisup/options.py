@@ -14,7 +14,7 @@ import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, create_model
 from pydantic.fields import FieldInfo
@@ -24,6 +24,8 @@ from semisup.errors import nearest
 __all__ = [
     "AtLeastTwo",
     "BelowOne",
+    "ClassShares",
+    "ClassSharesOrNot",
     "Color",
     "Count",
     "CountOrZero",
@@ -38,8 +40,11 @@ __all__ = [
     "Seed",
     "Settings",
     "Size",
+    "check_name",
+    "check_named",
     "check_numbers",
     "check_options",
+    "keys_of",
     "matching",
     "one_of",
     "option_defaults",
@@ -120,6 +125,31 @@ def _not_empty(value: str) -> str:
 
 NotEmpty = Annotated[str, AfterValidator(_not_empty)]
 """Text that has a visible character and no NUL."""
+
+
+SHARES = ("uniform", "labels", "estimated")
+
+
+def _shares(value: Any) -> Any:
+    if isinstance(value, list) and value and all(type(share) in (int, float) for share in value):
+        if min(value) < 0 or abs(sum(value) - 1) > 1e-3:
+            raise ValueError("must be numbers of at least 0 whose sum is 1, one for each class")
+    elif value not in SHARES:
+        words = f"must be one of {', '.join(SHARES)}, or a list of numbers, one for each class"
+        raise ValueError(f"{words}, not {show(value)}{_near(value, SHARES)}")
+    return value
+
+
+Shares = Literal["uniform", "labels", "estimated"] | list[float]
+ClassShares = Annotated[Shares, PlainValidator(_shares, json_schema_input_type=Shares)]
+"""How frequent classes are: uniform, labels (as among these), estimated, or one number for each class."""
+ClassSharesOrNot = Annotated[
+    Shares | bool,
+    PlainValidator(
+        lambda value: value if isinstance(value, bool) else _shares(value), json_schema_input_type=Shares | bool
+    ),
+]
+"""The same, or true or false."""
 
 
 def pair(low: float, high: float) -> Any:
@@ -233,17 +263,49 @@ def check_numbers(raw: Any, at: str = "") -> list[str]:
     return [_sentence(at, place, sentence) for place, sentence in _wrong_values(raw, ())]
 
 
-def option_defaults(target: Callable[..., Any]) -> dict[str, Any]:
-    """Return the options of a class or function and their defaults.
+def check_named(given: Any, key: str, known: Mapping[str, Callable[..., Any]], what: str, at: str = "") -> list[str]:
+    """Return what is wrong with a mapping whose `key` names a thing and whose other keys are that thing's options.
 
-    Options are the keyword-only parameters, or where there are none, those with a default; `in_channels` and
-    `image_size` follow from the data.
+    Args:
+        given: e.g. `{name: fixmatch, threshold: 0.9}`; anything but a mapping was complained about elsewhere.
+        key: `name` or `policy`.
+        known: name -> class or function that takes the options.
+        what: method, backbone, policy or baseline.
+        at: key of the mapping.
     """
-    parameters = [
-        p for p in inspect.signature(target).parameters.values() if p.name not in ("in_channels", "image_size")
-    ]
-    keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-    return {p.name: p.default for p in keywords or parameters if p.default is not p.empty}
+    problem = check_name(given, key, known, what)
+    if problem is not None or not isinstance(given, Mapping):
+        return [f"{_path(at, (key,))}: {problem}"] if problem is not None else []
+    options = {name: value for name, value in given.items() if name != key}
+    return check_options(known[given[key]], options, at)
+
+
+def check_name(given: Any, key: str, known: Iterable[str], what: str) -> str | None:
+    """Return what is wrong with the name in such a mapping, or None."""
+    if not isinstance(given, Mapping):
+        return None
+    name = given.get(key)
+    if key not in given:
+        return "missing"
+    if not isinstance(name, str):
+        return f"must be text, not {show(name)}"
+    return None if name in known else f"unknown {what} '{name}'{nearest(name, known)}"
+
+
+def option_defaults(target: Callable[..., Any]) -> dict[str, Any]:
+    """Return the options of a class or function and their defaults; an option that must be given has none."""
+    return {p.name: p.default for p in _options(target) if p.default is not p.empty}
+
+
+def _options(target: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return the parameters that are options.
+
+    Those are the keyword-only ones, without the size of the images, which follows from the data; or where there are
+    none, the ones with a default.
+    """
+    parameters = list(inspect.signature(target).parameters.values())
+    keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("in_channels", "image_size")]
+    return keywords or [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is not p.empty]
 
 
 @cache
@@ -252,7 +314,7 @@ def options_model(target: Callable[..., Any]) -> type[Settings]:
     function = target.__init__ if inspect.isclass(target) and not dataclasses.is_dataclass(target) else target
     hints = get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {
-        name: (hints.get(name, Any), default) for name, default in option_defaults(target).items()
+        p.name: (hints.get(p.name, Any), ... if p.default is p.empty else p.default) for p in _options(target)
     }
     model: type[Settings] = create_model(target.__name__, __base__=_Options, **fields)
     return model

@@ -10,9 +10,10 @@ import typer
 from semisup._version import __version__
 from semisup.cli.data import data
 from semisup.cli.lists import methods, recipe_names, recipes, suite_names
-from semisup.cli.stop import NO_LOCK_HELP, go_without_locks, saying_how_to_go_on
+from semisup.cli.stop import GRACE_HELP, NO_LOCK_HELP, go_without_locks, saying_how_to_go_on
 from semisup.cli.terminal import print_anything
 from semisup.errors import SemisupError
+from semisup.signals import GRACE
 
 __all__ = ["main"]
 
@@ -50,11 +51,12 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Folder of the results; default runs/<recipe name>.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, train nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run every stage again, finished ones too.")] = False,
+    grace: Annotated[float, typer.Option(min=0, help=GRACE_HELP)] = GRACE,
     no_lock: Annotated[bool, typer.Option("--no-lock", help=NO_LOCK_HELP)] = False,
 ) -> None:
     """Run a recipe, stage by stage; finished stages are reused, an unfinished one is resumed."""
     go_without_locks(no_lock)
-    with saying_how_to_go_on():
+    with saying_how_to_go_on(grace):
         from semisup.config import load_recipe
 
         loaded = load_recipe(recipe, overrides or [])  # before torch is imported: most mistakes are answered at once
@@ -81,6 +83,7 @@ def bench(
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(help="Two result folders: how the second differs.")
     ] = None,
+    grace: Annotated[float, typer.Option(min=0, help=GRACE_HELP)] = GRACE,
     no_lock: Annotated[bool, typer.Option("--no-lock", help=NO_LOCK_HELP)] = False,
 ) -> None:
     """Run a suite of methods, label budgets and draws; the same command goes on where it was stopped."""
@@ -96,7 +99,7 @@ def bench(
         from semisup.bench import shipped_suites
 
         raise SemisupError(f"bench: name a suite; shipped: {', '.join(shipped_suites())}")
-    with saying_how_to_go_on():
+    with saying_how_to_go_on(grace):
         from semisup.bench import load_suite
 
         load_suite(suite, overrides or [])  # before torch is imported: most mistakes are answered at once
@@ -160,6 +163,25 @@ def track(
     from semisup.tracking import replay
 
     typer.echo(str(replay(folder, uri)))
+
+
+@app.command()
+def export(
+    stage: Annotated[Path, typer.Argument(help="Folder of a finished train stage, e.g. out/student.")],
+    file: Annotated[Path, typer.Argument(help="File to write: .safetensors.")],
+    to: Annotated[str, typer.Option(help="Whose names the weights get: torchvision or timm.")],
+) -> None:
+    """Write a stage's network under the names of another library, which loads them strictly."""
+    if to not in ("torchvision", "timm"):
+        raise SemisupError(f"--to must be torchvision or timm, not '{to}'")
+    if not (stage / "model.json").is_file():
+        raise SemisupError(f"{stage}: not a model folder (no model.json); name a finished stage's folder")
+    from semisup.stages.export import export_weights
+
+    done = export_weights(stage, "timm" if to == "timm" else "torchvision", file)
+    head = f"{done.classes} classes" if done.classes else "no head"
+    mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (done.mean, done.std))
+    typer.echo(f"{file}: {to}'s {done.model}, {head}; images of {done.size} px, mean {mean}, std {std}")
 
 
 def main() -> None:

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 import typer
 
 from semisup.files import NO_LOCK
+from semisup.signals import GRACE, catching, last
 
-__all__ = ["NO_LOCK_HELP", "go_without_locks", "saying_how_to_go_on"]
+__all__ = ["GRACE_HELP", "NO_LOCK_HELP", "go_without_locks", "saying_how_to_go_on"]
 
+GRACE_HELP = "Seconds that a step may take to its end and checkpoint after SIGTERM, SIGHUP or Ctrl-C."
 NO_LOCK_HELP = "For file systems without locks; run one command at a time."
 
 
@@ -24,14 +26,25 @@ def go_without_locks(chosen: bool) -> None:
 
 
 @contextlib.contextmanager
-def saying_how_to_go_on() -> Iterator[None]:
-    """Turn Ctrl-C into exit 130 and a failing disk into exit 2, with the command that goes on."""
+def saying_how_to_go_on(grace: float = GRACE) -> Iterator[None]:
+    """Turn Ctrl-C, SIGTERM and SIGHUP into exit 130, 143 and 129, a failing disk into exit 2, with what goes on.
+
+    Args:
+        grace: seconds that a step in progress may take before its checkpoint is given up.
+    """
     again = f"go on with: semisup {shlex.join(sys.argv[1:])}"
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo(f"stopped; {again}", err=True)
-        raise typer.Exit(130) from None
-    except OSError as error:  # a full disk, a folder that vanished
-        typer.echo(f"error: {error}; once that is mended, {again}", err=True)
-        raise typer.Exit(2) from None
+    with catching(grace):
+        try:
+            yield
+        except KeyboardInterrupt:
+            say(f"stopped; {again}")
+            raise typer.Exit(128 + last()) from None
+        except OSError as error:  # a full disk, a folder that vanished
+            say(f"error: {error}; once that is mended, {again}")
+            raise typer.Exit(2) from None
+
+
+def say(sentence: str) -> None:
+    """Write to standard error, if anybody is left there: a terminal that hung up is not."""
+    with contextlib.suppress(OSError):
+        typer.echo(sentence, err=True)

@@ -43,16 +43,16 @@ def parse_labels(value: Any) -> Labels:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise SemisupError(f"data.labels: must be {_FORMS}, not {show(value)}")
-    text = str(value).strip()
+    text = str(value).strip().lower()
     if text == "all":
         return Labels("all", Fraction(1), text)
     if re.fullmatch(r"-\s*[0-9.]+.*", text):
         raise SemisupError(f"data.labels: must be more than 0, not {text}")
     # At most 12 digits: no data set is larger, and int() of a very long text is slow.
-    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*(%|/\s*class|per\s+class)?", text)
+    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*(%|percent|/\s*class|per\s+class)?", text)
     if match is None:
         raise SemisupError(f"data.labels: must be {_FORMS}, not {show(value)}")
-    amount, unit = Fraction(match[1]), match[2]
+    amount, unit = Fraction(match[1]), {"percent": "%"}.get(match[2] or "", match[2])
     if amount == 0:
         raise SemisupError(f"data.labels: must be more than 0, not {text}")
     if unit == "%":

@@ -14,6 +14,7 @@ from semisup.config.labels import parse_labels
 from semisup.errors import SemisupError
 from semisup.options import (
     BelowOne,
+    ClassSharesOrNot,
     Count,
     Fraction,
     NonNegative,
@@ -231,8 +232,10 @@ class PropagateConfig(Settings):
     features as they are. Labels that are right after spreading 40 / 100 / 600 of Fashion-MNIST's over a SimCLR
     encoder's graph, means of six draws: 70.0 / 74.9 / 80.8% by the features, 73.7 / 77.7 / 83.3 by 64 components,
     75.1 / 79.0 / 84.8 by 200 of grid 3, and 75.5 / 79.4 / 85.0 balanced too."""
-    balance: bool = False
-    """Scale what reaches the images so that every class has the same share of them."""
+    balance: ClassSharesOrNot = False
+    """Scale what reaches the images so that classes have the wanted shares of them: uniform (or true) the same, labels
+    those of the labels, estimated those that expectation-maximization finds (Saerens et al. 2002), or a list of one
+    share for each class; false: as it comes."""
     mirror: bool = False
     """Features are the mean of an image's and its mirror image's: 85.8% right after spreading 600, not 85.3 (six draws,
     200 components of grid 3, balanced, over all 60,000 images; the figures above are of 15,000)."""

@@ -13,6 +13,7 @@ Validation images, if any, are charged to the budget: they are the last of each 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -45,7 +46,12 @@ class LabelBudget:
 
 
 def draw_budget(
-    y_train: NDArray[np.int64], labels: Any, seed: int, num_classes: int, validation: float = 0.0
+    y_train: NDArray[np.int64],
+    labels: Any,
+    seed: int,
+    num_classes: int,
+    validation: float = 0.0,
+    classes: Sequence[str] = (),
 ) -> LabelBudget:
     """Draw the images that keep their label.
 
@@ -60,17 +66,19 @@ def draw_budget(
         num_classes: number of classes.
         validation: part of every class's share that is held out, 0 to 0.5: rounded to whole images (half up), at
             least one. The training part of a smaller budget stays part of a larger one's.
+        classes: their names, for messages; none: their numbers.
 
     Raises:
         SemisupError: malformed, more than there is, or fewer than one image per class (with ``validation``: than two).
     """
+    names = [f"'{name}'" for name in classes] or [str(k) for k in range(num_classes)]
     budget = parse_labels(labels)
     available = np.bincount(y_train[y_train >= 0], minlength=num_classes)
     total = int(available.sum())
     # RandomState, because numpy promises that its streams never change; a split must outlive numpy versions.
     orders = [np.random.RandomState([seed, 1, k]).permutation(np.flatnonzero(y_train == k)) for k in range(num_classes)]
     if budget.kind == "all":
-        return _budget(np.flatnonzero(y_train >= 0), y_train, orders, validation)
+        return _budget(np.flatnonzero(y_train >= 0), y_train, orders, validation, names)
     wanted = _wanted(budget, total, num_classes)
     if wanted > total:
         raise SemisupError(f"data.labels: {budget.text} needs {wanted} labeled images, but there are only {total}")
@@ -81,7 +89,7 @@ def draw_budget(
     empty = np.flatnonzero(available == 0)
     if empty.size:
         raise SemisupError(
-            f"data.labels: {num_classes} classes, but no labeled image of class {', '.join(map(str, empty))}"
+            f"data.labels: {num_classes} classes, but no labeled image of class {', '.join(names[k] for k in empty)}"
         )
 
     class_rank = np.argsort(np.random.RandomState([seed, 0]).permutation(num_classes))
@@ -97,8 +105,8 @@ def draw_budget(
     drawn = np.concatenate(orders)[order]
     per_class = np.bincount(y_train[drawn], minlength=num_classes)
     if budget.kind != "fraction" and per_class.max() - per_class.min() > 1:
-        raise SemisupError(_unbalanced(budget, wanted, available))
-    return _budget(drawn, y_train, orders, validation)
+        raise SemisupError(_unbalanced(budget, wanted, available, names))
+    return _budget(drawn, y_train, orders, validation, names)
 
 
 def _wanted(budget: Labels, total: int, num_classes: int) -> int:
@@ -108,18 +116,22 @@ def _wanted(budget: Labels, total: int, num_classes: int) -> int:
     return int(budget.amount) * (num_classes if budget.kind == "per_class" else 1)
 
 
-def _unbalanced(budget: Labels, wanted: int, available: NDArray[np.int64]) -> str:
+def _unbalanced(budget: Labels, wanted: int, available: NDArray[np.int64], names: Sequence[str]) -> str:
     scarce = int(available.argmin())
     per_class = -(-wanted // len(available))
     return (
-        f"data.labels: {budget.text} takes {per_class} images of a class, but class {scarce} has only "
+        f"data.labels: {budget.text} takes {per_class} images of a class, but class {names[scarce]} has only "
         f"{available[scarce]} labeled; take at most {available[scarce]}/class, or a percentage, which follows the "
         f"classes' sizes"
     )
 
 
 def _budget(
-    drawn: NDArray[np.int64], y_train: NDArray[np.int64], orders: list[NDArray[np.int64]], validation: float
+    drawn: NDArray[np.int64],
+    y_train: NDArray[np.int64],
+    orders: list[NDArray[np.int64]],
+    validation: float,
+    names: Sequence[str],
 ) -> LabelBudget:
     """Split the drawn images into those to train on and those to validate with."""
     index, held = np.sort(drawn).astype(np.int64), np.empty(0, np.int64)
@@ -128,7 +140,7 @@ def _budget(
         if shares.min() < 2:
             raise SemisupError(
                 f"data.validation: takes at least one label of every class and leaves one, but class "
-                f"{int(shares.argmin())} has {int(shares.min())} in this budget; ask for more labels"
+                f"{names[int(shares.argmin())]} has {int(shares.min())} in this budget; ask for more labels"
             )
         counts = np.maximum(1, np.floor(validation * shares + 0.5)).astype(int)
         held = np.sort(np.concatenate([o[n - v : n] for o, n, v in zip(orders, shares, counts, strict=True)]))

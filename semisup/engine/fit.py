@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Protocol
 
 from semisup.engine.observers import Observer
 from semisup.engine.training import FitSettings, Training
 from semisup.methods import Batch, Method
 from semisup.models import EMA
+from semisup.signals import deferred
 
 __all__ = ["BatchSource", "FitResult", "Stopped", "fit"]
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C, after the checkpoint was written."""
+    """Ctrl-C, SIGTERM or SIGHUP, after the checkpoint was written."""
 
 
 class BatchSource(Protocol):
@@ -69,7 +66,7 @@ def fit(method: Method, batches: BatchSource, settings: FitSettings, observers: 
     resumed_from = run.step if run.kept is not None else None
     method.train()
     run.start_clock()
-    with _deferred_interrupt() as interrupted:
+    with deferred() as interrupted:
         while not run.done and not interrupted.is_set():
             reports = run.reports
             run.prepare()
@@ -90,23 +87,3 @@ def fit(method: Method, batches: BatchSource, settings: FitSettings, observers: 
     seconds = run.seconds
     rate = run.step * batches.images_per_step / seconds if seconds > 0 else float("nan")
     return FitResult(run.ema, seconds, rate, resumed_from, run.terms)
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[threading.Event]:
-    """Turn Ctrl-C into a flag that the loop reads between steps, so that a checkpoint is never of half a step."""
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed  # signals reach the main thread only
-        return
-
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
-        if pressed.is_set():
-            raise KeyboardInterrupt  # the second time, at once
-        pressed.set()
-
-    previous = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, previous)

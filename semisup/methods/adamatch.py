@@ -41,6 +41,7 @@ class AdaMatch(Method):
         momentum: of the running means, per step, in [0, 1).
     """
 
+    name = "adamatch"
     family = "semi-supervised"
     summary = "FixMatch with a threshold relative to, and class frequencies of, what is said of labeled images."
     citation = "Berthelot et al. 2022, arXiv:2106.04732"

@@ -54,6 +54,7 @@ class AET(Method):
         transformation: affine, 6 numbers, or projective, 8. Paper: projective is the better one.
     """
 
+    name = "aet"
     family = "self-supervised"
     summary = "Decodes from the features of two images which transformation lies between them."
     citation = "Zhang et al. 2019, arXiv:1901.04596"

@@ -30,6 +30,7 @@ class BarlowTwins(Method):
         scale: of the whole loss, > 0; adaptive optimizers do not see it. Paper: 1; solo-learn on CIFAR: 0.1.
     """
 
+    name = "barlow_twins"
     family = "self-supervised"
     summary = "The cross-correlation of two views' features becomes the identity."
     citation = "Zbontar et al. 2021, arXiv:2103.03230"

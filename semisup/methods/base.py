@@ -8,18 +8,32 @@ straight-line code. Whatever a method remembers is a parameter or a buffer: chec
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from semisup.options import (
+    AtLeastTwo,
+    BelowOne,
+    Count,
+    CountOrZero,
+    Depth,
+    Fraction,
+    NonNegative,
+    Positive,
+    Quarter,
+    Range,
+)
+
 __all__ = [
+    "AtLeastTwo",
     "Batch",
     "BelowOne",
     "Count",
     "CountOrZero",
+    "Depth",
     "Fraction",
     "Labeled",
     "Method",
@@ -34,45 +48,9 @@ __all__ = [
     "Update",
     "Views",
     "frozen",
-    "option_hints",
-    "options_of",
+    "given_to",
 ]
 
-
-@dataclass(frozen=True)
-class Range:
-    """Bounds of a numeric option, checked before any training: `low` <= value <= `high`."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    open_low: bool = False
-    """Whether `low` itself is refused."""
-    open_high: bool = False
-    """Whether `high` itself is refused."""
-
-    def problem(self, value: float) -> str | None:
-        """Say what is wrong with `value`, or None."""
-        refused = (self.open_low and value == self.low) or (self.open_high and value == self.high)
-        if refused or not self.low <= value <= self.high:
-            opening, closing = "(" if self.open_low else "[", ")" if self.open_high else "]"
-            return f"must lie in {opening}{self.low:g}, {self.high:g}{closing}"
-        return None
-
-
-Fraction = Annotated[float, Range(0, 1)]
-"""A number in [0, 1]."""
-BelowOne = Annotated[float, Range(0, 1, open_high=True)]
-"""A number in [0, 1)."""
-Quarter = Annotated[float, Range(0, 0.25)]
-"""A number in [0, 0.25]."""
-Positive = Annotated[float, Range(0, open_low=True)]
-"""A number > 0."""
-NonNegative = Annotated[float, Range(0)]
-"""A number >= 0."""
-Count = Annotated[int, Range(1)]
-"""A whole number >= 1."""
-CountOrZero = Annotated[int, Range(0)]
-"""A whole number >= 0."""
 
 Statistics = tuple[Sequence[float], Sequence[float]]
 """Mean and deviation of each channel, of images in [0, 1]: what the engine normalizes by."""
@@ -187,10 +165,12 @@ class Update:
 class Method(nn.Module):
     """A learning algorithm around a network.
 
-    Class attributes describe it to people and to the engine; the constructor's keyword arguments are the recipe's
-    `method:` keys.
+    Class attributes describe it to people and to the engine; the constructor's keyword-only arguments are the recipe's
+    `method:` keys. Before those it takes the network, and by their names what it needs beside it (`GIVEN`).
     """
 
+    name: ClassVar[str]
+    """What a recipe calls it."""
     family: ClassVar[str]
     """supervised, self-supervised, semi-supervised or distillation."""
     summary: ClassVar[str]
@@ -200,16 +180,6 @@ class Method(nn.Module):
     """Whether the first constructor argument is a Classifier or an Encoder (which has no labels to classify by)."""
     averages: bool = False
     """Whether the predictor is an average of weights already: the stage's `ema` would average it once more."""
-    needs_teacher: ClassVar[bool] = False
-    """Whether the constructor takes `teacher`, the frozen predictor of an earlier stage."""
-    needs_num_images: ClassVar[bool] = False
-    """Whether the constructor takes `num_images`: `batch.unlabeled.index` counts the training images from 0 to it."""
-    needs_num_labeled: ClassVar[bool] = False
-    """Whether the constructor takes `num_labeled`: no more images than that are ever in a labeled batch."""
-    needs_image_shape: ClassVar[bool] = False
-    """Whether the constructor takes `image_shape`: channels, height and width of every image."""
-    needs_statistics: ClassVar[bool] = False
-    """Whether the constructor takes `statistics`, by which the normalization of the images can be undone."""
     needs_pseudo_labels: ClassVar[bool] = False
     """Whether `batch.unlabeled.target` must come from a relabel or propagate stage."""
     views: Views
@@ -265,13 +235,15 @@ def frozen(module: nn.Module) -> nn.Module:
     return module.requires_grad_(False).eval()
 
 
-def options_of(method: type[Method]) -> dict[str, Any]:
-    """Recipe keys of a method and their defaults."""
+KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
+GIVEN = ("teacher", "second", "num_images", "num_labeled", "image_shape", "statistics")
+"""What a method's constructor may ask for beside the network, by these names: the frozen predictor of an earlier stage;
+another network like the first, with weights of its own; how many training images there are (`batch.unlabeled.index`
+counts them from 0); how many labeled images at most a batch ever shows; channels, height and width of every image; by
+what the normalization of the images can be undone."""
+
+
+def given_to(method: type[Method]) -> tuple[str, ...]:
+    """Return which of `GIVEN` a method's constructor takes; a keyword-only one of such a name is an option."""
     parameters = inspect.signature(method.__init__).parameters
-    return {p.name: p.default for p in parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-
-
-def option_hints(method: type[Method]) -> dict[str, Any]:
-    """Recipe keys of a method and their annotated types, bounds (`Range`) included."""
-    hints = get_type_hints(method.__init__, include_extras=True)
-    return {name: hints[name] for name in options_of(method)}
+    return tuple(name for name in GIVEN if name in parameters and parameters[name].kind is not KEYWORD_ONLY)

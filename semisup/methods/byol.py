@@ -36,6 +36,7 @@ class BYOL(Method):
             shorter runs want less: at 0.99 the target is 69 updates behind.
     """
 
+    name = "byol"
     family = "self-supervised"
     summary = "A predictor finds what the moving average of the network says to the image's other view."
     citation = "Grill et al. 2020, arXiv:2006.07733"

@@ -49,11 +49,11 @@ class CMC(Method):
         out_features: dimension of the embeddings. Reference code: 128.
     """
 
+    name = "cmc"
     family = "self-supervised"
     summary = "Lightness and colors of an image (gray: intensity and edges) find each other among all images."
     citation = "Tian et al. 2020, arXiv:1906.05849"
     trains = "encoder"
-    needs_num_images = True
     views = Views(unlabeled={"image": "crop_flip"})
     banks: Tensor
     row_in_bank: Tensor

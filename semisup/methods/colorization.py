@@ -51,11 +51,11 @@ class Colorization(Method):
         SemisupError: a backbone for gray images, or one that gives no maps.
     """
 
+    name = "colorization"
     family = "self-supervised"
     summary = "A small decoder tells the colors of an image of which the network saw the lightness."
     citation = "Zhang et al. 2016, arXiv:1603.08511"
     trains = "encoder"
-    needs_statistics = True
     views = Views(unlabeled={"image": "weak"})
     frequencies: Tensor
     batches: Tensor

@@ -64,6 +64,7 @@ class CoMatch(Method):
         SemisupError: at the first step, if the memory is smaller than the batch.
     """
 
+    name = "comatch"
     family = "semi-supervised"
     summary = "FixMatch with guesses smoothed by neighbors, and embeddings contrasted by a graph of the guesses."
     citation = "Li et al. 2021, arXiv:2011.11183"

@@ -60,6 +60,7 @@ class ContextPrediction(Method):
         hidden: width of the head's middle layer. Paper: 4,096, for features of as many.
     """
 
+    name = "context_prediction"
     family = "self-supervised"
     summary = "Tells on which side of a tile another tile of the image lay."
     citation = "Doersch et al. 2015, arXiv:1505.05192"

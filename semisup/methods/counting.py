@@ -67,6 +67,7 @@ class Counting(Method):
         SemisupError: at the first step, if a batch has a single image.
     """
 
+    name = "counting"
     family = "self-supervised"
     summary = "Counts features that add up over the quarters of an image, and do not to another image's."
     citation = "Noroozi et al. 2017, arXiv:1708.06734"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from semisup.errors import SemisupError
 from semisup.losses import info_nce
-from semisup.methods.base import Batch, Count, Method, Positive, Progress, Range, Update, Views
+from semisup.methods.base import AtLeastTwo, Batch, Count, Method, Positive, Progress, Update, Views
 from semisup.models import Encoder
 
 __all__ = ["CPC", "overlapping_patches"]
@@ -45,6 +44,7 @@ class CPC(Method):
         SemisupError: distances that the grid does not have; at the first step, images too small for the grid.
     """
 
+    name = "cpc"
     family = "self-supervised"
     summary = "The patches above predict those below, among all patches of the batch."
     citation = "van den Oord et al. 2018, arXiv:1807.03748"
@@ -55,7 +55,7 @@ class CPC(Method):
         self,
         model: Encoder,
         *,
-        grid: Annotated[int, Range(2)] = 7,
+        grid: AtLeastTwo = 7,
         nearest: Count = 2,
         farthest: Count = 5,
         temperature: Positive = 0.1,

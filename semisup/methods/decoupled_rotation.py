@@ -64,11 +64,11 @@ class DecoupledRotation(Method):
         bank_momentum: of the bank's rows, per epoch, in [0, 1). Paper: 0.5.
     """
 
+    name = "decoupled_rotation"
     family = "self-supervised"
     summary = "One half of the features tells how an image was turned, the other which image it is."
     citation = "Feng et al. 2019, CVPR; negatives after Wu et al. 2018, arXiv:1805.01978"
     trains = "encoder"
-    needs_num_images = True
     views = Views(unlabeled={"crop": "crop_flip"})
 
     def __init__(

@@ -50,11 +50,11 @@ class DeepCluster(Method):
         out_features: dimension of the embeddings. Reference code: 128.
     """
 
+    name = "deepcluster"
     family = "self-supervised"
     summary = "Clusters of the last epoch's embeddings are the classes of this one."
     citation = "Caron et al. 2018, arXiv:1807.05520; 2020, arXiv:2006.09882"
     trains = "encoder"
-    needs_num_images = True
     views = Views(unlabeled={"first": "simclr", "second": "simclr"})
     memory: Tensor
     known: Tensor

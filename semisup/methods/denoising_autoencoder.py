@@ -37,6 +37,7 @@ class DenoisingAutoencoder(Method):
         SemisupError: a part of the pixels above 1; a backbone that gives no maps.
     """
 
+    name = "denoising_autoencoder"
     family = "self-supervised"
     summary = "A small decoder paints the clean image from what the network made of a damaged one."
     citation = "Vincent et al. 2008, doi:10.1145/1390156.1390294"

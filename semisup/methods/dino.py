@@ -51,6 +51,7 @@ class DINO(Method):
             epochs.
     """
 
+    name = "dino"
     family = "self-supervised"
     summary = "Agree with a centered, sharpened average of oneself about the cluster of every view."
     citation = "Caron et al. 2021, arXiv:2104.14294"

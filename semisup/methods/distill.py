@@ -34,10 +34,10 @@ class Distill(Method):
         view: policy of the images, "weak" or "strong".
     """
 
+    name = "distill"
     family = "distillation"
     summary = "A (smaller) student learns the softened answers of a frozen teacher on unlabeled images."
     citation = "Hinton et al. 2015, arXiv:1503.02531; Chen et al. 2020, arXiv:2006.10029"
-    needs_teacher = True
 
     def __init__(
         self,

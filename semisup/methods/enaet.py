@@ -71,6 +71,7 @@ class EnAET(Method):
         agreement_weight: final weight of the guesses as labels of transformed images. Reference code: 1.
     """
 
+    name = "enaet"
     family = "semi-supervised"
     summary = "MixMatch, with decoders that predict how an image was transformed and guesses that must survive it."
     citation = "Wang et al. 2021, arXiv:1911.09265"

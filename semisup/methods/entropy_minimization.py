@@ -28,6 +28,7 @@ class EntropyMinimization(Method):
             google-research/fixmatch, 1.0 in S4L (arXiv:1905.03670) on ImageNet; 0.3 in S4L's mix of all methods.
     """
 
+    name = "entropy_minimization"
     family = "semi-supervised"
     summary = "Predictions on unlabeled images are made certain."
     citation = "Grandvalet & Bengio 2004, NIPS; S4L's baseline: Zhai et al. 2019, arXiv:1905.03670"

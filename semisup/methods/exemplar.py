@@ -42,12 +42,11 @@ class Exemplar(Method):
         strength: factor of the ranges of all transformations, those of scales and powers in their logarithms. Paper: 1.
     """
 
+    name = "exemplar"
     family = "self-supervised"
     summary = "Every one of many patches is a class, whose examples are transformations of it."
     citation = "Dosovitskiy et al. 2014, arXiv:1406.6909"
     trains = "encoder"
-    needs_num_images = True
-    needs_image_shape = True
     views = Views(unlabeled={"image": "none"})
     seeds: Tensor
     places: Tensor

@@ -45,6 +45,7 @@ class FixMatch(Method):
         teacher_decay: of that average, per step, in [0, 1).
     """
 
+    name = "fixmatch"
     family = "semi-supervised"
     summary = "Confident guesses on weak views label the strong views of the same images."
     citation = "Sohn et al. 2020, arXiv:2001.07685"

@@ -39,10 +39,10 @@ class FlexMatch(Method):
         teacher_decay: of that average, per step, in [0, 1).
     """
 
+    name = "flexmatch"
     family = "semi-supervised"
     summary = "FixMatch with a threshold for each class that follows how well the class is learned."
     citation = "Zhang et al. 2021, arXiv:2110.08263"
-    needs_num_images = True
     views = Views(labeled=("weak",), unlabeled=("weak", "strong"))
     latest: Tensor
 

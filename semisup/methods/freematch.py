@@ -39,6 +39,7 @@ class FreeMatch(Method):
         teacher_decay: of that average, per step, in [0, 1).
     """
 
+    name = "freematch"
     family = "semi-supervised"
     summary = "FixMatch with thresholds that follow the model's own running confidence in each class."
     citation = "Wang et al. 2023, arXiv:2205.07246"

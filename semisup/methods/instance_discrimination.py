@@ -45,11 +45,11 @@ class InstanceDiscrimination(Method):
         out_features: dimension of the embeddings. Paper: 128.
     """
 
+    name = "instance_discrimination"
     family = "self-supervised"
     summary = "Each image is a class; a bank of what the network last said to every image is the classifier."
     citation = "Wu et al. 2018, arXiv:1805.01978"
     trains = "encoder"
-    needs_num_images = True
     views = Views(unlabeled={"view": "moco"})
 
     def __init__(

@@ -10,7 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.augment import cut_tiles, lose_color, maximin_permutations, normalize_tiles
-from semisup.methods.base import Batch, Count, CountOrZero, Fraction, Method, Progress, Quarter, Range, Update, Views
+from semisup.methods.base import (
+    AtLeastTwo,
+    Batch,
+    Count,
+    CountOrZero,
+    Fraction,
+    Method,
+    Progress,
+    Quarter,
+    Range,
+    Update,
+    Views,
+)
 from semisup.models import Encoder, build_neck
 
 __all__ = ["Jigsaw", "JigsawTask"]
@@ -83,6 +95,7 @@ class Jigsaw(Method):
         SemisupError: more permutations than there are.
     """
 
+    name = "jigsaw"
     family = "self-supervised"
     summary = "Tells in which order the tiles of an image were shuffled."
     citation = "Noroozi & Favaro 2016, arXiv:1603.09246"
@@ -97,7 +110,7 @@ class Jigsaw(Method):
         gap: Quarter = 0.0,
         jitter: Quarter = 0.15,
         gray: Fraction = 0.3,
-        permutations: Annotated[int, Range(2)] = 100,
+        permutations: AtLeastTwo = 100,
         permutation_seed: CountOrZero = 0,
         hidden: Count = 256,
     ) -> None:

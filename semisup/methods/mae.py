@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from semisup.augment.pretext.patches import join_patches, random_order, split_patches
-from semisup.errors import SemisupError, raise_all
+from semisup.errors import SemisupError
 from semisup.losses import masked_mse
-from semisup.methods.base import Batch, Count, Method, Progress, Range, Update, Views
+from semisup.methods.base import Batch, Count, Depth, Method, Progress, Range, Update, Views
 from semisup.methods.parts.looking import looking
 from semisup.models import Encoder
-from semisup.models.vit import LN_EPS, TransformerBlock, check_transformer, require_vit, sincos_positions
+from semisup.models.vit import LN_EPS, TransformerBlock, require_vit, sincos_positions, width_conflicts
 
 __all__ = ["MAE"]
 
@@ -41,6 +41,7 @@ class MAE(Method):
             patches none would be hidden or none left.
     """
 
+    name = "mae"
     family = "self-supervised"
     summary = "A transformer sees a quarter of an image's patches, and a small decoder paints the others."
     citation = "He et al. 2022, arXiv:2111.06377"
@@ -54,13 +55,11 @@ class MAE(Method):
         mask_ratio: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.75,
         norm_pix: bool = True,
         decoder_width: Count = 48,
-        decoder_depth: Count = 2,
+        decoder_depth: Depth = 2,
         decoder_heads: Count = 3,
     ) -> None:
         super().__init__()
         vit = require_vit(model.backbone, "mae")
-        problems = check_transformer(width=decoder_width, depth=decoder_depth, heads=decoder_heads)
-        raise_all([f"decoder_{problem}" for problem in problems], "method mae")
         self.encoder = model
         self.mask_ratio = mask_ratio
         self.norm_pix = norm_pix
@@ -72,6 +71,12 @@ class MAE(Method):
             nn.LayerNorm(decoder_width, eps=LN_EPS),
         )
         self.paint = nn.Linear(decoder_width, vit.in_channels * vit.patch**2)
+
+    @staticmethod
+    def conflicts(decoder_width: int, decoder_heads: int, **_: object) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong between the options; see `semisup.options.check_options`."""
+        for key, sentence in width_conflicts(decoder_width, decoder_heads):
+            yield f"decoder_{key}", sentence.replace("heads=", "decoder_heads=")
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """One update."""

@@ -38,6 +38,7 @@ class MaskFeat(Method):
         SemisupError: another backbone than `vit`; a cell that does not divide the patch.
     """
 
+    name = "maskfeat"
     family = "self-supervised"
     summary = "A transformer tells, for hidden blocks of an image, the directions of the edges there."
     citation = "Wei et al. 2022, arXiv:2112.09133"

@@ -34,6 +34,7 @@ class MeanTeacher(Method):
             of all weights so far, until that forgets more slowly than `decay`.
     """
 
+    name = "mean_teacher"
     family = "semi-supervised"
     summary = "Consistency with a teacher that is the moving average of the student's weights."
     averages = True

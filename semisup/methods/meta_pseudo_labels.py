@@ -63,6 +63,7 @@ class MetaPseudoLabels(Method):
         dropout: of both networks, on the features before the head, in [0, 1). Paper: 0.2.
     """
 
+    name = "meta_pseudo_labels"
     family = "semi-supervised"
     summary = "A teacher learns to give the pseudo-labels that most improve its student on the labeled images."
     citation = "Pham et al. 2021, arXiv:2003.10580"

@@ -48,6 +48,7 @@ class MixMatch(Method):
             USB: 0.4.
     """
 
+    name = "mixmatch"
     family = "semi-supervised"
     summary = "Sharpened guesses and labels, mixed up with each other image by image."
     citation = "Berthelot et al. 2019, arXiv:1905.02249"

@@ -54,6 +54,7 @@ class MoCo(Method):
         SemisupError: at the first step, if the memory is smaller than the unlabeled batch or a part than two images.
     """
 
+    name = "moco"
     family = "self-supervised"
     summary = "A view finds its image's key among a queue of keys of a slowly moving copy of the network."
     citation = "He et al. 2020, arXiv:1911.05722"

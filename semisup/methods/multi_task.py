@@ -51,6 +51,7 @@ class MultiTask(Method):
         SemisupError: an unknown task, or none with a weight.
     """
 
+    name = "multi_task"
     family = "self-supervised"
     summary = "A weighted sum of pretext tasks on one encoder, each with its own head."
     citation = "Doersch & Zisserman 2017, arXiv:1708.07860"

@@ -36,6 +36,7 @@ class NoisyStudent(Method):
         SemisupError: at the first step, if no relabel stage gave pseudo-labels.
     """
 
+    name = "noisy_student"
     family = "semi-supervised"
     summary = "A noised student learns the pseudo-labels of a relabel stage; repeated, each student teaches the next."
     citation = "Xie et al. 2020, arXiv:1911.04252"

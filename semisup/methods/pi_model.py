@@ -36,6 +36,7 @@ class PiModel(Method):
             and USB. False, as in the paper, sends it through both.
     """
 
+    name = "pi_model"
     family = "semi-supervised"
     summary = "Two augmented views of an image should get the same prediction."
     citation = "Laine & Aila 2017, arXiv:1610.02242"

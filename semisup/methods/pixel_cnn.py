@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.augment.kernels.normalize import Normalize
-from semisup.methods.base import Batch, Count, Method, Progress, Range, Statistics, Update, Views
+from semisup.methods.base import AtLeastTwo, Batch, Count, Depth, Method, Progress, Statistics, Update, Views
 from semisup.models import Encoder, image_channels
 from semisup.models.gated_pixel_cnn import GatedPixelCNN
 
@@ -36,11 +35,11 @@ class PixelCNN(Method):
         decoder_layers: gated layers; a pixel sees as many rows above it and one more.
     """
 
+    name = "pixel_cnn"
     family = "self-supervised"
     summary = "A decoder guesses an image pixel after pixel from those before and from the network's features."
     citation = "van den Oord et al. 2016, arXiv:1606.05328"
     trains = "encoder"
-    needs_statistics = True
     views = Views(unlabeled={"image": "weak"})
 
     def __init__(
@@ -48,9 +47,9 @@ class PixelCNN(Method):
         model: Encoder,
         statistics: Statistics,
         *,
-        levels: Annotated[int, Range(2)] = 8,
+        levels: AtLeastTwo = 8,
         decoder_width: Count = 16,
-        decoder_layers: Count = 3,
+        decoder_layers: Depth = 3,
     ) -> None:
         super().__init__()
         channels = image_channels(model.backbone)

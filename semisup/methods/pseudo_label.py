@@ -35,6 +35,7 @@ class PseudoLabel(Method):
             T2 = 600.
     """
 
+    name = "pseudo_label"
     family = "semi-supervised"
     summary = "The network's own confident guesses are labels, with a weight that grows over the run."
     citation = "Lee 2013, ICML workshop; Oliver et al. 2018, arXiv:1804.09170"

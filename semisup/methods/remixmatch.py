@@ -68,6 +68,7 @@ class ReMixMatch(Method):
             `semisup.methods.parts.prior`. Paper: labels.
     """
 
+    name = "remixmatch"
     family = "semi-supervised"
     summary = "MixMatch with guesses that are aligned and label strong views, and a rotation task beside it."
     citation = "Berthelot et al. 2020, arXiv:1911.09785"

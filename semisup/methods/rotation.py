@@ -42,6 +42,7 @@ class Rotation(Method):
         model: the bare encoder; a linear head on its features is beside it and is dropped afterwards.
     """
 
+    name = "rotation"
     family = "self-supervised"
     summary = "Tells by how many quarters an image was turned."
     citation = "Gidaris et al. 2018, arXiv:1803.07728"

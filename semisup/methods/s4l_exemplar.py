@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,7 @@ from torch import nn
 
 from semisup.errors import SemisupError
 from semisup.losses import batch_hard_triplet
-from semisup.methods.base import Batch, Count, Method, NonNegative, Progress, Range, Update, Views
+from semisup.methods.base import AtLeastTwo, Batch, Count, Method, NonNegative, Progress, Update, Views
 from semisup.models import Classifier
 
 __all__ = ["S4LExemplar"]
@@ -38,6 +37,7 @@ class S4LExemplar(Method):
         SemisupError: at the first step, if the labeled batch does not say which images it holds.
     """
 
+    name = "s4l_exemplar"
     family = "semi-supervised"
     summary = "Labels, and for all images a triplet loss by which the views of one image are its own class."
     citation = "Zhai et al. 2019, arXiv:1905.03670"
@@ -47,7 +47,7 @@ class S4LExemplar(Method):
         model: Classifier,
         *,
         triplet_weight: NonNegative = 1.0,
-        copies: Annotated[int, Range(2)] = 8,
+        copies: AtLeastTwo = 8,
         embedding: Count = 1000,
     ) -> None:
         super().__init__()

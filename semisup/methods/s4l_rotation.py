@@ -33,6 +33,7 @@ class S4LRotation(Method):
             with 100 labels, 400 steps, draw 10, 93.3% beside 81.1%.
     """
 
+    name = "s4l_rotation"
     family = "semi-supervised"
     summary = "Labels, and for all images by how many quarters they were turned, on one set of features."
     citation = "Zhai et al. 2019, arXiv:1905.03670"

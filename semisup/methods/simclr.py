@@ -27,6 +27,7 @@ class SimCLR(Method):
         decoupled: leave the positive out of the denominator (arXiv:2110.06848); meant for small batches.
     """
 
+    name = "simclr"
     family = "self-supervised"
     summary = "Two views of an image attract each other among all other images of the batch."
     citation = "Chen et al. 2020, arXiv:2002.05709"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from semisup.errors import SemisupError
 from semisup.losses import nt_xent
-from semisup.methods.base import Batch, Count, CountOrZero, Fraction, Method, Positive, Progress, Update, Views
+from semisup.methods.base import Batch, Count, CountOrZero, Depth, Fraction, Method, Positive, Progress, Update, Views
 from semisup.methods.parts.memory import enqueue
 from semisup.models import EMA, Encoder, ProjectionHead
 
@@ -42,6 +42,7 @@ class SimCLRv2(Method):
         SemisupError: at the first step, if the memory is smaller than the unlabeled batch.
     """
 
+    name = "simclr_v2"
     family = "self-supervised"
     summary = "SimCLR with a deeper projection head to fine-tune from, and an optional memory of negatives."
     citation = "Chen et al. 2020, arXiv:2006.10029"
@@ -57,7 +58,7 @@ class SimCLRv2(Method):
         temperature: Positive = 0.5,
         hidden: CountOrZero = 0,
         out_features: Count = 128,
-        layers: Count = 3,
+        layers: Depth = 3,
         memory: CountOrZero = 0,
         memory_decay: Fraction = 0.999,
         decoupled: bool = False,

@@ -68,11 +68,10 @@ class SimMatch(Method):
         SemisupError: at the first step, if the labeled batch does not say which images it holds.
     """
 
+    name = "simmatch"
     family = "semi-supervised"
     summary = "FixMatch whose views must resemble the same labeled images, which also correct the guesses."
     citation = "Zheng et al. 2022, arXiv:2203.06915"
-    needs_num_images = True
-    needs_num_labeled = True
     views = Views(labeled=("weak",), unlabeled=("weak", "strong"))
     row_in_bank: Tensor
     bank: Tensor

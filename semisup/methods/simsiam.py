@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from semisup.losses import negative_cosine
-from semisup.methods.base import Batch, Count, Method, Progress, Update, Views
+from semisup.methods.base import Batch, Count, Depth, Method, Progress, Update, Views
 from semisup.models import Encoder, ProjectionHead, build_neck
 
 __all__ = ["SimSiam"]
@@ -32,6 +32,7 @@ class SimSiam(Method):
         layers: of the projector. Paper: 3, and 2 on CIFAR-10.
     """
 
+    name = "simsiam"
     family = "self-supervised"
     summary = "A predictor finds what the same network, held still, says to the image's other view."
     citation = "Chen & He 2021, arXiv:2011.10566"
@@ -45,7 +46,7 @@ class SimSiam(Method):
         hidden: Count = 2048,
         out_features: Count = 2048,
         bottleneck: Count = 512,
-        layers: Count = 3,
+        layers: Depth = 3,
     ) -> None:
         super().__init__()
         self.encoder = Encoder(

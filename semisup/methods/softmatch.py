@@ -43,6 +43,7 @@ class SoftMatch(Method):
         teacher_decay: of that average, per step, in [0, 1).
     """
 
+    name = "softmatch"
     family = "semi-supervised"
     summary = "FixMatch with weights that fall off as a Gaussian below the mean confidence, instead of a threshold."
     citation = "Chen et al. 2023, arXiv:2301.10921"

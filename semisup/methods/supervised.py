@@ -37,6 +37,7 @@ class Supervised(Method):
         SemisupError: `supcon` beside `freeze`, which leaves it nothing to learn.
     """
 
+    name = "supervised"
     family = "supervised"
     summary = "Cross-entropy on the labeled images: the baseline and the fine-tuning stage."
     citation = "Oliver et al. 2018, arXiv:1804.09170 (as the baseline)"

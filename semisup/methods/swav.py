@@ -50,6 +50,7 @@ class SwAV(Method):
         SemisupError: at the first step, if the queue is smaller than the unlabeled batch.
     """
 
+    name = "swav"
     family = "self-supervised"
     summary = "Views of an image predict each other's codes among prototypes that share the images evenly."
     citation = "Caron et al. 2020, arXiv:2006.09882"

@@ -37,10 +37,10 @@ class TemporalEnsembling(Method):
         momentum: of Z, per epoch, in [0, 1); 0 keeps the last prediction alone. Paper: 0.6.
     """
 
+    name = "temporal_ensembling"
     family = "semi-supervised"
     summary = "Consistency with the average of the predictions of earlier epochs."
     citation = "Laine & Aila 2017, arXiv:1610.02242"
-    needs_num_images = True
     views = Views(labeled=("weak",), unlabeled=("weak",))
     ensemble: Tensor
     seen: Tensor

@@ -61,6 +61,7 @@ class UDA(Method):
             authors' scripts for CIFAR-10 have log at 250 labels, linear or none at 4,000.
     """
 
+    name = "uda"
     family = "semi-supervised"
     summary = "A strongly augmented image gets the sharpened, confident prediction of its weak view."
     citation = "Xie et al. 2020, arXiv:1904.12848"

@@ -70,6 +70,7 @@ class VAT(Method):
             paper: 1.
     """
 
+    name = "vat"
     family = "semi-supervised"
     summary = "Predictions should withstand the worst small change of the image, and optionally be certain."
     citation = "Miyato et al. 2018, arXiv:1704.03976"

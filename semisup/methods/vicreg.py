@@ -35,6 +35,7 @@ class VICReg(Method):
         covariance_weight: nu, >= 0. Paper: 1.
     """
 
+    name = "vicreg"
     family = "self-supervised"
     summary = "Two views agree, while the batch's features keep their variance and lose their covariance."
     citation = "Bardes et al. 2022, arXiv:2105.04906"

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from functools import partial
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
 
 from torch import nn
 
 from semisup.errors import SemisupError, nearest, raise_all
-from semisup.models.checks import check_flag, check_whole
 from semisup.models.classifier import Classifier, feature_width
-from semisup.models.cnn import SmallCNN, check_cnn
+from semisup.models.cnn import SmallCNN
 from semisup.models.foreign import file_shapes
 from semisup.models.from_timm import PRETRAINED, build_timm, check_timm
 from semisup.models.from_torchvision import TorchvisionBackbone, check_torchvision, classifier_names
 from semisup.models.heads import build_neck
 from semisup.models.origin import TIMM, TORCHVISION
-from semisup.models.prepared import INPUT_KEYS, InputSpec, check_input, prepared
-from semisup.models.resnet import ResNet, check_resnet
-from semisup.models.vit import VisionTransformer, check_grid, check_vit
-from semisup.models.wrn import WideResNet, check_wrn
+from semisup.models.prepared import InputSpec, InputWishes, prepared
+from semisup.models.resnet import ResNet18, ResNet34, ResNet50
+from semisup.models.vit import VisionTransformer, check_grid
+from semisup.models.wrn import WideResNet
+from semisup.options import Count, Range, Settings, check_named, check_options, keys_of, read
 
 __all__ = [
     "BACKBONES",
@@ -34,25 +33,37 @@ __all__ = [
     "model_signature",
 ]
 
-# Adding a backbone = its file, a line here and a line in CHECKS.
-BACKBONES: dict[str, Callable[..., nn.Module]] = {
-    "cnn": SmallCNN,
-    "wrn": WideResNet,
-    "resnet18": partial(ResNet, 18),
-    "resnet34": partial(ResNet, 34),
-    "resnet50": partial(ResNet, 50),
-    "vit": VisionTransformer,
+BACKBONES: dict[str, type[nn.Module]] = {
+    cls.name: cls for cls in (SmallCNN, WideResNet, ResNet18, ResNet34, ResNet50, VisionTransformer)
 }
-CHECKS: dict[str, Callable[..., list[str]]] = {
-    "cnn": check_cnn,
-    "wrn": check_wrn,
-    "resnet18": partial(check_resnet, 18),
-    "resnet34": partial(check_resnet, 34),
-    "resnet50": partial(check_resnet, 50),
-    "vit": check_vit,
-}
+"""Every backbone by its name; `semisup.register` adds one."""
 # Smaller than this, the maps of the deeper networks have no pixel left to pool.
 SMALLEST_IMAGE = 8
+
+
+class _Shape(Settings):
+    """What a model is built for."""
+
+    in_channels: Count
+    image_size: Annotated[int, Range(SMALLEST_IMAGE, 4096)]
+    num_classes: Count
+    neck: list[Annotated[int, Range(1, 10**9)]] = []
+    neck_final: bool = False
+
+
+class _Input(Settings):
+    channels: Count
+    size: Count
+    mean: list[float]
+    std: list[float]
+    data_mean: list[float]
+    data_std: list[float]
+
+
+class _Spec(_Shape):
+    name: str
+    options: dict[str, Any]
+    input: _Input | None = None
 
 
 @dataclass(frozen=True)
@@ -81,15 +92,10 @@ class ModelSpec:
 
     def problems(self) -> list[str]:
         """Return what is wrong with the values, one sentence each; builds nothing."""
-        found = check_model(self.name, self.options)
-        found += check_whole("in_channels", self.in_channels, 1)
-        found += check_whole("image_size", self.image_size, SMALLEST_IMAGE)
-        found += check_whole("num_classes", self.num_classes, 1)
-        if isinstance(self.neck, list):
-            found += [p for i, width in enumerate(self.neck) for p in check_whole(f"neck[{i}]", width, 1)]
-        else:
-            found.append(f"neck must be a list of widths, got {self.neck!r}")
-        return found + check_flag("neck_final", self.neck_final)
+        found = read(_Spec, self.to_json())[1]
+        return (
+            found if not isinstance(self.options, dict) else found + check_model({"name": self.name} | self.options, "")
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the values as a new dict of plain JSON types; without `input` where there is none."""
@@ -105,17 +111,9 @@ class ModelSpec:
         Raises:
             SemisupError: unknown or missing keys, or values out of range; all of them are listed.
         """
-        known = [f.name for f in fields(cls)]
-        optional = ("neck", "neck_final", "input")
-        problems = [f"unknown key {key!r}{nearest(str(key), known)}" for key in values if key not in known]
-        problems += [f"missing key {key!r}" for key in known if key not in values and key not in optional]
-        raise_all(problems, "model spec")
+        raise_all(read(_Spec, dict(values))[1], "model spec")
         given = values.get("input")
-        try:
-            read = None if given is None else InputSpec(**given)
-        except TypeError as error:
-            raise SemisupError(f"model spec: input is none that this version writes ({error})") from error
-        spec = cls(**{**values, "input": read})
+        spec = cls(**{**values, "input": None if given is None else InputSpec(**given)})
         raise_all(spec.problems(), "model spec")
         return spec
 
@@ -135,28 +133,29 @@ def model_signature(name: str) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is not p.empty}
 
 
-def check_model(name: str, options: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with a backbone's name or options, one sentence each; builds nothing.
+def check_model(given: Any, at: str) -> list[str]:
+    """Return what is wrong with a backbone as a recipe has it, one sentence each; builds nothing.
 
     Args:
-        name: a key of ``BACKBONES``, ``torchvision/<classifier>`` or ``timm/<network>``.
-        options: as in a recipe's ``model:``, without the name.
+        given: `name`, a key of `BACKBONES`, `torchvision/<classifier>` or `timm/<network>`, the backbone's own options,
+            and those of `InputWishes`.
+        at: key of the mapping.
     """
-    problems = _check_name(name)
-    if not isinstance(options, Mapping):
-        problems.append(f"options must be a mapping of names to values, got {options!r}")
-    if problems:
-        return problems
-    signature = model_signature(name)
-    known = [*signature, *INPUT_KEYS]
-    problems = [f"unknown option {key!r} of {name}{nearest(str(key), known)}" for key in options if key not in known]
-    problems += check_input(options)
-    values = {key: options.get(key, parameter.default) for key, parameter in signature.items()}
-    if name.startswith(TIMM):
-        return problems + check_timm(name.removeprefix(TIMM), **values) + _check_file(values["weights"])
-    if name.startswith(TORCHVISION):
-        return problems + check_torchvision(name.removeprefix(TORCHVISION), **values)
-    return problems + CHECKS[name](**values)
+    wishes = {key: given[key] for key in keys_of(InputWishes) if key in given} if isinstance(given, Mapping) else {}
+    given = {key: value for key, value in given.items() if key not in wishes} if wishes else given
+    wrong = read(InputWishes, wishes, at)[1]
+    name = given.get("name") if isinstance(given, Mapping) else None
+    if not isinstance(name, str) or name in BACKBONES:
+        return wrong + check_named(given, "name", BACKBONES, "model", at)
+    prefix = f"{at}." if at else ""
+    unknown = [f"{prefix}{problem}" for problem in _check_name(name)]
+    if unknown:
+        return wrong + unknown
+    options = {key: value for key, value in given.items() if key != "name"}
+    problems = check_options(TorchvisionBackbone, options, at)  # timm's have the same ones
+    if not problems:
+        problems = [f"{prefix}{problem}" for problem in _check_weights(name, options.get("weights"))]
+    return wrong + problems
 
 
 def build_backbone(
@@ -182,10 +181,8 @@ def build_backbone(
     Raises:
         SemisupError: an unknown name or option (the nearest is given) or a value out of range; all are listed.
     """
-    problems = check_model(name, options)
-    problems += check_whole("in_channels", in_channels, 1)
-    problems += check_whole("image_size", image_size, SMALLEST_IMAGE)
-    raise_all(problems, f"model {name}")
+    shape = {"in_channels": in_channels, "image_size": image_size, "num_classes": 1}
+    raise_all(check_model({"name": name, **options}, "") + read(_Shape, shape)[1], f"model {name}")
     if input_spec is not None:
         inner = build_backbone(
             name, options, in_channels=input_spec.channels, image_size=input_spec.size, pretrained=pretrained
@@ -234,9 +231,11 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _check_file(weights: object) -> list[str]:
-    """Complain about a file of weights that cannot be read."""
-    if not isinstance(weights, str) or weights == PRETRAINED:
+def _check_weights(name: str, weights: str | None) -> list[str]:
+    """Complain about weights that a network of another library has not got, or a file that cannot be read."""
+    if name.startswith(TORCHVISION):
+        return check_torchvision(name.removeprefix(TORCHVISION), weights=weights)
+    if weights is None or weights == PRETRAINED:
         return []
     try:
         file_shapes(weights)
@@ -245,9 +244,7 @@ def _check_file(weights: object) -> list[str]:
     return []
 
 
-def _check_name(name: object) -> list[str]:
-    if not isinstance(name, str):
-        return [f"name must be a string, got {name!r}"]
+def _check_name(name: str) -> list[str]:
     if name in BACKBONES:
         return []
     if name.startswith(TIMM):
@@ -255,5 +252,5 @@ def _check_name(name: object) -> list[str]:
     if name.startswith(TORCHVISION):
         return check_torchvision(name.removeprefix(TORCHVISION))
     if name in classifier_names():
-        return [f"unknown model {name!r}; did you mean '{TORCHVISION}{name}'?"]
-    return [f"unknown model {name!r}{nearest(name, [*BACKBONES, TORCHVISION + '<name>', TIMM + '<name>'])}"]
+        return [f"name: unknown model '{name}'; did you mean '{TORCHVISION}{name}'?"]
+    return [f"name: unknown model '{name}'{nearest(name, [*BACKBONES, TORCHVISION + '<name>', TIMM + '<name>'])}"]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from semisup.errors import SemisupError, raise_all
-from semisup.models.checks import check_whole
+from semisup.errors import SemisupError
 
 __all__ = ["Classifier", "Encoder", "backbone_core", "feature_width", "image_channels"]
 
@@ -69,7 +68,6 @@ class Classifier(nn.Module):
 
     def __init__(self, backbone: nn.Module, neck: nn.Sequential, num_classes: int, *, zero_head: bool = False) -> None:
         super().__init__()
-        raise_all(check_whole("num_classes", num_classes, 1), "classifier")
         linears = [layer for layer in neck.modules() if isinstance(layer, nn.Linear)]
         self.num_features = linears[-1].out_features if linears else feature_width(backbone)
         self.backbone = backbone

@@ -6,17 +6,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.errors import raise_all
-from semisup.models.checks import check_whole
+from semisup.options import Count, check_options
 
-__all__ = ["SmallCNN", "check_cnn", "conv_bn_relu"]
+__all__ = ["SmallCNN", "conv_bn_relu"]
 
 # A map wider than this is shrunk by 4 instead of 2, so that 224 px images stay affordable: 0.12 GMAC at width 32.
 WIDE_MAP = 48
-
-
-def check_cnn(*, width: object) -> list[str]:
-    """Return what is wrong with the options of :class:`SmallCNN`, one sentence each."""
-    return check_whole("width", width, 1)
 
 
 class SmallCNN(nn.Module):
@@ -30,12 +25,14 @@ class SmallCNN(nn.Module):
         in_channels: 1 for gray images, 3 for color.
 
     Raises:
-        SemisupError: ``width`` or ``in_channels`` is not a positive whole number.
+        SemisupError: ``width`` is out of its range.
     """
 
-    def __init__(self, width: int = 32, *, in_channels: int = 3) -> None:
+    name = "cnn"
+
+    def __init__(self, width: Count = 32, *, in_channels: int = 3) -> None:
         super().__init__()
-        raise_all(check_cnn(width=width) + check_whole("in_channels", in_channels, 1), "model cnn")
+        raise_all(check_options(SmallCNN, {"width": width}), "model cnn")
         self.layer1 = conv_bn_relu(in_channels, width)
         self.layer2 = conv_bn_relu(width, 2 * width)
         self.layer3 = conv_bn_relu(2 * width, 4 * width)

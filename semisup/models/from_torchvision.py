@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from semisup.errors import SemisupError, first_line, nearest, raise_all
 from semisup.models.foreign import SUFFIXES, file_shapes
 from semisup.models.from_timm import fill_from_file
+from semisup.options import show
 
 __all__ = ["TorchvisionBackbone", "check_torchvision", "classifier_names"]
 
@@ -54,10 +55,10 @@ def check_torchvision(name: str, *, weights: object = None) -> list[str]:
         weights: None, "DEFAULT", or the name of one of torchvision's weights for this network.
     """
     if name in AUXILIARY:
-        return [f"name torchvision/{name} has auxiliary outputs while training, which no method here can use"]
+        return [f"name: torchvision/{name} has auxiliary outputs while training, which no method here can use"]
     names = classifier_names()
     if name not in names:
-        return [f"name torchvision/{name} is no classifier of torchvision{nearest(name, names)}"]
+        return [f"name: torchvision/{name} is no classifier of torchvision{nearest(name, names)}"]
     if weights is None:
         return []
     from torchvision import models
@@ -73,7 +74,7 @@ def check_torchvision(name: str, *, weights: object = None) -> list[str]:
             return [str(error)]
         return []
     listed = ", ".join(known.__members__)
-    return [f"weights must be none, a file, or one of {listed}, got {weights!r}{nearest(str(weights), valid)}"]
+    return [f"weights: must be null, a file, or one of {listed}, not {show(weights)}{nearest(str(weights), valid)}"]
 
 
 class TorchvisionBackbone(nn.Module):
@@ -101,7 +102,7 @@ class TorchvisionBackbone(nn.Module):
         super().__init__()
         problems = check_torchvision(name, weights=weights)
         if in_channels not in (1, 3):
-            problems.append(f"in_channels must be 1 or 3, got {in_channels!r}")
+            problems.append(f"in_channels: must be 1 or 3, not {in_channels!r}")
         subject = f"model torchvision/{name}"
         raise_all(problems, subject)
         file = None if weights is None or Path(weights).suffix not in SUFFIXES else Path(weights)

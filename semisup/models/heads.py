@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from semisup.errors import SemisupError, raise_all
-from semisup.models.checks import check_whole
+from semisup.errors import SemisupError
 
 __all__ = ["ProjectionHead", "build_neck"]
 
@@ -35,13 +34,8 @@ class ProjectionHead(nn.Module):
 
     def __init__(self, in_features: int, hidden: int, out_features: int = 128, num_layers: int = 3) -> None:
         super().__init__()
-        given = {
-            "in_features": in_features,
-            "hidden": hidden,
-            "out_features": out_features,
-            "num_layers": num_layers,
-        }
-        raise_all([p for key, value in given.items() for p in check_whole(key, value, 1)], "projection head")
+        if min(hidden, out_features, num_layers) < 1:
+            raise SemisupError(f"projection head: needs a layer, each of a width, not {num_layers} of {hidden}")
         self.layers = build_neck(in_features, [hidden] * (num_layers - 1) + [out_features], final=True)
         self.num_features = out_features
 

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semisup.errors import nearest
 from semisup.models.classifier import feature_width
+from semisup.options import Range, Settings
 
-__all__ = ["INPUT_KEYS", "NORMALIZATIONS", "InputSpec", "Prepared", "PreparedMaps", "check_input", "prepared"]
+__all__ = ["NORMALIZATIONS", "InputSpec", "InputWishes", "Prepared", "PreparedMaps", "prepared"]
 
-INPUT_KEYS = ("resize", "normalize")
-"""Keys of a recipe's `model:` that every backbone has."""
 NORMALIZATIONS = {
     "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
     "half": ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
 }
 """Mean and standard deviation of color channels in [0, 1]: torchvision's and timm's default, and Inception's."""
-LARGEST_IMAGE = 1024
+
+
+class InputWishes(Settings):
+    """Keys of a recipe's `model:` that every backbone has."""
+
+    resize: Annotated[int, Range(8, 1024)] | None = None
+    """Side that the images are scaled to before the network, pixels; null: what its weights expect."""
+    normalize: Literal["auto", "data", "imagenet", "half"] = "auto"
+    """Mean and standard deviation of the network's images; auto: those of its weights, data: the training images'."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +54,6 @@ class InputSpec:
         """Say it as the plan does."""
         mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (self.mean, self.std))
         return f"{self.size} px, {self.channels} channels, mean {mean}, std {std}"
-
-
-def check_input(options: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with the `INPUT_KEYS` among a model's options, one sentence each."""
-    problems = []
-    size, how = options.get("resize"), options.get("normalize", "auto")
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= LARGEST_IMAGE):
-        problems.append(f"resize must be a whole number from 8 to {LARGEST_IMAGE}, or null, got {size!r}")
-    choices = ["auto", "data", *NORMALIZATIONS]
-    if how not in choices:
-        problems.append(f"normalize must be one of {', '.join(choices)}, got {how!r}{nearest(str(how), choices)}")
-    return problems
 
 
 class Prepared(nn.Module):

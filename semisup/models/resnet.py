@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.errors import raise_all
-from semisup.models.checks import check_choice, check_flag, check_number, check_whole
+from semisup.options import Range, check_options
 
-__all__ = ["ResNet", "SelectiveKernel", "check_resnet"]
+__all__ = ["ResNet", "ResNet18", "ResNet34", "ResNet50", "SelectiveKernel"]
 
 # depth: (blocks per group, bottleneck?)
 DEPTHS: dict[int, tuple[tuple[int, int, int, int], bool]] = {
@@ -17,26 +20,14 @@ DEPTHS: dict[int, tuple[tuple[int, int, int, int], bool]] = {
     34: ((3, 4, 6, 3), False),
     50: ((3, 4, 6, 3), True),
 }
-STEMS = ("cifar", "imagenet")
 SK_RATIO = 0.0625
 SK_MIN_WIDTH = 32
 
 
-def check_resnet(depth: int, *, width: object, stem: object, sk: object) -> list[str]:
-    """Return what is wrong with the options of :class:`ResNet`, one sentence each."""
-    # Below 1/32 the stem of ResNet-D would be left without a channel.
-    problems = check_number("width", width, above=1 / 32 - 1e-9)
-    problems += check_choice("stem", stem, STEMS)
-    problems += check_flag("sk", sk)
-    if depth not in DEPTHS:
-        problems.append(f"depth must be one of {', '.join(map(str, DEPTHS))}, got {depth!r}")
-    elif sk is True and not DEPTHS[depth][1]:
-        problems.append(f"sk needs the bottleneck blocks of resnet50: resnet{depth} has none, got sk=True")
-    return problems
-
-
 class ResNet(nn.Module):
     """ResNet-18, -34 or -50 without its classifier: four groups of blocks, then the mean over the map.
+
+    The depth is the subclass's.
 
     He et al. 2016, arXiv:1512.03385. With ``stem="imagenet"``, ``width=1`` and no ``sk``, parameter names and outputs
     are those of torchvision's network of the same depth, so its weights load by name. The last BN scale of each
@@ -44,7 +35,6 @@ class ResNet(nn.Module):
     shortcut. Input ``(N, in_channels, H, W)``, output ``(N, 512 * width)``, or ``(N, 2048 * width)`` for ResNet-50.
 
     Args:
-        depth: 18, 34 or 50.
         width: multiplier of all channel counts, at least 1/32; SimCLRv2 uses 1, 2 and 3.
         stem: "cifar" is one 3x3 convolution at full resolution (images up to about 64 px), "imagenet" the 7x7
             convolution and max-pooling that shrink the map by 4.
@@ -58,13 +48,19 @@ class ResNet(nn.Module):
         SemisupError: a value out of its range; all of them are listed.
     """
 
+    depth: ClassVar[int]
+
     def __init__(
-        self, depth: int, width: float = 1.0, stem: str = "cifar", sk: bool = False, *, in_channels: int = 3
+        self,
+        width: Annotated[float, Range(1 / 32, 1000)] = 1.0,
+        stem: Literal["cifar", "imagenet"] = "cifar",
+        sk: bool = False,
+        *,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
-        problems = check_resnet(depth, width=width, stem=stem, sk=sk) + check_whole("in_channels", in_channels, 1)
-        raise_all(problems, f"model resnet{depth}")
-        blocks, bottleneck = DEPTHS[depth]
+        raise_all(check_options(type(self), {"width": width, "stem": stem, "sk": sk}), f"model resnet{self.depth}")
+        blocks, bottleneck = DEPTHS[self.depth]
         base = round(64 * width)
         self.conv1 = _stem(stem, in_channels, base, sk=sk)
         self.bn1 = nn.BatchNorm2d(base)
@@ -84,6 +80,12 @@ class ResNet(nn.Module):
         self.num_features = c_in
         self.in_channels = in_channels
 
+    @classmethod
+    def conflicts(cls, sk: bool, **_: object) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong between the options; see `semisup.options.check_options`."""
+        if sk and not DEPTHS[cls.depth][1]:
+            yield "sk", f"needs the bottleneck blocks of resnet50: resnet{cls.depth} has none, not true"
+
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(N, C, H, W)`` to features ``(N, num_features)``."""
         return self.maps(images)[-1].mean(dim=(2, 3))
@@ -98,6 +100,27 @@ class ResNet(nn.Module):
             x = group(x)
             found.append(x)
         return found
+
+
+class ResNet18(ResNet):
+    """See `ResNet`."""
+
+    name = "resnet18"
+    depth = 18
+
+
+class ResNet34(ResNet):
+    """See `ResNet`."""
+
+    name = "resnet34"
+    depth = 34
+
+
+class ResNet50(ResNet):
+    """See `ResNet`."""
+
+    name = "resnet50"
+    depth = 50
 
 
 class _Basic(nn.Module):

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Annotated
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.errors import raise_all
-from semisup.models.checks import check_number, check_whole
+from semisup.options import Count, Momentum, Range, check_options
 
-__all__ = ["WideResNet", "check_wrn"]
+__all__ = ["WideResNet"]
 
 LEAK = 0.1  # slope of the leaky ReLU for negative inputs
 BN_EPS = 1e-3  # TensorFlow's default, hence that of the published results
-
-
-def check_wrn(*, depth: object, width: object, bn_momentum: object) -> list[str]:
-    """Return what is wrong with the options of :class:`WideResNet`, one sentence each."""
-    problems = check_whole("depth", depth, 10)
-    if not problems and isinstance(depth, int) and depth % 6 != 4:
-        below = depth - (depth - 4) % 6
-        problems.append(f"depth must be 6n+4, got {depth!r}; the nearest are {below} and {below + 6}")
-    problems += check_whole("width", width, 1)
-    problems += check_number("bn_momentum", bn_momentum, above=0, at_most=1)
-    return problems
 
 
 class WideResNet(nn.Module):
@@ -46,10 +37,19 @@ class WideResNet(nn.Module):
         SemisupError: a value out of its range; all of them are listed.
     """
 
-    def __init__(self, depth: int = 28, width: int = 2, bn_momentum: float = 0.001, *, in_channels: int = 3) -> None:
+    name = "wrn"
+
+    def __init__(
+        self,
+        depth: Annotated[int, Range(10, 1000)] = 28,
+        width: Count = 2,
+        bn_momentum: Momentum = 0.001,
+        *,
+        in_channels: int = 3,
+    ) -> None:
         super().__init__()
-        problems = check_wrn(depth=depth, width=width, bn_momentum=bn_momentum)
-        raise_all(problems + check_whole("in_channels", in_channels, 1), "model wrn")
+        given = {"depth": depth, "width": width, "bn_momentum": bn_momentum}
+        raise_all(check_options(WideResNet, given), "model wrn")
         blocks = (depth - 4) // 6
         channels = [16 * width, 32 * width, 64 * width]
         self.stem = _conv3x3(in_channels, 16)
@@ -59,6 +59,13 @@ class WideResNet(nn.Module):
         self.bn = nn.BatchNorm2d(channels[2], eps=BN_EPS, momentum=bn_momentum)
         self.num_features = channels[2]
         self.in_channels = in_channels
+
+    @staticmethod
+    def conflicts(depth: int, **_: object) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong between the options; see `semisup.options.check_options`."""
+        if depth % 6 != 4:
+            below = depth - (depth - 4) % 6
+            yield "depth", f"must be 6n+4, not {depth}; the nearest are {below} and {below + 6}"
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images ``(N, C, H, W)`` to features ``(N, 64 * width)``."""

@@ -98,7 +98,8 @@ class Reporter(Terminal):
             f"{recipe.name}: seed {recipe.seed}, {plan.device} {plan.precision}"
             f"{' compiled' if recipe.compile else ''}; {data.name}: "
             f"{len(data.x_train):,} training images of {data.size}x{data.size}x{data.channels}, {len(budget.index):,} "
-            f"labeled ({spread} per class of {data.num_classes}), {len(data.x_test):,} test images"
+            f"labeled ({spread} per class of {data.num_classes}), {len(data.x_test):,} test images; "
+            f"{'mirrored or not' if data.flip else 'never mirrored (data.flip=true allows it)'}"
         )
         for stage in plan.stages:
             if stage.loaded is not None and stage.config.init is not None:
@@ -134,11 +135,11 @@ class Reporter(Terminal):
         self.console.print(table)
 
     @contextmanager
-    def progress(self, stage: StagePlan) -> Iterator[StageProgress]:
+    def progress(self, stage: StagePlan, *, resumes: bool = False) -> Iterator[StageProgress]:
         """A progress bar on a terminal; elsewhere a line at once and then one every few seconds."""
         if not self.console.is_terminal or self.console.quiet or not stage.steps:
             if stage.steps:
-                self.say(f"{stage.name} 0/{stage.steps}")
+                self.say(f"{stage.name}: goes on" if resumes else f"{stage.name} 0/{stage.steps}")
             yield StageProgress(self.console, stage, None)
             return
         columns = (
@@ -150,6 +151,13 @@ class Reporter(Terminal):
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
             yield StageProgress(self.console, stage, progress)
+
+    def show_expected(self, seconds: dict[str, float]) -> None:
+        """How long training will take, stage by stage."""
+        if seconds:
+            each = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())
+            together = f"; together {duration(sum(seconds.values()))}" if len(seconds) > 1 else ""
+            self.say(f"expected time of training: {each}{together}; evaluation is not in it")
 
     def stage_done(self, result: StageResult) -> None:
         """One line for a finished stage."""

@@ -9,12 +9,13 @@ import re
 import types
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic.fields import FieldInfo
 
 from semisup.methods import METHODS
-from semisup.methods.base import Method, Range, option_hints, options_of
+from semisup.methods.base import Method
+from semisup.options import option_defaults
 
 __all__ = ["MethodText", "Option", "describe_method"]
 
@@ -78,8 +79,10 @@ def describe_method(name: str) -> MethodText:
     text = inspect.getdoc(cls) or ""
     description = text.split("\nArgs:")[0].strip()
     helps = _arguments(text)
-    hints = option_hints(cls)
-    options = [Option(key, default, _words(hints[key]), helps.get(key, "")) for key, default in options_of(cls).items()]
+    hints = get_type_hints(cls.__init__, include_extras=True)
+    options = [
+        Option(key, default, _words(hints[key]), helps.get(key, "")) for key, default in option_defaults(cls).items()
+    ]
     labeled, unlabeled = _views(cls, "labeled"), _views(cls, "unlabeled")
     return MethodText(name, cls.family, cls.summary, cls.citation, description, labeled, unlabeled, options)
 
@@ -126,12 +129,9 @@ def _words(hint: Any) -> str:
 
 
 def _bounds(notes: Sequence[Any]) -> str:
-    """Say the range of a number, as `Range` (of a method) or pydantic's `Field` (of `semisup.options`) has it."""
+    """Say the range of a number, as `semisup.options.Range` has it."""
     found = [mark for note in notes for mark in (note, *getattr(note, "metadata", ()))]
-    ranges = [mark for mark in found if isinstance(mark, Range)]
     low, high, opens, closes = -math.inf, math.inf, False, False
-    for r in ranges:
-        low, high, opens, closes = r.low, r.high, r.open_low, r.open_high
     for mark in found:
         for name in ("ge", "gt", "le", "lt"):
             bound = None if isinstance(mark, FieldInfo) else getattr(mark, name, None)

@@ -56,7 +56,9 @@ def recipe_budget(recipe: Recipe, data: ImageData) -> LabelBudget:
         SemisupError: the data do not have them.
     """
     split_seed = recipe.seed if recipe.data.split_seed is None else recipe.data.split_seed
-    return draw_budget(data.y_train, recipe.data.labels, split_seed, data.num_classes, recipe.data.validation)
+    return draw_budget(
+        data.y_train, recipe.data.labels, split_seed, data.num_classes, recipe.data.validation, data.classes
+    )
 
 
 def plan_stages(plan: Plan, *, trial: bool = True) -> Plan:

@@ -21,8 +21,10 @@ from semisup.pipeline.console import Reporter
 from semisup.pipeline.execute import LOCK, STORE, execute, locked
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
 from semisup.pipeline.result import RunResult, StageResult
+from semisup.pipeline.timing import expected_seconds
 from semisup.records import RECORD
 from semisup.stages import Artifact, read_artifact, write_json
+from semisup.stages.kinds.train import CHECKPOINT
 from semisup.tracking import EventLog, MlflowUploader, ending_run, resolve_uri
 
 __all__ = ["git_commit", "run"]
@@ -44,7 +46,7 @@ def run(
         overrides: `key=value` words, e.g. "stages.pretrain.epochs=10"; they win over the file. Not for a loaded recipe.
         out: folder of the result, default `runs/<recipe name>`. Finished stages are kept beside it, in
             `<parent of out>/.semisup`, and serve every run below that parent.
-        dry_run: check everything and print the plan, train nothing.
+        dry_run: check everything, print the plan and, unless `quiet`, the expected time; train nothing.
         fresh: run every stage again, even finished ones.
         quiet: print nothing but warnings.
 
@@ -84,9 +86,12 @@ def run(
             "n_validation": len(plan.data.validation(plan.budget.validation)[1]),
             "n_test": len(plan.data.x_test),
             "split_hash": plan.budget.hash,
+            "notes": list(plan.data.notes),
         },
     )
     if dry_run:
+        if not quiet:
+            reporter.show_expected(expected_seconds(plan, reused))
         return result
     waiting = f"{folder}: another process is running in this folder; waiting for it"
     with locked(folder, lambda: reporter.say(waiting)):
@@ -104,6 +109,8 @@ def run(
             write_json(folder / "result.json", result.to_json())
             log.artifact(None, folder / "result.json", "")
     reporter.show_result(result)
+    for note in plan.data.notes:  # once more: the first time was long ago
+        reporter.say(f"data: {note}")
     reporter.say(f"results: {folder / 'result.json'}")
     return result
 
@@ -145,7 +152,7 @@ def _run_stage(
         artifact = read_artifact(home)
         if artifact is not None:
             return artifact, "reused"
-        with reporter.progress(stage) as bar:
+        with reporter.progress(stage, resumes=(home / CHECKPOINT).exists()) as bar:
 
             def on_log(step: int, values: dict[str, float]) -> None:
                 bar.update(step, values)

@@ -13,6 +13,7 @@ from torch import nn
 from semisup.config import InitConfig
 from semisup.errors import SemisupError
 from semisup.methods import Method
+from semisup.methods.base import given_to
 from semisup.models import Classifier, Encoder, ModelSpec, WeightsReport, backbone_core
 from semisup.models.foreign import Fit, file_shapes, file_tensors, fit_names
 from semisup.models.from_timm import fit_file_whole
@@ -213,5 +214,5 @@ def load_initial_weights(method: Method, init: InitConfig, path: Path, classes: 
 
 def networks_within(method: Method) -> list[Classifier | Encoder]:
     """The networks of a method that start from the same weights: all but a given teacher."""
-    skip = getattr(method, "teacher", None) if type(method).needs_teacher else None
+    skip = getattr(method, "teacher", None) if "teacher" in given_to(type(method)) else None
     return [module for module in method.modules() if isinstance(module, Classifier | Encoder) and module is not skip]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from semisup.config import StageConfig
 from semisup.errors import SemisupError
 from semisup.methods import METHODS, Method
-from semisup.methods.base import Statistics
+from semisup.methods.base import Statistics, given_to
 from semisup.models import (
     Classifier,
     Encoder,
@@ -27,7 +26,8 @@ from semisup.models import (
     model_signature,
 )
 from semisup.models.origin import file_origin, input_spec, weights_origin
-from semisup.models.prepared import INPUT_KEYS, InputSpec
+from semisup.models.prepared import InputSpec, InputWishes
+from semisup.options import keys_of
 
 __all__ = [
     "Network",
@@ -165,7 +165,7 @@ def _input(
     statistics: Statistics,
 ) -> InputSpec | None:
     """What a network of these options makes of its images. `resize` and `normalize` are taken out of the options."""
-    wishes = {key: options.pop(key) for key in INPUT_KEYS if key in options}
+    wishes = {key: options.pop(key) for key in keys_of(InputWishes) if key in options}
     origin, base = None, None
     if source is not None:
         base = source.spec.input
@@ -182,6 +182,8 @@ def hashed_model(spec: ModelSpec) -> dict[str, Any]:
     model, origin = spec.to_json(), weights_origin(spec.name, spec.options)
     if origin is not None:
         model["options"] = {**spec.options, "weights": origin.hash}
+    if spec.name == "vit":
+        model["names"] = "timm's"  # stages from before have others, which load no more
     return model
 
 
@@ -232,17 +234,15 @@ def build_method(
         return Encoder(build_backbone(spec.name, spec.options, **sizes, pretrained=pretrained, input_spec=spec.input))
 
     model = fresh()
-    given: dict[str, Any] = {"teacher": teachers[0]} if cls.needs_teacher else {}
-    if cls.needs_num_images:
-        given["num_images"] = num_images
-    if cls.needs_num_labeled:
-        given["num_labeled"] = num_labeled
-    if cls.needs_image_shape:
-        given["image_shape"] = (spec.in_channels, spec.image_size, spec.image_size)
-    if cls.needs_statistics:
-        given["statistics"] = statistics
-    if "second" in inspect.signature(cls.__init__).parameters:
-        given["second"] = fresh()
+    there_is: dict[str, Callable[[], Any]] = {
+        "teacher": lambda: teachers[0],
+        "second": fresh,
+        "num_images": lambda: num_images,
+        "num_labeled": lambda: num_labeled,
+        "image_shape": lambda: (spec.in_channels, spec.image_size, spec.image_size),
+        "statistics": lambda: statistics,
+    }
+    given = {name: there_is[name]() for name in given_to(cls)}
     return cls(model, **given, **options)
 
 

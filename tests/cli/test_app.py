@@ -171,7 +171,8 @@ def test_a_run_from_the_command_line(semisup: Semisup, tmp_path: Path) -> None:
 def test_a_dry_run_leaves_nothing(semisup: Semisup, tmp_path: Path) -> None:
     code, out, _ = semisup("run", "tiny.yaml", "--dry-run")
     assert code == 0
-    assert "supervised" in out
+    assert "supervised" in out and "expected time of training: train " in out
+    assert "never mirrored (data.flip=true allows it)" in out
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
 
 

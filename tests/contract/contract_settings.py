@@ -5,7 +5,6 @@ A new entry of METHODS needs a row in SETTINGS; without one nothing of this suit
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from semisup.augment.policies.ctaugment import BINS, new_rates
 from semisup.config import OptimizerConfig, ScheduleConfig
 from semisup.engine import Checkpoints, FitResult, FitSettings, fit
 from semisup.methods import METHODS, Batch, Labeled, Method, Unlabeled
+from semisup.methods.base import given_to
 from semisup.models import Classifier, Encoder, image_channels
 from semisup.models.cnn import SmallCNN
 from semisup.models.vit import VisionTransformer
@@ -399,18 +399,19 @@ class Case:
         """A fresh method. `separate` swaps BatchNorm for norms of single images, so that images cannot interact."""
         torch.manual_seed(seed)
         given: dict[str, Any] = {}
-        if self.cls.needs_teacher:
+        wanted = given_to(self.cls)
+        if "teacher" in wanted:
             given["teacher"] = _network("classifier", self.setting.backbone(6), separate=separate)
-        if self.cls.needs_num_images:
+        if "num_images" in wanted:
             given["num_images"] = DATA
-        if self.cls.needs_num_labeled:
+        if "num_labeled" in wanted:
             given["num_labeled"] = DATA  # the source calls any image labeled
-        if self.cls.needs_image_shape:
+        if "image_shape" in wanted:
             given["image_shape"] = (1, SIZE, SIZE)
         backbone = self.setting.backbone(8)
-        if "second" in inspect.signature(self.cls.__init__).parameters:
+        if "second" in wanted:
             given["second"] = _network(self.cls.trains, self.setting.backbone(8), separate=separate)
-        if self.cls.needs_statistics:
+        if "statistics" in wanted:
             channels = image_channels(backbone)
             given["statistics"] = ([0.5] * channels, [0.25] * channels)
         method = self.cls(

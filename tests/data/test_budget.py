@@ -116,7 +116,7 @@ def test_draws_are_uniform_within_a_class() -> None:
     ("labels", "problem"),
     [
         ("ten", None),
-        (-4, "must not be negative, but is -4"),
+        (-4, "must be more than 0, not -4"),
         (0, "must be more than 0, not 0"),
         ("101%", "must be at most 100%, not 101%"),
         (100000, "100000 needs 100000 labeled images, but there are only 60"),
@@ -170,3 +170,17 @@ def test_training_parts_with_validation_are_nested() -> None:
 def test_one_label_per_class_cannot_validate() -> None:
     with pytest.raises(SemisupError, match=r"data\.validation: .* class 0 has 1 in this budget; ask for more labels"):
         draw_budget(np.repeat(np.arange(3), 9), 3, 0, 3, validation=0.1)
+
+
+def test_messages_name_a_class_by_its_name() -> None:
+    y = np.repeat(np.arange(3), [30, 20, 10])
+    with pytest.raises(SemisupError, match="but class 'cat' has only 10 labeled"):
+        draw_budget(y, "11/class", 1, 3, classes=["ant", "bee", "cat"])
+    with pytest.raises(SemisupError, match="no labeled image of class 'bee'"):
+        draw_budget(y[y != 1], 20, 1, 3, classes=["ant", "bee", "cat"])
+
+
+@pytest.mark.parametrize(("one", "other"), [("ALL", "all"), ("10 Percent", "10%"), ("4/Class", "4/class")])
+def test_capitals_and_words_mean_the_same(one: str, other: str) -> None:
+    y = np.repeat(np.arange(3), [30, 20, 10])
+    assert draw_budget(y, one, 1, 3).hash == draw_budget(y, other, 1, 3).hash

@@ -13,6 +13,7 @@ from semisup.config import OptimizerConfig, ScheduleConfig
 from semisup.engine.optim import LARS, build_optimizers, learning_rate, set_learning_rates, warmup_steps
 from semisup.errors import SemisupError
 from semisup.methods import METHODS, Batch, Method, Progress, Update
+from semisup.methods.base import given_to
 from semisup.models import Encoder, ModelSpec, build_backbone, build_classifier
 
 SCHEDULES = ("cosine", "cosine_7_16", "constant")
@@ -172,15 +173,15 @@ def build(name: str) -> Method:
         if cls.trains == "classifier"
         else Encoder(build_backbone(backbone, spec.options, in_channels=3, image_size=8))
     )
-    given: dict[str, Any] = {"teacher": build_classifier(spec)} if cls.needs_teacher else {}
-    if cls.needs_num_images:
-        given["num_images"] = 10
-    if cls.needs_num_labeled:
-        given["num_labeled"] = 10
-    if cls.needs_image_shape:
-        given["image_shape"] = (1, 8, 8)
-    if cls.needs_statistics:
-        given["statistics"] = ([0.5] * 3, [0.25] * 3)
+    there_is = {
+        "teacher": build_classifier(spec),
+        "second": build_classifier(spec),
+        "num_images": 10,
+        "num_labeled": 10,
+        "image_shape": (1, 8, 8),
+        "statistics": ([0.5] * 3, [0.25] * 3),
+    }
+    given: dict[str, Any] = {name: there_is[name] for name in given_to(cls)}
     return cls(model, **given)
 
 

@@ -116,7 +116,7 @@ PATIENCE = 60.0
 """Seconds after which a process that does nothing has failed the test."""
 
 SERVER = """
-import json, os, resource, sys, tempfile
+import json, os, resource, signal, sys, tempfile
 from pathlib import Path
 import sklearn.linear_model, sklearn.pipeline, torch._dynamo, semisup.pipeline
 from semisup.cli.app import main
@@ -133,6 +133,7 @@ for line in sys.stdin:
         os.dup2(1, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(job["cwd"])
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell has it ignored
         if job["largest_file"]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (job["largest_file"], job["largest_file"]))
         sys.argv = ["semisup", *job["args"]]

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import yaml
 
 from semisup.bench.results.rows import read_rows
@@ -87,12 +88,16 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
     assert disturbed == undisturbed
 
 
-def test_ctrl_c_writes_the_tables_of_what_is_finished(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_writes_the_tables_of_what_is_finished(number: int, code: int, tmp_path: Path) -> None:
     command = start(tmp_path, "entries.supervised.train.steps=1000000")  # the second entry: it cannot be over in time
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while len(finished(tmp_path)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(command.pid, signal.SIGINT)  # as a terminal does: to the workers too
-    assert command.wait(120) == 130
+    os.killpg(command.pid, number)  # as a terminal and SLURM do: to the workers too
+    assert command.wait(120) == code
+    assert alive(command.pid) == [], "no worker outlives the command"
     rows = read_rows(tmp_path / "out" / "killed" / "runs.csv")
     assert 2 <= len(rows) <= 4 and {row.status for row in rows} == {"done"}
+    unfinished = list(tmp_path.glob("out/.semisup/stages/*/checkpoint.pt"))
+    assert unfinished, "the workers have kept what they were at"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
-import time
+import sys
 from pathlib import Path
 
-from tests.faults.faults_process import Child, Nursery, command, environment, events, statuses, tensors, write_recipe
+import pytest
+
+from tests.faults.faults_process import Child, Nursery, environment, events, statuses, tensors, write_recipe
 
 RUN = ("run", "recipe.yaml", "--out", "out")
 
@@ -16,41 +19,102 @@ def checkpoint_in(folder: Path) -> bool:
     return any((folder / ".semisup").glob("stages/*/checkpoint.pt"))
 
 
-def test_ctrl_c_exits_130_says_how_to_go_on_and_the_same_command_resumes(
-    nursery: Nursery, single: Path, tmp_path: Path
-) -> None:
+SLOW = """
+import time
+from semisup.cli.app import main
+from semisup.methods.supervised import Supervised
+
+fast = Supervised.step
+
+def step(self, batch, progress):
+    yield from fast(self, batch, progress)
+    print("in step", progress.step, flush=True)
+    time.sleep(5)
+
+Supervised.step = step
+main()
+"""
+
+
+def test_a_job_is_ended_as_slurm_and_kubernetes_do(nursery: Nursery, single: Path, tmp_path: Path) -> None:
+    """SIGTERM to the process group, in the middle of a step of 5 s; a checkpoint, and nobody left for SIGKILL."""
     write_recipe(tmp_path, "train")
-    words = ["run", "recipe.yaml", "--out", "my out"]
+    words = ["run", "recipe.yaml", "--out", "my out", "checkpoint_seconds=1000"]
     process = subprocess.Popen(
-        command(*words, "stages.train.steps=100000", "checkpoint_seconds=1000"),
+        [sys.executable, "-c", SLOW, *words],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    while not ("in step" in process.stdout.readline() and events(tmp_path / "my out", "stage_start")):
+        assert process.poll() is None, process.communicate()  # a plan tries a step too
+    assert not checkpoint_in(tmp_path)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "Traceback" not in errors
+    assert "go on with: semisup run recipe.yaml --out 'my out' checkpoint_seconds=1000" in errors
+    assert checkpoint_in(tmp_path)
+    assert [event["status"] for event in events(tmp_path / "my out", "run_end")] == ["KILLED"]
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    code, output = nursery.run(tmp_path, *RUN)
+    assert code == 0 and "train resumed" in output, output
+    assert tensors(tmp_path / "out") == tensors(single / "out")
+
+
+def test_the_grace_ends_a_step_that_is_too_slow(tmp_path: Path) -> None:
+    write_recipe(tmp_path, "train")
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            SLOW.replace("sleep(5)", "sleep(600 if progress.total == 12 else 0)"),
+            *RUN,
+            "--grace",
+            "0.5",
+        ],
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not events(tmp_path / "my out", "metrics"):
+    assert process.stdout is not None
+    while not ("in step" in process.stdout.readline() and events(tmp_path / "out", "stage_start")):
         assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "Traceback" not in errors
-    assert "go on with: semisup run recipe.yaml --out 'my out' stages.train.steps=100000" in errors
-    assert checkpoint_in(tmp_path)
-    ends = [event["status"] for event in events(tmp_path / "my out", "run_end")]
-    assert ends == ["KILLED"]
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143 and "go on with" in errors
+    assert not checkpoint_in(tmp_path)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_a_run_well(number: int, code: int, nursery: Nursery, tmp_path: Path) -> None:
+    write_recipe(tmp_path, "train", steps=100_000)  # it cannot be over before the signal
+    child = nursery.start(tmp_path, *RUN)
+    child.wait_for("a checkpoint", lambda: checkpoint_in(tmp_path))
+    child.kill(number)
+    assert child.wait() == code
+    assert "go on with: semisup run recipe.yaml --out out" in child.log.read_text()
+    assert [event["status"] for event in events(tmp_path / "out", "run_end")] == ["KILLED"]
 
 
 def test_after_ctrl_c_the_same_command_goes_on_bit_for_bit(nursery: Nursery, single: Path, tmp_path: Path) -> None:
     write_recipe(tmp_path, "train")
     child = nursery.start(tmp_path, *RUN)
     child.wait_for("a checkpoint", lambda: checkpoint_in(tmp_path))
+    child.kill(signal.SIGSTOP)  # whatever the machine's pace, it does not run to its end before the signal is sent
     child.kill(signal.SIGINT)
-    assert child.wait() == 130
+    child.kill(signal.SIGCONT)
+    ended = child.wait()
     code, output = nursery.run(tmp_path, *RUN)
-    assert code == 0 and "train resumed" in output, output
-    assert statuses(tmp_path / "out") == {"train": "resumed"}
+    assert code == 0, output
+    assert (ended, statuses(tmp_path / "out")["train"]) in ((130, "resumed"), (0, "reused")), output
     assert tensors(tmp_path / "out") == tensors(single / "out")
 
 

@@ -16,6 +16,7 @@ from semisup.methods import Batch, Progress, Update
 from semisup.methods.mae import MAE
 from semisup.models import Encoder
 from semisup.models.vit import VisionTransformer, require_vit, sincos_positions
+from semisup.options import check_options
 from tests.methods import methods_reference as ref
 
 COUNT, SIDE, PATCH, CHANNELS = 3, 6, 2, 2
@@ -81,7 +82,7 @@ def check_equation(cls: type[MAE], ratio: float = 0.75, norm_pix: bool = True) -
     ref.close(update.loss, slow_loss(method, images, ratio, norm_pix), rtol=1e-6)
     assert torch.equal(update.loss, update.log["reconstruction"])
     vit = require_vit(method.encoder.backbone, "test")
-    variables = [method.mask_token, method.enter.bias, method.paint.bias, vit.embed.bias, vit.norm.weight]
+    variables = [method.mask_token, method.enter.bias, method.paint.bias, vit.patch_embed.proj.bias, vit.norm.weight]
     for variable, slope in zip(variables, torch.autograd.grad(update.loss, variables), strict=True):
         start = variable.detach().clone()
 
@@ -189,8 +190,8 @@ def test_the_predictor_is_the_encoder_with_all_patches() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(SemisupError, match="model: method 'mae' hides patches, for which it needs the backbone 'vit'"):
         MAE(ref.linear_encoder())
-    with pytest.raises(SemisupError, match=r"method mae: decoder_width must be a multiple of 4 .* got 50"):
-        MAE(encoder(), decoder_width=50, decoder_heads=5)
+    (problem, other) = check_options(MAE, {"decoder_width": 50, "decoder_heads": 3})
+    assert problem.startswith("decoder_width: must be a multiple of 4") and "decoder_heads=3" in other
     with pytest.raises(SemisupError, match=r"method\.mask_ratio: of 9 patches 0 would be left, got 0\.99"):
         first(build(mask_ratio=0.99), pictures())
 

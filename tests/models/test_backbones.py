@@ -198,19 +198,19 @@ def test_wrn_draws_its_kernels_as_stated_and_keeps_the_published_momentum() -> N
 
 @pytest.mark.parametrize("depth", [27, 29, 4, 0, 28.0, True, "28"])
 def test_wrn_refuses_a_depth_that_is_not_6n_plus_4(depth: object) -> None:
-    with pytest.raises(SemisupError, match="depth must be"):
+    with pytest.raises(SemisupError, match="depth: must be"):
         WideResNet(depth)  # type: ignore[arg-type]
 
 
 def test_wrn_names_the_nearest_depths() -> None:
-    with pytest.raises(SemisupError, match="depth must be 6n\\+4, got 30; the nearest are 28 and 34"):
+    with pytest.raises(SemisupError, match="depth: must be 6n\\+4, not 30; the nearest are 28 and 34"):
         WideResNet(30)
 
 
 def test_wrn_lists_every_problem() -> None:
     with pytest.raises(SemisupError) as error:
-        WideResNet(30, 0, 2.0, in_channels=0)
-    assert all(word in str(error.value) for word in ("4 problems", "depth", "width", "bn_momentum", "in_channels"))
+        WideResNet(9, 0, 2.0)
+    assert all(word in str(error.value) for word in ("3 problems", "depth", "width", "bn_momentum"))
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS[:-1])

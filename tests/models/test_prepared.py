@@ -72,10 +72,11 @@ def test_a_spec_with_an_input_survives_json_and_builds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "rule"), [({"resize": 4}, "resize must be"), ({"normalize": "imagnet"}, "did you mean 'imagenet'")]
+    ("options", "rule"),
+    [({"resize": 4}, "model.resize: must be"), ({"normalize": "imagnet"}, "did you mean 'imagenet'")],
 )
 def test_wrong_values_are_refused(options: dict[str, object], rule: str) -> None:
-    assert rule in " ".join(check_model("cnn", options))
+    assert rule in " ".join(check_model({"name": "cnn", **options}, "model"))
 
 
 def test_a_spec_of_another_version_is_refused() -> None:

@@ -58,13 +58,13 @@ def test_a_file_fills_it_and_its_own_input_is_used(tmp_path: Path) -> None:
     [
         ("timm/resnet10", {}, "did you mean 'resnet10t'"),
         ("timm/resnet10t.c3_in1", {}, "did you mean 'resnet10t.c3_in1k'"),
-        ("timm/resnet10t", {"weights": 3}, "weights must be"),
+        ("timm/resnet10t", {"weights": 3}, "weights: must be"),
         ("timm/resnet10t", {"weights": "no.safetensors"}, "no such file"),
-        ("timm/resnet10t", {"depth": 3}, "unknown option 'depth'"),
+        ("timm/resnet10t", {"depth": 3}, "depth: unknown key"),
     ],
 )
 def test_wrong_names_and_options_are_answered(name: str, options: dict[str, object], rule: str) -> None:
-    assert rule in " ".join(check_model(name, options))
+    assert rule in " ".join(check_model({"name": name, **options}, "model"))
 
 
 def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:

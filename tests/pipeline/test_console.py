@@ -88,6 +88,25 @@ def test_a_resumed_stage_counts_its_rate_from_where_it_went_on(stage: StagePlan,
     assert "| 10 images/s | 40 s left" in text.getvalue()
 
 
+def test_a_resumed_stage_does_not_begin_at_nothing(stage: StagePlan) -> None:
+    reporter, text = plain()
+    with reporter.progress(stage, resumes=True) as bar:
+        assert text.getvalue() == f"{stage.name}: goes on\n"
+        bar.update(90, {})
+    assert "0/100" not in text.getvalue().replace("90/100", "")
+
+
+def test_lines_and_warnings_reach_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    reporter, _ = plain()
+    with caplog.at_level("INFO", logger="semisup"):
+        reporter.say("a [line]")
+        reporter.warn("100% [odd]")
+    assert [(r.name, r.levelname, r.message) for r in caplog.records] == [
+        ("semisup", "INFO", "a [line]"),
+        ("semisup", "WARNING", "100% [odd]"),
+    ]
+
+
 def test_a_terminal_has_a_bar_with_terms_rate_and_time_left(stage: StagePlan, clock: list[float]) -> None:
     reporter, text = terminal()
     with reporter.progress(stage) as bar:
@@ -156,4 +175,5 @@ def test_a_run_prints_plan_progress_and_result(tmp_path: Path, capsys: pytest.Ca
 
 def test_quiet_is_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(small("stages.pretrain.steps=1", "stages.finetune.steps=1"), out=tmp_path / "a", quiet=True)
-    assert capsys.readouterr() == ("", "")
+    out, err = capsys.readouterr()
+    assert out == "" and all(line.startswith("warning: ") for line in err.splitlines())

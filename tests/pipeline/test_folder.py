@@ -14,7 +14,7 @@ from semisup.config import parse_recipe
 from semisup.data import load_data
 from semisup.errors import SemisupError
 from semisup.pipeline import RunResult, run
-from semisup.pipeline.predict import predict_files
+from semisup.pipeline.predict import PredictOptions, predict_files
 from tests.pipeline.pipeline_small import SMALL
 
 CLASSES = ("blue", "red")
@@ -83,10 +83,11 @@ def test_validation_images_of_its_own_are_judged_and_never_trained_on(root: Path
     (stage,) = run(recipe, out=tmp_path / "out", quiet=True).stages
     assert stage.metrics["validation/accuracy"] == stage.metrics["test/accuracy"] == 1.0
     assert json.loads((tmp_path / "out/train/model.json").read_text())["classes"] == list(CLASSES)
-    rows = predict_files(tmp_path / "out/train", [root / "unlabeled"], "cpu").splitlines()[1:]
+    predict_files(tmp_path / "out/train", [root / "unlabeled"], tmp_path / "t.csv", PredictOptions("cpu"))
+    rows = (tmp_path / "t.csv").read_text().splitlines()[1:]
     assert len(rows) == 30
     for row in rows:
-        path, name, _ = row.split(",")
+        path, name, _, _ = row.split(",")
         assert name == CLASSES[int(Path(path).stem) % 2]
 
 
@@ -97,7 +98,8 @@ def test_prediction_reads_files_as_training_did(root: Path, tmp_path: Path) -> N
     result = run_on(root, tmp_path / "out")
     data = load_data(parse_recipe(SMALL | {"data": DATA | {"path": str(root), "cache": str(tmp_path / "cache")}}).data)
     probs = load_predictor(tmp_path / "out" / "finetune").predict(data.x_test)
-    rows = predict_files(tmp_path / "out" / "finetune", [root / "test"], "cpu").splitlines()[1:]
+    predict_files(tmp_path / "out" / "finetune", [root / "test"], tmp_path / "t.csv", PredictOptions("cpu"))
+    rows = (tmp_path / "t.csv").read_text().splitlines()[1:]
     assert [float(row.split(",")[2]) for row in rows] == pytest.approx(probs.max(1), abs=1e-4)
     assert result.stages
 

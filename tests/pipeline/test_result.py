@@ -39,7 +39,8 @@ def read(path: Path) -> Any:
 def test_result_json_has_the_promised_keys_and_no_others(out: Path, result: RunResult) -> None:
     content = read(out / "result.json")
     assert list(content) == ["recipe", "seed", "version", "device", "data", "stages", "final"]
-    assert list(content["data"]) == ["source", "hash", "n_train", "n_labeled", "n_validation", "n_test", "split_hash"]
+    keys = ["source", "hash", "n_train", "n_labeled", "n_validation", "n_test", "split_hash", "notes"]
+    assert list(content["data"]) == keys
     for stage in content["stages"]:
         assert list(stage) == [
             "name",

@@ -26,6 +26,7 @@ SHAPES = {
     "svhn": (73_257, 32, 3, 10),
     "stl10": (105_000, 96, 3, 10),
     "folder": (20_000, 64, 3, 10),  # some person's
+    "npz": (20_000, 28, 1, 10),
 }
 """Training images, side, channels and classes of the sources."""
 LOCAL = ("digits", "fashion_mnist")

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from semisup.augment.kernels import ops
 from semisup.augment.policies.operations import GEOMETRIC, IDENTITY, PHOTOMETRIC, geometric_matrices
-from semisup.augment.policies.options import fraction_or_color, number, one_of, option, whole
 from semisup.augment.policies.policy import (
     Drawn,
     Policy,
@@ -30,6 +28,7 @@ from semisup.augment.policies.policy import (
     moved,
     pixels,
 )
+from semisup.options import Color, Fraction, Range
 
 __all__ = ["OPERATIONS", "AutoAugment", "Listed", "RandAugmentNM", "TrivialAugment"]
 
@@ -103,9 +102,9 @@ class Listed(Policy):
             (0.5) in color, black for one channel, where that is the background.
     """
 
-    shift: float = option(0.125, number(0, 0.5))
-    cutout: float = option(0.5, number(0, 1))
-    fill: float | Sequence[float] | None = option(None, fraction_or_color)
+    shift: Annotated[float, Range(0, 0.5)] = 0.125
+    cutout: Fraction = 0.5
+    fill: Color | None = None
     ranges: ClassVar[Ranges] = STANDARD
     levels: ClassVar[int] = 10
 
@@ -174,8 +173,9 @@ class RandAugmentNM(Listed):
             searched for.
     """
 
-    operations: int = option(2, whole(1, 6))
-    magnitude: int = option(9, whole(0, 10))
+    name: ClassVar = "randaugment_nm"
+    operations: Annotated[int, Range(1, 6)] = 2
+    magnitude: Annotated[int, Range(0, 10)] = 9
 
     def draw_operations(self, count: int, channels: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Each of the paper's 14 operations (11 for one channel) is equally likely."""
@@ -196,6 +196,7 @@ class TrivialAugment(Listed):
         fill: see :class:`Listed`.
     """
 
+    name: ClassVar = "trivialaugment"
     ranges: ClassVar[Ranges] = WIDE
     levels: ClassVar[int] = 30
 
@@ -220,7 +221,8 @@ class AutoAugment(Listed):
         learned_on: "cifar10", "svhn" or "imagenet".
     """
 
-    learned_on: str = option("cifar10", one_of("cifar10", "svhn", "imagenet"))
+    name: ClassVar = "autoaugment"
+    learned_on: Literal["cifar10", "svhn", "imagenet"] = "cifar10"
 
     def draw_operations(self, count: int, channels: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Draw a pair evenly; what is not applied, or not for one channel, becomes identity."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,6 @@ from torch import Generator, Tensor
 
 from semisup.augment.kernels import ops
 from semisup.augment.policies.adaptive import Adaptive, Probe
-from semisup.augment.policies.options import names, number, option
 from semisup.augment.policies.policy import (
     Drawn,
     Shape,
@@ -38,6 +37,7 @@ from semisup.augment.policies.policy import (
     pixels,
     usable,
 )
+from semisup.options import Fraction, Range, subset
 
 __all__ = ["BINS", "OPERATIONS", "CTAugment", "CTAugmentCutout", "CTAugmentProbe", "new_rates", "update_rates"]
 
@@ -171,10 +171,11 @@ class CTAugment(Adaptive):
         cutout: side of a square painted last, as a fraction of the shorter side; 0 for none.
     """
 
-    shift: float = option(0.125, number(0, 0.5))
-    pool: Sequence[str] | None = option(None, names(OPERATIONS))
-    threshold: float = option(0.8, number(0, 1))
-    cutout: float = option(0.0, number(0, 1))
+    name: ClassVar = "ctaugment"
+    shift: Annotated[float, Range(0, 0.5)] = 0.125
+    pool: Annotated[Sequence[str], subset(OPERATIONS)] | None = None
+    threshold: Fraction = 0.8
+    cutout: Fraction = 0.0
 
     def draw(self, shape: Shape, generator: Generator) -> Drawn:
         """Draw the numbers of :func:`_draw` and ``races`` (N, 2, 17) in (0, 1): one for each bin, see `apply`."""
@@ -212,7 +213,8 @@ class CTAugmentCutout(CTAugment):
         cutout: side of the painted square as a fraction of the shorter side; 0 for none.
     """
 
-    cutout: float = option(0.5, number(0, 1))
+    name: ClassVar = "ctaugment_cutout"
+    cutout: Fraction = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -225,8 +227,9 @@ class CTAugmentProbe(Probe):
         pool: see :class:`CTAugment`; the same as that of the views that the rates are for.
     """
 
-    shift: float = option(0.125, number(0, 0.5))
-    pool: Sequence[str] | None = option(None, names(OPERATIONS))
+    name: ClassVar = "ctaugment_probe"
+    shift: Annotated[float, Range(0, 0.5)] = 0.125
+    pool: Annotated[Sequence[str], subset(OPERATIONS)] | None = None
     trace_width: ClassVar[int] = DEPTH
 
     def draw(self, shape: Shape, generator: Generator) -> Drawn:

@@ -13,13 +13,14 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 
 from semisup.augment.kernels import ops
-from semisup.augment.policies.options import flag, option, problems
 from semisup.errors import SemisupError, raise_all
+from semisup.options import check_options
 
 __all__ = [
     "Drawn",
@@ -56,11 +57,13 @@ class Policy(ABC):
         SemisupError: an option is out of its range.
     """
 
-    flip: bool = option(True, flag)
+    name: ClassVar[str]
+    """What a recipe calls it."""
+    flip: bool = True
 
     def __post_init__(self) -> None:
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        raise_all(problems(type(self), given), type(self).__name__)
+        raise_all(check_options(type(self), given), type(self).__name__)
 
     @abstractmethod
     def draw(self, shape: Shape, generator: Generator) -> Drawn:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -19,7 +20,6 @@ from semisup.augment.kernels import ops
 from semisup.augment.policies.automatic import AutoAugment, RandAugmentNM, TrivialAugment
 from semisup.augment.policies.ctaugment import CTAugment, CTAugmentCutout, CTAugmentProbe
 from semisup.augment.policies.operations import GEOMETRIC, IDENTITY, PHOTOMETRIC, geometric_matrices
-from semisup.augment.policies.options import fraction_or_color, names, number, one_of, option, pair, problems
 from semisup.augment.policies.policy import (
     Drawn,
     Policy,
@@ -34,7 +34,8 @@ from semisup.augment.policies.policy import (
     pixels,
     usable,
 )
-from semisup.errors import nearest, raise_all
+from semisup.errors import raise_all
+from semisup.options import Color, Fraction, Range, check_named, pair, subset
 
 __all__ = [
     "POLICIES",
@@ -66,6 +67,8 @@ __all__ = [
 class NoAugment(Policy):
     """The images themselves (``flip`` is accepted, as by every policy, and has nothing to do)."""
 
+    name: ClassVar = "none"
+
     def draw(self, shape: Shape, generator: Generator) -> Drawn:
         """Draw nothing."""
         return {}
@@ -86,7 +89,8 @@ class Weak(Policy):
         shift: largest move along each axis as a fraction of that side (rounded to pixels: 4 of 32, 1 of 8), 0 to 0.5.
     """
 
-    shift: float = option(0.125, number(0, 0.5))
+    name: ClassVar = "weak"
+    shift: Annotated[float, Range(0, 0.5)] = 0.125
 
     def draw(self, shape: Shape, generator: Generator) -> Drawn:
         """Draw ``shifts`` (N, 2), pixels (down, right), and ``flips`` (N,)."""
@@ -109,8 +113,9 @@ class CropFlip(Policy):
         ratio: width over height of the crop, log-uniform between these.
     """
 
-    scale: Sequence[float] | None = option(None, pair(0, 1, optional=True))
-    ratio: Sequence[float] = option((3 / 4, 4 / 3), pair(0, 100))
+    name: ClassVar = "crop_flip"
+    scale: Annotated[Sequence[float], pair(0, 1)] | None = None
+    ratio: Annotated[Sequence[float], pair(0, 100)] = (3 / 4, 4 / 3)
 
     def draw(self, shape: Shape, generator: Generator) -> Drawn:
         """Draw ``boxes`` (N, 4), pixels (top, left, height, width), and ``flips`` (N,)."""
@@ -158,12 +163,13 @@ class RandAugment(Policy):
             (0.5) in color, black for one channel, where that is the background.
     """
 
-    shift: float = option(0.125, number(0, 0.5))
-    pool: Sequence[str] | None = option(None, names({IDENTITY, *PHOTOMETRIC, *GEOMETRIC}))
-    probability: float = option(0.5, number(0, 1))
-    ranges: str = option("code", one_of("code", "paper"))
-    cutout: float = option(0.5, number(0, 1))
-    fill: float | Sequence[float] | None = option(None, fraction_or_color)
+    name: ClassVar = "randaugment"
+    shift: Annotated[float, Range(0, 0.5)] = 0.125
+    pool: Annotated[Sequence[str], subset([IDENTITY, *PHOTOMETRIC, *GEOMETRIC])] | None = None
+    probability: Fraction = 0.5
+    ranges: Literal["code", "paper"] = "code"
+    cutout: Fraction = 0.5
+    fill: Color | None = None
 
     def draw(self, shape: Shape, generator: Generator) -> Drawn:
         """Draw the weak view's numbers and, per image:
@@ -245,15 +251,16 @@ class SimCLR(Policy):
             a bright object would sink into the black background.
     """
 
-    scale: Sequence[float] | None = option(None, pair(0, 1, optional=True))
-    ratio: Sequence[float] = option((3 / 4, 4 / 3), pair(0, 100))
-    jitter: float = option(0.8, number(0, 1))
-    strength: float = option(0.5, number(0, 2.5))
-    saturation: float = option(0.8, number(0, 2.5))
-    gray: float = option(0.2, number(0, 1))
-    blur: float = option(0.0, number(0, 1))
-    blur_sigma: Sequence[float] = option((0.1, 2.0), pair(0, 100))
-    solarize: float | None = option(0.0, number(0, 1, optional=True))
+    name: ClassVar = "simclr"
+    scale: Annotated[Sequence[float], pair(0, 1)] | None = None
+    ratio: Annotated[Sequence[float], pair(0, 100)] = (3 / 4, 4 / 3)
+    jitter: Fraction = 0.8
+    strength: Annotated[float, Range(0, 2.5)] = 0.5
+    saturation: Annotated[float, Range(0, 2.5)] = 0.8
+    gray: Fraction = 0.2
+    blur: Fraction = 0.0
+    blur_sigma: Annotated[Sequence[float], pair(0, 100)] = (0.1, 2.0)
+    solarize: Fraction | None = 0.0
 
     def draw(self, shape: Shape, generator: Generator) -> Drawn:
         """Draw the crop's numbers and, per image:
@@ -326,8 +333,9 @@ class LocalCrop(SimCLR):
         size: sides of the result as fractions of the image's, rounded to pixels; at least 4 px.
     """
 
-    scale: Sequence[float] | None = option((0.05, 0.4), pair(0, 1, optional=True))
-    size: float = option(96 / 224, number(0, 1))
+    name: ClassVar = "local"
+    scale: Annotated[Sequence[float], pair(0, 1)] | None = (0.05, 0.4)
+    size: Fraction = 96 / 224
 
     def result_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the smaller height and width."""
@@ -342,8 +350,9 @@ class MoCo(SimCLR):
     strength 0.5 of :class:`SimCLR`). Options as there.
     """
 
-    scale: Sequence[float] | None = option((0.2, 1.0), pair(0, 1, optional=True))
-    blur: float = option(0.5, number(0, 1))
+    name: ClassVar = "moco"
+    scale: Annotated[Sequence[float], pair(0, 1)] | None = (0.2, 1.0)
+    blur: Fraction = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -354,8 +363,9 @@ class BYOLFirst(SimCLR):
     Options as in :class:`SimCLR`. solo-learn leaves the blur out at 32 pixels (`blur: 0`).
     """
 
-    saturation: float = option(0.4, number(0, 2.5))
-    blur: float = option(1.0, number(0, 1))
+    name: ClassVar = "byol_first"
+    saturation: Annotated[float, Range(0, 2.5)] = 0.4
+    blur: Fraction = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -365,8 +375,9 @@ class BYOLSecond(BYOLFirst):
     Source and options as in :class:`BYOLFirst`: blur with probability 0.1, solarizing with probability 0.2.
     """
 
-    blur: float = option(0.1, number(0, 1))
-    solarize: float | None = option(None, number(0, 1, optional=True))
+    name: ClassVar = "byol_second"
+    blur: Fraction = 0.1
+    solarize: Fraction | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -377,9 +388,10 @@ class SwAVLarge(SimCLR):
     :class:`SimCLR`.
     """
 
-    scale: Sequence[float] | None = option((0.14, 1.0), pair(0, 1, optional=True))
-    strength: float = option(1.0, number(0, 2.5))
-    blur: float = option(0.5, number(0, 1))
+    name: ClassVar = "swav"
+    scale: Annotated[Sequence[float], pair(0, 1)] | None = (0.14, 1.0)
+    strength: Annotated[float, Range(0, 2.5)] = 1.0
+    blur: Fraction = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -389,9 +401,10 @@ class SwAVSmall(LocalCrop):
     Source as of :class:`SwAVLarge`, options as in :class:`LocalCrop`.
     """
 
-    scale: Sequence[float] | None = option((0.05, 0.14), pair(0, 1, optional=True))
-    strength: float = option(1.0, number(0, 2.5))
-    blur: float = option(0.5, number(0, 1))
+    name: ClassVar = "swav_local"
+    scale: Annotated[Sequence[float], pair(0, 1)] | None = (0.05, 0.14)
+    strength: Annotated[float, Range(0, 2.5)] = 1.0
+    blur: Fraction = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -401,7 +414,8 @@ class DINOFirst(BYOLFirst):
     Source: M. Caron et al., arXiv:2104.14294, and facebookresearch/dino, main_dino.py. Options as in :class:`SimCLR`.
     """
 
-    scale: Sequence[float] | None = option((0.4, 1.0), pair(0, 1, optional=True))
+    name: ClassVar = "dino_first"
+    scale: Annotated[Sequence[float], pair(0, 1)] | None = (0.4, 1.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -411,7 +425,8 @@ class DINOSecond(BYOLSecond):
     Source and options as of :class:`DINOFirst`.
     """
 
-    scale: Sequence[float] | None = option((0.4, 1.0), pair(0, 1, optional=True))
+    name: ClassVar = "dino_second"
+    scale: Annotated[Sequence[float], pair(0, 1)] | None = (0.4, 1.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -421,8 +436,9 @@ class DINOLocal(LocalCrop):
     Source as of :class:`DINOFirst`, options as in :class:`LocalCrop`.
     """
 
-    saturation: float = option(0.4, number(0, 2.5))
-    blur: float = option(0.5, number(0, 1))
+    name: ClassVar = "dino_local"
+    saturation: Annotated[float, Range(0, 2.5)] = 0.4
+    blur: Fraction = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -432,7 +448,8 @@ class MAECrop(CropFlip):
     Source: K. He et al., arXiv:2111.06377, and facebookresearch/mae, main_pretrain.py. Options as in :class:`CropFlip`.
     """
 
-    scale: Sequence[float] | None = option((0.2, 1.0), pair(0, 1, optional=True))
+    name: ClassVar = "mae"
+    scale: Annotated[Sequence[float], pair(0, 1)] | None = (0.2, 1.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -442,46 +459,48 @@ class MaskFeatCrop(CropFlip):
     Source: C. Wei et al., arXiv:2112.09133, appendix. Options as in :class:`CropFlip`.
     """
 
-    scale: Sequence[float] | None = option((0.5, 1.0), pair(0, 1, optional=True))
+    name: ClassVar = "maskfeat"
+    scale: Annotated[Sequence[float], pair(0, 1)] | None = (0.5, 1.0)
 
 
 POLICIES: dict[str, type[Policy]] = {
-    "none": NoAugment,
-    "weak": Weak,
-    "randaugment": RandAugment,
-    "simclr": SimCLR,
-    "moco": MoCo,
-    "byol_first": BYOLFirst,
-    "byol_second": BYOLSecond,
-    "swav": SwAVLarge,
-    "swav_local": SwAVSmall,
-    "dino_first": DINOFirst,
-    "dino_second": DINOSecond,
-    "dino_local": DINOLocal,
-    "local": LocalCrop,
-    "crop_flip": CropFlip,
-    "mae": MAECrop,
-    "maskfeat": MaskFeatCrop,
-    "randaugment_nm": RandAugmentNM,
-    "trivialaugment": TrivialAugment,
-    "autoaugment": AutoAugment,
-    "ctaugment": CTAugment,
-    "ctaugment_cutout": CTAugmentCutout,
-    "ctaugment_probe": CTAugmentProbe,
+    cls.name: cls
+    for cls in (
+        NoAugment,
+        Weak,
+        RandAugment,
+        SimCLR,
+        MoCo,
+        BYOLFirst,
+        BYOLSecond,
+        SwAVLarge,
+        SwAVSmall,
+        DINOFirst,
+        DINOSecond,
+        DINOLocal,
+        LocalCrop,
+        CropFlip,
+        MAECrop,
+        MaskFeatCrop,
+        RandAugmentNM,
+        TrivialAugment,
+        AutoAugment,
+        CTAugment,
+        CTAugmentCutout,
+        CTAugmentProbe,
+    )
 }
-"""Every policy a recipe can name."""
+"""Every policy a recipe can name; `semisup.register` adds one."""
 
 
-def check_policy(name: str, options: Mapping[str, object]) -> list[str]:
-    """Return what is wrong with a policy as named in a recipe, one sentence each; an empty list if nothing.
+def check_policy(settings: Any, at: str = "") -> list[str]:
+    """Return what is wrong with a policy as a recipe has it, one sentence each; an empty list if nothing.
 
     Args:
-        name: a key of :data:`POLICIES`.
-        options: keywords for its constructor.
+        settings: `policy`, a key of `POLICIES`, and keywords for its constructor.
+        at: key of the mapping.
     """
-    if name not in POLICIES:
-        return [f"unknown augmentation policy '{name}'{nearest(name, POLICIES)}"]
-    return problems(POLICIES[name], options)
+    return check_named(settings, "policy", POLICIES, "policy", at)
 
 
 def build_policy(name: str, options: Mapping[str, object], *, flip: bool) -> Policy:
@@ -495,7 +514,7 @@ def build_policy(name: str, options: Mapping[str, object], *, flip: bool) -> Pol
     Raises:
         SemisupError: unknown policy or option, or a value out of its range; all of them at once.
     """
-    raise_all(check_policy(name, options), f"augmentation policy '{name}'")
+    raise_all(check_policy({"policy": name, **options}), f"augmentation policy '{name}'")
     return POLICIES[name](**{"flip": flip, **options})  # type: ignore[arg-type]  # checked by name, one line above
 
 

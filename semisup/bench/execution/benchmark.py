@@ -23,12 +23,15 @@ from semisup.config import Recipe
 from semisup.data import ImageData, load_data
 from semisup.errors import SemisupError
 from semisup.pipeline.execute import STORE, locked
+from semisup.signals import grace
 from semisup.stages import write_json
 from semisup.tracking import EventLog
 
 __all__ = ["bench"]
 
 TIMES = "step_times.json"
+ENDING_SECONDS = 5.0
+"""Of the grace after a signal, kept for the tables and the end of the workers."""
 Call = Callable[..., Any]
 """Calls a function with arguments, here or on a worker, and returns its answer."""
 
@@ -114,6 +117,10 @@ def bench(
         with recorded(loaded, folder, data.hash, console) as log:
             try:
                 _run(state, client, log)
+            except KeyboardInterrupt:
+                if scheduler is None:  # workers elsewhere may work for others too
+                    _let_finish(client)
+                raise
             finally:
                 summary = write_results(folder, loaded, data, state.runs, state.board, command, machines)
                 for file in RESULTS:
@@ -133,6 +140,13 @@ def _prepare(state: _Bench, workers: int, call: Call) -> dict[str, Any]:
     left = [job for job in jobs if not state.board.find(job)]
     seconds = sum(job.seconds for job in left) / workers
     return {"runs": len(state.runs), "stages": len(jobs), "stages_left": len(left), "seconds": seconds}
+
+
+def _let_finish(client: Any) -> None:
+    """Give this command's own workers time to end their steps and write checkpoints."""
+    from semisup.bench.execution.undisturbed import finish_step
+
+    client.run(finish_step, max(0.0, grace() - ENDING_SECONDS), on_error="ignore")
 
 
 def _first_wave(suite: Suite) -> Iterator[RunSpec]:

@@ -22,26 +22,31 @@ from torch import nn
 
 from semisup.augment import Normalize
 from semisup.bench.execution.jobs import Job, baseline_fingerprint
-from semisup.bench.execution.timing import step_seconds
 from semisup.bench.suites.baselines import choose_unlabeled, fit_baseline
 from semisup.config import Recipe
 from semisup.config.schema import DataConfig
 from semisup.data import ImageData, load_data, take
+from semisup.engine import Stopped
 from semisup.errors import SemisupError
 from semisup.evaluate import classification_metrics, predict_logits
 from semisup.files import write_atomically
 from semisup.pipeline.execute import execute, locked
 from semisup.pipeline.plan import Plan, make_plan
+from semisup.pipeline.timing import step_seconds
 from semisup.records import RECORD, check_record
+from semisup.signals import asked_to_stop
 from semisup.stages import Artifact, read_artifact, write_json
 from semisup.stages.artifact import finish
 from semisup.stages.context import clean_batches
 from semisup.stages.predictor import load_features
 
-__all__ = ["Failed", "Pack", "device_name", "machine", "measure", "open_pack", "run_job", "write_pack"]
+__all__ = ["Failed", "Pack", "at_work", "device_name", "machine", "measure", "open_pack", "run_job", "write_pack"]
 
 _ONE_AT_A_TIME = threading.Lock()
 """torch's generator and number of threads belong to the process: of a worker with many threads only one is at work."""
+
+
+STOPPED = "stopped; the same command goes on"
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,12 @@ def run_job(job: Job, inputs: Mapping[str, Pack], store: str | None) -> Pack | F
         Exception: what may be gone at the next attempt (a full disk, no memory).
     """
     with _ONE_AT_A_TIME:
-        return _run_job(job, inputs, store)
+        if asked_to_stop():
+            return Failed(STOPPED)
+        try:
+            return _run_job(job, inputs, store)
+        except Stopped:  # to Dask, a KeyboardInterrupt would be the end of the worker
+            return Failed(STOPPED)
 
 
 def _run_job(job: Job, inputs: Mapping[str, Pack], store: str | None) -> Pack | Failed:
@@ -97,6 +107,11 @@ def _run_job(job: Job, inputs: Mapping[str, Pack], store: str | None) -> Pack | 
             raise
         return Failed(str(error))
     return Pack(artifact.record, None if store is not None else _read_files(artifact))
+
+
+def at_work() -> bool:
+    """Whether a job is being run in this process."""
+    return _ONE_AT_A_TIME.locked()
 
 
 def measure(recipe: Recipe, stage: str) -> float:

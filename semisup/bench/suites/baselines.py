@@ -7,90 +7,53 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from semisup.errors import nearest
+from semisup.options import Count, Fraction, Positive, Range, check_named
 
-__all__ = ["BASELINES", "Baseline", "check_baseline", "choose_unlabeled", "fit_baseline"]
+__all__ = ["BASELINES", "check_baseline", "choose_unlabeled", "fit_baseline"]
 
+Inside = Annotated[float, Range(0, 1, open_low=True, open_high=True)]
 MAX_UNLABELED = 10_000
 """Unlabeled images that a transductive baseline gets at most: a graph of 60,000 would take minutes for each draw."""
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """How a classifier is made, and with which options."""
-
-    make: Callable[..., Any]
-    """Keyword options -> an object with scikit-learn's fit(x, y) and predict_proba(x)."""
-    options: Mapping[str, float | int]
-    """Option -> default."""
-    reads_unlabeled: bool
-    """Whether fit also wants unlabeled images, marked -1."""
-    summary: str
-
-
-def _logistic_regression(C: float) -> Any:
+def _logistic_regression(*, C: Positive = 1.0) -> Any:
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(C=C, max_iter=1000)
 
 
-def _self_training(C: float, threshold: float) -> Any:
+def _self_training(*, C: Positive = 1.0, threshold: Fraction = 0.75) -> Any:
     from sklearn.semi_supervised import SelfTrainingClassifier
 
-    return SelfTrainingClassifier(_logistic_regression(C), threshold=threshold)
+    return SelfTrainingClassifier(_logistic_regression(C=C), threshold=threshold)
 
 
-def _label_spreading(neighbors: int, alpha: float) -> Any:
+def _label_spreading(*, neighbors: Count = 7, alpha: Inside = 0.2) -> Any:
     from sklearn.semi_supervised import LabelSpreading
 
     return LabelSpreading(kernel="knn", n_neighbors=neighbors, alpha=alpha, max_iter=100)
 
 
-BASELINES: dict[str, Baseline] = {
-    "logistic_regression": Baseline(
-        _logistic_regression, {"C": 1.0}, False, "scikit-learn's LogisticRegression on the labeled images"
-    ),
-    "self_training": Baseline(
-        _self_training,
-        {"C": 1.0, "threshold": 0.75},
-        True,
-        "scikit-learn's SelfTrainingClassifier around a logistic regression",
-    ),
-    "label_spreading": Baseline(
-        _label_spreading,
-        {"neighbors": 7, "alpha": 0.2},
-        True,
-        "scikit-learn's LabelSpreading on the graph of nearest neighbors",
-    ),
+BASELINES: dict[str, Callable[..., Any]] = {
+    "logistic_regression": _logistic_regression,
+    "self_training": _self_training,
+    "label_spreading": _label_spreading,
 }
-"""Defaults are scikit-learn's own (1.9)."""
+"""Keyword options -> an object with scikit-learn's fit(x, y) and predict_proba(x): LogisticRegression on the labeled
+images, SelfTrainingClassifier around one, LabelSpreading on the graph of nearest neighbors. Defaults are scikit-learn's
+own (1.9)."""
+READ_UNLABELED = ("self_training", "label_spreading")
+"""Those whose fit also wants unlabeled images, marked -1."""
 
 
-def check_baseline(baseline: Mapping[str, Any]) -> list[str]:
-    """Problems of a suite's `baseline:` mapping, each beginning with the key, e.g. `.name: ...`."""
-    if "name" not in baseline:
-        return [f".name: missing; valid: {', '.join(BASELINES)}"]
-    name = baseline["name"]
-    if name not in BASELINES:
-        return [f".name: unknown baseline '{name}'{nearest(str(name), BASELINES)}"]
-    problems = []
-    for key, value in baseline.items():
-        default = BASELINES[name].options.get(key)
-        if key == "name":
-            continue
-        if default is None:
-            problems.append(f".{key}: baseline '{name}' has no such option{nearest(key, BASELINES[name].options)}")
-        elif isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            problems.append(f".{key}: must be a number > 0, not {value!r}")
-        elif isinstance(default, int) and not isinstance(value, int):
-            problems.append(f".{key}: must be a whole number, not {value!r}")
-    return problems
+def check_baseline(baseline: Mapping[str, Any], at: str) -> list[str]:
+    """Return what is wrong with a suite's `baseline:` mapping, which stands at the key `at`."""
+    return check_named(baseline, "name", BASELINES, "baseline", at)
 
 
 def choose_unlabeled(rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
@@ -114,7 +77,7 @@ def fit_baseline(
         baseline: `name` and options.
         labeled: (L, D) vectors of the labeled images.
         y: (L,) classes 0 .. num_classes - 1.
-        unlabeled: (U, D) vectors of the others, see :func:`choose_unlabeled`.
+        unlabeled: (U, D) vectors of the others, see `choose_unlabeled`.
         queries: arrays (M, D) to predict.
         num_classes: C.
 
@@ -124,13 +87,13 @@ def fit_baseline(
     from sklearn.preprocessing import StandardScaler
 
     options = dict(baseline)
-    entry = BASELINES[options.pop("name")]
+    name = options.pop("name")
     scaler = StandardScaler().fit(np.concatenate([labeled, unlabeled]))
     x, classes = scaler.transform(labeled), y
-    if entry.reads_unlabeled:
+    if name in READ_UNLABELED:
         x = np.concatenate([x, scaler.transform(unlabeled)])
         classes = np.concatenate([y, np.full(len(unlabeled), -1)])
-    model = entry.make(**{**entry.options, **options})
+    model = BASELINES[name](**options)
     with warnings.catch_warnings():
         # ConvergenceWarning of a fit that is good enough; LabelSpreading divides by 0 for images that no label reaches.
         warnings.simplefilter("ignore")

@@ -214,7 +214,6 @@ def _check_search(suite: Suite, spec: RunSpec, plan: Plan, judged: str, data: Im
         raise SemisupError(f"search: stage '{judged}' classifies nothing, so nothing says which trial is best")
     for options in trial_options(suite, spec.entry):
         if entry.baseline:
-            problems = check_baseline({**entry.baseline, **option_values(options)})
-            raise_all([f"search{problem}" for problem in problems], f"entries.{spec.entry}")
+            raise_all(check_baseline({**entry.baseline, **option_values(options)}, "search"), f"entries.{spec.entry}")
         else:
             make_plan(spec_recipe(suite, dataclasses.replace(spec, options=options))[0], data, trial=False)

@@ -282,7 +282,7 @@ def _entry_problems(name: str, entry: EntryConfig, suite: Suite) -> list[str]:
         if key.partition(".")[0] in taken
     ]
     if entry.baseline:
-        problems += [f".baseline{problem}" for problem in check_baseline(entry.baseline)]
+        problems += check_baseline(entry.baseline, ".baseline")
     if suite.search is None and entry.search:
         problems.append(".search: the suite asks for no search; add search: {trials: ...} at the top")
     if suite.search is not None:

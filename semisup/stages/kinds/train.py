@@ -64,7 +64,7 @@ from semisup.stages.predictor import load_network, read_network, save_predictor
 from semisup.stages.refresh import refresh, refreshes
 from semisup.stages.requirements import require_classifier, require_labels
 from semisup.stages.targets import training_images
-from semisup.stages.views import check_views, stage_backend, stage_batches
+from semisup.stages.views import check_views, following_background, stage_backend, stage_batches
 
 __all__ = ["fit_stage", "inputs", "plan", "run"]
 
@@ -104,7 +104,7 @@ def plan(whole: Plan, name: str, stage: StageConfig, earlier: Mapping[str, Stage
     steps = _steps(stage, len(data.x_train), len(whole.budget.index), reads_unlabeled=bool(unlabeled))
     # As resolved, for all that follows: what is used, not "auto".
     resolved = {
-        "augment": {**stage.augment, "backend": backend},
+        "augment": {**following_background(stage, method.views, data.background), "backend": backend},
         "refresh_batchnorm": refreshes(stage, method, steps),
     }
     return StagePlan(

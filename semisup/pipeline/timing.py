@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 import torch
 
@@ -15,7 +16,7 @@ from semisup.stages.networks import build_method
 from semisup.stages.targets import training_images
 from semisup.stages.views import stage_batches
 
-__all__ = ["fresh_method", "step_seconds"]
+__all__ = ["expected_seconds", "fresh_method", "step_seconds"]
 
 WARM_UP, STEPS, REPEATS = 2, 3, 3
 
@@ -58,7 +59,7 @@ def fresh_method(plan: Plan, stage: StagePlan) -> tuple[Method, Batches]:
     )
 
 
-def step_seconds(plan: Plan, stage: StagePlan) -> float:
+def step_seconds(plan: Plan, stage: StagePlan, *, warm_up: int = WARM_UP) -> float:
     """Seconds of one step of a train stage, with freshly initialized networks in place of those it would start from.
 
     The least of three stretches of three steps after two to warm up: what another process takes away from one stretch
@@ -67,6 +68,7 @@ def step_seconds(plan: Plan, stage: StagePlan) -> float:
     Args:
         plan: of the recipe, with data and device.
         stage: one of its train stages.
+        warm_up: steps that come first.
     """
     config = stage.config
     if plan.recipe.threads is not None:
@@ -92,5 +94,18 @@ def step_seconds(plan: Plan, stage: StagePlan) -> float:
             torch.cuda.synchronize(plan.device)
         return result.seconds / steps
 
-    warm = stretch(WARM_UP)
+    warm = stretch(warm_up)
     return warm if warm > 1 and not plan.recipe.compile else min(stretch(STEPS) for _ in range(REPEATS))
+
+
+def expected_seconds(plan: Plan, done: Collection[str]) -> dict[str, float]:
+    """Measure how long the training of every stage will take on this machine, as busy as it is now.
+
+    Evaluation, and stages that do not train, come on top of it.
+
+    Args:
+        plan: of the recipe.
+        done: stages that are finished already.
+    """
+    wanted = [stage for stage in plan.stages if stage.steps and stage.name not in done]
+    return {stage.name: stage.steps * step_seconds(plan, stage, warm_up=1) for stage in wanted}
