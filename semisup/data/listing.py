@@ -120,7 +120,7 @@ def _list_part(
     if stray:
         files = several(len(stray), "file", "files")
         problems.append(
-            f"{folder}: {files} in no class's folder, e.g. {printable(stray[0])}; each class has a folder of its own, or "
+            f"{folder}: {files} in no class's folder, e.g. {printable(stray[0])}; each class has its own folder, or "
             f"a CSV of path,label names the classes (data.csv)"
         )
     if part == "labeled" and len(filled) == 1:
