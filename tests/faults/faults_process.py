@@ -93,6 +93,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "flex": {"method": {"name": "flexmatch", "threshold": 0.2, "warmup": False}, "batch": BOTH},
     "free": {"method": {"name": "freematch", "momentum": 0.9}, "batch": BOTH},
     "soft": {"method": {"name": "softmatch", "momentum": 0.9}, "batch": BOTH},
+    "adapt": {"method": {"name": "adamatch", "threshold": 0.5}, "batch": BOTH},
     "graphs": {"method": {"name": "comatch", "threshold": 0.2, "memory": 48, "embedding": 8}, "batch": BOTH},
     "neighbors": {"method": {"name": "simmatch", "threshold": 0.2, "embedding": 8}, "batch": BOTH},
     "turned": {"method": {"name": "s4l_rotation"}, "batch": BOTH},
