@@ -11,6 +11,7 @@ import torch
 from semisup.augment import Normalize
 from semisup.engine import Batches, FitSettings, compile_backbones, fit, keep_memory
 from semisup.methods import Method
+from semisup.models import stage_decay
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.stages.networks import build_method
 from semisup.stages.targets import training_images
@@ -87,7 +88,7 @@ def step_seconds(plan: Plan, stage: StagePlan, *, warm_up: int = WARM_UP) -> flo
                 steps=steps,
                 optimizer=still,
                 schedule=config.schedule,
-                ema=config.ema,
+                ema=stage_decay(config.ema, stage.steps),
                 device=plan.device,
                 precision=plan.precision,
             ),
