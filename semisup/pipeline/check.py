@@ -16,6 +16,7 @@ from semisup.methods.base import given_to
 from semisup.models import check_model
 from semisup.models.foreign import file_shapes
 from semisup.options import check_named, read
+from semisup.plugins import load_plugins
 
 __all__ = ["check_blocks", "check_method", "check_recipe", "complete", "load_checked"]
 
@@ -50,6 +51,7 @@ def check_recipe(recipe: Recipe) -> list[str]:
 
 def check_blocks(raw: Mapping[str, Any]) -> list[str]:
     """Likewise of a recipe as plain containers; what is none of the right type was complained about elsewhere."""
+    load_plugins()
     problems = check_model(raw["model"], "model") if "model" in raw else []
     for name, stage in _items(raw.get("stages")):
         at = f"stages.{name}"

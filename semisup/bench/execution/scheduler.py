@@ -17,6 +17,7 @@ from typing import Any
 from semisup.bench.execution.jobs import Job
 from semisup.bench.execution.worker import Failed, Pack, open_pack, run_job
 from semisup.errors import SemisupError
+from semisup.plugins import registered
 from semisup.stages import Artifact, read_artifact
 
 __all__ = ["JobBoard", "run_jobs"]
@@ -92,7 +93,7 @@ def run_jobs(
             store = None if board.ships else str(board.store.resolve())
             packs = {name: board.pack(read) for name, read in job.inputs}
             key = f"{job.name} {fingerprint}"  # what the dashboard shows
-            future = client.submit(run_job, job, packs, store, retries=retries, key=key, pure=False)
+            future = client.submit(run_job, job, packs, store, registered(), retries=retries, key=key, pure=False)
             flying[fingerprint] = future
             future.add_done_callback(lambda done, fingerprint=fingerprint: landed.put((fingerprint, done)))
 
