@@ -19,12 +19,24 @@ from semisup.losses import sinkhorn
 if TYPE_CHECKING:  # half a second of imports, which a run without a graph can do without
     from scipy.sparse import csr_array
 
-__all__ = ["balanced", "certainty", "class_weights", "neighbor_graph", "resample", "spread_labels", "whitened"]
+__all__ = [
+    "balanced",
+    "certainty",
+    "class_weights",
+    "estimated_shares",
+    "neighbor_graph",
+    "resample",
+    "spread_labels",
+    "wanted_shares",
+    "whitened",
+]
 
 TOLERANCE = 1e-6
 """Of the conjugate gradients, relative to the right-hand side. Iscen et al. too, but they stop after 20 iterations."""
 BALANCING = 20
 """Times that rows and columns are scaled in turns."""
+EXPECTATIONS = 100
+"""Iterations of expectation-maximization."""
 ITERATIONS = 1000
 """Most conjugate gradient steps for a class. The number needed grows as (1 - alpha)^-1/2: about 100 at alpha = 0.99."""
 
@@ -122,19 +134,70 @@ def spread_labels(
     return np.maximum(spread, 0)
 
 
-def balanced(spread: np.ndarray) -> np.ndarray:
-    """Return (N, C), rows of sum 1 or 0: `spread`, columns and rows scaled in turns until every class has a share of
-    nearly M / C of the M rows where something arrived (Sinkhorn and Knopp 1967; M. Cuturi, arXiv:1306.0895).
+def balanced(spread: np.ndarray, shares: np.ndarray | None = None) -> np.ndarray:
+    """Return (N, C), rows of sum 1 or 0: `spread`, columns and rows scaled in turns until every class has nearly its
+    share of the M rows where something arrived (Sinkhorn and Knopp 1967; M. Cuturi, arXiv:1306.0895).
 
-    A class whose labeled images lie in a crowd reaches too many of the others' images. For classes of one size. Where
-    nothing arrived there is nothing to scale: rows of 0 stay 0, as of an image that belongs to no class.
+    A class whose labeled images lie in a crowd reaches too many of the others' images. Where nothing arrived there is
+    nothing to scale: rows of 0 stay 0, as of an image that belongs to no class.
+
+    Args:
+        spread: (N, C), not negative.
+        shares: (C,) of sum 1; None: 1 / C each.
     """
     reached = spread.sum(1) > 0
     probs, _ = certainty(spread[reached])
+    if shares is not None:
+        scaled = np.zeros_like(spread)
+        scaled[reached] = _scaled(probs, shares)
+        return scaled
     logs = torch.from_numpy(np.log(np.maximum(probs, np.finfo(np.float32).tiny)))
     scaled = np.zeros_like(spread)
     scaled[reached] = sinkhorn(logs, epsilon=1.0, iterations=BALANCING).numpy()
     return scaled
+
+
+def _scaled(probs: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """(M, C), rows of sum 1 whose mean is nearly `shares` (C,): columns and rows of (M, C) scaled in turns."""
+    for _ in range(BALANCING):
+        probs, _ = certainty(probs * (shares / np.maximum(probs.mean(0), np.finfo(np.float32).tiny)))
+    return probs
+
+
+def estimated_shares(probs: np.ndarray, of_labels: np.ndarray) -> np.ndarray:
+    """Return the shares (C,) of the classes among images, by expectation-maximization over predictions on them.
+
+    M. Saerens, P. Latinne, C. Decaestecker, Neural Computation 14(1), 2002, eq. 9: beginning with the labels' shares, a
+    prediction p becomes p_c pi_c / labels_c, renormalized, and pi the mean of these.
+
+    Args:
+        probs: (N, C), rows of sum 1.
+        of_labels: (C,) > 0, shares of the classes among the labels that the predictions are made by.
+    """
+    shares = of_labels
+    for _ in range(EXPECTATIONS):
+        shares = certainty(probs * (shares / of_labels))[0].mean(0)
+    return shares
+
+
+def wanted_shares(balance: str | list[float] | bool, spread: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+    """Return the shares (C,) that `propagate.balance` asks for; None: the same for all.
+
+    Args:
+        balance: uniform, labels, estimated, a list of shares, or true, which is uniform.
+        spread: (N, C), not negative, what of each class has reached the images.
+        labels: (L,) the classes of the labeled images; one more image of each class is counted.
+    """
+    if isinstance(balance, list):
+        given: np.ndarray = np.asarray(balance)
+        return given
+    counts = np.bincount(labels, minlength=spread.shape[1]) + 1.0
+    if balance == "labels":
+        of_labels: np.ndarray = counts / counts.sum()
+        return of_labels
+    if balance == "estimated":
+        return estimated_shares(certainty(spread[spread.sum(1) > 0])[0], counts / counts.sum())
+    return None
 
 
 def certainty(spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

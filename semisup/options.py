@@ -14,7 +14,7 @@ import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, create_model
 from pydantic.fields import FieldInfo
@@ -24,6 +24,8 @@ from semisup.errors import nearest
 __all__ = [
     "AtLeastTwo",
     "BelowOne",
+    "ClassShares",
+    "ClassSharesOrNot",
     "Color",
     "Count",
     "CountOrZero",
@@ -123,6 +125,31 @@ def _not_empty(value: str) -> str:
 
 NotEmpty = Annotated[str, AfterValidator(_not_empty)]
 """Text that has a visible character and no NUL."""
+
+
+SHARES = ("uniform", "labels", "estimated")
+
+
+def _shares(value: Any) -> Any:
+    if isinstance(value, list) and value and all(type(share) in (int, float) for share in value):
+        if min(value) < 0 or abs(sum(value) - 1) > 1e-3:
+            raise ValueError("must be numbers of at least 0 whose sum is 1, one for each class")
+    elif value not in SHARES:
+        words = f"must be one of {', '.join(SHARES)}, or a list of numbers, one for each class"
+        raise ValueError(f"{words}, not {show(value)}{_near(value, SHARES)}")
+    return value
+
+
+Shares = Literal["uniform", "labels", "estimated"] | list[float]
+ClassShares = Annotated[Shares, PlainValidator(_shares, json_schema_input_type=Shares)]
+"""How frequent classes are: uniform, labels (as among these), estimated, or one number for each class."""
+ClassSharesOrNot = Annotated[
+    Shares | bool,
+    PlainValidator(
+        lambda value: value if isinstance(value, bool) else _shares(value), json_schema_input_type=Shares | bool
+    ),
+]
+"""The same, or true or false."""
 
 
 def pair(low: float, high: float) -> Any:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from semisup.config.labels import parse_labels
 from semisup.errors import SemisupError
 from semisup.options import (
     BelowOne,
+    ClassSharesOrNot,
     Count,
     Fraction,
     NonNegative,
@@ -66,6 +67,26 @@ def _check_labels(value: Any) -> Any:
     except SemisupError as error:
         raise ValueError(str(error).removeprefix("data.labels: ")) from None
     return value
+
+
+def _decay(value: Any) -> Any:
+    if value is None or value == "auto":
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a number, auto or null")
+    if not 0 <= value < 1:
+        raise ValueError("must be at least 0" if value < 0 else "must be less than 1")
+    return float(value)
+
+
+def _yes_no_auto(value: Any) -> Any:
+    if not isinstance(value, bool) and value != "auto":
+        raise ValueError("must be true, false or auto")
+    return value
+
+
+Decay = Annotated[float | Literal["auto"] | None, PlainValidator(_decay)]
+"""Decay of an average, or auto: one that the length of the stage decides."""
 
 
 class DataConfig(Settings):
@@ -175,6 +196,9 @@ class BatchConfig(Settings):
     """Labeled images per step, >= 1."""
     unlabeled: Count = 448
     """Unlabeled images per step, >= 1."""
+    pool: Size | None = None
+    """Training images that unlabeled batches are made of, >= 1, drawn by the seed; null: all of them. A few that are
+    seen many times, for methods that compare an image with what they remember of it."""
 
 
 class RelabelConfig(Settings):
@@ -208,8 +232,10 @@ class PropagateConfig(Settings):
     features as they are. Labels that are right after spreading 40 / 100 / 600 of Fashion-MNIST's over a SimCLR
     encoder's graph, means of six draws: 70.0 / 74.9 / 80.8% by the features, 73.7 / 77.7 / 83.3 by 64 components,
     75.1 / 79.0 / 84.8 by 200 of grid 3, and 75.5 / 79.4 / 85.0 balanced too."""
-    balance: bool = False
-    """Scale what reaches the images so that every class has the same share of them."""
+    balance: ClassSharesOrNot = False
+    """Scale what reaches the images so that classes have the wanted shares of them: uniform (or true) the same, labels
+    those of the labels, estimated those that expectation-maximization finds (Saerens et al. 2002), or a list of one
+    share for each class; false: as it comes."""
     mirror: bool = False
     """Features are the mean of an image's and its mirror image's: 85.8% right after spreading 600, not 85.3 (six draws,
     200 components of grid 3, balanced, over all 60,000 images; the figures above are of 15,000)."""
@@ -266,8 +292,11 @@ class StageConfig(Settings):
     """Length in optimizer steps, >= 1; give steps or epochs."""
     epochs: Annotated[float, Range(0, 10**6, open_low=True)] | None = None
     """Length in passes over the images, > 0."""
-    ema: BelowOne | None = None
-    """Decay of the averaged weights, in [0, 1); null: none."""
+    ema: Decay = None
+    """Decay of the averaged weights, in [0, 1); auto: their last tenth, 1 - 10 / steps; null: no average."""
+    refresh_batchnorm: Annotated[bool | Literal["auto"], PlainValidator(_yes_no_auto)] = False
+    """Estimate the BatchNorm statistics of the finished network anew, on clean images that it was trained on. auto:
+    where more than 5% of the initial ones would be left, and the network might answer one class for everything."""
     augment: dict[str, Any] = {}
     """View name -> {policy: ..., its options}; other views keep the method's own policy. A view's `albumentations:
     [{name: ..., its arguments}, ...]` come first, or alone where it names no policy. Beside the views, `backend`

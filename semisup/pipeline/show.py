@@ -109,6 +109,8 @@ def _views(
             settings = stage.config.view_settings.get(view, {"policy": defaults[view]})
             steps = [step["name"] for step in settings.get("albumentations", ())]
             name = " ".join([*steps, *([settings["policy"]] if "policy" in settings else [])])
+            if "fill" in settings:
+                name += f"\nfill {settings['fill']}"
             columns.append((f"{stage.name}\n{part}\n{view}\n{name}", pixels))
     return columns
 

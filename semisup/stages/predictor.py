@@ -23,7 +23,7 @@ from semisup.plugins import load_plugins, package_of
 from semisup.records import checked, read_json, read_record, verify
 from semisup.stages.networks import Network, wanted_weights
 
-__all__ = ["Predictor", "load_features", "load_network", "load_predictor", "read_network", "save_predictor"]
+__all__ = ["Predictor", "describe", "load_features", "load_network", "load_predictor", "read_network", "save_predictor"]
 
 MODEL, WEIGHTS = "model.json", "model.safetensors"
 
@@ -153,7 +153,12 @@ def save_predictor(
     return [MODEL, WEIGHTS]
 
 
-def _describe(folder: Path) -> dict[str, Any]:
+def describe(folder: Path) -> dict[str, Any]:
+    """Read the description next to a stage's weights.
+
+    Raises:
+        SemisupError: there is none, or it is none that this version writes.
+    """
     """Read the description of a stage's network, once it and the weights are found to be what the stage has written."""
     path = folder / MODEL
     if not path.is_file():
@@ -179,7 +184,7 @@ def read_network(folder: Path) -> Network:
     Raises:
         SemisupError: no model there.
     """
-    return Network.from_json(_describe(folder))
+    return Network.from_json(describe(folder))
 
 
 def load_network(folder: Path, device: torch.device) -> Classifier:
@@ -188,7 +193,7 @@ def load_network(folder: Path, device: torch.device) -> Classifier:
     Raises:
         SemisupError: no model there, or one that classifies nothing.
     """
-    network = Network.from_json(_describe(folder))
+    network = Network.from_json(describe(folder))
     if network.kind != "classifier":
         raise SemisupError(f"{folder}: an encoder without a classifier; fine-tune it first")
     module = network.build_classifier()
@@ -203,7 +208,7 @@ def load_features(folder: Path, device: torch.device) -> nn.Module:
     Raises:
         SemisupError: no model there.
     """
-    module = Network.from_json(_describe(folder)).build_classifier()  # an encoder gets a head, which is left out below
+    module = Network.from_json(describe(folder)).build_classifier()  # an encoder gets a head, which is left out below
     path = folder / WEIGHTS
     load_into(wanted_weights(module, read_shapes(path)), path)
     features = nn.Sequential(module.backbone, module.neck)
@@ -221,7 +226,7 @@ def load_predictor(folder: str | Path, device: str | torch.device = "cpu") -> Pr
         SemisupError: no model there, or one that classifies nothing.
     """
     folder = Path(folder)
-    description = _describe(folder)
+    description = describe(folder)
     spec = Network.from_json(description).spec
     where = torch.device(device)
     normalize = Normalize(description["mean"], description["std"]).to(where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from torch import Generator, Tensor
 from semisup.augment import POLICIES, Normalize, build_policy
 from semisup.augment.policies.adaptive import Adaptive, Probe
 from semisup.augment.policies.backend import HostFirst, ImageByImage, resolve_backend
-from semisup.augment.policies.views import NoAugment
+from semisup.augment.policies.views import COLOR_POOL, NoAugment, RandAugment
 from semisup.config import StageConfig
 from semisup.data import ImageData, take
 from semisup.engine import Batches, TrainingImages
@@ -20,7 +21,10 @@ from semisup.errors import SemisupError, nearest, raise_all
 from semisup.methods import METHODS, Method, Views
 from semisup.options import option_defaults
 
-__all__ = ["check_views", "policy_names", "stage_backend", "stage_batches", "stage_policies"]
+__all__ = ["check_views", "following_background", "policy_names", "stage_backend", "stage_batches", "stage_policies"]
+
+BLACK = 0.1
+"""Brightest background on which bright objects are taken for bright objects on black."""
 
 
 def stage_backend(stage: StageConfig, views: Views, device: torch.device, size: int) -> str:
@@ -37,6 +41,30 @@ def policy_names(stage: StageConfig, views: Views) -> dict[str, str]:
     defaults = {**views.policies("labeled"), **views.policies("unlabeled")}
     settings = {view: {"policy": default} for view, default in defaults.items()} | stage.view_settings
     return {view: str(settings[view].get("policy", "none")) for view in defaults}
+
+
+def following_background(stage: StageConfig, views: Views, background: float) -> dict[str, Any]:
+    """Return `augment` with what the recipe leaves open about one-channel images on a background that is not black.
+
+    What geometry and cutout bring into the frame then has the background's color, not black; and where that is clearly
+    brighter than black, RandAugment draws "solarize" too, which is left out for bright objects on black.
+
+    Args:
+        stage: of the recipe.
+        views: what its method asks for.
+        background: see `ImageData.background`; with 0 nothing changes.
+    """
+    augment = dict(stage.augment)
+    for view, name in policy_names(stage, views).items() if background else ():
+        options = {field.name for field in dataclasses.fields(POLICIES[name])}
+        found = dict(augment.get(view, {"policy": name}))
+        if "fill" in options and found.get("fill") is None:
+            found["fill"] = background
+            augment[view] = found
+        if POLICIES[name] is RandAugment and background > BLACK and found.get("pool") is None:
+            found["pool"] = [operation for operation in COLOR_POOL if operation != "color"]
+            augment[view] = found
+    return augment
 
 
 def stage_policies(

@@ -240,6 +240,8 @@ def test_a_broken_stage_is_not_called_unknown_by_the_others() -> None:
         ({"batch": None}, "batch: must be a mapping, not null"),
         ({"steps": 2.5}, "steps: must be a whole number, not 2.5"),
         ({"ema": 1}, "ema: must be less than 1, not 1"),
+        ({"ema": "atuo"}, "ema: must be a number, auto or null, not 'atuo'"),
+        ({"refresh_batchnorm": 1}, "refresh_batchnorm: must be true, false or auto, not 1"),
         (
             {"kind": "trian"},
             "kind: must be one of train, relabel, propagate, probe, knn, not 'trian'; did you mean 'train'?",
@@ -622,3 +624,28 @@ def test_reading_recipes_does_not_wait_for_torch(quickstart: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(quickstart)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert time.perf_counter() - start < 3
+
+
+@pytest.mark.parametrize(
+    ("value", "rule"),
+    [
+        ("labls", "must be one of uniform, labels, estimated, or a list"),
+        ([0.5, "a"], "must be one of uniform, labels, estimated, or a list"),
+        ([0.5, 0.2], "must be numbers of at least 0 whose sum is 1"),
+        ([1.5, -0.5], "must be numbers of at least 0 whose sum is 1"),
+        ([], "must be one of"),
+    ],
+)
+def test_shares_of_classes_are_words_or_a_distribution(value: object, rule: str) -> None:
+    with pytest.raises(SemisupError, match=rule) as error:
+        parse_recipe(
+            {
+                "name": "x",
+                "model": {"name": "cnn"},
+                "stages": {
+                    "a": {"method": {"name": "supervised"}, "steps": 2},
+                    "g": {"kind": "propagate", "teacher": "a", "propagate": {"balance": value}},
+                },
+            }
+        )
+    assert "stages.g.propagate.balance: " in str(error.value)

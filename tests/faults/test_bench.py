@@ -82,7 +82,7 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
     assert len(after) == 8 and before.items() <= after.items(), "nothing that was finished is run again"
     assert start(tmp_path / "undisturbed").wait(240) == 0
     disturbed, undisturbed = (
-        {(r.entry, r.labels, r.draw): (r.fingerprint, r.accuracy, r.nll) for r in read_rows(path)}
+        {(r.entry, r.labels, r.draw): (r.fingerprint, r.accuracy, r.metrics["nll"]) for r in read_rows(path)}
         for path in (tmp_path / name / "out" / "killed" / "runs.csv" for name in ("disturbed", "undisturbed"))
     )
     assert disturbed == undisturbed

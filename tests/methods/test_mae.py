@@ -82,7 +82,7 @@ def check_equation(cls: type[MAE], ratio: float = 0.75, norm_pix: bool = True) -
     ref.close(update.loss, slow_loss(method, images, ratio, norm_pix), rtol=1e-6)
     assert torch.equal(update.loss, update.log["reconstruction"])
     vit = require_vit(method.encoder.backbone, "test")
-    variables = [method.mask_token, method.enter.bias, method.paint.bias, vit.embed.bias, vit.norm.weight]
+    variables = [method.mask_token, method.enter.bias, method.paint.bias, vit.patch_embed.proj.bias, vit.norm.weight]
     for variable, slope in zip(variables, torch.autograd.grad(update.loss, variables), strict=True):
         start = variable.detach().clone()
 

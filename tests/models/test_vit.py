@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from semisup.errors import SemisupError
 from semisup.models import build_backbone, count_parameters
@@ -30,7 +31,7 @@ def slow_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def slow_vit(network: VisionTransformer, image: Tensor) -> list[Tensor]:
     """Tokens (T, width) before the first block and after each block, for one image, token by token."""
     state = network.state_dict()
-    kernel, bias = state["embed.weight"], state["embed.bias"]
+    kernel, bias = state["patch_embed.proj.weight"], state["patch_embed.proj.bias"]
     width, _, p, _ = kernel.shape
     rows, columns = image.shape[1] // p, image.shape[2] // p
     tokens = []
@@ -47,22 +48,22 @@ def slow_vit(network: VisionTransformer, image: Tensor) -> list[Tensor]:
         w = {name.removeprefix(f"blocks.{b}."): t for name, t in state.items() if name.startswith(f"blocks.{b}.")}
         x = found[-1]
         qkv = torch.stack(
-            [w["qkv.weight"] @ slow_norm(t, w["norm1.weight"], w["norm1.bias"]) + w["qkv.bias"] for t in x]
+            [w["attn.qkv.weight"] @ slow_norm(t, w["norm1.weight"], w["norm1.bias"]) + w["attn.qkv.bias"] for t in x]
         )
         q, k, v = qkv.split(width, dim=1)
-        size = width // network.blocks[b].heads
+        size = width // network.blocks[b].attn.heads
         mixed = torch.zeros_like(x)
-        for head in range(network.blocks[b].heads):
+        for head in range(network.blocks[b].attn.heads):
             part = slice(head * size, (head + 1) * size)
             for i in range(len(x)):
                 scores = [float(q[i, part] @ k[j, part]) / math.sqrt(size) for j in range(len(x))]
                 powers = [math.exp(score) for score in scores]
                 mixed[i, part] = sum(power / sum(powers) * v[j, part] for j, power in enumerate(powers))
-        x = x + mixed @ w["out.weight"].T + w["out.bias"]
+        x = x + mixed @ w["attn.proj.weight"].T + w["attn.proj.bias"]
         hidden = torch.stack([slow_norm(t, w["norm2.weight"], w["norm2.bias"]) for t in x])
-        hidden = hidden @ w["mlp.0.weight"].T + w["mlp.0.bias"]
+        hidden = hidden @ w["mlp.fc1.weight"].T + w["mlp.fc1.bias"]
         hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
-        found.append(x + hidden @ w["mlp.2.weight"].T + w["mlp.2.bias"])
+        found.append(x + hidden @ w["mlp.fc2.weight"].T + w["mlp.fc2.bias"])
     found.append(torch.stack([slow_norm(t, state["norm.weight"], state["norm.bias"]) for t in found[-1]]))
     return found
 
@@ -155,7 +156,11 @@ def test_groups_are_even(depth: int, ends: list[int]) -> None:
 def test_weights_are_glorot_uniform_those_of_the_patches_too() -> None:
     torch.manual_seed(0)
     network = VisionTransformer(width=192, in_channels=3)
-    for weight in (network.embed.weight, network.blocks[0].qkv.weight, network.blocks[5].mlp[2].weight):
+    for weight in (
+        network.patch_embed.proj.weight,
+        network.blocks[0].attn.qkv.weight,
+        network.blocks[5].mlp.fc2.weight,
+    ):
         fan_out, fan_in = weight.flatten(1).shape
         bound = math.sqrt(6 / (fan_in + fan_out))
         assert float(weight.detach().abs().max()) == pytest.approx(bound, rel=0.01)
@@ -171,3 +176,44 @@ def test_mistakes_are_listed() -> None:
     with pytest.raises(SemisupError) as error:
         VisionTransformer(0, 0, 1, 0, -1.0)
     assert "5 problems" in str(error.value)
+
+
+# timm's names
+
+
+def _timm_pair(name: str, **options: Any) -> tuple[nn.Module, VisionTransformer]:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    sizes = {"embed_dim": 16, "depth": 3, "num_heads": 2, "img_size": 32, "patch_size": 8}
+    theirs = timm.create_model(name, num_classes=0, dynamic_img_size=True, **sizes).eval()
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    sizes = {"patch": 8, "width": 16, "depth": 3, "heads": 2, "mlp_ratio": 4.0, "class_token": True, "learned_grid": 4}
+    return theirs, VisionTransformer(**sizes, **options).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("vit_tiny_patch16_224", {"pool": "class"}), ("vit_small_patch14_dinov2", {"pool": "class", "layer_scale": 1.0})],
+)
+def test_timms_weights_load_strictly_and_compute_the_same(name: str, options: dict[str, Any]) -> None:
+    """DINO's and MAE's networks are the first, DINOv2's the second; another image size interpolates the positions."""
+    theirs, ours = _timm_pair(name, **options)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    for side in (32, 64):
+        images = torch.randn(2, 3, side, side)
+        assert torch.allclose(ours(images), theirs(images), atol=1e-6)
+        last = theirs.forward_intermediates(images, intermediates_only=True, norm=True)[-1]
+        assert torch.allclose(ours.maps(images)[-1], last, atol=1e-6)
+
+
+def test_hidden_patches_see_the_class_token_too() -> None:
+    _, ours = _timm_pair("vit_tiny_patch16_224")
+    images = torch.randn(2, 3, 32, 32)
+    tokens = ours.patches(images) + ours.positions(images)
+    assert torch.allclose(ours.encode(tokens).mean(1), ours(images), atol=1e-6)
+
+
+def test_the_class_token_as_features_needs_one() -> None:
+    with pytest.raises(SemisupError, match="class_token"):
+        VisionTransformer(pool="class")

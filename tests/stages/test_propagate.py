@@ -19,9 +19,11 @@ from semisup.graph import (
     balanced,
     certainty,
     class_weights,
+    estimated_shares,
     neighbor_graph,
     resample,
     spread_labels,
+    wanted_shares,
     whitened,
 )
 from semisup.stages import load_predictor
@@ -226,6 +228,65 @@ def test_balanced_by_loops() -> None:
     assert np.bincount(spread.argmax(1), minlength=3)[1] > 25 > np.bincount(found.argmax(1), minlength=3)[1]
 
 
+def test_balanced_to_given_shares() -> None:
+    spread = np.random.default_rng(0).random((30, 3)) * [1.0, 5.0, 0.2]
+    found = balanced(spread, np.array([0.5, 0.3, 0.2]))
+    np.testing.assert_allclose(found.mean(0), [0.5, 0.3, 0.2], atol=0.01)
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-9)
+    np.testing.assert_allclose(balanced(spread, np.full(3, 1 / 3)), balanced(spread), atol=1e-3)
+    # Scaling leaves the ratios of two images' odds as they were.
+    odds = found[:, 0] / found[:, 1] * spread[:, 1] / spread[:, 0]
+    np.testing.assert_allclose(odds, odds[0])
+
+
+def gaussian_posteriors(shares: list[float], of_labels: list[float], n: int = 6000) -> tuple[Array, Array]:
+    """Exact posteriors under `of_labels` of points drawn by `shares` from three Gaussians, and their classes."""
+    draw = np.random.default_rng(0)
+    y = draw.choice(3, n, p=shares)
+    centers = np.array([[0.0, 0.0], [1.5, 0.0], [0.0, 1.5]])
+    points = centers[y] + draw.normal(size=(n, 2))
+    odds = np.exp(-((points[:, None] - centers) ** 2).sum(2) / 2) * of_labels
+    return odds / odds.sum(1, keepdims=True), y
+
+
+@pytest.mark.parametrize("of_labels", [[1 / 3] * 3, [0.2, 0.2, 0.6]])
+def test_estimated_shares_are_those_of_the_images(of_labels: list[float]) -> None:
+    probs, y = gaussian_posteriors([0.7, 0.2, 0.1], of_labels)
+    truth = np.bincount(y) / len(y)
+    assert np.abs(probs.mean(0) - truth).max() > 0.05, "the mean would do: too easy an example"
+    np.testing.assert_allclose(estimated_shares(probs, np.array(of_labels)), truth, atol=0.025)
+
+
+def test_wanted_shares() -> None:
+    spread, y = gaussian_posteriors([0.7, 0.2, 0.1], [1 / 3] * 3)
+    labels = np.array([0, 0, 0, 1, 2, 2])
+    assert wanted_shares(True, spread, labels) is wanted_shares("uniform", spread, labels) is None
+    np.testing.assert_allclose(wanted_shares("labels", spread, labels), np.array([4, 2, 3]) / 9)
+    np.testing.assert_array_equal(wanted_shares([0.1, 0.2, 0.7], spread, labels), [0.1, 0.2, 0.7])
+    with_nothing = np.vstack([3 * spread, np.zeros((2000, 3))])  # rows of any sum, and some that nothing reached
+    found = wanted_shares("estimated", with_nothing, np.array([0, 1, 2]))
+    np.testing.assert_allclose(found, np.bincount(y) / len(y), atol=0.025)
+
+
+@pytest.mark.parametrize("balance", ["labels", "estimated", [0.6, 0.3, 0.1]])
+def test_propagated_labels_have_the_wanted_shares(balance: Any, tmp_path: Path) -> None:
+    data = small_data()
+    done = run_stages(stages(soft=True, alpha=0.9, balance=balance), data, tmp_path)
+    _, budget = small_plan(stages(), data)
+    index, labels = budget.index, data.y_train[budget.index]
+    backbone = load_features(done["a"].folder, torch.device("cpu"))
+    graph = neighbor_graph(backbone(clean_images(data)).detach(), 5)
+    spread = spread_labels(graph, index, labels, 3, 0.9)
+    spread = balanced(spread, wanted_shares(balance, spread, labels))
+    spread[index] = np.eye(3)[labels]
+    np.testing.assert_allclose(read_targets(done["graph"])[1].numpy(), spread, atol=1e-3)
+
+
+def test_shares_of_other_classes_than_there_are_are_refused() -> None:
+    with pytest.raises(SemisupError, match=r"propagate\.balance: must be 3 numbers"):
+        small_plan(stages(balance=[0.5, 0.5]), small_data())
+
+
 def test_balanced_leaves_out_where_nothing_arrived() -> None:
     """Scaled columns would make a guess, and a certainty, of it."""
     spread = np.random.default_rng(0).random((30, 3)) * [1.0, 5.0, 0.2]
@@ -329,8 +390,9 @@ def test_each_option_is_another_stage_and_none_the_one_of_old(monkeypatch: pytes
         fingerprint(components=2),
         fingerprint(components=3),
         fingerprint(balance=True),
+        fingerprint(balance="labels"),
     ]
-    assert len({fingerprint(), *others}) == 5
+    assert len({fingerprint(), *others}) == 6
     assert fingerprint(flip=True) != fingerprint(flip=True, mirror=True)
 
 

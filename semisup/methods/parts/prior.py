@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.errors import SemisupError
 from semisup.losses import align_distribution
+from semisup.options import ClassShares
 
 __all__ = ["AlignToAverage", "AlignToRecent", "ClassPrior", "Prior", "RunningMean"]
 
-Prior = Literal["uniform", "labels", "estimated"] | list[float]
+Prior = ClassShares
 """The wanted class frequencies: a word (see `ClassPrior`), or one number for each class."""
 
 

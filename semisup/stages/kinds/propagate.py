@@ -13,7 +13,16 @@ from semisup.config import StageConfig
 from semisup.engine import generator
 from semisup.errors import SemisupError
 from semisup.evaluate import predict_logits
-from semisup.graph import balanced, certainty, class_weights, neighbor_graph, resample, spread_labels, whitened
+from semisup.graph import (
+    balanced,
+    certainty,
+    class_weights,
+    neighbor_graph,
+    resample,
+    spread_labels,
+    wanted_shares,
+    whitened,
+)
 from semisup.stages.artifact import Artifact
 from semisup.stages.context import StageContext
 from semisup.stages.features import Layers, Mirrored
@@ -42,6 +51,10 @@ def plan(whole: Plan, name: str, stage: StageConfig, earlier: Mapping[str, Stage
         raise SemisupError(
             f"propagate.mirror: a mirrored image of '{data.name}' may be of another class; leave it false, or say that "
             f"it keeps its class with data.flip=true"
+        )
+    if isinstance(config.balance, list) and len(config.balance) != data.num_classes:
+        raise SemisupError(
+            f"propagate.balance: must be {data.num_classes} numbers, one for each class, not {config.balance}"
         )
     memory = data.resident_bytes
     memory += 48 * len(data.x_train) * config.neighbors  # each edge both ways, 12 bytes, and a copy
@@ -77,7 +90,7 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     spread = spread_labels(graph, index, labels, data.num_classes, config.alpha)
     reached = spread.sum(1) > 0  # the guess elsewhere is arbitrary: it must not make a class look frequent
     if config.balance:
-        spread = balanced(spread)
+        spread = balanced(spread, wanted_shares(config.balance, spread, labels))
     spread[index] = np.eye(data.num_classes)[labels]
     probs, omega = certainty(spread)
     guesses = probs.argmax(1)

@@ -1,0 +1,70 @@
+"""Weights written for torchvision and timm: they load strictly there and compute the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from semisup.errors import SemisupError
+from semisup.stages.export import export_weights
+from semisup.stages.predictor import load_network
+from tests.stages.stages_small import CPU, run_stages, small_data, train_stage
+
+
+def trained(model: dict[str, Any], folder: Path, method: str = "supervised", channels: int = 3) -> Path:
+    data = small_data(channels=channels)
+    stages = {"s": train_stage(method, stage={"ema": None, "steps": 1, "model": model})}
+    return run_stages(stages, data, folder)["s"].folder
+
+
+def loaded(library: str, name: str, file: Path, classes: int) -> nn.Module:
+    if library == "timm":
+        timm = pytest.importorskip("timm")
+        return timm.create_model(name, num_classes=classes, checkpoint_path=str(file)).eval()
+    from torchvision import models
+
+    network = models.get_model(name, num_classes=classes)
+    network.load_state_dict(load_file(file), strict=True)
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    ("library", "model", "channels"),
+    [
+        ("torchvision", {"name": "resnet18", "stem": "imagenet"}, 1),
+        ("timm", {"name": "resnet18", "stem": "imagenet"}, 3),
+        ("timm", {"name": "timm/resnet10t", "resize": 32}, 3),
+        ("torchvision", {"name": "torchvision/mobilenet_v3_small", "resize": 32}, 3),
+    ],
+)
+def test_the_library_loads_it_strictly_and_computes_the_same(
+    library: str, model: dict[str, Any], channels: int, tmp_path: Path
+) -> None:
+    folder = trained(model, tmp_path / "run", channels=channels)
+    done = export_weights(folder, library, tmp_path / "w.safetensors")
+    assert done.classes == 3
+    theirs, ours = loaded(library, done.model, tmp_path / "w.safetensors", 3), load_network(folder, CPU)
+    images = torch.randn(2, channels, 8, 8)
+    given = images
+    if model.get("resize"):
+        given, ours = torch.randn(2, channels, 32, 32), nn.Sequential(ours.backbone.network, ours.neck, ours.head)
+        images = given
+    with torch.inference_mode():
+        assert torch.allclose(theirs(given.expand(-1, 3, -1, -1)), ours(images), atol=1e-4)
+
+
+def test_an_encoder_is_written_without_a_head(tmp_path: Path) -> None:
+    folder = trained({"name": "resnet18", "stem": "imagenet"}, tmp_path / "run", "simclr")
+    assert export_weights(folder, "torchvision", tmp_path / "w.safetensors").classes == 0
+    assert "fc.weight" not in load_file(tmp_path / "w.safetensors")
+
+
+def test_a_network_that_the_library_does_not_have_is_refused(tmp_path: Path) -> None:
+    folder = trained({"name": "cnn", "width": 4}, tmp_path / "run")
+    with pytest.raises(SemisupError, match="timm has no such network"):
+        export_weights(folder, "timm", tmp_path / "w.safetensors")
