@@ -161,7 +161,7 @@ def test_test_images_among_the_training_images(npz: Path) -> None:
     changes = {"x_test": x[[5, 6, 7]], "y_test": np.array([0, 2, 2])}
     text = problem(npz, **changes)
     assert "data.allow_leakage: 3 test or validation images" in text and "x_test[0] = x_train[5]" in text
-    assert "data.allow_conflicts: 1 images are the same picture" in text and "x_test[1] (2) = x_train[6] (1)" in text
+    assert "data.allow_conflicts: 1 image is the same picture" in text and "x_test[1] (2) = x_train[6] (1)" in text
     config = save(npz, **changes)
     data = load_data(config.model_copy(update={"allow_leakage": True, "allow_conflicts": True}))
     assert len(data.x_test) == 3 and len(data.notes) == 2
