@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from paired import compare
-from speed_results import circumstances, committed, show, write
+from speed_results import circumstances, committed, show, write_cases
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, v2
@@ -403,6 +403,18 @@ def line_of(case: str, found: dict[str, Any], before: dict[str, Any]) -> list[st
     ]
 
 
+def measure_views(given: argparse.Namespace, rounds: int, seconds: float) -> dict[str, dict[str, Any]]:
+    """Every view at every size asked for, by the name of its case, by every setting whose package is installed."""
+    settings = [Setting(name, given.threads) for name in SETTINGS if name.split(",")[0] not in missing()]
+    cases: dict[str, dict[str, Any]] = {}
+    for size in given.sizes:
+        for view in VIEWS:
+            case = f"{view} {size} px"
+            print(f"{case} ...", flush=True)
+            cases[case] = measure_view(settings, view, size, rounds=rounds, seconds=seconds)
+    return cases
+
+
 def main() -> None:
     """Measure, print, and write unless asked to be quick."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -411,27 +423,19 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", choices=sizes, default=sizes, help="the others' results stay")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     given = parser.parse_args()
-    skipped = missing()
-    for name in sorted(skipped):
+    for name in sorted(missing()):
         print(f"{name} is not installed and left out (pip install {name})")
     rounds, seconds = (3, 0.3) if given.quick else (7, 1.0)
-    settings = [Setting(name, given.threads) for name in SETTINGS if name.split(",")[0] not in skipped]
-    cases: dict[str, dict[str, Any]] = {}
-    for size in given.sizes:
-        for view in VIEWS:
-            case = f"{view} {size} px"
-            print(f"{case} ...", flush=True)
-            cases[case] = measure_view(settings, view, size, rounds=rounds, seconds=seconds)
-    before = committed("augment").get("cases", {})
-    lines = [line_of(case, found, before) for case, found in cases.items()]
-    packages = ["opencv-python-headless", *sorted({"albumentations", "kornia"} - skipped)]  # torchvision's: below
+    cases = measure_views(given, rounds, seconds)
+    packages = ["opencv-python-headless", *sorted({"albumentations", "kornia"} - missing())]  # torchvision's: below
     used = ", ".join(f"{name} {version(name)}" for name in packages)
     note = f"images/s, {rounds} rounds of {seconds} s; {used}; {given.threads} threads, {circumstances()}"
-    show(HEADER, lines, note)
+    before = committed("augment").get("cases", {})
+    show(HEADER, [line_of(case, found, before) for case, found in cases.items()], note)
     if not given.quick:
-        merged = {**before, **cases}
-        kept = [line_of(case, found, {}) for case, found in merged.items()]
-        write("augment", {"machine": note, "cases": merged}, HEADER, kept, note, without=("committed",))
+        write_cases(
+            "augment", cases, lambda case, found: line_of(case, found, {}), HEADER, note, without=("committed",)
+        )
 
 
 if __name__ == "__main__":

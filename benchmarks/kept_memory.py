@@ -24,6 +24,7 @@ from speed_results import circumstances, show, write
 from throughput import NAMED, WRN_10_1, Case, planned
 
 from semisup.engine import FitSettings, fit, keep_memory
+from semisup.models import stage_decay
 from semisup.pipeline.timing import fresh_method
 
 CASES = [
@@ -50,7 +51,7 @@ def begin(case: Case) -> None:
                 steps=steps,
                 optimizer=config.optimizer,
                 schedule=config.schedule,
-                ema=config.ema,
+                ema=stage_decay(config.ema, stage.steps),
                 device=plan.device,
                 precision=plan.precision,
             ),

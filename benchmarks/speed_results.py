@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from semisup.bench.execution.worker import machine
 from semisup.text import markdown_table
 
-__all__ = ["RESULTS", "circumstances", "committed", "show", "write"]
+__all__ = ["RESULTS", "circumstances", "committed", "show", "write", "write_cases"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -48,6 +48,29 @@ def write(
     header, *lines = ([line[i] for i, title in enumerate(header) if title not in without] for line in (header, *lines))
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     (RESULTS / f"{name}.md").write_text(f"{markdown_table(header, lines)}\n\n{note}\n", encoding="utf-8")
+
+
+def write_cases(
+    name: str,
+    cases: Mapping[str, dict[str, Any]],
+    line_of: Callable[[str, dict[str, Any]], list[str]],
+    header: Sequence[str],
+    note: str,
+    without: Collection[str] = (),
+) -> None:
+    """Keep the record of some cases with those that are committed and were not measured now.
+
+    Args:
+        name: as for :func:`write`.
+        cases: by name, what was measured now.
+        line_of: the line of a case in the table, of its name and record.
+        header: titles of the columns.
+        note: below the table.
+        without: columns to leave out.
+    """
+    merged = {**committed(name).get("cases", {}), **cases}
+    lines = [line_of(case, found) for case, found in merged.items()]
+    write(name, {"machine": note, "cases": merged}, header, lines, note, without)
 
 
 def committed(name: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from bare import Bare, Call, Recorder
 from paired import Ratio, compare
-from speed_results import circumstances, committed, show, write
+from speed_results import circumstances, committed, show, write, write_cases
 from torch import Tensor
 
 from semisup.augment.policies.backend import HostFirst
@@ -329,8 +329,8 @@ def measure_compiled(case: Case, steps: int) -> Compiled:
 
 
 def lines_of(found: dict[str, Measured], goals: dict[str, float | None], before: dict[str, Any]) -> list[list[str]]:
-    """The lines to print: those of :func:`kept_lines`, with times and the committed ratio."""
-    kept = kept_lines({name: {"goal": goals[name], **m.to_json()} for name, m in found.items()})
+    """The lines to print: those of :func:`kept_line`, with times and the committed ratio."""
+    kept = [kept_line(name, {"goal": goals[name], **m.to_json()}) for name, m in found.items()]
     return [
         [
             name,
@@ -344,17 +344,14 @@ def lines_of(found: dict[str, Measured], goals: dict[str, float | None], before:
     ]
 
 
-def kept_lines(cases: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """The lines to keep, of the record's cases."""
+def kept_line(name: str, case: dict[str, Any]) -> list[str]:
+    """The line to keep, of a case's record."""
     return [
-        [
-            name,
-            str(Ratio(case["median"], case["low"], case["high"])),
-            "" if case["goal"] is None else f"<= {case['goal']:.2f}",
-            percent(case["batch"]),
-            percent(case["view"]),
-        ]
-        for name, case in cases.items()
+        name,
+        str(Ratio(case["median"], case["low"], case["high"])),
+        "" if case["goal"] is None else f"<= {case['goal']:.2f}",
+        percent(case["batch"]),
+        percent(case["view"]),
     ]
 
 
@@ -376,8 +373,7 @@ def run_steps(cases: Sequence[Case], blocks: int, *, keep: bool, busy: bool = Fa
     show(HEADER, lines_of(found, goals, before), note)
     if keep:
         now = {name: {"goal": goals[name], **m.to_json()} for name, m in found.items()}
-        merged = {**before, **now}
-        write("throughput", {"machine": note, "cases": merged}, KEPT, kept_lines(merged), note)
+        write_cases("throughput", now, kept_line, KEPT, note)
 
 
 def run_compiled(cases: Sequence[Case], steps: int, *, keep: bool) -> None:

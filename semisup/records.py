@@ -54,7 +54,7 @@ class _Record(BaseModel):
     steps: Annotated[int, Field(ge=0)]
     seconds: Finite
     parameters: Annotated[int, Field(ge=0)]
-    metrics: dict[str, float | str | list[Any] | dict[str, Any] | None]
+    metrics: dict[str, float | bool | str | list[Any] | dict[str, Any] | None]
     files: dict[PlainName, Sha256]
     digest: Sha256
     evaluation_seconds: Finite | None = None

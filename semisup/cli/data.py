@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from semisup.cli.lists import recipe_names
 from semisup.cli.stop import saying_how_to_go_on
+
+if TYPE_CHECKING:
+    from semisup.config import DataConfig
 
 __all__ = ["data"]
 
@@ -69,9 +73,15 @@ def prepare(
         refused = prepared.problems(flags=True)
         for note in prepared.notes(refused):
             typer.echo(f"warning: {note}", err=True)
-        if drop_leaks and prepared.dropped:
-            typer.echo("train on it so with: data.drop_leaks=true", err=True)
         raise_all(list(refused.values()), str(root))
+        typer.echo(f"next: semisup run folder/fixmatch {_as_keys(config)} --dry-run")
+
+
+def _as_keys(config: DataConfig) -> str:
+    """What a recipe is to be told so that it reads the same."""
+    given = config.model_dump(exclude_defaults=True, exclude={"source"})
+    words = [f"data.{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in given.items()]
+    return shlex.join(words)
 
 
 @data.command()

@@ -15,7 +15,7 @@ __all__ = ["check_recipe"]
 # What only a train stage reads: anything else than the default in another stage would be silently ignored.
 _TRAIN_ONLY = (
     *("method", "init", "pseudo_labels", "model", "optimizer", "schedule", "batch"),
-    *("steps", "epochs", "ema", "augment", "stop_on_collapse"),
+    *("steps", "epochs", "ema", "refresh_batchnorm", "augment", "stop_on_collapse"),
 )
 
 # What only a stage of that kind reads.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from semisup.config.labels import parse_labels
 from semisup.errors import SemisupError
@@ -67,6 +67,26 @@ def _check_labels(value: Any) -> Any:
     except SemisupError as error:
         raise ValueError(str(error).removeprefix("data.labels: ")) from None
     return value
+
+
+def _decay(value: Any) -> Any:
+    if value is None or value == "auto":
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a number, auto or null")
+    if not 0 <= value < 1:
+        raise ValueError("must be at least 0" if value < 0 else "must be less than 1")
+    return float(value)
+
+
+def _yes_no_auto(value: Any) -> Any:
+    if not isinstance(value, bool) and value != "auto":
+        raise ValueError("must be true, false or auto")
+    return value
+
+
+Decay = Annotated[float | Literal["auto"] | None, PlainValidator(_decay)]
+"""Decay of an average, or auto: one that the length of the stage decides."""
 
 
 class DataConfig(Settings):
@@ -176,6 +196,9 @@ class BatchConfig(Settings):
     """Labeled images per step, >= 1."""
     unlabeled: Count = 448
     """Unlabeled images per step, >= 1."""
+    pool: Size | None = None
+    """Training images that unlabeled batches are made of, >= 1, drawn by the seed; null: all of them. A few that are
+    seen many times, for methods that compare an image with what they remember of it."""
 
 
 class RelabelConfig(Settings):
@@ -270,8 +293,11 @@ class StageConfig(Settings):
     """Length in optimizer steps, >= 1; give steps or epochs."""
     epochs: Annotated[float, Range(0, 10**6, open_low=True)] | None = None
     """Length in passes over the images, > 0."""
-    ema: BelowOne | None = None
-    """Decay of the averaged weights, in [0, 1); null: none."""
+    ema: Decay = None
+    """Decay of the averaged weights, in [0, 1); auto: their last tenth, 1 - 10 / steps; null: no average."""
+    refresh_batchnorm: Annotated[bool | Literal["auto"], PlainValidator(_yes_no_auto)] = False
+    """Estimate the BatchNorm statistics of the finished network anew, on clean images that it was trained on. auto:
+    where more than 5% of the initial ones would be left, and the network might answer one class for everything."""
     augment: dict[str, Any] = {}
     """View name -> {policy: ..., its options}; other views keep the method's own policy. A view's `albumentations:
     [{name: ..., its arguments}, ...]` come first, or alone where it names no policy. Beside the views, `backend`

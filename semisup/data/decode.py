@@ -27,6 +27,11 @@ NEEDS_HEIF = "HEIC is read where pillow-heif is installed: pip install pillow-he
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError)
 _UNREADABLE_TOO = (struct.error, MemoryError, RuntimeError)
 
+LARGEST = 384 * 2**20
+"""Bytes that a worker may take to decode one file."""
+STRIP = 2**20
+"""Pixels that are converted to 8 bits at a time."""
+
 _BACKGROUND = 255  # white: what a picture with a transparent ground is usually looked at on
 
 
@@ -59,8 +64,9 @@ def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
         (size, size, channels).
 
     Raises:
-        BadImageError: missing, empty, cut short, damaged, no image, or so large (more than 179 million pixels, Pillow's
-            limit) that it may be meant to fill the memory.
+        BadImageError: missing, empty, cut short, damaged, no image, or so large that decoding it would take more than
+            `LARGEST` bytes, as files that are meant to fill the memory do: some 50 megapixels in color, more of a JPEG,
+            which is decoded at a part of its size.
     """
     try:
         _require_file(path)
@@ -69,8 +75,9 @@ def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
             with Image.open(path, formats=_formats()) as image:
                 image.draft(None, (2 * size, 2 * size))  # of JPEG alone: decodes 1/64 of the pixels of a photograph
                 png = image.format == "PNG"
-                upright = ImageOps.exif_transpose(image)
-            return fit_image(upright, size, channels, png=png)
+                _require_room(image, channels)
+                ImageOps.exif_transpose(image, in_place=True)  # else it makes a copy in any case
+                return fit_image(image, size, channels, png=png)
     except FileNotFoundError:
         raise BadImageError("a link to nowhere" if path.is_symlink() else "no such file") from None
     except PermissionError as error:
@@ -98,10 +105,14 @@ def fit_image(image: Image.Image, size: int, channels: int, *, png: bool = False
     Raises:
         ValueError: 32 bits per pixel.
     """
-    plain = _to_8_bits(image, "L" if channels == 1 else "RGB", png=png)
-    side = min(plain.size)
-    left, top = (plain.width - side) // 2, (plain.height - side) // 2
-    square = plain.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    plain = Image.new("L" if channels == 1 else "RGB", (side, side))
+    rows = max(1, STRIP // side)
+    for row in range(0, side, rows):  # what lies between two modes is several times as large as the image
+        strip = image.crop((left, top + row, left + side, top + min(row + rows, side)))
+        plain.paste(_to_8_bits(strip, plain.mode, png=png), (0, row))
+    square = plain.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(square, np.uint8).reshape(size, size, channels)
 
 
@@ -127,6 +138,15 @@ def _require_file(path: Path) -> None:
         raise BadImageError("a folder, not a file")
     if not stat.S_ISREG(mode):
         raise BadImageError(f"{_NO_FILES.get(stat.S_IFMT(mode), 'something else')}, not a file")
+
+
+def _require_room(image: Image.Image, channels: int) -> None:
+    """Refuse an image before it is decoded whose pixels, as Pillow holds them, and center square are too large."""
+    stored = 2 if image.mode.startswith("I;16") else 1 if image.mode in ("1", "L", "P") else 4
+    wanted = image.width * image.height * stored + min(image.size) ** 2 * (1 if channels == 1 else 4)
+    if wanted > LARGEST:
+        size = f"{image.width} x {image.height} pixels"
+        raise BadImageError(f"too large: {size} take {wanted / 2**20:.0f} MiB to decode, more than {LARGEST >> 20}")
 
 
 def _unidentified(path: Path) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisup.config.schema import DataConfig
-from semisup.data.entries import some
+from semisup.data.entries import several, some
 from semisup.data.walk import printable
 
 __all__ = ["Duplicates", "Item", "find_duplicates", "image_hashes"]
@@ -78,9 +78,8 @@ class Duplicates:
     def leak_text(self) -> str:
         """How many leaks there are, and which."""
         pairs = [f"{printable(name)} = {printable(same)}" for name, same in self.leaks]
-        return (
-            f"{len(pairs):,} test or validation images are also among the images before them (leakage): {some(pairs)}"
-        )
+        images = several(len(pairs), "test or validation image is", "test or validation images are")
+        return f"{images} also among the images before them (leakage): {some(pairs)}"
 
     def conflict_text(self) -> str:
         """How many conflicts there are, and which."""
@@ -88,7 +87,8 @@ class Duplicates:
             f"{printable(name)} ({printable(label)}) = {printable(same)} ({printable(other)})"
             for name, label, same, other in self.conflicts
         ]
-        return f"{len(pairs):,} images are the same picture as one of another class: {some(pairs)}"
+        images = several(len(pairs), "image is", "images are")
+        return f"{images} the same picture as one of another class: {some(pairs)}"
 
 
 def find_duplicates(items: Sequence[Item], *, drop_leaks: bool = False) -> Duplicates:

@@ -9,7 +9,7 @@ from pathlib import Path
 from semisup.data.walk import printable
 from semisup.errors import raise_all
 
-__all__ = ["PARTS", "Entry", "Listing", "make_listing", "some"]
+__all__ = ["PARTS", "Entry", "Listing", "make_listing", "several", "some"]
 
 PARTS = ("train", "val", "test")
 """In the order in which a store holds them."""
@@ -69,6 +69,11 @@ def make_listing(root: Path, entries: list[Entry], problems: list[str], notes: S
     raise_all(problems, f"data.path: {root}")
     entries.sort(key=lambda e: (PARTS.index(e.part), e.path))
     return Listing(root, entries, classes, tuple(notes))
+
+
+def several(number: int, one: str, many: str) -> str:
+    """Return a number and what there is so many of: `1 file is`, `2 files are`."""
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def some(words: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from semisup.data.entries import PARTS, Entry, Listing, make_listing, some
+from semisup.data.entries import PARTS, Entry, Listing, make_listing, several, some
 from semisup.data.table import list_csv
 from semisup.data.walk import is_system, printable, walk
 from semisup.errors import SemisupError, nearest
@@ -53,10 +53,8 @@ def list_folders(root: Path) -> Listing:
     if unread:
         notes.append(f"not read: {some([printable(name) for name in unread])} in {root}")
     if others:
-        notes.append(
-            f"{len(others):,} files that are no images, by name or content, are not read: "
-            f"{some([printable(name) for name in others])}"
-        )
+        files = several(len(others), "file that is no image", "files that are no images")
+        notes.append(f"{files}, by name or content, not read: {some([printable(name) for name in others])}")
     return make_listing(root, entries, problems, notes)
 
 
@@ -120,9 +118,10 @@ def _list_part(
         else:
             stray.append(path)
     if stray:
+        files = several(len(stray), "file", "files")
         problems.append(
-            f"{folder}: {len(stray)} files in no class's folder, e.g. {printable(stray[0])}; each class has a folder "
-            f"of its own, or a CSV of path,label names the classes (data.csv)"
+            f"{folder}: {files} in no class's folder, e.g. {printable(stray[0])}; each class has its own folder, or "
+            f"a CSV of path,label names the classes (data.csv)"
         )
     if part == "labeled" and len(filled) == 1:
         ((name, inner),) = filled.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Collection
@@ -24,6 +25,11 @@ _PARTS = ("train", "val", "test")
 _NEEDED = ("x_train", "y_train")
 _NAMES = {f"{kind}_{part}": f"{part}_{word}" for kind, word in (("x", "images"), ("y", "labels")) for part in _PARTS}
 """The arrays, and how MedMNIST calls them."""
+# What zipfile and numpy raise on encrypted, oddly packed or damaged members, and on headers that are no header.
+_UNREADABLE = (
+    *(ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error),
+    *(RuntimeError, SyntaxError, TypeError, LookupError, ArithmeticError, tokenize.TokenError),
+)
 _PREDICTED = ("x", "images", "x_test", "test_images", "x_train", "train_images")
 
 
@@ -141,7 +147,7 @@ def _opened(path: Path) -> Any:
         raise SemisupError(f"{path}: not an .npz file (as written by numpy.savez), or cut short")
     try:
         return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise SemisupError(f"{path}: cannot be read: {error}") from error
 
 
@@ -174,7 +180,7 @@ def _read_arrays(path: Path, problems: list[str], notes: list[str]) -> dict[str,
 def _read_array(archive: Any, key: str, name: str, problems: list[str]) -> NDArray[Any] | None:
     try:
         array = archive[key]
-    except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
         problems.append(f"{name}: cannot be read: {first_line(error) if str(error) else 'no memory'}")
         return None
     if isinstance(array, np.ndarray):

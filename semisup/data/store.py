@@ -36,6 +36,7 @@ from semisup.data.listing import Entry
 from semisup.data.rows import take
 from semisup.errors import SemisupError
 from semisup.files import locked, replacing, write_atomically
+from semisup.text import csv_text
 
 __all__ = ["Record", "Store", "Watch", "prepare", "unwatched"]
 
@@ -352,4 +353,4 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]
     ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows(rows)
+        writer.writerows([csv_text(cell) for cell in row] for row in rows)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from semisup.data.entries import PARTS, Entry, Listing, make_listing, some
+from semisup.data.entries import PARTS, Entry, Listing, make_listing, several, some
 from semisup.data.walk import printable
 from semisup.errors import SemisupError, nearest, raise_all
 
@@ -77,7 +77,8 @@ class _Rows:
                 f"labels that are read as unlabeled: {values}; if one is a class, leave it out of data.unlabeled_values"
             )
         if self.repeated:
-            notes.append(f"{len(self.repeated):,} rows say again what another said: {some(self.repeated)}")
+            rows = several(len(self.repeated), "row says", "rows say")
+            notes.append(f"{rows} again what another said: {some(self.repeated)}")
         return notes
 
 

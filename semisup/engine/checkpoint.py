@@ -50,4 +50,6 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise SemisupError(f"{path}: not a semisup checkpoint ({str(error).partition(chr(10))[0]})") from error
+    if not isinstance(state, dict):
+        raise SemisupError(f"{path}: not a semisup checkpoint (it holds a {type(state).__name__})")
     return state

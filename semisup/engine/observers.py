@@ -158,7 +158,7 @@ class Checkpoints(Observer):
             state = load_checkpoint(self.path, torch.device("cpu"))  # a second copy on the device might not fit
             try:
                 run.load(state)
-            except (KeyError, RuntimeError, ValueError) as error:
+            except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, ValueError) as error:
                 what = f"{type(error).__name__}: {first_line(error)}"
                 message = f"{self.path}: the checkpoint of another run ({what}); delete it to start"
                 raise SemisupError(message) from error

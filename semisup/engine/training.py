@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from torch import Tensor, nn
 
 from semisup.config import OptimizerConfig, ScheduleConfig
@@ -20,8 +21,22 @@ from semisup.engine.window import Window
 from semisup.errors import SemisupError
 from semisup.methods import Batch, Method, Progress, Update
 from semisup.models import EMA
+from semisup.records import checked
 
 __all__ = ["FitSettings", "NonFiniteLossError", "Training"]
+
+
+class _Progress(BaseModel):
+    """The numbers of a checkpoint."""
+
+    model_config = ConfigDict(strict=True)
+
+    step: Annotated[int, Field(ge=0)]
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    last_log: dict[str, float]
+
+
+_PROGRESS = TypeAdapter(_Progress)
 
 
 class NonFiniteLossError(SemisupError):
@@ -88,7 +103,12 @@ class Training:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go back to where :meth:`state` was taken."""
+        """Go back to where :meth:`state` was taken.
+
+        Raises:
+            LookupError, TypeError, AttributeError, ValueError, RuntimeError: it is the state of something else.
+        """
+        checked(_PROGRESS, {name: state[name] for name in ("step", "seconds", "last_log")}, "its progress")
         self.method.load_state_dict(state["method"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])

@@ -10,9 +10,10 @@ from semisup.models.build import (
     model_signature,
 )
 from semisup.models.classifier import Classifier, Encoder, backbone_core, feature_width, image_channels
-from semisup.models.ema import EMA
+from semisup.models.ema import EMA, stage_decay
 from semisup.models.frozen_statistics import frozen_statistics
 from semisup.models.heads import ProjectionHead, build_neck
+from semisup.models.refresh import initial_share, refresh_statistics
 from semisup.models.weights import WeightsReport, load_into, load_weights, save_weights
 
 __all__ = [
@@ -32,8 +33,11 @@ __all__ = [
     "feature_width",
     "frozen_statistics",
     "image_channels",
+    "initial_share",
     "load_into",
     "load_weights",
     "model_signature",
+    "refresh_statistics",
     "save_weights",
+    "stage_decay",
 ]

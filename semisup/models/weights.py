@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +88,10 @@ def save_weights(path: str | Path, state_dict: Mapping[str, Tensor]) -> None:
         memories.add(memory)
     with replacing(path) as temporary:
         try:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as the umask has it; safetensors lets the owner alone read its files
             save_file(tensors, temporary)
+            temporary.chmod(stat.S_IMODE(mode))
         except SafetensorError as error:  # its word for a full disk
             raise SemisupError(f"{path}: cannot be written ({error})") from error
 

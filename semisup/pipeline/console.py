@@ -163,7 +163,7 @@ class Reporter(Terminal):
         """One line for a finished stage."""
         numbers = {name: value for name, value in result.headline().items() if value is not None}
         shown = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
-        self.say(f"{result.name} {result.status}, {result.seconds:.1f} s{': ' if shown else ''}{shown}")
+        self.say(f"{result.name} {result.status}, {result.seconds:.1f} s{': ' if shown else ''}{shown}{_asked(result)}")
 
     def show_result(self, result: RunResult) -> None:
         """The result table, a line for every metric that some stage has and a column for every stage."""
@@ -181,6 +181,15 @@ class Reporter(Terminal):
             if any(value is not None for value in values):
                 table.add_row(column.title, *("" if value is None else column.write(value) for value in values))
         self.console.print(table)
+
+
+def _asked(result: StageResult) -> str:
+    """What the figures of a pretraining stage were measured on."""
+    images = result.metrics.get("probe/validation")
+    if images is None:
+        return ""
+    where = f"{images:,} validation images" if images else "the test images, there are no validation labels"
+    return f" (of {where}; by the true labels of the training images, hidden ones too)"
 
 
 def _describe(stage: StagePlan) -> str:

@@ -76,6 +76,10 @@ def stage_settings(stage: StageConfig) -> dict[str, Any]:
         settings["augment"].pop("backend", None)
     if stage.init is not None and not stage.init.rename:  # likewise
         del settings["init"]["rename"]
+    if not stage.refresh_batchnorm:
+        del settings["refresh_batchnorm"]
+    if stage.batch.pool is None:
+        del settings["batch"]["pool"]
     return settings
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from torch.nn.modules.batchnorm import _BatchNorm
-
 from semisup.config import StageConfig
 from semisup.methods import Method
+from semisup.models import initial_share
+from semisup.stages.refresh import UNSETTLED
 
 __all__ = ["stage_notes"]
-
-UNSETTLED = 0.05
-"""Part of BatchNorm's initial statistics, mean 0 and variance 1, that may be left at the end of a stage."""
 
 
 def stage_notes(method: Method, stage: StageConfig, steps: int) -> list[str]:
@@ -18,28 +15,32 @@ def stage_notes(method: Method, stage: StageConfig, steps: int) -> list[str]:
 
     Args:
         method: built for the stage, perhaps without memory for its weights.
-        stage: its settings.
+        stage: its settings, as planned.
         steps: its length.
     """
     notes = method.notes(stage.batch.labeled, stage.batch.unlabeled)
     if method.averages and stage.ema is not None:
         notes.append(
-            f"ema: {stage.ema:g} averages what is an average already, and lags behind it: the finished network of "
+            f"ema: {stage.ema} averages what is an average already, and lags behind it: the finished network of "
             f"{stage.method['name']} is its teacher; use ema: null"
         )
-    return notes if stage.init is not None else notes + _unsettled(method, steps)
+    return notes + _unsettled(method, stage, steps)
 
 
-def _unsettled(method: Method, steps: int) -> list[str]:
+def _unsettled(method: Method, stage: StageConfig, steps: int) -> list[str]:
     """A sentence if BatchNorm would end with statistics that are still largely those it began with."""
-    norms = [m for m in method.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    momentum = min((m.momentum for m in norms if m.momentum is not None), default=1.0)
-    left = (1 - momentum) ** steps
-    if left <= UNSETTLED:
+    left = initial_share(method, steps)
+    if left <= UNSETTLED or stage.init is not None:
         return []
     enough = 1 - UNSETTLED ** (1 / steps)
+    settled = f"use bn_momentum: {enough:.2g} or more steps"
+    if stage.refresh_batchnorm:
+        return [
+            f"model: {steps:,} steps are too few for its BatchNorm momentum and would leave {left:.0%} of the initial "
+            f"statistics; they are estimated anew at the end, but a teacher in eval mode goes without. To settle them, "
+            f"{settled}"
+        ]
     return [
-        f"model: after {steps:,} steps at a BatchNorm momentum of {momentum:g}, {left:.0%} of the statistics by which "
-        f"the network is judged are still the initial ones, and it may answer one class for everything; "
-        f"use bn_momentum: {enough:.2g} or more steps"
+        f"refresh_batchnorm: after {steps:,} steps {left:.0%} of the initial BatchNorm statistics would be left, and "
+        f"the network may answer one class for everything; set it to auto, or {settled}"
     ]

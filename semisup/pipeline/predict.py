@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from semisup.data.decode import SUFFIXES
 from semisup.data.decoders import decoders
+from semisup.data.entries import several
 from semisup.data.inputs import images_of
 from semisup.data.npz import read_images
 from semisup.data.store import Watch, unwatched
@@ -141,10 +142,8 @@ def _folder(folder: Path, notes: list[str]) -> Iterator[_Source]:
     for error in failed:
         yield _Source([str(error.filename or folder)], error=f"cannot be opened ({error.strerror})")
     if others:
-        example = printable(others[0])
-        notes.append(
-            f"{len(others):,} files below {printable(prefix)} are no images, by name or content, e.g. {example}"
-        )
+        files = several(len(others), "file is no image", "files are no images")
+        notes.append(f"below {printable(prefix)}, {files} by name or content, e.g. {printable(others[0])}")
 
 
 Block = tuple[list[str], NDArray[np.uint8], list[str]]

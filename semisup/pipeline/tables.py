@@ -12,6 +12,7 @@ from typing import Any
 
 from semisup.data.walk import printable
 from semisup.errors import SemisupError, nearest
+from semisup.text import csv_text
 
 __all__ = ["Columns", "Write", "check_table_name", "open_table"]
 
@@ -67,10 +68,17 @@ def _csv_rows(file: Any, columns: Columns) -> Write:
 
     def write(rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
-            writer.writerow({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()})
+            writer.writerow({name: _cell(value) for name, value in row.items()})
         file.flush()
 
     return write
+
+
+def _cell(value: Any) -> Any:
+    """Return what a CSV has of a value; a file or class called `=1+1` is no formula."""
+    if isinstance(value, str):
+        return csv_text(value)
+    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def _json_rows(file: Any, columns: Columns) -> Write:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Collection
 
 import torch
@@ -10,14 +11,17 @@ import torch
 from semisup.augment import Normalize
 from semisup.engine import Batches, FitSettings, compile_backbones, fit, keep_memory
 from semisup.methods import Method
+from semisup.models import stage_decay
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.stages.networks import build_method
 from semisup.stages.targets import training_images
 from semisup.stages.views import stage_batches
 
-__all__ = ["expected_seconds", "fresh_method", "step_seconds"]
+__all__ = ["expected_seconds", "fresh_method", "is_busy", "seconds_and_load", "step_seconds"]
 
 WARM_UP, STEPS, REPEATS = 2, 3, 3
+SITTINGS = 3
+"""Most that are made of a measurement, one after the other, while other programs disturb it."""
 
 
 def fresh_method(plan: Plan, stage: StagePlan) -> tuple[Method, Batches]:
@@ -84,7 +88,7 @@ def step_seconds(plan: Plan, stage: StagePlan, *, warm_up: int = WARM_UP) -> flo
                 steps=steps,
                 optimizer=still,
                 schedule=config.schedule,
-                ema=config.ema,
+                ema=stage_decay(config.ema, stage.steps),
                 device=plan.device,
                 precision=plan.precision,
             ),
@@ -95,6 +99,49 @@ def step_seconds(plan: Plan, stage: StagePlan, *, warm_up: int = WARM_UP) -> flo
 
     warm = stretch(warm_up)
     return warm if warm > 1 and not plan.recipe.compile else min(stretch(STEPS) for _ in range(REPEATS))
+
+
+def is_busy(load: float, threads: int) -> bool:
+    """Return whether other programs left fewer cores than a run's threads need.
+
+    Args:
+        load: cores that they kept busy, on average.
+        threads: of a run.
+    """
+    import psutil
+
+    return load > (psutil.cpu_count() or 1) - threads + 0.25
+
+
+def seconds_and_load(plan: Plan, stage: StagePlan) -> tuple[float, float]:
+    """Return :func:`step_seconds`, and the cores that other programs kept busy meanwhile, on average.
+
+    Measured again, at most three times in all, while they disturb it; the least disturbed sitting counts.
+
+    Args:
+        plan: of the recipe, with data and device.
+        stage: one of its train stages.
+    """
+    threads = plan.recipe.threads or torch.get_num_threads()
+    found: list[tuple[float, float]] = []
+    for _ in range(SITTINGS):
+        work, own, begun = _machine_seconds(), time.process_time(), time.perf_counter()
+        seconds = step_seconds(plan, stage)
+        passed = time.perf_counter() - begun
+        others = _machine_seconds() - work - (time.process_time() - own)
+        found.append((max(0.0, others / passed), seconds))
+        if not is_busy(found[-1][0], threads):
+            break
+    load, seconds = min(found)
+    return seconds, load
+
+
+def _machine_seconds() -> float:
+    """Processor seconds that all programs of this machine have had since it started."""
+    import psutil
+
+    times = psutil.cpu_times()
+    return float(times.user + times.system + getattr(times, "nice", 0.0))
 
 
 def expected_seconds(plan: Plan, done: Collection[str]) -> dict[str, float]:

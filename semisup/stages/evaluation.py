@@ -156,22 +156,30 @@ def quality_of_pseudo_labels(context: StageContext) -> Callable[[PseudoLabels], 
 
 
 def evaluate_encoder(context: StageContext, encoder: nn.Module) -> dict[str, Any]:
-    """Weighted kNN and a linear probe on frozen features.
+    """Weighted kNN and a linear probe on frozen features, asked about the validation images, else the test images.
 
     A diagnostic of the representation: both read the true labels of up to 10,000 training images, whatever the label
-    budget of the recipe. They are not few-label results, and their names say `probe`, not `test`.
+    budget of the recipe. They are not few-label results, and their names say `probe`, not `test`. `probe/validation`
+    is the number of validation images; 0: the test images were asked about, which decide nothing, but are looked at.
     """
     data = context.data
+    images, rows, y = data.validation(context.budget.validation)
+    validated = len(rows)
+    if not validated:
+        images, rows, y = data.x_test, np.arange(len(data.x_test)), data.y_test
     known = np.flatnonzero(data.y_train >= 0)
-    if not len(known) or not len(data.y_test):
+    if data.x_val is None:
+        known = np.setdiff1d(known, context.budget.validation)
+    if not len(known) or not len(rows):
         return {}
     if len(known) > BANK:
         known = np.sort(np.random.default_rng(context.recipe.seed).choice(known, BANK, replace=False))
     bank = predict_logits(encoder, context.clean_batches(data.x_train, known)).cpu()
-    queries = predict_logits(encoder, context.clean_batches(data.x_test)).cpu()
-    y_bank, y_test = torch.from_numpy(data.y_train[known]), torch.from_numpy(data.y_test)
-    probe = linear_probe(bank, y_bank, queries, y_test, seed=context.recipe.seed)
+    queries = predict_logits(encoder, context.clean_batches(images, rows)).cpu()
+    y_bank, y_asked = torch.from_numpy(data.y_train[known]), torch.from_numpy(y)
+    probe = linear_probe(bank, y_bank, queries, y_asked, seed=context.recipe.seed)
     return {
-        "knn/accuracy": knn_accuracy(bank, y_bank, queries, y_test, num_classes=data.num_classes),
+        "knn/accuracy": knn_accuracy(bank, y_bank, queries, y_asked, num_classes=data.num_classes),
         "probe/accuracy": probe["accuracy"],
+        "probe/validation": validated,
     }

@@ -22,9 +22,14 @@ from semisup.stages.evaluation import hidden_labels
 __all__ = ["read_targets", "save_targets", "select", "stored_images", "training_images"]
 
 
-def training_images(data: ImageData, budget: LabelBudget, relabeled: Artifact | None) -> TrainingImages:
-    """What training may see: images, the labels inside the budget, and the pseudo-labels that a stage left."""
-    pool, targets = (None, None) if relabeled is None else read_targets(relabeled)
+def training_images(
+    data: ImageData, budget: LabelBudget, relabeled: Artifact | None, rows: Tensor | None = None
+) -> TrainingImages:
+    """What training may see: images, the labels inside the budget, and the pseudo-labels that a stage left.
+
+    Without pseudo-labels `rows` says which images unlabeled batches are made of; None: all of them.
+    """
+    pool, targets = (rows, None) if relabeled is None else read_targets(relabeled)
     return TrainingImages(
         images=stored_images(data),
         labeled_index=torch.from_numpy(budget.index),

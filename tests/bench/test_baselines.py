@@ -17,6 +17,7 @@ from semisup.bench.suites.baselines import (
     choose_unlabeled,
     fit_baseline,
 )
+from semisup.errors import SemisupError
 
 Arrays = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]
 
@@ -79,6 +80,38 @@ def test_the_choice_of_unlabeled_images_is_seeded_and_bounded() -> None:
     assert len(chosen) == len(set(chosen)) == MAX_UNLABELED and (np.diff(chosen) > 0).all()
     assert np.array_equal(chosen, choose_unlabeled(rows, 1)) and not np.array_equal(chosen, choose_unlabeled(rows, 2))
     assert choose_unlabeled(rows[:7], 0).tolist() == rows[:7].tolist()
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize(
+    ("labels", "unlabeled"),
+    [
+        ([0, 0, 1, 1, 2, 2], 0),  # all labels: nothing is unlabeled
+        ([0, 1, 2], 0),
+        ([0, 1, 2], 2),  # fewer images than neighbors
+        ([1, 1, 1], 4),  # one class
+        ([2], 0),
+    ],
+)
+def test_budgets_at_the_edge_have_an_answer(name: str, labels: list[int], unlabeled: int) -> None:
+    y = np.array(labels)
+    points = np.eye(3)[y] * 5 + np.random.RandomState(0).randn(len(y), 3)
+    others = np.eye(3)[np.arange(unlabeled) % 3] * 5
+    (probs,) = fit_baseline({"name": name}, points, y, others, [np.eye(3) * 5], 4)
+    np.testing.assert_allclose(probs.sum(1), 1)
+    assert (probs[:, [c for c in range(4) if c not in labels]] < 1 / 3).all()
+    if len(set(labels)) == 3 and not unlabeled and name != "label_spreading":  # to which all of six are neighbors
+        assert probs.argmax(1).tolist() == [0, 1, 2]
+
+
+def test_without_a_test_set_nothing_is_asked() -> None:
+    assert fit_baseline({"name": "label_spreading"}, np.eye(2), np.array([0, 1]), np.ones((3, 2)), [], 2) == []
+
+
+def test_what_scikit_learn_refuses_is_said_in_words() -> None:
+    wrong = {"name": "self_training", "threshold": 7.0}
+    with pytest.raises(SemisupError, match=r"baseline self_training: .*threshold"):
+        fit_baseline(wrong, np.eye(2), np.array([0, 1]), np.ones((3, 2)), [], 2)
 
 
 def test_mistakes_name_key_and_rule() -> None:

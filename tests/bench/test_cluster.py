@@ -1,27 +1,24 @@
-"""A cluster of this machine's own workers leaves the process that asked for it as it was."""
+"""The workers of a command listen to that command alone."""
 
 from __future__ import annotations
 
-import copy
-import os
-
-import dask
-import distributed  # noqa: F401 - has its part of dask's settings
 import pytest
+from distributed import Client
+from distributed.security import Security
 
-from semisup.bench.execution.cluster import MALLOC, cluster
-
-
-def malloc_settings() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}
+from semisup.bench.execution.cluster import cluster
 
 
-def test_settings_reach_the_workers_and_stay_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in malloc_settings():
-        monkeypatch.delenv(name)
-    environment, dask_settings = dict(os.environ), copy.deepcopy(dask.config.config)
-    with cluster(None, workers=1, retries=0) as client:
-        (found,) = client.run(malloc_settings).values()
-    assert found == {name: str(value) for name, value in MALLOC.items()}
-    assert dict(os.environ) == environment
-    assert dask.config.config == dask_settings
+def test_nobody_else_can_submit_work_to_own_workers() -> None:
+    """Neither in plain words nor with a certificate of one's own, to the scheduler as to a worker."""
+    with cluster(None, 1, 0) as client:
+        assert client.submit(sum, [1, 2]).result() == 3
+        scheduler = client.scheduler.address
+        (worker,) = client.scheduler_info(n_workers=-1)["workers"]
+        assert scheduler.startswith("tls://") and worker.startswith("tls://")
+        others = [Security(), Security.temporary()]  # type: ignore[no-untyped-call]
+        for address in (scheduler, worker):
+            for scheme, security in (("tcp", others[0]), ("tls", others[1])):
+                place = f"{scheme}://{address.partition('://')[2]}"
+                with pytest.raises(OSError):
+                    Client(place, security=security, timeout=3, set_as_default=False)  # type: ignore[no-untyped-call]

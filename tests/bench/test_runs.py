@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from semisup.bench.execution.jobs import Job, make_jobs, plan_run, step_kind, unique_jobs
+from semisup.bench.execution.jobs import Job, longest_steps, make_jobs, plan_run, step_kind, unique_jobs
 from semisup.bench.suites.runs import RunSpec, check_entries, expand, trial_options
 from semisup.bench.suites.suite import FeaturesConfig, Suite
 from semisup.config import DataConfig
@@ -109,6 +109,18 @@ def test_rounding_and_warm_up_do_not_change_a_length(data: ImageData) -> None:
     schedules = [jobs[-1].recipe.stages["selftrain"].schedule for jobs in (long, short)]
     assert schedules[0].warmup == pytest.approx(300 * long[2].steps / 600)
     assert schedules[1].warmup >= 1, "below 1 it would be a fraction of the stage"
+
+
+def test_equal_steps_are_those_of_the_longest_entry(data: ImageData) -> None:
+    """Baselines and all: in one key."""
+    suite = small("compute=[equal]", "draws=1", "labels=[20]", only=("supervised", "fixmatch", "finetuned", "logistic"))
+    longest = longest_steps(suite, data)
+    assert longest == {"20": 4 + 200}, "the chain's, of both its stages"
+    planned = [plan_run(suite, spec, data) for spec in expand(suite)]
+    jobs = {run.spec.entry: make_jobs(suite, run, {}, longest) for run in planned}
+    steps = {entry: sum(job.steps for job in of_run) for entry, of_run in jobs.items()}
+    assert steps == {"supervised": 204, "fixmatch": 204, "finetuned": 204, "logistic": 0}
+    assert {run.spec.compute.text for run in planned} == {"equal steps"}
 
 
 def test_a_step_kind_is_about_time_and_nothing_else(data: ImageData) -> None:

@@ -240,6 +240,8 @@ def test_a_broken_stage_is_not_called_unknown_by_the_others() -> None:
         ({"batch": None}, "batch: must be a mapping, not null"),
         ({"steps": 2.5}, "steps: must be a whole number, not 2.5"),
         ({"ema": 1}, "ema: must be less than 1, not 1"),
+        ({"ema": "atuo"}, "ema: must be a number, auto or null, not 'atuo'"),
+        ({"refresh_batchnorm": 1}, "refresh_batchnorm: must be true, false or auto, not 1"),
         (
             {"kind": "trian"},
             "kind: must be one of train, features, relabel, propagate, probe, knn, not 'trian'; did you mean 'train'?",

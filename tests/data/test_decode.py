@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -312,3 +314,40 @@ def test_heic_is_read_where_its_library_is(tmp_path: Path, monkeypatch: pytest.M
     assert np.abs(decode(tmp_path / "a.heic", 16, 3).astype(int) - (200, 30, 60)).max() < 8
     monkeypatch.setattr("semisup.data.decode.can_read_heif", lambda: False)
     assert reason(tmp_path / "a.heic") == NEEDS_HEIF
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from semisup.data.decode import decode
+
+folder = Path(sys.argv[1])
+decode(folder / "small.png", 32, 3)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+decode(folder / "large.png", 32, 3)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def test_memory_is_bounded_in_bytes(tmp_path: Path) -> None:
+    """A small file of 16 bits used to take 16 bytes a pixel and more, in as many workers as there are cores."""
+    side = 6000
+    Image.fromarray(np.zeros((side, side), np.uint16)).save(tmp_path / "large.png")
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "small.png")
+    done = subprocess.run([sys.executable, "-c", MEASURE, tmp_path], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 6 * side**2 / 2**20 + 64
+    png(tmp_path / "bomb.png", np.zeros((2, 2), np.uint16), 16, 0)
+    content = bytearray((tmp_path / "bomb.png").read_bytes())
+    content[16:24] = struct.pack(">II", 13_000, 13_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(bytes(content[12:29])))
+    (tmp_path / "bomb.png").write_bytes(content)
+    with pytest.raises(BadImageError, match="too large"):
+        decode(tmp_path / "bomb.png", 32, 3)
+
+
+def test_strips_meet_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 61, 4)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    whole = decode(tmp_path / "a.png", 16, 3)
+    monkeypatch.setattr("semisup.data.decode.STRIP", 100)
+    np.testing.assert_array_equal(decode(tmp_path / "a.png", 16, 3), whole)

@@ -60,7 +60,7 @@ def test_images_are_found_at_any_depth_through_links_and_whatever_their_names(tm
     (root / "round").symlink_to(root)
     data = load_data(settings(root, allow_leakage=True))
     assert data.notes[0] == f"not read: round in {root}"
-    assert data.notes[1].startswith("1 files that are no images, by name or content, are not read: unlabeled/notes.txt")
+    assert data.notes[1].startswith("1 file that is no image, by name or content, not read: unlabeled/notes.txt")
     assert (data.y_train == 0).sum() == 3
     # unlabeled/round leads to the root, whose own unlabeled folder is one of those above: 7 + 4 images, once.
     assert len(data.x_train) == 7 + 8 + 1 + 1 + 1 + 7 + 4
@@ -104,7 +104,7 @@ def test_wrong_layouts_are_one_message(tmp_path: Path) -> None:
     save(root / "labeled" / "stray.png", picture(60))
     save(root / "test" / "dog" / "1.png", picture(61))
     text = problem(root)
-    assert "labeled: 1 files in no class's folder, e.g. labeled/stray.png" in text
+    assert "labeled: 1 file in no class's folder, e.g. labeled/stray.png" in text
     assert "test: class 'dog' has no labeled training image" in text
     save(tmp_path / "one" / "labeled" / "ant" / "1.png", picture(0))
     assert "at least two classes, and there is only 'ant'" in problem(tmp_path / "one")
@@ -234,7 +234,7 @@ def test_a_test_image_among_the_training_images_stops(tmp_path: Path, part: str)
     root = make_root(tmp_path / "r")
     copy = save(root / part / "copy.bmp", picture(14))  # other bytes than the PNG's, the same pixels
     text = problem(root)
-    assert text.startswith("data.allow_leakage: 1 test or validation images are also among the images before them")
+    assert text.startswith("data.allow_leakage: 1 test or validation image is also among the images before them")
     assert f"test/ant/0000.png = {copy.relative_to(root)}" in text
     data = load_data(settings(root, allow_leakage=True))
     assert len(data.x_train) == 15 and "leakage" in data.notes[0]
@@ -285,7 +285,7 @@ def test_one_picture_under_two_classes_stops(tmp_path: Path) -> None:
     root = make_root(tmp_path / "r")
     save(root / "labeled" / "bee" / "copy.bmp", picture(0))  # labeled/ant/0000.png
     text = problem(root)
-    assert text.startswith("data.allow_conflicts: 1 images are the same picture as one of another class")
+    assert text.startswith("data.allow_conflicts: 1 image is the same picture as one of another class")
     assert "labeled/bee/copy.bmp (bee) = labeled/ant/0000.png (ant)" in text
     data = load_data(settings(root, allow_conflicts=True))
     assert (data.y_train == 1).sum() == 3 and "copy.bmp (bee)" in data.notes[0]

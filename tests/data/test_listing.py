@@ -63,7 +63,7 @@ def test_layouts_that_cannot_be_meant(tmp_path: Path) -> None:
     with pytest.raises(SemisupError, match="the first folder is the class, 'animals', and its folders ant, bee, cat"):
         list_folders(root)
     save(tmp_path / "flat" / "labeled" / "1.png", picture(1))
-    with pytest.raises(SemisupError, match=r"labeled: 1 files in no class's folder, e\.g\. labeled/1\.png"):
+    with pytest.raises(SemisupError, match=r"labeled: 1 file in no class's folder, e\.g\. labeled/1\.png"):
         list_folders(tmp_path / "flat")
     (tmp_path / "a.zip").write_bytes(b"PK")
     with pytest.raises(SemisupError, match=r"a\.zip is a file; unpack it"):

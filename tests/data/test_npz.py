@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from semisup.config.schema import DataConfig
+from semisup.data.npz import read_npz
 from semisup.data.sources import load_data
 from semisup.errors import SemisupError
 
@@ -159,7 +161,7 @@ def test_test_images_among_the_training_images(npz: Path) -> None:
     changes = {"x_test": x[[5, 6, 7]], "y_test": np.array([0, 2, 2])}
     text = problem(npz, **changes)
     assert "data.allow_leakage: 3 test or validation images" in text and "x_test[0] = x_train[5]" in text
-    assert "data.allow_conflicts: 1 images are the same picture" in text and "x_test[1] (2) = x_train[6] (1)" in text
+    assert "data.allow_conflicts: 1 image is the same picture" in text and "x_test[1] (2) = x_train[6] (1)" in text
     config = save(npz, **changes)
     data = load_data(config.model_copy(update={"allow_leakage": True, "allow_conflicts": True}))
     assert len(data.x_test) == 3 and len(data.notes) == 2
@@ -249,3 +251,31 @@ def test_a_header_that_lies_about_its_size(npz: Path) -> None:
     with pytest.raises(SemisupError) as caught:
         load_data(config)
     assert "x_train: cannot be read: " in str(caught.value) and "y_train: not a numpy array" in str(caught.value)
+
+
+def test_members_that_cannot_be_unpacked_are_named(tmp_path: Path) -> None:
+    """Encrypted, packed in a way zipfile does not know, or with a header that is no header."""
+    path = tmp_path / "x.npz"
+    np.savez(path, x_train=np.zeros((4, 8, 8), np.uint8), y_train=np.arange(4))
+    good = path.read_bytes()
+    at, central = good.index(b"PK\x03\x04"), good.index(b"PK\x01\x02")
+
+    def refused(*changes: tuple[int, bytes]) -> None:
+        content = bytearray(good)
+        for place, new in changes:
+            content[place : place + len(new)] = new
+        path.write_bytes(content)
+        with pytest.raises(SemisupError, match="x_train: cannot be read"):
+            read_npz(path)
+
+    refused((at + 6, b"\1\0"), (central + 8, b"\1\0"))  # encrypted
+    refused((at + 8, b"\x09\0"), (central + 10, b"\x09\0"))  # deflate64
+    for header in (b"{'descr': ((((", b"{1:2}     ", b"f(x)      "):
+        with zipfile.ZipFile(path, "w") as archive, zipfile.ZipFile(io.BytesIO(good)) as source:
+            for name in source.namelist():
+                content = bytearray(source.read(name))
+                if name == "x_train.npy":
+                    content[10 : 10 + len(header)] = header
+                archive.writestr(name, bytes(content))
+        with pytest.raises(SemisupError, match="x_train: cannot be read"):
+            read_npz(path)

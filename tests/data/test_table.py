@@ -45,7 +45,7 @@ DIALECTS: dict[str, tuple[str | bytes, str]] = {
     "blanks": (text(ROWS, ", ") + "\n,,\n", ""),
     "quotes": (text([(f'"{path}"', f'"{label}"') for path, label in ROWS]), ""),
     "backslashes": (text([(path.replace("/", "\\"), label) for path, label in ROWS]), ""),
-    "again": (text([*ROWS, ("./a/0.png", "cat")]), "1 rows say again what another said: line 5"),
+    "again": (text([*ROWS, ("./a/0.png", "cat")]), "1 row says again what another said: line 5"),
     "nan": (text([(path, label or "nan") for path, label in ROWS]), "1 'nan'"),
 }
 

@@ -30,7 +30,7 @@ from semisup.engine import (
     fit,
     observers,
 )
-from semisup.engine.checkpoint import load_checkpoint
+from semisup.engine.checkpoint import load_checkpoint, save_checkpoint
 from semisup.engine.seeding import generator
 from semisup.errors import SemisupError
 from semisup.evaluate import collapse_panel
@@ -539,6 +539,27 @@ def test_the_checkpoint_of_another_network_is_an_error_that_names_it(tmp_path: P
         with pytest.raises(SemisupError) as caught:
             run(method, checkpoint=checkpoint)
         assert str(caught.value).startswith(f"{checkpoint}: the checkpoint of another run")
+
+
+def test_a_checkpoint_with_a_right_checksum_is_still_checked(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint.pt"
+    run(Small(), checkpoint=checkpoint, checkpoint_seconds=0)
+    good = load_checkpoint(checkpoint, torch.device("cpu"))
+    changes: list[dict[str, Any]] = [{name: wrong} for name in good for wrong in ([], None, "x", [[1]], -1, {"a": []})]
+    accepted = []
+    for change in changes:
+        save_checkpoint(checkpoint, good | change)
+        try:
+            run(Small(), checkpoint=checkpoint)
+        except SemisupError as error:
+            assert str(error).startswith(f"{checkpoint}: the checkpoint of another run")
+        else:
+            accepted.append(change)
+    harmless = ("ema", "scaler", "window", "last_log")  # what this run has not, or a window that is empty
+    assert all(next(iter(change)) in harmless for change in accepted), accepted
+    save_checkpoint(checkpoint, [good])  # type: ignore[arg-type]
+    with pytest.raises(SemisupError, match="it holds a list"):
+        run(Small(), checkpoint=checkpoint)
 
 
 def test_the_method_is_trained_in_train_mode() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -186,3 +188,15 @@ def test_a_missing_file_or_a_folder_is_named(tmp_path: Path) -> None:
         read_shapes(str(tmp_path / "nothing-here"))
     with pytest.raises(SemisupError, match="not a readable safetensors file"):
         load_into(nn.Linear(1, 1), tmp_path)
+
+
+def test_weights_are_readable_as_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        save_weights(tmp_path / "a.safetensors", {"a": torch.ones(2)})
+        os.umask(0o027)
+        save_weights(tmp_path / "b.safetensors", {"a": torch.ones(2)})
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / f"{name}.safetensors").stat().st_mode) for name in "ab"]
+    assert modes == [0o644, 0o640]

@@ -33,8 +33,10 @@ def test_parts_of_a_moco_batch_that_are_too_small_for_batchnorm(parts: int, batc
 )
 def test_statistics_that_cannot_settle(momentum: float, steps: int, warned: bool) -> None:
     model = {"name": "wrn", "depth": 10, "width": 1, "bn_momentum": momentum}
-    found = notes(model, {"name": "supervised"}, steps=steps)
+    found = notes(model, {"name": "supervised"}, steps=steps, refresh_batchnorm="auto")
     assert [note.startswith("model:") and "bn_momentum" in note for note in found] == ([True] if warned else [])
+    found = notes(model, {"name": "supervised"}, steps=steps)
+    assert [note.startswith("refresh_batchnorm:") for note in found] == ([True] if warned else [])
 
 
 def test_the_momentum_that_a_note_names_is_enough() -> None:

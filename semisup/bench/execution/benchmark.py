@@ -4,36 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
+import math
 import shlex
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from semisup.bench.execution.cluster import cluster, default_workers, worker_count
-from semisup.bench.execution.jobs import Job, Planned, make_jobs, plan_run, step_kind, unique_jobs
+from semisup.bench.execution.jobs import Job, Planned, longest_steps, make_jobs, plan_run, unique_jobs
 from semisup.bench.execution.progress import BenchConsole
 from semisup.bench.execution.record import record_run, recorded
 from semisup.bench.execution.scheduler import JobBoard, run_jobs
-from semisup.bench.execution.worker import device_name, machine, measure
+from semisup.bench.execution.steptimes import Call, step_times
+from semisup.bench.execution.worker import machine
 from semisup.bench.results.write import RESULTS, write_results
 from semisup.bench.suites.runs import RunSpec, check_entries, expand, trial_options
 from semisup.bench.suites.suite import Suite, load_suite
-from semisup.config import Recipe
 from semisup.data import ImageData, load_data
 from semisup.errors import SemisupError
 from semisup.pipeline.execute import STORE, locked
 from semisup.signals import grace
-from semisup.stages import write_json
 from semisup.tracking import EventLog
 
 __all__ = ["bench"]
 
-TIMES = "step_times.json"
+WRITE_SECONDS = 30.0
+"""Least time between two writings of the tables while the suite runs."""
 ENDING_SECONDS = 5.0
 """Of the grace after a signal, kept for the tables and the end of the workers."""
-Call = Callable[..., Any]
-"""Calls a function with arguments, here or on a worker, and returns its answer."""
 
 
 @dataclasses.dataclass
@@ -46,12 +45,14 @@ class _Bench:
     board: JobBoard
     console: BenchConsole
     timing: dict[str, float] = dataclasses.field(default_factory=dict)
+    longest: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Budget -> steps of the longest entry there, where runs of equal steps are asked for."""
     runs: list[tuple[RunSpec, list[Job]]] = dataclasses.field(default_factory=list)
     """Trials of the search among them."""
 
     def add(self, planned: Planned) -> list[Job]:
         """One more run."""
-        jobs = make_jobs(self.suite, planned, self.timing)
+        jobs = make_jobs(self.suite, planned, self.timing, self.longest)
         self.runs.append((planned.spec, jobs))
         return jobs
 
@@ -114,15 +115,19 @@ def bench(
         name = loaded.name if isinstance(suite, Suite) else str(suite)
         command = shlex.join(["semisup", "bench", name, *overrides])
         machines = sorted(client.run(machine).values())
+
+        def write() -> dict[str, Any]:
+            return write_results(folder, loaded, data, state.runs, state.board, command, machines)
+
         with recorded(loaded, folder, data.hash, console) as log:
             try:
-                _run(state, client, log)
+                _run(state, client, log, _Tables(write))
             except KeyboardInterrupt:
                 if scheduler is None:  # workers elsewhere may work for others too
                     _let_finish(client)
                 raise
             finally:
-                summary = write_results(folder, loaded, data, state.runs, state.board, command, machines)
+                summary = write()
                 for file in RESULTS:
                     log.artifact(None, folder / file, "")
     console.show_summary(summary, folder)
@@ -132,7 +137,9 @@ def bench(
 def _prepare(state: _Bench, workers: int, call: Call) -> dict[str, Any]:
     """Plan the first wave of runs, all of them or the trials of a search, time their steps, and print them."""
     planned = [plan_run(state.suite, spec, state.data) for spec in _first_wave(state.suite)]
-    state.timing = _step_times(state, planned, call)
+    if any(compute.unit == "equal" for compute in state.suite.computes):
+        state.longest = longest_steps(state.suite, state.data)
+    state.timing = step_times(state.suite, state.folder, planned, state.board, state.console, call, state.longest)
     for run in planned:
         state.add(run)
     state.console.show_suite(state.suite, state.runs, state.board, workers)
@@ -158,41 +165,26 @@ def _first_wave(suite: Suite) -> Iterator[RunSpec]:
                 yield dataclasses.replace(spec, options=options, validation=suite.search.validation)
 
 
-def _step_times(state: _Bench, planned: Sequence[Planned], call: Call) -> dict[str, float]:
-    """Seconds of one step of every kind of step, from the suite's folder, or measured now and kept there.
+class _Tables:
+    """The files of a suite's results, written anew at most half a minute after a run is over.
 
-    Kept, by device, because runs of equal seconds must have the same number of steps when the suite goes on after a
-    kill. A kind that cannot be measured is left out, with a warning: its runs will say what is wrong with it.
+    Args:
+        write: writes them.
     """
-    path = state.folder / TIMES
-    known: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    here = known.setdefault(str(call(device_name)), {})
-    failed: set[str] = set()
-    for run in planned:
-        for stage in run.plan.stages:
-            kind = step_kind(run.plan, stage)
-            if not stage.steps or kind in here or kind in failed:
-                continue
-            state.console.say(f"timing {run.spec.entry}: {stage.name} ...")
-            try:
-                seconds = call(measure, _alone(run.plan.recipe), stage.name)
-            except (RuntimeError, ValueError, OSError, MemoryError) as error:  # what torch, the recipe or Dask raise
-                reason = (str(error).splitlines() or [""])[0]
-                state.console.warn(f"{run.spec.entry}: a step of stage '{stage.name}' could not be timed: {reason}")
-                failed.add(kind)
-                continue
-            here[kind] = {"entry": run.spec.entry, "stage": stage.name, "seconds": seconds}
-            state.folder.mkdir(parents=True, exist_ok=True)
-            write_json(path, known)
-    return {kind: float(found["seconds"]) for kind, found in here.items()}
+
+    def __init__(self, write: Callable[[], Any]) -> None:
+        self.write = write
+        self.stale = False
+        self.written = -math.inf
+
+    def tick(self) -> None:
+        """Write what is new, unless it was written a moment ago; called about once a second."""
+        if self.stale and time.monotonic() - self.written >= WRITE_SECONDS:
+            self.write()
+            self.stale, self.written = False, time.monotonic()
 
 
-def _alone(recipe: Recipe) -> Recipe:
-    """The recipe with all labels, which any worker can draw; how many there are does not matter to a step."""
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"labels": "all", "validation": 0.0})})
-
-
-def _run(state: _Bench, client: Any, log: EventLog) -> None:
+def _run(state: _Bench, client: Any, log: EventLog, tables: _Tables) -> None:
     """Run what is missing; the last trial of a search starts the final run."""
     board = state.board
     with state.console.progress(board, worker_count(client)) as shown:
@@ -203,12 +195,17 @@ def _run(state: _Bench, client: Any, log: EventLog) -> None:
             record_run(log, spec, jobs, board.finished.get(last), board.failed.get(last, ""))
             follow = _chosen(state, spec)
             more = [] if follow is None else [state.add(plan_run(state.suite, follow, state.data))]
+            tables.stale = True
             shown.update(state.runs)
             return more
 
+        def on_tick(flying: int) -> None:
+            shown.tick(flying)
+            tables.tick()
+
         shown.update(state.runs)
         runs = [jobs for _, jobs in state.runs]
-        run_jobs(client, board, runs, state.suite.retries, lambda: 2 * worker_count(client), shown.tick, on_run)
+        run_jobs(client, board, runs, state.suite.retries, lambda: 2 * worker_count(client), on_tick, on_run)
 
 
 def _chosen(state: _Bench, spec: RunSpec) -> RunSpec | None:

@@ -63,6 +63,7 @@ def cluster(scheduler: str | None, workers: int, retries: int) -> Iterator[Any]:
 @contextmanager
 def _own_workers(workers: int) -> Iterator[Any]:
     from distributed import Client, LocalCluster
+    from distributed.security import Security
 
     from semisup.bench.execution.undisturbed import Undisturbed
 
@@ -73,6 +74,9 @@ def _own_workers(workers: int) -> Iterator[Any]:
             threads_per_worker=1,
             processes=True,
             memory_limit=0,  # the plan has compared a step's memory with the machine's
+            # Whoever reaches a worker can run code in it, and other users of this machine reach its loopback addresses:
+            # only who has this command's certificate, made now and kept in memory, is listened to.
+            security=Security.temporary(),  # type: ignore[no-untyped-call]
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
         ) as local,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from semisup._version import __version__
-from semisup.bench.suites.runs import RunSpec, option_values, spec_recipe
+from semisup.bench.suites.runs import RunSpec, expand, option_values, spec_recipe
 from semisup.bench.suites.suite import Compute, Suite
 from semisup.config import Recipe
 from semisup.data import ImageData
@@ -23,7 +23,17 @@ from semisup.errors import SemisupError
 from semisup.pipeline.fingerprint import stage_settings
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
 
-__all__ = ["Job", "Planned", "Timing", "baseline_fingerprint", "make_jobs", "plan_run", "step_kind", "unique_jobs"]
+__all__ = [
+    "Job",
+    "Planned",
+    "Timing",
+    "baseline_fingerprint",
+    "longest_steps",
+    "make_jobs",
+    "plan_run",
+    "step_kind",
+    "unique_jobs",
+]
 
 Timing = Mapping[str, float]
 """Kind of step (see `step_kind`) -> seconds of one step, measured alone."""
@@ -99,20 +109,43 @@ def step_kind(plan: Plan, stage: StagePlan) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def make_jobs(suite: Suite, planned: Planned, timing: Timing) -> list[Job]:
+def longest_steps(suite: Suite, data: ImageData) -> dict[str, int]:
+    """Return the steps of all stages of the longest entry at each budget, as the recipes have them.
+
+    Args:
+        suite: the suite.
+        data: its data.
+
+    Raises:
+        SemisupError: whatever is wrong with a recipe.
+    """
+    longest: dict[str, int] = {}
+    for spec in expand(suite):
+        first = (spec.draw, spec.init) == (suite.draws[0], suite.inits[0]) and spec.compute == suite.computes[0]
+        if first and not suite.entries[spec.entry].baseline:
+            steps = sum(stage.steps for stage in plan_run(suite, spec, data).plan.stages)
+            longest[str(spec.labels)] = max(steps, longest.get(str(spec.labels), 0))
+    return longest
+
+
+def make_jobs(suite: Suite, planned: Planned, timing: Timing, longest: Mapping[str, int] | None = None) -> list[Job]:
     """The jobs of a run in the order they depend on each other; the last one is judged.
 
     Args:
         suite: the suite.
         planned: one of its runs.
         timing: seconds of one step; needed for every kind of step where the run's length is given in seconds.
+        longest: of :func:`longest_steps`; needed where all runs of a budget are to have equal steps.
 
     Raises:
         SemisupError: a length in seconds, and a step that could not be timed.
     """
     spec, plan = planned.spec, planned.plan
-    if spec.compute.unit and plan.stages:
-        plan = make_plan(_scaled(plan, spec, timing), plan.data, trial=False)
+    compute = spec.compute
+    if compute.unit == "equal":
+        compute = Compute((longest or {}).get(str(spec.labels), 0), "steps")
+    if compute.amount and any(stage.steps for stage in plan.stages):
+        plan = make_plan(_scaled(plan, compute, timing, spec.entry), plan.data, trial=False)
     fingerprints = {stage.name: stage.fingerprint for stage in plan.stages}
     jobs = [
         Job(
@@ -134,18 +167,18 @@ def make_jobs(suite: Suite, planned: Planned, timing: Timing) -> list[Job]:
     return jobs
 
 
-def _scaled(plan: Plan, spec: RunSpec, timing: Timing) -> Recipe:
-    """The recipe with every train stage's steps scaled by one factor, so that they take the run's compute together.
+def _scaled(plan: Plan, compute: Compute, timing: Timing, entry: str) -> Recipe:
+    """The recipe with every train stage's steps scaled by one factor, so that they take the compute together.
 
     The last train stage gets what rounding leaves over. A warm-up that is given in steps is scaled with its stage.
     """
     trained = [stage for stage in plan.stages if stage.steps]
-    cost = {stage.name: _step_cost(plan, stage, spec.compute, timing, spec.entry) for stage in trained}
-    factor = spec.compute.amount / sum(stage.steps * cost[stage.name] for stage in trained)
+    cost = {stage.name: _step_cost(plan, stage, compute, timing, entry) for stage in trained}
+    factor = compute.amount / sum(stage.steps * cost[stage.name] for stage in trained)
     steps = {stage.name: max(1, round(stage.steps * factor)) for stage in trained}
     last = trained[-1].name
     others = sum(steps[name] * cost[name] for name in steps if name != last)
-    steps[last] = max(1, round((spec.compute.amount - others) / cost[last]))
+    steps[last] = max(1, round((compute.amount - others) / cost[last]))
     stages = {}
     for stage in plan.stages:
         config = stage.config

@@ -58,8 +58,9 @@ class BenchConsole(Terminal):
         needed = sum(len(jobs) for _, jobs in runs)
         self.say(
             f"{suite.name}: {len(runs)} runs of {needed} stages, {len(every)} different ones, {len(left)} left to run; "
-            f"about {duration(sum(job.seconds for job in left) / workers)} with {workers} workers (step times measured "
-            "alone; evaluation and baselines not counted)"
+            f"about {duration(sum(job.seconds for job in left) / workers)} with {workers} "
+            f"worker{'s' if workers > 1 else ''} (step times measured alone; evaluation, baselines and stages too "
+            "short to be timed not counted)"
         )
         self.console.print(table)
 

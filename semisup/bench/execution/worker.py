@@ -32,7 +32,7 @@ from semisup.evaluate import classification_metrics, predict_logits
 from semisup.files import write_atomically
 from semisup.pipeline.execute import execute, locked
 from semisup.pipeline.plan import Plan, make_plan
-from semisup.pipeline.timing import step_seconds
+from semisup.pipeline.timing import seconds_and_load
 from semisup.records import RECORD, check_record
 from semisup.signals import asked_to_stop
 from semisup.stages import Artifact, read_artifact, write_json
@@ -114,12 +114,12 @@ def at_work() -> bool:
     return _ONE_AT_A_TIME.locked()
 
 
-def measure(recipe: Recipe, stage: str) -> float:
-    """Seconds of one step of a stage, on this machine."""
+def measure(recipe: Recipe, stage: str) -> tuple[float, float]:
+    """Return the seconds of one step of a stage on this machine, and how many cores other programs kept busy."""
     with _ONE_AT_A_TIME:
         plan = _plan(recipe)
         (found,) = [planned for planned in plan.stages if planned.name == stage]
-        return step_seconds(plan, found)
+        return seconds_and_load(plan, found)
 
 
 def device_name() -> str:

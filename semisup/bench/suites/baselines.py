@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from semisup.errors import SemisupError, first_line
 from semisup.options import Count, Fraction, Positive, Range, check_named
 
 __all__ = ["BASELINES", "check_baseline", "choose_unlabeled", "fit_baseline"]
@@ -71,7 +72,9 @@ def fit_baseline(
 ) -> list[NDArray[np.float64]]:
     """Fit on the labels, and where the baseline can, on the unlabeled images; return class probabilities.
 
-    Inputs are standardized with the mean and deviation of all training vectors given.
+    Inputs are standardized with the mean and standard deviation of all training vectors given. Without unlabeled images
+    a baseline that reads them learns from the labels alone; of one class, that class is the answer; a graph has at most
+    as many neighbors as there are images.
 
     Args:
         baseline: `name` and options.
@@ -83,24 +86,35 @@ def fit_baseline(
 
     Returns:
         For each of `queries` (M, C) probabilities; a class without a label has 0.
+
+    Raises:
+        SemisupError: scikit-learn refuses the options or the data.
     """
     from sklearn.preprocessing import StandardScaler
 
     options = dict(baseline)
     name = options.pop("name")
-    scaler = StandardScaler().fit(np.concatenate([labeled, unlabeled]))
-    x, classes = scaler.transform(labeled), y
-    if name in READ_UNLABELED:
-        x = np.concatenate([x, scaler.transform(unlabeled)])
-        classes = np.concatenate([y, np.full(len(unlabeled), -1)])
+    if len(np.unique(y)) == 1:  # scikit-learn's classifiers refuse to learn one class
+        return [np.eye(num_classes)[np.full(len(query), y[0])] for query in queries]
+    every = np.concatenate([labeled, unlabeled])
+    scaler = StandardScaler().fit(every)
+    x, classes = labeled, y
+    if name in READ_UNLABELED:  # of which there are none with all labels
+        x, classes = every, np.concatenate([y, np.full(len(unlabeled), -1)])
     model = BASELINES[name](**options)
+    if name == "label_spreading":
+        model.n_neighbors = min(model.n_neighbors, len(x))
     with warnings.catch_warnings():
-        # ConvergenceWarning of a fit that is good enough; LabelSpreading divides by 0 for images that no label reaches.
+        # ConvergenceWarning of a fit that is good enough; LabelSpreading divides by 0 for images that no label reaches;
+        # SelfTrainingClassifier says that there are no unlabeled images.
         warnings.simplefilter("ignore")
-        model.fit(x, classes)
-        answers = [model.predict_proba(scaler.transform(query)) for query in queries]
+        try:
+            model.fit(scaler.transform(x), classes)
+            found = [model.predict_proba(scaler.transform(query)) for query in queries]
+        except ValueError as error:
+            raise SemisupError(f"baseline {baseline['name']}: {first_line(error)}") from error
     probs = []
-    for answer in answers:
+    for answer in found:
         full = np.zeros((len(answer), num_classes))
         full[:, model.classes_] = np.nan_to_num(answer)
         # An image that no label reaches: nothing is known.

@@ -1,4 +1,4 @@
-"""The computes of a suite: "" = as the recipe says, "400 steps", "20 s"."""
+"""The computes of a suite: "" = as the recipe says, "equal steps", "400 steps", "20 s"."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ def compute_name(compute: str) -> str:
 
 def compute_unit(compute: str) -> str:
     """``"steps"``, ``"s"``, or "" for anything else."""
-    found = re.fullmatch(r"\d+(?:\.\d+)? (steps|s)", compute)
+    found = re.fullmatch(r"(?:\d+(?:\.\d+)?|equal) (steps|s)", compute)
     return found[1] if found else ""
 
 
 def ordered_computes(computes: Iterable[str]) -> list[str]:
-    """The different ones: the recipe's own, then steps, then seconds, each ascending."""
+    """The different ones: the recipe's own, then equal steps, steps and seconds, each ascending."""
 
     def order(compute: str) -> tuple[int, float, str]:
         unit = compute_unit(compute)
-        number = float(compute.partition(" ")[0]) if unit else 0.0
+        word = compute.partition(" ")[0]
+        number = float(word) if unit and word != "equal" else 0.0
         return (["", "steps", "s"].index(unit), number, compute)
 
     return sorted(set(computes), key=order)

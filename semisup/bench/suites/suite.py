@@ -36,32 +36,38 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Compute:
-    """How long a run is: as its recipe says (amount 0), or scaled to so many steps or seconds.
+    """How long a run is: as its recipe says, scaled to so many steps or seconds, or to the longest entry's steps.
 
     All train stages count together; other stages, evaluation and baselines do not.
     """
 
     amount: float
     unit: str
-    """steps, s, or nothing for the recipe's own length."""
+    """steps, s, equal, or nothing for the recipe's own length; with the last two the amount is 0."""
 
     @property
     def text(self) -> str:
         """As the tables have it; empty for the recipe's own length."""
+        if self.unit == "equal":
+            return "equal steps"
         return f"{self.amount:g} {self.unit}" if self.unit else ""
 
 
 def parse_compute(text: str) -> Compute:
-    """Read `recipe`, `400 steps` or `20 s`.
+    """Read `recipe`, `equal`, `400 steps` or `20 s`.
 
     Raises:
         SemisupError: anything else.
     """
     if text == "recipe":
         return Compute(0, "")
+    if text == "equal":
+        return Compute(0, "equal")
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?(steps|s)", text)
     if match is None or float(match[1]) <= 0 or (match[2] == "steps" and "." in match[1]):
-        raise SemisupError(f"must be 'recipe', a number of steps ('400 steps') or of seconds ('20 s'), not '{text}'")
+        raise SemisupError(
+            f"must be 'recipe', 'equal', a number of steps ('400 steps') or of seconds ('20 s'), not '{text}'"
+        )
     return Compute(float(match[1]), match[2])
 
 
@@ -160,7 +166,8 @@ class Suite(Settings):
     seed: Seed = 0
     """Of data order and augmentation, the same for all runs."""
     compute: Computes = ["recipe"]
-    """Lengths of a run: recipe (as written), or all its stages scaled to '400 steps' or '20 s' in all."""
+    """Lengths of a run: recipe (as written), or all its stages scaled to '400 steps' or '20 s' in all, or (equal) to as
+    many steps as the longest entry of the budget has: then a baseline trains as long as what is compared with it."""
     baseline: Annotated[Any, AfterValidator(_entry_names)] = None
     """Entry that the others are paired with, or a list: on each budget the better of them; null: no differences."""
     targets: list[Annotated[float, Range(0, 1, open_low=True, open_high=True)]] = []

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from semisup.config import StageConfig
 from semisup.data import take
@@ -30,9 +30,10 @@ from semisup.engine import (
     uncompiled,
 )
 from semisup.engine.optim import check_group_lr
+from semisup.engine.seeding import generator
 from semisup.errors import SemisupError, first_line
 from semisup.methods import Method
-from semisup.models import ModelSpec, WeightsReport, count_parameters
+from semisup.models import ModelSpec, WeightsReport, count_parameters, stage_decay
 from semisup.stages.artifact import Artifact, finish
 from semisup.stages.context import StageContext
 from semisup.stages.encoder_figures import encoder_figures
@@ -60,6 +61,7 @@ from semisup.stages.networks import (
 )
 from semisup.stages.planned import Plan, StagePlan
 from semisup.stages.predictor import load_network, read_network, save_predictor
+from semisup.stages.refresh import refresh, refreshes
 from semisup.stages.requirements import require_classifier, require_labels
 from semisup.stages.targets import training_images
 from semisup.stages.views import check_views, following_background, stage_backend, stage_batches
@@ -99,14 +101,18 @@ def plan(whole: Plan, name: str, stage: StageConfig, earlier: Mapping[str, Stage
     labeled, unlabeled = method.views.policies("labeled"), method.views.policies("unlabeled")
     if labeled:
         require_labels(whole, "method", stage.method["name"])
+    steps = _steps(stage, len(data.x_train), len(whole.budget.index), reads_unlabeled=bool(unlabeled))
+    # As resolved, for all that follows: what is used, not "auto".
+    resolved = {
+        "augment": {**following_background(stage, method.views, data.background), "backend": backend},
+        "refresh_batchnorm": refreshes(stage, method, steps),
+    }
     return StagePlan(
         name=name,
-        config=stage.model_copy(
-            update={"augment": {**following_background(stage, method.views, data.background), "backend": backend}}
-        ),
+        config=stage.model_copy(update=resolved),
         inputs=inputs(stage),
         reads_labels=method.trains == "classifier",
-        steps=_steps(stage, len(data.x_train), len(whole.budget.index), reads_unlabeled=bool(unlabeled)),
+        steps=steps,
         images_per_step=(stage.batch.labeled if labeled else 0) + (stage.batch.unlabeled if unlabeled else 0),
         parameters=count_parameters(method.predictor()),
         network=network_of(method, spec),
@@ -152,9 +158,10 @@ def _shapes(whole: Plan, stage: StageConfig, spec: ModelSpec, networks: Mapping[
 
 
 def _steps(stage: StageConfig, images: int, labels: int, *, reads_unlabeled: bool) -> int:
-    """Length in steps. An epoch is one pass over all images, of a method that reads labeled ones alone over those."""
+    """Length in steps. An epoch is one pass over the images, of a method that reads labeled ones alone over those."""
     if stage.steps is not None:
         return stage.steps
+    images = min(images, stage.batch.pool or images)
     epoch = images / stage.batch.unlabeled if reads_unlabeled else labels / stage.batch.labeled
     return max(1, math.ceil((stage.epochs or 0) * epoch))
 
@@ -207,7 +214,7 @@ def fit_stage(context: StageContext, method: Method, batches: BatchSource) -> Fi
         schedule=stage.schedule,
         device=context.device,
         precision=context.precision,
-        ema=stage.ema,
+        ema=stage_decay(stage.ema, context.steps),
         key=(recipe.seed, context.name),
         log_every=recipe.log_every,
     )
@@ -223,6 +230,14 @@ def fit_stage(context: StageContext, method: Method, batches: BatchSource) -> Fi
     return fit(method, batches, settings, observers)
 
 
+def _pool(context: StageContext) -> Tensor | None:
+    """Rows that unlabeled batches are made of, if the recipe asks for fewer than all."""
+    size, images = context.config.batch.pool, len(context.data.x_train)
+    if size is None or size >= images:
+        return None
+    return torch.randperm(images, generator=generator(context.recipe.seed, context.name, "images"))[:size]
+
+
 def run(context: StageContext) -> tuple[Artifact, int | None]:
     """Run a training stage in its folder; resumes from the checkpoint there, if any.
 
@@ -235,7 +250,7 @@ def run(context: StageContext) -> tuple[Artifact, int | None]:
     batches = stage_batches(
         stage,
         method,
-        training_images(data, context.budget, relabeled),
+        training_images(data, context.budget, relabeled, _pool(context)),
         flip=data.flip,
         normalize=context.normalize(),
         device=context.device,
@@ -246,6 +261,9 @@ def run(context: StageContext) -> tuple[Artifact, int | None]:
     raw = method.predictor()
     predictor = raw if result.ema is None else result.ema.module
     started = time.perf_counter()
+    if stage.refresh_batchnorm:
+        with uncompiled(recipe.compile):
+            refresh(context, method, predictor)
     assert context.network is not None
     files = save_predictor(context.folder, predictor, context.network, context.statistics, data.classes)
     metrics: dict[str, Any] = {f"train/{name}": value for name, value in result.log.items()}

@@ -1,0 +1,57 @@
+"""`refresh_batchnorm`: the statistics that a finished network is evaluated and kept with.
+
+Digits, WRN-10-1, labels alone with strong views, 200 steps, last weights, means of three draws, 40 / 600 labels:
+momentum 0.001 37.8 / 18.5%, refreshed 88.6 / 97.0; 0.015, which leaves 5% of the initial statistics, 88.1 / 92.9,
+refreshed 88.6 / 97.0; 0.1 at 600 labels 94.5, refreshed 97.0. FixMatch at 0.1: 89.6 / 95.5, refreshed 89.8 / 96.6.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from semisup.config import StageConfig
+from semisup.engine.seeding import generator
+from semisup.methods import Method
+from semisup.models import initial_share, refresh_statistics
+from semisup.stages.context import StageContext, clean_batches
+
+__all__ = ["refresh", "refreshes"]
+
+IMAGES, BATCH = 2048, 256
+"""Images that are looked at, at the most, and in one forward: 8 batches of 256."""
+UNSETTLED = 0.05
+"""Part of BatchNorm's initial statistics that may be left at the end of a stage."""
+
+
+def refreshes(stage: StageConfig, method: Method, steps: int) -> bool:
+    """Say whether a stage ends with statistics that are estimated anew: `auto` where the running ones cannot settle.
+
+    A stage that starts from another network starts from settled ones.
+    """
+    if stage.refresh_batchnorm != "auto":
+        return stage.refresh_batchnorm
+    return stage.init is None and initial_share(method, steps) > UNSETTLED
+
+
+def refresh(context: StageContext, method: Method, predictor: nn.Module) -> None:
+    """Estimate the predictor's BatchNorm statistics on clean training images, in place.
+
+    The images are those that the method reads: without unlabeled views the labeled ones alone. Which of them is drawn
+    from the seed, so that a stage that is run again ends with the same network.
+    """
+    data = context.data
+    rows = np.arange(len(data.x_train)) if method.views.unlabeled else context.budget.index
+    order = torch.randperm(len(rows), generator=generator(context.recipe.seed, context.name, "statistics"))
+    chosen = rows[order[:IMAGES].numpy()]
+    parts = np.array_split(chosen, max(1, round(len(chosen) / BATCH)))
+    normalize = context.normalize()
+    refresh_statistics(
+        predictor,
+        (
+            batch
+            for part in parts
+            for batch in clean_batches(data.x_train, normalize, context.device, part, size=len(part))
+        ),
+    )
