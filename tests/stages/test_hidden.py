@@ -61,6 +61,8 @@ STAGES: dict[str, Any] = {
     "flexmatch": train_stage("flexmatch"),
     "freematch": train_stage("freematch"),
     "softmatch": train_stage("softmatch"),
+    "adamatch": train_stage("adamatch", threshold=0.0, ramp=0.0),
+    "averaged": train_stage("fixmatch", threshold=0.0, teacher="ema", stage={"ema": None}),
     "simmatch": train_stage("simmatch", threshold=0.0),
     "comatch": train_stage("comatch", threshold=0.0, graph_threshold=0.2, memory=32),
     "mean_teacher": train_stage("mean_teacher"),
