@@ -11,7 +11,7 @@ import pytest
 from semisup.bench.execution.jobs import plan_run
 from semisup.bench.execution.progress import BenchConsole
 from semisup.bench.execution.scheduler import JobBoard
-from semisup.bench.execution.steptimes import TIMES, step_times
+from semisup.bench.execution.steptimes import STEP_TIMES, step_times
 from semisup.bench.suites.runs import expand
 from semisup.bench.suites.suite import Suite
 from semisup.data import load_data
@@ -21,7 +21,7 @@ from tests.bench.bench_small import small
 
 def times(folder: Path) -> dict[str, Any]:
     """Kind -> kept record, of the one device."""
-    (found,) = json.loads((folder / TIMES).read_text(encoding="utf-8")).values()
+    (found,) = json.loads((folder / STEP_TIMES).read_text(encoding="utf-8")).values()
     return dict(found)
 
 
@@ -39,7 +39,7 @@ def long_enough(*overrides: str) -> Suite:
 
 def test_what_is_short_is_not_timed_unless_lengths_are_in_seconds(tmp_path: Path) -> None:
     short = ("draws=1", "labels=[20]")
-    assert timed(small(*short, only=("supervised",)), tmp_path) == {} and not (tmp_path / TIMES).exists()
+    assert timed(small(*short, only=("supervised",)), tmp_path) == {} and not (tmp_path / STEP_TIMES).exists()
     assert len(timed(small(*short, "compute=[3 s]", only=("supervised", "logistic")), tmp_path)) == 1
 
 
@@ -47,10 +47,10 @@ def test_a_busy_machine_is_timed_again_and_a_quiet_one_is_not(tmp_path: Path) ->
     assert len(timed(long_enough(), tmp_path)) == 1
     ((kind, first),) = times(tmp_path).items()
     assert first["load"] >= 0 and first["seconds"] > 0
-    device = next(iter(json.loads((tmp_path / TIMES).read_text())))
+    device = next(iter(json.loads((tmp_path / STEP_TIMES).read_text())))
 
     def kept(load: float, *overrides: str) -> bool:
-        (tmp_path / TIMES).write_text(json.dumps({device: {kind: first | {"seconds": 123.0, "load": load}}}))
+        (tmp_path / STEP_TIMES).write_text(json.dumps({device: {kind: first | {"seconds": 123.0, "load": load}}}))
         return timed(long_enough(*overrides), tmp_path) == {kind: 123.0}
 
     assert kept(0.0)
@@ -66,9 +66,9 @@ DAMAGED = ["", "{", "[]", '{"cpu": {"kind": {"seconds": "fast"}}}', '{"cpu": {"k
 def test_a_damaged_file_is_told_and_measured_anew(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / TIMES).write_bytes(text.encode("latin-1"))
+    (tmp_path / STEP_TIMES).write_bytes(text.encode("latin-1"))
     assert timed(small("draws=1", "labels=[20]", only=("supervised",)), tmp_path) == {}
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if TIMES in line]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if STEP_TIMES in line]
     assert "warning" in line and "measured anew" in line
 
 

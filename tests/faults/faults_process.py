@@ -113,7 +113,7 @@ STAGES: dict[str, dict[str, Any]] = {
 """Every method for gray images once, with every optimizer, and what has a state: memory, averages, networks, tables."""
 
 ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-PATIENCE = 60.0
+PATIENCE = 240.0
 """Seconds after which a process that does nothing has failed the test."""
 
 SERVER = """
@@ -181,12 +181,12 @@ class Nursery:
         )
         self.child: Child | None = None
 
-    def start(self, cwd: Path, *args: str, largest_file: int = 0) -> Child:
+    def start(self, cwd: Path, *args: str, largest_file: int = 0, log: Path | None = None) -> Child:
         """Start `semisup ARGS` in `cwd`; no file may grow beyond `largest_file` bytes, if given: a full disk."""
         if self.child is not None and self.child.code is None:  # its test has failed
             self.child.kill()
             self.child.wait()
-        log = cwd / "output.log"
+        log = log or cwd / "output.log"
         job = {"cwd": str(cwd), "args": args, "log": str(log), "largest_file": largest_file}
         assert self.server.stdin is not None
         self.server.stdin.write(json.dumps(job) + "\n")
@@ -199,9 +199,9 @@ class Nursery:
         assert self.server.stdout is not None
         return int(self.server.stdout.readline())
 
-    def run(self, cwd: Path, *args: str, largest_file: int = 0) -> tuple[int, str]:
+    def run(self, cwd: Path, *args: str, largest_file: int = 0, log: Path | None = None) -> tuple[int, str]:
         """Start and wait: exit status and everything printed."""
-        child = self.start(cwd, *args, largest_file=largest_file)
+        child = self.start(cwd, *args, largest_file=largest_file, log=log)
         return child.wait(), child.log.read_text()
 
     def __enter__(self) -> Nursery:

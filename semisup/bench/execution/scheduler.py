@@ -89,10 +89,7 @@ def run_jobs(
             if len(flying) >= at_once():
                 return
             del ready[fingerprint]
-            store = None if board.ships else str(board.store.resolve())
-            packs = {name: board.pack(read) for name, read in job.inputs}
-            key = f"{job.name} {fingerprint}"  # what the dashboard shows
-            future = client.submit(run_job, job, packs, store, retries=retries, key=key, pure=False)
+            future = _send(client, board, job, retries)
             flying[fingerprint] = future
             future.add_done_callback(lambda done, fingerprint=fingerprint: landed.put((fingerprint, done)))
 
@@ -139,6 +136,14 @@ def run_jobs(
         if time.monotonic() - ticked > REFRESH_SECONDS:
             ticked = time.monotonic()
             on_tick(len(flying))
+
+
+def _send(client: Any, board: JobBoard, job: Job, retries: int) -> Any:
+    """Submit a job with what it reads; return its future."""
+    store = None if board.ships else str(board.store.resolve())
+    packs = {name: board.pack(read) for name, read in job.inputs}
+    key = f"{job.name} {job.fingerprint}"  # what the dashboard shows
+    return client.submit(run_job, job, packs, store, retries=retries, key=key, pure=False)
 
 
 def _needed(board: JobBoard, jobs: Sequence[Job]) -> list[Job]:

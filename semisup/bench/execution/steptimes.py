@@ -24,9 +24,9 @@ from semisup.pipeline.plan import StagePlan
 from semisup.pipeline.timing import is_busy
 from semisup.stages import write_json
 
-__all__ = ["TIMES", "Call", "step_times"]
+__all__ = ["STEP_TIMES", "Call", "step_times"]
 
-TIMES = "step_times.json"
+STEP_TIMES = "step_times.json"
 SHORT = 220
 """Steps of a kind left to make below which timing them is not worth it: it takes 11, 5% of these."""
 Call = Callable[..., Any]
@@ -58,7 +58,7 @@ def step_times(
         call: runs a function where the steps will be made.
         longest: as for :func:`make_jobs`.
     """
-    path = folder / TIMES
+    path = folder / STEP_TIMES
     by_device = _read(path, console)
     here = by_device.setdefault(str(call(device_name)), {})
     in_seconds = any(compute.unit == "s" for compute in suite.computes)

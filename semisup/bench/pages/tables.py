@@ -11,11 +11,10 @@ from semisup.columns import COLUMNS
 from semisup.text import budget, count, interval, mean_std, number, p_value, percent, signed
 
 __all__ = [
-    "LEVEL",
+    "HOLM_LEVEL",
     "PageColumn",
     "Table",
     "accuracy_text",
-    "compared_with",
     "difference_text",
     "mark",
     "needed_table",
@@ -25,9 +24,9 @@ __all__ = [
 ]
 
 Cell = Mapping[str, Any]
-Shown = tuple[float | str | None, str]
+Value = tuple[float | str | None, str]
 """What to sort by, None where nothing was measured, and the text."""
-LEVEL = 0.05
+HOLM_LEVEL = 0.05
 """Of the family-wise error that Holm's p values are held against."""
 
 
@@ -38,7 +37,7 @@ class PageColumn:
     title: str
     help: str
     """For a tooltip."""
-    read: Callable[[Cell], Shown]
+    read: Callable[[Cell], Value]
     """Of a row's item."""
     first: str = "ascending"
     """Order after the first press on its header."""
@@ -51,7 +50,7 @@ class Table:
     """Columns, and the rows under them."""
 
     columns: list[PageColumn]
-    rows: list[list[Shown]]
+    rows: list[list[Value]]
 
 
 def table(columns: Sequence[PageColumn], items: Sequence[Cell]) -> Table:
@@ -85,21 +84,21 @@ def result_columns(summary: Mapping[str, Any]) -> list[PageColumn]:
     (judged,) = (column for column in COLUMNS if column.name == "accuracy")
     high = "descending"
 
-    def spread(name: str, write: Callable[[float], str]) -> Callable[[Cell], Shown]:
-        def read(cell: Cell) -> Shown:
+    def spread(name: str, write: Callable[[float], str]) -> Callable[[Cell], Value]:
+        def read(cell: Cell) -> Value:
             found = cell.get(name)  # older summaries have fewer metrics
             return None if found is None else found["mean"], mean_std(found, write)
 
         return read
 
-    def parameters(cell: Cell) -> Shown:
+    def parameters(cell: Cell) -> Value:
         value = entries[cell["entry"]]["parameters"] or None
         return value, number(value, 0)
 
-    def counted(name: str) -> Callable[[Cell], Shown]:
+    def counted(name: str) -> Callable[[Cell], Value]:
         return lambda cell: (cell[name] or None, f"{cell[name]} of {cell['runs']}" if cell[name] else "")
 
-    def method(cell: Cell) -> Shown:
+    def method(cell: Cell) -> Value:
         name = entries[cell["entry"]]["method"]
         return (None, "") if name == cell["entry"] else (name, name)
 
@@ -143,12 +142,6 @@ def _comparison(summary: Mapping[str, Any]) -> list[PageColumn]:
     ]
 
 
-def compared_with(summary: Mapping[str, Any], compute: str, labels: str) -> str | None:
-    """Return the baseline of a budget and compute; None where nothing is compared."""
-    places = summary["compared_with"]
-    return next((p["entry"] for p in places if (p["compute"], p["labels"]) == (compute, labels)), None)
-
-
 def mark(cell: Cell) -> str:
     """Return `*` unless the interval of the difference lies above 0, `†` if it does and Holm's p is below 0.05 too.
 
@@ -159,7 +152,7 @@ def mark(cell: Cell) -> str:
         return ""
     if difference["low"] is None or difference["low"] <= 0:
         return "*"
-    return "†" if difference["p_holm"] is not None and difference["p_holm"] < LEVEL else ""
+    return "†" if difference["p_holm"] is not None and difference["p_holm"] < HOLM_LEVEL else ""
 
 
 def accuracy_text(cell: Cell | None) -> str:
@@ -181,11 +174,11 @@ def difference_text(cell: Cell) -> str:
     return f"{signed(difference['mean'])}{' ' * bool(bounds)}{bounds} {mark(cell) or ' '}"
 
 
-def _accuracy(cell: Cell) -> Shown:
+def _accuracy(cell: Cell) -> Value:
     return None if cell["accuracy"] is None else cell["accuracy"]["mean"], accuracy_text(cell)
 
 
-def _accuracy_interval(cell: Cell) -> Shown:
+def _accuracy_interval(cell: Cell) -> Value:
     accuracy = cell["accuracy"]
     return accuracy["low"], interval(accuracy["low"], accuracy["high"])
 
@@ -194,24 +187,24 @@ def _of_difference(cell: Cell, name: str) -> Any:
     return None if cell["difference"] is None else cell["difference"][name]
 
 
-def _compared(cell: Cell) -> Shown:
+def _compared(cell: Cell) -> Value:
     name = _of_difference(cell, "to")
     return name, name or ""
 
 
-def _own_interval(cell: Cell) -> Shown:
+def _own_interval(cell: Cell) -> Value:
     if not _of_difference(cell, "pooled"):
         return None, ""  # it is the interval already shown
     own = _of_difference(cell, "t")
     return own["low"], interval(own["low"], own["high"])
 
 
-def _p_holm(cell: Cell) -> Shown:
+def _p_holm(cell: Cell) -> Value:
     value = _of_difference(cell, "p_holm")
     return value, p_value(value)
 
 
-def _rank(cell: Cell) -> Shown:
+def _rank(cell: Cell) -> Value:
     return cell["rank"], number(cell["rank"], 1)
 
 
@@ -224,7 +217,7 @@ def needed_table(summary: Mapping[str, Any], computes: Sequence[str]) -> Table:
     rows = [{"entry": key[0], "compute": key[1], "targets": targets} for key, targets in found.items()]
 
     def target_column(target: float) -> PageColumn:
-        def read(row: Cell) -> Shown:
+        def read(row: Cell) -> Value:
             item = row["targets"].get(target)
             return (None, "") if item is None else (item["labels"], _needed(item))
 

@@ -17,17 +17,17 @@ from semisup.text import aligned, interval, percent, signed
 
 __all__ = ["compare_suites", "read_summary"]
 
-Key = tuple[str, str, str, int, int]  # compute, labels, entry, draw, init
+RunKey = tuple[str, str, str, int, int]  # compute, labels, entry, draw, init
 
 
 @dataclass(frozen=True)
 class Side:
     """One result folder: its runs, and its summary ({} without leaderboard.json)."""
 
-    runs: Mapping[Key, Row]
+    runs: Mapping[RunKey, Row]
     summary: Mapping[str, Any]
 
-    def accuracy(self, run: Key) -> float | None:
+    def accuracy(self, run: RunKey) -> float | None:
         """Accuracy of a run; None if it was not made, failed, or was not judged by it."""
         return self.runs[run].accuracy if run in self.runs else None
 
