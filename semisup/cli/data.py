@@ -74,7 +74,7 @@ def prepare(
         for note in prepared.notes(refused):
             typer.echo(f"warning: {note}", err=True)
         raise_all(list(refused.values()), str(root))
-        typer.echo(f"next: semisup run folder/fixmatch {_as_keys(config)} --dry-run")
+        typer.echo(f"next: semisup run folder/small {_as_keys(config)} --dry-run")
 
 
 def _as_keys(config: DataConfig) -> str:

@@ -244,7 +244,7 @@ def test_a_broken_stage_is_not_called_unknown_by_the_others() -> None:
         ({"refresh_batchnorm": 1}, "refresh_batchnorm: must be true, false or auto, not 1"),
         (
             {"kind": "trian"},
-            "kind: must be one of train, relabel, propagate, probe, knn, not 'trian'; did you mean 'train'?",
+            "kind: must be one of train, features, relabel, propagate, probe, knn, not 'trian'; did you mean 'train'?",
         ),
         ({"method": "supervised"}, "method: must be a mapping, such as {name: ...}, not 'supervised'"),
         ({"method": None}, "method: must be a mapping, such as {name: ...}, not null"),
@@ -404,7 +404,7 @@ def test_a_teacher_of_the_wrong_type_is_one_mistake() -> None:
         ({}, "of: missing; a {kind} stage needs the train stage whose network it judges"),
         ({"of": None}, "of: missing; a {kind} stage needs the train stage whose network it judges"),
         ({"of": "on"}, "of: no stage 'on'; did you mean 'one'?"),
-        ({"of": "labels"}, "of: 'labels' is a relabel stage, and a train stage is needed"),
+        ({"of": "labels"}, "of: 'labels' is a relabel stage, and a train or features stage is needed"),
         ({"of": "late"}, "of: 'late' runs later; a stage can only use the stages above it"),
         ({"of": "one", "teacher": "one"}, "teacher: a {kind} stage has none; name the stage that it judges with of:"),
         ({"of": "one", "steps": 3}, "steps: a {kind} stage does not train, so it has no steps"),
