@@ -1,6 +1,6 @@
 """Recipes: their models, and reading them with every mistake answered at once."""
 
-from semisup.config.load import find_recipe, load_recipe, parse_recipe, shipped_recipes, to_yaml
+from semisup.config.load import Reading, find_recipe, load_recipe, parse_recipe, read_recipe, shipped_recipes, to_yaml
 from semisup.config.schema import (
     BatchConfig,
     DataConfig,
@@ -20,6 +20,7 @@ __all__ = [
     "InitConfig",
     "Input",
     "OptimizerConfig",
+    "Reading",
     "Recipe",
     "ScheduleConfig",
     "StageConfig",
@@ -28,6 +29,7 @@ __all__ = [
     "find_recipe",
     "load_recipe",
     "parse_recipe",
+    "read_recipe",
     "shipped_recipes",
     "to_yaml",
 ]

@@ -122,7 +122,7 @@ def _wrong_reference(one: Input, stage: str, names: Collection[str], found: dict
     """Say why `stage` cannot use an input; `found` has the kinds down to `stage` itself, `names` has all stages."""
     if one.stage == stage:
         return "a stage cannot use itself"
-    wanted = [kind.Config.model_fields["kind"].default for kind in kinds().KINDS if one.wants == kind.LEAVES]
+    wanted = [kind.Config.model_fields["kind"].default for kind in kinds().KINDS if one.wants in kind.LEAVES]
     needed = " or ".join(wanted)
     if one.stage in found:
         kind = found[one.stage]
@@ -141,5 +141,7 @@ def _check_augment(augment: dict[str, Any], path: str, problems: list[str]) -> N
                 problems.append(f"{path}.backend: {one_of(settings, BACKENDS)}")
         elif not isinstance(settings, dict):
             problems.append(f"{path}.{view}: must be a mapping, not {show(settings)}")
-        elif not isinstance(settings.get("policy", "none" if "albumentations" in settings else None), str):
-            problems.append(f"{path}.{view}.policy: missing, or not a policy's name")
+        elif "policy" not in settings and "albumentations" not in settings:
+            problems.append(f"{path}.{view}.policy: missing")
+        elif not isinstance(settings.get("policy", "none"), str):
+            problems.append(f"{path}.{view}.policy: must be text, not {show(settings['policy'])}")

@@ -204,7 +204,7 @@ class Input(NamedTuple):
     key: str
     """Where it names it, e.g. `teacher[0]`."""
     stage: str
-    wants: Literal["network", "pseudo-labels"]
+    wants: Literal["network", "features", "pseudo-labels"]
     """What the earlier stage must leave."""
 
 

@@ -117,7 +117,7 @@ class Reporter(Terminal):
         for stage in plan.stages:
             table.add_row(
                 stage.name,
-                *(_training_cells(stage) if stage.network is not None else _other_cells(stage)),
+                *(_training_cells(stage) if stage.config.kind == "train" else _other_cells(stage)),
                 f"{stage.memory / 2**20:,.0f} MiB",
                 "done before" if stage.name in reused else "",
             )

@@ -1,4 +1,9 @@
-"""`refresh_batchnorm`: the statistics that a finished network is evaluated and kept with."""
+"""`refresh_batchnorm`: the statistics that a finished network is evaluated and kept with.
+
+Digits, WRN-10-1, labels alone with strong views, 200 steps, last weights, means of three draws, 40 / 600 labels:
+momentum 0.001 37.8 / 18.5%, refreshed 88.6 / 97.0; 0.015, which leaves 5% of the initial statistics, 88.1 / 92.9,
+refreshed 88.6 / 97.0; 0.1 at 600 labels 94.5, refreshed 97.0. FixMatch at 0.1: 89.6 / 95.5, refreshed 89.8 / 96.6.
+"""
 
 from __future__ import annotations
 

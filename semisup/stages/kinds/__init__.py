@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, Union
 from pydantic import Discriminator, Tag
 
 from semisup.config import Input, Recipe, StageConfig
-from semisup.stages.kinds import knn, probe, propagate, relabel, train
+from semisup.stages.kinds import features, knn, probe, propagate, relabel, train
 
 if TYPE_CHECKING:
     from semisup.stages.artifact import Artifact
@@ -28,7 +28,7 @@ class Kind(Protocol):
     Config: Any
     """The model of its settings, a `StageConfig` whose `kind` has one value and a default."""
     LEAVES: Any
-    """What later stages may want of it: network, pseudo-labels, or scores, which none wants."""
+    """What later stages may want of it: network (to start from or to be taught by), features, pseudo-labels."""
 
     def inputs(self, stage: Any) -> list[Input]:
         """Return the earlier stages that a stage names."""
@@ -43,7 +43,7 @@ class Kind(Protocol):
         """Run a stage; return what it leaves, and the step that it was resumed from, if it was."""
 
 
-KINDS: tuple[Kind, ...] = (train, relabel, propagate, probe, knn)
+KINDS: tuple[Kind, ...] = (train, features, relabel, propagate, probe, knn)
 """The first is what a stage is that names no kind."""
 
 

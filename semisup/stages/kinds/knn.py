@@ -28,7 +28,7 @@ class Config(StageConfig):
     kind: Literal["knn"] = "knn"
     """What the stage does."""
     of: str | None = None
-    """An earlier train stage, whose network is looked at."""
+    """An earlier train stage, or features stage, whose network is looked at."""
     bank: Literal["labels", "all"] = "labels"
     """Who votes. labels: the budget's images, a few-label result (test/accuracy). all: every training label, whatever
     the budget: a look at the features (knn/accuracy) that no few-label result may be compared with."""
@@ -41,12 +41,12 @@ class Config(StageConfig):
     """See the probe's."""
 
 
-LEAVES = "scores"
+LEAVES: tuple[str, ...] = ()
 
 
 def inputs(stage: Config) -> list[Input]:
     """Return the earlier stages that a stage names."""
-    return [] if stage.of is None else [Input("of", stage.of, "network")]
+    return [] if stage.of is None else [Input("of", stage.of, "features")]
 
 
 def check(stage: Config) -> Iterator[tuple[str, str]]:
@@ -95,7 +95,7 @@ def run(context: StageContext) -> tuple[Artifact, None]:
 
     from semisup.evaluate import knn_predict, predict_logits
     from semisup.stages.evaluation import evaluate_test, evaluate_validation
-    from semisup.stages.features import Layers, finish_evaluated, frozen_network, unchanged
+    from semisup.stages.features import Layers, features_of_images, finish_evaluated, frozen_network, unchanged
 
     started = time.perf_counter()
     data, budget, config = context.data, context.budget, context.config
@@ -106,7 +106,7 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     k = min(MOST_NEIGHBORS, max(1, len(index) // data.num_classes)) if config.k is None else min(config.k, len(index))
     metrics: dict[str, Any] = {"knn/bank": len(index), "knn/k": k}
     with unchanged(network):
-        bank = predict_logits(network, context.clean_batches(data.x_train, index))
+        bank = features_of_images(context, str(config.of), network, "train", index)
         labels = torch.from_numpy(data.y_train[index]).to(bank.device)
         seconds = time.perf_counter() - started
 

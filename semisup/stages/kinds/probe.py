@@ -24,7 +24,7 @@ class Config(StageConfig):
     kind: Literal["probe"] = "probe"
     """What the stage does."""
     of: str | None = None
-    """An earlier train stage, whose network is looked at."""
+    """An earlier train stage, or features stage, whose network is looked at."""
     layers: bool = False
     """Probe every layer group of the backbone too, each averaged over its map; test/accuracy stays that of the
     features."""
@@ -33,12 +33,12 @@ class Config(StageConfig):
     More keep where in the image something was (as pooled for VISSL's probes, arXiv:1905.01235, sec. 5)."""
 
 
-LEAVES = "scores"
+LEAVES: tuple[str, ...] = ()
 
 
 def inputs(stage: Config) -> list[Input]:
     """Return the earlier stages that a stage names."""
-    return [] if stage.of is None else [Input("of", stage.of, "network")]
+    return [] if stage.of is None else [Input("of", stage.of, "features")]
 
 
 def check(stage: Config) -> Iterator[tuple[str, str]]:
@@ -79,7 +79,7 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     from semisup.evaluate import fit_probe, predict_logits
     from semisup.models.weights import save_weights
     from semisup.stages.evaluation import evaluate_test, evaluate_validation
-    from semisup.stages.features import Layers, finish_evaluated, frozen_network, unchanged
+    from semisup.stages.features import Layers, features_of_images, finish_evaluated, frozen_network, unchanged
 
     started = time.perf_counter()
     data, budget, config = context.data, context.budget, context.config
@@ -87,7 +87,7 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     network = frozen_network(context, config.of)
     layers = Layers(network, layers=config.layers, grid=config.grid)
     with unchanged(network):
-        features = layers.split(predict_logits(layers, context.clean_batches(data.x_train, budget.index)).cpu())
+        features = layers.split(features_of_images(context, str(config.of), layers, "train", budget.index).cpu())
         labels = torch.from_numpy(data.y_train[budget.index])
         cached = {"index": torch.from_numpy(budget.index), "labels": labels, **features}
         save_weights(context.folder / "features.safetensors", cached)
@@ -102,7 +102,7 @@ def run(context: StageContext) -> tuple[Artifact, None]:
             ),
         )
         if len(data.x_test):
-            test = layers.split(predict_logits(layers, context.clean_batches(data.x_test)).cpu())
+            test = layers.split(features_of_images(context, str(config.of), layers, "test").cpu())
             y_test = torch.from_numpy(data.y_test)
             answers = {name: each.logits(test[name], data.num_classes) for name, each in probes.items()}
             metrics |= evaluate_test(context, answers[last])

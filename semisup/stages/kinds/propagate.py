@@ -24,8 +24,8 @@ class Config(StageConfig):
     kind: Literal["propagate"] = "propagate"
     """What the stage does."""
     teacher: list[str] = []
-    """Earlier train stages, by whose features images are compared; one may be written without the brackets. Those of
-    several stand next to each other (`components` gives them one scale)."""
+    """Earlier train or features stages, by whose features images are compared; one may be written without the brackets.
+    Those of several stand next to each other (`components` gives them one scale)."""
     neighbors: Annotated[int, Range(1, 10_000)] = 50
     """Nearest images that each one is joined to, >= 1."""
     alpha: BelowOne = 0.99
@@ -50,12 +50,12 @@ class Config(StageConfig):
     200 components of grid 3, balanced, over all 60,000 images; the figures above are of 15,000)."""
 
 
-LEAVES = "pseudo-labels"
+LEAVES = ("pseudo-labels",)
 
 
 def inputs(stage: Config) -> list[Input]:
     """Return the earlier stages that a stage names."""
-    return [Input(f"teacher[{i}]", name, "network") for i, name in enumerate(stage.teacher)]
+    return [Input(f"teacher[{i}]", name, "features") for i, name in enumerate(stage.teacher)]
 
 
 def check(stage: Config) -> Iterator[tuple[str, str]]:
@@ -104,7 +104,6 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     from torch import nn
 
     from semisup.engine import generator
-    from semisup.evaluate import predict_logits
     from semisup.graph import (
         balanced,
         certainty,
@@ -115,7 +114,7 @@ def run(context: StageContext) -> tuple[Artifact, None]:
         wanted_shares,
         whitened,
     )
-    from semisup.stages.features import Layers, Mirrored
+    from semisup.stages.features import Layers, Mirrored, features_of_images
     from semisup.stages.predictor import load_features
     from semisup.stages.targets import save_targets
 
@@ -127,7 +126,7 @@ def run(context: StageContext) -> tuple[Artifact, None]:
         features: nn.Module = Layers(load_features(context.inputs[teacher].folder, context.device), grid=config.grid)
         if config.mirror:
             features = Mirrored(features)
-        parts.append(predict_logits(features, context.clean_batches(data.x_train)))
+        parts.append(features_of_images(context, teacher, features, "train"))
     compared = torch.cat(parts, dim=1)
     if config.components is not None:
         compared = whitened(compared, config.components)

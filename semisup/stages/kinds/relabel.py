@@ -35,7 +35,7 @@ class Config(StageConfig):
     """Repeat images of classes that have fewer than `per_class`."""
 
 
-LEAVES = "pseudo-labels"
+LEAVES = ("pseudo-labels",)
 
 
 def inputs(stage: Config) -> list[Input]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # what a stage runs is imported when it is planned or run: re
 __all__ = ["LEAVES", "Config", "check", "inputs", "plan", "run"]
 
 Config = TrainConfig
-LEAVES = "network"
+LEAVES = ("network", "features")
 
 
 def inputs(stage: TrainConfig) -> list[Input]:
