@@ -58,7 +58,7 @@ def test_probe_knn_and_propagate_read_it_without_training(model: dict[str, Any],
         "features": {"kind": "features", "model": model},
         "probe": {"kind": "probe", "of": "features"},
         "knn": {"kind": "knn", "of": "features"},
-        "spread": {"kind": "propagate", "teacher": "features", "propagate": {"neighbors": 5}},
+        "spread": {"kind": "propagate", "teacher": "features", "neighbors": 5},
     }
     done = run_stages(stages, small_data(channels=3), tmp_path)
     folder = done["features"].folder
@@ -76,7 +76,7 @@ def test_probe_knn_and_propagate_read_it_without_training(model: dict[str, Any],
     ("stage", "rule"),
     [
         ({"kind": "features"}, "random weights"),
-        ({"kind": "features", "method": {"name": "simclr"}}, "does not train"),
+        ({"kind": "features", "method": {"name": "simclr"}}, "method: unknown key"),
         ({"kind": "features", "of": "x"}, "of"),
     ],
 )
