@@ -86,7 +86,9 @@ def _check_stages(stages: dict[str, dict[str, Any]], raw: dict[str, Any], proble
             _check_labeler(kind, stage, given, path, problems)
         elif kind in _JUDGES:
             _check_judge(kind, stage, given, path, problems)
-        if kind in ("train", *_LABELERS) and stage.get("of") is not None:
+        elif kind == "features":
+            _check_features(stage, path, problems)
+        if kind in ("train", "features", *_LABELERS) and stage.get("of") is not None:
             problems.append(f"{path}.of: only a stage of kind {' or '.join(_JUDGES)} reads it")
         for key, target, wanted in _references(stage):
             wrong = _wrong_reference(target, wanted, name, raw, kinds)
@@ -101,11 +103,11 @@ def _references(stage: dict[str, Any]) -> Iterator[tuple[str, str, tuple[str, ..
     if source is not None:
         yield "init.from", source, ("train",)
     for i, teacher in enumerate(stage.get("teacher", [])):
-        yield f"teacher[{i}]", teacher, ("train",)
+        yield f"teacher[{i}]", teacher, ("train", "features") if stage.get("kind") == "propagate" else ("train",)
     if stage.get("pseudo_labels") is not None:
         yield "pseudo_labels", stage["pseudo_labels"], _LABELERS
     if stage.get("of") is not None:
-        yield "of", stage["of"], ("train",)
+        yield "of", stage["of"], ("train", "features")
 
 
 def _wrong_reference(
@@ -151,8 +153,10 @@ def _check_augment(augment: dict[str, Any], path: str, problems: list[str]) -> N
                 problems.append(f"{path}.backend: {one_of(settings, BACKENDS)}")
         elif not isinstance(settings, dict):
             problems.append(f"{path}.{view}: must be a mapping, not {show(settings)}")
-        elif not isinstance(settings.get("policy", "none" if "albumentations" in settings else None), str):
-            problems.append(f"{path}.{view}.policy: missing, or not a policy's name")
+        elif "policy" not in settings and "albumentations" not in settings:
+            problems.append(f"{path}.{view}.policy: missing")
+        elif not isinstance(settings.get("policy", "none"), str):
+            problems.append(f"{path}.{view}.policy: must be text, not {show(settings['policy'])}")
 
 
 def _check_blocks(kind: str, stage: dict[str, Any], path: str, problems: list[str]) -> None:
@@ -182,11 +186,20 @@ def _check_judge(kind: str, stage: dict[str, Any], given: set[str], path: str, p
     _check_untrained(kind, stage, path, problems)
 
 
-def _check_untrained(kind: str, stage: dict[str, Any], path: str, problems: list[str]) -> None:
-    """Refuse what a stage that does not train would silently ignore."""
+def _check_features(stage: dict[str, Any], path: str, problems: list[str]) -> None:
+    _check_named(stage.get("model"), f"{path}.model", problems)
+    if stage.get("teacher"):
+        problems.append(f"{path}.teacher: a features stage has none")
+    _check_untrained("features", stage, path, problems, reads=("model",))
+
+
+def _check_untrained(
+    kind: str, stage: dict[str, Any], path: str, problems: list[str], reads: tuple[str, ...] = ()
+) -> None:
+    """Refuse what a stage that does not train would silently ignore; `reads` are the keys that it does not."""
     _check_blocks(kind, stage, path, problems)
     default = StageConfig().model_dump()
-    for key in _TRAIN_ONLY:
+    for key in (key for key in _TRAIN_ONLY if key not in reads):
         value = stage.get(key, default[key])
         # A resolved recipe spells the defaults out, so only a difference from them is a mistake.
         same = {**default[key], **value} == default[key] if isinstance(default[key], dict) else value == default[key]

@@ -270,19 +270,20 @@ class KnnConfig(Settings):
 class StageConfig(Settings):
     """One named step of a recipe."""
 
-    kind: Literal["train", "relabel", "propagate", "probe", "knn"] = "train"
+    kind: Literal["train", "features", "relabel", "propagate", "probe", "knn"] = "train"
     """What the stage does."""
     method: Named = {}
     """The learning algorithm, {name: ..., its options}; required for kind train."""
     init: InitConfig | None = None
     """First weights; null: random. `init: pretrain` is short for {from: pretrain}."""
     teacher: list[str] = []
-    """Earlier train stages; one may be written without the brackets. Several: a relabel stage takes the mean of their
-    answers, a propagate stage their features side by side (`components` gives those one scale)."""
+    """Earlier train stages (propagate: or features stages); one may be written without the brackets. Several: a relabel
+    stage takes the mean of their answers, a propagate stage their features side by side (`components` gives those one
+    scale)."""
     pseudo_labels: str | None = None
     """An earlier relabel or propagate stage whose labels are trained on."""
     of: str | None = None
-    """An earlier train stage: the network that a probe or knn stage judges."""
+    """An earlier train or features stage: the network that a probe or knn stage judges."""
     model: Named | None = None
     """The network, {name: ..., its options}; null: the init stage's model, else the recipe's."""
     optimizer: OptimizerConfig = OptimizerConfig()

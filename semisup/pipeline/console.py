@@ -117,7 +117,7 @@ class Reporter(Terminal):
         for stage in plan.stages:
             config = stage.config
             lrs = {config.optimizer.lr, *config.optimizer.group_lr.values()}
-            trains = stage.network is not None
+            trains = config.kind == "train"
             table.add_row(
                 stage.name,
                 str(config.method["name"]) if trains else config.kind,

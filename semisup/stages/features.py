@@ -6,19 +6,22 @@ import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semisup.evaluate import predict_logits
 from semisup.methods.base import frozen
 from semisup.models import count_parameters
 from semisup.stages.artifact import Artifact, finish_untrained
+from semisup.stages.cache import read_features
 from semisup.stages.context import StageContext
 from semisup.stages.predictor import load_features
 
-__all__ = ["Layers", "Mirrored", "finish_evaluated", "frozen_network", "unchanged"]
+__all__ = ["Layers", "Mirrored", "features_of_images", "finish_evaluated", "frozen_network", "unchanged"]
 
 
 @contextmanager
@@ -92,6 +95,33 @@ class Mirrored(nn.Module):
         """Return (N, D) of images (N, C, H, W)."""
         mean: Tensor = (self.features(images) + self.features(images.flip(3))) / 2
         return mean
+
+
+def features_of_images(
+    context: StageContext,
+    source: str,
+    network: nn.Module,
+    part: Literal["train", "test"],
+    rows: np.ndarray | None = None,
+) -> Tensor:
+    """Return the features (N, D) of a part's images, or of some rows of them, on the network's device.
+
+    A features stage has stored them, unless they are looked at in parts, layers or mirrored.
+
+    Args:
+        context: of the stage that asks.
+        source: name of the stage whose network it is.
+        network: that network, as `Layers` or `Mirrored`.
+        part: of the data.
+        rows: which images.
+    """
+    images = context.data.x_train if part == "train" else context.data.x_test
+    path = context.inputs[source].folder / f"{part}.npy"
+    if path.exists() and isinstance(network, Layers) and network.grid == 1 and not network.layers:
+        found = read_features(path, rows).to(context.device)
+        network.widths = {"features": found.shape[1]}
+        return found
+    return predict_logits(network, context.clean_batches(images, rows))
 
 
 def frozen_network(context: StageContext) -> nn.Module:

@@ -243,8 +243,8 @@ def test_a_network_in_train_mode_would_be_noticed(
         with torch.no_grad():
             return torch.cat([model.train()(images) for images in batches])
 
-    for kind in ("probe", "knn"):
-        monkeypatch.setattr(f"semisup.stages.kinds.{kind}.predict_logits", careless)
+    for place in ("kinds.probe", "kinds.knn", "features"):
+        monkeypatch.setattr(f"semisup.stages.{place}.predict_logits", careless)
     with pytest.raises(AssertionError, match=r"judging has changed the network: .*running_mean"):
         run_stages(stages(judged=judge), small_data(), tmp_path)
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from semisup.config import StageConfig
 from semisup.stages.artifact import Artifact
 from semisup.stages.context import StageContext
-from semisup.stages.kinds import knn, probe, propagate, relabel, train
+from semisup.stages.kinds import features, knn, probe, propagate, relabel, train
 from semisup.stages.planned import Plan, StagePlan
 
 __all__ = ["KINDS", "Kind"]
@@ -27,5 +27,12 @@ class Kind(Protocol):
         """Run a stage; return what it leaves, and the step that it was resumed from, if it was."""
 
 
-KINDS: dict[str, Kind] = {"train": train, "relabel": relabel, "propagate": propagate, "probe": probe, "knn": knn}
+KINDS: dict[str, Kind] = {
+    "train": train,
+    "features": features,
+    "relabel": relabel,
+    "propagate": propagate,
+    "probe": probe,
+    "knn": knn,
+}
 """By what a stage's `kind:` says."""

@@ -16,7 +16,7 @@ from semisup.evaluate.knn import SIMILARITIES
 from semisup.stages.artifact import Artifact
 from semisup.stages.context import StageContext
 from semisup.stages.evaluation import evaluate_test, evaluate_validation
-from semisup.stages.features import Layers, finish_evaluated, frozen_network, unchanged
+from semisup.stages.features import Layers, features_of_images, finish_evaluated, frozen_network, unchanged
 from semisup.stages.planned import Plan, StagePlan
 from semisup.stages.requirements import features_of, require_grid, require_labels
 
@@ -70,7 +70,8 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     k = min(MOST_NEIGHBORS, max(1, len(index) // data.num_classes)) if config.k is None else min(config.k, len(index))
     metrics: dict[str, Any] = {"knn/bank": len(index), "knn/k": k}
     with unchanged(network):
-        bank = predict_logits(network, context.clean_batches(data.x_train, index))
+        (source,) = inputs(context.config)
+        bank = features_of_images(context, source, network, "train", index)
         labels = torch.from_numpy(data.y_train[index]).to(bank.device)
         seconds = time.perf_counter() - started
 

@@ -14,7 +14,7 @@ from semisup.models.weights import save_weights
 from semisup.stages.artifact import Artifact
 from semisup.stages.context import StageContext
 from semisup.stages.evaluation import evaluate_test, evaluate_validation
-from semisup.stages.features import Layers, finish_evaluated, frozen_network, unchanged
+from semisup.stages.features import Layers, features_of_images, finish_evaluated, frozen_network, unchanged
 from semisup.stages.planned import Plan, StagePlan
 from semisup.stages.requirements import features_of, require_grid, require_labels, require_maps
 
@@ -53,9 +53,10 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     started = time.perf_counter()
     data, budget = context.data, context.budget
     network = frozen_network(context)
+    (source,) = inputs(context.config)
     layers = Layers(network, layers=context.config.probe.layers, grid=context.config.probe.grid)
     with unchanged(network):
-        features = layers.split(predict_logits(layers, context.clean_batches(data.x_train, budget.index)).cpu())
+        features = layers.split(features_of_images(context, source, layers, "train", budget.index).cpu())
         labels = torch.from_numpy(data.y_train[budget.index])
         cached = {"index": torch.from_numpy(budget.index), "labels": labels, **features}
         save_weights(context.folder / "features.safetensors", cached)
@@ -70,7 +71,7 @@ def run(context: StageContext) -> tuple[Artifact, None]:
             ),
         )
         if len(data.x_test):
-            test = layers.split(predict_logits(layers, context.clean_batches(data.x_test)).cpu())
+            test = layers.split(features_of_images(context, source, layers, "test").cpu())
             y_test = torch.from_numpy(data.y_test)
             answers = {name: each.logits(test[name], data.num_classes) for name, each in probes.items()}
             metrics |= evaluate_test(context, answers[last])

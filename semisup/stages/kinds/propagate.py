@@ -12,7 +12,6 @@ from torch import nn
 from semisup.config import StageConfig
 from semisup.engine import generator
 from semisup.errors import SemisupError
-from semisup.evaluate import predict_logits
 from semisup.graph import (
     balanced,
     certainty,
@@ -25,7 +24,7 @@ from semisup.graph import (
 )
 from semisup.stages.artifact import Artifact
 from semisup.stages.context import StageContext
-from semisup.stages.features import Layers, Mirrored
+from semisup.stages.features import Layers, Mirrored, features_of_images
 from semisup.stages.planned import Plan, StagePlan
 from semisup.stages.predictor import load_features
 from semisup.stages.requirements import features_of, require_grid, require_labels
@@ -80,7 +79,7 @@ def run(context: StageContext) -> tuple[Artifact, None]:
         features: nn.Module = Layers(load_features(context.inputs[teacher].folder, context.device), grid=config.grid)
         if config.mirror:
             features = Mirrored(features)
-        parts.append(predict_logits(features, context.clean_batches(data.x_train)))
+        parts.append(features_of_images(context, teacher, features, "train"))
     compared = torch.cat(parts, dim=1)
     if config.components is not None:
         compared = whitened(compared, config.components)

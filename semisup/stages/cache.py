@@ -1,0 +1,68 @@
+"""Features of many images in a file: float16, memory-mapped, filled from where a stopped run left off."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from semisup.errors import SemisupError
+from semisup.files import write_atomically
+
+__all__ = ["extract", "read_features"]
+
+SAVE_EVERY = 20
+"""Batches between notes of how far it is."""
+
+
+def extract(network: nn.Module, batches: Callable[[int], Iterator[Tensor]], rows: int, width: int, path: Path) -> int:
+    """Write a network's features of images to an .npy file (rows, width) of float16.
+
+    The numbers go to `<path>.part`, which becomes `path` when it is whole; `<path>.json` says how many rows are done.
+
+    Args:
+        network: in eval mode, images to (n, width).
+        batches: of the images from a row on, in order.
+        rows: how many images there are.
+        width: of the features.
+        path: to write.
+
+    Returns:
+        The row that it went on from, 0 at the first start.
+
+    Raises:
+        SemisupError: a feature is no number of float16, at most 65,504.
+    """
+    if path.exists():
+        return rows
+    part, progress = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.json")
+    start = int(json.loads(progress.read_text())["rows"]) if progress.exists() and part.exists() else 0
+    if start:
+        written = np.lib.format.open_memmap(part, mode="r+")
+    else:
+        written = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=(rows, width))
+    at = start
+    for i, images in enumerate(batches(start)):
+        with torch.inference_mode():
+            features = network(images).cpu().half().numpy()
+        if not np.isfinite(features).all():
+            raise SemisupError(f"{path.name}: features of image {at} or later are not finite in float16")
+        written[at : at + len(features)] = features
+        at += len(features)
+        if i % SAVE_EVERY == SAVE_EVERY - 1:
+            written.flush()
+            write_atomically(progress, json.dumps({"rows": at}).encode())
+    written.flush()
+    part.replace(path)
+    progress.unlink(missing_ok=True)
+    return start
+
+
+def read_features(path: Path, rows: np.ndarray | None = None) -> Tensor:
+    """Read features (N, D) that :func:`extract` wrote, or some rows of them, as float32 in memory."""
+    stored = np.load(path, mmap_mode="r")
+    return torch.from_numpy(np.array(stored if rows is None else stored[rows], dtype=np.float32))
