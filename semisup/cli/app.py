@@ -57,12 +57,13 @@ def run(
     """Run a recipe, stage by stage; finished stages are reused, an unfinished one is resumed."""
     go_without_locks(no_lock)
     with saying_how_to_go_on(grace):
-        from semisup.config import load_recipe
+        from semisup.config import read_recipe
 
-        loaded = load_recipe(recipe, overrides or [])  # before torch is imported: most mistakes are answered at once
+        reading = read_recipe(recipe, overrides or [])  # before torch is imported: what cannot be read is told at once
         from semisup.pipeline import run as run_recipe
+        from semisup.pipeline.check import complete
 
-        run_recipe(loaded, out=out, dry_run=dry_run, fresh=fresh)
+        run_recipe(complete(reading), out=out, dry_run=dry_run, fresh=fresh)
 
 
 @app.command()

@@ -42,7 +42,9 @@ def methods(
 ) -> None:
     """List every method with its family, one line and its citation; or one method with its options."""
     from semisup.methods import METHODS
+    from semisup.plugins import load_plugins
 
+    load_plugins()
     if name is not None:
         if name not in METHODS:
             raise SemisupError(f"methods: unknown method '{name}'{nearest(name, METHODS)}")

@@ -31,14 +31,15 @@ def given_back() -> float:
 def test_of_two_processes_one_keeps_the_memory_of_its_steps() -> None:
     """Seen from behind the steps: what is freed stays in one process and leaves the other."""
     spawn = multiprocessing.get_context("spawn")
-    shares = []
-    for initializer in (None, keep_memory):
-        with ProcessPoolExecutor(1, spawn, initializer) as process:
-            process.submit(kept_memory.begin, CASE).result()
-            seconds, cleared = process.submit(kept_memory.measure, CASE.block).result()
+    with ProcessPoolExecutor(1, spawn) as plain, ProcessPoolExecutor(1, spawn, keep_memory) as keeping:
+        processes = (plain, keeping)  # which start, and look at themselves, at the same time
+        for begun in [process.submit(kept_memory.begin, CASE) for process in processes]:
+            begun.result()
+        for measured in [process.submit(kept_memory.measure, CASE.block) for process in processes]:
+            seconds, cleared = measured.result()
             assert seconds > 0
             assert cleared >= 0
-            shares.append(process.submit(given_back).result())
+        shares = [given.result() for given in [process.submit(given_back) for process in processes]]
     as_it_comes, kept = shares
     assert as_it_comes > 0.9
     assert kept < 0.1
