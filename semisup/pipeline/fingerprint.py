@@ -16,7 +16,12 @@ from semisup.stages.views import policy_names
 
 __all__ = ["fingerprint", "stage_settings"]
 
-LATER_KEYS = {"probe": ("grid",), "knn": ("grid",), "propagate": ("grid", "components", "balance", "mirror")}
+LATER_KEYS = {
+    "relabel": ("vote",),
+    "probe": ("grid",),
+    "knn": ("grid",),
+    "propagate": ("grid", "components", "balance", "mirror"),
+}
 """Keys that a kind of stage has got later. A fingerprint has them only where they are not at their defaults, so that
 stages from before are still found."""
 
