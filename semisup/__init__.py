@@ -12,14 +12,20 @@ from semisup.errors import SemisupError
 if TYPE_CHECKING:
     from semisup.methods import METHODS
     from semisup.pipeline import run
+    from semisup.plugins import register
     from semisup.stages import load_predictor
 
-__all__ = ["METHODS", "SemisupError", "__version__", "load_predictor", "run"]
+__all__ = ["METHODS", "SemisupError", "__version__", "load_predictor", "register", "run"]
 
 logging.getLogger("semisup").addHandler(logging.NullHandler())  # a program that uses the package says where logs go
 
 # torch takes seconds to import; `semisup --help` and a recipe with a typing mistake should not wait for it.
-_LAZY = {"METHODS": "semisup.methods", "load_predictor": "semisup.stages", "run": "semisup.pipeline"}
+_LAZY = {
+    "METHODS": "semisup.methods",
+    "load_predictor": "semisup.stages",
+    "register": "semisup.plugins",
+    "run": "semisup.pipeline",
+}
 
 
 def __dir__() -> list[str]:

@@ -19,7 +19,7 @@ FLOORS = [
     {"bench", "estimator"},
     {"pipeline"},
     {"stages"},
-    {"engine"},
+    {"engine", "plugins"},
     {"data", "methods"},
     {"graph"},
     {"augment", "config", "evaluate", "tracking", "models", "losses"},

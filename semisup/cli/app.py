@@ -9,7 +9,7 @@ import typer
 
 from semisup._version import __version__
 from semisup.cli.data import data
-from semisup.cli.lists import methods, recipe_names, recipes, suite_names
+from semisup.cli.lists import methods, recipe_names, recipes, schema, suite_names
 from semisup.cli.stop import GRACE_HELP, NO_LOCK_HELP, go_without_locks, saying_how_to_go_on
 from semisup.cli.terminal import print_anything
 from semisup.errors import SemisupError
@@ -57,12 +57,13 @@ def run(
     """Run a recipe, stage by stage; finished stages are reused, an unfinished one is resumed."""
     go_without_locks(no_lock)
     with saying_how_to_go_on(grace):
-        from semisup.config import load_recipe
+        from semisup.config import read_recipe
 
-        loaded = load_recipe(recipe, overrides or [])  # before torch is imported: most mistakes are answered at once
+        reading = read_recipe(recipe, overrides or [])  # before torch is imported: what cannot be read is told at once
         from semisup.pipeline import run as run_recipe
+        from semisup.pipeline.check import complete
 
-        run_recipe(loaded, out=out, dry_run=dry_run, fresh=fresh)
+        run_recipe(complete(reading), out=out, dry_run=dry_run, fresh=fresh)
 
 
 @app.command()
@@ -110,6 +111,7 @@ def bench(
 
 app.command()(methods)
 app.command()(recipes)
+app.command()(schema)
 
 
 @app.command()

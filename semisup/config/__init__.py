@@ -1,6 +1,6 @@
 """Recipes: their models, and reading them with every mistake answered at once."""
 
-from semisup.config.load import find_recipe, load_recipe, parse_recipe, shipped_recipes, to_yaml
+from semisup.config.load import Reading, find_recipe, load_recipe, parse_recipe, read_recipe, shipped_recipes, to_yaml
 from semisup.config.schema import (
     BatchConfig,
     DataConfig,
@@ -24,6 +24,7 @@ __all__ = [
     "OptimizerConfig",
     "ProbeConfig",
     "PropagateConfig",
+    "Reading",
     "Recipe",
     "RelabelConfig",
     "ScheduleConfig",
@@ -32,6 +33,7 @@ __all__ = [
     "find_recipe",
     "load_recipe",
     "parse_recipe",
+    "read_recipe",
     "shipped_recipes",
     "to_yaml",
 ]

@@ -153,8 +153,10 @@ def _check_augment(augment: dict[str, Any], path: str, problems: list[str]) -> N
                 problems.append(f"{path}.backend: {one_of(settings, BACKENDS)}")
         elif not isinstance(settings, dict):
             problems.append(f"{path}.{view}: must be a mapping, not {show(settings)}")
-        elif not isinstance(settings.get("policy", "none" if "albumentations" in settings else None), str):
-            problems.append(f"{path}.{view}.policy: missing, or not a policy's name")
+        elif "policy" not in settings and "albumentations" not in settings:
+            problems.append(f"{path}.{view}.policy: missing")
+        elif not isinstance(settings.get("policy", "none"), str):
+            problems.append(f"{path}.{view}.policy: must be text, not {show(settings['policy'])}")
 
 
 def _check_blocks(kind: str, stage: dict[str, Any], path: str, problems: list[str]) -> None:

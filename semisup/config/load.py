@@ -15,7 +15,17 @@ from semisup.config.shipped import shipped_folder, shipped_names
 from semisup.errors import SemisupError, nearest, raise_all
 from semisup.options import show
 
-__all__ = ["find_recipe", "load_recipe", "overlay", "parse_recipe", "read_overrides", "shipped_recipes", "to_yaml"]
+__all__ = [
+    "Reading",
+    "find_recipe",
+    "load_recipe",
+    "overlay",
+    "parse_recipe",
+    "read_overrides",
+    "read_recipe",
+    "shipped_recipes",
+    "to_yaml",
+]
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -31,8 +41,7 @@ def load_recipe(ref: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         SemisupError: one message with every problem of the file and the overrides.
     """
-    path = find_recipe(ref)
-    return parse_recipe(read_mapping(path), overrides, subject=str(path))
+    return read_recipe(ref, overrides).recipe()
 
 
 def parse_recipe(mapping: Mapping[str, Any], overrides: Sequence[str] = (), subject: str = "recipe") -> Recipe:
@@ -46,23 +55,58 @@ def parse_recipe(mapping: Mapping[str, Any], overrides: Sequence[str] = (), subj
     Raises:
         SemisupError: one message with every problem.
     """
-    if not isinstance(mapping, Mapping):
-        raise SemisupError(f"{subject}: a recipe is a mapping of keys to values, not {show(mapping)}")
-    if overrides:
+    return Reading(mapping, overrides, subject).recipe()
+
+
+class Reading:
+    """A recipe that was read, whatever is wrong with it: so that more can be checked before all is said at once.
+
+    Attributes:
+        subject: what messages start with.
+        raw: the recipe as plain containers, every reference followed and every short form spelled out.
+        problems: one sentence for each mistake that its models find.
+
+    Args:
+        mapping: see `parse_recipe`.
+        overrides: likewise.
+        subject: likewise.
+
+    Raises:
+        SemisupError: it cannot be read so far that its keys could be looked at.
+    """
+
+    def __init__(self, mapping: Mapping[str, Any], overrides: Sequence[str] = (), subject: str = "recipe") -> None:
+        if not isinstance(mapping, Mapping):
+            raise SemisupError(f"{subject}: a recipe is a mapping of keys to values, not {show(mapping)}")
         given = " ".join(overrides)
-        subject = f"{subject} with {given if len(given) <= 200 else given[:197] + '...'}"
-    problems: list[str] = []
-    command = read_overrides(overrides, problems)
-    file = _copy(mapping)
-    refused = list(forbidden(file))
-    raise_all([*problems, *refused] if refused else [], subject)
-    merged = _merge(_spell_out(file), command, problems)
-    broken: list[str] = []
-    resolved = _spell_out(resolve(merged, _defaults(), broken))
-    # After a reference that leads nowhere, types and ranges cannot be checked.
-    raise_all([*problems, *broken] if broken else [], subject)
-    raise_all(problems + check_recipe(resolved), subject)
-    return Recipe.model_validate(resolved)
+        shown = given if len(given) <= 200 else given[:197] + "..."
+        self.subject = f"{subject} with {shown}" if overrides else subject
+        self.problems: list[str] = []
+        command = read_overrides(overrides, self.problems)
+        file = _copy(mapping)
+        refused = list(forbidden(file))
+        raise_all([*self.problems, *refused] if refused else [], self.subject)
+        merged = _merge(_spell_out(file), command, self.problems)
+        broken: list[str] = []
+        self.raw = _spell_out(resolve(merged, _defaults(), broken))
+        # After a reference that leads nowhere, types and ranges cannot be checked.
+        raise_all([*self.problems, *broken] if broken else [], self.subject)
+        self.problems += check_recipe(self.raw)
+
+    def recipe(self) -> Recipe:
+        """Return the recipe.
+
+        Raises:
+            SemisupError: there are problems; all of them.
+        """
+        raise_all(self.problems, self.subject)
+        return Recipe.model_validate(self.raw)
+
+
+def read_recipe(ref: str | Path, overrides: Sequence[str] = ()) -> Reading:
+    """Read a recipe from a file or from the shipped ones, without refusing what can be read; see `load_recipe`."""
+    path = find_recipe(ref)
+    return Reading(read_mapping(path), overrides, str(path))
 
 
 def find_recipe(ref: str | Path) -> Path:

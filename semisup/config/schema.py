@@ -212,6 +212,9 @@ class RelabelConfig(Settings):
     """Keep probabilities (true) or only the best class (false)."""
     balance: bool = False
     """Repeat images of classes that have fewer than `per_class`."""
+    vote: Literal["mean", "labels"] = "mean"
+    """What several teachers' predictions become: the mean of their probabilities, or of their one-hot guesses, which
+    needs no common scale (V-PET, arXiv:2503.09707)."""
 
 
 class PropagateConfig(Settings):

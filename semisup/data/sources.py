@@ -22,7 +22,7 @@ from semisup.data.store import Watch, unwatched
 from semisup.data.table import UNLABELED
 from semisup.errors import SemisupError, nearest, raise_all
 
-__all__ = ["SOURCES", "load_data"]
+__all__ = ["SOURCES", "check_source", "load_data"]
 
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 _FASHION = Download("FashionMNIST", "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", ("FashionMNIST",))
@@ -43,11 +43,7 @@ def load_data(config: DataConfig, watch: Watch = unwatched) -> ImageData:
     Raises:
         SemisupError: unknown source, files missing or broken, or a download that cannot start (within seconds).
     """
-    if config.source != "folder" and config.source not in SOURCES:
-        raise SemisupError(
-            f"data.source: unknown source '{config.source}'{nearest(config.source, [*SOURCES, 'folder'])}"
-        )
-    path = _folder_or_file(config)
+    path = check_source(config)
     if config.source == "folder":
         data = read_folder(config, watch)
     else:
@@ -58,6 +54,19 @@ def load_data(config: DataConfig, watch: Watch = unwatched) -> ImageData:
         x_train, x_test = _resize(data.x_train, config.size), _resize(data.x_test, config.size)
         data = replace(data, x_train=x_train, x_test=x_test, x_val=x_val)
     return data if config.flip is None else replace(data, flip=config.flip)
+
+
+def check_source(config: DataConfig) -> Path | None:
+    """Return where a data set is, without reading anything; None: at the source's usual places.
+
+    Raises:
+        SemisupError: unknown source, or a path that does not exist or is of the wrong kind.
+    """
+    if config.source != "folder" and config.source not in SOURCES:
+        raise SemisupError(
+            f"data.source: unknown source '{config.source}'{nearest(config.source, [*SOURCES, 'folder'])}"
+        )
+    return _folder_or_file(config)
 
 
 def _of_own_data_only(config: DataConfig) -> list[str]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from semisup.augment import check_policy
-from semisup.config import Recipe, StageConfig
-from semisup.errors import SemisupError
+from semisup.config import DataConfig, Reading, Recipe, read_recipe
+from semisup.data.sources import check_source
+from semisup.engine import resolve_device
+from semisup.errors import SemisupError, raise_all
 from semisup.methods import METHODS
 from semisup.methods.base import given_to
 from semisup.models import check_model
 from semisup.models.foreign import file_shapes
-from semisup.options import check_named
+from semisup.options import check_named, read
+from semisup.plugins import load_plugins
 
-__all__ = ["check_method", "check_recipe"]
+__all__ = ["check_blocks", "check_method", "check_recipe", "complete", "load_checked"]
 
 
 def check_method(given: Any, at: str = "") -> list[str]:
@@ -22,16 +26,63 @@ def check_method(given: Any, at: str = "") -> list[str]:
     return check_named(given, "name", METHODS, "method", at)
 
 
+def load_checked(ref: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe; where something is wrong with it, look for everything else that is wrong too.
+
+    Raises:
+        SemisupError: one message with every mistake: keys, types, ranges, names, options, references, missing data.
+    """
+    return complete(read_recipe(ref, overrides))
+
+
+def complete(reading: Reading) -> Recipe:
+    """Return the recipe that was read; see `load_checked`."""
+    if reading.problems:
+        raw = reading.raw
+        found = [*reading.problems, *check_blocks(raw), *_check_machine(raw), *_check_source(raw.get("data", {}))]
+        raise_all(list(dict.fromkeys(found)), reading.subject)
+    return reading.recipe()
+
+
 def check_recipe(recipe: Recipe) -> list[str]:
     """Problems of every method, model, augmentation and weights file that the recipe names, with their full keys."""
-    problems = check_model(recipe.model, "model")
-    for name, stage in recipe.stages.items():
+    return check_blocks(recipe.model_dump(by_alias=True))
+
+
+def check_blocks(raw: Mapping[str, Any]) -> list[str]:
+    """Likewise of a recipe as plain containers; what is none of the right type was complained about elsewhere."""
+    load_plugins()
+    problems = check_model(raw["model"], "model") if "model" in raw else []
+    for name, stage in _items(raw.get("stages")):
         at = f"stages.{name}"
-        if stage.model is not None:
-            problems += check_model(stage.model, f"{at}.model")
-        if stage.kind == "train":
-            problems += _check_train(stage, at)
+        if isinstance(stage, Mapping):
+            problems += check_model(stage["model"], f"{at}.model") if stage.get("model") is not None else []
+            problems += _check_train(stage, at) if stage.get("kind", "train") == "train" else []
     return problems
+
+
+def _items(value: Any) -> list[tuple[Any, Any]]:
+    return list(value.items()) if isinstance(value, Mapping) else []
+
+
+def _check_machine(raw: Mapping[str, Any]) -> list[str]:
+    device = raw.get("device", "auto")
+    try:
+        if isinstance(device, str) and not read(Recipe, {"name": "x", "device": device})[1]:
+            resolve_device(device)
+    except SemisupError as error:
+        return [str(error)]
+    return []
+
+
+def _check_source(data: Any) -> list[str]:
+    """What is missing of the data, as far as that can be told without decoding or downloading anything."""
+    clean, _ = read(DataConfig, data) if isinstance(data, Mapping) else ({}, [])
+    try:
+        check_source(DataConfig.model_validate(clean))
+    except SemisupError as error:
+        return [str(error)]
+    return []
 
 
 def _check_view(settings: Mapping[str, Any], at: str) -> list[str]:
@@ -45,27 +96,34 @@ def _check_view(settings: Mapping[str, Any], at: str) -> list[str]:
     return problems + check_policy(options, at)
 
 
-def _check_train(stage: StageConfig, at: str) -> list[str]:
-    problems = check_method(stage.method, f"{at}.method")
-    name = stage.method.get("name")
-    if stage.init is not None and stage.init.weights is not None:
+def _check_train(stage: Mapping[str, Any], at: str) -> list[str]:
+    problems = check_method(stage.get("method", {}), f"{at}.method")
+    init, augment = stage.get("init"), stage.get("augment")
+    if isinstance(init, Mapping) and isinstance(init.get("weights"), str):
         try:
-            file_shapes(stage.init.weights)
+            file_shapes(init["weights"])
         except SemisupError as error:
             problems.append(f"{at}.init.{error}")
     # Whether the method asks for these views depends on its options: see plan.
-    for view, settings in stage.view_settings.items():
-        problems += _check_view(settings, f"{at}.augment.{view}")
-    if name not in METHODS:
-        return problems
-    method = METHODS[name]
+    for view, settings in _items(augment):
+        if view != "backend" and isinstance(settings, Mapping):
+            problems += _check_view(settings, f"{at}.augment.{view}")
+    method = stage.get("method")
+    name = method.get("name") if isinstance(method, Mapping) else None
+    return problems + (_check_needs(stage, name, at) if isinstance(name, str) and name in METHODS else [])
+
+
+def _check_needs(stage: Mapping[str, Any], name: str, at: str) -> list[str]:
+    """Problems of what a method needs of earlier stages, and of what it would ignore."""
+    method, problems = METHODS[name], []
+    teachers, labels = stage.get("teacher", []), stage.get("pseudo_labels")
     takes_teacher = "teacher" in given_to(method)
-    if takes_teacher and len(stage.teacher) != 1:
-        problems.append(f"{at}.teacher: method '{name}' needs one teacher stage, got {len(stage.teacher)}")
-    if not takes_teacher and stage.teacher:
+    if takes_teacher and isinstance(teachers, list) and len(teachers) != 1:
+        problems.append(f"{at}.teacher: method '{name}' needs one teacher stage, got {len(teachers)}")
+    if not takes_teacher and teachers:
         problems.append(f"{at}.teacher: method '{name}' takes no teacher; remove the key")
-    if method.needs_pseudo_labels and stage.pseudo_labels is None:
+    if method.needs_pseudo_labels and labels is None:
         problems.append(f"{at}.pseudo_labels: method '{name}' needs the name of a relabel or propagate stage")
-    if not method.needs_pseudo_labels and stage.pseudo_labels is not None:
+    if not method.needs_pseudo_labels and labels is not None:
         problems.append(f"{at}.pseudo_labels: method '{name}' uses none; remove the key")
     return problems

@@ -9,12 +9,19 @@ from typing import Any
 
 from semisup._version import __version__
 from semisup.config import StageConfig
+from semisup.plugins import source_hashes
 from semisup.stages.networks import hashed_model
 from semisup.stages.planned import Plan, StagePlan
+from semisup.stages.views import policy_names
 
 __all__ = ["fingerprint", "stage_settings"]
 
-LATER_KEYS = {"probe": ("grid",), "knn": ("grid",), "propagate": ("grid", "components", "balance", "mirror")}
+LATER_KEYS = {
+    "relabel": ("vote",),
+    "probe": ("grid",),
+    "knn": ("grid",),
+    "propagate": ("grid", "components", "balance", "mirror"),
+}
 """Keys that a kind of stage has got later. A fingerprint has them only where they are not at their defaults, so that
 stages from before are still found."""
 
@@ -48,9 +55,19 @@ def fingerprint(plan: Plan, stage: StagePlan, inputs: list[str]) -> str:
         "weights_file": _file_hash(config),
         "oracle_every": recipe.oracle_every if trains and stage.reads_labels else None,  # where looks are made
     }
+    if outside := _from_outside(stage):
+        content["plugins"] = outside
     if recipe.compile and trains:  # other rounding
         content["compile"] = True
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _from_outside(stage: StagePlan) -> dict[str, str]:
+    """The hashes of the registered classes that a train stage uses: another loss is another stage."""
+    if stage.network is None or stage.views is None:
+        return {}
+    policies = list(policy_names(stage.config, stage.views).values())
+    return source_hashes(stage.config.method["name"], stage.network.spec.name, policies)
 
 
 def _hashed_settings(config: StageConfig) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 
 from semisup._version import __version__
-from semisup.config import Recipe, load_recipe, to_yaml
+from semisup.config import Recipe, to_yaml
 from semisup.data.watch import watching
 from semisup.errors import SemisupError, raise_all
 from semisup.files import write_atomically
+from semisup.pipeline.check import load_checked
 from semisup.pipeline.console import Reporter
 from semisup.pipeline.execute import LOCK, STORE, execute, locked
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
@@ -57,7 +58,7 @@ def run(
     """
     if isinstance(recipe, Recipe) and overrides:
         raise SemisupError("overrides: they are for a recipe's file or name; a loaded recipe is changed in Python")
-    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, list(overrides))
+    loaded = recipe if isinstance(recipe, Recipe) else load_checked(recipe, overrides)
     if loaded.threads is not None:
         torch.set_num_threads(loaded.threads)
     reporter = Reporter(quiet=quiet)

@@ -17,8 +17,9 @@ from semisup.data import take
 from semisup.data.inputs import Images, images_of
 from semisup.errors import SemisupError, raise_all
 from semisup.files import write_atomically
-from semisup.models import Classifier, load_into
+from semisup.models import BACKBONES, Classifier, load_into
 from semisup.models.weights import read_shapes, save_weights
+from semisup.plugins import load_plugins, package_of
 from semisup.records import checked, read_json, read_record, verify
 from semisup.stages.networks import Network, wanted_weights
 
@@ -50,6 +51,8 @@ class _Description(BaseModel):
     mean: list[Annotated[float, Field(allow_inf_nan=False)]]
     std: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]]
     classes: list[str]
+    package: str | None = None
+    """That its network comes from, if that is not semisup."""
 
 
 _DESCRIPTION = TypeAdapter(_Description)
@@ -144,6 +147,8 @@ def save_predictor(
     save_weights(folder / WEIGHTS, predictor.state_dict())
     mean, std = statistics
     description = {**network.to_json(), "mean": mean, "std": std, "classes": classes}
+    if (package := package_of(network.spec.name)) is not None:
+        description["package"] = package
     write_atomically(folder / MODEL, (json.dumps(description, indent=2) + "\n").encode())
     return [MODEL, WEIGHTS]
 
@@ -158,12 +163,18 @@ def describe(folder: Path) -> dict[str, Any]:
     path = folder / MODEL
     if not path.is_file():
         raise SemisupError(f"{folder}: not a model folder (no {MODEL}); name a finished stage's folder")
+    load_plugins()
     verify(folder, read_record(folder), (MODEL, WEIGHTS))
     description: dict[str, Any] = read_json(path)
     found = checked(_DESCRIPTION, description, f"{path}: not a model's description")
     lengths = {"mean": found.spec.in_channels, "std": found.spec.in_channels, "classes": found.spec.num_classes}
     problems = [f"{key}: must have {n} items" for key, n in lengths.items() if len(getattr(found, key)) != n]
     raise_all(problems, f"{path}: not a model's description")
+    if found.package is not None and found.spec.name not in BACKBONES:
+        raise SemisupError(
+            f"{path}: its network '{found.spec.name}' is one of the package {found.package}, which is not installed "
+            "here, or has not registered it (semisup.register)"
+        )
     return description
 
 

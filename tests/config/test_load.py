@@ -251,7 +251,7 @@ def test_a_broken_stage_is_not_called_unknown_by_the_others() -> None:
         ({"method": {"width": 3}}, "method.name: missing"),
         ({"method": {"name": 3}}, "method.name: must be text, not 3"),
         ({"model": {"width": 3}}, "model.name: missing"),
-        ({"augment": {"strong": {}}}, "augment.strong.policy: missing, or not a policy's name"),
+        ({"augment": {"strong": {}}}, "augment.strong.policy: missing"),
         ({"augment": {"strong": "weak"}}, "augment.strong: must be a mapping, not 'weak'"),
         ({"teacher": 3}, "teacher: must be a list, not 3"),
         ({"relabel": {"threshold": 0.5}}, "relabel: only a stage of kind relabel reads it"),

@@ -126,8 +126,8 @@ def test_the_choice_can_be_read_in_the_plan_and_in_the_log(tmp_path: Path, capsy
         ),
         ("backend=null", r"stages.pretrain.augment.backend: must be one of auto, device, albumentations, not null"),
         ("first=weak", r"stages.pretrain.augment.first: must be a mapping, not 'weak'"),
-        ("first={shift: 0.1}", r"stages.pretrain.augment.first.policy: missing, or not a policy's name"),
-        ("first={albumentations: [], policy: 3}", r"augment.first.policy: missing, or not a policy's name"),
+        ("first={shift: 0.1}", r"stages.pretrain.augment.first.policy: missing"),
+        ("first={albumentations: [], policy: 3}", r"augment.first.policy: must be text, not 3"),
         (
             "bakend={policy: weak}",
             r"augment.bakend: method 'simclr_v2' asks for no such view; did you mean 'backend'\?",

@@ -17,6 +17,7 @@ from typing import Any
 from semisup.bench.execution.jobs import Job
 from semisup.bench.execution.worker import Failed, Pack, open_pack, run_job
 from semisup.errors import SemisupError
+from semisup.plugins import registered
 from semisup.stages import Artifact, read_artifact
 
 __all__ = ["JobBoard", "run_jobs"]
@@ -143,7 +144,7 @@ def _send(client: Any, board: JobBoard, job: Job, retries: int) -> Any:
     store = None if board.ships else str(board.store.resolve())
     packs = {name: board.pack(read) for name, read in job.inputs}
     key = f"{job.name} {job.fingerprint}"  # what the dashboard shows
-    return client.submit(run_job, job, packs, store, retries=retries, key=key, pure=False)
+    return client.submit(run_job, job, packs, store, registered(), retries=retries, key=key, pure=False)
 
 
 def _needed(board: JobBoard, jobs: Sequence[Job]) -> list[Job]:

@@ -9,7 +9,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +33,7 @@ from semisup.files import write_atomically
 from semisup.pipeline.execute import execute, locked
 from semisup.pipeline.plan import Plan, make_plan
 from semisup.pipeline.timing import seconds_and_load
+from semisup.plugins import Plugin, register
 from semisup.records import RECORD, check_record
 from semisup.signals import asked_to_stop
 from semisup.stages import Artifact, read_artifact, write_json
@@ -64,7 +65,7 @@ class Failed:
     error: str
 
 
-def run_job(job: Job, inputs: Mapping[str, Pack], store: str | None) -> Pack | Failed:
+def run_job(job: Job, inputs: Mapping[str, Pack], store: str | None, plugins: Sequence[Plugin] = ()) -> Pack | Failed:
     """Run a job, or find it finished.
 
     Args:
@@ -72,11 +73,14 @@ def run_job(job: Job, inputs: Mapping[str, Pack], store: str | None) -> Pack | F
         inputs: finished jobs that it reads, by stage name.
         store: folder of stages that this process shares with whoever asks; None: a folder of the worker's own, and
             the files travel with the answer.
+        plugins: what was registered where the job was planned.
 
     Raises:
         Exception: what may be gone at the next attempt (a full disk, no memory).
     """
     with _ONE_AT_A_TIME:
+        for plugin in plugins:
+            register(plugin.cls, plugin.source)
         if asked_to_stop():
             return Failed(STOPPED)
         try:

@@ -49,7 +49,10 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     for name in stage.teacher:
         teacher = load_network(context.inputs[name].folder, context.device)
         logits = predict_logits(teacher, context.clean_batches(data.x_train)).cpu()
-        probs += logits.softmax(1) / len(stage.teacher)
+        said = logits.softmax(1)
+        if stage.relabel.vote == "labels":
+            said = torch.nn.functional.one_hot(said.argmax(1), data.num_classes).float()
+        probs += said / len(stage.teacher)
     pool, targets = select(probs, stage.relabel, generator(context.recipe.seed, context.name, "balance"))
     if not len(pool):
         raise SemisupError(
