@@ -9,7 +9,7 @@ import typer
 
 from semisup._version import __version__
 from semisup.cli.data import data
-from semisup.cli.lists import methods, recipe_names, recipes, suite_names
+from semisup.cli.lists import methods, recipe_names, recipes, schema, suite_names
 from semisup.cli.stop import GRACE_HELP, NO_LOCK_HELP, go_without_locks, saying_how_to_go_on
 from semisup.cli.terminal import print_anything
 from semisup.errors import SemisupError
@@ -111,6 +111,7 @@ def bench(
 
 app.command()(methods)
 app.command()(recipes)
+app.command()(schema)
 
 
 @app.command()

@@ -10,7 +10,7 @@ import typer
 
 from semisup.errors import SemisupError, nearest
 
-__all__ = ["method_names", "methods", "recipe_names", "recipes", "suite_names"]
+__all__ = ["method_names", "methods", "recipe_names", "recipes", "schema", "suite_names"]
 
 _WIDTH = 110  # of a line that sums up
 
@@ -100,3 +100,10 @@ def _first_sentence(recipe: str) -> str:
     for stop in (". ", ": ", "; "):
         words = words.split(stop)[0]
     return words.rstrip(".") if len(words) <= _WIDTH else words[: _WIDTH - 3].rsplit(" ", 1)[0] + " ..."
+
+
+def schema() -> None:
+    """Print the JSON Schema of recipes, options included: semisup schema > recipe.schema.json, for an editor."""
+    from semisup.pipeline.schema import recipe_schema
+
+    typer.echo(json.dumps(recipe_schema(), indent=2))

@@ -106,6 +106,14 @@ def test_several_teachers_are_averaged(tmp_path: Path) -> None:
     assert done["labels"].metrics["pseudo_labels/coverage"] == 1.0
 
 
+def test_several_teachers_may_vote_by_their_labels(tmp_path: Path) -> None:
+    stage = {"kind": "relabel", "teacher": ["a", "b"], "relabel": {"vote": "labels"}}
+    done = run_stages(TEACHERS | {"labels": stage}, small_data(), tmp_path)
+    _, targets = read_targets(done["labels"])
+    assert set(targets.unique().tolist()) <= {0.0, 0.5, 1.0}
+    assert torch.allclose(targets.sum(1), torch.ones(len(targets)))
+
+
 def test_no_confident_image_is_an_error_that_says_how_confident_they_are(tmp_path: Path) -> None:
     stages = {"a": TEACHERS["a"], "labels": {"kind": "relabel", "teacher": "a", "threshold": 1.0}}
     with pytest.raises(SemisupError, match=r"stages.labels.threshold: no image reaches 1; .* has 0\.\d\d\d"):

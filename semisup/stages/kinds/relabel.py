@@ -24,7 +24,7 @@ class Config(StageConfig):
     kind: Literal["relabel"] = "relabel"
     """What the stage does."""
     teacher: list[str] = []
-    """Earlier train stages, the mean of whose predictions is taken; one may be written without the brackets."""
+    """Earlier train stages, whose predictions are put together (`vote`); one may be written without the brackets."""
     threshold: Fraction = 0.0
     """Smallest confidence kept, 0 (keep all) to 1."""
     per_class: Size | None = None
@@ -33,6 +33,9 @@ class Config(StageConfig):
     """Keep probabilities (true) or only the best class (false)."""
     balance: bool = False
     """Repeat images of classes that have fewer than `per_class`."""
+    vote: Literal["mean", "labels"] = "mean"
+    """What several teachers' predictions become: the mean of their probabilities, or of their one-hot guesses, which
+    needs no common scale (V-PET, arXiv:2503.09707)."""
 
 
 LEAVES = ("pseudo-labels",)
@@ -83,7 +86,10 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     for name in stage.teacher:
         teacher = load_network(context.inputs[name].folder, context.device)
         logits = predict_logits(teacher, context.clean_batches(data.x_train)).cpu()
-        probs += logits.softmax(1) / len(stage.teacher)
+        said = logits.softmax(1)
+        if stage.vote == "labels":
+            said = torch.nn.functional.one_hot(said.argmax(1), data.num_classes).float()
+        probs += said / len(stage.teacher)
     pool, targets = select(
         probs,
         generator(context.recipe.seed, context.name, "balance"),

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import json
+
+from semisup.augment import POLICIES
+from semisup.methods import METHODS
+from semisup.models import BACKBONES
+from semisup.options import option_defaults
+from semisup.pipeline.schema import recipe_schema
+
+
+def test_the_schema_has_the_options_of_everything_a_recipe_can_name() -> None:
+    schema = json.loads(json.dumps(recipe_schema()))
+    for part, key, known in (("Method", "name", METHODS), ("Model", "name", BACKBONES), ("View", "policy", POLICIES)):
+        found = {
+            one["properties"][key].get("const"): one for one in schema["$defs"][part]["anyOf"] if "properties" in one
+        }
+        for name, target in known.items():
+            assert set(found[name]["properties"]) == {key, *option_defaults(target)}
+            assert found[name]["additionalProperties"] is False
+    assert "seed" in schema["properties"] and schema["additionalProperties"] is False
