@@ -107,7 +107,7 @@ def test_several_teachers_are_averaged(tmp_path: Path) -> None:
 
 
 def test_several_teachers_may_vote_by_their_labels(tmp_path: Path) -> None:
-    stage = {"kind": "relabel", "teacher": ["a", "b"], "relabel": {"vote": "labels"}}
+    stage = {"kind": "relabel", "teacher": ["a", "b"], "vote": "labels"}
     done = run_stages(TEACHERS | {"labels": stage}, small_data(), tmp_path)
     _, targets = read_targets(done["labels"])
     assert set(targets.unique().tolist()) <= {0.0, 0.5, 1.0}
