@@ -60,7 +60,7 @@ def slow_loss(method: MAE, images: Tensor, ratio: float, norm_pix: bool) -> floa
     errors = []
     for image, order in zip(images, drawn(len(images)), strict=True):
         patches = [image[:, i : i + 2, j : j + 2] for i in (0, 2, 4) for j in (0, 2, 4)]
-        seen = torch.stack([vit.embed(patches[t][None]).flatten() + place[t] for t in order[:kept]])
+        seen = torch.stack([vit.patch_embed.proj(patches[t][None]).flatten() + place[t] for t in order[:kept]])
         codes = method.enter(vit.encode(seen[None]))[0]
         tokens = [method.mask_token + place[t] for t in range(T)]
         for code, t in zip(codes, order[:kept], strict=True):

@@ -56,7 +56,7 @@ def slow_loss(method: MaskFeat, images: Tensor, cell: int) -> float:
         tokens = []
         for t in range(T):
             i, j = 4 * (t // 3), 4 * (t % 3)
-            patch = vit.embed(image[None, :, i : i + 4, j : j + 4]).flatten()
+            patch = vit.patch_embed.proj(image[None, :, i : i + 4, j : j + 4]).flatten()
             tokens.append((method.mask_token if mask[t] else patch) + place[t])
         guesses = method.predict(vit.encode(torch.stack(tokens)[None]))[0].detach()
         histograms = hog(image[None], cell, PATCH)[0]
@@ -81,7 +81,7 @@ def check_equation(cls: type[MaskFeat], cell: int = 2) -> None:
     ref.close(update.loss, slow_loss(method, images, cell), rtol=1e-6)
     assert torch.equal(update.loss, update.log["hog"])
     vit = require_vit(method.encoder.backbone, "test")
-    variables = [method.mask_token, method.predict.bias, vit.embed.bias]
+    variables = [method.mask_token, method.predict.bias, vit.patch_embed.proj.bias]
     for variable, slope in zip(variables, torch.autograd.grad(update.loss, variables), strict=True):
         start = variable.detach().clone()
 
