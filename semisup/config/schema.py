@@ -1,17 +1,15 @@
 """A recipe's models: every setting, its default, its unit and its range.
 
 References between stages are checked by `semisup.config.check`. The options of methods, networks and augmentation
-policies are the constructors' own signatures and are checked by `semisup.pipeline.check`.
+policies, which are the constructors' own signatures, and the label budget are checked by `semisup.pipeline.check`.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, SerializeAsAny
+from pydantic import BeforeValidator, Field, PlainValidator, SerializeAsAny
 
-from semisup.config.labels import parse_labels
-from semisup.errors import SemisupError
 from semisup.options import (
     BelowOne,
     Count,
@@ -58,14 +56,6 @@ Named = Annotated[dict[str, Any], BeforeValidator(_mapping)]
 """A method or a network: `name`, and its options, which are those of its constructor."""
 
 
-def _check_labels(value: Any) -> Any:
-    try:
-        parse_labels(value)
-    except SemisupError as error:
-        raise ValueError(str(error).removeprefix("data.labels: ")) from None
-    return value
-
-
 def _decay(value: Any) -> Any:
     if value is None or value == "auto":
         return value
@@ -92,8 +82,8 @@ class DataConfig(Settings):
     source: NotEmpty = "digits"
     """A key of `semisup.data.sources.SOURCES` (digits, fashion_mnist, cifar10, ..., npz, which needs `path`) or folder
     (needs `path` and `size`)."""
-    labels: Annotated[Any, AfterValidator(_check_labels)] = "all"
-    """How many labels: all, 40 (class-balanced), 4/class or 10% (class-proportional)."""
+    labels: Any = "all"
+    """How many labels: all, 40 (class-balanced), 4/class or 10% (class-proportional); read by `parse_labels`."""
     split_seed: Seed | None = None
     """Seed of the label draw; null: the recipe's seed."""
     validation: Annotated[float, Range(0, 0.5)] = 0.0

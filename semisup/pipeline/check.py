@@ -8,6 +8,7 @@ from typing import Any
 
 from semisup.augment import check_policy
 from semisup.config import DataConfig, Reading, Recipe, read_recipe
+from semisup.config.labels import parse_labels
 from semisup.data.sources import check_source
 from semisup.engine import resolve_device
 from semisup.errors import SemisupError, raise_all
@@ -50,9 +51,10 @@ def check_recipe(recipe: Recipe) -> list[str]:
 
 
 def check_blocks(raw: Mapping[str, Any]) -> list[str]:
-    """Likewise of a recipe as plain containers; what is none of the right type was complained about elsewhere."""
+    """Likewise of a recipe as plain containers, its label budget included; other types were complained about before."""
     load_plugins()
-    problems = check_model(raw["model"], "model") if "model" in raw else []
+    problems = _check_labels(raw.get("data"))
+    problems += check_model(raw["model"], "model") if "model" in raw else []
     for name, stage in _items(raw.get("stages")):
         at = f"stages.{name}"
         if isinstance(stage, Mapping):
@@ -63,6 +65,14 @@ def check_blocks(raw: Mapping[str, Any]) -> list[str]:
 
 def _items(value: Any) -> list[tuple[Any, Any]]:
     return list(value.items()) if isinstance(value, Mapping) else []
+
+
+def _check_labels(data: Any) -> list[str]:
+    try:
+        parse_labels(data.get("labels", "all") if isinstance(data, Mapping) else "all")
+    except SemisupError as error:
+        return [str(error)]
+    return []
 
 
 def _check_machine(raw: Mapping[str, Any]) -> list[str]:

@@ -45,7 +45,7 @@ def make_plan(recipe: Recipe, data: ImageData | None = None, *, trial: bool = Tr
     with _collecting(problems):
         data = load_data(recipe.data, watch) if data is None else data
         budget = recipe_budget(recipe, data)
-    raise_all(problems, subject)
+    raise_all(list(dict.fromkeys(problems)), subject)  # a label budget that is none is one for both
     assert data is not None
     return plan_stages(Plan(recipe, data, budget, device, precision, data.statistics, []), trial=trial)
 

@@ -3,12 +3,14 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 import yaml
 
 from semisup.config import (
+    OptimizerConfig,
     Recipe,
     find_recipe,
     load_recipe,
@@ -153,6 +155,44 @@ def test_init_and_teacher_can_be_replaced(quickstart: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("data.path=photos #1", "photos #1"),
+        ("data.path=a: b", "a: b"),
+        ("data.path='null'", "null"),
+        ("data.labels=010", 10),
+        ("data.labels=0o10", 8),
+        ("data.labels=1:30", "1:30"),  # which is no budget: said when the recipe is checked for a run
+        ("data.labels=1_000", "1_000"),
+    ],
+)
+def test_a_value_of_the_command_line_is_what_it_looks_like(quickstart: Path, override: str, value: object) -> None:
+    data = load_recipe(quickstart, [override]).data
+    found = getattr(data, override.partition("=")[0].removeprefix("data."))
+    assert (type(found), found) == (type(value), value)
+
+
+def test_another_name_leaves_no_options_behind(quickstart: Path) -> None:
+    overrides = [
+        "model={name: resnet18}",
+        "stages.selftrain.method={name: flexmatch}",
+        "stages.pretrain.optimizer={name: sgd}",
+        "stages.student.augment.strong={policy: weak}",
+    ]
+    recipe = load_recipe(quickstart, overrides)
+    assert recipe.model == {"name": "resnet18"}
+    assert recipe.stages["selftrain"].method == {"name": "flexmatch"}
+    assert recipe.stages["pretrain"].optimizer == OptimizerConfig()
+    assert recipe.stages["student"].augment == {"strong": {"policy": "weak"}}
+
+
+def test_options_beside_the_same_name_are_merged(quickstart: Path) -> None:
+    recipe = load_recipe(quickstart, ["model={name: cnn, depth: 2}", "stages.pretrain.method.name=simclr_v2"])
+    assert recipe.model == {"name": "cnn", "width": 32, "depth": 2}
+    assert recipe.stages["pretrain"].method == {"name": "simclr_v2", "temperature": 0.5}
+
+
+@pytest.mark.parametrize(
     ("override", "problem"),
     [
         ("data.labels", "'data.labels': an override is written key=value, for example data.labels=10%"),
@@ -183,16 +223,15 @@ def test_a_wrong_override_is_answered(quickstart: Path, override: str, problem: 
 
 
 def test_all_mistakes_are_reported_together(quickstart: Path) -> None:
-    overrides = ["data.labelz=10%", "seed=abc", "data.labels=ten", "nonsense", "stages.finetune.optimizer.lr=-1"]
+    overrides = ["data.labelz=10%", "seed=abc", "data.size=7", "nonsense", "stages.finetune.optimizer.lr=-1"]
     with pytest.raises(SemisupError) as caught:
         load_recipe(quickstart, overrides)
     first, *rest = str(caught.value).splitlines()
     assert first == f"{quickstart} with {' '.join(overrides)}: 5 problems"
     assert sorted(rest) == [
         "  - 'nonsense': an override is written key=value, for example data.labels=10%",
-        "  - data.labels: must be 'all', a number of images (40), images per class ('4/class' or '4 per class') or a "
-        "percentage ('10%'), not 'ten'",
         "  - data.labelz: unknown key; did you mean 'labels'?",
+        "  - data.size: must be at least 8, not 7",
         "  - seed: must be a whole number, not 'abc'",
         "  - stages.finetune.optimizer.lr: must be greater than 0, not -1",
     ]
@@ -493,6 +532,24 @@ def test_resolvers_are_refused(value: str) -> None:
 @pytest.mark.parametrize("value", ["${nope}", "${name}", "${stages.b}"])
 def test_a_reference_that_leads_nowhere(value: str) -> None:
     assert message({**minimal(), "name": value}) == f"recipe: name: the reference '{value}' leads nowhere"
+
+
+@pytest.mark.parametrize(
+    "grows",
+    [
+        {"k0": "a", **{f"k{i + 1}": f"a${{k{i}}}a${{k{i}}}" for i in range(40)}},
+        {"k0": ["a"], **{f"k{i + 1}": [f"${{k{i}}}", f"${{k{i}}}"] for i in range(40)}},
+    ],
+    ids=["text", "lists"],
+)
+def test_references_that_double_forty_times_are_answered_at_once(grows: dict[str, object]) -> None:
+    """By their length: two to the fortieth of anything would be waited for in vain."""
+    tracemalloc.start()
+    text = message({**minimal(), **grows})
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert text == "recipe: the references ${...} stand for more than 20000 characters and values"
+    assert most < 8 << 20
 
 
 def test_resolvers_in_a_file_are_refused_with_their_line(tmp_path: Path, quickstart: Path) -> None:

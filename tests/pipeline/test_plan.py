@@ -155,6 +155,7 @@ def test_mistakes_everywhere_are_answered_in_one_message() -> None:
     text = mistakes(
         "model.name=cnnn",
         "data.source=digitz",
+        "data.labels=1:30",
         "device=cuda:77",
         "stages.pretrain.method.temprature=1",
         "stages.finetune.method.label_smoothing=7",
@@ -162,8 +163,10 @@ def test_mistakes_everywhere_are_answered_in_one_message() -> None:
         "stages.student.model={name: cnn, widht: 3}",
     )
     lines = [line.removeprefix("  - ").split(";")[0] for line in text.splitlines()[1:]]
-    assert text.startswith("recipe 'small': 7 problems\n")
+    assert text.startswith("recipe 'small': 8 problems\n")
     assert lines == [
+        "data.labels: must be 'all', a number of images (40), images per class ('4/class' or '4 per class') or a "
+        "percentage ('10%'), not '1:30'",
         "model.name: unknown model 'cnnn'",
         "stages.pretrain.method.temprature: unknown key",
         "stages.finetune.method.label_smoothing: must be less than 1, not 7",
@@ -174,6 +177,10 @@ def test_mistakes_everywhere_are_answered_in_one_message() -> None:
     ]
     for name in ("cnn", "temperature", "weak", "width", "digits"):
         assert f"; did you mean '{name}'?" in text
+
+
+def test_a_budget_that_is_none_is_one_mistake() -> None:
+    assert mistakes("data.labels=0") == "recipe 'small': data.labels: must be more than 0, not 0"
 
 
 @pytest.mark.parametrize(
@@ -374,7 +381,7 @@ def test_a_dry_run_shows_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[
     text = capsys.readouterr().out
     assert "seed 0, cpu fp32; digits: 1,438 training images of 8x8x1, 40 labeled (4 per class of 10)" in text
     rows = {line.split()[0]: line.split() for line in text.splitlines()[1:]}
-    assert list(rows)[1:] == list(SMALL["stages"])
+    assert list(rows)[1:] == [*SMALL["stages"], "expected"]
     assert "simclr_v2" in rows["pretrain"]
     assert "2" in rows["pretrain"]  # warm-up steps: half of 4
     assert "0.03/0.5" in rows["finetune"]  # every learning rate in use
