@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -527,6 +528,7 @@ class HeadOnly(Rotation):
 class TargetWithoutFeatures(DecoupledRotation):
     """The stop-gradient of the bank covers the new embedding too."""
 
+    @functools.wraps(DecoupledRotation.__init__)  # what a method is given is read from its signature
     def __init__(self, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **options)  # type: ignore[arg-type]
         compare = self.bank.nce_loss
@@ -1093,6 +1095,7 @@ def forgetting(base: type[Method], buffer: str) -> type[Method]:
     """The method with a buffer that is kept out of the checkpoint."""
 
     class Forgetful(base):  # type: ignore[misc, valid-type]
+        @functools.wraps(base.__init__)  # what a method is given is read from its signature
         def __init__(self, *arguments: object, **options: object) -> None:
             super().__init__(*arguments, **options)
             owner, _, name = buffer.rpartition(".")
