@@ -134,5 +134,6 @@ def test_every_train_stage_can_be_timed_without_what_it_starts_from() -> None:
     assert timed.keys() == {"train", "pretrain", "finetune"}
     assert all(0 < seconds < 5 for seconds in timed.values())
     plan = plans["finetuned"]
-    assert measure(plan.recipe, "pretrain") > 0
+    seconds, load = measure(plan.recipe, "pretrain")
+    assert seconds > 0 and load >= 0, "of a step; cores that other programs kept busy meanwhile"
     assert torch.get_num_threads() == suite.threads
