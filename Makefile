@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-reference bench bench-quick bench-lightly lint format check clean
+.PHONY: demo test test-all test-reference bench bench-quick bench-lightly lint format check docs clean
 
 demo: $(VENV)/.ready
 	$(BIN)/semisup run digits/quickstart
@@ -40,6 +40,11 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The pages of docs/ as a site, which needs no network to be read.
+docs: $(VENV)/.ready
+	$(BIN)/pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.5'
+	$(BIN)/mkdocs build --strict
 
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .

@@ -9,7 +9,7 @@ __all__ = ["cut", "draw_cutting", "draw_mixing", "mix"]
 
 
 def draw_mixing(count: int, alpha: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Draw, for each of ``count`` images, whom it is mixed with and how much of itself it keeps.
+    """Draw, for each of `count` images, whom it is mixed with and how much of itself it keeps.
 
     Drawn on the CPU from torch's global generator, so that every device sees the same numbers, and moved without
     waiting.
@@ -32,8 +32,9 @@ def draw_mixing(count: int, alpha: float, device: torch.device) -> tuple[Tensor,
 def draw_cutting(
     count: int, alpha: float, size: tuple[int, int], device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw, for each of ``count`` images, whose box is set into it and where (CutMix, Yun et al. 2019,
-    arXiv:1905.04899).
+    """Draw, for each of `count` images, whose box is set into it and where.
+
+    CutMix, Yun et al. 2019, arXiv:1905.04899.
 
     Drawn on the CPU from torch's global generator, so that every device sees the same numbers, and moved without
     waiting. Each image has a box of its own; the authors draw one for the batch.
@@ -48,7 +49,7 @@ def draw_cutting(
         The partners, a permutation (N,) int64; boxes (N, 4) int64, pixels (top, left, bottom, right), the last two
         outside: sides sqrt(1 - lambda) of the image's, rounded down to an even number, about a pixel drawn evenly, cut
         to the image; and the shares (N,) in [0, 1] of the image that are left outside its box, by pixels, by which to
-        :func:`mix` the targets.
+        `mix` the targets.
     """
     partners = torch.randperm(count, device="cpu")
     lengths = torch.tensor(size, device="cpu")
@@ -77,24 +78,24 @@ def _draw_log_odds(count: int, alpha: float) -> Tensor:
 
 
 def mix(x: Tensor, partners: Tensor, shares: Tensor) -> Tensor:
-    """Return ``shares * x + (1 - shares) * x[partners]``, row by row (MixUp, Zhang et al. 2018, arXiv:1710.09412).
+    """Return `shares * x + (1 - shares) * x[partners]`, row by row (MixUp, Zhang et al. 2018, arXiv:1710.09412).
 
     Mix images and targets with the same partners and shares.
 
     Args:
         x: (N, ...), images or target probabilities.
-        partners: (N,) int64 rows of ``x``.
+        partners: (N,) int64 rows of `x`.
         shares: (N,) in [0, 1].
     """
     return torch.lerp(x[partners], x, shares.to(x.dtype).view(-1, *[1] * (x.ndim - 1)))
 
 
 def cut(images: Tensor, partners: Tensor, boxes: Tensor) -> Tensor:
-    """Set into each image the same box of its partner. Mix the targets by :func:`mix` and the shares of the draw.
+    """Set into each image the same box of its partner. Mix the targets by `mix` and the shares of the draw.
 
     Args:
         images: (N, C, H, W).
-        partners: (N,) int64 rows of ``images``.
+        partners: (N,) int64 rows of `images`.
         boxes: (N, 4) int64 (top, left, bottom, right), the last two outside.
     """
     top, left, bottom, right = boxes[:, :, None].unbind(1)

@@ -25,13 +25,15 @@ MAX_CHANGE = 0.5
 
 
 class TfidfReplacement:
-    """Replaces words of low TF-IDF by words that say little in the whole corpus (UDA, Xie et al. 2020,
-    arXiv:1904.12848, appendix on TF-IDF word replacing; google-research/uda, text/augmentation/word_level_augment.py).
+    """Replacement of words of low TF-IDF by words that say little in the whole corpus.
+
+    UDA, Xie et al. 2020, arXiv:1904.12848, appendix on TF-IDF word replacing; google-research/uda,
+    text/augmentation/word_level_augment.py.
 
     With s_i the TF-IDF of word i in its sentence of n words, that word is replaced with probability
-    ``p n (max s - s_i) / sum_j (max s - s_j)``, at most 1. The new word is drawn from the corpus in proportion to
-    ``max S - S(w)``, S(w) the sum of w's TF-IDF over all sentences; it may be the old one. TF-IDF is the share of the
-    word in its sentence times ``log(sentences / sentences with the word)``, as in their code.
+    `p n (max s - s_i) / sum_j (max s - s_j)`, at most 1. The new word is drawn from the corpus in proportion to
+    `max S - S(w)`, S(w) the sum of w's TF-IDF over all sentences; it may be the old one. TF-IDF is the share of the
+    word in its sentence times `log(sentences / sentences with the word)`, as in their code.
 
     Args:
         corpus: sentences, usually all of the training text. Two numbers are kept for each different word.
@@ -107,7 +109,7 @@ class TfidfReplacement:
 
 
 def _below_highest(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """max - score. What rounding makes of equal scores (2 log 3 and log 9) is 0: it would be divided by its like."""
+    """Return max - score, 0 where equal scores differ by rounding alone (2 log 3 and log 9)."""
     highest = scores.max(initial=0.0)
     gaps: NDArray[np.float64] = highest - scores
     gaps[gaps <= 1e-12 * highest] = 0.0

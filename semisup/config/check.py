@@ -90,7 +90,7 @@ def _check_stages(stages: dict[str, dict[str, Any]], raw: dict[str, Any], proble
 
 
 def _config_of(stage: dict[str, Any]) -> StageConfig | None:
-    """The settings of a stage without what was wrong, or None where its kind is unknown."""
+    """Return the settings of a stage without what was wrong, or None where its kind is unknown."""
     names = {kind.Config.model_fields["kind"].default: kind for kind in kinds().KINDS}
     kind = names.get(stage.get("kind", next(iter(names))))
     return None if kind is None else kind.Config.model_validate(stage)

@@ -11,8 +11,8 @@ def shipped_folder(package: str, checkout: str) -> Path:
     """Return the folder of shipped files.
 
     Args:
-        package: its name inside an installed `semisup`, e.g. ``recipes``.
-        checkout: its path from the top of a checkout, e.g. ``benchmarks/suites``.
+        package: its name inside an installed `semisup`, e.g. `recipes`.
+        checkout: its path from the top of a checkout, e.g. `benchmarks/suites`.
     """
     top = Path(__file__).parents[1]
     installed = top / package
@@ -20,5 +20,5 @@ def shipped_folder(package: str, checkout: str) -> Path:
 
 
 def shipped_names(folder: Path) -> list[str]:
-    """Return the names of its YAML files, sorted, without suffix, e.g. ``digits/quickstart``."""
+    """Return the names of its YAML files, sorted, without suffix, e.g. `digits/quickstart`."""
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))

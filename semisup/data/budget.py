@@ -3,7 +3,7 @@
 Every class has one fixed random order of its labeled images, and one fixed random order of the classes breaks ties. A
 budget takes the first images of each class's order; a larger budget takes more of the same. So, for one seed,
 
-- of two class-balanced budgets (``40``, ``4/class``), and of two percentages, the smaller is part of the larger;
+- of two class-balanced budgets (`40`, `4/class`), and of two percentages, the smaller is part of the larger;
 - a class-balanced budget is part of a percentage whenever that percentage has as many images of every class. With
   classes of one size that is every larger percentage: 40 < 250 < 1% < 10% of Fashion-MNIST.
 
@@ -32,10 +32,10 @@ class LabelBudget:
     """The training images whose label may be used.
 
     Attributes:
-        index: positions in ``y_train``, sorted, int64.
-        hash: hex SHA-256 of ``index``, ``validation`` and the length of ``y_train``.
+        index: positions in `y_train`, sorted, int64.
+        hash: hex SHA-256 of `index`, `validation` and the length of `y_train`.
         per_class: how many of each class, by class.
-        validation: positions of the images whose label only validates, sorted, int64; none of them is in ``index``.
+        validation: positions of the images whose label only validates, sorted, int64; none of them is in `index`.
             Training may still use them as unlabeled images.
     """
 
@@ -57,7 +57,7 @@ def draw_budget(
 
     Args:
         y_train: (n,) classes 0 .. num_classes - 1; images with -1 have no label and are never drawn.
-        labels: what :func:`parse_labels` reads. A number of images is split evenly over the classes, and what is left
+        labels: what `parse_labels` reads. A number of images is split evenly over the classes, and what is left
             over goes to the first classes of the seeded order. A percentage is rounded to whole images (half up) and
             split in proportion to the classes: each next image goes to the class with the largest claim n_k / (j + 1/2)
             after j images (Sainte-Laguë; unlike largest remainders, no class ever loses an image when the budget
@@ -69,7 +69,7 @@ def draw_budget(
         classes: their names, for messages; none: their numbers.
 
     Raises:
-        SemisupError: malformed, more than there is, or fewer than one image per class (with ``validation``: than two).
+        SemisupError: malformed, more than there is, or fewer than one image per class (with `validation`: than two).
     """
     names = [f"'{name}'" for name in classes] or [str(k) for k in range(num_classes)]
     budget = parse_labels(labels)

@@ -43,7 +43,7 @@ class BadImageError(Exception):
 
 
 def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
-    """Read an image file, upright, its center square scaled to ``size`` x ``size``.
+    """Read an image file, upright, its center square scaled to `size` x `size`.
 
     - Of several pages or frames, the first.
     - 16 bits per channel are scaled to 8 (65535 to 255). 32-bit integers and floats have no known range: refused.
@@ -52,7 +52,7 @@ def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
     - CMYK and YCbCr become RGB by Pillow's plain formulas; embedded color profiles are not applied.
     - The EXIF orientation, 1 to 8, is applied: rotated and mirrored images come out as a viewer shows them.
     - The largest centered square is scaled with a filter that averages over all pixels when shrinking (PIL's bilinear
-      one). JPEGs much larger than that are read at a half, a quarter or an eighth, at least twice ``size``.
+      one). JPEGs much larger than that are read at a half, a quarter or an eighth, at least twice `size`.
     - Gray is 0.299 R + 0.587 G + 0.114 B; gray images asked for in color have three equal channels.
 
     Args:
@@ -118,7 +118,7 @@ def fit_image(image: Image.Image, size: int, channels: int, *, png: bool = False
 
 @functools.cache
 def can_read_heif() -> bool:
-    """Whether pillow-heif is installed; Pillow is taught to read with it."""
+    """Return whether pillow-heif is installed; Pillow is taught to read with it."""
     if importlib.util.find_spec("pillow_heif") is None:
         return False
     import pillow_heif
@@ -158,7 +158,7 @@ def _unidentified(path: Path) -> str:
 
 
 def _to_8_bits(image: Image.Image, mode: str, *, png: bool) -> Image.Image:
-    """Convert to ``L`` or ``RGB``."""
+    """Convert to `L` or `RGB`."""
     if image.mode.startswith("I;16") or (image.mode == "I" and png):  # older Pillows read a PNG's 16 bits into 32
         values = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))

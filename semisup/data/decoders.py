@@ -31,7 +31,7 @@ Decoded = tuple[NDArray[np.uint8] | None, str]
 
 
 def _decode_chunk(root: Path, paths: Sequence[str], size: int, channels: int) -> list[Decoded]:
-    """Runs in a worker."""
+    """Decode a chunk of images; runs in a worker."""
     results: list[Decoded] = []
     for path in paths:
         try:

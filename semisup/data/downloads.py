@@ -30,7 +30,7 @@ class Download:
     """One data set of torchvision.
 
     Attributes:
-        cls: its class in ``torchvision.datasets``.
+        cls: its class in `torchvision.datasets`.
         url: what is fetched, or its folder; asked first, to see whether there is a network.
         files: names under the root folder; if none is there, the data set is not there.
     """
@@ -95,13 +95,13 @@ def read_stl10(path: Path | None) -> ImageData:
 
 
 def download(what: Download, root: Path, hint: str, **options: Any) -> Any:
-    """Let torchvision fetch a data set into ``root`` and return its data set object.
+    """Let torchvision fetch a data set into `root` and return its data set object.
 
     Args:
         what: the data set.
         root: torchvision's root folder; made if missing.
         hint: what the user can do instead, for the message.
-        options: further arguments of the torchvision class, e.g. ``split="train"``.
+        options: further arguments of the torchvision class, e.g. `split="train"`.
 
     Raises:
         SemisupError: no network (said within seconds), a stalled or broken download, a folder that cannot be written.
@@ -138,7 +138,7 @@ def _read_cifar(name: str, what: Download, path: Path | None) -> ImageData:
 
 
 def _torchvision(what: Download, path: Path | None, **options: Any) -> Any:
-    """Return torchvision's data set from ``path`` or the cache, downloaded there if it is missing.
+    """Return torchvision's data set from `path` or the cache, downloaded there if it is missing.
 
     torchvision checks every file's MD5 before it reads it, which matters for CIFAR, whose files are pickles.
     """

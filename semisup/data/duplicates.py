@@ -41,7 +41,7 @@ class Duplicates:
     def problems(
         self, config: DataConfig, where: Callable[[str], str] = lambda name: "", *, flags: bool = False
     ) -> dict[str, str]:
-        """What must not be trained on, by the key that allows it.
+        """Return what must not be trained on, by the key that allows it.
 
         Args:
             config: `allow_leakage`, `drop_leaks` and `allow_conflicts` are read.
@@ -67,7 +67,7 @@ class Duplicates:
         return problems
 
     def notes(self, config: DataConfig, where: Callable[[str], str] = lambda name: "") -> dict[str, str]:
-        """The same as sentences that only tell."""
+        """Return the same as sentences that only tell."""
         notes = {}
         if self.leaks:
             notes["allow_leakage"] = f"{'left out: ' * config.drop_leaks}{self.leak_text()}{where('leaks')}"
@@ -76,13 +76,13 @@ class Duplicates:
         return notes
 
     def leak_text(self) -> str:
-        """How many leaks there are, and which."""
+        """Return how many leaks there are, and which."""
         pairs = [f"{printable(name)} = {printable(same)}" for name, same in self.leaks]
         images = several(len(pairs), "test or validation image is", "test or validation images are")
         return f"{images} also among the images before them (leakage): {some(pairs)}"
 
     def conflict_text(self) -> str:
-        """How many conflicts there are, and which."""
+        """Return how many conflicts there are, and which."""
         pairs = [
             f"{printable(name)} ({printable(label)}) = {printable(same)} ({printable(other)})"
             for name, label, same, other in self.conflicts

@@ -22,7 +22,7 @@ class Entry:
 
     Attributes:
         part: of `PARTS`.
-        path: below the root, with ``/``, or absolute.
+        path: below the root, with `/`, or absolute.
         label: its class, or None.
         bytes: size of the file; -1 if it is not there.
         mtime: time of its last change, nanoseconds.

@@ -2,10 +2,10 @@
 
     root/labeled/<class>/...     images with their class's name as the folder's
     root/unlabeled/...           at any depth
-    root/val/<class>/...         perhaps: only validates (``validation/accuracy``), is never trained on
+    root/val/<class>/...         perhaps: only validates (`validation/accuracy`), is never trained on
     root/test/<class>/...        perhaps: read once, at the end
 
-or ``data.path`` and ``data.csv``, a table of ``path,label`` and perhaps ``split``; see `semisup.data.listing`. How a
+or `data.path` and `data.csv`, a table of `path,label` and perhaps `split`; see `semisup.data.listing`. How a
 file becomes pixels is said in `semisup.data.decode`, where they are kept in `semisup.data.store`.
 """
 
@@ -89,7 +89,7 @@ class PreparedFolder:
         return lines
 
     def notes(self, refused: Collection[str] = ()) -> tuple[str, ...]:
-        """What a person should know, a sentence each.
+        """Return what a person should know, a sentence each.
 
         Args:
             refused: keys of `problems` that are said elsewhere.
@@ -105,7 +105,7 @@ class PreparedFolder:
         return f"; all of them: {self.store.folder / table}.csv"
 
     def problems(self, *, flags: bool = False) -> dict[str, str]:
-        """What makes the images unfit for training, by the key that it breaks.
+        """Return what makes the images unfit for training, by the key that it breaks.
 
         Args:
             flags: name keys as `semisup data prepare` spells them, not as a recipe does.
@@ -145,11 +145,11 @@ class PreparedFolder:
 def prepare_folder(config: DataConfig, *, workers: int | None = None, watch: Watch = unwatched) -> PreparedFolder:
     """List the files and bring their store up to date.
 
-    The store lies in ``data.cache`` or ``~/.cache/semisup/folders``, never beside the images: those may be read-only,
+    The store lies in `data.cache` or `~/.cache/semisup/folders`, never beside the images: those may be read-only,
     shared, or backed up. Its name has the root's and a hash of its place.
 
     Args:
-        config: ``path``, ``csv``, ``size``, ``channels`` and ``cache`` are read.
+        config: `path`, `csv`, `size`, `channels` and `cache` are read.
         workers: processes that decode; None: one per core.
         watch: shows progress.
 
@@ -183,10 +183,10 @@ def prepare_folder(config: DataConfig, *, workers: int | None = None, watch: Wat
 
 
 def read_folder(config: DataConfig, watch: Watch = unwatched) -> ImageData:
-    """Hand over the images, in memory if they take ``data.memory`` or less, else as memory maps.
+    """Hand over the images, in memory if they take `data.memory` or less, else as memory maps.
 
     Raises:
-        SemisupError: as :func:`prepare_folder` and :meth:`PreparedFolder.check`.
+        SemisupError: as `prepare_folder` and `PreparedFolder.check`.
     """
     prepared = prepare_folder(config, watch=watch)
     prepared.check()

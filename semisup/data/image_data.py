@@ -31,11 +31,11 @@ class Known:
 class ImageData:
     """Images and labels of one data set, all of one size, decoded.
 
-    The images are in memory, or in a read-only ``numpy.memmap`` where they may not fit: look at those through
-    :func:`semisup.data.take`, some at a time.
+    The images are in memory, or in a read-only `numpy.memmap` where they may not fit: look at those through
+    `semisup.data.take`, some at a time.
 
     Attributes:
-        name: the source's name, e.g. ``digits``.
+        name: the source's name, e.g. `digits`.
         x_train: training images, uint8 (n, size, size, channels), channels 1 or 3.
         y_train: their classes, int64 (n,), 0 .. num_classes - 1, or -1 where the label is unknown.
         x_test: test images, same size and channels; never shown to training code.
@@ -94,13 +94,15 @@ class ImageData:
 
     @cached_property
     def statistics(self) -> tuple[list[float], list[float]]:
-        """Mean and deviation per channel of the training images, see :func:`channel_statistics`; computed once."""
+        """Mean and deviation per channel of the training images, see `channel_statistics`; computed once."""
         return channel_statistics(self.x_train) if self.known is None else self.known.statistics
 
     @cached_property
     def background(self) -> float:
-        """What one-channel images have around their objects: the median of their borders, 0 to 1, of the first 2,000
-        training images; 0 in color, where gray stands for it."""
+        """What one-channel images have around their objects, 0 to 1; 0 in color, where gray stands for it.
+
+        It is the median of the borders of the first 2,000 training images.
+        """
         if self.channels != 1:
             return 0.0
         images = take(self.x_train, slice(0, 2000))[..., 0]
@@ -138,7 +140,7 @@ def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[flo
 
 
 def channel_levels(images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How many pixels of (N, H, W, C) images have each of the 256 levels, (C, 256).
+    """Return how many pixels of (N, H, W, C) images have each of the 256 levels, (C, 256).
 
     Read a million bytes at a time, of which numpy makes 64-bit integers.
     """
@@ -164,7 +166,7 @@ def level_notes(images: NDArray[np.uint8]) -> list[str]:
 
 
 def mean_and_deviation(levels: NDArray[np.int64]) -> tuple[list[float], list[float]]:
-    """Turn :func:`channel_levels` into what :func:`channel_statistics` returns."""
+    """Turn `channel_levels` into what `channel_statistics` returns."""
     mean, std = [], []
     for counts in levels:
         values = np.arange(256) / 255

@@ -24,10 +24,10 @@ _LAYOUT = "labeled/<class>/..., and perhaps unlabeled/..., val/<class>/..., test
 
 
 def list_folders(root: Path) -> Listing:
-    """List ``root/labeled/<class>/...`` and, where they are, ``unlabeled/...``, ``val/<class>/...``, ``test/<class>/``.
+    """List `root/labeled/<class>/...` and, where they are, `unlabeled/...`, `val/<class>/...`, `test/<class>/`.
 
     The folders may have the names that torchvision and others give them (train, valid, ...), and where none of the
-    first kind is there, the classes' folders may lie in ``root`` itself; what is read otherwise is said in the notes.
+    first kind is there, the classes' folders may lie in `root` itself; what is read otherwise is said in the notes.
     Which files are images, `semisup.data.walk` says.
 
     Raises:
@@ -82,7 +82,7 @@ def _folders(root: Path, present: list[str], problems: list[str], notes: list[st
 
 
 def _has_images(folder: Path) -> bool:
-    """Whether some of the files right in it are images."""
+    """Return whether some of the files right in it are images."""
     return any(file.path.count("/") == 1 for file in walk(folder, "x"))
 
 
@@ -104,7 +104,7 @@ def _hint(root: Path, present: list[str]) -> str:
 def _list_part(
     root: Path, part: str, folder: str, problems: list[str], notes: list[str], others: list[str]
 ) -> Iterator[Entry]:
-    """The files of one of `_NAMES`; the first folder below it is the class."""
+    """Yield the files of one of `_NAMES`; the first folder below it is the class."""
     in_part = "train" if part.endswith("labeled") else part
     stray: list[str] = []
     filled: dict[str, set[str]] = {}
@@ -135,7 +135,7 @@ def _list_part(
 
 
 def _empty_classes(root: Path, folder: str, filled: set[str]) -> list[str]:
-    """Notes of the folders that would be classes if anything lay in them."""
+    """Return notes of the folders that would be classes if anything lay in them."""
     with os.scandir(root / folder) as found:
         there = sorted(entry.name for entry in found if entry.is_dir() and not is_system(entry.name))
     empty = [f"{folder}/{printable(name)}" for name in there if name not in filled]

@@ -34,11 +34,11 @@ _PREDICTED = ("x", "images", "x_test", "test_images", "x_train", "train_images")
 
 
 def read_npz(path: Path, unlabeled: Collection[str] = UNLABELED) -> ImageData:
-    """Read and check an ``.npz`` file; flips are off unless the recipe's ``data.flip`` says otherwise.
+    """Read and check an `.npz` file; flips are off unless the recipe's `data.flip` says otherwise.
 
-    The arrays are ``x_train``, uint8 (n, h, w) or (n, h, w, c) with h = w from 8 to 224 and 1 or 3 channels, and
-    ``y_train``, integers 0 .. C - 1 or -1 for unlabeled, or text; both for ``test`` and ``val`` if there are such
-    images; optionally ``classes``, C names. MedMNIST's names (``train_images``, ``train_labels``, ...) are read too.
+    The arrays are `x_train`, uint8 (n, h, w) or (n, h, w, c) with h = w from 8 to 224 and 1 or 3 channels, and
+    `y_train`, integers 0 .. C - 1 or -1 for unlabeled, or text; both for `test` and `val` if there are such
+    images; optionally `classes`, C names. MedMNIST's names (`train_images`, `train_labels`, ...) are read too.
     Pickled objects are refused.
 
     Args:
@@ -122,9 +122,9 @@ def without_duplicates(data: ImageData, config: DataConfig) -> ImageData:
 
 
 def read_images(path: Path) -> tuple[str, NDArray[np.uint8]]:
-    """Return the images of an ``.npz`` file that are to be classified, (n, h, w, c), and their array's name.
+    """Return the images of an `.npz` file that are to be classified, (n, h, w, c), and their array's name.
 
-    It is ``x`` or ``images``, else the test images, else the training images.
+    It is `x` or `images`, else the test images, else the training images.
 
     Raises:
         SemisupError: no such array, or one that is no uint8 images.

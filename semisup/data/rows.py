@@ -28,7 +28,7 @@ def take(images: NDArray[np.uint8], rows: slice | NDArray[np.int64]) -> NDArray[
 
 
 def is_mapped(images: NDArray[np.uint8]) -> bool:
-    """Whether the images are read from a file when they are asked for."""
+    """Return whether the images are read from a file when they are asked for."""
     return isinstance(images, np.memmap)
 
 

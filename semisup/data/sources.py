@@ -1,4 +1,4 @@
-"""Every data set by name, read into :class:`ImageData`; nothing is imported or read before it is asked for."""
+"""Every data set by name, read into `ImageData`; nothing is imported or read before it is asked for."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _DIGITS_SPLIT_SEED = 1797  # of the fixed test set; never the recipe's seed, so 
 
 
 def load_data(config: DataConfig, watch: Watch = unwatched) -> ImageData:
-    """Read a data set, bring its images to ``config.size`` and settle whether flips are allowed.
+    """Read a data set, bring its images to `config.size` and settle whether flips are allowed.
 
     Args:
-        config: the recipe's ``data``.
+        config: the recipe's `data`.
         watch: shows the progress of decoding a folder for the first time.
 
     Raises:
@@ -79,7 +79,7 @@ def _of_own_data_only(config: DataConfig) -> list[str]:
 
 
 def _folder_or_file(config: DataConfig) -> Path | None:
-    """Return ``data.path`` as an existing path of the right kind."""
+    """Return `data.path` as an existing path of the right kind."""
     if config.path is None:
         return None
     if config.source == "digits":
@@ -158,7 +158,7 @@ def _digits_table() -> NDArray[np.float64]:
 
 
 def _read_fashion_mnist(path: Path | None) -> ImageData:
-    """Read Fashion-MNIST (60,000 + 10,000 gray images of 28 x 28) from ``path``, Debian's folder or the cache."""
+    """Read Fashion-MNIST (60,000 + 10,000 gray images of 28 x 28) from `path`, Debian's folder or the cache."""
     places = [path] if path is not None else [_DEBIAN, CACHE]
     found = _fashion_folder(places)
     if found is None:

@@ -1,11 +1,11 @@
 """Image files decoded once into a memory-mapped uint8 array, which is resumed, reused and kept up to date.
 
-A store is a folder with ``images-<hash>.npy``, the images that could be read, (n, size, size, channels) uint8, one
-after the other, and ``index.json``: a record of every file with its size, its time of change and the hash of its
+A store is a folder with `images-<hash>.npy`, the images that could be read, (n, size, size, channels) uint8, one
+after the other, and `index.json`: a record of every file with its size, its time of change and the hash of its
 decoded pixels, or the reason why it could not be read. The index is written last and replaced whole: where it is, the
 store is finished.
 
-While it is made, ``partial.npy`` and ``partial.jsonl`` grow by a block of files at a time, always in the order of the
+While it is made, `partial.npy` and `partial.jsonl` grow by a block of files at a time, always in the order of the
 listing, pixels before records. After a kill at any moment the records say how much there is, and the rest is decoded.
 A change of a few files makes the array anew, but only those are decoded; the other rows are copied.
 """
@@ -72,7 +72,7 @@ class Record:
     reason: str | None
 
     def is_of(self, entry: Entry) -> bool:
-        """Whether the file is as it was."""
+        """Return whether the file is as it was."""
         return (self.part, *self.file) == (entry.part, entry.path, entry.bytes, entry.mtime)
 
     @property
@@ -119,7 +119,7 @@ class Store:
         return self.path.stat().st_size
 
     def images(self, *, mapped: bool) -> NDArray[np.uint8]:
-        """The array, (n, size, size, channels): memory-mapped, read-only; or in memory."""
+        """Return the array, (n, size, size, channels): memory-mapped, read-only; or in memory."""
         array: NDArray[np.uint8] = np.load(self.path, mmap_mode="r" if mapped else None)
         return array
 
@@ -134,7 +134,7 @@ def prepare(
     workers: int | None = None,
     watch: Watch = unwatched,
 ) -> Store:
-    """Bring the store in ``folder`` up to date with the files and return it; at once if nothing has changed.
+    """Bring the store in `folder` up to date with the files and return it; at once if nothing has changed.
 
     Two processes that ask for one store wait for each other. Processes that still have the old array mapped keep it.
 
@@ -196,7 +196,7 @@ class _Kept:
             self.rows[record.file] = row, str(record.hash)
 
     def find(self, entry: Entry) -> Decoded | None:
-        """Its image and hash. What could not be read is tried again: reading may have failed for want of memory."""
+        """Return its image and hash; try again what could not be read: reading may have failed for want of memory."""
         row, digest = self.rows.get((entry.path, entry.bytes, entry.mtime), (None, ""))
         if row is None or self.images is None:
             return None
@@ -231,7 +231,7 @@ class _Partial:
         self.journal.seek(0, os.SEEK_END)
 
     def _lines(self) -> list[tuple[Record, int]]:
-        """The whole records of the journal whose pixels are there, each with its end in the file."""
+        """Return the whole records of the journal whose pixels are there, each with its end in the file."""
         found: list[tuple[Record, int]] = []
         try:
             rows = (self.path.stat().st_size - self.start) // int(np.prod(self.shape))
@@ -286,7 +286,7 @@ def _sync(file: BinaryIO) -> None:
 
 
 def _header(rows: int, shape: tuple[int, int, int]) -> bytes:
-    """The first bytes of an .npy file; numpy leaves room in them, so that every number of rows has as many."""
+    """Return the first bytes of an .npy file; numpy leaves room in them, so that every number of rows has as many."""
     header = io.BytesIO()
     content = {"shape": (rows, *shape), "fortran_order": False, "descr": "|u1"}
     np.lib.format.write_array_header_1_0(header, content)
@@ -294,7 +294,7 @@ def _header(rows: int, shape: tuple[int, int, int]) -> bytes:
 
 
 def _matching(records: Iterable[Record], entries: Sequence[Entry]) -> int:
-    """How many of the first records are of the first files."""
+    """Return how many of the first records are of the first files."""
     pairs = zip(records, entries, strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0].is_of(pair[1]), pairs))
 
@@ -331,7 +331,7 @@ def _finish(partial: _Partial, decoded: int) -> Store:
 
 
 def _read(folder: Path, size: int, channels: int) -> Store | None:
-    """The finished store of a folder; None where there is none, or one of another version, or a damaged one."""
+    """Return the finished store of a folder; None where there is none, or one of another version, or a damaged one."""
     try:
         index = json.loads((folder / "index.json").read_bytes())
         if index["version"] != VERSION or index["shape"] != [size, size, channels]:

@@ -69,7 +69,7 @@ class _Rows:
         )
 
     def notes(self) -> list[str]:
-        """What a person should know of the rows."""
+        """Return what a person should know of the rows."""
         notes = []
         if self.without:
             values = ", ".join(f"{count:,} '{value}'" for value, count in sorted(self.without.items()))
@@ -83,9 +83,9 @@ class _Rows:
 
 
 def list_csv(root: Path, table: Path, unlabeled: Sequence[str] = UNLABELED) -> Listing:
-    """List the rows of a CSV with the columns ``path`` (below ``root``, or absolute) and ``label`` (empty: unlabeled).
+    """List the rows of a CSV with the columns `path` (below `root`, or absolute) and `label` (empty: unlabeled).
 
-    A column ``split`` says ``train`` (or nothing), ``val`` or ``test``; other columns are not read. Commas, semicolons
+    A column `split` says `train` (or nothing), `val` or `test`; other columns are not read. Commas, semicolons
     or tabs separate; UTF-8, or UTF-16 with its mark. Without a line of names the columns are path, label and perhaps
     split. Images that are in no row are left out; a file that is not there is a bad file.
 
@@ -163,7 +163,7 @@ def _read_rows(
 
 
 def _text(table: Path) -> str:
-    """The whole file, with line ends as `\\n`."""
+    """Return the whole file, with line feeds as line ends."""
     try:
         content = table.read_bytes()
         utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
@@ -183,7 +183,7 @@ def _is_there(root: Path, path: str) -> bool:
 
 
 def _entry(root: Path, path: str, label: str | None, part: str) -> Entry:
-    """The file of a row, with its size; backslashes separate folders where no file is called so."""
+    """Return the file of a row, with its size; backslashes separate folders where no file is called so."""
     for name in (path, path.replace("\\", "/")):
         try:
             found = (root / name).stat()  # an absolute path stays what it is

@@ -31,7 +31,7 @@ class FoundFile(NamedTuple):
 
 
 def is_system(name: str) -> bool:
-    """Whether a file or folder of that name is hidden or the operating system's own, and never an image."""
+    """Return whether a file or folder of that name is hidden or the operating system's own, and never an image."""
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
@@ -97,7 +97,7 @@ def _named_as_image(name: str) -> bool:
 
 
 def _is_image(file: Path) -> bool:
-    """Whether a regular file is to be read: by its name, else by how it begins."""
+    """Return whether a regular file is to be read: by its name, else by how it begins."""
     if _named_as_image(file.name):
         return True
     try:

@@ -37,8 +37,8 @@ def collapse_panel(first: Tensor, second: Tensor) -> dict[str, Tensor]:
         second: (N, D) those of another view of the same images, row by row.
 
     Returns:
-        ``std`` and ``rank`` of the first view; ``alignment``; ``uniformity``, the mean of both views'; ``positive``,
-        the mean cosine of an image's two views; ``negative``, that of two images' different views. Measures of pairs
+        `std` and `rank` of the first view; `alignment`; `uniformity`, the mean of both views'; `positive`,
+        the mean cosine of an image's two views; `negative`, that of two images' different views. Measures of pairs
         of images are NaN for a single image.
 
     Raises:
@@ -59,7 +59,7 @@ def collapse_panel(first: Tensor, second: Tensor) -> dict[str, Tensor]:
 
 
 def collapsed(panel: Mapping[str, float]) -> str | None:
-    """Say which of the measures "std" and "rank" of a :func:`collapse_panel` shows a collapse, or None."""
+    """Say which of the measures "std" and "rank" of a `collapse_panel` shows a collapse, or None."""
     for name, least in LEAST.items():
         if panel.get(name, least) < least:
             return f"{name} {panel[name]:.3g} is below {least:g}"
@@ -67,7 +67,7 @@ def collapsed(panel: Mapping[str, float]) -> str | None:
 
 
 def embedding_std(x: Tensor) -> Tensor:
-    """Standard deviation of unit vectors (N, D) over the batch, mean of the dimensions, times sqrt(D).
+    """Return the standard deviation of unit vectors (N, D) over the batch, mean of the dimensions, times sqrt(D).
 
     Chen and He 2021 (SimSiam), arXiv:2011.10566, sec. 4.1, who compare with 1 / sqrt(D), that of directions spread
     evenly: times sqrt(D), this is 1 there, and 0 when all images have one embedding.
@@ -93,9 +93,10 @@ def alignment(x: Tensor, y: Tensor) -> Tensor:
 
 
 def uniformity(x: Tensor) -> Tensor:
-    """log of the mean of exp(-2 ||x_i - x_j||^2) over pairs i < j of unit vectors (N, D), in [-8, 0]; 0 is collapse.
+    """Return the log of the mean of exp(-2 ||x_i - x_j||^2) over pairs i < j of unit vectors (N, D), in [-8, 0].
 
-    Wang and Isola 2020, arXiv:2005.10242, t = 2. Evenly spread vectors of many dimensions come near to -4.
+    0 is collapse. Wang and Isola 2020, arXiv:2005.10242, t = 2. Evenly spread vectors of many dimensions come near
+    to -4.
     """
     pairs = 2 * (x @ x.T - 1).clamp(max=0)  # minus the squared distances
     pairs.fill_diagonal_(-torch.inf)

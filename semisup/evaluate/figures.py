@@ -149,7 +149,7 @@ def embedding_figure(
 
 
 def _framed(image: NDArray[np.uint8], right: bool | None) -> NDArray[np.float64]:
-    """An image (H, W, C) uint8 as (h, w, 3) in [0, 1], small ones enlarged, framed by whether it is right."""
+    """Return an image (H, W, C) uint8 as (h, w, 3) in [0, 1], small ones enlarged, framed by whether it is right."""
     scale = -(-56 // len(image))
     pixels = np.repeat(np.repeat(image / 255.0, scale, axis=0), scale, axis=1)
     if pixels.shape[2] == 1:

@@ -13,7 +13,7 @@ __all__ = ["predict_logits"]
 
 
 def predict_logits(model: nn.Module, batches: Iterable[Tensor]) -> Tensor:
-    """Return the float32 outputs of ``model`` for all batches, concatenated, on the device of the outputs.
+    """Return the float32 outputs of `model` for all batches, concatenated, on the device of the outputs.
 
     The network runs in eval mode without gradient. Afterwards, also after an error, every submodule is back in the mode
     it had of its own (a frozen BatchNorm in eval mode inside a model in train mode stays so); no parameter or buffer

@@ -24,7 +24,7 @@ def knn_predict(
     temperature: float = 0.07,
     chunk: int = 1024,
 ) -> Tensor:
-    """Return (M, C) class scores: the sum of ``exp(cosine / τ)`` over the k nearest of the bank, by class.
+    """Return (M, C) class scores: the sum of `exp(cosine / τ)` over the k nearest of the bank, by class.
 
     NPID, arXiv:1805.01978, section 3.4. Each row is divided by its largest term, which changes no ranking and keeps
     exp from overflowing, so τ -> inf gives the class counts among the k nearest.
@@ -40,7 +40,7 @@ def knn_predict(
             would take more than 256 MiB.
 
     Raises:
-        SemisupError: shapes that do not match, a label out of range, or ``k`` or ``temperature`` not positive.
+        SemisupError: shapes that do not match, a label out of range, or `k` or `temperature` not positive.
     """
     if features.ndim != 2 or not len(features) or queries.ndim != 2 or queries.shape[1] != features.shape[1]:
         raise SemisupError(
@@ -78,7 +78,7 @@ def knn_accuracy(
     temperature: float = 0.07,
     chunk: int = 1024,
 ) -> float:
-    """Return the fraction of queries whose best class by :func:`knn_predict` is their label.
+    """Return the fraction of queries whose best class by `knn_predict` is their label.
 
     Args:
         features: (B, D) bank.
@@ -86,12 +86,12 @@ def knn_accuracy(
         queries: (M, D), M >= 1.
         query_labels: (M,) int64.
         num_classes: C.
-        k: as in :func:`knn_predict`.
-        temperature: as in :func:`knn_predict`.
-        chunk: as in :func:`knn_predict`.
+        k: as in `knn_predict`.
+        temperature: as in `knn_predict`.
+        chunk: as in `knn_predict`.
 
     Raises:
-        SemisupError: as :func:`knn_predict`, or ``query_labels`` is not (M,) with M >= 1.
+        SemisupError: as `knn_predict`, or `query_labels` is not (M,) with M >= 1.
     """
     if not len(queries) or query_labels.shape != queries.shape[:1]:
         raise SemisupError(

@@ -30,12 +30,12 @@ def classification_metrics(logits: Tensor, y: Tensor, num_classes: int) -> dict[
         num_classes: C.
 
     Returns:
-        `accuracy` in [0, 1]; `balanced_accuracy` and `macro_f1`, see :func:`class_means`; `majority_rate`, the share
+        `accuracy` in [0, 1]; `balanced_accuracy` and `macro_f1`, see `class_means`; `majority_rate`, the share
         of the largest class, which is the accuracy of always naming it; `most_frequent`, the share of the predictions
         that name the class that is named most often; `nll`, the mean negative log-likelihood in nats; `ece` in [0, 1],
-        see :func:`expected_calibration_error`; `brier`, the mean of `||p - onehot||^2` in [0, 2];
+        see `expected_calibration_error`; `brier`, the mean of `||p - onehot||^2` in [0, 2];
         `per_class_accuracy`, a list of C floats with NaN for a class without samples; and `reliability`, see
-        :func:`reliability`.
+        `reliability`.
 
     Raises:
         SemisupError: shapes that do not match, a label out of range, or logits that are not finite.
@@ -95,7 +95,7 @@ def class_means(matrix: Tensor) -> tuple[float, float]:
     (Opitz and Burst, arXiv:1911.03347, eq. 1 of macro F1: the mean of the classes' F1, not the F1 of means).
 
     Args:
-        matrix: (C, C) counts as of :func:`confusion_matrix`, in floating point.
+        matrix: (C, C) counts as of `confusion_matrix`, in floating point.
     """
     true, predicted, hits = matrix.sum(dim=1), matrix.sum(dim=0), matrix.diagonal()
     there, either = true > 0, true + predicted > 0
@@ -126,7 +126,7 @@ def predictions_collapsed(recalls: Sequence[float | None], most_frequent: float 
 
 
 def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15) -> float:
-    """Return the sum over bins of ``(n_b / N) * |accuracy_b - mean confidence_b|``, in [0, 1].
+    """Return the sum over bins of `(n_b / N) * |accuracy_b - mean confidence_b|`, in [0, 1].
 
     Naeini et al., AAAI 2015; Guo et al., arXiv:1706.04599, eq. 3. Equal-width bins (lo, hi] over [0, 1].
 
@@ -149,8 +149,9 @@ def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 
 
 
 def reliability(confidence: Tensor, correct: Tensor, bins: int = 15) -> list[list[float]]:
-    """Return the reliability diagram: for each of the bins of :func:`expected_calibration_error` how many samples it
-    has, their mean confidence and their accuracy; three zeros for an empty bin.
+    """Return the reliability diagram, of the bins of `expected_calibration_error`.
+
+    For each bin how many samples it has, their mean confidence and their accuracy; three zeros for an empty bin.
 
     Args:
         confidence: (N,) probability of the predicted class.
@@ -163,7 +164,7 @@ def reliability(confidence: Tensor, correct: Tensor, bins: int = 15) -> list[lis
 
 
 def _bin_sums(confidence: Tensor, correct: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of 1, confidence and correctness (each (bins,) float64) over equal-width bins (lo, hi] of [0, 1]."""
+    """Return sums of 1, confidence and correctness (each (bins,) float64) over equal-width bins (lo, hi] of [0, 1]."""
     inner_edges = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins
     index = torch.bucketize(confidence, inner_edges)  # right=False: an edge belongs to the bin below it
     sums = torch.zeros(bins, 3, dtype=torch.float64, device=confidence.device)

@@ -27,7 +27,7 @@ def confusion_figure(matrix: Tensor, classes: Sequence[str], path: str | Path) -
         path: file to write, in an existing folder.
 
     Raises:
-        SemisupError: ``matrix`` is not (C, C) for the C names in ``classes``.
+        SemisupError: `matrix` is not (C, C) for the C names in `classes`.
     """
     size = len(classes)
     if matrix.shape != (size, size):

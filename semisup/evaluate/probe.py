@@ -17,7 +17,7 @@ __all__ = ["LinearProbe", "fit_probe", "linear_probe"]
 
 FOLDS = 5
 PROBE_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
-"""Choices of C of :func:`fit_probe`, the inverse of the weight decay."""
+"""Choices of C of `fit_probe`, the inverse of the weight decay."""
 TINIEST = 1e-12
 """Probability of a class that had no label."""
 
@@ -120,7 +120,7 @@ def linear_probe(
 
     The inverse regularization C is chosen from 0.01 to 10 on a stratified fifth of the *training* features, then the
     model is fitted once more on all of them; the test set is read once. A class with fewer than 5 training samples
-    means C = 1 without a search. At most ``max_train`` samples are used, which bounds the time (60 000 x 64 features of
+    means C = 1 without a search. At most `max_train` samples are used, which bounds the time (60 000 x 64 features of
     10 classes: 3 s on one core): above that, a seeded subsample with the same class frequencies and every class in it.
 
     Args:
@@ -132,7 +132,7 @@ def linear_probe(
         max_train: largest number of training samples used.
 
     Returns:
-        ``accuracy`` on the test set; ``C``; ``train_samples`` used; ``converged``, False when the final fit stopped at
+        `accuracy` on the test set; `C`; `train_samples` used; `converged`, False when the final fit stopped at
         1000 iterations, so that its accuracy is a lower estimate.
 
     Raises:
@@ -181,7 +181,7 @@ def _fit(x: npt.NDArray[np.float64], y: npt.NDArray[np.int64], strength: float) 
 
 
 def _stratified_order(y: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.intp]:
-    """Return a random order of the samples in which every prefix has about the class frequencies of ``y``.
+    """Return a random order of the samples in which every prefix has about the class frequencies of `y`.
 
     Sample i of the n of its class goes to i / n of the way; a prefix as long as the number of classes has each once.
     """

@@ -12,7 +12,7 @@ __all__ = ["pseudo_label_quality"]
 def pseudo_label_quality(labels: Tensor, mask: Tensor, hidden: Tensor) -> dict[str, Tensor]:
     """Return coverage and accuracy of pseudo-labels as 0-d float32 tensors, without host synchronization.
 
-    Only for the evaluator's log: nothing a method learns from may come from ``hidden``.
+    Only for the evaluator's log: nothing a method learns from may come from `hidden`.
 
     Args:
         labels: (N,) int64 pseudo-labels.
@@ -20,7 +20,7 @@ def pseudo_label_quality(labels: Tensor, mask: Tensor, hidden: Tensor) -> dict[s
         hidden: (N,) int64 true labels; samples with -1 (unknown) are left out of everything.
 
     Returns:
-        ``coverage``, the kept fraction; ``kept_accuracy`` among the kept, NaN if none was kept; ``accuracy`` of all
+        `coverage`, the kept fraction; `kept_accuracy` among the kept, NaN if none was kept; `accuracy` of all
         pseudo-labels, kept or not. All are NaN if no true label is known.
 
     Raises:

@@ -1,6 +1,6 @@
 """Loss functions on tensors, by family: no state, no configuration, float32 inside autocast, no host synchronization.
 
-Plain cross-entropy with integer labels is ``torch.nn.functional.cross_entropy``; it has no wrapper here.
+Plain cross-entropy with integer labels is `torch.nn.functional.cross_entropy`; it has no wrapper here.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ __all__ = ["align_distribution"]
 
 
 def align_distribution(probs: Tensor, target: Tensor, model: Tensor, eps: float = 1e-6) -> Tensor:
-    """Return ``probs * (target + eps) / (model + eps)``, renormalized per row.
+    """Return `probs * (target + eps) / (model + eps)`, renormalized per row.
 
-    ReMixMatch, arXiv:1911.09785, section 3.1. Where ``model`` equals ``target`` nothing changes. Align first, sharpen
+    ReMixMatch, arXiv:1911.09785, section 3.1. Where `model` equals `target` nothing changes. Align first, sharpen
     after. Nothing is detached here: guessed labels are targets, and the caller detaches those.
 
     Args:
@@ -23,7 +23,7 @@ def align_distribution(probs: Tensor, target: Tensor, model: Tensor, eps: float 
         eps: keeps a class the model never predicts from dividing by 0; the reference code's value.
 
     Raises:
-        SemisupError: ``target`` or ``model`` is not (C,).
+        SemisupError: `target` or `model` is not (C,).
     """
     for name, frequencies in (("target", target), ("model", model)):
         if frequencies.shape != probs.shape[1:]:

@@ -1,5 +1,7 @@
-"""Cross-entropy in the forms plain ``F.cross_entropy`` does not cover: soft targets, masked pseudo-labels,
-annealed labels, entropy."""
+"""Cross-entropy in the forms plain `F.cross_entropy` does not cover.
+
+Soft targets, masked pseudo-labels, annealed labels, entropy.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ __all__ = ["annealed_cross_entropy", "entropy", "pseudo_label_cross_entropy", "s
 
 
 def soft_cross_entropy(logits: Tensor, target_probs: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Return the mean over all N rows of ``weight * H(target, softmax(logits))``.
+    """Return the mean over all N rows of `weight * H(target, softmax(logits))`.
 
     The labeled term of MixMatch (arXiv:1905.02249, eq. 3), every term of ReMixMatch (arXiv:1911.09785) and, with the
     confidence mask as weight, the consistency of UDA (arXiv:1904.12848): for a detached target its gradient equals
@@ -38,10 +40,10 @@ def soft_cross_entropy(logits: Tensor, target_probs: Tensor, weight: Tensor | No
 
 
 def pseudo_label_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean over all N rows, kept or not, of ``mask * CE(logits, labels)``.
+    """Return the mean over all N rows, kept or not, of `mask * CE(logits, labels)`.
 
     FixMatch, arXiv:2001.07685, eq. 4. Dividing by N and not by the number of kept rows is what lets the term grow with
-    the network's confidence. With nothing kept, loss and gradient are exactly 0. (The ``pseudo_label.py`` of
+    the network's confidence. With nothing kept, loss and gradient are exactly 0. (The `pseudo_label.py` of
     google-research/fixmatch multiplies (B,) by (B, 1), so its mean is mean(loss) * mean(mask); refused here.)
 
     Args:
@@ -50,7 +52,7 @@ def pseudo_label_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> 
         mask: (N,) bool, or float weights.
 
     Raises:
-        SemisupError: ``labels`` or ``mask`` is not (N,).
+        SemisupError: `labels` or `mask` is not (N,).
     """
     _check_one_per_row("labels", labels, logits)
     _check_one_per_row("mask", mask, logits)
@@ -59,7 +61,7 @@ def pseudo_label_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> 
 
 
 def annealed_cross_entropy(logits: Tensor, labels: Tensor, threshold: float) -> Tensor:
-    """Return the mean cross-entropy of the rows whose label has a probability of at most ``threshold``; 0 if none has.
+    """Return the mean cross-entropy of the rows whose label has a probability of at most `threshold`; 0 if none has.
 
     Training signal annealing of UDA, arXiv:1904.12848, section 3: what is known well enough is not learned any better.
     As in google-research/uda, the mean runs over the rows that are left; USB divides by all. Which rows these are
@@ -71,7 +73,7 @@ def annealed_cross_entropy(logits: Tensor, labels: Tensor, threshold: float) -> 
         threshold: in (0, 1]; 1 leaves no row out.
 
     Raises:
-        SemisupError: ``labels`` is not (N,), or ``threshold`` is outside (0, 1].
+        SemisupError: `labels` is not (N,), or `threshold` is outside (0, 1].
     """
     _check_one_per_row("labels", labels, logits)
     if not 0 < threshold <= 1:
@@ -82,7 +84,7 @@ def annealed_cross_entropy(logits: Tensor, labels: Tensor, threshold: float) -> 
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Return the mean over N of the entropy of ``softmax(logits)``, in nats, in [0, log C].
+    """Return the mean over N of the entropy of `softmax(logits)`, in nats, in [0, log C].
 
     Grandvalet and Bengio, NIPS 2004. Gradient flows through the probabilities too. At the uniform prediction it is 0,
     so the term alone cannot leave that point.

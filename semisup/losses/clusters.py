@@ -15,8 +15,7 @@ __all__ = ["cross_view_cross_entropy", "self_distillation", "sinkhorn"]
 
 
 def cross_view_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean of ``H(targets[g], softmax(logits[v]))`` over all pairs of two different views g and v, and all N
-    images.
+    """Return the mean of `H(targets[g], softmax(logits[v]))` over all pairs of different views g, v and all N images.
 
     SwAV, arXiv:2006.09882, eq. 1 and 5, with main_swav.py's means for its sums; DINO, arXiv:2104.14294, eq. 3.
     Uniform logits cost log K.
@@ -43,13 +42,14 @@ def cross_view_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
-    """Return the (N, K) codes of N images: ``exp(scores / epsilon)``, scaled in turns so that clusters share the images
-    evenly and each row sums to 1.
+    """Return the (N, K) codes of N images, of which clusters share the images evenly; each row sums to 1.
+
+    They are `exp(scores / epsilon)`, rows and columns scaled in turns.
 
     SwAV, arXiv:2006.09882, eq. 3 and 4 (Sinkhorn and Knopp 1967), and main_swav.py. Rows are scaled last: they sum to 1
     after any number of iterations, the clusters' shares are only near N / K. Done on logarithms, where the published
     exponentials of 1 / epsilon would leave half precision; adding a constant to all scores changes nothing. A target:
-    detach ``scores``.
+    detach `scores`.
 
     Args:
         scores: (N, K), N >= 1.
@@ -72,9 +72,9 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tens
 def self_distillation(
     student: Tensor, teacher: Tensor, center: Tensor, student_temperature: float, teacher_temperature: float
 ) -> Tensor:
-    """Return :func:`cross_view_cross_entropy` of the student's logits and the centered, sharpened teacher's.
+    """Return `cross_view_cross_entropy` of the student's logits and the centered, sharpened teacher's.
 
-    DINO, arXiv:2104.14294, eq. 1, 3 and algorithm 1: targets are ``softmax((teacher - center) / teacher_temperature)``.
+    DINO, arXiv:2104.14294, eq. 1, 3 and algorithm 1: targets are `softmax((teacher - center) / teacher_temperature)`.
     Teacher and center get no gradient.
 
     Args:

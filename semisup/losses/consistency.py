@@ -12,7 +12,7 @@ __all__ = ["kl_consistency", "mse_consistency", "sharpen"]
 
 
 def mse_consistency(logits: Tensor, target_probs: Tensor) -> Tensor:
-    """Return the mean over N of ``||softmax(logits) - target||^2 / C``, in [0, 2/C].
+    """Return the mean over N of `||softmax(logits) - target||^2 / C`, in [0, 2/C].
 
     Π-model (arXiv:1610.02242), Mean Teacher (arXiv:1703.01780) and, over the mixed images, the unlabeled term of
     MixMatch (arXiv:1905.02249, eq. 4). Summing over classes instead would be C times too strong.
@@ -33,11 +33,11 @@ def kl_consistency(logits: Tensor, target_logits: Tensor) -> Tensor:
     """Return the mean over N of KL(softmax(target_logits) || softmax(logits)), in nats.
 
     UDA (arXiv:1904.12848) and VAT (arXiv:1704.03976, eq. 5: clean || perturbed; the TensorFlow code of FixMatch has it
-    the other way round). Pass ``target_logits / T`` for a sharpened target.
+    the other way round). Pass `target_logits / T` for a sharpened target.
 
     Args:
         logits: (N, C) of the branch that learns.
-        target_logits: (N, C). Not detached here, as in :func:`mse_consistency`.
+        target_logits: (N, C). Not detached here, as in `mse_consistency`.
 
     Raises:
         SemisupError: the two shapes differ.
@@ -50,7 +50,7 @@ def kl_consistency(logits: Tensor, target_logits: Tensor) -> Tensor:
 
 
 def sharpen(probs: Tensor, temperature: float) -> Tensor:
-    """Return ``probs^(1/T)`` renormalized per row, which is softmax(z / T) for ``probs = softmax(z)``.
+    """Return `probs^(1/T)` renormalized per row, which is softmax(z / T) for `probs = softmax(z)`.
 
     MixMatch, arXiv:1905.02249, eq. 7. T = 1 changes nothing, T -> 0 gives the argmax.
 
@@ -59,7 +59,7 @@ def sharpen(probs: Tensor, temperature: float) -> Tensor:
         temperature: T > 0.
 
     Raises:
-        SemisupError: ``temperature`` is not positive.
+        SemisupError: `temperature` is not positive.
     """
     if not temperature > 0:
         raise SemisupError(f"temperature must be positive, got {temperature}")

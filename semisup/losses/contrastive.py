@@ -1,6 +1,6 @@
 """Contrastive losses: tell one positive from negatives.
 
-`weight` is that of :func:`semisup.losses.soft_cross_entropy`: a factor per row, bool or float; the mean runs over all N
+`weight` is that of `semisup.losses.soft_cross_entropy`: a factor per row, bool or float; the mean runs over all N
 rows, kept or not, and a row of weight 0 is still a candidate for the others.
 """
 
@@ -35,8 +35,8 @@ def nt_xent(z: Tensor, temperature: float, extra_negatives: Tensor | None = None
             has no lower bound of 0.
 
     Raises:
-        SemisupError: an odd or zero number of rows, a width of ``extra_negatives`` other than D, or a temperature
-            that is not positive; decoupled, one pair without ``extra_negatives``.
+        SemisupError: an odd or zero number of rows, a width of `extra_negatives` other than D, or a temperature
+            that is not positive; decoupled, one pair without `extra_negatives`.
     """
     if z.ndim != 2 or z.shape[0] == 0 or z.shape[0] % 2:
         raise SemisupError(f"z must be (2N, D), first views stacked on second views, got shape {tuple(z.shape)}")
@@ -84,10 +84,10 @@ def info_nce(
         temperature: τ > 0, divides the cosine similarity.
         negatives: (K, D) for all queries. None: the other queries' positives, N candidates in all.
         weight: (N,), see the top of this file.
-        decoupled: leave the positive out of the candidates, see :func:`nt_xent`; needs ``negatives``.
+        decoupled: leave the positive out of the candidates, see `nt_xent`; needs `negatives`.
 
     Raises:
-        SemisupError: a shape other than these, a temperature that is not positive, or decoupled without ``negatives``.
+        SemisupError: a shape other than these, a temperature that is not positive, or decoupled without `negatives`.
     """
     _check_pairs(queries, positives, "queries", "positives")
     if not temperature > 0:
@@ -108,8 +108,9 @@ def info_nce(
 
 
 def sup_con(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Return the mean over N rows of the mean, over the other rows of a row's class, of the cross-entropy of finding
-    them among all other rows.
+    """Return the mean cross-entropy of finding the other rows of a row's class among all other rows.
+
+    The mean runs over the N rows, and for each of them over the other rows of its class.
 
     SupCon, arXiv:2004.11362, eq. 2 (L_out, the mean outside of the logarithm, which the paper found better than L_in).
     Rows are ℓ2-normalized here, and all get gradient. A row without another one of its class adds 0. Equal or
@@ -138,8 +139,7 @@ def sup_con(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
 
 
 def n_pair(anchors: Tensor, positives: Tensor, norm_penalty: float = 0.0, weight: Tensor | None = None) -> Tensor:
-    """Return the mean over N rows of the cross-entropy of ``anchors @ positives.T`` plus ``norm_penalty`` times the two
-    squared lengths.
+    """Return the mean cross-entropy of `anchors @ positives.T` plus `norm_penalty` times the two squared lengths.
 
     Sohn, NIPS 2016, sec. 3: N pairs of N different classes; each positive is the negative of the other
     anchors. Rows are not normalized; the penalty keeps them from growing instead. With products 0 the value is log N.
@@ -147,7 +147,7 @@ def n_pair(anchors: Tensor, positives: Tensor, norm_penalty: float = 0.0, weight
     Args:
         anchors: (N, D), N >= 1.
         positives: (N, D); row i has the class of anchor i and no other row has.
-        norm_penalty: >= 0, of ``|anchor|^2 + |positive|^2``.
+        norm_penalty: >= 0, of `|anchor|^2 + |positive|^2`.
         weight: (N,), see the top of this file; it weighs the penalty too.
 
     Raises:
@@ -163,8 +163,9 @@ def n_pair(anchors: Tensor, positives: Tensor, norm_penalty: float = 0.0, weight
 
 
 def nce(positive: Tensor, negatives: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Return the mean over N rows of ``-log h(positive) - sum over m of log(1 - h(negative))``,
-    ``h = P_d / (P_d + m P_n)``.
+    """Return the mean over N rows of `-log h(positive) - sum over m of log(1 - h(negative))`.
+
+    There `h = P_d / (P_d + m P_n)`.
 
     Gutmann and Hyvärinen, AISTATS 2010, with m noise samples: was it drawn from the data (P_d, the model) or from the
     noise (P_n)? The sum over negatives is a sum, so that the loss grows with m: log(1 + m) + m log(1 + 1/m) where

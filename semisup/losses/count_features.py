@@ -11,10 +11,10 @@ __all__ = ["counting"]
 
 
 def counting(whole: Tensor, parts: Tensor, other: Tensor, margin: float) -> Tensor:
-    """Return the mean over N of ``|whole - sum of parts|^2 + max(0, margin - |other - sum of parts|^2)``.
+    """Return the mean over N of `|whole - sum of parts|^2 + max(0, margin - |other - sum of parts|^2)`.
 
     Noroozi et al. 2017, arXiv:1708.06734, eq. 4. Without the second term 0 would count everything right: all counts 0
-    cost ``margin``. A public re-implementation (clvrai) takes the maximum element by element; the paper's is of the
+    cost `margin`. A public re-implementation (clvrai) takes the maximum element by element; the paper's is of the
     squared length, as here. Nothing is detached.
 
     Args:

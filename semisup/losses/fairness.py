@@ -13,7 +13,7 @@ __all__ = ["self_adaptive_fairness"]
 
 
 def self_adaptive_fairness(logits: Tensor, mask: Tensor, expected: Tensor, histogram: Tensor) -> Tensor:
-    """Return ``sum_c a_c log b_c``, a = SumNorm(expected / histogram), b = the same of this batch's kept answers.
+    """Return `sum_c a_c log b_c`, a = SumNorm(expected / histogram), b = the same of this batch's kept answers.
 
     FreeMatch, arXiv:2205.07246, the term called L_f = -H(a, b): b is SumNorm(p / h) with p the mean probability of the
     kept rows and h the histogram of their most likely classes, which is constant. SumNorm divides by the sum.
@@ -21,7 +21,7 @@ def self_adaptive_fairness(logits: Tensor, mask: Tensor, expected: Tensor, histo
     Minimized, as paper and authors' code do, it moves b *away* from a, whatever the paper's text says of equal shares:
     give it a tiny weight. For two classes and a uniform a it is -0.693 at b = (.5, .5), -1.204 at (.9, .1).
 
-    The authors' code adds ``a_c log 1e-12`` for every class that no kept row has as its most likely one. That is a
+    The authors' code adds `a_c log 1e-12` for every class that no kept row has as its most likely one. That is a
     constant without a gradient, left out here. Without a kept row, value and gradient are exactly 0.
 
     Args:
@@ -31,7 +31,7 @@ def self_adaptive_fairness(logits: Tensor, mask: Tensor, expected: Tensor, histo
         histogram: (C,) running histogram of its most likely classes; a class that never was one has no part in a.
 
     Raises:
-        SemisupError: ``mask`` is not (N,), or ``expected`` or ``histogram`` not (C,).
+        SemisupError: `mask` is not (N,), or `expected` or `histogram` not (C,).
     """
     if mask.shape != logits.shape[:1]:
         raise SemisupError(f"mask must have shape ({logits.shape[0]},), one per row, got {tuple(mask.shape)}")

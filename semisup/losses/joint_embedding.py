@@ -16,7 +16,7 @@ __all__ = ["barlow_twins", "covariance_penalty", "negative_cosine", "variance_hi
 
 
 def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean over N rows of ``-cos(prediction, target)``, in [-1, 1].
+    """Return the mean over N rows of `-cos(prediction, target)`, in [-1, 1].
 
     SimSiam, arXiv:2011.10566, eq. 1. BYOL's squared distance of unit vectors (arXiv:2006.07733, eq. 2) is twice this
     plus 2.
@@ -34,7 +34,7 @@ def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def barlow_twins(first: Tensor, second: Tensor, redundancy_weight: float = 0.0051) -> Tensor:
-    """Return ``sum_i (1 - C_ii)^2 + redundancy_weight * sum_{i != j} C_ij^2``, C the cross-correlation of two views.
+    """Return `sum_i (1 - C_ii)^2 + redundancy_weight * sum_{i != j} C_ij^2`, C the cross-correlation of two views.
 
     Barlow Twins, arXiv:2103.03230, eq. 1 and 2: every feature is standardized over the batch, by its mean and the root
     of its biased variance (plus 1e-5, BatchNorm's, as in the authors' code). Sums over features, not means: of D
@@ -59,7 +59,7 @@ def barlow_twins(first: Tensor, second: Tensor, redundancy_weight: float = 0.005
 
 
 def variance_hinge(z: Tensor) -> Tensor:
-    """Return the mean over D features of ``max(0, 1 - std)``, std the root of the unbiased variance plus 1e-4.
+    """Return the mean over D features of `max(0, 1 - std)`, std the root of the unbiased variance plus 1e-4.
 
     VICReg, arXiv:2105.04906, eq. 1 and 2, with the paper's target of 1 and its ε. 0.99 where all rows are equal; the
     gradient is then 0, and grows with the first difference.
@@ -68,14 +68,14 @@ def variance_hinge(z: Tensor) -> Tensor:
         z: (N, D), N >= 2.
 
     Raises:
-        SemisupError: ``z`` is not (N, D) with N >= 2.
+        SemisupError: `z` is not (N, D) with N >= 2.
     """
     _check_spread(z)
     return F.relu(1 - (full_precision(z).var(0) + 1e-4).sqrt()).mean()
 
 
 def covariance_penalty(z: Tensor) -> Tensor:
-    """Return ``sum_{i != j} cov_ij^2 / D``, cov the unbiased covariance of D features.
+    """Return `sum_{i != j} cov_ij^2 / D`, cov the unbiased covariance of D features.
 
     VICReg, arXiv:2105.04906, eq. 3 and 4. Memory is D^2 floats.
 
@@ -83,7 +83,7 @@ def covariance_penalty(z: Tensor) -> Tensor:
         z: (N, D), N >= 2.
 
     Raises:
-        SemisupError: ``z`` is not (N, D) with N >= 2.
+        SemisupError: `z` is not (N, D) with N >= 2.
     """
     _check_spread(z)
     with without_autocast(z):
@@ -99,7 +99,7 @@ def _standardize(z: Tensor) -> Tensor:
 
 
 def _off_diagonal(matrix: Tensor) -> Tensor:
-    """The matrix with zeros on its diagonal."""
+    """Return the matrix with zeros on its diagonal."""
     return matrix - matrix.diagonal().diag_embed()
 
 

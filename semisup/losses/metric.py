@@ -20,7 +20,7 @@ __all__ = ["batch_hard_triplet", "contrastive_margin", "soft_nearest_neighbor", 
 
 
 def contrastive_margin(z: Tensor, labels: Tensor, margin: float = 1.0) -> Tensor:
-    """Return the mean over all pairs of ``d^2 / 2`` (same label) and ``max(0, margin - d)^2 / 2`` (different labels).
+    """Return the mean over all pairs of `d^2 / 2` (same label) and `max(0, margin - d)^2 / 2` (different labels).
 
     Hadsell, Chopra and LeCun, CVPR 2006, eq. 4, with the mean for its sum. Pairs that already lie right count, with
     0. (pytorch-metric-learning's loss of this name is linear in d and leaves them out of its mean.)
@@ -31,7 +31,7 @@ def contrastive_margin(z: Tensor, labels: Tensor, margin: float = 1.0) -> Tensor
         margin: >= 0, the distance from which different rows leave each other alone.
 
     Raises:
-        SemisupError: ``z`` is not (N, D) with N >= 1, ``labels`` is not (N,), or the margin is negative.
+        SemisupError: `z` is not (N, D) with N >= 1, `labels` is not (N,), or the margin is negative.
     """
     _check(z, labels, margin)
     same, other = _pairs(labels)
@@ -47,7 +47,7 @@ def triplet(
     mining: Literal["all", "hard", "semi_hard", "easy"] = "all",
     squared: bool = True,
 ) -> Tensor:
-    """Return the mean over mined triplets of ``max(0, d(anchor, positive) - d(anchor, negative) + margin)``.
+    """Return the mean over mined triplets of `max(0, d(anchor, positive) - d(anchor, negative) + margin)`.
 
     Schroff, Kalenichenko and Philbin 2015 (FaceNet), arXiv:1503.03832, sec. 3. Triplets by kind: hard, the negative is
     no farther than the positive; semi-hard, farther, but by no more than the margin; easy, by more, so that the hinge
@@ -56,12 +56,12 @@ def triplet(
     Args:
         z: (N, D). The paper normalizes the rows.
         labels: (N,) int64; -1 for rows to leave out.
-        margin: >= 0; paper: 0.2. None: the soft margin, ``softplus(d - d)``, for which no triplet is semi-hard.
+        margin: >= 0; paper: 0.2. None: the soft margin, `softplus(d - d)`, for which no triplet is semi-hard.
         mining: the kind of triplets to learn from.
         squared: compare squared distances, as the paper does.
 
     Raises:
-        SemisupError: as :func:`contrastive_margin`; an unknown kind; semi-hard triplets without a margin.
+        SemisupError: as `contrastive_margin`; an unknown kind; semi-hard triplets without a margin.
     """
     _check(z, labels, margin)
     if mining not in ("all", "hard", "semi_hard", "easy"):
@@ -84,19 +84,19 @@ def triplet(
 
 
 def batch_hard_triplet(z: Tensor, labels: Tensor, margin: float | None = None) -> Tensor:
-    """Return the mean over anchors of ``max(0, d(farthest positive) - d(nearest negative) + margin)``.
+    """Return the mean over anchors of `max(0, d(farthest positive) - d(nearest negative) + margin)`.
 
     Hermans, Beyer and Leibe 2017, arXiv:1703.07737, eq. 5, with distances that are not squared. An anchor is no
     positive of its own. Anchors without a positive or without a negative do not count; draw batches that have both
-    (the paper's P classes of K images). If all rows collapse, the value is ``margin``, or log 2 with the soft margin.
+    (the paper's P classes of K images). If all rows collapse, the value is `margin`, or log 2 with the soft margin.
 
     Args:
         z: (N, D). The paper leaves them as they are, S4L (arXiv:1905.03670) normalizes them.
         labels: (N,) int64 identities; -1 for rows to leave out.
-        margin: >= 0. None: the soft margin, ``softplus(d - d)`` for the hinge.
+        margin: >= 0. None: the soft margin, `softplus(d - d)` for the hinge.
 
     Raises:
-        SemisupError: ``z`` is not (N, D) with N >= 1, ``labels`` is not (N,), or the margin is negative.
+        SemisupError: `z` is not (N, D) with N >= 1, `labels` is not (N,), or the margin is negative.
     """
     _check(z, labels, margin)
     same, other = _pairs(labels)
@@ -109,8 +109,7 @@ def batch_hard_triplet(z: Tensor, labels: Tensor, margin: float | None = None) -
 
 
 def soft_nearest_neighbor(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Return the mean over rows of ``-log`` of the share of their own class among all others, weighted by
-    ``exp(-d^2 / T)``.
+    """Return the mean over rows of `-log` of their own class's share of all others, weighted by `exp(-d^2 / T)`.
 
     Frosst, Papernot and Hinton 2019, arXiv:1902.01889, eq. 1. Rows that are alone in their class (the share would be
     0) do not count, but are neighbors of the others. With all rows at one distance the value is
@@ -122,7 +121,7 @@ def soft_nearest_neighbor(z: Tensor, labels: Tensor, temperature: float) -> Tens
         temperature: T > 0, in squared distances.
 
     Raises:
-        SemisupError: as :func:`contrastive_margin`, or ``temperature`` is not positive.
+        SemisupError: as `contrastive_margin`, or `temperature` is not positive.
     """
     _check(z, labels)
     if not temperature > 0:

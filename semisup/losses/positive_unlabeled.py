@@ -12,11 +12,11 @@ __all__ = ["positive_unlabeled"]
 
 
 def positive_unlabeled(positive: Tensor, unlabeled: Tensor, prior: float) -> Tensor:
-    """Return the risk ``prior E_P l(z) + max(0, E_U l(-z) - prior E_P l(-z))``, ``l(z) = log(1 + exp(-z))``.
+    """Return the risk `prior E_P l(z) + max(0, E_U l(-z) - prior E_P l(-z))`, `l(z) = log(1 + exp(-z))`.
 
     Kiryo et al. 2017 (nnPU), arXiv:1703.00593, eq. 6: what the unlabeled examples cost as negatives, less the positive
     ones among them; a training set can be overfitted until that difference is negative, hence the bound, beyond which
-    it has no gradient. The paper's experiments use the sigmoid loss; with the logistic one ``sigmoid(z)`` is the
+    it has no gradient. The paper's experiments use the sigmoid loss; with the logistic one `sigmoid(z)` is the
     probability that an unlabeled example is positive.
 
     Args:
@@ -25,7 +25,7 @@ def positive_unlabeled(positive: Tensor, unlabeled: Tensor, prior: float) -> Ten
         prior: part of the unlabeled examples that belongs to the class, in [0, 1].
 
     Raises:
-        SemisupError: a shape other than these, or ``prior`` is outside [0, 1].
+        SemisupError: a shape other than these, or `prior` is outside [0, 1].
     """
     for name, logits in (("positive", positive), ("unlabeled", unlabeled)):
         if logits.ndim != 1 or not len(logits):

@@ -1,7 +1,7 @@
 """Relations between images: who resembles whom, and what that says about classes.
 
-Rows of the matrices here are distributions over other images; as targets of :func:`semisup.losses.soft_cross_entropy`
-they are compared with the logits of :func:`similarity`.
+Rows of the matrices here are distributions over other images; as targets of `semisup.losses.soft_cross_entropy`
+they are compared with the logits of `similarity`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["neighbor_answers", "pseudo_label_graph", "similarity", "unfold_class
 
 
 def similarity(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
-    """Return the (N, K) cosines of all pairs over ``temperature``: logits of finding a query's like among the keys.
+    """Return the (N, K) cosines of all pairs over `temperature`: logits of finding a query's like among the keys.
 
     Rows are ℓ2-normalized here. Nothing is detached.
 
@@ -43,14 +43,14 @@ def pseudo_label_graph(probs: Tensor, threshold: float) -> Tensor:
     """Return the (N, N) graph whose edge is the chance that two images have one class, each row divided by its sum.
 
     CoMatch, arXiv:2011.11183, and Train_CoMatch.py of salesforce/CoMatch: 1 for an image and itself, p_i · p_j
-    elsewhere, and 0 where that is below ``threshold``. Because of the loop no row is empty. A target: detach ``probs``.
+    elsewhere, and 0 where that is below `threshold`. Because of the loop no row is empty. A target: detach `probs`.
 
     Args:
         probs: (N, C), rows sum to 1.
         threshold: in [0, 1].
 
     Raises:
-        SemisupError: ``probs`` is not a matrix, or ``threshold`` is outside [0, 1].
+        SemisupError: `probs` is not a matrix, or `threshold` is outside [0, 1].
     """
     if probs.ndim != 2:
         raise SemisupError(f"probs must be (N, C), got shape {tuple(probs.shape)}")
@@ -65,7 +65,7 @@ def pseudo_label_graph(probs: Tensor, threshold: float) -> Tensor:
 
 
 def neighbor_answers(shares: Tensor, answers: Tensor) -> Tensor:
-    """Return (N, C): the mean of the keys' ``answers``, weighed by each row of ``shares``; a classifier by neighbors.
+    """Return (N, C): the mean of the keys' `answers`, weighed by each row of `shares`; a classifier by neighbors.
 
     The memory smoothing of CoMatch, arXiv:2011.11183; with labels for answers the "aggregating" of SimMatch,
     arXiv:2203.06915. A target: detach both.
@@ -85,7 +85,7 @@ def neighbor_answers(shares: Tensor, answers: Tensor) -> Tensor:
 
 
 def unfold_classes(shares: Tensor, probs: Tensor, labels: Tensor) -> Tensor:
-    """Return (N, K): ``shares`` of the keys times the probability of each key's class, each row divided by its sum.
+    """Return (N, K): `shares` of the keys times the probability of each key's class, each row divided by its sum.
 
     SimMatch, arXiv:2203.06915, "unfolding": keys of classes that the classifier does not believe in lose their part.
     A target: detach both.
@@ -96,7 +96,7 @@ def unfold_classes(shares: Tensor, probs: Tensor, labels: Tensor) -> Tensor:
         labels: (K,) int64 in [0, C), the keys' classes.
 
     Raises:
-        SemisupError: ``labels`` is not (K,), or ``probs`` has another number of rows than ``shares``.
+        SemisupError: `labels` is not (K,), or `probs` has another number of rows than `shares`.
     """
     if shares.ndim != 2 or labels.shape != shares.shape[1:]:
         got = f"{tuple(shares.shape)} and {tuple(labels.shape)}"

@@ -19,7 +19,9 @@ __all__ = ["AdaMatch"]
 
 
 class AdaMatch(Method):
-    """L = CE(labeled weak) + CE(labeled strong) + w(t) * mean[max q >= c] H(q, strong)
+    """FixMatch with a threshold relative to the confidence on labeled images, and with distribution alignment.
+
+    L = CE(labeled weak) + CE(labeled strong) + w(t) * mean[max q >= c] H(q, strong)
     (Berthelot et al. 2022, arXiv:2106.04732, sec. 3, labeled and unlabeled images being of one domain).
 
     - Random logit interpolation: labeled images are seen in two forwards, together with the unlabeled ones and by
@@ -64,7 +66,7 @@ class AdaMatch(Method):
         self.of_labeled, self.of_unlabeled = (RunningMean(model.head.out_features, momentum) for _ in range(2))
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the joint loss."""
+        """Yield one update of the joint loss."""
         labeled = (batch.labeled["weak"], batch.labeled["strong"])
         unlabeled = (batch.unlabeled["weak"], batch.unlabeled["strong"])
         *joint, logits_weak, logits_strong = together(self.model, *labeled, *unlabeled)
@@ -82,7 +84,10 @@ class AdaMatch(Method):
         )
 
     def guess(self, logits_labeled: Tensor, logits_weak: Tensor) -> tuple[Tensor, Tensor]:
-        """q (U, C) and mask (U,) from the logits of labeled (B, C) and unlabeled (U, C) weak views; both remembered."""
+        """Return q (U, C) and mask (U,) from the logits of labeled (B, C) and unlabeled (U, C) weak views.
+
+        Both kinds of logits move the running means.
+        """
         probs_labeled, probs = logits_labeled.float().softmax(1), logits_weak.float().softmax(1)
         wanted, usual = self.of_labeled(probs_labeled.mean(0)), self.of_unlabeled(probs.mean(0))
         guesses = align_distribution(probs, wanted, usual)
@@ -90,5 +95,5 @@ class AdaMatch(Method):
         return guesses, (guesses.amax(1) >= least).float()
 
     def predictor(self) -> nn.Module:
-        """The classifier itself; recipes judge its EMA, as the paper does."""
+        """Return the classifier itself; recipes judge its EMA, as the paper does."""
         return self.model

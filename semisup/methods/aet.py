@@ -37,12 +37,14 @@ class AETTask(nn.Module):
 
 
 class AET(Method):
-    """L = mean (D([E(u), E(t u)]) - t)^2 over images and the numbers of t (Zhang et al. 2019, arXiv:1901.04596, eq. 1
+    """Auto-encoding transformations: a decoder tells from two features which transformation lies between the images.
+
+    L = mean (D([E(u), E(t u)]) - t)^2 over images and the numbers of t (Zhang et al. 2019, arXiv:1901.04596, eq. 1
     and 3).
 
     t is drawn for every image: projective (four corners moved by up to 1/8 of the side, the whole scaled by 0.8 to 1.2
     and turned by quarters) or affine (turned, moved by up to 0.2 of the side, scaled by 0.8 to 1.2, sheared by up to 30
-    degrees). What is decoded is normalized: see :mod:`semisup.augment.pretext.transformations`. Both images are in one
+    degrees). What is decoded is normalized: see `semisup.augment.pretext.transformations`. Both images are in one
     forward, and both have a gradient.
 
     Reference code: maple-research-lab/AET. There corners move by whole pixels, an affine scale is 0.7 to 1.3 (here the
@@ -67,10 +69,10 @@ class AET(Method):
         self.task = AETTask(model.num_features, transformation=transformation)
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update."""
+        """Yield one update."""
         loss: Tensor = self.task(self.encoder, batch.unlabeled["weak"])
         yield Update(loss, log={"transformation": loss})
 
     def predictor(self) -> nn.Module:
-        """The encoder without the decoder."""
+        """Return the encoder without the decoder."""
         return self.encoder

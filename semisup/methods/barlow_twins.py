@@ -14,7 +14,9 @@ __all__ = ["BarlowTwins"]
 
 
 class BarlowTwins(Method):
-    """L = scale * (sum_i (1 - C_ii)^2 + redundancy_weight * sum_{i != j} C_ij^2), C the cross-correlation of the
+    """Redundancy reduction: the cross-correlation of the features of two views is drawn to the identity.
+
+    L = scale * (sum_i (1 - C_ii)^2 + redundancy_weight * sum_{i != j} C_ij^2), C the cross-correlation of the
     features of two views over the batch (Zbontar et al. 2021, arXiv:2103.03230, eq. 1).
 
     The two sums grow with out_features, which did best far above the encoder's width. Each view has its own forward, as
@@ -55,11 +57,11 @@ class BarlowTwins(Method):
         self.scale = scale
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update; both views carry gradients."""
+        """Yield one update; both views carry gradients."""
         first, second = (self.project(self.encoder(batch.unlabeled[view])) for view in ("first", "second"))
         loss = self.scale * barlow_twins(first, second, self.redundancy_weight)
         yield Update(loss, log={"correlation": loss}, embeddings=(first, second))
 
     def predictor(self) -> nn.Module:
-        """The encoder, without its projector."""
+        """Return the encoder, without its projector."""
         return self.encoder

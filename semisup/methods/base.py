@@ -196,11 +196,11 @@ class Method(nn.Module):
         return {"main": [p for p in self.parameters() if p.requires_grad]}
 
     def predictor(self) -> nn.Module:
-        """The network that the finished stage is judged and exported by."""
+        """Return the network that the finished stage is judged and exported by."""
         raise NotImplementedError
 
     def learned(self) -> Tensor | None:
-        """What adaptive views are drawn by, a buffer that a step changes in place; None: nothing is learned."""
+        """Return what adaptive views are drawn by, a buffer that a step changes in place; None: nothing is learned."""
         return None
 
     def notes(self, labeled: int, unlabeled: int) -> list[str]:

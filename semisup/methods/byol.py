@@ -16,7 +16,9 @@ __all__ = ["BYOL"]
 
 
 class BYOL(Method):
-    """L = mean of 2 - 2 cos(q(z(first)), z'(second)) + mean of 2 - 2 cos(q(z(second)), z'(first)), in [0, 8]
+    """Prediction of a moving average's projection of the other view, without negatives.
+
+    L = mean of 2 - 2 cos(q(z(first)), z'(second)) + mean of 2 - 2 cos(q(z(second)), z'(first)), in [0, 8]
     (Grill et al. 2020, arXiv:2006.07733, eq. 2).
 
     z is encoder and projector, q the predictor, z' the target: the moving average of z, without gradient. After every
@@ -53,7 +55,7 @@ class BYOL(Method):
         self.momentum = momentum
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the online network, then of its average."""
+        """Yield one update of the online network, then of its average."""
         first, second = batch.unlabeled["first"], batch.unlabeled["second"]
         with torch.no_grad():
             target_first, target_second = self.target(first), self.target(second)
@@ -68,15 +70,15 @@ class BYOL(Method):
         return 2 + 2 * negative_cosine(self.predict(z), target)
 
     def tau(self, progress: Progress) -> float:
-        """The target's momentum at this step: 1 - (1 - start) (1 + cos(pi step / total)) / 2."""
+        """Return the target's momentum at this step: 1 - (1 - start) (1 + cos(pi step / total)) / 2."""
         return cosine_to_one(progress, self.momentum)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Encoder, projector and predictor; the target follows."""
+        """Return encoder, projector and predictor; the target follows."""
         return {"main": [*self.online.parameters(), *self.predict.parameters()]}
 
     def predictor(self) -> nn.Module:
-        """The online encoder, without its heads."""
+        """Return the online encoder, without its heads."""
         return self.online[0]
 
 

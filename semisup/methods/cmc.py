@@ -21,7 +21,9 @@ __all__ = ["CMC", "log_mean_exp_cosine"]
 
 
 class CMC(Method):
-    """Contrastive multiview coding (Tian et al. 2020, arXiv:1906.05849, eq. 2 with NCE for its softmax):
+    """Contrastive multiview coding of lightness against color.
+
+    L (Tian et al. 2020, arXiv:1906.05849, eq. 2 with NCE for its softmax) =
     NCE(first view against the bank of second ones) + NCE(second view against the bank of first ones).
 
     The views of a color image are its lightness and its colors (L, and a and b, of CIE Lab). A gray image has no
@@ -81,7 +83,7 @@ class CMC(Method):
         self.register_buffer("row_in_bank", torch.full((num_images,), -1))
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update against the banks of earlier steps, which then take in the new embeddings."""
+        """Yield one update against the banks of earlier steps, which then take in the new embeddings."""
         images = batch.unlabeled["image"]
         first, second = (intensity_and_edges if images.shape[1] == 1 else lightness_and_color)(images)
         z = torch.stack([self.embed(self.encoder(first)).float(), self.embed_other(self.other(second)).float()])
@@ -112,14 +114,14 @@ class CMC(Method):
         return find_places(self.row_in_bank, index)
 
     def predictor(self) -> nn.Module:
-        """The encoder of the first view."""
+        """Return the encoder of the first view."""
         return self.encoder
 
 
 def log_mean_exp_cosine(dimension: int, temperature: float) -> float:
-    """Return log of the mean of exp(cosine / temperature) between directions drawn uniformly in ``dimension`` >= 1.
+    """Return log of the mean of exp(cosine / temperature) between directions drawn uniformly in `dimension` >= 1.
 
-    The series of the hypergeometric function 0F1 at ``dimension / 2``; near 1 / (2 dimension temperature^2) where that
+    The series of the hypergeometric function 0F1 at `dimension / 2`; near 1 / (2 dimension temperature^2) where that
     is small: 0.79 at 128 and 0.07.
     """
     x = 1 / (4 * temperature**2)

@@ -82,7 +82,7 @@ class Colorization(Method):
         self.register_buffer("batches", torch.zeros(()))
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update; the frequencies learn from the batch before it is weighted."""
+        """Yield one update; the frequencies learn from the batch before it is weighted."""
         lab = rgb_to_lab(self.normalize.undo(batch.unlabeled["image"]).clamp(0, 1))
         logits = self.colors(lab[:, :1])
         targets = soft_bins(F.adaptive_avg_pool2d(lab[:, 1:], (logits.shape[2], logits.shape[3])))
@@ -108,7 +108,7 @@ class Colorization(Method):
         self.frequencies.lerp_(targets.mean(0), share)
 
     def predictor(self) -> nn.Module:
-        """The encoder."""
+        """Return the encoder."""
         return self.encoder
 
 

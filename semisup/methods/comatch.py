@@ -33,7 +33,9 @@ RECENT = 32  # batches whose mean answers are remembered for the alignment; the 
 
 
 class CoMatch(Method):
-    """L = CE(labeled) + unlabeled_weight * mean[max q >= threshold] H(q, strong)
+    """Pseudo-labels and embeddings that correct each other through a graph of the batch.
+
+    L = CE(labeled) + unlabeled_weight * mean[max q >= threshold] H(q, strong)
     + contrast_weight * mean H(G, softmax(z z'^T / temperature)) (Li et al. 2021, arXiv:2011.11183).
 
     q is the aligned answer to the weak view, smoothed by a memory of labeled and unlabeled images of earlier batches:
@@ -106,7 +108,7 @@ class CoMatch(Method):
         self.register_buffer("written", torch.zeros((), dtype=torch.long))
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the joint loss, against the memory of earlier batches."""
+        """Yield one update of the joint loss, against the memory of earlier batches."""
         x, u = batch.labeled["weak"], batch.unlabeled
         size = len(x) + len(u.index)
         if self.memory < size:
@@ -151,5 +153,5 @@ class CoMatch(Method):
         self.written += len(z)
 
     def predictor(self) -> nn.Module:
-        """The classifier without the embedding; recipes judge its EMA, as the paper does."""
+        """Return the classifier without the embedding; recipes judge its EMA, as the paper does."""
         return self.model

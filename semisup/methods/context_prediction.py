@@ -44,7 +44,9 @@ class ContextPredictionTask(nn.Module):
 
 
 class ContextPrediction(Method):
-    """L = mean over the eight neighbors k of the middle tile m of CE(k, head([E(m), E(t_k)]))
+    """Prediction of where a tile lies next to the middle one.
+
+    L = mean over the eight neighbors k of the middle tile m of CE(k, head([E(m), E(t_k)]))
     (Doersch et al. 2015, arXiv:1505.05192).
 
     Tiles are those of a 3 x 3 grid, cut with a gap and at a random place, and normalized one by one. In color images
@@ -73,14 +75,14 @@ class ContextPrediction(Method):
         self.task = ContextPredictionTask(model.num_features, gap=gap, jitter=jitter, hidden=hidden)
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update."""
+        """Yield one update."""
         loss: Tensor = self.task(self.encoder, batch.unlabeled["weak"])
         yield Update(loss, log={"context": loss})
 
     def pretext_confusion(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Which place is taken for which."""
+        """Return which place is taken for which."""
         return self.task.answer(self.encoder, batch.unlabeled["weak"])
 
     def predictor(self) -> nn.Module:
-        """The encoder without the head."""
+        """Return the encoder without the head."""
         return self.encoder

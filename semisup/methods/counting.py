@@ -49,7 +49,9 @@ class CountingTask(nn.Module):
 
 
 class Counting(Method):
-    """L = mean |f(D x) - S|^2 + max(0, margin - |f(D y) - S|^2), S = sum over the quarters T_j x of f(T_j x)
+    """Learning to count: the features of the quarters add up to those of the whole image.
+
+    L = mean |f(D x) - S|^2 + max(0, margin - |f(D y) - S|^2), S = sum over the quarters T_j x of f(T_j x)
     (Noroozi et al. 2017, arXiv:1708.06734, eq. 4).
 
     f = ReLU(linear(E(.))) >= 0 counts; D halves an image, so that it is as large as a quarter; y is another image of
@@ -82,10 +84,10 @@ class Counting(Method):
         self.task = CountingTask(model.num_features, margin=margin, gray=gray, counts=counts)
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update."""
+        """Yield one update."""
         loss: Tensor = self.task(self.encoder, batch.unlabeled["weak"])
         yield Update(loss, log={"counting": loss})
 
     def predictor(self) -> nn.Module:
-        """The encoder without the counts."""
+        """Return the encoder without the counts."""
         return self.encoder

@@ -75,7 +75,7 @@ class CPC(Method):
         self.temperature = temperature
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update."""
+        """Yield one update."""
         patches = overlapping_patches(batch.unlabeled["image"], self.grid)
         latents = self.norm(self.encoder(patches.flatten(0, 2)))
         latents = latents.unflatten(0, patches.shape[:3])
@@ -94,7 +94,7 @@ class CPC(Method):
         return [each(rows[:, : -(self.nearest + i)]) for i, each in enumerate(self.maps)]
 
     def predictor(self) -> nn.Module:
-        """The encoder."""
+        """Return the encoder."""
         return self.encoder
 
 

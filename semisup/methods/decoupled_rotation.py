@@ -29,13 +29,15 @@ __all__ = ["DecoupledRotation"]
 
 
 class DecoupledRotation(Method):
-    """L = mean w CE(k, head(r)) + invariance_weight * mean (s - sg s̄)^2 + instance_weight * NCE(v, bank), r and s the
+    """Rotation prediction on one half of the features, instance discrimination on the other.
+
+    L = mean w CE(k, head(r)) + invariance_weight * mean (s - sg s̄)^2 + instance_weight * NCE(v, bank), r and s the
     halves of E(rot_k u), s̄ the mean of s over the four turns k of an image, v = W s̄ / |W s̄|
     (Feng et al. 2019, CVPR, "Self-Supervised Representation Learning by Rotation Feature Decoupling").
 
     The bank has the v of every image, an average over the epochs; NCE tells an image's own row from rows of random
     others (NPID, arXiv:1805.01978), with P(i | v) = exp(v . bank_i / temperature) / Z, see
-    :class:`semisup.methods.parts.instance_bank.InstanceBank`. An image that is shown for the first time has no row but
+    `semisup.methods.parts.instance_bank.InstanceBank`. An image that is shown for the first time has no row but
     what it says now; it adds 0 to the mean, where the reference code learns from a random row.
 
     Some images look the same however they are turned: w = 1 - p^gamma for turned images, p the probability that one
@@ -102,7 +104,7 @@ class DecoupledRotation(Method):
         self.bank = InstanceBank(num_images, embedding, bank_momentum)
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update against the old rows of the bank, which then take in the new embeddings."""
+        """Yield one update against the old rows of the bank, which then take in the new embeddings."""
         images, rows = batch.unlabeled["crop"], batch.unlabeled.index
         rotated, quarters = four_rotations(images)
         turning, staying = self.encoder(rotated).tensor_split(2, dim=1)
@@ -139,5 +141,5 @@ class DecoupledRotation(Method):
         return torch.cat([torch.ones_like(weights[:, :1]), weights[:, 1:]], dim=1)
 
     def predictor(self) -> nn.Module:
-        """The encoder without the heads."""
+        """Return the encoder without the heads."""
         return self.encoder

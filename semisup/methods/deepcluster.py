@@ -18,7 +18,9 @@ __all__ = ["DeepCluster"]
 
 
 class DeepCluster(Method):
-    """DeepCluster-v2 (Caron et al. 2020, arXiv:2006.09882, appendix; the idea: Caron et al. 2018, arXiv:1807.05520):
+    """Classification by the clusters of the last epoch's embeddings.
+
+    DeepCluster-v2 (Caron et al. 2020, arXiv:2006.09882, appendix; the idea: Caron et al. 2018, arXiv:1807.05520):
     mean of CE(softmax(z C^T / temperature), k) over both views z of an image, weighed by the size of its cluster k.
 
     z are unit vectors. A memory has one embedding of each image, of the first view at the step that last showed it.
@@ -90,7 +92,7 @@ class DeepCluster(Method):
         self.register_buffer("sizes", torch.ones(clusterings, clusters))
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update towards the clusters of the memory, which then takes in the new embeddings."""
+        """Yield one update towards the clusters of the memory, which then takes in the new embeddings."""
         u = batch.unlabeled
         z = self.encoder.project(torch.cat([u["first"], u["second"]]))
         embeddings = F.normalize(z.detach()[: len(u.index)].float(), dim=1)
@@ -112,7 +114,7 @@ class DeepCluster(Method):
         yield Update(loss, log={"clusters": loss}, embeddings=(first, second))
 
     def is_due(self, step: int, images: int) -> bool:
-        """Whether the memory is clustered at this step: the first one, and each that begins in a new interval."""
+        """Return whether the memory is clustered at this step: at the first one, and whenever a new interval begins."""
         length = self.interval * len(self.memory)
         return step == 0 or step * images // length > (step - 1) * images // length
 
@@ -126,5 +128,5 @@ class DeepCluster(Method):
                 sizes.copy_(counts)
 
     def predictor(self) -> nn.Module:
-        """The encoder, with its projection head beside it."""
+        """Return the encoder, with its projection head beside it."""
         return self.encoder

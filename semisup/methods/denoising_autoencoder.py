@@ -28,7 +28,7 @@ class DenoisingAutoencoder(Method):
 
     Args:
         model: the bare encoder around a backbone that gives maps; the decoder is beside it and is dropped afterwards.
-        corruption: masking, gaussian or salt_and_pepper, see :func:`semisup.augment.pretext.corruption.corrupt`.
+        corruption: masking, gaussian or salt_and_pepper, see `semisup.augment.pretext.corruption.corrupt`.
         amount: the part of the pixels that is hit, in [0, 1]; for gaussian the noise's deviation, >= 0, in those of the
             data set. Papers: 0.1 to 0.5.
         decoder_width: channels of the decoder.
@@ -63,7 +63,7 @@ class DenoisingAutoencoder(Method):
         self.amount = amount
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update."""
+        """Yield one update."""
         images = batch.unlabeled["image"]
         repaired = self.repair(corrupt(images, self.corruption, self.amount))
         loss = F.mse_loss(full_precision(repaired), images)
@@ -82,5 +82,5 @@ class DenoisingAutoencoder(Method):
             return damaged, self.repair(damaged).to(images.dtype)
 
     def predictor(self) -> nn.Module:
-        """The encoder; what it is asked about is not damaged."""
+        """Return the encoder; what it is asked about is not damaged."""
         return self.encoder

@@ -19,7 +19,9 @@ __all__ = ["DINO", "DINOHead"]
 
 
 class DINO(Method):
-    """Self-distillation (Caron et al. 2021, arXiv:2104.14294): mean of H(softmax((t_g - c) / teacher_temperature),
+    """Self-distillation without labels: the student agrees with the moving average of its weights.
+
+    Self-distillation (Caron et al. 2021, arXiv:2104.14294): mean of H(softmax((t_g - c) / teacher_temperature),
     softmax(s_v / student_temperature)) over both large views g of the teacher and all other views v of the student.
 
     The teacher is the student's moving average; it sees the large views alone, in train mode, with BatchNorm statistics
@@ -29,7 +31,7 @@ class DINO(Method):
     ones `local_1`, `local_2`, ...
 
     Reference code: facebookresearch/dino, main_dino.py and vision_transformer.py. There weight decay rises along a
-    cosine, ours is the optimizer's. Our average starts warm, see :class:`semisup.models.EMA`.
+    cosine, ours is the optimizer's. Our average starts warm, see `semisup.models.EMA`.
 
     Args:
         model: the bare encoder; the heads are beside it and are dropped afterwards.
@@ -91,7 +93,7 @@ class DINO(Method):
         self.freeze = freeze
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the student, then of its average."""
+        """Yield one update of the student, then of its average."""
         images = [batch.unlabeled[view] for view in self.views.policies("unlabeled")]
         rise = linear_ramp(progress, self.teacher_temperature_ramp)
         temperature = self.first_teacher_temperature * (1 - rise) + self.teacher_temperature * rise
@@ -116,11 +118,11 @@ class DINO(Method):
             average.update(online)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """The student's parameters; the teacher follows."""
+        """Return the student's parameters; the teacher follows."""
         return {"main": [*self.encoder.parameters(), *self.head.parameters()]}
 
     def predictor(self) -> nn.Module:
-        """The teacher's encoder, which the paper found better than the student's throughout."""
+        """Return the teacher's encoder, which the paper found better than the student's throughout."""
         return self.teacher.module
 
 
@@ -130,8 +132,8 @@ class DINOHead(nn.Module):
     DINOHead of facebookresearch/dino with its `norm_last_layer`: weight normalization with the gain fixed at 1. Linear
     layers start with a deviation of 1 / sqrt(inputs), which at the published width of 2,048 is the published 0.02; with
     that in a narrow head biases would soon be all that is left of an image. The last layer starts evenly within 1 /
-    sqrt(bottleneck), as torch's linear layers do. Input ``(N, in_features)``, output
-    ``(N, out_features)`` in [-1, 1].
+    sqrt(bottleneck), as torch's linear layers do. Input `(N, in_features)`, output
+    `(N, out_features)` in [-1, 1].
 
     Args:
         in_features: width of the backbone's features.
@@ -161,7 +163,7 @@ class DINOHead(nn.Module):
         self.last = nn.Parameter(torch.empty(out_features, bottleneck).uniform_(-(bottleneck**-0.5), bottleneck**-0.5))
 
     def forward(self, features: Tensor, *, frozen: bool = False) -> Tensor:
-        """Map features to logits. ``frozen``: the last layer gets no gradient at all, so that no optimizer moves it."""
+        """Map features to logits. `frozen`: the last layer gets no gradient at all, so that no optimizer moves it."""
         last = self.last.detach() if frozen else self.last
         z = F.normalize(self.mlp(features).float(), dim=1)
         with without_autocast(z):

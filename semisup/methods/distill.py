@@ -65,7 +65,7 @@ class Distill(Method):
         return self
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the student."""
+        """Yield one update of the student."""
         u = batch.unlabeled[self.view]
         with torch.no_grad():
             answers = self.teacher(u)
@@ -83,5 +83,5 @@ class Distill(Method):
         )
 
     def predictor(self) -> nn.Module:
-        """The student."""
+        """Return the student."""
         return self.model

@@ -39,7 +39,9 @@ FAMILIES = {
 
 
 class EnAET(Method):
-    """L = MixMatch + a(t) transform_weight * sum_k w_k mean (D_k(E(u), E(t_k u)) - t_k)^2
+    """MixMatch and decoders of five families of transformations.
+
+    L = MixMatch + a(t) transform_weight * sum_k w_k mean (D_k(E(u), E(t_k u)) - t_k)^2
     + r(t) agreement_weight * mean_k H(q, p(t_k u)) (Wang et al. 2021, arXiv:1911.09265).
 
     MixMatch is as in its own file; q are its guesses, u its first view. Each family k of transformations (projective,
@@ -103,7 +105,7 @@ class EnAET(Method):
         self.agreement_weight = agreement_weight
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the joint loss."""
+        """Yield one update of the joint loss."""
         x, first = batch.labeled["weak"], batch.unlabeled["first"]
         guesses, images, targets = guess_and_mix(self.model, batch, self.temperature, self.alpha)
         parts = [len(x), 2 * len(first)]
@@ -135,7 +137,7 @@ class EnAET(Method):
         )
 
     def predictor(self) -> nn.Module:
-        """The classifier without the decoders; recipes judge its EMA, as the paper does."""
+        """Return the classifier without the decoders; recipes judge its EMA, as the paper does."""
         return self.model
 
 

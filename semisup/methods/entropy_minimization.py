@@ -16,7 +16,9 @@ __all__ = ["EntropyMinimization"]
 
 
 class EntropyMinimization(Method):
-    """L = CE(labeled) + unlabeled_weight * mean H(p(u)), gradient through p, one joint forward
+    """Cross-entropy on the labels and the entropy of the predictions on unlabeled images.
+
+    L = CE(labeled) + unlabeled_weight * mean H(p(u)), gradient through p, one joint forward
     (Grandvalet & Bengio 2004, NIPS 17).
 
     Alone it may give every image to one class; it is meant as a companion of a method that keeps neighbors together,
@@ -40,7 +42,7 @@ class EntropyMinimization(Method):
         self.unlabeled_weight = unlabeled_weight
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the joint loss."""
+        """Yield one update of the joint loss."""
         x, u = batch.labeled["weak"], batch.unlabeled["weak"]
         logits, logits_u = together(self.model, x, u)
         supervised = F.cross_entropy(logits.float(), batch.labeled.y)
@@ -50,5 +52,5 @@ class EntropyMinimization(Method):
         )
 
     def predictor(self) -> nn.Module:
-        """The classifier itself."""
+        """Return the classifier itself."""
         return self.model

@@ -19,14 +19,16 @@ SMALLEST_PATCH = 4  # pixels that a backbone takes
 
 
 class Exemplar(Method):
-    """L = mean over random transformations t of random seeds i of CE(i, head(E(t x_i)))
+    """Exemplar networks: each of many image patches is a class of its own.
+
+    L = mean over random transformations t of random seeds i of CE(i, head(E(t x_i)))
     (Dosovitskiy et al. 2014, arXiv:1406.6909, eq. 1 and 2).
 
     The first `surrogates` images that the stage shows become the seeds: no image is shown twice in an epoch, so that
     no two classes are one image, and their order is random. They and a place of each, where it has large gradients, are
     kept. A step draws as many seeds as it is given images, with replacement, and cuts one transformed patch of each:
     moved by up to 0.2 of its side, scaled by 0.7 to 1.4, turned by up to 20 degrees, with other contrast, saturation,
-    value and hue (see :func:`semisup.augment.pretext.exemplars.transform_patches`). Images that come after the last
+    value and hue (see `semisup.augment.pretext.exemplars.transform_patches`). Images that come after the last
     seed are not looked at. While seeds are still coming, those that are there are drawn from.
 
     Deviations: the paper's patches are a third of a 96-pixel image wide; contrast changes along fixed axes of color
@@ -71,7 +73,7 @@ class Exemplar(Method):
         self.register_buffer("places", torch.zeros(surrogates, 2))
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update, on seeds among which are this step's images if there was room for them."""
+        """Yield one update, on seeds among which are this step's images if there was room for them."""
         images = batch.unlabeled["image"]
         # How many there are follows from the step, which is known without asking the device.
         start = progress.step * len(images)
@@ -88,5 +90,5 @@ class Exemplar(Method):
         yield Update(loss, log={"exemplar": loss})
 
     def predictor(self) -> nn.Module:
-        """The encoder without the head."""
+        """Return the encoder without the head."""
         return self.encoder

@@ -21,7 +21,9 @@ __all__ = ["FixMatch"]
 
 
 class FixMatch(Method):
-    """L = CE(labeled weak) + unlabeled_weight * mean[max p_w >= threshold] CE(argmax p_w, strong)
+    """Confident predictions on weak views as labels of strong views.
+
+    L = CE(labeled weak) + unlabeled_weight * mean[max p_w >= threshold] CE(argmax p_w, strong)
     (Sohn et al. 2020, arXiv:2001.07685, eq. 3-4).
 
     The mean runs over all unlabeled images, kept or not. The paper makes one forward of all three views; here the weak
@@ -80,7 +82,7 @@ class FixMatch(Method):
             )
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the joint loss."""
+        """Yield one update of the joint loss."""
         if self.rates is not None:
             learn_rates(self.rates, self.model, batch.labeled)
         weak, strong = batch.unlabeled["weak"], batch.unlabeled["strong"]
@@ -103,9 +105,9 @@ class FixMatch(Method):
             self.teacher.update(self.model)
 
     def predictor(self) -> nn.Module:
-        """The classifier, whose EMA recipes judge as the paper does; with `teacher: ema`, the average that guesses."""
+        """Return the classifier, whose EMA recipes evaluate as the paper does; with `teacher: ema`, the teacher."""
         return guesser(self.model, self.teacher)
 
     def learned(self) -> Tensor | None:
-        """The rates, with `ctaugment`."""
+        """Return the rates, with `ctaugment`."""
         return self.rates

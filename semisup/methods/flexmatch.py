@@ -18,7 +18,9 @@ __all__ = ["FlexMatch", "learning_status"]
 
 
 class FlexMatch(Method):
-    """FixMatch's loss with the threshold of class c at threshold * M(beta_c), M(beta) = beta / (2 - beta)
+    """FixMatch with a threshold for each class, lower where a class is learned slowly.
+
+    FixMatch's loss with the threshold of class c at threshold * M(beta_c), M(beta) = beta / (2 - beta)
     (Zhang et al. 2021, arXiv:2110.08263, algorithm 1, the convex mapping).
 
     beta_c, the learning status, says how often c is the latest confident guess on an image of the data set, relative
@@ -68,7 +70,7 @@ class FlexMatch(Method):
         self.register_buffer("latest", torch.full((num_images,), -1))
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the joint loss; then the guesses are remembered."""
+        """Yield one update of the joint loss; then the guesses are remembered."""
         weak, strong, index = batch.unlabeled["weak"], batch.unlabeled["strong"], batch.unlabeled.index
         status = learning_status(self.latest, self.model.head.out_features, warmup=self.warmup)
         thresholds = self.threshold * status / (2 - status)
@@ -95,7 +97,7 @@ class FlexMatch(Method):
             self.teacher.update(self.model)
 
     def predictor(self) -> nn.Module:
-        """The classifier, whose EMA recipes judge as the paper does; with `teacher: ema`, the average that guesses."""
+        """Return the classifier, whose EMA recipes evaluate as the paper does; with `teacher: ema`, the teacher."""
         return guesser(self.model, self.teacher)
 
 

@@ -18,13 +18,15 @@ __all__ = ["FreeMatch"]
 
 
 class FreeMatch(Method):
-    """FixMatch's loss with the threshold of class c at tau * p_c / max p, plus a fairness term
+    """FixMatch with thresholds that follow the confidence of the model, one for each class.
+
+    FixMatch's loss with the threshold of class c at tau * p_c / max p, plus a fairness term
     (Wang et al. 2023, arXiv:2205.07246, algorithm 1).
 
     tau, p and h are running means of the weak views' confidence, probabilities and histogram of guesses. They start at
     1 / classes and, as in the authors' code, take in the step's guesses before these are judged.
 
-    Fairness is :func:`semisup.losses.self_adaptive_fairness` of the strong views that are kept. Formula and code of
+    Fairness is `semisup.losses.self_adaptive_fairness` of the strong views that are kept. Formula and code of
     the authors agree on its sign, which is not the one that their text suggests: see there.
 
     Args:
@@ -71,7 +73,7 @@ class FreeMatch(Method):
         self.register_buffer("histogram", torch.full((num_classes,), 1.0 / num_classes))  # h
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the joint loss."""
+        """Yield one update of the joint loss."""
         weak, strong = batch.unlabeled["weak"], batch.unlabeled["strong"]
         with torch.no_grad():
             probs = guesser(self.model, self.teacher)(weak).float().softmax(1)
@@ -103,5 +105,5 @@ class FreeMatch(Method):
             self.teacher.update(self.model)
 
     def predictor(self) -> nn.Module:
-        """The classifier, whose EMA recipes judge as the paper does; with `teacher: ema`, the average that guesses."""
+        """Return the classifier, whose EMA recipes evaluate as the paper does; with `teacher: ema`, the teacher."""
         return guesser(self.model, self.teacher)

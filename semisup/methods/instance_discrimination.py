@@ -17,14 +17,16 @@ __all__ = ["InstanceDiscrimination"]
 
 
 class InstanceDiscrimination(Method):
-    """L = mean of -log P(i | v_i), or its estimate by NCE, + proximal_weight * mean ||v_i - b_i||^2
+    """Instance discrimination against a memory bank, as a softmax or by noise-contrastive estimation.
+
+    L = mean of -log P(i | v_i), or its estimate by NCE, + proximal_weight * mean ||v_i - b_i||^2
     (Wu et al. 2018, arXiv:1805.01978, eq. 2, 7 and 10).
 
     v_i is the embedding of image i, of unit length, b_i its row in a bank with one for every image, and P(i | v) =
     exp(b_i . v / temperature) / Z. `loss: softmax` takes the sum over the whole bank for Z. `loss: nce` tells the
     image's own row from `noise` rows drawn evenly (h = P / (P + noise / n)); it is for more images than fit beside a
     batch. The bank, its first rows and the Z of nce are those of
-    :class:`semisup.methods.parts.instance_bank.InstanceBank`.
+    `semisup.methods.parts.instance_bank.InstanceBank`.
 
     After each update b_i <- bank_momentum * b_i + (1 - bank_momentum) * v_i, to unit length; it carries no gradient.
     The paper puts v_i in as it is and calms it by the proximal term (`bank_momentum: 0, proximal_weight: 30`); the
@@ -74,7 +76,7 @@ class InstanceDiscrimination(Method):
         self.bank = InstanceBank(num_images, out_features, bank_momentum)
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update against the bank of earlier steps, which then takes in the new embeddings."""
+        """Yield one update against the bank of earlier steps, which then takes in the new embeddings."""
         v = F.normalize(full_precision(self.embed(self.encoder(batch.unlabeled["view"]))), dim=1)
         places, _ = self.bank.enter(v, batch.unlabeled.index)
         if self.loss == "nce":
@@ -89,5 +91,5 @@ class InstanceDiscrimination(Method):
         self.bank.take_in(v, places)
 
     def predictor(self) -> nn.Module:
-        """The encoder, without the embedding."""
+        """Return the encoder, without the embedding."""
         return self.encoder

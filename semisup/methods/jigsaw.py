@@ -73,12 +73,14 @@ class JigsawTask(nn.Module):
 
 
 class Jigsaw(Method):
-    """L = mean of CE(p, head([E(tile p(1)), ..., E(tile p(9))])), p one of a fixed set of permutations, drawn for
+    """Prediction of the permutation of an image's nine tiles.
+
+    L = mean of CE(p, head([E(tile p(1)), ..., E(tile p(9))])), p one of a fixed set of permutations, drawn for
     every image (Noroozi and Favaro 2016, arXiv:1603.09246).
 
     Each tile is cut at a random place of its cell of the grid and normalized by itself; all go through one encoder in
     one forward. Permutations are chosen by their least distance, not the mean one: see
-    :func:`semisup.augment.maximin_permutations`. Left out: the shift of color channels against one another by up to 2
+    `semisup.augment.maximin_permutations`. Left out: the shift of color channels against one another by up to 2
     of 64 pixels, less than one here. Images with cells of less than 8 pixels are enlarged.
 
     Args:
@@ -128,14 +130,14 @@ class Jigsaw(Method):
         )
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update."""
+        """Yield one update."""
         loss: Tensor = self.task(self.encoder, batch.unlabeled["weak"])
         yield Update(loss, log={"jigsaw": loss})
 
     def pretext_confusion(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Which permutation is taken for which."""
+        """Return which permutation is taken for which."""
         return self.task.answer(self.encoder, batch.unlabeled["weak"])
 
     def predictor(self) -> nn.Module:
-        """The encoder without the head."""
+        """Return the encoder without the head."""
         return self.encoder

@@ -79,7 +79,7 @@ class MAE(Method):
             yield f"decoder_{key}", sentence.replace("heads=", "decoder_heads=")
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update."""
+        """Yield one update."""
         images = batch.unlabeled["image"]
         painted, hidden = self.fill_in(images)
         loss = masked_mse(painted, self.target(images), hidden)
@@ -108,7 +108,7 @@ class MAE(Method):
         return painted, place >= kept
 
     def target(self, images: Tensor) -> Tensor:
-        """What the patches (N, T, patch * patch * C) should be guessed as."""
+        """Return what the patches (N, T, patch * patch * C) should be guessed as."""
         patches = split_patches(images, require_vit(self.encoder.backbone, "mae").patch)
         if not self.norm_pix:
             return patches
@@ -133,7 +133,7 @@ class MAE(Method):
             return seen, join_patches(torch.where(hidden[:, :, None], painted.to(patches.dtype), patches), *shape)
 
     def predictor(self) -> nn.Module:
-        """The encoder, which gets all patches from now on."""
+        """Return the encoder, which gets all patches from now on."""
         return self.encoder
 
 

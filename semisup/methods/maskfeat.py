@@ -25,7 +25,7 @@ class MaskFeat(Method):
     Unlike in a masked autoencoder the encoder gets all places, with one learned token in those that are hidden, and a
     linear layer on its outputs predicts. The histograms are those of the augmented image, of every channel, weighted by
     a Gaussian over each patch (open-mmlab/mmpretrain). What is hidden comes in rectangles, see
-    :func:`semisup.augment.pretext.patches.hide_blocks`.
+    `semisup.augment.pretext.patches.hide_blocks`.
 
     Args:
         model: the bare encoder around a `vit`; the linear layer is beside it and is dropped afterwards.
@@ -66,7 +66,7 @@ class MaskFeat(Method):
         self.predict = nn.Linear(vit.num_features, vit.in_channels * BINS * (vit.patch // cell) ** 2)
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update."""
+        """Yield one update."""
         images = batch.unlabeled["image"]
         vit = require_vit(self.encoder.backbone, "maskfeat")
         rows, columns = vit.grid(images)
@@ -85,7 +85,7 @@ class MaskFeat(Method):
         return guesses
 
     def target(self, images: Tensor) -> Tensor:
-        """The histograms (N, T, D) of the patches: of each channel, the nine bins, in each the patch's cells."""
+        """Return the histograms (N, T, D) of the patches: of each channel, the nine bins, in each the patch's cells."""
         vit = require_vit(self.encoder.backbone, "maskfeat")
         rows, columns = vit.grid(images)
         cells = hog(images, self.cell, vit.patch).unflatten(4, (columns, -1)).unflatten(3, (rows, -1))
@@ -93,5 +93,5 @@ class MaskFeat(Method):
         return histograms
 
     def predictor(self) -> nn.Module:
-        """The encoder, from which nothing is hidden from now on."""
+        """Return the encoder, from which nothing is hidden from now on."""
         return self.encoder

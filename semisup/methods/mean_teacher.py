@@ -18,7 +18,9 @@ __all__ = ["MeanTeacher"]
 
 
 class MeanTeacher(Method):
-    """L = CE(labeled) + w(t) * mean (1/C) ||p_student - p_teacher||^2, the teacher being the EMA of the student
+    """Consistency with the moving average of the student's weights.
+
+    L = CE(labeled) + w(t) * mean (1/C) ||p_student - p_teacher||^2, the teacher being the EMA of the student
     (Tarvainen & Valpola 2017, arXiv:1703.01780).
 
     The teacher runs in train mode with its own augmentation noise, BatchNorm statistics of its own and no gradient, as
@@ -55,7 +57,7 @@ class MeanTeacher(Method):
         return self.consistency * gaussian_ramp(progress, self.ramp)
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the student, then of its average."""
+        """Yield one update of the student, then of its average."""
         with torch.no_grad():
             target = self.teacher.module(batch.unlabeled["teacher"]).float().softmax(1)
         x, u = batch.labeled["weak"], batch.unlabeled["student"]
@@ -69,9 +71,9 @@ class MeanTeacher(Method):
         self.teacher.update(self.model)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """The student's parameters; the teacher follows."""
+        """Return the student's parameters; the teacher follows."""
         return {"main": list(self.model.parameters())}
 
     def predictor(self) -> nn.Module:
-        """The teacher."""
+        """Return the teacher."""
         return self.teacher.module

@@ -30,7 +30,9 @@ __all__ = ["MetaPseudoLabels"]
 
 
 class MetaPseudoLabels(Method):
-    """Two networks in turn (Pham et al. 2021, arXiv:2003.10580, sec. 2 and algorithm 1):
+    """A teacher that learns from how much its labels help the student.
+
+    Two networks in turn (Pham et al. 2021, arXiv:2003.10580, sec. 2 and algorithm 1):
 
     1. the student steps on CE(y, S(u_strong)), y drawn by the teacher;
     2. h = CE_l(student before) - CE_l(student after) on the labeled images: a first-order measure of how much y helped,
@@ -107,7 +109,7 @@ class MetaPseudoLabels(Method):
             )
 
     def draw_labels(self, logits: Tensor) -> Tensor:
-        """y (U,): one class per image from the teacher's logits (U, C)."""
+        """Return y (U,): one class per image from the teacher's logits (U, C)."""
         if self.hard:
             return logits.argmax(1)
         # Gumbel-max: an exact draw from softmax(logits) that stays on the device, `meta` included.
@@ -152,9 +154,9 @@ class MetaPseudoLabels(Method):
         )
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """One optimizer for each network."""
+        """Return the parameters of each network, for an optimizer of its own."""
         return {"student": list(self.student.parameters()), "teacher": list(self.teacher.parameters())}
 
     def predictor(self) -> nn.Module:
-        """The student."""
+        """Return the student."""
         return self.student

@@ -28,7 +28,9 @@ __all__ = ["MixMatch", "guess_and_mix"]
 
 
 class MixMatch(Method):
-    """L = H(y', p(x')) + w(t) * mean over images and classes of (p(u') - q')^2
+    """Sharpened predictions, and labeled and unlabeled images mixed with each other.
+
+    L = H(y', p(x')) + w(t) * mean over images and classes of (p(u') - q')^2
     (Berthelot et al. 2019, arXiv:1905.02249, algorithm 1 and eq. 2-12).
 
     q is the mean answer to two weak views, then sharpened, without gradient. The labeled images and both views of the
@@ -71,7 +73,7 @@ class MixMatch(Method):
         self.ramp = ramp
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the joint loss."""
+        """Yield one update of the joint loss."""
         x, first = batch.labeled["weak"], batch.unlabeled["first"]
         guesses, images, targets = guess_and_mix(self.model, batch, self.temperature, self.alpha)
         targets, targets_unlabeled = targets.split([len(x), 2 * len(first)])
@@ -86,7 +88,7 @@ class MixMatch(Method):
         )
 
     def predictor(self) -> nn.Module:
-        """The classifier itself; recipes judge its EMA, as the paper does."""
+        """Return the classifier itself; recipes judge its EMA, as the paper does."""
         return self.model
 
 

@@ -22,7 +22,9 @@ SMALL_PART = 32
 
 
 class MoCo(Method):
-    """InfoNCE of a query with its key against a queue (He et al. 2020, arXiv:1911.05722, eq. 1; v2: Chen et al. 2020,
+    """Contrastive learning against a queue of keys from a slowly moving network.
+
+    InfoNCE of a query with its key against a queue (He et al. 2020, arXiv:1911.05722, eq. 1; v2: Chen et al. 2020,
     arXiv:2003.04297).
 
     Each step first moves the key network, theta_k <- m theta_k + (1 - m) theta_q, then encodes the keys without
@@ -89,7 +91,7 @@ class MoCo(Method):
         self.register_buffer("written", torch.zeros((), dtype=torch.long))
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update against the queue of earlier steps."""
+        """Yield one update against the queue of earlier steps."""
         query, key = batch.unlabeled["query"], batch.unlabeled["key"]
         self.check_size(len(query))
         self.target.update(self.online)
@@ -129,9 +131,9 @@ class MoCo(Method):
         ]
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """The network of the queries; that of the keys follows."""
+        """Return the network of the queries; that of the keys follows."""
         return {"main": list(self.online.parameters())}
 
     def predictor(self) -> nn.Module:
-        """The encoder of the queries, without its head."""
+        """Return the encoder of the queries, without its head."""
         return self.online[0]

@@ -71,12 +71,12 @@ class MultiTask(Method):
         self.tasks = nn.ModuleDict({name: TASKS[name](model.num_features) for name in TASKS if name in self.weights})
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the joint loss."""
+        """Yield one update of the joint loss."""
         images = batch.unlabeled["weak"]
         losses = {name: task(self.encoder, images) for name, task in self.tasks.items()}
         total = torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
         yield Update(total, log=losses)
 
     def predictor(self) -> nn.Module:
-        """The encoder without the heads."""
+        """Return the encoder without the heads."""
         return self.encoder

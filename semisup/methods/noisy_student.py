@@ -18,7 +18,9 @@ __all__ = ["NoisyStudent"]
 
 
 class NoisyStudent(Method):
-    """L = CE(labeled) + unlabeled_weight * CE(pseudo-labels), both on strong views, one joint forward
+    """Training of a student on the labels and on a teacher's pseudo-labels, with strong noise.
+
+    L = CE(labeled) + unlabeled_weight * CE(pseudo-labels), both on strong views, one joint forward
     (Xie et al. 2020, arXiv:1911.04252, algorithm 1).
 
     The pseudo-labels come from a `kind: relabel` stage, where the teacher saw clean images in eval mode; filtering,
@@ -58,7 +60,7 @@ class NoisyStudent(Method):
         self.dropout = dropout
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the student."""
+        """Yield one update of the student."""
         target = batch.unlabeled.target
         if target is None:
             raise SemisupError("method noisy_student: no pseudo-labels; name a relabel stage as `pseudo_labels`")
@@ -71,5 +73,5 @@ class NoisyStudent(Method):
         )
 
     def predictor(self) -> nn.Module:
-        """The student."""
+        """Return the student."""
         return self.model

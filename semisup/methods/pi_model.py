@@ -17,7 +17,9 @@ __all__ = ["PiModel"]
 
 
 class PiModel(Method):
-    """L = CE(labeled) + w(t) * mean (1/C) ||p(u') - p(u'')||^2, u' and u'' two draws of augmentation and dropout
+    """Consistency between two draws of augmentation and dropout.
+
+    L = CE(labeled) + w(t) * mean (1/C) ||p(u') - p(u'')||^2, u' and u'' two draws of augmentation and dropout
     (Laine & Aila 2017, arXiv:1610.02242, algorithm 1).
 
     One joint forward in train mode. The unlabeled images include the labeled ones.
@@ -52,7 +54,7 @@ class PiModel(Method):
         self.detach = detach
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the joint loss."""
+        """Yield one update of the joint loss."""
         x, first, second = batch.labeled["weak"], batch.unlabeled["first"], batch.unlabeled["second"]
         logits, logits_first, logits_second = together(self.model, x, first, second)
         supervised = F.cross_entropy(logits.float(), batch.labeled.y)
@@ -64,5 +66,5 @@ class PiModel(Method):
         )
 
     def predictor(self) -> nn.Module:
-        """The classifier itself."""
+        """Return the classifier itself."""
         return self.model

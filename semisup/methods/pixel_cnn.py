@@ -16,7 +16,9 @@ __all__ = ["PixelCNN"]
 
 
 class PixelCNN(Method):
-    """L = - mean log p(x_i | x_<i, f(x)), in nats per channel of a pixel (van den Oord et al. 2016, arXiv:1606.05328,
+    """Density of the pixels given those before them and the code of the whole image.
+
+    L = - mean log p(x_i | x_<i, f(x)), in nats per channel of a pixel (van den Oord et al. 2016, arXiv:1606.05328,
     sec. 2.4).
 
     The encoder f gives a code of the whole image; a conditional gated PixelCNN gives each pixel's distribution from
@@ -61,7 +63,7 @@ class PixelCNN(Method):
         self.levels = levels
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update."""
+        """Yield one update."""
         images = batch.unlabeled["image"]
         targets = self.quantize(images)
         loss = F.cross_entropy(self.answers(targets, self.encoder(images)).float(), targets)
@@ -79,5 +81,5 @@ class PixelCNN(Method):
         return logits
 
     def predictor(self) -> nn.Module:
-        """The encoder."""
+        """Return the encoder."""
         return self.encoder

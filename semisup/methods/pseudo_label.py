@@ -17,7 +17,9 @@ __all__ = ["PseudoLabel"]
 
 
 class PseudoLabel(Method):
-    """L = CE(labeled) + a(t) * mean[max p >= threshold] CE(argmax p, u), guess and loss on one and the same image
+    """The network's own confident predictions as labels.
+
+    L = CE(labeled) + a(t) * mean[max p >= threshold] CE(argmax p, u), guess and loss on one and the same image
     (Lee 2013, eq. 15-16; the threshold is that of Oliver et al. 2018, arXiv:1804.09170).
 
     The guess is made anew at every step. The mean runs over all unlabeled images, kept or not. One joint forward: its
@@ -58,7 +60,7 @@ class PseudoLabel(Method):
         self.ramp = ramp
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the joint loss."""
+        """Yield one update of the joint loss."""
         x, u = batch.labeled["weak"], batch.unlabeled["weak"]
         logits, logits_u = together(self.model, x, u)
         confidence, labels = logits_u.detach().float().softmax(1).max(1)
@@ -73,5 +75,5 @@ class PseudoLabel(Method):
         )
 
     def predictor(self) -> nn.Module:
-        """The classifier itself."""
+        """Return the classifier itself."""
         return self.model

@@ -36,7 +36,9 @@ MEMORY = 128  # batches whose mean answers are remembered; the reference code's 
 
 
 class ReMixMatch(Method):
-    """L = H(y', x') + w(t) [l_u * H(q', u') + l_s * H(q, u_1)] + l_r * H(r, u_1 turned by r)
+    """MixMatch with distribution alignment, augmentation anchoring and a rotation task.
+
+    L = H(y', x') + w(t) [l_u * H(q', u') + l_s * H(q, u_1)] + l_r * H(r, u_1 turned by r)
     (Berthelot et al. 2020, arXiv:1911.09785, algorithm 1).
 
     q is the answer to the weak view, aligned with the class shares of the labels (against the mean answer of the last
@@ -108,12 +110,12 @@ class ReMixMatch(Method):
         self.register_buffer("rates", new_rates() if ctaugment else None)
 
     def guess(self, weak: Tensor, labels: Tensor) -> Tensor:
-        """q (U, C) for the weak views, aligned beside the labels (B,) of the step; both are remembered."""
+        """Return q (U, C) for the weak views, aligned beside the labels (B,) of the step; both are remembered."""
         with torch.no_grad():
             return sharpen(self.alignment(self.model(weak).float().softmax(1), labels), self.temperature)
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the joint loss."""
+        """Yield one update of the joint loss."""
         if self.rates is not None:
             learn_rates(self.rates, self.model, batch.labeled)
         x, weak = batch.labeled["strong"], batch.unlabeled["weak"]
@@ -146,9 +148,9 @@ class ReMixMatch(Method):
         )
 
     def predictor(self) -> nn.Module:
-        """The classifier itself; recipes judge its EMA, as the paper does."""
+        """Return the classifier itself; recipes judge its EMA, as the paper does."""
         return self.model
 
     def learned(self) -> Tensor | None:
-        """The rates, with `ctaugment`."""
+        """Return the rates, with `ctaugment`."""
         return self.rates

@@ -32,7 +32,9 @@ class RotationTask(nn.Module):
 
 
 class Rotation(Method):
-    """L = mean over the four rotations k of every image of CE(k, head(E(rot_k u)))
+    """Prediction of which of four ways an image was turned.
+
+    L = mean over the four rotations k of every image of CE(k, head(E(rot_k u)))
     (RotNet, Gidaris et al. 2018, arXiv:1803.07728, eq. 2 and 3).
 
     All four copies of an augmented image are in one forward, as in the paper: a step costs that of four times the
@@ -55,14 +57,14 @@ class Rotation(Method):
         self.task = RotationTask(model.num_features)
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update."""
+        """Yield one update."""
         loss: Tensor = self.task(self.encoder, batch.unlabeled["weak"])
         yield Update(loss, log={"rotation": loss})
 
     def pretext_confusion(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Which turn is taken for which."""
+        """Return which turn is taken for which."""
         return self.task.answer(self.encoder, batch.unlabeled["weak"])
 
     def predictor(self) -> nn.Module:
-        """The encoder without the head."""
+        """Return the encoder without the head."""
         return self.encoder

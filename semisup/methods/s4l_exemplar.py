@@ -17,7 +17,9 @@ __all__ = ["S4LExemplar"]
 
 
 class S4LExemplar(Method):
-    """L = CE(labels) + triplet_weight * (triplet(unlabeled) + triplet(labeled)) / 2
+    """Labels, and a triplet loss that holds the views of one image together.
+
+    L = CE(labels) + triplet_weight * (triplet(unlabeled) + triplet(labeled)) / 2
     (Zhai et al. 2019, arXiv:1905.03670, sec. 4.2).
 
     Every image is seen in `copies` views, all in one joint forward. The labels are learned on all of them. The triplet
@@ -59,7 +61,7 @@ class S4LExemplar(Method):
         self.views = Views(labeled=policies, unlabeled=policies)
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the joint loss."""
+        """Yield one update of the joint loss."""
         if batch.labeled.index is None:
             raise SemisupError("method s4l_exemplar: the labeled batch has no index, which tells its images apart")
         # View by view: what belongs to an image is repeated as a whole.
@@ -78,5 +80,5 @@ class S4LExemplar(Method):
         yield Update(supervised + self.triplet_weight * triplet, log={"supervised": supervised, "triplet": triplet})
 
     def predictor(self) -> nn.Module:
-        """The classifier without the embedding."""
+        """Return the classifier without the embedding."""
         return self.model

@@ -17,7 +17,9 @@ __all__ = ["S4LRotation"]
 
 
 class S4LRotation(Method):
-    """L = CE(labels) + rotation_weight * (rotation CE(unlabeled) + rotation CE(labeled)) / 2
+    """Labels, and the rotation of all images.
+
+    L = CE(labels) + rotation_weight * (rotation CE(unlabeled) + rotation CE(labeled)) / 2
     (Zhai et al. 2019, arXiv:1905.03670, sec. 4.1).
 
     Every image is seen in its four rotations by quarters, in one joint forward: a step costs that of four times the
@@ -50,7 +52,7 @@ class S4LRotation(Method):
         model.average_turns = classify == "all"
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the joint loss."""
+        """Yield one update of the joint loss."""
         x, u = batch.labeled["weak"], batch.unlabeled["weak"]
         images, quarters = four_rotations(torch.cat([x, u]))
         parts = [4 * len(x), 4 * len(u)]
@@ -65,5 +67,5 @@ class S4LRotation(Method):
         yield Update(supervised + self.rotation_weight * rotation, log={"supervised": supervised, "rotation": rotation})
 
     def predictor(self) -> nn.Module:
-        """The classifier without the rotation head."""
+        """Return the classifier without the rotation head."""
         return self.model

@@ -50,7 +50,7 @@ class SimCLR(Method):
         self.decoupled = decoupled
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update; both views carry gradients."""
+        """Yield one update; both views carry gradients."""
         views = torch.cat([batch.unlabeled["first"], batch.unlabeled["second"]])
         z = self.encoder.project(views)
         loss = nt_xent(z, self.temperature, decoupled=self.decoupled)
@@ -58,5 +58,5 @@ class SimCLR(Method):
         yield Update(loss, log={"contrastive": loss}, embeddings=(first, second))
 
     def predictor(self) -> nn.Module:
-        """The encoder, with its projection head beside it."""
+        """Return the encoder, with its projection head beside it."""
         return self.encoder

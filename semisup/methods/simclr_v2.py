@@ -78,7 +78,7 @@ class SimCLRv2(Method):
             self.register_buffer("written", torch.zeros((), dtype=torch.long))
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update against the batch and the old memory; then the new keys replace the oldest."""
+        """Yield one update against the batch and the old memory; then the new keys replace the oldest."""
         first, second = batch.unlabeled["first"], batch.unlabeled["second"]
         if 0 < self.memory < len(second):
             # One batch would write some rows twice, in an order that index_copy_ leaves open.
@@ -101,9 +101,9 @@ class SimCLRv2(Method):
         enqueue(self.queue, self.written, keys)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """The encoder and its head; the average follows."""
+        """Return the encoder and its head; the average follows."""
         return {"main": list(self.encoder.parameters())}
 
     def predictor(self) -> nn.Module:
-        """The encoder, with its projection head beside it."""
+        """Return the encoder, with its projection head beside it."""
         return self.encoder

@@ -34,7 +34,9 @@ RECENT = 32  # batches whose mean answers are remembered for the alignment; USB'
 
 
 class SimMatch(Method):
-    """L = CE(labeled) + unlabeled_weight * mean[max q >= threshold] H(q, strong)
+    """Consistency of the classes and of the resemblance to labeled images between two views.
+
+    L = CE(labeled) + unlabeled_weight * mean[max q >= threshold] H(q, strong)
     + instance_weight * mean H(r, s(strong)) (Zheng et al. 2022, arXiv:2203.06915).
 
     s(view) = softmax(embedding . bank / temperature) says which labeled images a view resembles. Both targets come from
@@ -110,7 +112,7 @@ class SimMatch(Method):
         self.register_buffer("bank_labels", torch.full((num_labeled,), -1))
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the joint loss, against the bank of earlier steps."""
+        """Yield one update of the joint loss, against the bank of earlier steps."""
         if batch.labeled.index is None:
             raise SemisupError("method simmatch: the labeled batch has no index, which tells its images apart")
         x, u = batch.labeled["weak"], batch.unlabeled
@@ -138,7 +140,7 @@ class SimMatch(Method):
         )
 
     def correct(self, probs: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """q (U, C) and r (U, L) from the answers (U, C) and embeddings (U, D) of the weak view."""
+        """Return q (U, C) and r (U, L) from the answers (U, C) and embeddings (U, D) of the weak view."""
         labels = self.bank_labels.clamp(min=0)
         shares = similarity(z, self.bank, self.temperature).softmax(1)
         answers = neighbor_answers(shares, F.one_hot(labels, probs.shape[1]))
@@ -159,5 +161,5 @@ class SimMatch(Method):
         self.bank_labels.index_copy_(0, rows, labels)
 
     def predictor(self) -> nn.Module:
-        """The classifier without the embedding; recipes judge its EMA, as the paper does."""
+        """Return the classifier without the embedding; recipes judge its EMA, as the paper does."""
         return self.model

@@ -14,7 +14,9 @@ __all__ = ["SimSiam"]
 
 
 class SimSiam(Method):
-    """L = (D(q(z(first)), sg z(second)) + D(q(z(second)), sg z(first))) / 2, D the negative cosine, in [-1, 1]
+    """Prediction of the other view's projection, which gets no gradient.
+
+    L = (D(q(z(first)), sg z(second)) + D(q(z(second)), sg z(first))) / 2, D the negative cosine, in [-1, 1]
     (Chen & He 2021, arXiv:2011.10566, eq. 1 to 4).
 
     z is encoder and projector, q the predictor; sg stops the gradient, without which all images become one point. That
@@ -55,7 +57,7 @@ class SimSiam(Method):
         self.predict = nn.Sequential(build_neck(out_features, [bottleneck]), nn.Linear(bottleneck, out_features))
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update; either view is predicted from the other."""
+        """Yield one update; either view is predicted from the other."""
         first = self.encoder.project(batch.unlabeled["first"])
         second = self.encoder.project(batch.unlabeled["second"])
         forth = negative_cosine(self.predict(first), second.detach())
@@ -64,5 +66,5 @@ class SimSiam(Method):
         yield Update(loss, log={"prediction": loss}, embeddings=(first, second))
 
     def predictor(self) -> nn.Module:
-        """The encoder, with its projection head beside it."""
+        """Return the encoder, with its projection head beside it."""
         return self.encoder

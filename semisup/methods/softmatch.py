@@ -19,7 +19,9 @@ __all__ = ["SoftMatch", "truncated_gaussian"]
 
 
 class SoftMatch(Method):
-    """FixMatch's loss with a soft weight, exp(-min(confidence - mu, 0)^2 / (2 (sigma / n)^2)), in place of the mask
+    """FixMatch with weights that follow the distribution of the confidence.
+
+    FixMatch's loss with a soft weight, exp(-min(confidence - mu, 0)^2 / (2 (sigma / n)^2)), in place of the mask
     (Chen et al. 2023, arXiv:2301.10921).
 
     mu and sigma^2 are running mean and (unbiased) variance of the confidence on weak views. They start at 1 / classes
@@ -76,7 +78,7 @@ class SoftMatch(Method):
         self.register_buffer("variance", torch.ones(()))
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the joint loss."""
+        """Yield one update of the joint loss."""
         weak, strong = batch.unlabeled["weak"], batch.unlabeled["strong"]
         with torch.no_grad():
             probs = guesser(self.model, self.teacher)(weak).float().softmax(1)
@@ -106,7 +108,7 @@ class SoftMatch(Method):
             self.teacher.update(self.model)
 
     def predictor(self) -> nn.Module:
-        """The classifier, whose EMA recipes judge as the paper does; with `teacher: ema`, the average that guesses."""
+        """Return the classifier, whose EMA recipes evaluate as the paper does; with `teacher: ema`, the teacher."""
         return guesser(self.model, self.teacher)
 
 

@@ -16,7 +16,9 @@ __all__ = ["Supervised"]
 
 
 class Supervised(Method):
-    """Cross-entropy on the labels, mean over the batch, + supcon * SupCon of the features (Khosla et al. 2020,
+    """Cross-entropy on the labels, with supervised contrast of the features as an option.
+
+    Cross-entropy on the labels, mean over the batch, + supcon * SupCon of the features (Khosla et al. 2020,
     arXiv:2004.11362, eq. 2), if that is asked for.
 
     The paper trains an encoder by SupCon alone, with two views of each image and a projection head, and a linear layer
@@ -74,7 +76,7 @@ class Supervised(Method):
         return self
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update."""
+        """Yield one update."""
         images, y = batch.labeled[self.view], batch.labeled.y
         if not self.supcon:
             loss = F.cross_entropy(self.model(images).float(), y, label_smoothing=self.label_smoothing)
@@ -86,5 +88,5 @@ class Supervised(Method):
         yield Update(loss + self.supcon * contrast, log={"supervised": loss, "supcon": contrast})
 
     def predictor(self) -> nn.Module:
-        """The classifier itself."""
+        """Return the classifier itself."""
         return self.model

@@ -20,7 +20,9 @@ __all__ = ["SwAV"]
 
 
 class SwAV(Method):
-    """Swapped prediction (Caron et al. 2020, arXiv:2006.09882): mean of H(q_g, softmax(z_v C^T / temperature)) over
+    """Swapped prediction of the prototypes that the views of an image belong to.
+
+    Swapped prediction (Caron et al. 2020, arXiv:2006.09882): mean of H(q_g, softmax(z_v C^T / temperature)) over
     both large views g and all other views v.
 
     z are unit vectors, and so are the prototypes C, after each update again. The codes q_g are Sinkhorn's (`sinkhorn`)
@@ -92,7 +94,7 @@ class SwAV(Method):
             self.register_buffer("written", torch.zeros((), dtype=torch.long))
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update; then the prototypes get their length 1 again."""
+        """Yield one update; then the prototypes get their length 1 again."""
         images = [batch.unlabeled[view] for view in self.views.policies("unlabeled")]
         if 0 < self.queue < len(images[0]):
             # One batch would write some rows twice.
@@ -127,5 +129,5 @@ class SwAV(Method):
         return codes
 
     def predictor(self) -> nn.Module:
-        """The encoder, with its projection head beside it."""
+        """Return the encoder, with its projection head beside it."""
         return self.encoder

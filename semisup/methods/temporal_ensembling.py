@@ -18,7 +18,9 @@ __all__ = ["TemporalEnsembling"]
 
 
 class TemporalEnsembling(Method):
-    """L = CE(labeled) + w(t) * mean (1/C) ||p(u) - Z / (1 - momentum^k)||^2, where each of the k epochs so far has left
+    """Consistency with the average of the predictions of earlier epochs.
+
+    L = CE(labeled) + w(t) * mean (1/C) ||p(u) - Z / (1 - momentum^k)||^2, where each of the k epochs so far has left
     Z <- momentum Z + (1 - momentum) p(u) (Laine & Aila 2017, arXiv:1610.02242, algorithm 2).
 
     Z has one row per training image, found by `batch.unlabeled.index`. A row takes in the train-mode prediction as soon
@@ -63,7 +65,7 @@ class TemporalEnsembling(Method):
         self.register_buffer("seen", torch.zeros(num_images, dtype=torch.long))
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update against the old rows of Z, which then take in the new predictions."""
+        """Yield one update against the old rows of Z, which then take in the new predictions."""
         x, u, rows = batch.labeled["weak"], batch.unlabeled["weak"], batch.unlabeled.index
         logits, logits_u = together(self.model, x, u)
         probs = logits_u.detach().float().softmax(1)
@@ -81,5 +83,5 @@ class TemporalEnsembling(Method):
         )
 
     def predictor(self) -> nn.Module:
-        """The classifier itself."""
+        """Return the classifier itself."""
         return self.model

@@ -41,7 +41,9 @@ def tsa_threshold(schedule: Schedule, progress: Progress, num_classes: int) -> f
 
 
 class UDA(Method):
-    """L = TSA(labeled) + unlabeled_weight * mean[max p_w > threshold] H(softmax(z_w / temperature), p_strong)
+    """Consistency of the strong view with the sharpened prediction on the weak one.
+
+    L = TSA(labeled) + unlabeled_weight * mean[max p_w > threshold] H(softmax(z_w / temperature), p_strong)
     (Xie et al. 2020, arXiv:1904.12848).
 
     The target carries no gradient, so that its cross-entropy teaches what the paper's KL(target || p_strong) does. The
@@ -84,7 +86,7 @@ class UDA(Method):
         self.tsa = tsa
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the joint loss."""
+        """Yield one update of the joint loss."""
         x, weak, strong = batch.labeled["weak"], batch.unlabeled["weak"], batch.unlabeled["strong"]
         with torch.no_grad():
             logits_weak = self.model(weak).float()
@@ -102,5 +104,5 @@ class UDA(Method):
         )
 
     def predictor(self) -> nn.Module:
-        """The classifier itself."""
+        """Return the classifier itself."""
         return self.model

@@ -46,7 +46,9 @@ def _length(x: Tensor) -> Tensor:
 
 
 class VAT(Method):
-    """L = CE(labeled) + w(t) * mean KL(p(u) || p(u + r)) + entropy_weight * mean H(p(u)), r of length epsilon in the
+    """Consistency in the direction of the image in which the prediction changes most.
+
+    L = CE(labeled) + w(t) * mean KL(p(u) || p(u + r)) + entropy_weight * mean H(p(u)), r of length epsilon in the
     direction that changes the prediction most (Miyato et al. 2018, arXiv:1704.03976, eq. 5-12).
 
     Neither the target p(u) nor r carries gradient. The divergence is the paper's, clean || perturbed;
@@ -95,7 +97,7 @@ class VAT(Method):
         self.entropy_weight = entropy_weight
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update of the joint loss."""
+        """Yield one update of the joint loss."""
         x, u = batch.labeled["weak"], batch.unlabeled["weak"]
         supervised = F.cross_entropy(self.model(x).float(), batch.labeled.y)
         with without_autocast(u):
@@ -112,5 +114,5 @@ class VAT(Method):
         yield Update(loss, log=log)
 
     def predictor(self) -> nn.Module:
-        """The classifier itself."""
+        """Return the classifier itself."""
         return self.model

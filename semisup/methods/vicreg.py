@@ -62,7 +62,7 @@ class VICReg(Method):
         self.covariance_weight = covariance_weight
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        """One update; both views carry gradients."""
+        """Yield one update; both views carry gradients."""
         first, second = (
             full_precision(self.expand(self.encoder(batch.unlabeled[view]))) for view in ("first", "second")
         )
@@ -76,5 +76,5 @@ class VICReg(Method):
         )
 
     def predictor(self) -> nn.Module:
-        """The encoder, without its expander."""
+        """Return the encoder, without its expander."""
         return self.encoder

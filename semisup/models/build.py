@@ -71,7 +71,7 @@ class ModelSpec:
     """All that is needed to build a classifier's network again, as plain JSON values.
 
     Attributes:
-        name: the backbone, a key of ``BACKBONES``, ``torchvision/<classifier>`` or ``timm/<network>``.
+        name: the backbone, a key of `BACKBONES`, `torchvision/<classifier>` or `timm/<network>`.
         options: the backbone's own options, as its constructor takes them.
         in_channels: 1 for gray images, 3 for color.
         image_size: side of the (square) images in pixels, at least 8.
@@ -106,7 +106,7 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ModelSpec:
-        """Make a spec from :meth:`to_json`'s dict.
+        """Make a spec from `to_json`'s dict.
 
         Raises:
             SemisupError: unknown or missing keys, or values out of range; all of them are listed.
@@ -167,14 +167,14 @@ def build_backbone(
     pretrained: bool = True,
     input_spec: InputSpec | None = None,
 ) -> nn.Module:
-    """Build a backbone: images ``(N, in_channels, image_size, image_size)`` to features ``(N, num_features)``.
+    """Build a backbone: images `(N, in_channels, image_size, image_size)` to features `(N, num_features)`.
 
     Args:
-        name: a key of ``BACKBONES``, ``torchvision/<classifier>`` or ``timm/<network>``.
+        name: a key of `BACKBONES`, `torchvision/<classifier>` or `timm/<network>`.
         options: the backbone's own options.
         in_channels: 1 for gray images, 3 for color.
         image_size: side of the images in pixels, at least 8.
-        pretrained: False ignores the option ``weights``: right where a file's weights follow at once, which must
+        pretrained: False ignores the option `weights`: right where a file's weights follow at once, which must
             work without a network connection.
         input_spec: what is done to the images before the first layer.
 
@@ -203,12 +203,12 @@ def build_backbone(
 
 
 def build_classifier(spec: ModelSpec, *, zero_head: bool = False, pretrained: bool = True) -> Classifier:
-    """Build the network of ``spec`` with fresh weights, or pretrained ones where its options ask for them.
+    """Build the network of `spec` with fresh weights, or pretrained ones where its options ask for them.
 
     Args:
         spec: what to build.
         zero_head: start the linear head at zero, as SimCLRv2 does when it fine-tunes.
-        pretrained: as for :func:`build_backbone`.
+        pretrained: as for `build_backbone`.
 
     Raises:
         SemisupError: values out of range; all of them are listed.

@@ -14,12 +14,12 @@ class Encoder(nn.Module):
     """A backbone and, kept beside it for pretraining, a projector. The forward gives the backbone's features.
 
     Attributes:
-        backbone: images ``(N, C, H, W)`` to features ``(N, num_features)``.
+        backbone: images `(N, C, H, W)` to features `(N, num_features)`.
         projector: features to projections, or None.
         num_features: the backbone's.
 
     Raises:
-        SemisupError: the backbone has no whole number ``num_features``.
+        SemisupError: the backbone has no whole number `num_features`.
     """
 
     def __init__(self, backbone: nn.Module, projector: nn.Module | None = None) -> None:
@@ -29,12 +29,12 @@ class Encoder(nn.Module):
         self.projector = projector
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images ``(N, C, H, W)`` to features ``(N, num_features)``."""
+        """Map images `(N, C, H, W)` to features `(N, num_features)`."""
         features: Tensor = self.backbone(images)
         return features
 
     def project(self, images: Tensor) -> Tensor:
-        """Map images ``(N, C, H, W)`` to projections, what a contrastive loss compares.
+        """Map images `(N, C, H, W)` to projections, what a contrastive loss compares.
 
         Raises:
             ValueError: there is no projector.
@@ -46,24 +46,24 @@ class Encoder(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Backbone, neck and linear head: images ``(N, C, H, W)`` to logits ``(N, num_classes)``.
+    """Backbone, neck and linear head: images `(N, C, H, W)` to logits `(N, num_classes)`.
 
     Attributes:
         backbone: images to features.
-        neck: the projection blocks kept from pretraining (``ProjectionHead.truncate``); may be empty.
+        neck: the projection blocks kept from pretraining (`ProjectionHead.truncate`); may be empty.
         head: the linear layer, Glorot-normal weights and zero bias as in google-research/fixmatch.
         num_features: width of what the head sees.
         average_turns: in eval mode, the features (and so the logits) are the mean over an image's four quarter turns.
 
     Args:
-        backbone: a network with a whole number ``num_features``.
-        neck: blocks as :func:`semisup.models.heads.build_neck` makes them.
+        backbone: a network with a whole number `num_features`.
+        neck: blocks as `semisup.models.heads.build_neck` makes them.
         num_classes: at least 1.
         zero_head: start the head at zero instead, as SimCLRv2 does when it fine-tunes: the first gradient then
             leaves the pretrained layers alone.
 
     Raises:
-        SemisupError: the backbone has no whole number ``num_features``, or ``num_classes`` is not positive.
+        SemisupError: the backbone has no whole number `num_features`, or `num_classes` is not positive.
     """
 
     def __init__(self, backbone: nn.Module, neck: nn.Sequential, num_classes: int, *, zero_head: bool = False) -> None:
@@ -81,7 +81,7 @@ class Classifier(nn.Module):
             nn.init.xavier_normal_(self.head.weight)
 
     def features(self, images: Tensor) -> Tensor:
-        """Map images ``(N, C, H, W)`` to what the head sees, ``(N, num_features)``."""
+        """Map images `(N, C, H, W)` to what the head sees, `(N, num_features)`."""
         if self.average_turns and not self.training:
             turns = [self.neck(self.backbone(images.rot90(k, (-2, -1)))) for k in range(4)]
             return torch.stack(turns).mean(0)
@@ -89,13 +89,13 @@ class Classifier(nn.Module):
         return features
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images ``(N, C, H, W)`` to logits ``(N, num_classes)``."""
+        """Map images `(N, C, H, W)` to logits `(N, num_classes)`."""
         logits: Tensor = self.head(self.features(images))
         return logits
 
 
 def feature_width(backbone: nn.Module) -> int:
-    """Return the backbone's ``num_features``, the width of its output.
+    """Return the backbone's `num_features`, the width of its output.
 
     Raises:
         SemisupError: it has none, or not a whole number.
@@ -110,7 +110,7 @@ def feature_width(backbone: nn.Module) -> int:
 
 
 def image_channels(backbone: nn.Module) -> int:
-    """Return the backbone's ``in_channels``: 1 if it takes gray images, 3 for color.
+    """Return the backbone's `in_channels`: 1 if it takes gray images, 3 for color.
 
     Raises:
         SemisupError: it has none, or not a whole number.

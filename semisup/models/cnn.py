@@ -15,17 +15,17 @@ WIDE_MAP = 48
 
 
 class SmallCNN(nn.Module):
-    """Three conv-BN-ReLU layers of ``width``, ``2 width`` and ``4 width`` channels, then the mean over the map.
+    """Three conv-BN-ReLU layers of `width`, `2 width` and `4 width` channels, then the mean over the map.
 
     Weights do not depend on the image size: any size from 4 px works, and an 8 px image is seen at 8, 4 and 2 px.
-    Input ``(N, in_channels, H, W)``, output ``(N, 4 * width)``.
+    Input `(N, in_channels, H, W)`, output `(N, 4 * width)`.
 
     Args:
         width: channels of the first layer.
         in_channels: 1 for gray images, 3 for color.
 
     Raises:
-        SemisupError: ``width`` is out of its range.
+        SemisupError: `width` is out of its range.
     """
 
     name = "cnn"
@@ -40,11 +40,11 @@ class SmallCNN(nn.Module):
         self.in_channels = in_channels
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images ``(N, C, H, W)`` to features ``(N, 4 * width)``."""
+        """Map images `(N, C, H, W)` to features `(N, 4 * width)`."""
         return self.maps(images)[-1].mean(dim=(2, 3))
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Return the three layers' maps ``(N, channels, h, w)``, the first before it is shrunk for the second."""
+        """Return the three layers' maps `(N, channels, h, w)`, the first before it is shrunk for the second."""
         first = self.layer1(images)
         second = self.layer2(_shrink(first))
         return [first, second, self.layer3(_shrink(second))]

@@ -17,7 +17,7 @@ __all__ = ["MapDecoder", "last_map"]
 class MapDecoder(nn.Module):
     """3x3 convolution, BN, ReLU; enlarged bilinearly to the size asked for; the same again; 3x3 convolution.
 
-    Input the backbone's last map ``(N, num_features, h, w)``, output ``(N, out_channels, H, W)``.
+    Input the backbone's last map `(N, num_features, h, w)`, output `(N, out_channels, H, W)`.
 
     Args:
         backbone: one that gives maps; only its width is read.
@@ -41,13 +41,13 @@ class MapDecoder(nn.Module):
         self.out = nn.Conv2d(width, out_channels, 3, padding=1)
 
     def forward(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
-        """Map ``(N, num_features, h, w)`` to ``(N, out_channels, *size)``."""
+        """Map `(N, num_features, h, w)` to `(N, out_channels, *size)`."""
         large = F.interpolate(self.narrow(maps), size=size, mode="bilinear", align_corners=False)
         decoded: Tensor = self.out(self.refine(large))
         return decoded
 
 
 def last_map(backbone: nn.Module, images: Tensor) -> Tensor:
-    """Return the map ``(N, num_features, h, w)`` whose mean the features are, of a backbone that has one."""
+    """Return the map `(N, num_features, h, w)` whose mean the features are, of a backbone that has one."""
     maps: list[Tensor] = cast(Any, backbone).maps(images)
     return maps[-1]

@@ -17,21 +17,21 @@ WINDOW = 0.1
 
 
 class EMA(nn.Module):
-    """A frozen copy of ``module`` that follows it: ``theta' <- m theta' + (1 - m) theta``.
+    """A frozen copy of `module` that follows it: `theta' <- m theta' + (1 - m) theta`.
 
     BatchNorm's running statistics are averaged like the weights. The reference implementations of semi-supervised
     learning copy them; that is harmless where BatchNorm forgets as slowly as the average does (momentum 0.001 beside m
     0.999), but statistics of the last ten steps do not fit weights of the last hundred: FixMatch on 40 labels of
     Fashion-MNIST, 600 steps, BatchNorm momentum 0.1, m 0.99, lost 3 to 10 points of accuracy to copied ones. A copy
-    that runs in train mode keeps statistics of its own (``own_buffers``).
+    that runs in train mode keeps statistics of its own (`own_buffers`).
 
-    The copy never gets gradients. Its train/eval mode is the caller's choice, and ``train()`` of an enclosing module
+    The copy never gets gradients. Its train/eval mode is the caller's choice, and `train()` of an enclosing module
     reaches it too: Mean Teacher wants it in train mode, evaluation in eval mode. The number of updates is known on the
     host, so that an update is one fused operation; the state dict has it, so that a checkpoint holds everything.
 
-    It starts warm, with ``m_t = min(1 - 1 / (t + 1), m)`` at update t = 1, 2, ...: the plain mean of the weights so far
+    It starts warm, with `m_t = min(1 - 1 / (t + 1), m)` at update t = 1, 2, ...: the plain mean of the weights so far
     until that forgets more slowly than m, so that the random start does not linger for thousands of steps. Targets that
-    should change slowly from the first step on (MoCo, BYOL) do without (``warm=False``).
+    should change slowly from the first step on (MoCo, BYOL) do without (`warm=False`).
 
     Attributes:
         module: the averaged network; calling the EMA calls it.
@@ -45,7 +45,7 @@ class EMA(nn.Module):
         warm: start as the plain mean; False applies m from the first update on.
 
     Raises:
-        SemisupError: ``decay`` is outside [0, 1].
+        SemisupError: `decay` is outside [0, 1].
     """
 
     def __init__(
@@ -74,12 +74,12 @@ class EMA(nn.Module):
 
     @torch.no_grad()
     def update(self, online: nn.Module) -> None:
-        """Move one step towards ``online``. Never waits for a GPU.
+        """Move one step towards `online`. Never waits for a GPU.
 
         Parameters and floating-point buffers are averaged, other buffers copied.
 
         Raises:
-            SemisupError: ``online`` has parameters or buffers of another number or shape than ``module``.
+            SemisupError: `online` has parameters or buffers of another number or shape than `module`.
         """
         mine: list[Tensor] = list(self.module.parameters())
         theirs: list[Tensor] = list(online.parameters())

@@ -32,8 +32,9 @@ dino, `eval_linear.py`: `checkpoint_key` is "teacher")."""
 
 
 def file_shapes(path: str | Path) -> dict[str, Shape]:
-    """Read names and shapes of all tensors in a weights file; nested ones are joined by dots, as in
-    `state_dict.module.conv1.weight`.
+    """Read names and shapes of all tensors in a weights file.
+
+    Nested names are joined by dots, as in `state_dict.module.conv1.weight`.
 
     Raises:
         SemisupError: no such file, not a whole one, or one that holds more than tensors and plain data.
@@ -48,10 +49,10 @@ def file_tensors(path: str | Path, names: Mapping[str, str]) -> dict[str, Tensor
 
     Args:
         path: .safetensors, or one of `TORCH_SUFFIXES`.
-        names: name in the result -> name in the file, as :func:`file_shapes` gives it.
+        names: name in the result -> name in the file, as `file_shapes` gives it.
 
     Raises:
-        SemisupError: as for :func:`file_shapes`.
+        SemisupError: as for `file_shapes`.
     """
     if _is_torch(path):
         tensors = _torch_tensors(path)
@@ -68,7 +69,7 @@ def _is_torch(path: str | Path) -> bool:
 
 
 def _torch_tensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a file of `torch.save`, without their memory where the file can be mapped."""
+    """Return all tensors of a file of `torch.save`, without their memory where the file can be mapped."""
     subject = f"weights {path}"
     if not Path(path).exists():
         raise SemisupError(f"{subject}: no such file")
@@ -92,7 +93,7 @@ def _torch_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def _last_words(error: Exception) -> str:
-    """What torch says was in the file, out of its page of advice."""
+    """Return what torch says was in the file, out of its page of advice."""
     lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
     return (lines or [str(error).splitlines()[0]])[0]
 
@@ -139,7 +140,7 @@ def fit_names(network: nn.Module, shapes: Mapping[str, Shape]) -> Fit:
 
     Args:
         network: the backbone, as it would be named alone.
-        shapes: of the file's tensors, as :func:`file_shapes` gives them.
+        shapes: of the file's tensors, as `file_shapes` gives them.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     best, most = Fit({}, ""), (0, 0, 0, 0)

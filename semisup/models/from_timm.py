@@ -119,7 +119,7 @@ def _source(architecture: str, args: dict[str, Any], hub: str | None, cfg: Mappi
 
 
 def _hub_file(repository: str, file: str) -> Path:
-    """A file of a repository, from the hub's cache or the hub, which checks what it has fetched."""
+    """Return a file of a repository, from the hub's cache or the hub, which checks what it has fetched."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -169,8 +169,10 @@ class TimmMaps(TimmBackbone):
     """The same of a network whose stages can be looked at."""
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Return the stages' maps `(N, channels, h, w)`, of a token network its blocks' patches; the mean of the last
-        one is not what the classifier sees, where layers follow it."""
+        """Return the stages' maps `(N, channels, h, w)`, of a token network its blocks' patches.
+
+        The mean of the last one is not what the classifier sees, where layers follow it.
+        """
         maps: list[Tensor] = self.network.forward_intermediates(images, intermediates_only=True)  # type: ignore[operator]
         return maps
 
@@ -179,13 +181,13 @@ def build_timm(name: str, weights: str | None, *, in_channels: int, image_size: 
     """Build a network of timm for images of one size.
 
     Args:
-        name: as for :func:`check_timm`.
+        name: as for `check_timm`.
         weights: None for random weights, "pretrained" for the hub's, or a file.
         in_channels: of its images.
         image_size: side of its images in pixels. A vision transformer interpolates its positions for it.
 
     Raises:
-        SemisupError: what :func:`check_timm` finds, a size that the network cannot take, or weights that do not fit.
+        SemisupError: what `check_timm` finds, a size that the network cannot take, or weights that do not fit.
     """
     import timm
 
@@ -207,7 +209,7 @@ def build_timm(name: str, weights: str | None, *, in_channels: int, image_size: 
 
 
 def _size_options(source: TimmSource, image_size: int) -> dict[str, Any]:
-    """How a network that has one size is told to take another: positions interpolated at each forward, or built so."""
+    """Return the options by which a network of one size takes another: interpolated positions, or built for it."""
     if not source.fixed_size or image_size == source.size:
         return {}
     import timm
@@ -252,7 +254,7 @@ def fit_file_whole(network: nn.Module, path: Path, subject: str) -> tuple[Fit, W
     """Match a file with a network, which may be on the meta device.
 
     Raises:
-        SemisupError: as for :func:`fill_from_file`.
+        SemisupError: as for `fill_from_file`.
     """
     shapes = file_shapes(path)
     fit = fit_names(network, shapes)

@@ -51,7 +51,7 @@ def check_torchvision(name: str, *, weights: object = None) -> list[str]:
     """Return what is wrong with a torchvision classifier's name or weights, one sentence each; builds nothing.
 
     Args:
-        name: torchvision's name, without the ``torchvision/``.
+        name: torchvision's name, without the `torchvision/`.
         weights: None, "DEFAULT", or the name of one of torchvision's weights for this network.
     """
     if name in AUXILIARY:
@@ -78,14 +78,14 @@ def check_torchvision(name: str, *, weights: object = None) -> list[str]:
 
 
 class TorchvisionBackbone(nn.Module):
-    """A torchvision classifier whose last layer is left out: images ``(N, C, S, S)`` to ``(N, num_features)``.
+    """A torchvision classifier whose last layer is left out: images `(N, C, S, S)` to `(N, num_features)`.
 
     Gray images: the first convolution's kernels are summed over their RGB inputs, which is what feeding the gray
     image to all three would compute, so pretrained weights keep their meaning. That includes the normalization:
     pretrained weights expect images in torchvision's own, mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225).
 
     Args:
-        name: torchvision's name, without the ``torchvision/``.
+        name: torchvision's name, without the `torchvision/`.
         weights: None for random weights, "DEFAULT", or a name of torchvision's; downloaded unless cached; or a file.
         in_channels: 1 or 3.
         image_size: side of the images in pixels. Vision transformers are built for it; every network is tried on
@@ -134,7 +134,7 @@ class TorchvisionBackbone(nn.Module):
         _try_size(self.network, in_channels, image_size, self.num_features, subject)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images ``(N, C, S, S)`` to features ``(N, num_features)``."""
+        """Map images `(N, C, S, S)` to features `(N, num_features)`."""
         features: Tensor = self.network(images)
         return features
 

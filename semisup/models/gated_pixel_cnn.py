@@ -16,7 +16,7 @@ class GatedPixelCNN(nn.Module):
     the image enters the one moved down by a row and the other moved right by a column, and kernels reach up and left
     only, which is the same and computes nothing for zeros. No blind spot.
 
-    Input images ``(N, in_channels, H, W)`` and codes ``(N, code)``, output ``(N, out_channels, H, W)``, which at every
+    Input images `(N, in_channels, H, W)` and codes `(N, code)`, output `(N, out_channels, H, W)`, which at every
     place depends on earlier pixels alone, in the order of reading. The channels of a pixel do not see each other.
 
     Args:

@@ -12,15 +12,15 @@ __all__ = ["ProjectionHead", "build_neck"]
 
 
 class ProjectionHead(nn.Module):
-    """``num_layers`` blocks of linear and batch norm, each but the last with a bias in its BN and a ReLU.
+    """`num_layers` blocks of linear and batch norm, each but the last with a bias in its BN and a ReLU.
 
-    Chen et al. 2020 (SimCLRv2), arXiv:2006.10029, and ``projection_head`` of google-research/simclr: the linear
-    layers have no bias, and the last block's BN has a scale but no shift. SimCLRv2 uses three layers with ``hidden``
-    equal to the backbone's width. Input ``(N, in_features)``, output ``(N, out_features)``.
+    Chen et al. 2020 (SimCLRv2), arXiv:2006.10029, and `projection_head` of google-research/simclr: the linear
+    layers have no bias, and the last block's BN has a scale but no shift. SimCLRv2 uses three layers with `hidden`
+    equal to the backbone's width. Input `(N, in_features)`, output `(N, out_features)`.
 
     Attributes:
-        layers: the blocks; block ``i`` is ``layers[i]``.
-        num_features: ``out_features``.
+        layers: the blocks; block `i` is `layers[i]`.
+        num_features: `out_features`.
 
     Args:
         in_features: width of the backbone's features.
@@ -40,17 +40,17 @@ class ProjectionHead(nn.Module):
         self.num_features = out_features
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map features ``(N, in_features)`` to projections ``(N, out_features)``."""
+        """Map features `(N, in_features)` to projections `(N, out_features)`."""
         projection: Tensor = self.layers(features)
         return projection
 
     def truncate(self, n: int) -> nn.Sequential:
-        """Return the first ``n`` blocks (the same modules, not copies); none for 0, all for ``num_layers``.
+        """Return the first `n` blocks (the same modules, not copies); none for 0, all for `num_layers`.
 
-        ``n`` is ``ft_proj_selector`` of google-research/simclr: SimCLRv2 keeps 1 block for 1 % and 10 % of the labels.
+        `n` is `ft_proj_selector` of google-research/simclr: SimCLRv2 keeps 1 block for 1 % and 10 % of the labels.
 
         Raises:
-            SemisupError: ``n`` is outside ``0..num_layers``.
+            SemisupError: `n` is outside `0..num_layers`.
         """
         if not 0 <= n <= len(self.layers):
             raise SemisupError(f"projection head: n must be between 0 and {len(self.layers)}, got {n!r}")
@@ -58,7 +58,7 @@ class ProjectionHead(nn.Module):
 
 
 def build_neck(in_features: int, widths: Sequence[int], *, final: bool = False) -> nn.Sequential:
-    """Build blocks of linear (no bias), BN and ReLU with output widths ``widths``; empty gives the identity.
+    """Build blocks of linear (no bias), BN and ReLU with output widths `widths`; empty gives the identity.
 
     Args:
         in_features: width of the input.

@@ -79,8 +79,10 @@ def weights_origin(name: str, options: Mapping[str, Any]) -> Origin | None:
 
 
 def file_origin(name: str, path: Path, image_size: int) -> Origin | None:
-    """Say what a file of `init.weights` expects of its images: a stage's own what the data are, anybody else's what
-    timm knows of the network, or ImageNet's statistics.
+    """Say what a file of `init.weights` expects of its images.
+
+    A stage's own file expects what the data are, anybody else's what timm knows of the network, or ImageNet's
+    statistics.
 
     Args:
         name: of the backbone.

@@ -29,10 +29,10 @@ class ResNet(nn.Module):
 
     The depth is the subclass's.
 
-    He et al. 2016, arXiv:1512.03385. With ``stem="imagenet"``, ``width=1`` and no ``sk``, parameter names and outputs
+    He et al. 2016, arXiv:1512.03385. With `stem="imagenet"`, `width=1` and no `sk`, parameter names and outputs
     are those of torchvision's network of the same depth, so its weights load by name. The last BN scale of each
     block starts at zero (google-research/simclr does so, torchvision by default does not): each block starts as its
-    shortcut. Input ``(N, in_channels, H, W)``, output ``(N, 512 * width)``, or ``(N, 2048 * width)`` for ResNet-50.
+    shortcut. Input `(N, in_channels, H, W)`, output `(N, 512 * width)`, or `(N, 2048 * width)` for ResNet-50.
 
     Args:
         width: multiplier of all channel counts, at least 1/32; SimCLRv2 uses 1, 2 and 3.
@@ -87,11 +87,11 @@ class ResNet(nn.Module):
             yield "sk", f"needs the bottleneck blocks of resnet50: resnet{cls.depth} has none, not true"
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images ``(N, C, H, W)`` to features ``(N, num_features)``."""
+        """Map images `(N, C, H, W)` to features `(N, num_features)`."""
         return self.maps(images)[-1].mean(dim=(2, 3))
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Return the four groups' maps ``(N, channels, h, w)``."""
+        """Return the four groups' maps `(N, channels, h, w)`."""
         x = F.relu(self.bn1(self.conv1(images)), inplace=True)
         if self.pool:
             x = F.max_pool2d(x, 3, stride=2, padding=1)
@@ -164,9 +164,9 @@ class _Bottleneck(nn.Module):
 class SelectiveKernel(nn.Module):
     """Two 3x3 streams, mixed per channel by a softmax that looks at the whole image.
 
-    Li et al. 2019, arXiv:1903.06586, in the form of ``sk_conv2d`` of google-research/simclr: both kernels are 3x3,
-    and the mixing network has ``max(c_out / 16, 32)`` hidden channels. Input ``(N, c_in, H, W)``, output
-    ``(N, c_out, H / stride, W / stride)``, never negative.
+    Li et al. 2019, arXiv:1903.06586, in the form of `sk_conv2d` of google-research/simclr: both kernels are 3x3,
+    and the mixing network has `max(c_out / 16, 32)` hidden channels. Input `(N, c_in, H, W)`, output
+    `(N, c_out, H / stride, W / stride)`, never negative.
 
     Args:
         c_in: input channels.
@@ -184,17 +184,17 @@ class SelectiveKernel(nn.Module):
         self.excite = _conv(hidden, 2 * c_out, 1)
 
     def streams(self, x: Tensor) -> Tensor:
-        """Return both streams, ``(N, 2, c_out, H, W)``."""
+        """Return both streams, `(N, 2, c_out, H, W)`."""
         return torch.unflatten(F.relu(self.bn(self.conv(x)), inplace=True), 1, (2, -1))
 
     def mixing(self, streams: Tensor) -> Tensor:
-        """Return the weight of each stream, ``(N, 2, c_out, 1, 1)``; the two weights of a channel sum to 1."""
+        """Return the weight of each stream, `(N, 2, c_out, 1, 1)`; the two weights of a channel sum to 1."""
         context = streams.mean(dim=(3, 4), keepdim=True).sum(dim=1)
         context = F.relu(self.squeeze_bn(self.squeeze(context)), inplace=True)
         return torch.softmax(torch.unflatten(self.excite(context), 1, (2, -1)), dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, c_in, H, W)`` to ``(N, c_out, H / stride, W / stride)``."""
+        """Map `(N, c_in, H, W)` to `(N, c_out, H / stride, W / stride)`."""
         streams = self.streams(x)
         (first, second), (share, rest) = streams.unbind(1), self.mixing(streams).unbind(1)
         # Not a sum over the axis of streams: that would come out contiguous, and the next layer turn it around again.

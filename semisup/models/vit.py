@@ -51,7 +51,7 @@ class VisionTransformer(nn.Module):
     facebookresearch/mae (arXiv:2111.06377). There is no class token: the mean of the patches classifies as well
     (Beyer et al. 2022, arXiv:2205.01580), and is what the convolutional backbones give. Positions count patches from
     the top left corner and are worked out for each image size, so that one set of weights takes all of them. Input
-    ``(N, in_channels, H, W)``, output ``(N, width)``.
+    `(N, in_channels, H, W)`, output `(N, width)`.
 
     Parameters have timm's names, so that published weights of MAE, DINO and DINOv2 fit the options of their network:
     `class_token: true` and `learned_grid: 14` (MAE, DINO: 224 px in patches of 16; MAE's positions are stored, too) or
@@ -60,13 +60,13 @@ class VisionTransformer(nn.Module):
     With the defaults an image of 28 px costs 24 million multiplications, one of 32 px 33 million.
 
     Attributes:
-        num_features: ``width``.
+        num_features: `width`.
         in_channels: as given.
         patch: as given.
 
     Args:
         patch: side of a patch in pixels; must divide the side of the images. 4 for 28 to 32 px.
-        width: of a token; a multiple of 4 and of ``heads``.
+        width: of a token; a multiple of 4 and of `heads`.
         depth: number of blocks, at least 3.
         heads: of the attention.
         mlp_ratio: width of a block's hidden layer, in token widths. Large transformers have 4, those for small images
@@ -126,13 +126,13 @@ class VisionTransformer(nn.Module):
             yield "pool", "'class' needs class_token: true"
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images ``(N, C, H, W)`` to features ``(N, width)``."""
+        """Map images `(N, C, H, W)` to features `(N, width)`."""
         if self.pool == "class":
             return self._blocks(images)[-1][:, 0]
         return self.maps(images)[-1].mean(dim=(2, 3))
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Return a map ``(N, width, H / patch, W / patch)`` after each third of the blocks, the last one normalized."""
+        """Return a map `(N, width, H / patch, W / patch)` after each third of the blocks, the last one normalized."""
         extra = int(self.cls_token is not None)
         found = self._blocks(images)
         return [each[:, extra:].transpose(1, 2).unflatten(2, self.grid(images)) for each in found]
@@ -158,23 +158,23 @@ class VisionTransformer(nn.Module):
         return torch.cat([first.to(tokens.dtype).expand(len(tokens), 1, -1), tokens], dim=1)
 
     def grid(self, images: Tensor) -> tuple[int, int]:
-        """Return the rows and columns of patches of images ``(N, C, H, W)``.
+        """Return the rows and columns of patches of images `(N, C, H, W)`.
 
         Raises:
-            SemisupError: a side is not a multiple of ``patch``.
+            SemisupError: a side is not a multiple of `patch`.
         """
         height, width = images.shape[-2:]
         raise_all(check_grid(height, width, self.patch), "model vit")
         return height // self.patch, width // self.patch
 
     def patches(self, images: Tensor) -> Tensor:
-        """Return the patches' embeddings ``(N, T, width)``, row by row, without positions."""
+        """Return the patches' embeddings `(N, T, width)`, row by row, without positions."""
         self.grid(images)
         tokens: Tensor = self.patch_embed.proj(images).flatten(2).transpose(1, 2)
         return tokens
 
     def positions(self, images: Tensor) -> Tensor:
-        """Return what is added to the patches of such images, ``(T, width)`` float32."""
+        """Return what is added to the patches of such images, `(T, width)` float32."""
         rows, columns = self.grid(images)
         if self.pos_embed is None:
             return sincos_positions(rows, columns, self.num_features, images.device)
@@ -187,7 +187,7 @@ class VisionTransformer(nn.Module):
         return fitted[0].flatten(1).T
 
     def encode(self, tokens: Tensor) -> Tensor:
-        """Run all blocks and the last norm on tokens ``(N, K, width)``, positions included: any K of the patches."""
+        """Run all blocks and the last norm on tokens `(N, K, width)`, positions included: any K of the patches."""
         tokens = self._with_class(tokens)
         for block in self.blocks:
             tokens = block(tokens)
@@ -210,12 +210,12 @@ def require_vit(backbone: nn.Module, method: str) -> VisionTransformer:
 
 
 class TransformerBlock(nn.Module):
-    """``x + attention(norm(x))``, then ``x + mlp(norm(x))``, on tokens ``(N, T, width)``; no dropout.
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`, on tokens `(N, T, width)`; no dropout.
 
     Args:
-        width: of a token, a multiple of ``heads``.
+        width: of a token, a multiple of `heads`.
         heads: of the attention.
-        mlp_ratio: width of the hidden layer over ``width``.
+        mlp_ratio: width of the hidden layer over `width`.
         layer_scale: first factor of both terms that are added, per channel; None: they have none.
     """
 
@@ -230,7 +230,7 @@ class TransformerBlock(nn.Module):
         self.ls2 = nn.Identity() if layer_scale is None else _LayerScale(width, layer_scale)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens ``(N, T, width)`` to as many."""
+        """Map tokens `(N, T, width)` to as many."""
         tokens = tokens + self.ls1(self.attn(self.norm1(tokens)))
         mixed: Tensor = tokens + self.ls2(self.mlp(self.norm2(tokens)))
         return mixed
@@ -247,7 +247,7 @@ class _PatchEmbed(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Multi-head self-attention on tokens ``(N, T, width)``."""
+    """Multi-head self-attention on tokens `(N, T, width)`."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -262,7 +262,7 @@ class _Attention(nn.Module):
 
 
 class _Mlp(nn.Module):
-    """Linear, GELU, linear on tokens ``(N, T, width)``."""
+    """Linear, GELU, linear on tokens `(N, T, width)`."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -286,10 +286,10 @@ class _LayerScale(nn.Module):
 
 
 def sincos_positions(rows: int, columns: int, features: int, device: torch.device) -> Tensor:
-    """Return fixed positions ``(rows * columns, features)`` in [-1, 1], row by row.
+    """Return fixed positions `(rows * columns, features)` in [-1, 1], row by row.
 
     A quarter of the features each: sine of the row, cosine of the row, sine and cosine of the column, at wavelengths
-    from 2 pi to 20,000 pi (``util/pos_embed.py`` of facebookresearch/mae, after MoCo v3, which put columns first).
+    from 2 pi to 20,000 pi (`util/pos_embed.py` of facebookresearch/mae, after MoCo v3, which put columns first).
 
     Args:
         rows: of patches.

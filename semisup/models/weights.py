@@ -39,7 +39,7 @@ class WeightsReport:
         matched: names in both, with one shape.
         missing: names the network has and the file lacks.
         unexpected: names the file has and the network lacks.
-        mismatched: names in both whose shapes differ: ``{name: (network's shape, file's shape)}``.
+        mismatched: names in both whose shapes differ: `{name: (network's shape, file's shape)}`.
         fraction: share of the network's elements that the file supplies, 0 to 1 (1 for a network without any).
         notes: sentences on what was assumed and left out.
     """
@@ -66,7 +66,7 @@ class WeightsReport:
 
 
 def save_weights(path: str | Path, state_dict: Mapping[str, Tensor]) -> None:
-    """Write a state dict as safetensors, so that ``path`` is at all times either the old file or the whole new one.
+    """Write a state dict as safetensors, so that `path` is at all times either the old file or the whole new one.
 
     Tensors of any memory layout and device, and tensors that share memory, are written as plain separate ones.
 
@@ -124,7 +124,7 @@ def read_shapes(path: str | Path) -> dict[str, Shape]:
 def compare(
     model_shapes: Mapping[str, Shape], file_shapes: Mapping[str, Shape], notes: Sequence[str] = ()
 ) -> WeightsReport:
-    """Compare a network's tensors with a file's by name and shape; see :func:`read_shapes` for the file's."""
+    """Compare a network's tensors with a file's by name and shape; see `read_shapes` for the file's."""
     matched: list[str] = []
     missing: list[str] = []
     mismatched: dict[str, tuple[Shape, Shape]] = {}
@@ -148,14 +148,14 @@ def load_into(
     minimum_match: float = 1.0,
     rename: Rename | None = None,
 ) -> WeightsReport:
-    """Copy the tensors that fit by name and shape into ``module``; refuse, before changing it, when too few do.
+    """Copy the tensors that fit by name and shape into `module`; refuse, before changing it, when too few do.
 
     Args:
         module: changed in place: its parameters and persistent buffers.
         source: a safetensors file, of which only the header is read before the decision, or a state dict.
         minimum_match: least share of the module's elements to be found, 0 to 1.
         rename: prefixes of the source's names and what they become, tried in order, each name once; None drops the
-            tensors. ``{"projector.layers.": "neck.", "head.": None}`` carries a projection head over into a
+            tensors. `{"projector.layers.": "neck.", "head.": None}` carries a projection head over into a
             classifier's neck.
 
     Returns:
@@ -184,7 +184,7 @@ def load_into(
 
 
 def renamed(source_names: Mapping[str, Shape], rename: Rename, subject: str) -> dict[str, str]:
-    """Return ``{new name: name in the source}``.
+    """Return `{new name: name in the source}`.
 
     Args:
         source_names: the names that are replaced.

@@ -21,10 +21,10 @@ BN_EPS = 1e-3  # TensorFlow's default, hence that of the published results
 class WideResNet(nn.Module):
     """WRN-depth-width: 3x3 convolution to 16 channels, three groups of pre-activation blocks, BN, mean over the map.
 
-    Follows the network of google-research/mixmatch and fixmatch: groups of ``(16, 32, 64) * width`` channels at
+    Follows the network of google-research/mixmatch and fixmatch: groups of `(16, 32, 64) * width` channels at
     full, half and quarter resolution, leaky ReLU 0.1, no dropout, convolutions drawn from N(0, 2 / (k^2 c_out)); the
     very first block takes its shortcut after the activation. Zagoruyko and Komodakis 2016, arXiv:1605.07146.
-    Input ``(N, in_channels, H, W)``, output ``(N, 64 * width)``.
+    Input `(N, in_channels, H, W)`, output `(N, 64 * width)`.
 
     Args:
         depth: number of convolutions on the longest path, 6n+4: 28 is the literature's choice.
@@ -68,11 +68,11 @@ class WideResNet(nn.Module):
             yield "depth", f"must be 6n+4, not {depth}; the nearest are {below} and {below + 6}"
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images ``(N, C, H, W)`` to features ``(N, 64 * width)``."""
+        """Map images `(N, C, H, W)` to features `(N, 64 * width)`."""
         return self.maps(images)[-1].mean(dim=(2, 3))
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Return the three groups' maps ``(N, channels, h, w)``, the last one after BN and leaky ReLU."""
+        """Return the three groups' maps `(N, channels, h, w)`, the last one after BN and leaky ReLU."""
         first = self.group1(self.stem(images))
         second = self.group2(first)
         return [first, second, F.leaky_relu(self.bn(self.group3(second)), LEAK, inplace=True)]

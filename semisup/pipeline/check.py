@@ -86,7 +86,7 @@ def _check_machine(raw: Mapping[str, Any]) -> list[str]:
 
 
 def _check_source(data: Any) -> list[str]:
-    """What is missing of the data, as far as that can be told without decoding or downloading anything."""
+    """Return what is missing of the data, as far as that can be told without decoding or downloading anything."""
     clean, _ = read(DataConfig, data) if isinstance(data, Mapping) else ({}, [])
     try:
         check_source(DataConfig.model_validate(clean))

@@ -90,7 +90,7 @@ class Reporter(Terminal):
     """Prints a run."""
 
     def show_plan(self, plan: Plan, reused: set[str]) -> None:
-        """Data, labels, device, and a row for each stage."""
+        """Say data, labels, device, and a row for each stage."""
         data, budget, recipe = plan.data, plan.budget, plan.recipe
         least, most = min(budget.per_class), max(budget.per_class)
         spread = f"{least}" if least == most else f"{least}-{most}"
@@ -125,7 +125,7 @@ class Reporter(Terminal):
 
     @contextmanager
     def progress(self, stage: StagePlan, *, resumes: bool = False) -> Iterator[StageProgress]:
-        """A progress bar on a terminal; elsewhere a line at once and then one every few seconds."""
+        """Show a progress bar on a terminal; elsewhere a line at once and then one every few seconds."""
         if not self.console.is_terminal or self.console.quiet or not stage.steps:
             if stage.steps:
                 self.say(f"{stage.name}: goes on" if resumes else f"{stage.name} 0/{stage.steps}")
@@ -155,7 +155,7 @@ class Reporter(Terminal):
         self.say(f"{result.name} {result.status}, {result.seconds:.1f} s{': ' if shown else ''}{shown}{_asked(result)}")
 
     def show_result(self, result: RunResult) -> None:
-        """The result table, a line for every metric that some stage has and a column for every stage."""
+        """Say the result table, a line for every metric that some stage has and a column for every stage."""
         found = [measured(stage.metrics) for stage in result.stages]
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("stage")
@@ -173,7 +173,7 @@ class Reporter(Terminal):
 
 
 def _asked(result: StageResult) -> str:
-    """What the figures of a pretraining stage were measured on."""
+    """Return what the figures of a pretraining stage were measured on."""
     images = result.metrics.get("probe/validation")
     if images is None:
         return ""

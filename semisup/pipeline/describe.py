@@ -53,7 +53,7 @@ class MethodText:
         return asdict(self)
 
     def to_text(self) -> str:
-        """Some lines for a terminal."""
+        """Return some lines for a terminal."""
         views = [
             f"{part} images: {', '.join(f'{view} ({policy})' for view, policy in policies.items())}"
             for part, policies in (("labeled", self.labeled), ("unlabeled", self.unlabeled))
@@ -93,7 +93,7 @@ def _views(cls: type[Method], part: Literal["labeled", "unlabeled"]) -> dict[str
 
 
 def _arguments(docstring: str) -> dict[str, str]:
-    """The paragraphs of a docstring's `Args:`, by name."""
+    """Return the paragraphs of a docstring's `Args:`, by name."""
     _, _, section = docstring.partition("\nArgs:\n")
     found: dict[str, list[str]] = {}
     names: list[str] = []

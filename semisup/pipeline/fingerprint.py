@@ -54,7 +54,7 @@ def fingerprint(plan: Plan, stage: StagePlan, inputs: list[str]) -> str:
 
 
 def _from_outside(stage: StagePlan) -> dict[str, str]:
-    """The hashes of the registered classes that a train stage uses: another loss is another stage."""
+    """Return the hashes of the registered classes that a train stage uses: another loss is another stage."""
     if stage.network is None or stage.views is None:
         return {}
     policies = list(policy_names(stage.training, stage.views).values())

@@ -28,7 +28,7 @@ def stage_notes(method: Method, stage: TrainConfig, steps: int) -> list[str]:
 
 
 def _unsettled(method: Method, stage: TrainConfig, steps: int) -> list[str]:
-    """A sentence if BatchNorm would end with statistics that are still largely those it began with."""
+    """Return a sentence if BatchNorm would end with statistics that are still largely those it began with."""
     left = initial_share(method, steps)
     if left <= UNSETTLED or stage.init is not None:
         return []

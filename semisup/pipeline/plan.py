@@ -63,7 +63,7 @@ def recipe_budget(recipe: Recipe, data: ImageData) -> LabelBudget:
 
 
 def plan_stages(plan: Plan, *, trial: bool = True) -> Plan:
-    """Plan the stages of a recipe whose data, labels and device are known; `trial` as in :func:`make_plan`.
+    """Plan the stages of a recipe whose data, labels and device are known; `trial` as in `make_plan`.
 
     Raises:
         SemisupError: every stage that cannot run, in one message.
@@ -121,7 +121,7 @@ def stage_inputs(stage: StageConfig) -> tuple[str, ...]:
 
 
 def needed_stages(stages: dict[str, StageConfig], name: str) -> dict[str, StageConfig]:
-    """A recipe's stage and all that it depends on, in the recipe's order."""
+    """Return a recipe's stage and all that it depends on, in the recipe's order."""
     needed = {name}
     for earlier in reversed(stages):
         if earlier in needed:

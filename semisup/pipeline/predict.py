@@ -115,7 +115,7 @@ class _Source:
 
 
 def _sources(given: Path, predictor: Predictor, notes: list[str]) -> Iterator[_Source]:
-    """What one word of the command line stands for."""
+    """Return what one word of the command line stands for."""
     suffix = given.suffix.lower()
     if given.is_dir():
         yield from _folder(given, notes)

@@ -33,12 +33,12 @@ class StageResult:
 
     @staticmethod
     def of(artifact: Artifact, status: str) -> StageResult:
-        """The result of a finished stage."""
+        """Return the result of a finished stage."""
         keys = ("name", "method", "fingerprint", "steps", "seconds", "images_per_second", "parameters", "metrics")
         return StageResult(status=status, **{key: artifact.record[key] for key in keys})
 
     def headline(self) -> dict[str, float | None]:
-        """The few numbers to show first."""
+        """Return the few numbers to show first."""
         return {name: self.metrics[name] for name in HEADLINE if name in self.metrics}
 
 
@@ -55,7 +55,7 @@ class RunResult:
     out: Path | None = None
 
     def __getitem__(self, stage: str) -> StageResult:
-        """The stage of that name.
+        """Return the stage of that name.
 
         Raises:
             KeyError: there is none.
@@ -68,7 +68,7 @@ class RunResult:
         return self.stages[-1] if self.stages else None
 
     def predictor(self, stage: str | None = None) -> Predictor:
-        """The trained classifier of a stage, by default the last, as a function of uint8 images.
+        """Return the trained classifier of a stage, by default the last, as a function of uint8 images.
 
         Raises:
             SemisupError: of a dry run, or of a stage that classifies nothing.

@@ -164,7 +164,7 @@ def _run_stage(
 
 @contextmanager
 def _tracked(plan: Plan, folder: Path, reporter: Reporter) -> Iterator[EventLog]:
-    """The run's event log and, if the recipe wants it, its upload to MLflow in the background."""
+    """Open the run's event log and, if the recipe wants it, its upload to MLflow in the background."""
     recipe = plan.recipe
     log = EventLog(folder)
     uploader = None

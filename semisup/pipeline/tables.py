@@ -35,9 +35,9 @@ def check_table_name(out: Path | None) -> None:
 
 @contextmanager
 def open_table(out: Path | None, columns: Columns) -> Iterator[Write]:
-    """Open a table for writing.
+    r"""Open a table for writing.
 
-    Names of files that are not UTF-8 keep their bytes in a CSV; elsewhere those are written as `\\udce9`.
+    Names of files that are not UTF-8 keep their bytes in a CSV; elsewhere those are written as `\udce9`.
 
     Args:
         out: the file; None: a CSV to standard output.

@@ -25,7 +25,7 @@ SITTINGS = 3
 
 
 def fresh_method(plan: Plan, stage: StagePlan) -> tuple[Method, Batches]:
-    """The method of a train stage and its batches, with fresh networks and labels where it would read other stages'.
+    """Return a train stage's method and batches, with fresh networks and labels where it would read other stages'.
 
     Args:
         plan: of the recipe, with data and device.
@@ -114,7 +114,7 @@ def is_busy(load: float, threads: int) -> bool:
 
 
 def seconds_and_load(plan: Plan, stage: StagePlan) -> tuple[float, float]:
-    """Return :func:`step_seconds`, and the cores that other programs kept busy meanwhile, on average.
+    """Return `step_seconds`, and the cores that other programs kept busy meanwhile, on average.
 
     Measured again, at most three times in all, while they disturb it; the least disturbed sitting counts.
 

@@ -79,7 +79,7 @@ def _try_step(method: Method, stage: TrainConfig, data: ImageData) -> tuple[int,
 
 
 def _trace(policies: Mapping[str, str], images: int) -> Tensor | None:
-    """An empty trace of a probe, if one of the policies is one."""
+    """Return an empty trace of a probe, if one of the policies is one."""
     for policy in policies.values():
         if issubclass(cls := POLICIES[policy], Probe):
             return torch.zeros(images, cls.trace_width, dtype=torch.long)

@@ -99,7 +99,7 @@ def finish_untrained(
     evaluation_seconds: float = 0.0,
     parameters: int = 0,
 ) -> Artifact:
-    """:func:`finish` a stage that made no optimizer step.
+    """Finish a stage that made no optimizer step; see `finish`.
 
     Args:
         folder: of the stage; its name is the fingerprint.

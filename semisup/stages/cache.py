@@ -63,6 +63,6 @@ def extract(network: nn.Module, batches: Callable[[int], Iterator[Tensor]], rows
 
 
 def read_features(path: Path, rows: np.ndarray | None = None) -> Tensor:
-    """Read features (N, D) that :func:`extract` wrote, or some rows of them, as float32 in memory."""
+    """Read features (N, D) that `extract` wrote, or some rows of them, as float32 in memory."""
     stored = np.load(path, mmap_mode="r")
     return torch.from_numpy(np.array(stored if rows is None else stored[rows], dtype=np.float32))

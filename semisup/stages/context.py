@@ -42,18 +42,18 @@ class StageContext:
     on_log: Callable[[int, dict[str, float]], None] = field(default=lambda step, values: None)
 
     def normalize(self) -> Normalize:
-        """The last step before the network."""
+        """Return the last step before the network."""
         return Normalize(*self.statistics).to(self.device)
 
     def clean_batches(self, images: np.ndarray, rows: np.ndarray | None = None) -> Iterator[Tensor]:
-        """Images (N, H, W, C) uint8, or some rows of them, as :func:`clean_batches`."""
+        """Yield images (N, H, W, C) uint8, or some rows of them, as `clean_batches`."""
         return clean_batches(images, self.normalize(), self.device, rows)
 
 
 def clean_batches(
     images: np.ndarray, normalize: Normalize, device: torch.device, rows: np.ndarray | None = None, size: int = 128
 ) -> Iterator[Tensor]:
-    """Images (N, H, W, C) uint8 as normalized batches without augmentation, for evaluation.
+    """Yield images (N, H, W, C) uint8 as normalized batches without augmentation, for evaluation.
 
     Args:
         images: in memory, or a memory map, which is read a batch at a time.

@@ -85,7 +85,7 @@ def evaluate_validation(context: StageContext, answer: Callable[[Iterator[Tensor
 
 
 def oracle(context: StageContext, path: Path) -> Callable[[int, nn.Module], None]:
-    """A function that notes the test accuracy of a step's predictor in the JSON file `path`, steps -> accuracy.
+    """Return a function that notes the test accuracy of a step's predictor in the JSON file `path`, steps -> accuracy.
 
     The file is replaced atomically and survives a kill; a resumed stage writes the same numbers again.
     """
@@ -100,7 +100,7 @@ def oracle(context: StageContext, path: Path) -> Callable[[int, nn.Module], None
 
 
 def oracle_metrics(path: Path) -> dict[str, Any]:
-    """What an oracle would choose: the best test accuracy of a stage and the first step that had it."""
+    """Return what an oracle would choose: the best test accuracy of a stage and the first step that had it."""
     curve: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
     step = max(sorted(curve, key=int), key=lambda name: curve[name])
     return {"oracle/accuracy": curve[step], "oracle/step": int(step)}
@@ -119,7 +119,7 @@ class _SideBySide(nn.Module):
 
 
 def hidden_labels(context: StageContext) -> Tensor:
-    """True classes (N,) of the training images, on the CPU; -1 where nobody knows, or where training was given it."""
+    """Return the training images' true classes (N,), on the CPU; -1 where nobody knows, or training was given it."""
     hidden = torch.tensor(context.data.y_train)
     for given in (context.budget.index, context.budget.validation):
         hidden[torch.from_numpy(given)] = -1  # a label that was given is not a pseudo-label

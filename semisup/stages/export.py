@@ -74,7 +74,7 @@ def export_weights(stage: Path, library: Literal["torchvision", "timm"], file: P
 
 
 def _name_in(library: str, spec: ModelSpec) -> str:
-    """The library's name of a network: its own, or that of one of our ResNets that is built as theirs."""
+    """Return the library's name of a network: its own, or that of one of our ResNets that is built as theirs."""
     for prefix in (TORCHVISION, TIMM):
         if spec.name.startswith(prefix):
             name = spec.name.removeprefix(prefix)
@@ -95,7 +95,7 @@ def _name_in(library: str, spec: ModelSpec) -> str:
 
 
 def _empty(library: str, name: str, classes: int) -> dict[str, Tensor]:
-    """The library's state dict of a network for that many classes (0: torchvision's own number)."""
+    """Return the library's state dict of a network for that many classes (0: torchvision's own number)."""
     with torch.device("meta"):
         if library == "timm":
             import timm
@@ -109,7 +109,7 @@ def _empty(library: str, name: str, classes: int) -> dict[str, Tensor]:
 
 
 def _named(module: Classifier, wanted: dict[str, Tensor], classes: int, subject: str) -> dict[str, Tensor]:
-    """The tensors of a network as `wanted` names and shapes them; without those of a head where there is none."""
+    """Return a network's tensors as `wanted` names and shapes them; without those of a head where there is none."""
     state = dict(backbone_core(module.backbone)[0].state_dict())
     missing = [name for name in wanted if name not in state]
     if len(missing) == 2 and classes:

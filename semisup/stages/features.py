@@ -80,7 +80,7 @@ class Layers(nn.Module):
         return torch.cat(list(parts.values()), dim=1)
 
     def split(self, features: Tensor) -> dict[str, Tensor]:
-        """The parts of an output by their names."""
+        """Return the parts of an output by their names."""
         return dict(zip(self.widths, features.split(list(self.widths.values()), dim=1), strict=True))
 
 

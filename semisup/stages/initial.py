@@ -88,8 +88,10 @@ def fit_file(
 def _own_parts(
     network: Classifier | Encoder, shapes: Mapping[str, Shape], *, other_classes: bool
 ) -> tuple[dict[str, tuple[Shape, str]], list[str]]:
-    """What a file of ours has beside the backbone: the network's name -> its shape and the file's name; and what is to
-    be said of a head that is left out."""
+    """Return what a file of ours has beside the backbone, and what is to be said of a head that is left out.
+
+    The former: the network's name -> its shape and the file's name.
+    """
     if not isinstance(network, Classifier):
         return {}, []
     theirs = {name.replace(PROJECTION, NECK, 1): name for name in shapes}
@@ -213,6 +215,6 @@ def load_initial_weights(method: Method, init: InitConfig, path: Path, classes: 
 
 
 def networks_within(method: Method) -> list[Classifier | Encoder]:
-    """The networks of a method that start from the same weights: all but a given teacher."""
+    """Return the networks of a method that start from the same weights: all but a given teacher."""
     skip = getattr(method, "teacher", None) if "teacher" in given_to(type(method)) else None
     return [module for module in method.modules() if isinstance(module, Classifier | Encoder) and module is not skip]

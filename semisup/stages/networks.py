@@ -66,7 +66,7 @@ class Network:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Network:
-        """Read :meth:`to_json` back."""
+        """Read `to_json` back."""
         return Network(
             ModelSpec.from_json(value["spec"]),
             value["kind"],
@@ -164,7 +164,10 @@ def _input(
     image_size: int,
     statistics: Statistics,
 ) -> InputSpec | None:
-    """What a network of these options makes of its images. `resize` and `normalize` are taken out of the options."""
+    """Return what a network of these options makes of its images.
+
+    `resize` and `normalize` are taken out of the options.
+    """
     wishes = {key: options.pop(key) for key in keys_of(InputWishes) if key in options}
     origin, base = None, None
     if source is not None:
@@ -178,7 +181,7 @@ def _input(
 
 
 def hashed_model(spec: ModelSpec) -> dict[str, Any]:
-    """A model as a stage's fingerprint has it: weights by their hash, wherever their file lies."""
+    """Return a model as a stage's fingerprint has it: weights by their hash, wherever their file lies."""
     model, origin = spec.to_json(), weights_origin(spec.name, spec.options)
     if origin is not None:
         model["options"] = {**spec.options, "weights": origin.hash}
@@ -188,7 +191,7 @@ def hashed_model(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _described_input(path: Path) -> InputSpec | None:
-    """What the network did to its images whose description lies next to its weights."""
+    """Return what the network did to its images whose description lies next to its weights."""
     description = path.with_name("model.json")
     if not description.exists():
         return None
@@ -212,7 +215,7 @@ def build_method(
     zero_head: bool = False,
     pretrained: bool = True,
 ) -> Method:
-    """The stage's method around a freshly initialized network.
+    """Return the stage's method around a freshly initialized network.
 
     Args:
         stage: names the method and its options.
@@ -261,7 +264,7 @@ def projector_widths(predictor: nn.Module) -> tuple[int, ...]:
 
 
 def wanted_weights(network: Classifier | Encoder, names: Iterable[str]) -> nn.ModuleDict:
-    """The parts of a network that a file of these tensor names should fill.
+    """Return the parts of a network that a file of these tensor names should fill.
 
     Of an encoder's file that is the backbone and the kept projection layers: the classifier's head is new. A file with
     a head fills everything.

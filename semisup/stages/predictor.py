@@ -188,7 +188,7 @@ def read_network(folder: Path) -> Network:
 
 
 def load_network(folder: Path, device: torch.device) -> Classifier:
-    """The trained classifier of a finished stage, in eval mode.
+    """Return the trained classifier of a finished stage, in eval mode.
 
     Raises:
         SemisupError: no model there, or one that classifies nothing.
@@ -202,8 +202,9 @@ def load_network(folder: Path, device: torch.device) -> Classifier:
 
 
 def load_features(folder: Path, device: torch.device) -> nn.Module:
-    """The network of a finished stage, in eval mode, up to its features: what a classifier's head sees, and of an
-    encoder what its backbone gives.
+    """Return the network of a finished stage, in eval mode, up to its features.
+
+    Those are what a classifier's head sees, and of an encoder what its backbone gives.
 
     Raises:
         SemisupError: no model there.
@@ -216,7 +217,7 @@ def load_features(folder: Path, device: torch.device) -> nn.Module:
 
 
 def load_predictor(folder: str | Path, device: str | torch.device = "cpu") -> Predictor:
-    """A finished stage as a function from images to probabilities.
+    """Return a finished stage as a function from images to probabilities.
 
     Args:
         folder: of the stage, e.g. `out/student`.

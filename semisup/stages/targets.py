@@ -24,7 +24,7 @@ __all__ = ["read_targets", "save_targets", "select", "stored_images", "training_
 def training_images(
     data: ImageData, budget: LabelBudget, relabeled: Artifact | None, rows: Tensor | None = None
 ) -> TrainingImages:
-    """What training may see: images, the labels inside the budget, and the pseudo-labels that a stage left.
+    """Return what training may see: images, the labels inside the budget, and the pseudo-labels that a stage left.
 
     Without pseudo-labels `rows` says which images unlabeled batches are made of; None: all of them.
     """
@@ -39,7 +39,7 @@ def training_images(
 
 
 def stored_images(data: ImageData) -> Tensor | NDArray[np.uint8]:
-    """The training images as a tensor, without a copy where that is allowed; a memory map as it is."""
+    """Return the training images as a tensor, without a copy where that is allowed; a memory map as it is."""
     if is_mapped(data.x_train):
         return data.x_train
     writable = data.x_train.flags.writeable  # torch wants no others, though it never writes here

@@ -133,7 +133,7 @@ def _describe(whole: Plan, stage: TrainConfig, networks: Mapping[str, Network]) 
 
 
 def _shapes(whole: Plan, stage: TrainConfig, spec: ModelSpec, networks: Mapping[str, Network]) -> Method:
-    """The stage's method without memory for its weights."""
+    """Return the stage's method without memory for its weights."""
     data = whole.data
     with weightless():
         teachers = [networks[teacher].build_classifier().eval() for teacher in stage.teacher]
@@ -192,7 +192,7 @@ def _start(context: StageContext) -> tuple[Method, WeightsReport | None]:
 
 
 def _looks(context: StageContext, method: Method) -> int | None:
-    """Steps between looks at the test set for an oracle number; None: none."""
+    """Return steps between looks at the test set for an oracle number; None: none."""
     return context.recipe.oracle_every if method.trains == "classifier" and len(context.data.x_test) else None
 
 

@@ -105,8 +105,10 @@ def stage_batches(
     device: torch.device,
     key: tuple[object, ...],
 ) -> Batches:
-    """The batches of a planned train stage, whose `backend` is resolved: the views that its method asks for, augmented
-    as its recipe says."""
+    """Return the batches of a planned train stage, whose `backend` is resolved.
+
+    They have the views that its method asks for, augmented as its recipe says.
+    """
     policies = partial(
         stage_policies, stage.augment, method.views, flip=flip, learned=method.learned(), backend=stage.backend
     )

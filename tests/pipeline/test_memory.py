@@ -24,5 +24,5 @@ print(psutil.Process().memory_info().rss - before)
 def test_a_run_keeps_the_memory_of_its_steps(tmp_path: Path) -> None:
     """Seen from behind it: what is freed stays with the process."""
     command = [sys.executable, "-c", RUN, str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     assert int(done.stdout.split()[-1]) > 100_000_000

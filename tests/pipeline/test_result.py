@@ -89,7 +89,7 @@ def test_result_json_says_what_was_done(out: Path, result: RunResult) -> None:
 
 
 def test_what_could_not_be_measured_is_null(tmp_path: Path) -> None:
-    run_small(tmp_path / "a", "stages.labels.relabel.per_class=1", "stages.finetune.steps=1")
+    run_small(tmp_path / "a", "stages.labels.per_class=1", "stages.finetune.steps=1")
     stages = {stage["name"]: stage for stage in read(tmp_path / "a" / "result.json")["stages"]}
     # No answer of an untrained student is confident: nothing was kept that could be right.
     assert stages["student"]["metrics"]["pseudo_labels/coverage"] == 0

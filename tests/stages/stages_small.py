@@ -39,9 +39,9 @@ def small_data(n: int = 60, n_test: int = 24, classes: int = 3, seed: int = 0, c
 
 
 def small_plan(
-    stages: dict[str, Any], data: ImageData, budget: LabelBudget | None = None, **recipe: Any
+    stages: dict[str, Any], data: ImageData, budget: LabelBudget | None = None, *, trial: bool = True, **recipe: Any
 ) -> tuple[Plan, LabelBudget]:
-    """The plan of a recipe with these stages, 4-wide networks and 2 labels per class."""
+    """Plan a recipe with these stages, 4-wide networks and 2 labels per class; `trial`: see `make_plan`."""
     mapping = {
         "name": "small",
         "device": "cpu",
@@ -55,7 +55,7 @@ def small_plan(
     if budget is None:
         budget = draw_budget(data.y_train, loaded.data.labels, loaded.seed, data.num_classes)
     plan = Plan(loaded, data, budget, CPU, "fp32", data.statistics, [])
-    return plan_stages(plan), budget
+    return plan_stages(plan, trial=trial), budget
 
 
 def run_stages(
@@ -68,7 +68,7 @@ def run_stages(
     **recipe: Any,
 ) -> dict[str, Artifact]:
     """Run the stages in order below `folder`; `evaluation_data` stands in for `data` once everything is planned."""
-    plan, budget = small_plan(stages, data, budget, **recipe)
+    plan, budget = small_plan(stages, data, budget, trial=False, **recipe)
     finished: dict[str, Artifact] = {}
     for stage in plan.stages:
         home = folder / stage.name

@@ -117,7 +117,7 @@ def test_head_layer_keeps_exactly_these_projection_layers(head_layer: int, kept:
         ),
         (
             {"train": train_stage("supervised", stage={"model": {"name": "vit", "patch": 3}})},
-            "stages.train.model vit: patch must divide the side of the images, 8 px, got 3",
+            "stages.train.model vit: patch must divide the side of the images, 8 px, not 3",
         ),
     ],
 )

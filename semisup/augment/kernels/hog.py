@@ -23,7 +23,7 @@ def hog(images: Tensor, cell: int, window: int) -> Tensor:
     product or convolution, hence in float32 inside autocast too.
 
     Args:
-        images: (N, C, H, W), of any range; sides are multiples of ``cell`` and ``window``, at least 2.
+        images: (N, C, H, W), of any range; sides are multiples of `cell` and `window`, at least 2.
         cell: side of a cell in pixels. MaskFeat: 8 of 224.
         window: side of the Gaussian's tiles in pixels, whose deviation is half of it. MaskFeat: 16, its patch.
 

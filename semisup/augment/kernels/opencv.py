@@ -1,6 +1,6 @@
 """The policies image by image, on whole gray levels (uint8): albumentations' way of working, with its kernels.
 
-A policy draws here what it draws for the batched operations of :mod:`semisup.augment.kernels.ops` (`Policy.draw`),
+A policy draws here what it draws for the batched operations of `semisup.augment.kernels.ops` (`Policy.draw`),
 so that the two backends make the same views but for rounding. What differs, measured by tests/augment/test_opencv.py:
 
 - every step rounds to whole gray levels;
@@ -65,7 +65,7 @@ def image_by_image(policy: Policy, drawn: Drawn, shape: Shape) -> OneImage:
 
 
 def has_form(policy: type[Policy]) -> bool:
-    """Tell whether :func:`image_by_image` knows the policy."""
+    """Tell whether `image_by_image` knows the policy."""
     return image_by_image.dispatch(policy) is not image_by_image.dispatch(Policy)
 
 
@@ -154,7 +154,7 @@ def _crops(drawn: Drawn, shape: Shape, size: tuple[int, int]) -> OneImage:
 
 
 def _operations(policy: RandAugment | Listed, names: tuple[str, ...], drawn: Drawn, shape: Shape) -> OneImage:
-    """The weak view, operations on light and geometry in the order of `apply_in_turn`, and Cutout."""
+    """Return the weak view, operations on light and geometry in the order of `apply_in_turn`, and Cutout."""
     weak = _shifts_and_flips(drawn)
     strengths, matrices = (values.double().numpy() for values in policy.arguments(drawn, shape))
     choice = drawn["ops"].tolist()
@@ -182,13 +182,13 @@ def _operations(policy: RandAugment | Listed, names: tuple[str, ...], drawn: Dra
 
 
 def _fill(fill: float | Sequence[float] | None, channels: int) -> tuple[int, ...]:
-    """Color in gray levels, see :func:`semisup.augment.policies.policy.fill_for`."""
+    """Color in gray levels, see `semisup.augment.policies.policy.fill_for`."""
     color = color_for(channels, fill)
     return tuple(pixels(value, 255) for value in ([color] * channels if isinstance(color, float) else color))
 
 
 def _composed(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
-    """(2, 3), see :func:`semisup.augment.kernels.ops.compose`."""
+    """(2, 3), see `semisup.augment.kernels.ops.compose`."""
     linear = first[:, :2] @ second[:, :2]
     return np.column_stack([linear, first[:, :2] @ second[:, 2] + first[:, 2]])
 
@@ -197,7 +197,7 @@ def _composed(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
 
 
 def affine(image: Pixels, matrix: NDArray[Any], fill: tuple[int, ...]) -> Pixels:
-    """Resample once, bilinearly, with a (2, 3) matrix as of :func:`semisup.augment.kernels.ops.affine`.
+    """Resample once, bilinearly, with a (2, 3) matrix as of `semisup.augment.kernels.ops.affine`.
 
     Channel by channel, for which OpenCV 5 has vector code: 300 us of 224 x 224 x 3, all at once 950.
     """
@@ -221,26 +221,26 @@ def affine(image: Pixels, matrix: NDArray[Any], fill: tuple[int, ...]) -> Pixels
 
 
 def brightness(image: Pixels, factor: float) -> Pixels:
-    """See :func:`semisup.augment.kernels.ops.brightness`."""
+    """See `semisup.augment.kernels.ops.brightness`."""
     return cv2.convertScaleAbs(image, alpha=factor)  # type: ignore[return-value]  # rounds and clips
 
 
 def contrast(image: Pixels, factor: float) -> Pixels:
-    """See :func:`semisup.augment.kernels.ops.contrast`."""
+    """See `semisup.augment.kernels.ops.contrast`."""
     means = cv2.mean(image)
     mean = means[0] if image.ndim == 2 else float(np.dot(means[:3], LUMA))
     return cv2.addWeighted(image, factor, image, 0, mean * (1 - factor))  # type: ignore[return-value]
 
 
 def saturation(image: Pixels, factor: float) -> Pixels:
-    """See :func:`semisup.augment.kernels.ops.saturation`."""
+    """See `semisup.augment.kernels.ops.saturation`."""
     if image.ndim == 2:
         return image
     return cv2.transform(image, GRAY + np.float32(factor) * (COLOR - GRAY))  # type: ignore[return-value]
 
 
 def hue(image: Pixels, turns: float) -> Pixels:
-    """See :func:`semisup.augment.kernels.ops.hue`; turned by whole 256ths of the circle."""
+    """See `semisup.augment.kernels.ops.hue`; turned by whole 256ths of the circle."""
     if image.ndim == 2:
         return image
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
@@ -252,12 +252,12 @@ def hue(image: Pixels, turns: float) -> Pixels:
 
 
 def grayscale(image: Pixels) -> Pixels:
-    """See :func:`semisup.augment.kernels.ops.grayscale`."""
+    """See `semisup.augment.kernels.ops.grayscale`."""
     return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
 
 
 def gaussian_blur(image: Pixels, sigma: float, size: int) -> Pixels:
-    """See :func:`semisup.augment.kernels.ops.gaussian_blur`; taps beyond four deviations, weighing nothing, are out."""
+    """See `semisup.augment.kernels.ops.gaussian_blur`; taps beyond four deviations, weighing nothing, are out."""
     half = min(size // 2, math.ceil(4 * sigma))
     taps = np.exp(-0.5 * (np.arange(-half, half + 1) / sigma) ** 2)
     kernel = (taps / taps.sum()).astype(np.float32)
@@ -265,7 +265,7 @@ def gaussian_blur(image: Pixels, sigma: float, size: int) -> Pixels:
 
 
 def sharpness(image: Pixels, factor: float) -> Pixels:
-    """See :func:`semisup.augment.kernels.ops.sharpness`."""
+    """See `semisup.augment.kernels.ops.sharpness`."""
     kernel = np.full((3, 3), (1 - factor) / 13, np.float32)
     kernel[1, 1] = factor + 5 * (1 - factor) / 13
     out = np.asarray(cv2.filter2D(image, -1, kernel), np.uint8)
@@ -275,7 +275,7 @@ def sharpness(image: Pixels, factor: float) -> Pixels:
 
 
 def light(image: Pixels, name: str, strength: float) -> Pixels:
-    """Run one of :data:`semisup.augment.policies.operations.PHOTOMETRIC`; any other name changes nothing."""
+    """Run one of `semisup.augment.policies.operations.PHOTOMETRIC`; any other name changes nothing."""
     match name:
         case "brightness":
             return brightness(image, strength)
@@ -302,7 +302,7 @@ def light(image: Pixels, name: str, strength: float) -> Pixels:
 
 
 def _look_up(image: Pixels, table: Pixels) -> Pixels:
-    """A new image: table[value] of every value."""
+    """Return a new image: table[value] of every value."""
     return sz_lut(image, table, inplace=False)  # type: ignore[no-any-return]
 
 
@@ -337,14 +337,14 @@ def _joined(planes: list[Any]) -> Pixels:
 
 
 def _stretching(histogram: NDArray[np.int64]) -> Pixels:
-    """See :func:`semisup.augment.kernels.ops.autocontrast`."""
+    """See `semisup.augment.kernels.ops.autocontrast`."""
     there = histogram.nonzero()[0]
     low, high = int(there[0]), int(there[-1])
     return _table(LEVELS if high == low else (LEVELS - low) * (255 / (high - low)))
 
 
 def _equalizing(histogram: NDArray[np.int64]) -> Pixels:
-    """See :func:`semisup.augment.kernels.ops.equalize`: PIL's integer arithmetic."""
+    """See `semisup.augment.kernels.ops.equalize`: PIL's integer arithmetic."""
     brightest = histogram[histogram.nonzero()[0][-1]]
     step = (histogram.sum() - brightest) // 255
     if not step:

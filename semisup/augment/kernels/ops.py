@@ -1,6 +1,6 @@
 """Image operations on a batch, each image with parameters of its own.
 
-Every function takes ``images`` of shape (N, C, H, W), floating point in [0, 1], and per-image parameters as tensors of
+Every function takes `images` of shape (N, C, H, W), floating point in [0, 1], and per-image parameters as tensors of
 length N on the same device, and returns a new tensor of the same dtype in [0, 1]. Nothing here draws a random number,
 loops over images or waits for the device. Meaning and scale of a factor are those of PIL and torchvision, to within
 the rounding that PIL does to whole gray levels; where these two differ, the docstring says which is followed.
@@ -77,7 +77,7 @@ def translate_reflect(images: Tensor, shifts: Tensor, flips: Tensor | None = Non
 
 
 def rotate90(images: Tensor, quarters: Tensor) -> Tensor:
-    """Turn every image counter-clockwise by a number of quarter turns, exactly (as ``torch.rot90``).
+    """Turn every image counter-clockwise by a number of quarter turns, exactly (as `torch.rot90`).
 
     Args:
         images: (N, C, H, W) with H == W.
@@ -97,12 +97,12 @@ def rotate90(images: Tensor, quarters: Tensor) -> Tensor:
 def cutout(images: Tensor, centers: Tensor, size: int | Tensor, fill: float | Tensor = 0.5) -> Tensor:
     """Paint a square of every image; the part of it beyond the border is lost.
 
-    T. DeVries and G. Taylor, arXiv:1708.04552. With centers uniform over all pixels and ``size`` half the side, 19.1 %
+    T. DeVries and G. Taylor, arXiv:1708.04552. With centers uniform over all pixels and `size` half the side, 19.1 %
     of the image is painted on average.
 
     Args:
         images: (N, C, H, W).
-        centers: (N, 2) integers, (row, column) of the square's center; rows row - size // 2 and the next ``size`` - 1.
+        centers: (N, 2) integers, (row, column) of the square's center; rows row - size // 2 and the next `size` - 1.
         size: side of the square in whole pixels; one for all, or (N,).
         fill: paint, a number or a (C,) tensor on the images' device.
     """
@@ -137,7 +137,7 @@ def _take_pixels(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _take_flat(images: Tensor, index: Tensor) -> Tensor:
-    """(N, C, P): the pixel ``index[n, p]``, counted row by row, of every channel of image n."""
+    """(N, C, P): the pixel `index[n, p]`, counted row by row, of every channel of image n."""
     return images.flatten(2).gather(2, index[:, None, :].expand(-1, images.shape[1], -1))
 
 
@@ -145,7 +145,7 @@ def _take_flat(images: Tensor, index: Tensor) -> Tensor:
 
 
 def resized_crop(images: Tensor, boxes: Tensor, size: tuple[int, int], flips: Tensor | None = None) -> Tensor:
-    """Cut a box out of every image and stretch it to ``size``, bilinearly, as torchvision does without antialiasing.
+    """Cut a box out of every image and stretch it to `size`, bilinearly, as torchvision does without antialiasing.
 
     Args:
         images: (N, C, H, W).
@@ -164,7 +164,7 @@ def resized_crop(images: Tensor, boxes: Tensor, size: tuple[int, int], flips: Te
 
 
 def _crop_positions(start: Tensor, extent: Tensor, count: int, length: int) -> Tensor:
-    """(N, count) positions in grid_sample's units, of ``count`` equal cells of [start, start + extent), both (N, 1)."""
+    """(N, count) positions in grid_sample's units, of `count` equal cells of [start, start + extent), both (N, 1)."""
     cells = (torch.arange(count, device=start.device, dtype=start.dtype) + 0.5) / count
     positions = (cells * extent).clamp_min(0.5).minimum(extent - 0.5) + start
     return positions * (2 / length) - 1
@@ -199,13 +199,13 @@ def _cell_centers(length: int, like: Tensor) -> Tensor:
 
 
 def _sample(images: Tensor, grid: Tensor, clamp: bool = True) -> Tensor:
-    """Bilinear reading with zeros outside; ``clamp`` takes off the last bit by which weights may sum above one."""
+    """Bilinear reading with zeros outside; `clamp` takes off the last bit by which weights may sum above one."""
     out = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return out.clamp_(0, 1) if clamp else out
 
 
 def rotation(degrees: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, 2, 3) matrices for :func:`affine` that turn the content counter-clockwise about the image's center.
+    """(N, 2, 3) matrices for `affine` that turn the content counter-clockwise about the image's center.
 
     Args:
         degrees: (N,) angles.
@@ -257,9 +257,9 @@ def zoom(factors: Tensor) -> Tensor:
 
 
 def compose(first: Tensor, second: Tensor) -> Tensor:
-    """(N, 2, 3) matrices that do what ``first`` and then ``second`` would do to an image, in one resampling.
+    """(N, 2, 3) matrices that do what `first` and then `second` would do to an image, in one resampling.
 
-    What ``first`` pushes out of the frame can come back with ``second``, which two resamplings would have lost.
+    What `first` pushes out of the frame can come back with `second`, which two resamplings would have lost.
     """
     linear = first[:, :, :2] @ second
     return torch.cat([linear[:, :, :2], linear[:, :, 2:] + first[:, :, 2:]], dim=2)
@@ -332,7 +332,7 @@ def solarize(images: Tensor, thresholds: Tensor) -> Tensor:
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
-    """Keep the highest (N,) ``bits``, 1 to 8, of each value's eight bits, as PIL does (values become whole 1/255)."""
+    """Keep the highest (N,) `bits`, 1 to 8, of each value's eight bits, as PIL does (values become whole 1/255)."""
     step = torch.exp2(8 - _each(bits, images))
     return (images * 255).round_().div_(step).floor_().mul_(step).div_(255)
 
@@ -405,7 +405,7 @@ def blur(images: Tensor) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, sigmas: Tensor, size: int) -> Tensor:
-    """Blur by a Gaussian, cut off at ``size`` taps and reflected at the border, as torchvision's ``gaussian_blur``.
+    """Blur by a Gaussian, cut off at `size` taps and reflected at the border, as torchvision's `gaussian_blur`.
 
     Args:
         images: (N, C, H, W).
@@ -413,7 +413,7 @@ def gaussian_blur(images: Tensor, sigmas: Tensor, size: int) -> Tensor:
         size: taps along each axis; odd, and size // 2 below H and W.
 
     Raises:
-        ValueError: ``size`` is even or too large for the image.
+        ValueError: `size` is even or too large for the image.
     """
     count, channels, height, width = images.shape
     half = size // 2

@@ -95,8 +95,8 @@ class Listed(Policy):
     """The weak view, some operations at whole levels, Cutout. Subclasses say which.
 
     Args:
-        flip: see :class:`Policy`.
-        shift: of the weak view, see :class:`semisup.augment.policies.views.Weak`.
+        flip: see `Policy`.
+        shift: of the weak view, see `semisup.augment.policies.views.Weak`.
         cutout: side of the painted square as a fraction of the shorter side; 0 for none (as for ImageNet).
         fill: color of cutout and of what geometry brings into the frame, a number or [red, green, blue]. Null: gray
             (0.5) in color, black for one channel, where that is the background.
@@ -113,9 +113,9 @@ class Listed(Policy):
         """Draw (N, K) places in `OPERATIONS` and (N, K) levels, 0 to `levels`."""
 
     def draw(self, shape: Shape, generator: Generator) -> Drawn:
-        """Draw the weak view's numbers and, per image:
+        """Draw the weak view's numbers and, per image, what follows.
 
-        ``ops`` (N, K), places in `OPERATIONS`; ``levels`` (N, K), with a sign; ``centers`` (N, 2), row and column of
+        `ops` (N, K), places in `OPERATIONS`; `levels` (N, K), with a sign; `centers` (N, 2), row and column of
         the cutout.
         """
         count, channels, height, width = shape
@@ -164,10 +164,10 @@ class RandAugmentNM(Listed):
     operation (in the authors' later code posterize and solarize weaken). FixMatch's variant is "randaugment".
 
     Args:
-        flip: see :class:`Policy`.
-        shift: see :class:`Listed`.
-        cutout: see :class:`Listed`.
-        fill: see :class:`Listed`.
+        flip: see `Policy`.
+        shift: see `Listed`.
+        cutout: see `Listed`.
+        fill: see `Listed`.
         operations: N, 1 to 6.
         magnitude: M, 0 to 10, of all operations. Paper, for a ResNet-50 on ImageNet: N = 2, M = 9; both are to be
             searched for.
@@ -178,7 +178,7 @@ class RandAugmentNM(Listed):
     magnitude: Annotated[int, Range(0, 10)] = 9
 
     def draw_operations(self, count: int, channels: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Each of the paper's 14 operations (11 for one channel) is equally likely."""
+        """Draw each of the paper's 14 operations (11 for one channel) equally often."""
         choice = _draw_places(channels, (count, self.operations), generator)
         return choice, torch.full_like(choice, self.magnitude)
 
@@ -190,10 +190,10 @@ class TrivialAugment(Listed):
     Translations go to 32 pixels, or to the side of images smaller than that.
 
     Args:
-        flip: see :class:`Policy`.
-        shift: see :class:`Listed`.
-        cutout: see :class:`Listed`.
-        fill: see :class:`Listed`.
+        flip: see `Policy`.
+        shift: see `Listed`.
+        cutout: see `Listed`.
+        fill: see `Listed`.
     """
 
     name: ClassVar = "trivialaugment"
@@ -201,7 +201,7 @@ class TrivialAugment(Listed):
     levels: ClassVar[int] = 30
 
     def draw_operations(self, count: int, channels: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Each of the paper's 14 operations (11 for one channel) and each of 31 levels is equally likely."""
+        """Draw each of the paper's 14 operations (11 for one channel) and each of 31 levels equally often."""
         choice = _draw_places(channels, (count, 1), generator)
         return choice, torch.randint(self.levels + 1, (count, 1), generator=generator, device="cpu")
 
@@ -214,10 +214,10 @@ class AutoAugment(Listed):
     training images: with few labels of the same data, the comparison with other policies is not a fair one.
 
     Args:
-        flip: see :class:`Policy`.
-        shift: see :class:`Listed`.
-        cutout: see :class:`Listed`.
-        fill: see :class:`Listed`.
+        flip: see `Policy`.
+        shift: see `Listed`.
+        cutout: see `Listed`.
+        fill: see `Listed`.
         learned_on: "cifar10", "svhn" or "imagenet".
     """
 

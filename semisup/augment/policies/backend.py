@@ -1,6 +1,6 @@
 """Where a view is made: batched on the device, or image by image on the host with albumentations' kernels.
 
-Both take the same draws of the same policy (see :mod:`semisup.augment.kernels.opencv` for what still differs).
+Both take the same draws of the same policy (see `semisup.augment.kernels.opencv` for what still differs).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def resolve_backend(backend: str, policies: Mapping[str, str], device: torch.dev
 
     Args:
         backend: "device", "albumentations" or "auto", which is "albumentations" on a CPU for images larger than
-            :data:`LARGEST_ON_DEVICE`, if every policy has such a form, and else "device".
+            `LARGEST_ON_DEVICE`, if every policy has such a form, and else "device".
         policies: view -> name of its policy.
         device: of the network.
         size: side of the images in pixels.

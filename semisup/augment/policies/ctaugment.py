@@ -5,7 +5,7 @@ images augmented so. Bins of low rate are not drawn. The rates are a tensor of t
 the policies here are handed it and keep nothing. At each step
 
 - a *probe* of each labeled image is made: two operations, each in a bin drawn evenly, whatever the rates are;
-- the network's answer to the probe moves the rates of those bins (:func:`update_rates`);
+- the network's answer to the probe moves the rates of those bins (`update_rates`);
 - the *views* to train on are made: two operations, each in a bin drawn by the rates as the step before left them.
 
 Which operation an image drew is known to the host. How strong it is depends on the rates, which never leave the device.
@@ -115,7 +115,7 @@ def update_rates(rates: Tensor, bins: Tensor, matches: Tensor) -> None:
 
     Args:
         rates: (19, 17), changed in place.
-        bins: (N, 2) int64, of :meth:`CTAugmentProbe.probe`.
+        bins: (N, 2) int64, of `CTAugmentProbe.probe`.
         matches: (N,) in [0, 1]: 1 - |p - onehot(y)|_1 / 2, which is p_y.
     """
     hits = F.one_hot(bins.flatten(), rates.numel())  # (2N, cells)
@@ -162,8 +162,8 @@ class CTAugment(Adaptive):
     geometry brings into the frame is black, as there.
 
     Args:
-        flip: see :class:`Policy`.
-        shift: of the weak view, see :class:`semisup.augment.policies.views.Weak`.
+        flip: see `Policy`.
+        shift: of the weak view, see `semisup.augment.policies.views.Weak`.
         pool: names of the operations to draw from. Null: all 19 of the paper; for one channel the 16 without "color"
             (does nothing there), "invert" (turns a black background white) and "solarize" (sinks bright objects
             into it).
@@ -178,7 +178,7 @@ class CTAugment(Adaptive):
     cutout: Fraction = 0.0
 
     def draw(self, shape: Shape, generator: Generator) -> Drawn:
-        """Draw the numbers of :func:`_draw` and ``races`` (N, 2, 17) in (0, 1): one for each bin, see `apply`."""
+        """Draw the numbers of `_draw` and `races` (N, 2, 17) in (0, 1): one for each bin, see `apply`."""
         races = torch.rand(shape[0], DEPTH, BINS, generator=generator, device="cpu").clamp_(min=1e-30)
         return _draw(self, shape, generator) | {"races": races}
 
@@ -192,7 +192,7 @@ class CTAugment(Adaptive):
         return out.contiguous(memory_format=torch.channels_last)
 
     def __call__(self, images: Tensor, generator: Generator, rates: Tensor | None = None) -> Tensor:
-        """Augment every image differently, see :class:`Policy` and :meth:`apply`."""
+        """Augment every image differently, see `Policy` and `apply`."""
         check_batch(images)
         return self.apply(images, self.draw(images.shape, generator), rates)
 
@@ -206,10 +206,10 @@ class CTAugmentCutout(CTAugment):
     """FixMatch's strong view by CTAugment: that, then Cutout (K. Sohn et al., arXiv:2001.07685, section 2.3).
 
     Args:
-        flip: see :class:`Policy`.
-        shift: see :class:`CTAugment`.
-        pool: see :class:`CTAugment`.
-        threshold: see :class:`CTAugment`.
+        flip: see `Policy`.
+        shift: see `CTAugment`.
+        pool: see `CTAugment`.
+        threshold: see `CTAugment`.
         cutout: side of the painted square as a fraction of the shorter side; 0 for none.
     """
 
@@ -222,9 +222,9 @@ class CTAugmentProbe(Probe):
     """CTAugment's probe: the weak view, then two operations, each at a level drawn evenly.
 
     Args:
-        flip: see :class:`Policy`.
-        shift: see :class:`CTAugment`.
-        pool: see :class:`CTAugment`; the same as that of the views that the rates are for.
+        flip: see `Policy`.
+        shift: see `CTAugment`.
+        pool: see `CTAugment`; the same as that of the views that the rates are for.
     """
 
     name: ClassVar = "ctaugment_probe"
@@ -233,7 +233,7 @@ class CTAugmentProbe(Probe):
     trace_width: ClassVar[int] = DEPTH
 
     def draw(self, shape: Shape, generator: Generator) -> Drawn:
-        """Draw the numbers of :func:`_draw` and ``bins`` (N, 2), of those that the operation has."""
+        """Draw the numbers of `_draw` and `bins` (N, 2), of those that the operation has."""
         drawn = _draw(self, shape, generator)
         places = torch.rand(shape[0], DEPTH, generator=generator, device="cpu")
         return drawn | {"bins": (places * BINS_OF[drawn["ops"]]).long()}
@@ -255,10 +255,10 @@ class CTAugmentProbe(Probe):
 
 
 def _draw(policy: CTAugment | CTAugmentProbe, shape: Shape, generator: Generator) -> Drawn:
-    """Draw all but the bins: the weak view's numbers and, per image:
+    """Draw all but the bins: the weak view's numbers and, per image, what follows.
 
-    ``ops`` (N, 2), places in `OPERATIONS`; ``within`` (N, 2), where in its bin the level lies, in [0, 1); ``places``
-    (N, 2, 2) and ``centers`` (N, 2), row and column of squares to paint.
+    `ops` (N, 2), places in `OPERATIONS`; `within` (N, 2), where in its bin the level lies, in [0, 1); `places`
+    (N, 2, 2) and `centers` (N, 2), row and column of squares to paint.
     """
     count, channels = shape[:2]
     pool = torch.tensor([OPERATIONS.index(name) for name in usable(policy.pool, OPERATIONS, GRAY_POOL, channels)])

@@ -31,7 +31,7 @@ IDENTITY = "identity"
 def geometric_matrices(
     name: str, shares: Tensor, size: tuple[int, int], *, degrees: float, shear: float, right: float, down: float
 ) -> Tensor:
-    """(L, 2, 3) matrices of an operation for :func:`semisup.augment.kernels.ops.affine`; identity for those on light.
+    """(L, 2, 3) matrices of an operation for `semisup.augment.kernels.ops.affine`; identity for those on light.
 
     Args:
         name: of the operation.

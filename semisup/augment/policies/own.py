@@ -75,7 +75,7 @@ def check_own(steps: object) -> list[str]:
 
 
 def _problems(step: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the arguments of a transform that exists."""
+    """Return what is wrong with the arguments of a transform that exists."""
     name = str(step["name"])
     known = _arguments(transforms()[name])
     found = [
@@ -114,7 +114,7 @@ def _build(step: Mapping[str, Any], **more: Any) -> Any:
 
 
 def _with_tuples(value: Any) -> Any:
-    """Lists as tuples, which is how albumentations writes ranges, sizes and colors."""
+    """Return lists as tuples, which is how albumentations writes ranges, sizes and colors."""
     return tuple(_with_tuples(item) for item in value) if isinstance(value, list) else value
 
 
@@ -122,7 +122,7 @@ class OwnTransforms:
     """The transforms of one list, one after another. Not for two threads at a time: a transform remembers its draw.
 
     Args:
-        steps: see :func:`check_own`.
+        steps: see `check_own`.
 
     Raises:
         SemisupError: everything that is wrong with them.

@@ -1,10 +1,10 @@
 """What every augmentation policy is, and what policies draw and apply by.
 
-A policy works in two halves. ``draw`` makes every random number of a batch on the CPU, from one explicit generator, so
+A policy works in two halves. `draw` makes every random number of a batch on the CPU, from one explicit generator, so
 that they are the same whatever device the images are on, and so that one rank can draw for the whole global batch and
-keep its slice. ``apply`` moves those numbers to the images without waiting, and computes. Because the host knows which
+keep its slice. `apply` moves those numbers to the images without waiting, and computes. Because the host knows which
 image drew which operation, each operation runs on just its images, picked by an index list made on the host: nothing
-asks the device a question, and the policy runs on the ``meta`` device.
+asks the device a question, and the policy runs on the `meta` device.
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ class Policy(ABC):
 
     @abstractmethod
     def draw(self, shape: Shape, generator: Generator) -> Drawn:
-        """Draw every random number for a batch of ``shape`` (N, C, H, W); ``generator`` is a CPU one."""
+        """Draw every random number for a batch of `shape` (N, C, H, W); `generator` is a CPU one."""
 
     @abstractmethod
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
-        """Return the augmented batch; the input stays as it is. ``drawn`` is :meth:`draw`'s, or a slice of it."""
+        """Return the augmented batch; the input stays as it is. `drawn` is `draw`'s, or a slice of it."""
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         """Augment every image differently.
@@ -84,7 +84,7 @@ class Policy(ABC):
             Images of the same shape (`local`: smaller) and dtype, in [0, 1], in channels_last memory.
 
         Raises:
-            ValueError: ``images`` is not such a batch.
+            ValueError: `images` is not such a batch.
         """
         check_batch(images)
         return self.apply(images, self.draw(images.shape, generator))
@@ -94,7 +94,7 @@ def check_batch(images: Tensor) -> None:
     """Refuse what is no batch of images.
 
     Raises:
-        ValueError: see :meth:`Policy.__call__`.
+        ValueError: see `Policy.__call__`.
     """
     shape = tuple(images.shape)
     if len(shape) != 4 or shape[0] < 1 or shape[1] not in (1, 3) or min(shape[2:]) < 4:
@@ -112,7 +112,7 @@ def draw_flips(shape: Shape, allowed: bool, generator: Generator) -> Tensor:
 
 
 def draw_shifts(shape: Shape, fraction: float, generator: Generator) -> Tensor:
-    """(N, 2) whole pixels (down, right), uniform up to ``fraction`` of the side either way."""
+    """(N, 2) whole pixels (down, right), uniform up to `fraction` of the side either way."""
     limits = [pixels(fraction, side) for side in shape[2:]]
     drawn = [torch.randint(-most, most + 1, (shape[0],), generator=generator, device="cpu") for most in limits]
     return torch.stack(drawn, dim=1)
@@ -189,7 +189,7 @@ def fill_for(images: Tensor, fill: float | Sequence[float] | None) -> float | Te
 
 
 def color_for(channels: int, fill: float | Sequence[float] | None) -> float | Sequence[float]:
-    """Return a color for images of so many channels: a number, or one for each of them. See :func:`fill_for`."""
+    """Return a color for images of so many channels: a number, or one for each of them. See `fill_for`."""
     if fill is None:
         return 0.0 if channels == 1 else 0.5
     if isinstance(fill, int | float):
@@ -202,11 +202,11 @@ def color_for(channels: int, fill: float | Sequence[float] | None) -> float | Se
 def apply_each(
     images: Tensor, choice: Tensor, values: Tensor, table: Sequence[Callable[[Tensor, Tensor], Tensor] | None]
 ) -> Tensor:
-    """Run on each image the one operation it drew. Writes into ``images``, and returns it.
+    """Run on each image the one operation it drew. Writes into `images`, and returns it.
 
     Args:
         images: (N, C, H, W), free to be overwritten.
-        choice: (N,) place in ``table``, on the CPU.
+        choice: (N,) place in `table`, on the CPU.
         values: (N, ...) arguments for the operation, on the CPU or on the images' device.
         table: operations on (images, values); None leaves its images alone.
     """
@@ -231,19 +231,19 @@ def apply_in_turn(
     bends: Tensor,
     fill: float | Tensor,
 ) -> Tensor:
-    """Run on each image the K operations it drew, one after another. Writes into ``images``, and returns it.
+    """Run on each image the K operations it drew, one after another. Writes into `images`, and returns it.
 
     They are taken in pairs: light 1, geometry 1 and 2 as one resampling, light 2. This keeps the order of the two
     whichever of them are geometric.
 
     Args:
         images: (N, C, H, W), free to be overwritten.
-        choice: (N, K) places in ``table``, on the CPU.
+        choice: (N, K) places in `table`, on the CPU.
         values: (N, K, ...) arguments for the operations on light, on the CPU or on the images' device.
         table: P operations on light, (images, values) to images; None where the operation is geometric, or identity.
         matrices: (N, K, 2, 3) of the geometric operations, identity for others; on the CPU or on the images' device.
         bends: (P,) bool, which operations are geometric, on the CPU.
-        fill: see :func:`semisup.augment.kernels.ops.affine`.
+        fill: see `semisup.augment.kernels.ops.affine`.
     """
     for first in range(0, choice.shape[1], 2):
         pair = choice[:, first : first + 2]

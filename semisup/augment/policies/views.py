@@ -65,7 +65,7 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoAugment(Policy):
-    """The images themselves (``flip`` is accepted, as by every policy, and has nothing to do)."""
+    """The images themselves (`flip` is accepted, as by every policy, and has nothing to do)."""
 
     name: ClassVar = "none"
 
@@ -85,7 +85,7 @@ class Weak(Policy):
     Source: K. Sohn et al., arXiv:2001.07685, section 2.3: up to 12.5 % along each axis.
 
     Args:
-        flip: see :class:`Policy`.
+        flip: see `Policy`.
         shift: largest move along each axis as a fraction of that side (rounded to pixels: 4 of 32, 1 of 8), 0 to 0.5.
     """
 
@@ -93,7 +93,7 @@ class Weak(Policy):
     shift: Annotated[float, Range(0, 0.5)] = 0.125
 
     def draw(self, shape: Shape, generator: Generator) -> Drawn:
-        """Draw ``shifts`` (N, 2), pixels (down, right), and ``flips`` (N,)."""
+        """Draw `shifts` (N, 2), pixels (down, right), and `flips` (N,)."""
         return {"shifts": draw_shifts(shape, self.shift, generator), "flips": draw_flips(shape, self.flip, generator)}
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
@@ -107,7 +107,7 @@ class CropFlip(Policy):
     """Random resized crop and mirror: SimCLRv2's view for fine-tuning and distillation (arXiv:2006.10029).
 
     Args:
-        flip: see :class:`Policy`.
+        flip: see `Policy`.
         scale: area of the crop, uniform between these fractions of the image's. Null: (0.08, 1) in color, and
             (0.3, 1) for one channel, where less of a digit or a shoe is often not recognizable.
         ratio: width over height of the crop, log-uniform between these.
@@ -118,7 +118,7 @@ class CropFlip(Policy):
     ratio: Annotated[Sequence[float], pair(0, 100)] = (3 / 4, 4 / 3)
 
     def draw(self, shape: Shape, generator: Generator) -> Drawn:
-        """Draw ``boxes`` (N, 4), pixels (top, left, height, width), and ``flips`` (N,)."""
+        """Draw `boxes` (N, 4), pixels (top, left, height, width), and `flips` (N,)."""
         boxes = draw_boxes(shape, self.scale, self.ratio, generator)
         return {"boxes": boxes, "flips": draw_flips(shape, self.flip, generator)}
 
@@ -150,8 +150,8 @@ class RandAugment(Policy):
     with the image (there: 1 to 9 pixels of 32, here 0.03 to 0.27 of the side).
 
     Args:
-        flip: see :class:`Policy`.
-        shift: of the weak view, see :class:`Weak`.
+        flip: see `Policy`.
+        shift: of the weak view, see `Weak`.
         pool: names of the operations to draw from. Null: the 14 of the paper; for one channel the 12 without "color"
             (does nothing there) and "solarize" (sinks bright objects into a black background). "invert" may be
             asked for.
@@ -172,10 +172,10 @@ class RandAugment(Policy):
     fill: Color | None = None
 
     def draw(self, shape: Shape, generator: Generator) -> Drawn:
-        """Draw the weak view's numbers and, per image:
+        """Draw the weak view's numbers and, per image, what follows.
 
-        ``ops`` (N, 2), places in :meth:`pool_for`, of which the last one, identity, stands for "not applied";
-        ``levels`` (N, 2), -9..-1 and 1..9; ``centers`` (N, 2), row and column of the cutout.
+        `ops` (N, 2), places in `pool_for`, of which the last one, identity, stands for "not applied";
+        `levels` (N, 2), -9..-1 and 1..9; `centers` (N, 2), row and column of the cutout.
         """
         count, channels, height, width = shape
         chosen = torch.randint(len(self.pool_for(channels)) - 1, (count, 2), generator=generator, device="cpu")
@@ -222,7 +222,7 @@ class RandAugment(Policy):
         """Return the operations drawn from for images of so many channels, then identity for "not applied".
 
         Raises:
-            SemisupError: nothing is left of ``pool`` for one channel.
+            SemisupError: nothing is left of `pool` for one channel.
         """
         return (*usable(self.pool, COLOR_POOL, GRAY_POOL, channels), IDENTITY)
 
@@ -234,12 +234,12 @@ class SimCLR(Policy):
     Source: T. Chen et al., arXiv:2002.05709, appendix A, with brightness as a factor (SimCLRv2's code), bilinear
     instead of bicubic, and contrast about the mean gray (PIL, torchvision) instead of each channel's mean (TF). The
     defaults are those for CIFAR: strength 0.5, no blur. One channel: saturation, hue and grayscale would do nothing and
-    are left out. Solarizing is not SimCLR's; BYOL added it, see :class:`BYOLSecond`.
+    are left out. Solarizing is not SimCLR's; BYOL added it, see `BYOLSecond`.
 
     Args:
-        flip: see :class:`Policy`.
-        scale: see :class:`CropFlip`.
-        ratio: see :class:`CropFlip`.
+        flip: see `Policy`.
+        scale: see `CropFlip`.
+        ratio: see `CropFlip`.
         jitter: probability of the color jitter.
         strength: of the jitter, s: brightness and contrast by U(max(0, 1 - 0.8 s), 1 + 0.8 s), hue turned by
             U(-0.2 s, 0.2 s), in an order drawn for each image, clipped after each. 0 to 2.5.
@@ -263,11 +263,11 @@ class SimCLR(Policy):
     solarize: Fraction | None = 0.0
 
     def draw(self, shape: Shape, generator: Generator) -> Drawn:
-        """Draw the crop's numbers and, per image:
+        """Draw the crop's numbers and, per image, what follows.
 
-        ``order`` (N, J), the jitter's operations in order (J of them: brightness, contrast and, in color,
-        saturation, hue), all J where it is left out; ``factors`` (N, J), by operation; ``gray`` (N,), 0 or 1;
-        ``blur`` (N,), 0 or 1; ``sigmas`` (N,); and where images may be solarized ``solarize`` (N,), 0 or 1, which is
+        `order` (N, J), the jitter's operations in order (J of them: brightness, contrast and, in color,
+        saturation, hue), all J where it is left out; `factors` (N, J), by operation; `gray` (N,), 0 or 1;
+        `blur` (N,), 0 or 1; `sigmas` (N,); and where images may be solarized `solarize` (N,), 0 or 1, which is
         drawn last.
         """
         count, channels = shape[:2]
@@ -325,11 +325,11 @@ class LocalCrop(SimCLR):
     """The small view of multi-crop: SimCLR's view of a small part of the image, in a smaller picture.
 
     Sources: M. Caron et al., arXiv:2006.09882 (SwAV), section 3.3, and arXiv:2104.14294 (DINO), main_dino.py: areas of
-    0.05 to 0.4 in 96 of 224 px; with SwAV's numbers see :class:`SwAVSmall`, with all of DINO's :class:`DINOLocal`.
+    0.05 to 0.4 in 96 of 224 px; with SwAV's numbers see `SwAVSmall`, with all of DINO's `DINOLocal`.
 
-    Args: those of :class:`SimCLR`, and
+    Args: those of `SimCLR`, and
         scale: area of the crop, uniform between these fractions of the image's, the same for any number of
-            channels. Null: as of :class:`CropFlip`.
+            channels. Null: as of `CropFlip`.
         size: sides of the result as fractions of the image's, rounded to pixels; at least 4 px.
     """
 
@@ -347,7 +347,7 @@ class MoCo(SimCLR):
     """SimCLR's view with the numbers of MoCo v2 and SimSiam: crops of (0.2, 1) of the image, blur for half of them.
 
     Source: X. Chen et al., arXiv:2003.04297, and facebookresearch/moco main_moco.py (jitter 0.4, 0.4, 0.4, 0.1: the
-    strength 0.5 of :class:`SimCLR`). Options as there.
+    strength 0.5 of `SimCLR`). Options as there.
     """
 
     name: ClassVar = "moco"
@@ -360,7 +360,7 @@ class BYOLFirst(SimCLR):
     """The first view of BYOL, Barlow Twins and VICReg: always blurred, never solarized.
 
     Source: J.-B. Grill et al., arXiv:2006.07733, appendix B: jitter 0.4, 0.4, 0.2, 0.1, crops of (0.08, 1) in color.
-    Options as in :class:`SimCLR`. solo-learn leaves the blur out at 32 pixels (`blur: 0`).
+    Options as in `SimCLR`. solo-learn leaves the blur out at 32 pixels (`blur: 0`).
     """
 
     name: ClassVar = "byol_first"
@@ -372,7 +372,7 @@ class BYOLFirst(SimCLR):
 class BYOLSecond(BYOLFirst):
     """The second view of BYOL, Barlow Twins and VICReg: seldom blurred, in color sometimes solarized.
 
-    Source and options as in :class:`BYOLFirst`: blur with probability 0.1, solarizing with probability 0.2.
+    Source and options as in `BYOLFirst`: blur with probability 0.1, solarizing with probability 0.2.
     """
 
     name: ClassVar = "byol_second"
@@ -385,7 +385,7 @@ class SwAVLarge(SimCLR):
     """A large view of SwAV: crops of (0.14, 1) of the image, the full jitter, blur for half of them.
 
     Source: M. Caron et al., arXiv:2006.09882, and facebookresearch/swav, src/multicropdataset.py. Options as in
-    :class:`SimCLR`.
+    `SimCLR`.
     """
 
     name: ClassVar = "swav"
@@ -398,7 +398,7 @@ class SwAVLarge(SimCLR):
 class SwAVSmall(LocalCrop):
     """A small view of SwAV: the parts of (0.05, 0.14) of the image that its large views leave out.
 
-    Source as of :class:`SwAVLarge`, options as in :class:`LocalCrop`.
+    Source as of `SwAVLarge`, options as in `LocalCrop`.
     """
 
     name: ClassVar = "swav_local"
@@ -411,7 +411,7 @@ class SwAVSmall(LocalCrop):
 class DINOFirst(BYOLFirst):
     """The first large view of DINO: BYOL's, of crops of (0.4, 1).
 
-    Source: M. Caron et al., arXiv:2104.14294, and facebookresearch/dino, main_dino.py. Options as in :class:`SimCLR`.
+    Source: M. Caron et al., arXiv:2104.14294, and facebookresearch/dino, main_dino.py. Options as in `SimCLR`.
     """
 
     name: ClassVar = "dino_first"
@@ -422,7 +422,7 @@ class DINOFirst(BYOLFirst):
 class DINOSecond(BYOLSecond):
     """The second large view of DINO: BYOL's, of crops of (0.4, 1), in color sometimes solarized.
 
-    Source and options as of :class:`DINOFirst`.
+    Source and options as of `DINOFirst`.
     """
 
     name: ClassVar = "dino_second"
@@ -433,7 +433,7 @@ class DINOSecond(BYOLSecond):
 class DINOLocal(LocalCrop):
     """A small view of DINO: crops of (0.05, 0.4), half of them blurred.
 
-    Source as of :class:`DINOFirst`, options as in :class:`LocalCrop`.
+    Source as of `DINOFirst`, options as in `LocalCrop`.
     """
 
     name: ClassVar = "dino_local"
@@ -445,7 +445,7 @@ class DINOLocal(LocalCrop):
 class MAECrop(CropFlip):
     """MAE's view: crops of (0.2, 1) of the image, mirrored.
 
-    Source: K. He et al., arXiv:2111.06377, and facebookresearch/mae, main_pretrain.py. Options as in :class:`CropFlip`.
+    Source: K. He et al., arXiv:2111.06377, and facebookresearch/mae, main_pretrain.py. Options as in `CropFlip`.
     """
 
     name: ClassVar = "mae"
@@ -456,7 +456,7 @@ class MAECrop(CropFlip):
 class MaskFeatCrop(CropFlip):
     """MaskFeat's view: crops of (0.5, 1) of the image, mirrored.
 
-    Source: C. Wei et al., arXiv:2112.09133, appendix. Options as in :class:`CropFlip`.
+    Source: C. Wei et al., arXiv:2112.09133, appendix. Options as in `CropFlip`.
     """
 
     name: ClassVar = "maskfeat"
@@ -507,9 +507,9 @@ def build_policy(name: str, options: Mapping[str, object], *, flip: bool) -> Pol
     """Make the policy that a recipe names.
 
     Args:
-        name: a key of :data:`POLICIES`.
+        name: a key of `POLICIES`.
         options: keywords for its constructor.
-        flip: whether the data set allows mirroring; ``flip`` in ``options`` wins.
+        flip: whether the data set allows mirroring; `flip` in `options` wins.
 
     Raises:
         SemisupError: unknown policy or option, or a value out of its range; all of them at once.
@@ -520,7 +520,7 @@ def build_policy(name: str, options: Mapping[str, object], *, flip: bool) -> Pol
 
 @lru_cache(maxsize=32)
 def _strengths(pool: tuple[str, ...], ranges: str) -> Tensor:
-    """(P, 10) argument of each photometric operation at each level; row 0 and column 0 order as in ``pool``, level."""
+    """(P, 10) argument of each photometric operation at each level; row 0 and column 0 order as in `pool`, level."""
 
     def strength(name: str, level: int) -> float:
         share = level / LEVELS

@@ -52,20 +52,20 @@ def draw_places(images: Tensor, width: int) -> Tensor:
 
 
 def draw_changes(count: int, device: torch.device) -> Tensor:
-    """Draw (N, 14) numbers in [-1, 1] for :func:`transform_patches`; 0 changes nothing."""
+    """Draw (N, 14) numbers in [-1, 1] for `transform_patches`; 0 changes nothing."""
     return torch.rand(count, NUMBERS, device=device) * 2 - 1
 
 
 def transform_patches(images: Tensor, places: Tensor, width: int, changes: Tensor) -> Tensor:
     """Cut a patch out of every image, moved, scaled, turned and recolored.
 
-    Columns of ``changes``: shift to the right and down, scale, turn; contrast of the three axes of color (gray images
+    Columns of `changes`: shift to the right and down, scale, turn; contrast of the three axes of color (gray images
     have one); power, factor and offset of the value of HSV, the same of its saturation; hue. What lies beyond the edge
     of the image repeats it. Black and white are the extremes of each channel in the batch.
 
     Args:
         images: (N, C, S, S) normalized; mean 0 is what contrast is about.
-        places: (N, 2) of :func:`draw_places`.
+        places: (N, 2) of `draw_places`.
         width: of a patch in pixels.
         changes: (N, 14) in [-1, 1], the full range of each.
 

@@ -14,10 +14,10 @@ TRIES = 10  # blocks drawn for an image; as many as BEiT tries before it gives u
 
 
 def split_patches(images: Tensor, patch: int) -> Tensor:
-    """Cut images ``(N, C, H, W)`` into patches ``(N, T, patch * patch * C)``, row by row, channels last within each.
+    """Cut images `(N, C, H, W)` into patches `(N, T, patch * patch * C)`, row by row, channels last within each.
 
     Args:
-        images: sides are multiples of ``patch``.
+        images: sides are multiples of `patch`.
         patch: side of a patch in pixels.
     """
     count, channels, height, width = images.shape
@@ -26,7 +26,7 @@ def split_patches(images: Tensor, patch: int) -> Tensor:
 
 
 def join_patches(patches: Tensor, rows: int, columns: int, channels: int) -> Tensor:
-    """Put patches back together: the inverse of :func:`split_patches`.
+    """Put patches back together: the inverse of `split_patches`.
 
     Args:
         patches: (N, rows * columns, patch * patch * channels).
@@ -46,9 +46,9 @@ def random_order(count: int, patches: int, device: torch.device) -> Tensor:
 
 
 def hide_blocks(count: int, rows: int, columns: int, hidden: int, smallest: int, device: torch.device) -> Tensor:
-    """Draw which patches to hide, in rectangles that may overlap: (count, rows * columns) bool, ``hidden`` in each row.
+    """Draw which patches to hide, in rectangles that may overlap: (count, rows * columns) bool, `hidden` in each row.
 
-    BEiT (Bao et al. 2022, arXiv:2106.08254, alg. 1): rectangles of a random area between ``smallest`` and what is left
+    BEiT (Bao et al. 2022, arXiv:2106.08254, alg. 1): rectangles of a random area between `smallest` and what is left
     to hide, of a log-uniform aspect between 0.3 and 1 / 0.3, one after another, leaving out those that would hide too
     much. There an image draws until enough is hidden, here all images draw ten, and what is missing then is filled by
     single patches: nothing waits for the device, and every image has equally many.

@@ -80,7 +80,7 @@ def _turned(images: Tensor) -> Tensor:
 
 
 def cut_tiles(images: Tensor, grid: int, gap: float, jitter: float) -> Tensor:
-    """Cut every image into ``grid`` x ``grid`` equal cells, and of each cell take a tile at a random place.
+    """Cut every image into `grid` x `grid` equal cells, and of each cell take a tile at a random place.
 
     Without a distance between them, tiles tell where they were by the lines that go on from one to the next. Images
     with cells of less than 8 pixels are enlarged first, bilinearly. What the grid leaves over is lost at the border.
@@ -89,8 +89,8 @@ def cut_tiles(images: Tensor, grid: int, gap: float, jitter: float) -> Tensor:
         images: (N, C, S, S), square.
         grid: cells along each axis.
         gap: least distance of neighboring tiles as a fraction of the cell's side, in [0, 0.25].
-        jitter: how far a tile may move along each axis, likewise; a tile is ``1 - gap - jitter`` cells wide. All
-            three are whole pixels. Two neighbors are ``gap + jitter`` apart on average.
+        jitter: how far a tile may move along each axis, likewise; a tile is `1 - gap - jitter` cells wide. All
+            three are whole pixels. Two neighbors are `gap + jitter` apart on average.
 
     Returns:
         (N, grid * grid, C, T, T), the tiles of an image row by row.
@@ -190,10 +190,10 @@ def maximin_permutations(length: int, count: int, seed: int) -> tuple[tuple[int,
         seed: of the first.
 
     Returns:
-        ``count`` different permutations of 0 ... ``length - 1``. Equal arguments, equal result.
+        `count` different permutations of 0 ... `length - 1`. Equal arguments, equal result.
 
     Raises:
-        SemisupError: there are fewer permutations than ``count``.
+        SemisupError: there are fewer permutations than `count`.
     """
     everything = _permutations(length)
     if count > len(everything):

@@ -49,7 +49,7 @@ def draw_affine(count: int, device: torch.device, *, scale: bool, shear: bool) -
         shear: whether images are sheared, by up to 30 degrees.
 
     Returns:
-        Matrices (N, 3, 3) and targets (N, 4 + scale + shear), see :func:`affine_targets`.
+        Matrices (N, 3, 3) and targets (N, 4 + scale + shear), see `affine_targets`.
     """
     draws = torch.rand(5, count, device="cpu").mul(2).sub(1)
     degrees, right, down = draws[0] * DEGREES, draws[1] * SHIFT, draws[2] * SHIFT
@@ -86,7 +86,7 @@ def affine_targets(degrees: Tensor, right: Tensor, down: Tensor, scale: Tensor, 
 
     The angle itself would jump where a turn is full. No change at all is (1, 0, 0, 0, 0, 0).
 
-    Args: as of :func:`affine_matrices`.
+    Args: as of `affine_matrices`.
     """
     turn = torch.deg2rad(degrees)
     size = (2 * scale - SCALE[0] - SCALE[1]) / (SCALE[1] - SCALE[0])
@@ -101,7 +101,7 @@ def draw_projective(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
         device: where the images are.
 
     Returns:
-        Matrices (N, 3, 3) and targets (N, 8), see :func:`projective_targets`.
+        Matrices (N, 3, 3) and targets (N, 8), see `projective_targets`.
     """
     scale = torch.empty(count, 1, 1, device="cpu").uniform_(*SCALE)
     quarters = torch.randint(4, (count, 1), device="cpu")
@@ -131,7 +131,7 @@ def projective_matrices(corners: Tensor) -> Tensor:
 
 
 def projective_targets(matrices: Tensor) -> Tensor:
-    """(N, 8) coefficients of (N, 3, 3) ``matrices``, in pixels of a 32 x 32 image, less a mean and over a deviation.
+    """(N, 8) coefficients of (N, 3, 3) `matrices`, in pixels of a 32 x 32 image, less a mean and over a deviation.
 
     As they are the last two would vanish beside the others. No change at all is (1, 0, -0.8, 0, 1, -0.8, 0, 0).
     """

@@ -19,7 +19,7 @@ def lightness_and_color(images: Tensor) -> tuple[Tensor, Tensor]:
     """Take normalized color images apart into how light and of what color they are (L, and a and b, of CIE Lab).
 
     Black and white are taken to be the darkest and the brightest value of each channel in the batch, as in
-    :func:`semisup.augment.pretext.transformations.recolor`, since what the images were normalized by is not known here.
+    `semisup.augment.pretext.transformations.recolor`, since what the images were normalized by is not known here.
 
     Args:
         images: (N, 3, H, W), of any range.

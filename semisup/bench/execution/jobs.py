@@ -83,6 +83,8 @@ def plan_run(suite: Suite, spec: RunSpec, data: ImageData) -> Planned:
 def step_kind(plan: Plan, stage: StagePlan) -> str:
     """What a step's time depends on: method, network, batch, views, precision; not labels, seeds, length or rates."""
     settings = stage_settings(stage.config)
+    if not settings.get("augment"):  # the device, chosen or unsaid
+        settings.pop("augment", None)
     for key in ("steps", "epochs", "init", "teacher", "pseudo_labels", "schedule", "stop_on_collapse"):
         settings.pop(key, None)
     optimizer = settings.pop("optimizer", {})

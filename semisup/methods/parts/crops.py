@@ -22,7 +22,7 @@ def features_of_crops(backbone: nn.Module, images: Sequence[Tensor]) -> Tensor:
 
     Args:
         backbone: images to features.
-        images: the views in the order of :func:`crop_views`, (N, C, H, W) each; sizes may differ after the second.
+        images: the views in the order of `crop_views`, (N, C, H, W) each; sizes may differ after the second.
     """
     features = [backbone(torch.cat(list(part))) for part in (images[:2], images[2:]) if part]
     return torch.cat(features)

@@ -17,8 +17,10 @@ Z_MOMENTUM = 0.9
 
 
 class InstanceBank(nn.Module):
-    """A memory bank of instance discrimination (Wu et al. 2018, arXiv:1805.01978): a row (D,) of unit length for each
-    image that was shown, the average of what the network said to it.
+    """The memory bank of instance discrimination.
+
+    Wu et al. 2018, arXiv:1805.01978: it has a row (D,) of unit length for each image that was shown, the average of
+    what the network said to it.
 
     A row begins as the image's first embedding and not, as in zhirongw/lemniscate.pytorch, as a random vector, which
     images would have to find in the first epoch and which is then told from all others by chance alone. Rows stand in
@@ -53,7 +55,7 @@ class InstanceBank(nn.Module):
         return places, new
 
     def known(self) -> Tensor:
-        """Number of rows in use, 0-d."""
+        """Return the number of rows in use, 0-d."""
         return self.place.max() + 1
 
     def draw(self, count: int) -> Tensor:

@@ -20,7 +20,7 @@ def learn_rates(rates: Tensor, model: Classifier, labeled: Labeled) -> None:
     the method's.
 
     Args:
-        rates: (19, 17) of :mod:`semisup.augment.policies.ctaugment`, changed in place.
+        rates: (19, 17) of `semisup.augment.policies.ctaugment`, changed in place.
         model: in train mode, and left in it.
         labeled: of the batch, with the view "probe" and its trace, the bins.
 

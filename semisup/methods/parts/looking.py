@@ -29,7 +29,7 @@ def answering(method: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def looking(method: nn.Module, images: Tensor) -> Iterator[None]:
-    """:func:`answering`, and drawing from one seed, always the same; the global generators stay where they were.
+    """`answering`, and drawing from one seed, always the same; the global generators stay where they were.
 
     Args:
         method: what answers.
