@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,13 @@ def suites() -> dict[str, Suite]:
     return {suite.name: suite for suite in map(load_suite, shipped_suites())}
 
 
+def not_recorded(suite: Suite) -> set[str]:
+    """What a line of the suite's file says the results lack: entries that it got since, and initializations."""
+    (name,) = (name for name in shipped_suites() if load_suite(name) == suite)
+    lines = re.findall(r"^# Not recorded yet: (.*)$", find_suite(name).read_text(encoding="utf-8"), re.M)
+    return {word for line in lines for word in line.split(", ")}
+
+
 RESULTS = sorted(path.name for path in (ROOT / "benchmarks" / "results").glob("*/"))
 
 
@@ -116,7 +124,10 @@ def test_committed_results_are_whole_and_of_their_suite(name: str) -> None:
     rows = read_rows(folder / "runs.csv")
     assert {row.entry for row in rows} <= set(suite.entries)
     found = {(row.entry, row.labels, row.draw, row.init, row.compute) for row in rows}
-    wanted = {(c.entry, str(c.labels), c.draw, c.init, c.compute.text) for c in expand(suite)}
+    pending = not_recorded(suite)
+    assert pending <= {*suite.entries, *(f"init {init}" for init in suite.inits)}
+    runs = [spec for spec in expand(suite) if not pending & {spec.entry, f"init {spec.init}"}]
+    wanted = {(c.entry, str(c.labels), c.draw, c.init, c.compute.text) for c in runs}
     assert found == wanted, "every run is listed, the failed ones too"
     splits: dict[tuple[str, int], set[str]] = {}
     for row in rows:

@@ -87,8 +87,10 @@ def step_kind(plan: Plan, stage: StagePlan) -> str:
         settings.pop("augment", None)
     for key in ("steps", "epochs", "init", "teacher", "pseudo_labels", "schedule", "stop_on_collapse"):
         settings.pop(key, None)
-    for key in ("lr", "group_lr", "weight_decay"):
-        settings.get("optimizer", {}).pop(key, None)
+    optimizer = settings.pop("optimizer", {})
+    optimizer = {key: value for key, value in optimizer.items() if key not in ("lr", "group_lr", "weight_decay")}
+    if optimizer:  # settings hold what differs from the defaults: none left is the same as none given
+        settings["optimizer"] = optimizer
     content = {
         "stage": settings,
         "network": None if stage.network is None else stage.network.to_json(),
