@@ -178,7 +178,7 @@ def train_lightly() -> float:
 
 
 def planned(block: int, blocks: int) -> tuple[Plan, StagePlan]:
-    """The recipe and its stage, for so many blocks of steps and one to warm up; a step ends where the next begins."""
+    """Return the recipe and its stage, for so many blocks of steps and one to warm up."""
     words = [f"stages.{STAGE}.steps={(blocks + 1) * block + 1}", f"log_every={block}"]
     plan = make_plan(load_recipe(RECIPE, words), trial=False)
     return plan, next(stage for stage in plan.stages if stage.name == STAGE)

@@ -107,7 +107,7 @@ def on_host(view: str, images: NDArray[np.uint8], threads: int) -> Batched:
 
 
 def on_host_in_workers(view: str, images: NDArray[np.uint8], threads: int) -> Batched:
-    """The same in worker processes, to see whether these would pay."""
+    """Time the same in worker processes, to see whether these would pay."""
     steps = Steps(torch.from_numpy(images), policy_of(view))
     torch.set_num_threads(threads)
     batches = iter(DataLoader(steps, batch_size=None, num_workers=threads, **LOADING))
@@ -144,7 +144,7 @@ class PerImage:
         self.to_batch = to_batch
 
     def in_threads(self, view: str, images: NDArray[np.uint8], threads: int) -> Batched:
-        """A part of the batch for each thread, and a transform."""
+        """Return a part of the batch for each thread, and a transform."""
         count, size = len(images), images.shape[1]
         transforms = [self.build(view, size) for _ in range(threads)]
         pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
@@ -157,7 +157,7 @@ class PerImage:
         return lambda: self.to_batch(torch.stack([one for some in pool.map(part, range(threads)) for one in some]))
 
     def in_workers(self, view: str, images: NDArray[np.uint8], threads: int) -> Batched:
-        """A DataLoader with as many workers."""
+        """Return a DataLoader with as many workers."""
         stream = Stream(images, self.build(view, images.shape[1]))
         batches = iter(DataLoader(stream, batch_size=len(images), num_workers=threads, **LOADING))
         return lambda: self.to_batch(next(batches))
@@ -293,7 +293,7 @@ class Setting:
     """One package in one setting, in a process of its own.
 
     Args:
-        name: key of :data:`SETTINGS`.
+        name: key of `SETTINGS`.
         threads: or workers.
     """
 
@@ -351,10 +351,10 @@ def measure_view(settings: Sequence[Setting], view: str, size: int, *, rounds: i
 
 
 def summary(found: Mapping[str, Sequence[float]], backend: str) -> dict[str, Any]:
-    """What seconds an image in the rounds come to: rates, and ratios of `auto` to each package at its best.
+    """Return what seconds an image in the rounds come to: rates, and ratios of `auto` to each package at its best.
 
     Args:
-        found: by name as in :data:`SETTINGS`, all of as many rounds.
+        found: by name as in `SETTINGS`, all of as many rounds.
         backend: what `auto` takes, "device" or "albumentations".
     """
     auto = found[f"semisup, {backend}"]
@@ -371,7 +371,7 @@ def summary(found: Mapping[str, Sequence[float]], backend: str) -> dict[str, Any
 
 
 def missing() -> set[str]:
-    """Packages that are not installed."""
+    """Return packages that are not installed."""
     found = set()
     for name in OTHERS:
         try:
@@ -388,7 +388,7 @@ HEADER = [
 
 
 def line_of(case: str, found: dict[str, Any], before: dict[str, Any]) -> list[str]:
-    """A line of the table: images/s of ours and of every package at its best, and the ratio of `auto` to the best."""
+    """Return a line of the table: images/s of ours and each package at its best, and `auto` over the best."""
     rates = found["images_per_second"]
     own = [f"{rates[f'semisup, {backend}']:,}" for backend in ("device", "albumentations")]
     peers = [max((rate for key, rate in rates.items() if key.startswith(f"{name},")), default=None) for name in OTHERS]

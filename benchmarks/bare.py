@@ -138,7 +138,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _random(value: Any) -> Any:
-    """The same value with random numbers in its floating-point tensors, each a leaf that needs a gradient or not."""
+    """Return the value with random numbers in its floating-point tensors, each a leaf with a gradient or without."""
     if isinstance(value, Tensor):
         copied = value.detach().clone()  # keeps the memory layout
         return copied.normal_().requires_grad_(value.requires_grad) if copied.is_floating_point() else copied

@@ -24,7 +24,7 @@ __all__ = ["main"]
 
 
 def prepared(cls: type[torch.optim.Optimizer], adapt: dict[str, object]) -> torch.optim.Optimizer:
-    """An optimizer of a network of its own, which has gradients."""
+    """Return an optimizer of a network of its own, which has gradients."""
     torch.manual_seed(0)
     network = torchvision.models.resnet50()
     for p in network.parameters():

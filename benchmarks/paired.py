@@ -23,7 +23,7 @@ class Ratio:
 
 
 def compare(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> Ratio:
-    """The ratio of two timings.
+    """Return the ratio of two timings.
 
     Args:
         first: blocks of seconds of A.
@@ -37,8 +37,9 @@ def compare(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]])
 
 
 def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """An interval that holds the true median with probability `level`, whatever the distribution; of fewer than six
-    values (at 0.95) none does, and theirs is from the least to the greatest.
+    """Return an interval that holds the true median with probability `level`, whatever the distribution.
+
+    Of fewer than six values (at 0.95) none does, and theirs is from the least to the greatest.
 
     The k-th value from below and from above, for the greatest k with P(Binomial(n, 1/2) < k) <= (1 - level) / 2.
 

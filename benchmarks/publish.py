@@ -33,7 +33,7 @@ MARKED = re.compile(r"(<!-- table: (\S+)((?: [^ >-]\S*)*) -->\n).*?(<!-- end of 
 
 
 def with_tables(text: str) -> str:
-    """A text with every marked table made anew from the committed results."""
+    """Return a text with every marked table made anew from the committed results."""
 
     def table(match: re.Match[str]) -> str:
         opening, suite, entries, closing = match.groups()
@@ -48,7 +48,7 @@ def with_tables(text: str) -> str:
 
 
 def some_lines(text: str, words: list[str]) -> str:
-    """The table of a Markdown text, and of its lines below the head those with one of the words, if there are any."""
+    """Return the table of a Markdown text, of its lines below the head those with one of the words."""
     table = [line for line in text.splitlines() if line.startswith("|")]
     kept = [line for line in table[2:] if not words or any(word in line for word in words)]
     return "\n".join([*table[:2], *kept]) + "\n"

@@ -61,7 +61,7 @@ def write_cases(
     """Keep the record of some cases with those that are committed and were not measured now.
 
     Args:
-        name: as for :func:`write`.
+        name: as for `write`.
         cases: by name, what was measured now.
         line_of: the line of a case in the table, of its name and record.
         header: titles of the columns.
@@ -74,6 +74,6 @@ def write_cases(
 
 
 def committed(name: str) -> dict[str, Any]:
-    """The record that `write` left; empty where there is none."""
+    """Return the record that `write` left; empty where there is none."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -83,7 +83,7 @@ NAMED = [
 
 
 def other_cases() -> list[Case]:
-    """The stage of every other method in its Fashion-MNIST recipe, without a goal."""
+    """Return the stage of every other method in its Fashion-MNIST recipe, without a goal."""
     done = {case.name.split()[0] for case in NAMED}
     cases = []
     for name in METHODS:
@@ -110,7 +110,7 @@ class Block:
     """Of that, the augmentation of each view."""
 
     def share(self, seconds: Sequence[float]) -> float:
-        """What part of the steps these seconds are."""
+        """Return what part of the steps these seconds are."""
         return sum(seconds) / sum(self.step)
 
 
@@ -207,7 +207,7 @@ def random_data(side: int, channels: int, count: int) -> ImageData:
 
 
 def planned(case: Case, steps: int) -> tuple[Plan, StagePlan]:
-    """A case's recipe on random images, and its stage, so many steps long."""
+    """Return a case's recipe on random images, and its stage, so many steps long."""
     words = [*case.overrides, f"stages.{case.stage}.steps={steps}", f"log_every={case.block}"]
     plan = make_plan(load_recipe(case.recipe, words), random_data(*case.images), trial=False)
     return plan, next(stage for stage in plan.stages if stage.name == case.stage)
@@ -215,7 +215,7 @@ def planned(case: Case, steps: int) -> tuple[Plan, StagePlan]:
 
 @contextmanager
 def stage_context(plan: Plan, stage: StagePlan) -> Iterator[StageContext]:
-    """What the pipeline gives a stage to work with, in a folder of its own with an event log; no earlier stages."""
+    """Return what the pipeline gives a stage to work with, in a folder of its own; no earlier stages."""
     with tempfile.TemporaryDirectory() as folder:
         log = EventLog(Path(folder))
         log.stage_start(stage.name, {}, {})
@@ -237,7 +237,7 @@ def stage_context(plan: Plan, stage: StagePlan) -> Iterator[StageContext]:
 
 
 def measure(case: Case, blocks: int, *, busy: bool = False) -> Measured:
-    """Run a case's stage for one block to warm up and so many to measure; `busy` as in :func:`clock_of`."""
+    """Run a case's stage for one block to warm up and so many to measure; `busy` as in `clock_of`."""
     plan, stage = planned(case, case.block * (blocks + 1) + 1)  # a step ends where the next one begins
     method, batches = fresh_method(plan, stage)
     clock = clock_of(plan.device, busy=busy)
@@ -248,7 +248,7 @@ def measure(case: Case, blocks: int, *, busy: bool = False) -> Measured:
 
 
 def clock_of(device: torch.device, *, busy: bool = False) -> Callable[[], float]:
-    """A clock that waits for the device first; where the machine is busy, the process's own processor time."""
+    """Return a clock that waits for the device first; where the machine is busy, the process's own processor time."""
     if device.type != "cuda":
         return time.process_time if busy else time.perf_counter
 
@@ -260,7 +260,7 @@ def clock_of(device: torch.device, *, busy: bool = False) -> Callable[[], float]
 
 
 def summary(blocks: Sequence[Block]) -> Measured:
-    """The medians over a case's blocks."""
+    """Return the medians over a case's blocks."""
     views = [median(block.share(block.views[name]) for block in blocks) for name in blocks[0].views]
     return Measured(
         compare([block.step for block in blocks], [block.bare for block in blocks]),
@@ -330,7 +330,7 @@ def measure_compiled(case: Case, steps: int) -> Compiled:
 
 
 def lines_of(found: dict[str, Measured], goals: dict[str, float | None], before: dict[str, Any]) -> list[list[str]]:
-    """The lines to print: those of :func:`kept_line`, with times and the committed ratio."""
+    """Return the lines to print: those of `kept_line`, with times and the committed ratio."""
     kept = [kept_line(name, {"goal": goals[name], **m.to_json()}) for name, m in found.items()]
     return [
         [
@@ -346,7 +346,7 @@ def lines_of(found: dict[str, Measured], goals: dict[str, float | None], before:
 
 
 def kept_line(name: str, case: dict[str, Any]) -> list[str]:
-    """The line to keep, of a case's record."""
+    """Return the line to keep, of a case's record."""
     return [
         name,
         str(Ratio(case["median"], case["low"], case["high"])),

@@ -1,6 +1,6 @@
 """The metrics of a finished stage or run, one line each: every file and table that shows them is made from this list.
 
-A :class:`Column` says where a metric comes from (`key`, in the metrics of a stage's record), what it is called in
+A `Column` says where a metric comes from (`key`, in the metrics of a stage's record), what it is called in
 `runs.csv` and in a suite's summary (`name`), and how people read it. `runs.csv`, `leaderboard.json`, `leaderboard.md`,
 `report.html` and the table that `semisup run` prints have a column for each line below, where it was measured.
 """

@@ -18,7 +18,7 @@ def first_line(error: BaseException) -> str:
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the closest valid name, else the list of valid names.
+    """Return `"; did you mean 'x'?"` for the closest valid name, else the list of valid names.
 
     Args:
         name: what the user wrote.
@@ -32,7 +32,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def raise_all(problems: list[str], subject: str) -> None:
-    """Raise one :class:`SemisupError` that lists every problem; return quietly when there is none.
+    """Raise one `SemisupError` that lists every problem; return quietly when there is none.
 
     Args:
         problems: one sentence each.

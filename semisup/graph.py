@@ -42,8 +42,9 @@ ITERATIONS = 1000
 
 
 def whitened(features: Tensor, components: int) -> Tensor:
-    """Principal components of features, each with variance 1: what most images have in common counts no more than what
-    tells a few of them apart.
+    """Return principal components of features, each with variance 1.
+
+    What most images have in common counts then no more than what tells a few of them apart.
 
     H. Jégou and O. Chum, ECCV 2012, for retrieval by cosine.
 
@@ -62,7 +63,7 @@ def whitened(features: Tensor, components: int) -> Tensor:
 
 
 def neighbor_graph(features: Tensor, neighbors: int, power: float = 3.0, chunk: int = 1024) -> csr_array:
-    """Join each image to its nearest ones by cosine: weights ``max(0, cos)^power``, made symmetric as A + A^T.
+    """Join each image to its nearest ones by cosine: weights `max(0, cos)^power`, made symmetric as A + A^T.
 
     Iscen et al. 2019, arXiv:1904.04717, sec. 3. No image is its own neighbor, so that the diagonal is 0. An exact
     search: about half a minute for 60,000 images of 64 features on one thread, and chunk * N floats of memory.
@@ -135,8 +136,10 @@ def spread_labels(
 
 
 def balanced(spread: np.ndarray, shares: np.ndarray | None = None) -> np.ndarray:
-    """Return (N, C), rows of sum 1 or 0: `spread`, columns and rows scaled in turns until every class has nearly its
-    share of the M rows where something arrived (Sinkhorn and Knopp 1967; M. Cuturi, arXiv:1306.0895).
+    """Return (N, C), rows of sum 1 or 0: `spread` with classes of given shares.
+
+    Columns and rows are scaled in turns until every class has nearly its share of the M rows where something arrived
+    (Sinkhorn and Knopp 1967; M. Cuturi, arXiv:1306.0895).
 
     A class whose labeled images lie in a crowd reaches too many of the others' images. Where nothing arrived there is
     nothing to scale: rows of 0 stay 0, as of an image that belongs to no class.

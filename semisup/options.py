@@ -62,7 +62,7 @@ MOST = 10**6
 def Range(
     low: float | None = None, high: float | None = None, *, open_low: bool = False, open_high: bool = False
 ) -> Any:
-    """Bound a number, as in `Annotated[float, Range(0, 1, open_high=True)]`.
+    """Return the bounds of a number, as in `Annotated[float, Range(0, 1, open_high=True)]`.
 
     Args:
         low: smallest value; None: no bound.

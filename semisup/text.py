@@ -85,13 +85,13 @@ def budget(labels: str, n_labels: int) -> str:
 def csv_text(text: str) -> str:
     """Return the text of a CSV cell so that no spreadsheet takes it for a formula: such text gets a quote in front.
 
-    Plain numbers are not text and need none of this; :func:`from_csv_text` takes the quote away again.
+    Plain numbers are not text and need none of this; `from_csv_text` takes the quote away again.
     """
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def from_csv_text(cell: str) -> str:
-    """Return what :func:`csv_text` was given."""
+    """Return what `csv_text` was given."""
     return cell.removeprefix("'")
 
 
@@ -119,7 +119,7 @@ def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]], left: 
     """Return a Markdown table, its first `left` columns left; other columns that are empty in all lines are left out.
 
     Args:
-        header: titles, as :func:`markdown_text` has them.
+        header: titles, as `markdown_text` has them.
         lines: cells likewise.
         left: number of columns that are text.
     """

@@ -78,7 +78,7 @@ def prepare(
 
 
 def _as_keys(config: DataConfig) -> str:
-    """What a recipe is to be told so that it reads the same."""
+    """Return what a recipe is to be told so that it reads the same."""
     given = config.model_dump(exclude_defaults=True, exclude={"source"})
     words = [f"data.{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in given.items()]
     return shlex.join(words)

@@ -12,10 +12,10 @@ _HANDLER = "semisup"
 
 
 def print_anything() -> None:
-    """Let standard output and errors take every text, whatever the encoding of the terminal.
+    r"""Let standard output and errors take every text, whatever the encoding of the terminal.
 
     Bytes of file names that are not UTF-8 are written as they are, so that other programs find the files; other
-    characters that the encoding lacks become escapes such as `\\u732b`.
+    characters that the encoding lacks become escapes such as `\u732b`.
     """
     codecs.register_error(_HANDLER, _encode)
     for stream in (sys.stdout, sys.stderr):

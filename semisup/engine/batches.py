@@ -45,7 +45,7 @@ class Order:
 
     Args:
         n: how many things there are, at least 1.
-        key: names the draw, see :func:`semisup.engine.seeding.seed_for`.
+        key: names the draw, see `semisup.engine.seeding.seed_for`.
     """
 
     def __init__(self, n: int, *key: object) -> None:
@@ -133,7 +133,7 @@ class Batches:
         return self.labeled_size + self.unlabeled_size
 
     def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The images of some rows, (n, H, W, C) uint8, where they are stored, and the rows themselves on the device."""
+        """Return the images of some rows, (n, H, W, C) uint8, where they are stored, and the rows on the device."""
         there = rows.to(self.device, non_blocking=True)
         if isinstance(self.images, Tensor):
             return self.images[there if self.images.device == there.device else rows], there
@@ -148,7 +148,7 @@ class Batches:
     def _views(
         self, policies: Mapping[str, Policy | HostFirst], read: Tensor, part: str, step: int
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The views, and the trace of a probe if one is among them."""
+        """Return the views, and the trace of a probe if one is among them."""
         views, trace = {}, None
         shared: Tensor | None = None
         for name, policy in policies.items():
@@ -165,7 +165,7 @@ class Batches:
         return views, trace
 
     def __call__(self, step: int) -> Batch:
-        """The batch of step `step`."""
+        """Return the batch of step `step`."""
         nothing = torch.empty(0, dtype=torch.long, device=self.device)
         labeled, unlabeled = Labeled({}, nothing), Unlabeled({}, nothing)
         if self.labeled_size:

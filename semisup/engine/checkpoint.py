@@ -34,7 +34,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read what :func:`save_checkpoint` wrote, with `weights_only=True`: a crafted file cannot execute anything.
+    """Read what `save_checkpoint` wrote, with `weights_only=True`: a crafted file cannot execute anything.
 
     Raises:
         SemisupError: the file is damaged. It is never silently ignored: the training time it stands for may be large.

@@ -47,6 +47,9 @@ def compile_backbones(method: nn.Module) -> None:
 
 
 def uncompiled(compiled: bool) -> contextlib.AbstractContextManager[object]:
-    """A context in which compiled networks run as they were written: for a look at other images than training's,
-    whose sizes would be compiled anew. Nothing where nothing was compiled."""
+    """Return a context in which compiled networks run as they were written.
+
+    It is for a look at other images than training's, whose sizes would be compiled anew. Nothing where nothing was
+    compiled.
+    """
     return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()

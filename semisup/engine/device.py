@@ -55,20 +55,19 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """The autocast context of `precision`; nothing for fp32."""
+    """Return the autocast context of `precision`; nothing for fp32."""
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
 def keep_memory() -> None:
-    """Have the process keep what it frees for its next use, as torch does with a GPU's memory, instead of giving it
-    back to the system.
+    """Have the process keep what it frees for its next use, as torch does with a GPU's memory.
 
     glibc gives large blocks, and the end of its heap, back as soon as they are free. A training step on a CPU frees all
     that its forward made, so that it may ask for its pages anew each time, and the system clears every one of them:
     steps of WRN-10-1 are 1.1 to 1.7 times as fast without that (benchmarks/kept_memory.py). From here on nothing is
-    given back until :func:`release_memory`. It holds for the whole process; nothing where the C library is not glibc.
+    given back until `release_memory`. It holds for the whole process; nothing where the C library is not glibc.
     """
     mallopt = _of_c_library("mallopt")
     if mallopt is not None:
@@ -90,5 +89,5 @@ def release_memory(device: torch.device) -> None:
 
 
 def _of_c_library(function: str) -> Callable[..., int] | None:
-    """A function of the C library that is Linux's alone, if this one has it."""
+    """Return a function of the C library that is Linux's alone, if this one has it."""
     return getattr(ctypes.CDLL(None), function, None) if sys.platform == "linux" else None

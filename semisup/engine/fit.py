@@ -27,7 +27,7 @@ class BatchSource(Protocol):
         """Source images in a batch."""
 
     def __call__(self, step: int) -> Batch:
-        """The batch of one step."""
+        """Return the batch of one step."""
 
 
 @dataclass

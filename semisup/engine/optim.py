@@ -16,9 +16,9 @@ __all__ = ["LARS", "build_optimizers", "check_group_lr", "learning_rate", "set_l
 
 
 class LARS(torch.optim.Optimizer):
-    """SGD with momentum whose step is scaled, per weight tensor, by trust * |w| / |g + weight_decay w|
-    (You et al. 2017, arXiv:1708.03888; momentum 0.9 and trust 0.001 as in google-research/simclr lars_optimizer.py).
+    """SGD with momentum whose step is scaled, per weight tensor, by trust * |w| / |g + weight_decay w|.
 
+    You et al. 2017, arXiv:1708.03888; momentum 0.9 and trust 0.001 as in google-research/simclr lars_optimizer.py.
     Momentum is the classic kind: the learning rate enters the velocity. Groups with `adapt=False` (biases and norms)
     are plain SGD with momentum.
 
@@ -68,7 +68,7 @@ class LARS(torch.optim.Optimizer):
 
 
 def _trust_ratios(weights: list[Tensor], grads: list[Tensor], trust: float) -> list[Tensor]:
-    """trust * |w| / |g| of each tensor, 0-d and on its device; 1 where either norm is 0, as in the reference."""
+    """Return trust * |w| / |g| of each tensor, 0-d and on its device; 1 where either norm is 0, as in the reference."""
     w_norms, g_norms = torch.stack(torch._foreach_norm(weights)), torch.stack(torch._foreach_norm(grads))
     ratios = torch.where((w_norms > 0) & (g_norms > 0), trust * w_norms / g_norms, 1.0)
     return list(ratios.unbind())

@@ -10,13 +10,13 @@ __all__ = ["generator", "seed_for", "seed_global"]
 
 
 def seed_for(*parts: object) -> int:
-    """A 63-bit seed from the words and numbers that name a draw, the same on every machine and in every process."""
+    """Return a 63-bit seed from the words and numbers that name a draw, the same in every process."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def generator(*parts: object) -> torch.Generator:
-    """A CPU generator seeded with :func:`seed_for`; CPU so that every device sees the same draws."""
+    """Return a CPU generator seeded with `seed_for`; CPU so that every device sees the same draws."""
     return torch.Generator().manual_seed(seed_for(*parts))
 
 

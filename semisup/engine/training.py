@@ -103,7 +103,7 @@ class Training:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go back to where :meth:`state` was taken.
+        """Go back to where `state` was taken.
 
         Raises:
             LookupError, TypeError, AttributeError, ValueError, RuntimeError: it is the state of something else.
@@ -195,7 +195,7 @@ class Training:
         """Return the means of the terms since the last report and the learning rate, and begin the next window.
 
         Raises:
-            NonFiniteLossError: see :meth:`check_finite`.
+            NonFiniteLossError: see `check_finite`.
         """
         means = self.check_finite()
         self.window.clear()

@@ -9,8 +9,10 @@ __all__ = ["Window"]
 
 
 class Window:
-    """Terms since the last report: for each its sum, its count and its first bad step. Nothing waits for the device
-    until they are read."""
+    """Terms since the last report: for each its sum, its count and its first bad step.
+
+    Nothing waits for the device until they are read.
+    """
 
     def __init__(self) -> None:
         self.tables: dict[tuple[str, ...], Tensor] = {}

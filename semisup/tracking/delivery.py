@@ -60,7 +60,7 @@ class Writer(BaseModel):
 
 
 class Cursor(BaseModel):
-    """How far delivery has come, kept in ``mlflow.json`` beside the events."""
+    """How far delivery has come, kept in `mlflow.json` beside the events."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -127,7 +127,7 @@ class Delivery:
 
     Args:
         folder: holds the events and the cursor.
-        client: a connected ``mlflow.MlflowClient``.
+        client: a connected `mlflow.MlflowClient`.
         experiment_id: where new runs go.
         cursor: moved, and saved, as events are dealt with.
         summary: counts are added here.

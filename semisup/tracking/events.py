@@ -1,4 +1,4 @@
-"""The record of a run: one JSON object per line in ``events.jsonl``, appended as things happen.
+"""The record of a run: one JSON object per line in `events.jsonl`, appended as things happen.
 
 Everything else in this package only reads that file, so no tracking server can slow a run down or lose part of it.
 """
@@ -35,7 +35,7 @@ def _within(artifact_path: str) -> str:
 
 
 Event = dict[str, Any]
-"""One line: ``event`` (its kind), ``id`` (unique), ``writer`` (of the log that wrote it), ``time`` (seconds since
+"""One line: `event` (its kind), `id` (unique), `writer` (of the log that wrote it), `time` (seconds since
 1970), and what the kind carries."""
 
 
@@ -115,9 +115,9 @@ def _reason(error: ValueError) -> str:
 
 
 class EventLog:
-    """Append-only record of what a run does, in ``folder/events.jsonl``.
+    """Append-only record of what a run does, in `folder/events.jsonl`.
 
-    Every event reaches the operating system before the call returns, so ``kill -9`` loses none (a power cut may lose
+    Every event reaches the operating system before the call returns, so `kill -9` loses none (a power cut may lose
     the last seconds: an fsync per event would cost more than it is worth). One call costs about 50 microseconds.
 
     Args:
@@ -138,7 +138,7 @@ class EventLog:
 
         Args:
             name: the recipe's name.
-            params: settings, nested or flat; shown as ``a.b.c``.
+            params: settings, nested or flat; shown as `a.b.c`.
             tags: facts to search by, e.g. the data hash.
         """
         self._stages.clear()
@@ -163,18 +163,18 @@ class EventLog:
         Args:
             stage: a started stage, or None.
             path: the file or folder.
-            artifact_path: folder it goes to among the run's artifacts, with ``/`` between names; ``""`` for the top.
+            artifact_path: folder it goes to among the run's artifacts, with `/` between names; `""` for the top.
         """
         where = _within(artifact_path)
         self._append("artifact", stage=self._known(stage), path=self._portable(path), artifact_path=where)
 
     def model(self, stage: str, path: Path, example: Path, outputs: int) -> None:
-        """Record a finished model, to be loadable by ``mlflow.pyfunc``.
+        """Record a finished model, to be loadable by `mlflow.pyfunc`.
 
         Args:
             stage: a started stage.
             path: folder of a finished stage.
-            example: a ``.npy`` file of uint8 images (n, H, W, C).
+            example: a `.npy` file of uint8 images (n, H, W, C).
             outputs: number of classes.
         """
         self._append(
@@ -190,7 +190,7 @@ class EventLog:
 
         Args:
             stage: a started stage.
-            status: ``"failed"`` or ``"killed"``, in any case; any other word (trained, reused) is a success.
+            status: `"failed"` or `"killed"`, in any case; any other word (trained, reused) is a success.
             metrics: its final numbers.
         """
         self._append(
@@ -259,7 +259,7 @@ def _cut_torn_line(path: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """`value` as something JSON can hold: non-finite floats as "NaN", "inf", "-inf" (which ``float()`` reads back)."""
+    """`value` as something JSON can hold: non-finite floats as "NaN", "inf", "-inf" (which `float()` reads back)."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):

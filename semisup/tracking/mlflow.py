@@ -1,4 +1,4 @@
-"""Uploading the event log to MLflow: beside the training, or afterwards by ``semisup track FOLDER``."""
+"""Uploading the event log to MLflow: beside the training, or afterwards by `semisup track FOLDER`."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ ENVIRONMENT = {
 
 
 def resolve_uri(root: Path) -> str:
-    """Where runs below `root` are tracked: ``MLFLOW_TRACKING_URI`` if set, else ``mlflow.db`` in `root`."""
+    """Where runs below `root` are tracked: `MLFLOW_TRACKING_URI` if set, else `mlflow.db` in `root`."""
     return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or database_uri(root.resolve() / "mlflow.db")
 
 
 class MlflowUploader:
     """Copies a folder's events to MLflow from a daemon thread, from now until `close`.
 
-    The thread reads the file that `EventLog` writes and keeps its place in ``folder/mlflow.json``. If MLflow cannot be
+    The thread reads the file that `EventLog` writes and keeps its place in `folder/mlflow.json`. If MLflow cannot be
     reached it says so once, keeps trying, and delivers when it can; what is left at the end waits for `replay`.
 
     `uri` is the store's address, made absolute and without its password.
 
     Args:
         folder: where `EventLog` writes.
-        uri: MLflow tracking URI; for ``sqlite:`` the artifacts go to ``mlartifacts`` beside the database.
+        uri: MLflow tracking URI; for `sqlite:` the artifacts go to `mlartifacts` beside the database.
         experiment: MLflow experiment, created if missing.
         warn: called from the thread with one sentence at a time.
         retry_seconds: pause between attempts while MLflow cannot be reached.
@@ -177,8 +177,8 @@ def replay(folder: Path, uri: str | None = None) -> Summary:
     The address is never taken from the folder, which may have come from somebody else.
 
     Args:
-        folder: where a run left its ``events.jsonl``.
-        uri: MLflow tracking URI; default: ``MLFLOW_TRACKING_URI``, else the database next to the folder.
+        folder: where a run left its `events.jsonl`.
+        uri: MLflow tracking URI; default: `MLFLOW_TRACKING_URI`, else the database next to the folder.
 
     Raises:
         SemisupError: no events there, the folder was tracked elsewhere and `uri` does not say where to send it now,
@@ -276,7 +276,7 @@ def _has_run(client: Any, run: str) -> bool:
 
 
 def _transient_errors() -> tuple[type[Exception], ...]:
-    """What is raised while a store cannot take events (requests' errors are OSErrors)."""
+    """Return what is raised while a store cannot take events (requests' errors are OSErrors)."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 

@@ -209,7 +209,7 @@ def _run(state: _Bench, client: Any, log: EventLog, tables: _Tables) -> None:
 
 
 def _chosen(state: _Bench, spec: RunSpec) -> RunSpec | None:
-    """The final run that a trial leads to, once it is the last of its search to be over: the best on validation.
+    """Return the final run that a trial leads to, once it is the last of its search to be over: the best on validation.
 
     A trial that was lost, not judged, leaves its search undecided: the same command goes on with it.
     """

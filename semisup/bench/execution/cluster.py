@@ -31,7 +31,7 @@ def default_workers(threads: int) -> int:
 
 @contextmanager
 def cluster(scheduler: str | None, workers: int, retries: int) -> Iterator[Any]:
-    """A `distributed.Client`, of this machine's own workers or of a scheduler elsewhere; closed on leaving.
+    """Yield a `distributed.Client`, of this machine's own workers or of a scheduler elsewhere; closed on leaving.
 
     A worker has one run at a time, however many threads it has: start others with `dask worker --nthreads 1`. A local
     worker that dies is started again by its nanny, and its job is tried again. Local workers share this machine's GPUs

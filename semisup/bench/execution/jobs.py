@@ -81,7 +81,7 @@ def plan_run(suite: Suite, spec: RunSpec, data: ImageData) -> Planned:
 
 
 def step_kind(plan: Plan, stage: StagePlan) -> str:
-    """What a step's time depends on: method, network, batch, views, precision; not labels, seeds, length or rates."""
+    """Return what a step's time depends on: method, network, batch, views, precision; not labels or seeds."""
     settings = stage_settings(stage.config)
     if not settings.get("augment"):  # the device, chosen or unsaid
         settings.pop("augment", None)
@@ -122,13 +122,13 @@ def longest_steps(suite: Suite, data: ImageData) -> dict[str, int]:
 
 
 def make_jobs(suite: Suite, planned: Planned, timing: Timing, longest: Mapping[str, int] | None = None) -> list[Job]:
-    """The jobs of a run in the order they depend on each other; the last one is judged.
+    """Return the jobs of a run in the order they depend on each other; the last one is judged.
 
     Args:
         suite: the suite.
         planned: one of its runs.
         timing: seconds of one step; needed for every kind of step where the run's length is given in seconds.
-        longest: of :func:`longest_steps`; needed where all runs of a budget are to have equal steps.
+        longest: of `longest_steps`; needed where all runs of a budget are to have equal steps.
 
     Raises:
         SemisupError: a length in seconds, and a step that could not be timed.
@@ -161,7 +161,7 @@ def make_jobs(suite: Suite, planned: Planned, timing: Timing, longest: Mapping[s
 
 
 def _scaled(plan: Plan, compute: Compute, timing: Timing, entry: str) -> Recipe:
-    """The recipe with every train stage's steps scaled by one factor, so that they take the compute together.
+    """Return the recipe with every train stage's steps scaled by one factor, so that they take the compute together.
 
     The last train stage gets what rounding leaves over. A warm-up that is given in steps is scaled with its stage.
     """

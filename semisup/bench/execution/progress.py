@@ -30,7 +30,7 @@ class BenchConsole(Terminal):
     def show_suite(
         self, suite: Suite, runs: Sequence[tuple[RunSpec, Sequence[Job]]], board: JobBoard, workers: int
     ) -> None:
-        """A row for every entry: runs, stages, how many are finished, and how long the others will take."""
+        """Return a row for every entry: runs, stages, how many are finished, and how long the others will take."""
         columns = ("entry", "runs", "finished", "stages", "left", "steps/run", "time/run", "time left")
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in columns:
@@ -97,7 +97,7 @@ class Shown:
         self.flying = 0
 
     def update(self, runs: Sequence[tuple[RunSpec, Sequence[Job]]]) -> None:
-        """These are the runs known now."""
+        """Take the runs known now."""
         self.runs = runs
         self.tick(self.flying)
 

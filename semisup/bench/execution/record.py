@@ -19,7 +19,7 @@ __all__ = ["record_run", "recorded"]
 
 @contextmanager
 def recorded(suite: Suite, folder: Path, data_hash: str, console: BenchConsole) -> Iterator[EventLog]:
-    """The suite's event log and, if the suite wants it, its upload to MLflow in the background."""
+    """Open the suite's event log and, if the suite wants it, its upload to MLflow in the background."""
     log = EventLog(folder)
     uploader = None
     if suite.tracking.mlflow:
@@ -37,7 +37,7 @@ def recorded(suite: Suite, folder: Path, data_hash: str, console: BenchConsole) 
 
 
 def record_run(log: EventLog, spec: RunSpec, jobs: Sequence[Job], artifact: Artifact | None, error: str) -> None:
-    """A child run: its settings, its numbers, how it ended. `artifact` is None where it failed, with `error`."""
+    """Record a child run: its settings, its numbers, how it ended. `artifact` is None where it failed, with `error`."""
     params = {
         "entry": spec.entry,
         "labels": str(spec.labels),

@@ -48,7 +48,7 @@ class JobBoard:
         return job.fingerprint in self.finished
 
     def pack(self, fingerprint: str) -> Pack:
-        """A finished job, ready to travel."""
+        """Return a finished job, ready to travel."""
         artifact = self.finished[fingerprint]
         if not self.ships:
             return Pack(artifact.record)
@@ -148,7 +148,7 @@ def _send(client: Any, board: JobBoard, job: Job, retries: int) -> Any:
 
 
 def _needed(board: JobBoard, jobs: Sequence[Job]) -> list[Job]:
-    """The jobs of a run that must still be run for its last one: what a finished job has read is not needed."""
+    """Return the jobs of a run that must still be run for its last one: what a finished job has read is not needed."""
     by_fingerprint = {job.fingerprint: job for job in jobs}
     needed: list[Job] = []
     wanted = [jobs[-1].fingerprint]

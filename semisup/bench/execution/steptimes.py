@@ -56,7 +56,7 @@ def step_times(
         board: tells which stages are finished.
         console: for a line per measurement.
         call: runs a function where the steps will be made.
-        longest: as for :func:`make_jobs`.
+        longest: as for `make_jobs`.
     """
     path = folder / STEP_TIMES
     by_device = _read(path, console)

@@ -127,7 +127,7 @@ def measure(recipe: Recipe, stage: str) -> tuple[float, float]:
 
 
 def device_name() -> str:
-    """What computes here: the GPU, else the processor."""
+    """Return what computes here: the GPU, else the processor."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name(_worker_number() % torch.cuda.device_count())
     cpuinfo = Path("/proc/cpuinfo")
@@ -157,12 +157,12 @@ def _data_key(config: DataConfig) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _load(key: str) -> ImageData:
-    """The data set, kept between the jobs of a process."""
+    """Return the data set, kept between the jobs of a process."""
     return load_data(DataConfig(**json.loads(key)))
 
 
 def _worker_number() -> int:
-    """Number of this worker of a local cluster, which decides its GPU; 0 where a worker has a name of its own."""
+    """Return the number of this worker of a local cluster, which decides its GPU; 0 for a worker with a name."""
     from distributed import get_worker
 
     try:
@@ -182,7 +182,7 @@ def _read_files(artifact: Artifact) -> dict[str, bytes]:
 
 
 def open_pack(pack: Pack, home: Path) -> Artifact:
-    """The artifact of a finished job in the folder `home`, written there if it is not there yet.
+    """Return the artifact of a finished job in the folder `home`, written there if it is not there yet.
 
     Raises:
         SemisupError: it came without its files and is not there; or it is damaged.

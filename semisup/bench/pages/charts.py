@@ -1,6 +1,6 @@
 """Where things stand in the report's charts: axes, lines, bands and labels, in the units of an SVG's view box.
 
-Geometry only, on plain numbers; ``report.html.j2`` draws it, so that colors follow the reader's light or dark theme,
+Geometry only, on plain numbers; `report.html.j2` draws it, so that colors follow the reader's light or dark theme,
 text stays text, and whatever a user wrote is escaped in one place.
 """
 
@@ -39,7 +39,7 @@ TIMES = (
 
 @dataclass(frozen=True)
 class Tick:
-    """A mark on an axis, at ``at``; ``note`` is a second, fainter line."""
+    """A mark on an axis, at `at`; `note` is a second, fainter line."""
 
     at: float
     text: str
@@ -62,7 +62,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Label:
-    """A name in the right margin at height ``y``, and the point its leader comes from."""
+    """A name in the right margin at height `y`, and the point its leader comes from."""
 
     y: float
     x_from: float
@@ -71,7 +71,7 @@ class Label:
 
 @dataclass
 class Series:
-    """All of one entry in one chart. ``bands`` are SVG point lists; ``level`` is a height that holds for every x."""
+    """All of one entry in one chart. `bands` are SVG point lists; `level` is a height that holds for every x."""
 
     entry: str
     marks: list[Mark] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """A plot area inside ``width`` x ``height``, with its ticks and series."""
+    """A plot area inside `width` x `height`, with its ticks and series."""
 
     compute: str
     width: float
@@ -108,10 +108,10 @@ def points(pairs: Any) -> str:
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Move positions apart until neighbors are ``gap`` apart, with the least sum of squared moves.
+    """Move positions apart until neighbors are `gap` apart, with the least sum of squared moves.
 
-    With ``z_i = y_i - i gap`` over the sorted positions that is isotonic regression: runs that are out of order become
-    their mean. The result lies in [low, high] if that has room for all, else it runs over ``high``.
+    With `z_i = y_i - i gap` over the sorted positions that is isotonic regression: runs that are out of order become
+    their mean. The result lies in [low, high] if that has room for all, else it runs over `high`.
     """
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     blocks: list[tuple[float, int]] = []  # mean of z, members
@@ -258,7 +258,7 @@ def place_labels(series: Sequence[Series], area: Mapping[str, Any]) -> None:
 def time_chart(cells: Sequence[Mapping[str, Any]], compute: str) -> Chart | None:
     """Accuracy over log seconds of training: a mark per entry and budget, larger with more labels, joined by entry.
 
-    A time measured alone (``calibrated_seconds``) stands for itself; where a cell has only its wall clock, the mark is
+    A time measured alone (`calibrated_seconds`) stands for itself; where a cell has only its wall clock, the mark is
     hollow. A time of less than a millisecond is shown as one.
 
     Args:
@@ -311,7 +311,7 @@ def reliability_chart(
 
 
 def interval_strip(accuracy: Mapping[str, Any], shown: tuple[float, float], width: float) -> dict[str, Any]:
-    """Return where mean, interval and draws lie along a strip of ``width`` that spans the accuracies ``shown``."""
+    """Return where mean, interval and draws lie along a strip of `width` that spans the accuracies `shown`."""
 
     def x(value: float) -> float:
         return min(max(width * (value - shown[0]) / (shown[1] - shown[0]), 0.0), width)

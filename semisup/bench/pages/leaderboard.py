@@ -48,7 +48,7 @@ def readme_table(summary: Summary, entries: Sequence[str] | None = None, compute
     """Return entries x budgets: mean ± standard deviation in percent, with the marks of the leaderboard.
 
     Args:
-        summary: as for :func:`leaderboard_markdown`.
+        summary: as for `leaderboard_markdown`.
         entries: which, in this order; None for all.
         compute: which; None for the suite's first.
 
@@ -72,7 +72,7 @@ def _budget(place: Mapping[str, Any]) -> str:
 
 
 def _markdown(found: Table) -> str:
-    """A page's table in Markdown; its first column is text."""
+    """Return a page's table in Markdown; its first column is text."""
     lines = [
         [text if column.number else markdown_text(text) for column, (_, text) in zip(found.columns, row, strict=True)]
         for row in found.rows
@@ -127,7 +127,7 @@ def _equal_compute(summary: Summary) -> list[str]:
 
 
 def _saved(saved: Mapping[str, Any]) -> list[str]:
-    """What the stage cache saved, if it was counted."""
+    """Return what the stage cache saved, if it was counted."""
     if not saved:
         return []
     share = 1 - saved["seconds"] / saved["seconds_needed"] if saved["seconds_needed"] else 0.0

@@ -154,7 +154,7 @@ def answer_line(cells: Sequence[Mapping[str, Any]], named: bool) -> list[tuple[s
 
 
 def saved_text(saved: Mapping[str, Any] | None) -> str:
-    """Write what the stage cache saved: ``stages`` were trained where runs on their own need ``stages_needed``."""
+    """Write what the stage cache saved: `stages` were trained where runs on their own need `stages_needed`."""
     if not saved:
         return ""
     stages, needed = saved["stages"], saved["stages_needed"]
@@ -165,7 +165,7 @@ def saved_text(saved: Mapping[str, Any] | None) -> str:
 
 
 def groups(cells: Sequence[Mapping[str, Any]], key: str) -> list[tuple[Mapping[str, Any], list[Mapping[str, Any]]]]:
-    """Return (first cell, cells) of every compute and budget with a non-empty ``key``, in order."""
+    """Return (first cell, cells) of every compute and budget with a non-empty `key`, in order."""
     found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for cell in cells:
         if cell[key]:

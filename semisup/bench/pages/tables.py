@@ -126,7 +126,7 @@ def result_columns(summary: Mapping[str, Any]) -> list[PageColumn]:
 
 
 def _comparison(summary: Mapping[str, Any]) -> list[PageColumn]:
-    """The columns about the difference to the baseline."""
+    """Return the columns about the difference to the baseline."""
     baselines = summary["baselines"]
     several = [PageColumn("baseline", "the better of the baselines on this budget", _compared, number=False)]
     return [

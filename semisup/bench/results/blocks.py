@@ -9,7 +9,7 @@ one residual variance with (k - 1)(n - 1) degrees of freedom (Cochran and Cox, E
     r_ij = y_ij - mean_j y_ij - mean_i y_ij + mean y,   MSE = sum r_ij^2 / ((k - 1)(n - 1))
     interval of entry i minus entry b: d +- t((k - 1)(n - 1), 0.975) sqrt(2 MSE / n)
 
-This holds where the entries' residuals have one spread, and that is checked: see :func:`pool`.
+This holds where the entries' residuals have one spread, and that is checked: see `pool`.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def compare_suites(a: Path, b: Path) -> str:
     warnings where the two did not learn from the same data or splits: their differences mix that in.
 
     Args:
-        a: folder with ``runs.csv`` and, for the data hash and the classes, ``leaderboard.json``.
+        a: folder with `runs.csv` and, for the data hash and the classes, `leaderboard.json`.
         b: another.
 
     Raises:
@@ -87,7 +87,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def _warnings(a: Side, b: Side) -> list[str]:
-    """What makes A and B results of different questions."""
+    """Return what makes A and B results of different questions."""
     found = []
     hashes = [side.summary.get("provenance", {}).get("data hash") for side in (a, b)]
     if None in hashes:
@@ -140,7 +140,7 @@ def _places(a: Side, b: Side, compute: str) -> list[tuple[str, str]]:
 
 
 def _only_in(one: Side, other: Side) -> list[str]:
-    """What `one` has a result of and `other` has not: whole entries, whole cells, or how many runs of a cell."""
+    """Return what `one` has a result of and `other` has not: whole entries, whole cells, or how many runs of a cell."""
     mine, theirs = ({run for run, row in side.runs.items() if row.status == "done"} for side in (one, other))
     lines: dict[str, None] = {}
     for compute, labels, entry, _, _ in sorted(mine - theirs):

@@ -30,7 +30,7 @@ def notes(
         return f"{text} ({compute_name(compute)})" if several else text
 
     def listed(found: Sequence[dict[str, Any]], count: str = "", of: str = "") -> str:
-        """The cells by name, with two of their counts if asked for."""
+        """Return the cells by name, with two of their counts if asked for."""
         return "; ".join(
             named(f"{cell['entry']} at {cell['labels']}", cell["compute"])
             + (f": {cell[count]} of {cell[of]}" if count else "")

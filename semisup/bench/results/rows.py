@@ -49,7 +49,7 @@ class Row:
     error: str
     """One line; empty unless failed."""
     metrics: Mapping[str, float | None]
-    """By name of its :class:`semisup.columns.Column`; None, or no entry, is what was not measured, never NaN."""
+    """By name of its `semisup.columns.Column`; None, or no entry, is what was not measured, never NaN."""
     per_class: list[float | None]
     """Test accuracy by class; empty if unknown."""
     reliability: list[list[float]]
@@ -133,7 +133,7 @@ def _between(value: Any, highest: float) -> bool:
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write `runs.csv`, one line per row; a kill leaves the old file or the new one.
 
-    Text that a spreadsheet would take for a formula gets a quote in front; :func:`read_rows` takes it away.
+    Text that a spreadsheet would take for a formula gets a quote in front; `read_rows` takes it away.
 
     Raises:
         SemisupError: the file cannot be written.
@@ -149,7 +149,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read what :func:`write_rows` wrote, now or in an earlier version: a metric without a column was not measured.
+    """Read what `write_rows` wrote, now or in an earlier version: a metric without a column was not measured.
 
     Raises:
         SemisupError: no such file, unknown or missing columns, or values that do not fit; every problem with its line

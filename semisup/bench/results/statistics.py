@@ -38,7 +38,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference(Estimate):
-    """An :class:`Estimate` of paired differences, with the two-sided p value of the paired t test."""
+    """An `Estimate` of paired differences, with the two-sided p value of the paired t test."""
 
     p: float | None
 
@@ -163,7 +163,7 @@ def crossing(curve: Sequence[tuple[int, float]], target: float) -> float | None:
 
 
 def labels_needed(curves: Sequence[Sequence[tuple[int, float]]], target: float) -> LabelsNeeded:
-    """:func:`crossing` of every draw's curve, and their :class:`LabelsNeeded`.
+    """`crossing` of every draw's curve, and their `LabelsNeeded`.
 
     Args:
         curves: one per draw, each of at least one point.

@@ -39,7 +39,7 @@ def summarize(
     """Summarize a suite's runs; the result is plain JSON, the same for the same rows in any order.
 
     The draw is the unit: initial weights are averaged within a draw first. A failed run is counted, never a number. A
-    collapsed one (:func:`semisup.evaluate.metrics.predictions_collapsed`) is counted and stays in every mean. An entry
+    collapsed one (`semisup.evaluate.metrics.predictions_collapsed`) is counted and stays in every mean. An entry
     with the budget "all" only is a ceiling, neither paired nor ranked. On each budget the others are compared with that
     one of the baselines which has the best mean accuracy there.
 
@@ -225,7 +225,7 @@ def _name(row: Row) -> str:
 
 
 def _by_draw(rows: Sequence[Row], name: str) -> dict[int, float]:
-    """A column by draw, averaged over the initial weights; what was not measured is left out."""
+    """Return a column by draw, averaged over the initial weights; what was not measured is left out."""
     found: dict[int, list[float]] = {}
     for row in rows:
         value = row.metrics.get(name)
@@ -241,7 +241,7 @@ def _spread(rows: Sequence[Row], name: str) -> dict[str, Any] | None:
 
 
 def _cell(rows: Sequence[Row], accuracy: ByDraw) -> dict[str, Any]:
-    """What the runs of one entry at one budget and compute say by themselves."""
+    """Return what the runs of one entry at one budget and compute say by themselves."""
     done = [row for row in rows if row.status == "done"]
     values = {"values": {str(draw): value for draw, value in accuracy.items()}}  # JSON's keys are text
     return {

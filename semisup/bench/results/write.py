@@ -146,7 +146,7 @@ def _row(spec: RunSpec, jobs: Sequence[Job], data: ImageData, board: JobBoard) -
 
 
 def _judged_encoder(job: Job, board: JobBoard) -> Mapping[str, Any]:
-    """What nearest neighbors said of the network that a probe or knn stage judges; empty for other stages."""
+    """Return what nearest neighbors said of the network that a probe or knn stage judges; empty for other stages."""
     of = None if job.baseline else getattr(job.recipe.stages[str(job.stage)], "of", None)
     found = board.finished.get(dict(job.inputs).get(of, "")) if of else None
     return {} if found is None else {key: value for key, value in found.metrics.items() if key == KNN}
@@ -160,7 +160,7 @@ def _method(job: Job) -> str:
 
 
 def _saved(runs: Runs, board: JobBoard) -> dict[str, Any]:
-    """What sharing stages has saved: stages and seconds, and those that the runs would need each for itself."""
+    """Return what sharing stages has saved: stages and seconds, and those that the runs would need each for itself."""
     seconds = {
         job.fingerprint: float(board.finished[job.fingerprint].record["seconds"])
         for job in unique_jobs([jobs for _, jobs in runs])

@@ -58,7 +58,7 @@ def check_baseline(baseline: Mapping[str, Any], at: str) -> list[str]:
 
 
 def choose_unlabeled(rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """The unlabeled images of a baseline: all of `rows` (n,), or a seeded choice of 10,000, sorted."""
+    """Return the unlabeled images of a baseline: all of `rows` (n,), or a seeded choice of 10,000, sorted."""
     return np.sort(np.random.RandomState(seed).permutation(rows)[:MAX_UNLABELED])
 
 

@@ -9,18 +9,18 @@ __all__ = ["compute_name", "compute_unit", "ordered_computes"]
 
 
 def compute_name(compute: str) -> str:
-    """What text for people calls a compute."""
+    """Return what text for people calls a compute."""
     return compute or "as the recipe says"
 
 
 def compute_unit(compute: str) -> str:
-    """``"steps"``, ``"s"``, or "" for anything else."""
+    """Return `"steps"`, `"s"`, or "" for anything else."""
     found = re.fullmatch(r"(?:\d+(?:\.\d+)?|equal) (steps|s)", compute)
     return found[1] if found else ""
 
 
 def ordered_computes(computes: Iterable[str]) -> list[str]:
-    """The different ones: the recipe's own, then equal steps, steps and seconds, each ascending."""
+    """Return the different ones: the recipe's own, then equal steps, steps and seconds, each ascending."""
 
     def order(compute: str) -> tuple[int, float, str]:
         unit = compute_unit(compute)

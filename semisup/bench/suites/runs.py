@@ -69,7 +69,7 @@ def _is_everything(labels: Any) -> bool:
 
 
 def trial_options(suite: Suite, entry: str) -> list[tuple[str, ...]]:
-    """The search's combinations for an entry, `search.trials` of them: drawn at random, without repetition, seeded."""
+    """Return the search's combinations for an entry, `search.trials` of them: drawn without repetition, seeded."""
     grid = suite.entries[entry].search
     combinations = [
         tuple(f"{key}={json.dumps(value)}" for key, value in zip(grid, values, strict=True))
@@ -80,7 +80,7 @@ def trial_options(suite: Suite, entry: str) -> list[tuple[str, ...]]:
 
 
 def spec_recipe(suite: Suite, spec: RunSpec) -> tuple[Recipe, str]:
-    """The recipe of a run, cut down to the stages it needs, and the stage that is judged ("" for pixels' baselines).
+    """Return the recipe of a run, cut down to the stages it needs, and the stage that is judged ("" for pixels).
 
     Raises:
         SemisupError: whatever is wrong with the entry's recipe or stage.
@@ -105,7 +105,7 @@ def spec_recipe(suite: Suite, spec: RunSpec) -> tuple[Recipe, str]:
 
 
 def _over_defaults(defaults: Mapping[str, Any], stage: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
-    """A stage laid over the suite's defaults; its own length, in steps or epochs, replaces theirs."""
+    """Return a stage laid over the suite's defaults; its own length, in steps or epochs, replaces theirs."""
     length = {"steps", "epochs"} & stage.keys()
     below = {k: v for k, v in _copy(defaults).items() if not (length and k in ("steps", "epochs"))}
     return overlay(below, dict(stage), "", problems)
@@ -122,7 +122,7 @@ def _from_recipe(
 
 
 def _judged(recipe: Recipe, judged: str | None, subject: str) -> tuple[Recipe, str]:
-    """The recipe without what its judged stage does not need, and that stage: by default the last."""
+    """Return the recipe without what its judged stage does not need, and that stage: by default the last."""
     stage = judged if judged is not None else list(recipe.stages)[-1]
     if stage not in recipe.stages:
         raise SemisupError(f"{subject}: stage: there is no stage '{stage}'{nearest(stage, recipe.stages)}")
@@ -130,7 +130,7 @@ def _judged(recipe: Recipe, judged: str | None, subject: str) -> tuple[Recipe, s
 
 
 def _setting(suite: Suite, spec: RunSpec, mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's mapping with the suite's data, network, seeds and the run's labels."""
+    """Return a recipe's mapping with the suite's data, network, seeds and the run's labels."""
     data = {key: value for key, value in suite.data.model_dump().items() if value is not None}
     data |= {"labels": spec.labels, "split_seed": spec.draw, "validation": spec.validation}
     changed = {
@@ -163,7 +163,7 @@ def _copy(value: Any) -> Any:
 
 
 def option_values(options: Sequence[str]) -> dict[str, Any]:
-    """The searched `key=value` texts as a mapping."""
+    """Return the searched `key=value` texts as a mapping."""
     return {key: json.loads(value) for key, _, value in (option.partition("=") for option in options)}
 
 
@@ -207,7 +207,7 @@ def _budget_problems(suite: Suite, labels: Any, data: ImageData) -> list[str]:
 
 
 def _check_search(suite: Suite, spec: RunSpec, plan: Plan, judged: str, data: ImageData) -> None:
-    """The searched keys and their values, and that what is judged has a validation accuracy."""
+    """Check the searched keys and their values, and that what is judged has a validation accuracy."""
     entry = suite.entries[spec.entry]
     stage = next((stage for stage in plan.stages if stage.name == judged), None)
     if not entry.baseline and (stage is None or not _classifies(stage)):

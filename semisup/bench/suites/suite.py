@@ -250,7 +250,7 @@ def _spell_out(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _suite_problems(suite: Suite) -> list[str]:
-    """What is wrong between the keys."""
+    """Return what is wrong between the keys."""
     problems = [] if suite.entries else ["entries: must have at least one entry"]
     for key, plain in (("labels", "all"), ("split_seed", None), ("validation", 0.0)):
         if getattr(suite.data, key) != plain:
