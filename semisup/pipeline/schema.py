@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from semisup.augment import POLICIES
-from semisup.config import Recipe
 from semisup.methods import METHODS
 from semisup.models import BACKBONES
 from semisup.options import options_model
 from semisup.plugins import load_plugins
+from semisup.stages.kinds import CheckedRecipe
 
 __all__ = ["recipe_schema"]
 
@@ -18,7 +18,7 @@ __all__ = ["recipe_schema"]
 def recipe_schema() -> dict[str, Any]:
     """Return the JSON Schema of recipes."""
     load_plugins()
-    schema = Recipe.model_json_schema(by_alias=True)
+    schema = CheckedRecipe.model_json_schema(by_alias=True)
     method, model, policy = _choice("name", METHODS), _choice("name", BACKBONES), _choice("policy", POLICIES)
     other = {"properties": {"name": {"pattern": "^(torchvision|timm)/"}}, "required": ["name"]}
     schema["$defs"] |= {"Method": method, "Model": {"anyOf": [*model["anyOf"], other]}, "View": policy}
@@ -28,8 +28,20 @@ def recipe_schema() -> dict[str, Any]:
                 owner["properties"][key] = {"$ref": f"#/$defs/{name}"}
         if "augment" in owner.get("properties", {}):
             owner["properties"]["augment"] = {"additionalProperties": {"$ref": "#/$defs/View"}}
+    for stage in schema["properties"]["stages"]["additionalProperties"]["oneOf"]:
+        _take_short_forms(schema["$defs"][stage["$ref"].rpartition("/")[2]])
     schema["$defs"]["View"]["anyOf"] += [{"type": "string"}, {"required": ["albumentations"]}]
     return schema
+
+
+def _take_short_forms(stage: dict[str, Any]) -> None:
+    """Have a stage's schema accept `init: pretrain` and `teacher: a`; another kind than train must be written."""
+    properties = stage["properties"]
+    for key in ("init", "teacher"):
+        if key in properties:
+            properties[key] = {"anyOf": [{"type": "string"}, properties[key]]}
+    if properties["kind"]["const"] != "train":
+        stage["required"] = ["kind", *stage.get("required", [])]
 
 
 def _choice(key: str, known: Mapping[str, Callable[..., Any]]) -> dict[str, Any]:

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
+
+import jsonschema
+import pytest
 
 from semisup.augment import POLICIES
+from semisup.config import find_recipe, shipped_recipes
+from semisup.config.read import read_mapping
 from semisup.methods import METHODS
 from semisup.models import BACKBONES
 from semisup.options import option_defaults
@@ -19,3 +25,28 @@ def test_the_schema_has_the_options_of_everything_a_recipe_can_name() -> None:
             assert set(found[name]["properties"]) == {key, *option_defaults(target)}
             assert found[name]["additionalProperties"] is False
     assert "seed" in schema["properties"] and schema["additionalProperties"] is False
+
+
+@pytest.fixture(scope="module")
+def validator() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(json.loads(json.dumps(recipe_schema())))
+
+
+def test_an_editor_finds_no_mistake_in_a_shipped_recipe(validator: jsonschema.Draft202012Validator) -> None:
+    for name in shipped_recipes():
+        errors = [error.message for error in validator.iter_errors(read_mapping(find_recipe(name)))]
+        assert errors == [], name
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {"kind": "knn", "of": "train", "neighbors": 20},  # propagate's
+        {"kind": "propagate", "teacher": "train", "steps": 20},
+        {"method": {"name": "fixmatch", "temperature": 1.0, "treshold": 0.9}, "steps": 20},
+    ],
+)
+def test_an_editor_marks_a_key_that_a_kind_or_method_lacks(
+    validator: jsonschema.Draft202012Validator, stage: dict[str, Any]
+) -> None:
+    assert not validator.is_valid({"name": "a", "model": {"name": "cnn"}, "stages": {"b": stage}})
