@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from semisup.config.interpolate import wrong_text
-from semisup.errors import SemisupError, raise_all
+from semisup.errors import SemisupError, first_line, raise_all
 
 __all__ = ["dump", "read_mapping", "read_value"]
 
@@ -194,4 +194,4 @@ def _describe(error: Exception) -> str:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
         return f"{where}not valid YAML: {' '.join((error.problem or error.context or '').split()).split('. ')[0]}"
-    return f"not valid YAML: {str(error).splitlines()[0]}"
+    return f"not valid YAML: {first_line(error)}"

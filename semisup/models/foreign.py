@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from semisup.errors import SemisupError
+from semisup.errors import SemisupError, first_line
 from semisup.models.weights import Shape, load_weights, read_shapes
 
 __all__ = ["SUFFIXES", "TORCH_SUFFIXES", "Fit", "file_shapes", "file_tensors", "fit_names", "is_ours"]
@@ -95,7 +95,7 @@ def _torch_tensors(path: str | Path) -> dict[str, Tensor]:
 def _last_words(error: Exception) -> str:
     """Return what torch says was in the file, out of its page of advice."""
     lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
-    return (lines or [str(error).splitlines()[0]])[0]
+    return lines[0] if lines else first_line(error)
 
 
 def _collect(content: Any, prefix: str, found: dict[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from semisup.errors import SemisupError
+from semisup.errors import SemisupError, first_line
 
 __all__ = ["cluster", "default_workers", "worker_count"]
 
@@ -93,7 +93,7 @@ def _workers_of(scheduler: str) -> Iterator[Any]:
     try:
         client = Client(scheduler, timeout=CONNECT_SECONDS)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
-        raise SemisupError(f"--scheduler {scheduler}: nobody answers there ({_first_line(error)})") from error
+        raise SemisupError(f"--scheduler {scheduler}: nobody answers there ({first_line(error)})") from error
     with client:
         try:
             client.wait_for_workers(1, timeout=CONNECT_SECONDS)
@@ -116,7 +116,3 @@ def _environment_restored() -> Iterator[None]:
 def worker_count(client: Any) -> int:
     """Workers that the client's scheduler has now, at least 1."""
     return max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
