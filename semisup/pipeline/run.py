@@ -54,7 +54,7 @@ def run(
         overrides: `key=value` words, e.g. "stages.pretrain.epochs=10"; they win over the file. Not for a loaded recipe.
         data: arrays, or a torch Dataset (`semisup.data.given.Given`), in place of the recipe's `data.source`; they are
             written once as an .npz file next to the store of the stages, which `recipe.yaml` then names.
-        out: folder of the result, default `runs/<recipe name>`. Finished stages are kept beside it, in
+        out: folder of the result, default `runs/<recipe name>`. Finished stages are kept next to it, in
             `<parent of out>/.semisup`, and serve every run below that parent.
         dry_run: check everything, print the plan and, unless `quiet`, the expected time; train nothing.
         fresh: run every stage again, even finished ones.
@@ -203,12 +203,12 @@ def _tracked(plan: Plan, folder: Path, reporter: Reporter) -> Iterator[EventLog]
 
 
 def _log_artifact(log: EventLog, stage: StagePlan, artifact: Artifact, folder: Path, status: str) -> None:
-    """Send a finished stage's numbers, pictures and model to the tracker."""
+    """Send a finished stage's numbers, figures and model to the tracker."""
     name = stage.name
     numbers = {key: value for key, value in artifact.metrics.items() if isinstance(value, int | float)}
     log.artifact(name, folder / RECORD, "")
-    for picture in sorted(file for file in artifact.record["files"] if file.endswith(".png")):
-        log.artifact(name, folder / picture, "")
+    for figure in sorted(file for file in artifact.record["files"] if file.endswith(".png")):
+        log.artifact(name, folder / figure, "")
     if stage.network is not None and stage.network.kind == "classifier":
         log.model(name, folder, folder / "example.npy", stage.network.spec.num_classes)
     log.stage_end(name, status, numbers)
