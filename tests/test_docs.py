@@ -162,7 +162,7 @@ def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
 def test_python_of_the_readme(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (source,) = (block for block in blocks("python") if "semisup.run" in block)
+    (source,) = (block for block in blocks("python") if 'run("digits/quickstart"' in block)
     stages = load_recipe("digits/quickstart").stages
     short = [f"stages.{name}.steps=2" if stage.steps else f"stages.{name}.epochs=0.1" for name, stage in stages.items()]
     words = ", ".join(map(repr, ["seed=1", "tracking.mlflow=false", *short]))
@@ -175,6 +175,15 @@ def test_python_of_the_readme(
     probabilities = names["predictor"].predict(names["images"])
     assert shown.endswith(f"{names['predictor'].classes} {probabilities}\n"), "the array takes several lines"
     assert probabilities.shape == (4, 10) and np.allclose(probabilities.sum(1), 1, atol=1e-5)
+
+
+def test_python_of_its_own_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for source in re.findall(r"^```python\n(.*?)^```$", TEXT["python.md"], re.DOTALL | re.M):
+        exec(source, names)  # noqa: S102 - the page's own code
+    assert names["result"].final.metrics["test/accuracy"] > 0.1
+    assert names["classifier"].classes_.tolist() == list(range(10))
 
 
 def test_method_works() -> None:

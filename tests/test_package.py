@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of a copy of the sources (building leaves files beside them), made without a network."""
+    """A wheel of a copy of the sources (building leaves files next to them), made without a network."""
     folder = tmp_path_factory.mktemp("sources")
     for name in ("semisup", "recipes", "benchmarks/suites"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))

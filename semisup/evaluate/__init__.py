@@ -1,4 +1,4 @@
-"""Judging: accuracy and calibration, nearest neighbors, linear probe, collapse, pseudo-label quality, figures."""
+"""Evaluation: accuracy and calibration, nearest neighbors, linear probe, collapse, pseudo-label quality, figures."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def views_figure(
     title: str,
     path: str | Path,
 ) -> None:
-    """Write a grid of images as a PNG, and beside it how many labels each class has (as bars, up to 60 classes).
+    """Write a grid of images as a PNG, and next to it how many labels each class has (as bars, up to 60 classes).
 
     Args:
         columns: title and images (n, H, W, C) in [0, 1], C 1 or 3; an image of NaN is left empty.

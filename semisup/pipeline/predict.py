@@ -33,7 +33,7 @@ BLOCK = 512
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """What is asked for beside the best class of each image.
+    """What is asked for besides the best class of each image.
 
     Attributes:
         device: auto, cpu, cuda or mps.
@@ -58,7 +58,7 @@ class PredictOptions:
 
 @dataclass(frozen=True)
 class Predicted:
-    """How many images were answered, how many could not be read, and what a person should know."""
+    """How many images were predicted, how many could not be read, and what a person should know."""
 
     good: int
     bad: int
@@ -200,9 +200,9 @@ def _rows(
 ) -> list[dict[str, Any]]:
     probs = predictor.predict_proba(images, mirror=options.mirror)
     features = predictor.embed(images, mirror=options.mirror) if options.embed else np.empty((len(images), 0))
-    answers = iter(zip(probs, features, strict=True))
+    predictions = iter(zip(probs, features, strict=True))
     return [
-        {"path": name, "class": "", "error": error} if error else _row(predictor, options, name, *next(answers))
+        {"path": name, "class": "", "error": error} if error else _row(predictor, options, name, *next(predictions))
         for name, error in zip(names, errors, strict=True)
     ]
 

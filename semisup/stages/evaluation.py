@@ -1,4 +1,4 @@
-"""Judging a finished stage. Only here do hidden labels and test images meet a network."""
+"""Evaluating a finished stage. Only here do hidden labels and test images meet a network."""
 
 from __future__ import annotations
 
@@ -115,13 +115,13 @@ def evaluate_test(context: StageContext, logits: Tensor) -> dict[str, Any]:
     return metrics | {"test/confusion": matrix.tolist()}
 
 
-def evaluate_validation(context: StageContext, answer: Callable[[Iterator[Tensor]], Tensor]) -> dict[str, float]:
-    """Accuracy and NLL of the logits (N, classes) that `answer` gives to the clean batches of the validation images."""
+def evaluate_validation(context: StageContext, predict: Callable[[Iterator[Tensor]], Tensor]) -> dict[str, float]:
+    """Return accuracy and NLL of what `predict` makes of the validation images' clean batches: logits (N, classes)."""
     images, rows, y = context.data.validation(context.budget.validation)
     if not len(rows):
         return {}
-    answers = answer(context.clean_batches(images, rows))
-    found = classification_metrics(answers, torch.from_numpy(y), context.data.num_classes)
+    logits = predict(context.clean_batches(images, rows))
+    found = classification_metrics(logits, torch.from_numpy(y), context.data.num_classes)
     return {f"validation/{name}": found[name] for name in ("accuracy", "nll")}
 
 

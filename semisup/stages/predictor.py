@@ -29,7 +29,7 @@ MODEL, WEIGHTS = "model.json", "model.safetensors"
 
 
 class _Spec(BaseModel):
-    """What must hold of a network's description beside what `ModelSpec` checks."""
+    """What must hold of a network's description besides what `ModelSpec` checks."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 

@@ -28,7 +28,7 @@ class Side:
     summary: Mapping[str, Any]
 
     def accuracy(self, run: RunKey) -> float | None:
-        """Accuracy of a run; None if it was not made, failed, or was not judged by it."""
+        """Accuracy of a run; None if it was not made, failed, or was not evaluated by it."""
         return self.runs[run].accuracy if run in self.runs else None
 
 

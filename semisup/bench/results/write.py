@@ -117,7 +117,7 @@ def _row(spec: RunSpec, jobs: Sequence[Job], data: ImageData, board: JobBoard) -
     # Of what was run, not of what was asked for: the notes compare the entries' splits.
     budget = recipe_budget(last.recipe, data)
     artifact = board.finished.get(last.fingerprint)
-    metrics: dict[str, Any] = {} if artifact is None else {**_judged_encoder(last, board), **artifact.metrics}
+    metrics: dict[str, Any] = {} if artifact is None else {**_evaluated_encoder(last, board), **artifact.metrics}
     done = [board.finished[job.fingerprint] for job in jobs if board.find(job)]
     timed = [job.seconds for job in jobs if job.steps]
     of_run = {
@@ -145,8 +145,8 @@ def _row(spec: RunSpec, jobs: Sequence[Job], data: ImageData, board: JobBoard) -
     )
 
 
-def _judged_encoder(job: Job, board: JobBoard) -> Mapping[str, Any]:
-    """Return what nearest neighbors said of the network that a probe or knn stage judges; empty for other stages."""
+def _evaluated_encoder(job: Job, board: JobBoard) -> Mapping[str, Any]:
+    """Return what nearest neighbors said of the network that a probe or knn stage evaluates; empty for other stages."""
     of = None if job.baseline else getattr(job.recipe.stages[str(job.stage)], "of", None)
     found = board.finished.get(dict(job.inputs).get(of, "")) if of else None
     return {} if found is None else {key: value for key, value in found.metrics.items() if key == KNN}
