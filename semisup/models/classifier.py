@@ -22,7 +22,7 @@ class Frozen(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """A backbone and, kept beside it for pretraining, a projector. The forward gives the backbone's features.
+    """A backbone and, kept next to it for pretraining, a projector. The forward gives the backbone's features.
 
     Attributes:
         backbone: images `(N, C, H, W)` to features `(N, num_features)`.

@@ -121,7 +121,7 @@ def tuning_note(method: Method, stage: TrainConfig, steps: int) -> str | None:
     backbone = list(network.backbone.parameters())
     learn, there = sum(p.numel() for p in backbone if p.requires_grad), sum(p.numel() for p in backbone)
     heads = sum(p.numel() for p in method.parameters() if p.requires_grad) - learn
-    return f"{'; '.join(said)}; {learn:,} of the backbone's {there:,} parameters learn, and {heads:,} beside it"
+    return f"{'; '.join(said)}; {learn:,} of the backbone's {there:,} parameters learn, and {heads:,} outside it"
 
 
 def _said(stage: TrainConfig, network: Classifier | Encoder, steps: int) -> Iterator[str]:

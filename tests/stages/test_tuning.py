@@ -112,7 +112,7 @@ def test_a_plan_says_what_learns() -> None:
     lora, _ = small_plan(stages(lora={"rank": 2}), DATA, model=VIT)
     small = 3 * 2 * (12 + 36 + 12 + 12 + 2 * (12 + 24))
     there = lora.stages[1].parameters - 39 + small
-    said = f"LoRA of rank 2 in 12 layers; {small:,} of the backbone's {there:,} parameters learn, and 39 beside it"
+    said = f"LoRA of rank 2 in 12 layers; {small:,} of the backbone's {there:,} parameters learn, and 39 outside it"
     assert lora.stages[1].tuning == said
     assert plan.stages[0].tuning is None
 
