@@ -7,7 +7,7 @@ from semisup.evaluate.forward import predict_logits
 from semisup.evaluate.knn import knn_accuracy, knn_predict
 from semisup.evaluate.metrics import classification_metrics, confusion_matrix, expected_calibration_error
 from semisup.evaluate.plots import confusion_figure
-from semisup.evaluate.probe import LinearProbe, fit_probe, linear_probe
+from semisup.evaluate.probe import LinearProbe, fit_probe
 from semisup.evaluate.pseudo_labels import pseudo_label_quality
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "fit_probe",
     "knn_accuracy",
     "knn_predict",
-    "linear_probe",
     "predict_logits",
     "pseudo_label_quality",
 ]
