@@ -123,7 +123,7 @@ class TrackingConfig(Settings):
     """Where the run is recorded besides its own folder."""
 
     mlflow: bool = True
-    """Log to MLflow (MLFLOW_TRACKING_URI, else sqlite beside the runs)."""
+    """Log to MLflow (MLFLOW_TRACKING_URI, else sqlite next to the runs)."""
     experiment: NotEmpty = "semisup"
     """MLflow experiment name, not empty."""
 
@@ -231,10 +231,10 @@ class TrainConfig(StageConfig):
     """Decay of the averaged weights, in [0, 1); auto: their last tenth, 1 - 10 / steps; null: no average."""
     refresh_batchnorm: Annotated[bool | Literal["auto"], PlainValidator(_yes_no_auto)] = False
     """Estimate the BatchNorm statistics of the finished network anew, on clean images that it was trained on. auto:
-    where more than 5% of the initial ones would be left, and the network might answer one class for everything."""
+    where more than 5% of the initial ones would be left, and the network might predict one class for everything."""
     augment: dict[str, Any] = {}
     """View name -> {policy: ..., its options}; other views keep the method's own policy. A view's `albumentations:
-    [{name: ..., its arguments}, ...]` come first, or alone where it names no policy. Beside the views, `backend`
+    [{name: ..., its arguments}, ...]` come first, or alone where it names no policy. Besides the views, `backend`
     says where they are made: device (batched), albumentations (image by image on the CPU), auto (on a CPU above 64
     px the latter, if all policies have such a form, else the former)."""
     stop_on_collapse: bool = False

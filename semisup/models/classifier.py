@@ -11,7 +11,7 @@ __all__ = ["Classifier", "Encoder", "backbone_core", "feature_width", "image_cha
 
 
 class Encoder(nn.Module):
-    """A backbone and, kept beside it for pretraining, a projector. The forward gives the backbone's features.
+    """A backbone and, kept next to it for pretraining, a projector. The forward gives the backbone's features.
 
     Attributes:
         backbone: images `(N, C, H, W)` to features `(N, num_features)`.

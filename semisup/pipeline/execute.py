@@ -14,7 +14,7 @@ from semisup.stages.kinds import kind_of
 __all__ = ["LOCK", "STORE", "execute", "locked"]
 
 STORE = ".semisup/stages"
-"""Finished and unfinished stages by fingerprint, beside the output folders: every run below one folder shares it."""
+"""Finished and unfinished stages by fingerprint, next to the output folders: every run below one folder shares it."""
 
 
 def execute(

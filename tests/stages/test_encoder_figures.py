@@ -64,8 +64,8 @@ def _turned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Turned, "looks", [])
 
 
-def pictures(artifact: Artifact) -> dict[str, str]:
-    """Name -> hash of every picture of a stage; its record lists them all."""
+def figures(artifact: Artifact) -> dict[str, str]:
+    """Name -> hash of every figure of a stage; its record lists them all."""
     found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in artifact.folder.glob("*.png")}
     assert set(found) == {name for name in artifact.record["files"] if name.endswith(".png")}
     return found
@@ -74,8 +74,8 @@ def pictures(artifact: Artifact) -> dict[str, str]:
 @pytest.mark.usefixtures("with_figures")
 def test_an_encoder_has_its_pictures_and_a_classifier_its_confusion(tmp_path: Path) -> None:
     done = run_stages({"a": train_stage("simclr"), "b": train_stage("supervised")}, small_data(), tmp_path)
-    assert set(pictures(done["a"])) == {"neighbors.png", "embedding.png"}
-    assert set(pictures(done["b"])) == {"confusion.png"}
+    assert set(figures(done["a"])) == {"neighbors.png", "embedding.png"}
+    assert set(figures(done["b"])) == {"confusion.png"}
     for path in done["a"].folder.glob("*.png"):
         with Image.open(path) as image:
             assert min(image.size) > 300
@@ -83,7 +83,7 @@ def test_an_encoder_has_its_pictures_and_a_classifier_its_confusion(tmp_path: Pa
 
 def test_a_method_shows_what_it_offers(tmp_path: Path) -> None:
     done = run_stages({"a": train_stage("turned")}, small_data(), tmp_path)
-    found = pictures(done["a"])
+    found = figures(done["a"])
     assert set(found) == {"neighbors.png", "embedding.png", "reconstruction.png", "pretext_confusion.png"}
     assert [(what, training, grad) for what, training, grad, _ in Turned.looks] == [
         ("reconstruct", False, False),
@@ -97,12 +97,12 @@ def test_a_method_shows_what_it_offers(tmp_path: Path) -> None:
 def test_pictures_repeat_and_change_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = {"a": train_stage("turned"), "b": train_stage("supervised", stage={"init": "a"})}
     first, again = (run_stages(recipe, small_data(), tmp_path / name) for name in ("one", "two"))
-    assert pictures(first["a"]) == pictures(again["a"])
+    assert figures(first["a"]) == figures(again["a"])
     monkeypatch.setattr(training, "encoder_figures", lambda *args: [])
     blind = run_stages(recipe, small_data(), tmp_path / "three")
     for stage in ("a", "b"):
         assert blind[stage].record["files"]["model.safetensors"] == first[stage].record["files"]["model.safetensors"]
-    assert not pictures(blind["a"])
+    assert not figures(blind["a"])
 
 
 @pytest.mark.usefixtures("with_figures")
@@ -115,10 +115,10 @@ def test_pictures_know_classes_where_they_are_known(tmp_path: Path) -> None:
         color = np.asarray(image.convert("RGB")).astype(int)[40:]
     assert (color.max(2) - color.min(2)).max() == 0
     known = run_stages({"a": train_stage("simclr")}, data, tmp_path / "y")
-    assert pictures(known["a"])["embedding.png"] != pictures(done["a"])["embedding.png"]
+    assert figures(known["a"])["embedding.png"] != figures(done["a"])["embedding.png"]
 
 
 def test_too_few_images_have_no_neighbors(tmp_path: Path) -> None:
     few = small_data(n=6)
     done = run_stages({"a": train_stage("simclr")}, few, tmp_path)
-    assert pictures(done["a"]) == {}
+    assert figures(done["a"]) == {}

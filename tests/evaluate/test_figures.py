@@ -1,4 +1,4 @@
-"""Pictures: the right images in the right places, read back from the PNG."""
+"""Figures: the right images in the right places, read back from the PNG."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_umap_draws_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def tiles(image: np.ndarray, rows: int, size: int) -> list[int]:
-    """Top rows of the tiles, which are below the title at the bottom of the picture."""
+    """Top rows of the tiles, which are below the title at the bottom of the figure."""
     return [image.shape[0] - (rows - i) * size for i in range(rows)]
 
 
@@ -93,16 +93,16 @@ def test_neighbors_stand_beside_their_query_in_frames_of_their_class(tmp_path: P
     labels = np.array([0, 0, 1, -1, 1])
     near, queries = torch.tensor([[1, 2, 3], [4, 0, 3]]), torch.tensor([0, 2])
     neighbors_figure(images, near, queries, labels, tmp_path / "n.png")
-    picture = pixels(tmp_path / "n.png")
+    figure = pixels(tmp_path / "n.png")
     width, inner = 3, 56  # 8 pixels seven times, a frame of 3 and a margin of 3
     size, gap = inner + 4 * width, (inner + 4 * width) // 3
-    for row, top in enumerate(tiles(picture, 2, size)):
+    for row, top in enumerate(tiles(figure, 2, size)):
         query = int(queries[row])
         lefts = [0, *(size + gap + i * size for i in range(3))]
         for i, left in zip([query, *near[row].tolist()], lefts, strict=True):
-            middle = picture[top + size // 2, left + size // 2]
+            middle = figure[top + size // 2, left + size // 2]
             assert middle.tolist() == [50 * (i + 1)] * 3
-            frame = picture[top + width + 1, left + size // 2]
+            frame = figure[top + width + 1, left + size // 2]
             if i == query or labels[i] < 0:
                 assert frame.tolist() == [255] * 3
             else:
@@ -118,11 +118,11 @@ def test_reconstructions_stand_below_their_image(tmp_path: Path) -> None:
     seen, made = 1 - original, torch.full((3, 1, 28, 28), 7.0)
     made[0], made[1] = -3.0, torch.nan
     reconstruction_figure(original, seen, made, tmp_path / "r.png")
-    picture = pixels(tmp_path / "r.png")
+    figure = pixels(tmp_path / "r.png")
     size = 56 + 4 * 3
     values = [
-        [int(picture[top + size // 2, left + size // 2, 0]) for left in (0, size, 2 * size)]
-        for top in tiles(picture, 3, size)
+        [int(figure[top + size // 2, left + size // 2, 0]) for left in (0, size, 2 * size)]
+        for top in tiles(figure, 3, size)
     ]
     assert values == [[26, 128, 230], [230, 128, 26], [0, 0, 255]]
     with pytest.raises(SemisupError, match=r"original, seen and made must have the same shape, got \(3, 1, 28, 28\)"):

@@ -245,7 +245,7 @@ def test_a_network_in_train_mode_would_be_noticed(
 
     for place in ("semisup.evaluate", "semisup.stages.features"):
         monkeypatch.setattr(f"{place}.predict_logits", careless)
-    with pytest.raises(AssertionError, match=r"judging has changed the network: .*running_mean"):
+    with pytest.raises(AssertionError, match=r"evaluation has changed the network: .*running_mean"):
         run_stages(stages(judged=judge), small_data(), tmp_path)
 
 
