@@ -236,6 +236,20 @@ def _pool(context: StageContext, stage: TrainConfig) -> Tensor | None:
     return torch.randperm(images, generator=generator(context.recipe.seed, context.name, "images"))[:size]
 
 
+def _data_note(context: StageContext) -> dict[str, Any]:
+    """Return what a stage's record says of the images and labels that it was given."""
+    data, budget = context.data, context.budget
+    return {
+        "source": data.name,
+        "hash": data.hash,
+        "split_hash": budget.hash,
+        "images": len(data.x_train),
+        "labels": len(budget.index),
+        "validation": len(data.validation(budget.validation)[1]),
+        "test": len(data.x_test),
+    }
+
+
 def train(context: StageContext) -> tuple[Artifact, int | None]:
     """Run a training stage in its folder; resumes from the checkpoint there, if any.
 
@@ -263,19 +277,22 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
     if stage.refresh_batchnorm:
         with uncompiled(recipe.compile):
             refresh(context, method, predictor)
-    assert context.network is not None
-    files = save_predictor(context.folder, predictor, context.network, context.statistics, data.classes)
     metrics: dict[str, Any] = {f"train/{name}": value for name, value in result.log.items()}
+    temperature = 1.0
     with uncompiled(recipe.compile):
         if method.trains == "classifier":
-            metrics |= evaluate_classifier(context, predictor, raw)
-            files += ["confusion.png"] if len(data.x_test) else []
+            judged, temperature, files = evaluate_classifier(context, predictor, raw)
+            metrics |= judged
             metrics |= {} if looks is None else oracle_metrics(context.folder / CURVE)
             if method.views.unlabeled:
                 metrics |= unlabeled_quality(context, predictor, float(getattr(method, "threshold", 0.95)))
         else:
             metrics |= evaluate_encoder(context, predictor)
-            files += encoder_figures(context, method, predictor, batches)
+            files = encoder_figures(context, method, predictor, batches)
+    assert context.network is not None
+    files += save_predictor(
+        context.folder, predictor, context.network, context.statistics, data.classes, temperature=temperature
+    )
     np.save(context.folder / "example.npy", take(data.x_train, slice(2)))
     files.append("example.npy")
     artifact = finish(
@@ -292,6 +309,8 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
             "parameters": count_parameters(predictor),
             "loaded": None if report is None else str(report),
             "weights": None if stage.init is not None else weights_note(context.network.spec),
+            "data": _data_note(context),
+            "settings": stage.model_dump(exclude_defaults=True, by_alias=True, mode="json"),
             "metrics": metrics,
         },
     )
