@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 import typer
 from PIL import Image
 
+from semisup.bench.results.write import RESULTS, rewrite_results
 from semisup.cli.app import app, main
 from semisup.config import load_recipe
 from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled
@@ -147,6 +149,7 @@ def test_the_script_knows_every_page() -> None:
     assert _publish().pages() == PAGES
 
 
+@cache
 def _publish() -> ModuleType:
     spec = importlib.util.spec_from_file_location("publish", ROOT / "benchmarks" / "publish.py")
     assert spec is not None and spec.loader is not None
@@ -210,3 +213,13 @@ def test_method_works() -> None:
     torch.testing.assert_close(
         update.loss.detach(), (update.log["supervised"] + 0.5 * update.log["unlabeled"]).detach()
     )
+
+
+def test_a_committed_suite_is_made_again_from_its_runs(tmp_path: Path) -> None:
+    kept = ROOT / "benchmarks" / "results" / "digits-quickstart-draws"
+    for name in ("runs.csv", "suite.json"):
+        shutil.copy(kept / name, tmp_path / name)
+    rewrite_results(tmp_path)
+    for name in ("runs.csv", "suite.json", "leaderboard.md"):
+        assert (tmp_path / name).read_bytes() == (kept / name).read_bytes(), name
+    assert {path.name for path in tmp_path.iterdir()} == set(RESULTS)

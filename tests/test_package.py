@@ -82,3 +82,7 @@ def test_an_unpacked_wheel_finds_its_recipes_from_any_folder(wheel: Path, tmp_pa
     assert name == "digits-quickstart"
     assert suites.split() == shipped_suites()
     assert suite == "digits-budgets"
+
+
+def test_the_citation_names_this_version() -> None:
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")

@@ -43,6 +43,7 @@ class PredictOptions:
         mirror: take the mean over each image and its mirror image.
         abstain: name no class below this confidence, 0 to 1.
         workers: processes that decode; None: one per core.
+        raw: probabilities as the network gives them, where validation labels have calibrated them.
     """
 
     device: str = "auto"
@@ -52,6 +53,7 @@ class PredictOptions:
     mirror: bool = False
     abstain: float = 0.0
     workers: int | None = None
+    raw: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def predict_files(
     """Write a table with a row for every image: path, class, confidence and, where it could not be read, the error.
 
     Files are found and read as in training, see `semisup.data.walk` and `semisup.data.decode`. Rows are written as they
-    come. Confidences are what the network says; they are not calibrated.
+    come. Confidences are calibrated where the stage had validation labels.
 
     Args:
         model: folder of a finished stage.
@@ -88,7 +90,7 @@ def predict_files(
     """
     options = PredictOptions() if options is None else options
     check_table_name(out)
-    predictor = load_predictor(model, resolve_device(options.device))
+    predictor = load_predictor(model, resolve_device(options.device), raw=options.raw)
     notes: list[str] = []
     sources = [source for given in inputs for source in _sources(given, predictor, notes)]
     total = sum(len(source.names) for source in sources)

@@ -22,6 +22,8 @@ from semisup.evaluate.figures import (
     reconstruction_figure,
 )
 
+pytestmark = pytest.mark.usefixtures("with_figures")
+
 
 def pixels(path: Path) -> np.ndarray:
     with Image.open(path) as image:

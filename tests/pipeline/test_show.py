@@ -19,6 +19,8 @@ from semisup.pipeline import show
 from semisup.pipeline.plan import make_plan
 from tests.pipeline.pipeline_small import small
 
+pytestmark = pytest.mark.usefixtures("with_figures")
+
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:

@@ -71,6 +71,7 @@ def figures(artifact: Artifact) -> dict[str, str]:
     return found
 
 
+@pytest.mark.usefixtures("with_figures")
 def test_an_encoder_has_its_pictures_and_a_classifier_its_confusion(tmp_path: Path) -> None:
     done = run_stages({"a": train_stage("simclr"), "b": train_stage("supervised")}, small_data(), tmp_path)
     assert set(figures(done["a"])) == {"neighbors.png", "embedding.png"}
@@ -92,6 +93,7 @@ def test_a_method_shows_what_it_offers(tmp_path: Path) -> None:
     assert len(clean) == 12 and abs(float(clean.mean())) < 1, "normalized"
 
 
+@pytest.mark.usefixtures("with_figures")
 def test_pictures_repeat_and_change_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = {"a": train_stage("turned"), "b": train_stage("supervised", stage={"init": "a"})}
     first, again = (run_stages(recipe, small_data(), tmp_path / name) for name in ("one", "two"))
@@ -103,6 +105,7 @@ def test_pictures_repeat_and_change_no_weight(tmp_path: Path, monkeypatch: pytes
     assert not figures(blind["a"])
 
 
+@pytest.mark.usefixtures("with_figures")
 def test_pictures_know_classes_where_they_are_known(tmp_path: Path) -> None:
     data = small_data()
     nobody = dataclasses.replace(data, y_train=np.full(60, -1))
