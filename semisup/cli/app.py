@@ -158,6 +158,24 @@ def predict(
 
 
 @app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished run, e.g. out.")],
+) -> None:
+    """Write a run's web page again, with pictures of what its classifier gets wrong: report.html in its folder."""
+    if not (folder / "result.json").is_file():  # asked before torch is imported: 2 s
+        raise SemisupError(f"{folder}: not the folder of a finished run (no result.json)")
+    from rich.console import Console
+
+    from semisup.data.watch import watching
+    from semisup.pipeline.page import report as write_report
+
+    page, missing = write_report(folder, watching(Console(stderr=True), announce=False))
+    if missing is not None:
+        typer.echo(f"note: no pictures of images: {missing}", err=True)
+    typer.echo(str(page))
+
+
+@app.command()
 def track(
     folder: Annotated[Path, typer.Argument(help="Folder of a run, e.g. out.")],
     uri: Annotated[

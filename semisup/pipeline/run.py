@@ -22,6 +22,7 @@ from semisup.files import write_atomically
 from semisup.pipeline.check import load_checked
 from semisup.pipeline.console import Reporter
 from semisup.pipeline.execute import LOCK, STORE, execute, locked
+from semisup.pipeline.page import PAGE, write_page
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
 from semisup.pipeline.result import RunResult, StageResult
 from semisup.pipeline.timing import expected_seconds
@@ -33,7 +34,9 @@ from semisup.tracking import EventLog, MlflowUploader, ending_run, resolve_uri
 __all__ = ["git_commit", "run"]
 
 GIVEN = ".semisup/data"
-"""Data that were handed over as Python objects, beside the output folders."""
+"""Data that were handed over as Python objects, next to the output folders."""
+PAGE_SECONDS = 1.0
+"""Longest time that a run looks for mistakes to show; `semisup report` takes as long as it needs."""
 
 
 def run(
@@ -122,10 +125,11 @@ def run(
                 _log_artifact(log, stage, artifact, folder / stage.name, status)
             write_json(folder / "result.json", result.to_json())
             log.artifact(None, folder / "result.json", "")
+            log.artifact(None, write_page(folder, plan.data, plan.budget, PAGE_SECONDS), "")
     reporter.show_result(result)
     for note in plan.data.notes:  # once more: the first time was long ago
         reporter.say(f"data: {note}")
-    reporter.say(f"results: {folder / 'result.json'}")
+    reporter.say(f"results: {folder / 'result.json'}, {folder / PAGE}")
     return result
 
 
