@@ -109,8 +109,7 @@ def test_commands(words: list[str], workplace: Path) -> None:
 
 def test_every_command_is_shown() -> None:
     registered = set(typer.main.get_group(app).commands)
-    # `export` takes the networks that torchvision or timm have, and no cnn: tests/stages/test_export.py runs it.
-    assert {words[1] for words in commands()} == registered - {"export"}
+    assert {words[1] for words in commands()} == registered
 
 
 def test_the_two_commands_exist() -> None:

@@ -236,6 +236,17 @@ def _pool(context: StageContext, stage: TrainConfig) -> Tensor | None:
     return torch.randperm(images, generator=generator(context.recipe.seed, context.name, "images"))[:size]
 
 
+def _origins(context: StageContext) -> list[str]:
+    """Return which published or own weights a stage and those that it reads began with, and their licenses."""
+    stage = context.config
+    assert isinstance(stage, TrainConfig) and context.network is not None
+    found = {note for artifact in context.inputs.values() for note in artifact.record.get("origins", [])}
+    own = weights_note(context.network.spec) if stage.init is None else None
+    if stage.init is not None and stage.init.weights is not None:
+        own = f"{stage.init.weights}, license unknown (one's own file)"
+    return sorted(found | ({own} if own is not None else set()))
+
+
 def _data_note(context: StageContext) -> dict[str, Any]:
     """Return what a stage's record says of the images and labels that it was given."""
     data, budget = context.data, context.budget
@@ -309,6 +320,7 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
             "parameters": count_parameters(predictor),
             "loaded": None if report is None else str(report),
             "weights": None if stage.init is not None else weights_note(context.network.spec),
+            "origins": _origins(context),
             "data": _data_note(context),
             "settings": stage.model_dump(exclude_defaults=True, by_alias=True, mode="json"),
             "metrics": metrics,
