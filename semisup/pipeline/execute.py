@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from semisup.engine import CollapseError, NonFiniteLossError, keep_memory, release_memory
+from semisup.engine.deterministic import deterministic
 from semisup.files import LOCK, locked
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.stages import Artifact, StageContext, read_artifact
@@ -58,7 +59,8 @@ def execute(
         on_log=on_log,
     )
     try:
-        artifact, resumed_from = kind_of(stage.config.kind).run(context)
+        with deterministic(plan.recipe.deterministic):
+            artifact, resumed_from = kind_of(stage.config.kind).run(context)
     except (NonFiniteLossError, CollapseError) as error:
         raise type(error)(f"stages.{stage.name}: {error}") from error
     release_memory(plan.device)
