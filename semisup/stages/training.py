@@ -270,6 +270,18 @@ def _data_note(context: StageContext) -> dict[str, Any]:
     }
 
 
+def _evaluate(
+    context: StageContext, method: Method, predictor: nn.Module, raw: nn.Module
+) -> tuple[dict[str, Any], float, list[str]]:
+    """Return a classifier's metrics, its temperature and the names of its figures."""
+    metrics, temperature, files = evaluate_classifier(context, predictor, raw)
+    if _looks(context, method) is not None:
+        metrics |= oracle_metrics(context.folder / CURVE)
+    if method.views.unlabeled:
+        metrics |= unlabeled_quality(context, predictor, float(getattr(method, "threshold", 0.95)))
+    return metrics, temperature, files
+
+
 def train(context: StageContext) -> tuple[Artifact, int | None]:
     """Run a training stage in its folder; resumes from the checkpoint there, if any.
 
@@ -289,7 +301,6 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
         device=context.device,
         key=(recipe.seed, context.name),
     )
-    looks = _looks(context, method)
     result = fit_stage(context, method, batches)
     raw = method.predictor()
     predictor = raw if result.ema is None else result.ema.module
@@ -299,16 +310,11 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
         with uncompiled(recipe.compile):
             refresh(context, method, predictor)
     metrics: dict[str, Any] = {f"train/{name}": value for name, value in result.log.items()}
-    temperature = 1.0
     with uncompiled(recipe.compile):
         if method.trains == "classifier":
-            judged, temperature, files = evaluate_classifier(context, predictor, raw)
-            metrics |= judged
-            metrics |= {} if looks is None else oracle_metrics(context.folder / CURVE)
-            if method.views.unlabeled:
-                metrics |= unlabeled_quality(context, predictor, float(getattr(method, "threshold", 0.95)))
+            judged, temperature, files = _evaluate(context, method, predictor, raw)
         else:
-            metrics |= evaluate_encoder(context, predictor)
+            judged, temperature = evaluate_encoder(context, predictor), 1.0
             files = encoder_figures(context, method, predictor, batches)
     assert context.network is not None
     files += save_predictor(
@@ -333,7 +339,7 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
             "origins": _origins(context),
             "data": _data_note(context),
             "settings": stage.model_dump(exclude_defaults=True, by_alias=True, mode="json"),
-            "metrics": metrics,
+            "metrics": metrics | judged,
         },
     )
     for name in (CHECKPOINT, CURVE):
