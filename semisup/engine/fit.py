@@ -70,7 +70,7 @@ def fit(method: Method, batches: BatchSource, settings: FitSettings, observers: 
         while not run.done and not interrupted.is_set():
             reports = run.reports
             run.prepare()
-            for update in run.updates(batches(run.step)):
+            for update in run.updates(batches):
                 for observer in observers:
                     run.window.add(run.step, observer.measures(run, update), may_be_nan=True)
             run.finish_step()
@@ -85,5 +85,5 @@ def fit(method: Method, batches: BatchSource, settings: FitSettings, observers: 
                 observer.stops(run)
             raise Stopped
     seconds = run.seconds
-    rate = run.step * batches.images_per_step / seconds if seconds > 0 else float("nan")
+    rate = run.step * settings.accumulate * batches.images_per_step / seconds if seconds > 0 else float("nan")
     return FitResult(run.ema, seconds, rate, resumed_from, run.terms)

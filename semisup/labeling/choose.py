@@ -17,7 +17,7 @@ from semisup.labeling.strategies import coverage, disagreement, entropy, margin,
 __all__ = ["STRATEGIES", "Choice", "Question", "choose", "predictions", "resolve"]
 
 STRATEGIES = {
-    "auto": "coverage while there are fewer than 2 labels of a class on average, margin from then on",
+    "auto": "coverage while there are fewer than 4 labels of a class on average, margin from then on",
     "typical": "the most typical image of each cluster without labels (TypiClust)",
     "coverage": "the image nearest to the center of each cluster without labels",
     "margin": "where the two best classes are nearly even, from different clusters",
@@ -26,7 +26,7 @@ STRATEGIES = {
     "random": "any, to compare with",
 }
 """Name -> what is chosen."""
-FEW = 2
+FEW = 4
 """Labels per class below which `auto` covers the images; see benchmarks/results/label_next.md."""
 
 

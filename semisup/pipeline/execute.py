@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from semisup.engine import CollapseError, NonFiniteLossError, keep_memory, release_memory
+from semisup.engine.deterministic import deterministic
 from semisup.files import LOCK, locked
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.stages import Artifact, StageContext, read_artifact
@@ -14,7 +15,7 @@ from semisup.stages.kinds import kind_of
 __all__ = ["LOCK", "STORE", "execute", "locked"]
 
 STORE = ".semisup/stages"
-"""Finished and unfinished stages by fingerprint, beside the output folders: every run below one folder shares it."""
+"""Finished and unfinished stages by fingerprint, next to the output folders: every run below one folder shares it."""
 
 
 def execute(
@@ -58,7 +59,8 @@ def execute(
         on_log=on_log,
     )
     try:
-        artifact, resumed_from = kind_of(stage.config.kind).run(context)
+        with deterministic(plan.recipe.deterministic):
+            artifact, resumed_from = kind_of(stage.config.kind).run(context)
     except (NonFiniteLossError, CollapseError) as error:
         raise type(error)(f"stages.{stage.name}: {error}") from error
     release_memory(plan.device)

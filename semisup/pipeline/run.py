@@ -6,14 +6,16 @@ import dataclasses
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from semisup._version import __version__
 from semisup.config import Recipe, to_yaml
+from semisup.data.given import Given, write_given
 from semisup.data.watch import watching
 from semisup.errors import SemisupError, raise_all
 from semisup.files import write_atomically
@@ -30,11 +32,15 @@ from semisup.tracking import EventLog, MlflowUploader, ending_run, resolve_uri
 
 __all__ = ["git_commit", "run"]
 
+GIVEN = ".semisup/data"
+"""Data that were handed over as Python objects, beside the output folders."""
+
 
 def run(
-    recipe: str | Path | Recipe,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
     overrides: Sequence[str] = (),
     *,
+    data: Given | None = None,
     out: str | Path | None = None,
     dry_run: bool = False,
     fresh: bool = False,
@@ -43,9 +49,12 @@ def run(
     """Run a recipe from its first unfinished stage to its last.
 
     Args:
-        recipe: a YAML file, the name of a shipped recipe such as "digits/quickstart", or a loaded recipe.
+        recipe: a YAML file, the name of a shipped recipe such as "digits/quickstart", a mapping with the keys of such a
+            file, or a loaded recipe.
         overrides: `key=value` words, e.g. "stages.pretrain.epochs=10"; they win over the file. Not for a loaded recipe.
-        out: folder of the result, default `runs/<recipe name>`. Finished stages are kept beside it, in
+        data: arrays, or a torch Dataset (`semisup.data.given.Given`), in place of the recipe's `data.source`; they are
+            written once as an .npz file next to the store of the stages, which `recipe.yaml` then names.
+        out: folder of the result, default `runs/<recipe name>`. Finished stages are kept next to it, in
             `<parent of out>/.semisup`, and serve every run below that parent.
         dry_run: check everything, print the plan and, unless `quiet`, the expected time; train nothing.
         fresh: run every stage again, even finished ones.
@@ -65,6 +74,10 @@ def run(
     folder = Path(out) if out is not None else Path("runs") / loaded.name
     store = folder.parent / STORE
     raise_all(_folder_problems([folder, store, *(folder / name for name in loaded.stages)]), "out")
+    if data is not None:
+        file = write_given(data, folder.parent / GIVEN, loaded.data.size)
+        source = {"source": "npz", "path": str(file.absolute()), "csv": None, "channels": None, "cache": None}
+        loaded = loaded.model_copy(update={"data": loaded.data.model_copy(update=source)})
     plan = make_plan(loaded, watch=watching(reporter.console))
     for note in plan.data.notes:
         reporter.warn(note)
@@ -190,12 +203,12 @@ def _tracked(plan: Plan, folder: Path, reporter: Reporter) -> Iterator[EventLog]
 
 
 def _log_artifact(log: EventLog, stage: StagePlan, artifact: Artifact, folder: Path, status: str) -> None:
-    """Send a finished stage's numbers, pictures and model to the tracker."""
+    """Send a finished stage's numbers, figures and model to the tracker."""
     name = stage.name
     numbers = {key: value for key, value in artifact.metrics.items() if isinstance(value, int | float)}
     log.artifact(name, folder / RECORD, "")
-    for picture in sorted(file for file in artifact.record["files"] if file.endswith(".png")):
-        log.artifact(name, folder / picture, "")
+    for figure in sorted(file for file in artifact.record["files"] if file.endswith(".png")):
+        log.artifact(name, folder / figure, "")
     if stage.network is not None and stage.network.kind == "classifier":
         log.model(name, folder, folder / "example.npy", stage.network.spec.num_classes)
     log.stage_end(name, status, numbers)

@@ -1,4 +1,4 @@
-"""Uploading the event log to MLflow: beside the training, or afterwards by `semisup track FOLDER`."""
+"""Uploading the event log to MLflow: next to the training, or afterwards by `semisup track FOLDER`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class MlflowUploader:
 
     Args:
         folder: where `EventLog` writes.
-        uri: MLflow tracking URI; for `sqlite:` the artifacts go to `mlartifacts` beside the database.
+        uri: MLflow tracking URI; for `sqlite:` the artifacts go to `mlartifacts` next to the database.
         experiment: MLflow experiment, created if missing.
         warn: called from the thread with one sentence at a time.
         retry_seconds: pause between attempts while MLflow cannot be reached.
