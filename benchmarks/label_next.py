@@ -5,8 +5,8 @@
 Features are those of a frozen SimCLR encoder, which the script trains without labels (a minute, and three). A strategy
 starts from 20 labels that it chose itself or, where it needs predictions, that were drawn at random; what is measured
 is the test accuracy of a logistic regression on the labeled features. A draw is another random start, and another seed
-of the clusters; of Fashion-MNIST each draw has 3,000 training images of its own to choose from. Where `auto` changes from
-coverage to margin was found on draws 0 to 2; the table has draws 100 to 104.
+of the clusters; of Fashion-MNIST each draw has 3,000 training images of its own to choose from. Where `auto` changes
+from coverage to margin was found on draws 0 to 2; the table has draws 100 to 104.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ RESULTS = Path(__file__).parent / "results" / "label_next.md"
 
 HEAD = """# What to label next
 
-`python benchmarks/label_next.py`: test accuracy in % of a logistic regression on the labeled features of a frozen SimCLR encoder, mean
-and standard deviation of {draws} draws. Each strategy chooses the labels from 20 to 40 to 80 to 160; margin, entropy and disagreement
-start from 20 drawn at random, for they need predictions. Of Fashion-MNIST a draw chooses from 3,000 images. The last column is the mean
-over budgets.
+`python benchmarks/label_next.py`: test accuracy in % of a logistic regression on the labeled features of a frozen
+SimCLR encoder, mean and standard deviation of {draws} draws. Each strategy chooses the labels from 20 to 40 to 80 to
+160; margin, entropy and disagreement start from 20 drawn at random, for they need predictions. Of Fashion-MNIST a draw
+chooses from 3,000 images. The last column is the mean over budgets.
 """
 
 

@@ -9,6 +9,7 @@ import typer
 
 from semisup._version import __version__
 from semisup.cli.data import data
+from semisup.cli.init import init
 from semisup.cli.label import label
 from semisup.cli.lists import methods, recipe_names, recipes, schema, suite_names
 from semisup.cli.stop import GRACE_HELP, NO_LOCK_HELP, go_without_locks, saying_how_to_go_on
@@ -111,6 +112,7 @@ def bench(
 
 
 app.command()(label)
+app.command()(init)
 app.command()(methods)
 app.command()(recipes)
 app.command()(schema)
