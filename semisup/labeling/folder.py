@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from semisup.data.decode import Fit
 from semisup.data.entries import Entry, Listing, several, some
 from semisup.data.folder import store_folder
 from semisup.data.listing import list_csv, list_folders
@@ -89,14 +90,17 @@ def list_pictures(root: Path, table: Path | None = None) -> Listing:
 
 
 def read_pictures(
-    root: Path, size: int, channels: int, table: Path | None = None, cache: str | None = None, watch: Watch = unwatched
+    root: Path,
+    shape: tuple[int, int, Fit],
+    table: Path | None = None,
+    cache: str | None = None,
+    watch: Watch = unwatched,
 ) -> Pictures:
     """List a folder's images and decode them once, into the store that training at that size reads too.
 
     Args:
         root: see `list_pictures`.
-        size: side of the decoded images, pixels.
-        channels: 1 or 3.
+        shape: side of the decoded images in pixels, channels (1 or 3), and how they become squares.
         table: see `list_pictures`.
         cache: where stores lie; None: ~/.cache/semisup/folders.
         watch: shows progress.
@@ -105,8 +109,9 @@ def read_pictures(
         SemisupError: as `list_pictures`, or none of them can be read.
     """
     listing = list_pictures(root, table)
-    folder = store_folder(root, table, size, channels, cache)
-    store = prepare(root, listing.entries, size, channels, folder, watch=watch)
+    size, channels, fit = shape
+    folder = store_folder(root, table, size, channels, cache, fit)
+    store = prepare(root, listing.entries, size, channels, folder, fit=fit, watch=watch)
     if not len(store.good):
         raise SemisupError(f"{root}: none of its {len(listing.entries):,} images can be read")
     notes = listing.notes

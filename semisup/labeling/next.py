@@ -96,8 +96,7 @@ def label_next(
         SemisupError: no images, no model, nothing left to label, or a strategy that lacks predictions.
     """
     options = LabelOptions() if options is None else options
-    size, channels = model_images(model)
-    pictures = read_pictures(folder, size, channels, options.table, options.cache, watch)
+    pictures = read_pictures(folder, model_images(model), options.table, options.cache, watch)
     question, classes = _question(pictures, model, options, watch)
     if not question.candidates.any():
         raise SemisupError(f"{folder}: every image has a label; nothing is left to choose")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from semisup.augment import Normalize
+from semisup.data.decode import Fit
 from semisup.data.store import Watch, unwatched
 from semisup.errors import SemisupError
 from semisup.files import replacing
@@ -40,14 +41,14 @@ class Seen:
     classes: list[str]
 
 
-def model_images(model: Path) -> tuple[int, int]:
-    """Return the side and the channels of the images that a finished stage's network takes.
+def model_images(model: Path) -> tuple[int, int, Fit]:
+    """Return the side and channels of the images that a finished stage's network takes, and how they become squares.
 
     Raises:
         SemisupError: no model there.
     """
     spec = read_network(model).spec
-    return spec.image_size, spec.in_channels
+    return spec.image_size, spec.in_channels, describe(model).get("fit", "crop")
 
 
 def look(pictures: Pictures, model: Path, device: torch.device, watch: Watch = unwatched) -> Seen:
@@ -98,13 +99,14 @@ def _write(path: Path, kept: dict[str, NDArray[np.float32]]) -> None:
 class _Both(nn.Module):
     """Features and probabilities next to each other, from one forward."""
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, temperature: float) -> None:
         super().__init__()
         self.network = network
+        self.temperature = temperature
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.network.features(images)
-        return torch.cat([features.float(), self.network.head(features).float().softmax(1)], dim=1)
+        return torch.cat([features.float(), (self.network.head(features).float() / self.temperature).softmax(1)], dim=1)
 
 
 def _run(
@@ -117,7 +119,11 @@ def _run(
 ) -> NDArray[np.float32]:
     """Return features and probabilities (n, D + C) of some rows."""
     encoder = description["kind"] == "encoder"
-    network = load_features(model, device) if encoder else _Both(load_network(model, device))
+    network = (
+        load_features(model, device)
+        if encoder
+        else _Both(load_network(model, device), description.get("temperature", 1.0))
+    )
     normalize = Normalize(description["mean"], description["std"]).to(device)
     parts: list[Tensor] = []
     with watch("looking at images", len(rows)) as advance, torch.inference_mode():

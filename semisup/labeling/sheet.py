@@ -16,7 +16,7 @@ from semisup.data.decode import decode
 __all__ = ["Shown", "sheet_html"]
 
 SIDE = 160
-"""Of an image on the page, pixels: the center square, as a network sees it."""
+"""Of an image on the page, pixels."""
 QUALITY = 80
 
 
@@ -39,7 +39,7 @@ class Shown:
     @property
     def source(self) -> str:
         """The image itself as an address."""
-        pixels = decode(self.file, SIDE, 3)
+        pixels = decode(self.file, SIDE, 3, "pad")
         jpeg = io.BytesIO()
         Image.fromarray(pixels).save(jpeg, "JPEG", quality=QUALITY)
         return f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"
