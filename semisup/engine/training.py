@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from torch import Tensor, nn
 
 from semisup.config import OptimizerConfig, ScheduleConfig
+from semisup.engine import ranks
 from semisup.engine.device import autocast
 from semisup.engine.optim import build_optimizers, learning_rate, set_learning_rates
 from semisup.engine.seeding import seed_for, seed_global
@@ -158,7 +159,7 @@ class Training:
         """Yield each update of the method after it was applied and its terms were noted."""
         updates = self.method.step(batch, Progress(self.step, self.settings.steps))
         while True:
-            with autocast(self.settings.device, self.settings.precision):
+            with autocast(self.settings.device, self.settings.precision), ranks.step_together():
                 update = next(updates, None)
             if update is None:
                 return
@@ -172,6 +173,8 @@ class Training:
         parameters = _parameters(optimizer)
         # Only this group's gradients are computed: the teacher's update must not leave gradients in the student.
         self.scaler.scale(update.loss).backward(inputs=parameters)
+        if ranks.size() > 1:
+            ranks.average([p.grad for p in parameters if p.grad is not None])
         if clip is not None:
             self.scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(parameters, clip, foreach=True)

@@ -15,11 +15,12 @@ import torch
 from semisup._version import __version__
 from semisup.config import Recipe, to_yaml
 from semisup.data.watch import watching
+from semisup.engine import ranks
 from semisup.errors import SemisupError, raise_all
 from semisup.files import write_atomically
 from semisup.pipeline.check import load_checked
 from semisup.pipeline.console import Reporter
-from semisup.pipeline.execute import LOCK, STORE, execute, locked
+from semisup.pipeline.execute import LOCK, STORE, execute, help_to_execute, locked
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
 from semisup.pipeline.result import RunResult, StageResult
 from semisup.pipeline.timing import expected_seconds
@@ -58,19 +59,30 @@ def run(
     """
     if isinstance(recipe, Recipe) and overrides:
         raise SemisupError("overrides: they are for a recipe's file or name; a loaded recipe is changed in Python")
+    with ranks.joined():
+        return _run(recipe, overrides, out, dry_run=dry_run, fresh=fresh, quiet=quiet or ranks.rank() > 0)
+
+
+def _run(
+    recipe: str | Path | Recipe,
+    overrides: Sequence[str],
+    out: str | Path | None,
+    *,
+    dry_run: bool,
+    fresh: bool,
+    quiet: bool,
+) -> RunResult:
     loaded = recipe if isinstance(recipe, Recipe) else load_checked(recipe, overrides)
     if loaded.threads is not None:
         torch.set_num_threads(loaded.threads)
     reporter = Reporter(quiet=quiet)
     folder = Path(out) if out is not None else Path("runs") / loaded.name
     store = folder.parent / STORE
-    raise_all(_folder_problems([folder, store, *(folder / name for name in loaded.stages)]), "out")
-    plan = make_plan(loaded, watch=watching(reporter.console))
-    for note in plan.data.notes:
-        reporter.warn(note)
-    for stage in plan.stages:
-        for note in stage.notes:
-            reporter.warn(f"stages.{stage.name}.{note}")
+    with ranks.agreeing():
+        raise_all(_folder_problems([folder, store, *(folder / name for name in loaded.stages)]), "out")
+        plan = make_plan(loaded, watch=watching(reporter.console))
+    if ranks.rank() == 0:
+        _warn(plan, reporter)
     homes = {stage.name: store / stage.fingerprint for stage in plan.stages}
     reused = set() if fresh else {name for name, home in homes.items() if (home / RECORD).exists()}
     reporter.show_plan(plan, reused)
@@ -94,6 +106,9 @@ def run(
         if not quiet:
             reporter.show_expected(expected_seconds(plan, reused))
         return result
+    if ranks.rank() > 0:
+        _help(plan, homes)
+        return result
     waiting = f"{folder}: another process is running in this folder; waiting for it"
     with locked(folder, lambda: reporter.say(waiting)):
         write_atomically(folder / "recipe.yaml", to_yaml(loaded).encode())
@@ -114,6 +129,21 @@ def run(
         reporter.say(f"data: {note}")
     reporter.say(f"results: {folder / 'result.json'}")
     return result
+
+
+def _warn(plan: Plan, reporter: Reporter) -> None:
+    for note in plan.data.notes:
+        reporter.warn(note)
+    for stage in plan.stages:
+        for note in stage.notes:
+            reporter.warn(f"stages.{stage.name}.{note}")
+
+
+def _help(plan: Plan, homes: dict[str, Path]) -> None:
+    """Take this rank's part in the stages that rank 0 runs."""
+    finished: dict[str, Artifact] = {}
+    for stage in plan.stages:
+        finished[stage.name] = help_to_execute(plan, stage, homes[stage.name], finished)
 
 
 def _folder_problems(folders: Sequence[Path]) -> list[str]:
@@ -150,9 +180,8 @@ def _run_stage(
             stage.config.model_dump() | {"parameters": stage.parameters, "steps": stage.steps},
             {"fingerprint": stage.fingerprint, "data_hash": plan.data.hash, "split_hash": plan.budget.hash},
         )
-        artifact = read_artifact(home)
-        if artifact is not None:
-            return artifact, "reused"
+        if read_artifact(home) is not None:
+            return execute(plan, stage, home, finished)
         with reporter.progress(stage, resumes=(home / CHECKPOINT).exists()) as bar:
 
             def on_log(step: int, values: dict[str, float]) -> None:
