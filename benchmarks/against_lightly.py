@@ -1,6 +1,6 @@
 """A SimCLR step through lightly's transform, projection head, loss and a DataLoader, and through semisup.
 
-    make bench-lightly                              # installs lightly beside, then runs the line below
+    make bench-lightly                              # installs lightly, then runs the line below
     python benchmarks/against_lightly.py            # writes benchmarks/results/against_lightly.json and .md
     python benchmarks/against_lightly.py --quick    # shorter; writes nothing
 

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 import typer
 from PIL import Image
 
+from semisup.bench.results.write import RESULTS, rewrite_results
 from semisup.cli.app import app, main
 from semisup.config import load_recipe
 from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled
@@ -143,6 +145,7 @@ def test_the_script_knows_every_page() -> None:
     assert _publish().pages() == PAGES
 
 
+@cache
 def _publish() -> ModuleType:
     spec = importlib.util.spec_from_file_location("publish", ROOT / "benchmarks" / "publish.py")
     assert spec is not None and spec.loader is not None
@@ -162,7 +165,7 @@ def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
 def test_python_of_the_readme(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (source,) = (block for block in blocks("python") if "semisup.run" in block)
+    (source,) = (block for block in blocks("python") if 'run("digits/quickstart"' in block)
     stages = load_recipe("digits/quickstart").stages
     short = [f"stages.{name}.steps=2" if stage.steps else f"stages.{name}.epochs=0.1" for name, stage in stages.items()]
     words = ", ".join(map(repr, ["seed=1", "tracking.mlflow=false", *short]))
@@ -175,6 +178,15 @@ def test_python_of_the_readme(
     probabilities = names["predictor"].predict(names["images"])
     assert shown.endswith(f"{names['predictor'].classes} {probabilities}\n"), "the array takes several lines"
     assert probabilities.shape == (4, 10) and np.allclose(probabilities.sum(1), 1, atol=1e-5)
+
+
+def test_python_of_its_own_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for source in re.findall(r"^```python\n(.*?)^```$", TEXT["python.md"], re.DOTALL | re.M):
+        exec(source, names)  # noqa: S102 - the page's own code
+    assert names["result"].final.metrics["test/accuracy"] > 0.1
+    assert names["classifier"].classes_.tolist() == list(range(10))
 
 
 def test_method_works() -> None:
@@ -197,3 +209,13 @@ def test_method_works() -> None:
     torch.testing.assert_close(
         update.loss.detach(), (update.log["supervised"] + 0.5 * update.log["unlabeled"]).detach()
     )
+
+
+def test_a_committed_suite_is_made_again_from_its_runs(tmp_path: Path) -> None:
+    kept = ROOT / "benchmarks" / "results" / "digits-quickstart-draws"
+    for name in ("runs.csv", "suite.json"):
+        shutil.copy(kept / name, tmp_path / name)
+    rewrite_results(tmp_path)
+    for name in ("runs.csv", "suite.json", "leaderboard.md"):
+        assert (tmp_path / name).read_bytes() == (kept / name).read_bytes(), name
+    assert {path.name for path in tmp_path.iterdir()} == set(RESULTS)

@@ -131,6 +131,7 @@ def predict(
     tta: Annotated[str | None, typer.Option(help="mirror: the mean over each image and its mirror image.")] = None,
     abstain: Annotated[float, typer.Option(min=0, max=1, help="Name no class below this confidence.")] = 0.0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Exit with 0 although files were unreadable.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Probabilities of the network itself, not calibrated.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; default: one per core.")] = None,
 ) -> None:
@@ -148,7 +149,7 @@ def predict(
     from semisup.data.watch import watching
     from semisup.pipeline.predict import PredictOptions, predict_files
 
-    options = PredictOptions(device, top, probabilities, embed, tta == "mirror", abstain, workers)
+    options = PredictOptions(device, top, probabilities, embed, tta == "mirror", abstain, workers, raw)
     watch = watching(Console(stderr=True), announce=False)
     done = predict_files(model, images, out, options, watch)
     for note in done.notes:

@@ -95,7 +95,7 @@ def show(
     images: Annotated[int, typer.Option(min=1, max=64, help="How many images.")] = 8,
     stage: Annotated[str | None, typer.Option(help="Only this stage; default: all that train.")] = None,
 ) -> None:
-    """Draw what training sees: each view (weak, strong, ...) of some images beside them; print the label budget."""
+    """Draw what training sees: each view (weak, strong, ...) of some images next to them; print the label budget."""
     with saying_how_to_go_on():
         from semisup.config import read_recipe
 

@@ -31,7 +31,7 @@ def launch(processes: int) -> None:
     # Its reports of failed processes come after what the process itself has said.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    config: Any = LaunchConfig(  # type: ignore[no-untyped-call]
+    config: Any = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=processes,

@@ -177,13 +177,16 @@ def read_overrides(overrides: Sequence[str], problems: list[str]) -> dict[str, A
 
 
 def _spell_out(raw: Any) -> dict[str, Any]:
-    """Write the short forms in full, so that an override can reach into them: `init: pretrain`, `teacher: a`."""
+    """Write the short forms in full, so that an override can reach into them: `init: pretrain`, `freeze: true`."""
     stages = raw.get("stages")
     for stage in stages.values() if isinstance(stages, dict) else ():
         if isinstance(stage, dict) and isinstance(stage.get("init"), str):
             stage["init"] = {"from": stage["init"]}
         if isinstance(stage, dict) and isinstance(stage.get("teacher"), str):
             stage["teacher"] = [stage["teacher"]]
+        for key in ("freeze", "lora"):
+            if isinstance(stage, dict) and isinstance(stage.get(key), bool):
+                stage[key] = {} if stage[key] else None
     return dict(raw)
 
 

@@ -145,7 +145,7 @@ class PreparedFolder:
 def prepare_folder(config: DataConfig, *, workers: int | None = None, watch: Watch = unwatched) -> PreparedFolder:
     """List the files and bring their store up to date.
 
-    The store lies in `data.cache` or `~/.cache/semisup/folders`, never beside the images: those may be read-only,
+    The store lies in `data.cache` or `~/.cache/semisup/folders`, never next to the images: those may be read-only,
     shared, or backed up. Its name has the root's and a hash of its place.
 
     Args:

@@ -43,7 +43,7 @@ def read_npz(path: Path, unlabeled: Collection[str] = UNLABELED) -> ImageData:
 
     Args:
         path: of the file.
-        unlabeled: texts that stand for no label, beside the empty one.
+        unlabeled: texts that stand for no label, besides the empty one.
 
     Raises:
         SemisupError: one message with every problem of the file.

@@ -93,7 +93,7 @@ class Store:
         folder: where it lies.
         path: its array.
         records: one per file, in the order of the listing; the readable ones are the rows of the array.
-        statistics: mean and deviation per channel of the training images, as `channel_statistics` has them.
+        statistics: mean and std per channel of the training images, as `channel_statistics` has them.
         decoded: files that were decoded just now; the others were in the store already.
     """
 

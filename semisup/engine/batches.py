@@ -156,15 +156,15 @@ class Batches:
         views, trace = {}, None
         shared: Tensor | None = None
         for name, policy in policies.items():
-            draws = generator(*self.key, part, name, step)
+            rng = generator(*self.key, part, name, step)
             if isinstance(policy, HostFirst):
-                images, policy = self._sent(policy.host(read, draws)), policy.then
+                images, policy = self._sent(policy.host(read, rng)), policy.then
             else:
                 images = shared = self._sent(read) if shared is None else shared
             if isinstance(policy, Probe):
-                view, trace = policy.probe(images, draws)
+                view, trace = policy.probe(images, rng)
             else:
-                view = policy(images, draws)
+                view = policy(images, rng)
             views[name] = self.normalize(view)
         return views, trace
 

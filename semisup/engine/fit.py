@@ -75,9 +75,7 @@ def fit(method: Method, batches: BatchSource, settings: FitSettings, observers: 
         while not (stopped := ranks.any_rank(interrupted.is_set())) and not run.done:
             reports = run.reports
             run.prepare()
-            with ranks.step_together():
-                batch = batches(run.step)
-            for update in run.updates(batch):
+            for update in run.updates(batches):
                 for observer in observers:
                     run.window.add(run.step, observer.measures(run, update), may_be_nan=True)
             run.finish_step()
@@ -92,7 +90,7 @@ def fit(method: Method, batches: BatchSource, settings: FitSettings, observers: 
                 observer.stops(run)
             raise Stopped
     seconds = run.seconds
-    rate = run.step * batches.images_per_step / seconds if seconds > 0 else float("nan")
+    rate = run.step * settings.accumulate * batches.images_per_step / seconds if seconds > 0 else float("nan")
     return FitResult(run.ema, seconds, rate, resumed_from, run.terms)
 
 

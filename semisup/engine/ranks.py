@@ -53,7 +53,7 @@ class LostRankError(SemisupError):
 class _Process:
     """What belongs to this process, beside torch's default group."""
 
-    words: dist.ProcessGroup | None = None
+    words: Any = None
     """For what the hosts tell each other, whatever device they compute on."""
     at_one_step = False
     """Whether all ranks are at one and the same training step."""

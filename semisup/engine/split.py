@@ -112,7 +112,7 @@ class _Own(torch.autograd.Function):
         return rows[ranks.own_rows(len(rows))]
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> Tensor:
         return ranks.whole(slope, ctx.count) / ranks.size()
 
@@ -126,7 +126,7 @@ class _Whole(torch.autograd.Function):
         return ranks.whole(part, count)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
         return slope[ranks.own_rows(ctx.count)] * ranks.size(), None
 
@@ -145,7 +145,7 @@ def _drop(original: Callable[[nn.Module, Tensor], Tensor], layer: nn.Module, x: 
     return x * original(layer, ones)[ranks.own_rows(_Forward.rows)]
 
 
-def _normalize(original: Callable[[nn.Module, Tensor], Tensor], layer: _BatchNorm, x: Tensor) -> Tensor:
+def _normalize(original: Callable[[_BatchNorm, Tensor], Tensor], layer: _BatchNorm, x: Tensor) -> Tensor:
     """BatchNorm by the statistics of the rows of all ranks; running statistics as `_BatchNorm.forward` moves them."""
     if _Forward.rows is None or not (layer.training or layer.running_mean is None):
         return original(layer, x)
@@ -191,7 +191,7 @@ class _Normalized(torch.autograd.Function):
         return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, var = ctx.saved_tensors
         scale = (var + ctx.eps).rsqrt()

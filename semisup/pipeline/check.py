@@ -27,13 +27,13 @@ def check_method(given: Any, at: str = "") -> list[str]:
     return check_named(given, "name", METHODS, "method", at)
 
 
-def load_checked(ref: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe; where something is wrong with it, look for everything else that is wrong too.
+def load_checked(ref: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, from a file or a mapping; where something is wrong with it, look for all else that is wrong.
 
     Raises:
         SemisupError: one message with every mistake: keys, types, ranges, names, options, references, missing data.
     """
-    return complete(read_recipe(ref, overrides))
+    return complete(Reading(ref, overrides) if isinstance(ref, Mapping) else read_recipe(ref, overrides))
 
 
 def complete(reading: Reading) -> Recipe:

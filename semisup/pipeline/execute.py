@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from semisup.engine import CollapseError, NonFiniteLossError, keep_memory, ranks, release_memory
+from semisup.engine.deterministic import deterministic
 from semisup.errors import SemisupError
 from semisup.files import LOCK, locked
 from semisup.pipeline.plan import Plan, StagePlan
@@ -16,7 +17,7 @@ from semisup.stages.training import help_to_train
 __all__ = ["LOCK", "STORE", "execute", "help_to_execute", "locked"]
 
 STORE = ".semisup/stages"
-"""Finished and unfinished stages by fingerprint, beside the output folders: every run below one folder shares it."""
+"""Finished and unfinished stages by fingerprint, next to the output folders: every run below one folder shares it."""
 ALONE, TOGETHER, DONE = range(3)
 """What rank 0 tells of a stage: it needs no help, it does, it is finished."""
 
@@ -50,7 +51,8 @@ def execute(
     keep_memory()
     context = _context(plan, stage, home, finished, on_log)
     try:
-        artifact, resumed_from = kind_of(stage.config.kind).run(context)
+        with deterministic(plan.recipe.deterministic):
+            artifact, resumed_from = kind_of(stage.config.kind).run(context)
     except (NonFiniteLossError, CollapseError) as error:
         raise type(error)(f"stages.{stage.name}: {error}") from error
     release_memory(plan.device)
@@ -66,7 +68,8 @@ def help_to_execute(plan: Plan, stage: StagePlan, home: Path, finished: Mapping[
     """
     if ranks.hear() == TOGETHER:
         keep_memory()
-        help_to_train(_context(plan, stage, home, finished))
+        with deterministic(plan.recipe.deterministic):
+            help_to_train(_context(plan, stage, home, finished))
         release_memory(plan.device)
     ranks.hear()
     artifact = read_artifact(home)

@@ -93,7 +93,7 @@ def _repeat(rows: Tensor, goal: int, generator: torch.Generator) -> Tensor:
 
 
 def save_targets(context: StageContext, pool: Tensor, targets: Tensor, started: float, images: int) -> Artifact:
-    """Write the pseudo-labels of a stage, judged by the hidden labels, and finish it.
+    """Write the pseudo-labels of a stage, compared with the hidden labels, and finish it.
 
     Args:
         context: of the stage.

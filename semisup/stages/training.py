@@ -65,6 +65,7 @@ from semisup.stages.predictor import load_network, read_network, save_predictor
 from semisup.stages.refresh import refresh, refreshes
 from semisup.stages.requirements import names_of, require_classifier, require_labels
 from semisup.stages.targets import training_images
+from semisup.stages.tuning import check_tuning, frozen_until, merge, tune, tuning_note
 from semisup.stages.views import check_views, following_background, stage_backend, stage_batches
 
 __all__ = ["fit_stage", "help_to_train", "plan_training", "train"]
@@ -99,6 +100,9 @@ def plan_training(
     if labeled:
         require_labels(whole, "method", stage.method["name"])
     steps = _steps(stage, len(data.x_train), len(whole.budget.index), reads_unlabeled=bool(unlabeled))
+    parameters, described = count_parameters(method.predictor()), network_of(method, spec)
+    check_tuning(name, method, stage, steps, pretrained=stage.init is not None or weights is not None)
+    tune(method, stage, name)
     # As resolved, for all that follows: what is used, not "auto".
     resolved = {
         "augment": {**following_background(stage, method.views, data.background), "backend": backend},
@@ -110,11 +114,13 @@ def plan_training(
         inputs=needed,
         reads_labels=method.trains == "classifier",
         steps=steps,
-        images_per_step=(stage.batch.labeled if labeled else 0) + (stage.batch.unlabeled if unlabeled else 0),
-        parameters=count_parameters(method.predictor()),
-        network=network_of(method, spec),
+        images_per_step=stage.gradient_accumulation
+        * ((stage.batch.labeled if labeled else 0) + (stage.batch.unlabeled if unlabeled else 0)),
+        parameters=parameters,
+        network=described,
         loaded=loaded,
         weights=weights,
+        tuning=tuning_note(method, stage, steps),
         views=method.views,
         method=method,
     )
@@ -160,7 +166,7 @@ def _steps(stage: TrainConfig, images: int, labels: int, *, reads_unlabeled: boo
         return stage.steps
     images = min(images, stage.batch.pool or images)
     epoch = images / stage.batch.unlabeled if reads_unlabeled else labels / stage.batch.labeled
-    return max(1, math.ceil((stage.epochs or 0) * epoch))
+    return max(1, math.ceil((stage.epochs or 0) * epoch / stage.gradient_accumulation))
 
 
 def _start(context: StageContext) -> tuple[Method, WeightsReport | None]:
@@ -186,6 +192,7 @@ def _start(context: StageContext) -> tuple[Method, WeightsReport | None]:
     if init is not None:
         path = Path(str(init.weights)) if source is None else source / "model.safetensors"
         report = load_initial_weights(method, init, path, context.data.classes)
+    tune(method, stage, f"{init_seed}/{context.name}")
     method = method.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if context.recipe.compile:
         compile_backbones(method)
@@ -223,6 +230,8 @@ def _settings(context: StageContext) -> FitSettings:
         precision=context.precision,
         ema=stage_decay(stage.ema, context.steps),
         key=(recipe.seed, context.name),
+        frozen_until=frozen_until(stage, context.steps),
+        accumulate=stage.gradient_accumulation,
         log_every=recipe.log_every,
     )
 
@@ -263,6 +272,20 @@ def help_to_train(context: StageContext) -> None:
     fit(method, _batches(context, method), _settings(context))
 
 
+def _data_note(context: StageContext) -> dict[str, Any]:
+    """Return what a stage's record says of the images and labels that it was given."""
+    data, budget = context.data, context.budget
+    return {
+        "source": data.name,
+        "hash": data.hash,
+        "split_hash": budget.hash,
+        "images": len(data.x_train),
+        "labels": len(budget.index),
+        "validation": len(data.validation(budget.validation)[1]),
+        "test": len(data.x_test),
+    }
+
+
 def train(context: StageContext) -> tuple[Artifact, int | None]:
     """Run a training stage in its folder; resumes from the checkpoint there, if any.
 
@@ -278,22 +301,26 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
     raw = method.predictor()
     predictor = raw if result.ema is None else result.ema.module
     started = time.perf_counter()
+    merge(stage, method, predictor)
     if stage.refresh_batchnorm:
         with uncompiled(recipe.compile):
             refresh(context, method, predictor)
-    assert context.network is not None
-    files = save_predictor(context.folder, predictor, context.network, context.statistics, data.classes)
     metrics: dict[str, Any] = {f"train/{name}": value for name, value in result.log.items()}
+    temperature = 1.0
     with uncompiled(recipe.compile):
         if method.trains == "classifier":
-            metrics |= evaluate_classifier(context, predictor, raw)
-            files += ["confusion.png"] if len(data.x_test) else []
+            judged, temperature, files = evaluate_classifier(context, predictor, raw)
+            metrics |= judged
             metrics |= {} if looks is None else oracle_metrics(context.folder / CURVE)
             if method.views.unlabeled:
                 metrics |= unlabeled_quality(context, predictor, float(getattr(method, "threshold", 0.95)))
         else:
             metrics |= evaluate_encoder(context, predictor)
-            files += encoder_figures(context, method, predictor, batches)
+            files = encoder_figures(context, method, predictor, batches)
+    assert context.network is not None
+    files += save_predictor(
+        context.folder, predictor, context.network, context.statistics, data.classes, temperature=temperature
+    )
     np.save(context.folder / "example.npy", take(data.x_train, slice(2)))
     files.append("example.npy")
     artifact = finish(
@@ -310,6 +337,8 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
             "parameters": count_parameters(predictor),
             "loaded": None if report is None else str(report),
             "weights": None if stage.init is not None else weights_note(context.network.spec),
+            "data": _data_note(context),
+            "settings": stage.model_dump(exclude_defaults=True, by_alias=True, mode="json"),
             "metrics": metrics,
         },
     )

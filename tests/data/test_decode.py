@@ -288,7 +288,7 @@ def test_a_decompression_bomb_is_refused_unread(tmp_path: Path) -> None:
 
 def test_damaged_bytes_never_escape(tmp_path: Path) -> None:
     """Whatever a flipped byte does to a reader, the answer is an image or a BadImageError."""
-    draws = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     exif = Image.Exif()
     exif[0x0112] = 6
     path, bad = tmp_path / "a", 0
@@ -297,8 +297,8 @@ def test_damaged_bytes_never_escape(tmp_path: Path) -> None:
         whole = path.read_bytes()
         for _ in range(60):
             torn = bytearray(whole)
-            for at in draws.integers(0, min(len(whole), 200), 3):
-                torn[at] = draws.integers(256)
+            for at in rng.integers(0, min(len(whole), 200), 3):
+                torn[at] = rng.integers(256)
             path.write_bytes(torn)
             try:
                 assert decode(path, 8, 3).shape == (8, 8, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -14,7 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-torch.set_num_threads(1)
+from semisup.augment import Normalize, build_policy
+from semisup.config import OptimizerConfig, ScheduleConfig
+from semisup.engine import Batches, Checkpoints, FitSettings, TrainingImages, fit, ranks
+from semisup.engine.observers import Observer
+from semisup.engine.training import Training
+from semisup.errors import SemisupError
+from semisup.methods import Update
+from tests.contract.contract_settings import CASES, Source, train
 
 
 def in_doubles() -> None:
@@ -22,17 +30,6 @@ def in_doubles() -> None:
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
     torch.float32 = torch.float64  # type: ignore[misc]
-
-
-in_doubles()
-
-from semisup.augment import Normalize, build_policy
-from semisup.engine import Batches, Checkpoints, TrainingImages, ranks
-from semisup.engine.observers import Observer
-from semisup.engine.training import Training
-from semisup.errors import SemisupError
-from semisup.methods import Update
-from tests.contract.contract_settings import CASES, Source, train
 
 
 def weights(name: str, steps: int) -> dict[str, Tensor]:
@@ -99,16 +96,14 @@ class Dies(Observer):
 
 
 def resumed(folder: Path) -> dict[str, float]:
-    """How a run that was ended after six of nine steps differs from one that was not, resumed by two ranks and by one."""
+    """How far a run that was ended in its midst and resumed, by two ranks and by one, is from one that was not."""
     with ranks.joined():
         whole = weights("fixmatch-aligned", 9)
         for path in ("two.pt", "one.pt"):
             method = CASES["fixmatch-aligned"].build()
             checkpoint = [Checkpoints(folder / path, seconds=0)] if ranks.rank() == 0 else []
-            try:
+            with contextlib.suppress(KeyboardInterrupt):
                 fit_case(method, 9, [Dies(6), *checkpoint])
-            except KeyboardInterrupt:
-                pass
         again = CASES["fixmatch-aligned"].build(seed=1 + ranks.rank())  # what is not in the checkpoint would show
         fit_case(again, 9, [Checkpoints(folder / "two.pt")] if ranks.rank() == 0 else [])
     alone = CASES["fixmatch-aligned"].build(seed=3)
@@ -124,9 +119,6 @@ def ranks_number() -> int:
 
 
 def fit_case(method: Any, steps: int, observers: list[Observer]) -> None:
-    from semisup.config import OptimizerConfig, ScheduleConfig
-    from semisup.engine import FitSettings, fit
-
     settings = FitSettings(
         steps=steps,
         optimizer=OptimizerConfig(name="sgd", lr=0.05, weight_decay=5e-4),
@@ -160,6 +152,8 @@ JOBS: dict[str, Callable[[dict[str, Any], Path], Any]] = {
 def main() -> None:
     """Do the jobs of a file, and write what comes of them."""
     warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    in_doubles()
     folder = Path(sys.argv[1])
     jobs = json.loads((folder / "jobs.json").read_text())
     found = {}

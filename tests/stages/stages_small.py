@@ -72,7 +72,7 @@ def run_stages(
     finished: dict[str, Artifact] = {}
     for stage in plan.stages:
         home = folder / stage.name
-        home.mkdir(parents=True)
+        home.mkdir(parents=True, exist_ok=True)
         context = StageContext(
             name=stage.name,
             config=stage.config,

@@ -97,7 +97,7 @@ def test_head_layer_keeps_exactly_these_projection_layers(head_layer: int, kept:
                 "pretrain": train_stage("simclr"),
                 "next": train_stage("distill", stage={"teacher": "pretrain"}),
             },
-            "stages.next.teacher: 'pretrain' trains an encoder and cannot answer; fine-tune it first",
+            "stages.next.teacher: 'pretrain' trains an encoder and cannot predict; fine-tune it first",
         ),
         (
             {"pretrain": train_stage("simclr"), "next": {"kind": "relabel", "teacher": "pretrain"}},

@@ -122,7 +122,7 @@ class EntryConfig(Settings):
     recipe: str | None = None
     """A recipe, shipped or a file; the suite's data, network, budgets and seeds take the place of its own."""
     stage: str | None = None
-    """Of a recipe or of `stages`, the stage to judge; null: the last. Stages that it does not need are not run."""
+    """Of a recipe or of `stages`, the stage to evaluate; null: the last. Stages that it does not need are not run."""
     overrides: list[str] = []
     """Changes to the recipe's file, each key=value as on the command line of `semisup run`."""
     train: dict[str, Any] = {}
@@ -140,12 +140,12 @@ class EntryConfig(Settings):
 
 
 class SearchConfig(Settings):
-    """Random search: the same number of trials for every entry, judged by validation labels out of the budget."""
+    """Random search: the same number of trials for every entry, compared by validation labels out of the budget."""
 
     trials: Annotated[int, Range(2, 10_000)] = 4
     """Combinations tried for every entry, budget and draw, >= 2."""
     validation: Annotated[float, Range(0.01, 0.5)] = 0.25
-    """Part of the budget's labels of every class that judges the trials; the final run trains on all of them."""
+    """Part of the budget's labels of every class that compares the trials; the final run trains on all of them."""
 
 
 class Suite(Settings):

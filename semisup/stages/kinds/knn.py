@@ -110,17 +110,17 @@ def run(context: StageContext) -> tuple[Artifact, None]:
         labels = torch.from_numpy(data.y_train[index]).to(bank.device)
         seconds = time.perf_counter() - started
 
-        def answers(batches: Iterator[Tensor]) -> Tensor:
+        def predict(batches: Iterator[Tensor]) -> Tensor:
             queries = predict_logits(network, batches)
             votes = knn_predict(bank, labels, queries, num_classes=data.num_classes, k=k, temperature=config.tau)
             votes = votes.double()
             return (votes / votes.sum(1, keepdim=True)).clamp(min=1e-12).log().cpu()
 
         if every_label and len(data.x_test):
-            guesses = answers(context.clean_batches(data.x_test)).argmax(1)
+            guesses = predict(context.clean_batches(data.x_test)).argmax(1)
             metrics["knn/accuracy"] = float((guesses == torch.from_numpy(data.y_test)).double().mean())
         elif not every_label:
-            metrics |= evaluate_validation(context, answers)
+            metrics |= evaluate_validation(context, predict)
             if len(data.x_test):
-                metrics |= evaluate_test(context, answers(context.clean_batches(data.x_test)))
+                metrics |= evaluate_test(context, predict(context.clean_batches(data.x_test)))
     return finish_evaluated(context, network, [], started, seconds, len(index), metrics), None

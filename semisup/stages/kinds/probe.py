@@ -70,8 +70,8 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
 def run(context: StageContext) -> tuple[Artifact, None]:
     """Run a probe stage: logistic regression on the frozen features of the budget's images.
 
-    Nothing but the budget's labels decides about it, regularization included. `test/...` judge the last layer, which is
-    what a classifier's head would see: never the layer that does best on test. `cv_accuracy` is what the labels
+    Nothing but the budget's labels decides about it, regularization included. `test/...` are of the last layer, which
+    is what a classifier's head would see: never the layer that does best on test. `cv_accuracy` is what the labels
     themselves say of each layer. The features of the labeled images stay in `features.safetensors`.
     """
     import torch
@@ -104,11 +104,11 @@ def run(context: StageContext) -> tuple[Artifact, None]:
         if len(data.x_test):
             test = layers.split(features_of_images(context, str(config.of), layers, "test").cpu())
             y_test = torch.from_numpy(data.y_test)
-            answers = {name: each.logits(test[name], data.num_classes) for name, each in probes.items()}
-            metrics |= evaluate_test(context, answers[last])
+            logits = {name: each.logits(test[name], data.num_classes) for name, each in probes.items()}
+            metrics |= evaluate_test(context, logits[last])
             for name in probes if config.layers else ():
                 metrics |= _of_probe(name, probes[name])
-                metrics[f"{name}/accuracy"] = float((answers[name].argmax(1) == y_test).double().mean())
+                metrics[f"{name}/accuracy"] = float((logits[name].argmax(1) == y_test).double().mean())
     return finish_evaluated(context, network, ["features.safetensors"], started, seconds, len(labels), metrics), None
 
 
