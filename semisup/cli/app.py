@@ -9,6 +9,7 @@ import typer
 
 from semisup._version import __version__
 from semisup.cli.data import data
+from semisup.cli.init import init
 from semisup.cli.launch import PROCESSES_HELP, launch, one_of_several
 from semisup.cli.lists import methods, recipe_names, recipes, schema, suite_names
 from semisup.cli.stop import GRACE_HELP, NO_LOCK_HELP, go_without_locks, saying_how_to_go_on
@@ -113,6 +114,7 @@ def bench(
         run_suite(suite, overrides or [], out=out, dry_run=dry_run, scheduler=scheduler, workers=workers)
 
 
+app.command()(init)
 app.command()(methods)
 app.command()(recipes)
 app.command()(schema)

@@ -69,7 +69,7 @@ def evaluate_classifier(
 
 
 def calibrated(context: StageContext, predictor: nn.Module) -> tuple[dict[str, Any], float, list[str]]:
-    """Validation metrics and the temperature that the validation labels give, see `fit_temperature`.
+    """Return validation metrics and the temperature that the validation labels give, see `fit_temperature`.
 
     Those labels trained nothing. Without them nothing honest is left: of the images whose labels the network was
     trained on it is always too sure, and whatever is fitted on features that were trained on those labels is, too. The
