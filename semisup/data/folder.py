@@ -149,7 +149,7 @@ def prepare_folder(config: DataConfig, *, workers: int | None = None, watch: Wat
     shared, or backed up. Its name has the root's and a hash of its place.
 
     Args:
-        config: `path`, `csv`, `size`, `channels` and `cache` are read.
+        config: `path`, `csv`, `size`, `fit`, `channels` and `cache` are read.
         workers: processes that decode; None: one per core.
         watch: shows progress.
 
@@ -171,8 +171,8 @@ def prepare_folder(config: DataConfig, *, workers: int | None = None, watch: Wat
     place = f"{root.resolve()}\n{'' if table is None else table.resolve()}"
     key = hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()[:12]
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", root.resolve().name)[:60]
-    folder = cache / f"{name}-{key}-{config.size}x{channels}"
-    store = prepare(root, listing.entries, config.size, channels, folder, workers=workers, watch=watch)
+    folder = cache / f"{name}-{key}-{config.size}x{channels}{'' if config.fit == 'crop' else f'-{config.fit}'}"
+    store = prepare(root, listing.entries, config.size, channels, folder, fit=config.fit, workers=workers, watch=watch)
     labels = {(entry.part, entry.path): entry.label for entry in listing.entries}
     items = [Item(r.path, r.part, labels[r.part, r.path], r.hash) for r in store.records if r.hash is not None]
     found = find_duplicates(items, drop_leaks=config.drop_leaks)

@@ -184,7 +184,7 @@ def _run_stage(
                     path.unlink()
         log.stage_start(
             stage.name,
-            stage.config.model_dump() | {"parameters": stage.parameters, "steps": stage.steps},
+            stage.config.model_dump() | _described(stage),
             {"fingerprint": stage.fingerprint, "data_hash": plan.data.hash, "split_hash": plan.budget.hash},
         )
         if read_artifact(home) is not None:
@@ -196,6 +196,12 @@ def _run_stage(
                 log.metrics(stage.name, step, values)
 
             return execute(plan, stage, home, finished, on_log)
+
+
+def _described(stage: StagePlan) -> dict[str, object]:
+    """Return what the tracker is told of a planned stage besides its settings."""
+    said = {"pretrained_weights": stage.weights, "trained": stage.tuning}
+    return {"parameters": stage.parameters, "steps": stage.steps} | {k: v for k, v in said.items() if v is not None}
 
 
 @contextmanager

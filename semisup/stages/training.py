@@ -319,7 +319,13 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
             files = encoder_figures(context, method, predictor, batches)
     assert context.network is not None
     files += save_predictor(
-        context.folder, predictor, context.network, context.statistics, data.classes, temperature=temperature
+        context.folder,
+        predictor,
+        context.network,
+        context.statistics,
+        data.classes,
+        temperature=temperature,
+        fit=recipe.data.fit,
     )
     np.save(context.folder / "example.npy", take(data.x_train, slice(2)))
     files.append("example.npy")
