@@ -49,7 +49,7 @@ def test_every_backbone_is_exported(model: dict[str, Any], channels: int, tmp_pa
     assert np.allclose(probs, predictor.predict_proba(images), atol=1e-4)
     assert np.allclose(embeddings, predictor.embed(images), rtol=1e-4, atol=1e-4)
     quantized = programs.quantize(file, small_data(channels=channels).x_train, {}, tmp_path / "q.onnx")
-    assert np.abs(quantized(images)[0] - probs).max() < 0.2
+    assert np.abs(quantized(images)[0] - probs).max() < 0.4  # of networks that two steps have trained
     assert [node.op_type for node in onnx.load(tmp_path / "q.onnx").graph.node].count("QuantizeLinear") > 2
 
 
