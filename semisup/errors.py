@@ -5,11 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["SemisupError", "first_line", "nearest", "raise_all"]
+__all__ = ["SaidElsewhereError", "SemisupError", "first_line", "nearest", "raise_all"]
 
 
 class SemisupError(ValueError):
     """A mistake the user can mend: the message names the key or file, the rule and the value."""
+
+
+class SaidElsewhereError(SemisupError):
+    """A mistake that another process of the same run tells the person."""
 
 
 def first_line(error: BaseException) -> str:

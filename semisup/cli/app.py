@@ -9,11 +9,14 @@ import typer
 
 from semisup._version import __version__
 from semisup.cli.data import data
+from semisup.cli.export import export
 from semisup.cli.init import init
+from semisup.cli.label import label
+from semisup.cli.launch import PROCESSES_HELP, launch, one_of_several
 from semisup.cli.lists import methods, recipe_names, recipes, schema, suite_names
 from semisup.cli.stop import GRACE_HELP, NO_LOCK_HELP, go_without_locks, saying_how_to_go_on
 from semisup.cli.terminal import print_anything
-from semisup.errors import SemisupError
+from semisup.errors import SaidElsewhereError, SemisupError
 from semisup.signals import GRACE
 
 __all__ = ["main"]
@@ -52,6 +55,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Folder of the results; default runs/<recipe name>.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, train nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run every stage again, finished ones too.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help=PROCESSES_HELP)] = 1,
     grace: Annotated[float, typer.Option(min=0, help=GRACE_HELP)] = GRACE,
     no_lock: Annotated[bool, typer.Option("--no-lock", help=NO_LOCK_HELP)] = False,
 ) -> None:
@@ -61,6 +65,8 @@ def run(
         from semisup.config import read_recipe
 
         reading = read_recipe(recipe, overrides or [])  # before torch is imported: what cannot be read is told at once
+        if processes > 1 and not one_of_several():
+            launch(processes)
         from semisup.pipeline import run as run_recipe
         from semisup.pipeline.check import complete
 
@@ -110,6 +116,7 @@ def bench(
         run_suite(suite, overrides or [], out=out, dry_run=dry_run, scheduler=scheduler, workers=workers)
 
 
+app.command()(label)
 app.command()(init)
 app.command()(methods)
 app.command()(recipes)
@@ -188,23 +195,7 @@ def track(
     typer.echo(str(replay(folder, uri)))
 
 
-@app.command()
-def export(
-    stage: Annotated[Path, typer.Argument(help="Folder of a finished train stage, e.g. out/student.")],
-    file: Annotated[Path, typer.Argument(help="File to write: .safetensors.")],
-    to: Annotated[str, typer.Option(help="Whose names the weights get: torchvision or timm.")],
-) -> None:
-    """Write a stage's network under the names of another library, which loads them strictly."""
-    if to not in ("torchvision", "timm"):
-        raise SemisupError(f"--to must be torchvision or timm, not '{to}'")
-    if not (stage / "model.json").is_file():
-        raise SemisupError(f"{stage}: not a model folder (no model.json); name a finished stage's folder")
-    from semisup.stages.export import export_weights
-
-    done = export_weights(stage, "timm" if to == "timm" else "torchvision", file)
-    head = f"{done.classes} classes" if done.classes else "no head"
-    mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (done.mean, done.std))
-    typer.echo(f"{file}: {to}'s {done.model}, {head}; images of {done.size} px, mean {mean}, std {std}")
+app.command()(export)
 
 
 def main() -> None:
@@ -212,6 +203,8 @@ def main() -> None:
     print_anything()
     try:
         app(prog_name="semisup")
+    except SaidElsewhereError:
+        raise SystemExit(2) from None
     except SemisupError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
