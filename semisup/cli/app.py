@@ -61,7 +61,7 @@ def run(
 
         reading = read_recipe(recipe, overrides or [])  # before torch is imported: what cannot be read is told at once
         from semisup.pipeline import run as run_recipe
-        from semisup.pipeline.check import complete
+        from semisup.pipeline.plan import complete
 
         run_recipe(complete(reading), out=out, dry_run=dry_run, fresh=fresh)
 

@@ -19,10 +19,9 @@ from semisup.data.given import Given, write_given
 from semisup.data.watch import watching
 from semisup.errors import SemisupError, raise_all
 from semisup.files import write_atomically
-from semisup.pipeline.check import load_checked
 from semisup.pipeline.console import Reporter
 from semisup.pipeline.execute import LOCK, STORE, execute, locked
-from semisup.pipeline.plan import Plan, StagePlan, make_plan
+from semisup.pipeline.plan import Plan, StagePlan, load_checked, make_plan
 from semisup.pipeline.result import RunResult, StageResult
 from semisup.pipeline.timing import expected_seconds
 from semisup.records import RECORD
@@ -67,7 +66,7 @@ def run(
     """
     if isinstance(recipe, Recipe) and overrides:
         raise SemisupError("overrides: they are for a recipe's file or name; a loaded recipe is changed in Python")
-    loaded = recipe if isinstance(recipe, Recipe) else load_checked(recipe, overrides)
+    loaded = recipe if isinstance(recipe, Recipe) else load_checked(recipe, overrides, own=data is None)
     if loaded.threads is not None:
         torch.set_num_threads(loaded.threads)
     reporter = Reporter(quiet=quiet)
