@@ -6,7 +6,11 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+<<<<<<< HEAD
 __all__ = ["SemisupError", "collecting", "first_line", "nearest", "raise_all"]
+=======
+__all__ = ["SaidElsewhereError", "SemisupError", "first_line", "nearest", "raise_all"]
+>>>>>>> main
 
 
 class SemisupError(ValueError):
@@ -19,6 +23,10 @@ class SemisupError(ValueError):
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.problems = tuple(problems) or (message,)
+
+
+class SaidElsewhereError(SemisupError):
+    """A mistake that another process of the same run tells the person."""
 
 
 def first_line(error: BaseException) -> str:

@@ -9,10 +9,13 @@ import typer
 
 from semisup._version import __version__
 from semisup.cli.data import data
+from semisup.cli.init import init
+from semisup.cli.label import label
+from semisup.cli.launch import PROCESSES_HELP, launch, one_of_several
 from semisup.cli.lists import methods, recipe_names, recipes, schema, suite_names
 from semisup.cli.stop import GRACE_HELP, NO_LOCK_HELP, go_without_locks, saying_how_to_go_on
 from semisup.cli.terminal import print_anything
-from semisup.errors import SemisupError
+from semisup.errors import SaidElsewhereError, SemisupError
 from semisup.signals import GRACE
 
 __all__ = ["main"]
@@ -51,6 +54,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Folder of the results; default runs/<recipe name>.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, train nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run every stage again, finished ones too.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help=PROCESSES_HELP)] = 1,
     grace: Annotated[float, typer.Option(min=0, help=GRACE_HELP)] = GRACE,
     no_lock: Annotated[bool, typer.Option("--no-lock", help=NO_LOCK_HELP)] = False,
 ) -> None:
@@ -60,6 +64,8 @@ def run(
         from semisup.config import read_recipe
 
         reading = read_recipe(recipe, overrides or [])  # before torch is imported: what cannot be read is told at once
+        if processes > 1 and not one_of_several():
+            launch(processes)
         from semisup.pipeline import run as run_recipe
         from semisup.pipeline.plan import complete
 
@@ -109,6 +115,8 @@ def bench(
         run_suite(suite, overrides or [], out=out, dry_run=dry_run, scheduler=scheduler, workers=workers)
 
 
+app.command()(label)
+app.command()(init)
 app.command()(methods)
 app.command()(recipes)
 app.command()(schema)
@@ -192,6 +200,8 @@ def main() -> None:
     print_anything()
     try:
         app(prog_name="semisup")
+    except SaidElsewhereError:
+        raise SystemExit(2) from None
     except SemisupError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None

@@ -24,8 +24,9 @@ data = typer.Typer(
 @data.command()
 def prepare(
     root: Annotated[Path, typer.Argument(help="Folder of images.")],
-    size: Annotated[int, typer.Option(min=8, max=224, help="Side that the center squares are scaled to, pixels.")],
+    size: Annotated[int, typer.Option(min=8, max=518, help="Side that the squares are scaled to, pixels.")],
     csv: Annotated[Path | None, typer.Option(help="Table of path,label[,split] in place of the folders.")] = None,
+    fit: Annotated[str, typer.Option(help="How they become squares: crop, pad or stretch.")] = "crop",
     channels: Annotated[int, typer.Option(help="3 (color) or 1 (gray).")] = 3,
     cache: Annotated[Path | None, typer.Option(help="Where to keep it; default ~/.cache/semisup/folders.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
@@ -55,8 +56,11 @@ def prepare(
 
         if channels not in (1, 3):
             raise SemisupError(f"--channels: must be 1 (gray) or 3 (color), not {channels}")
+        if fit not in ("crop", "pad", "stretch"):
+            raise SemisupError(f"--fit: must be crop, pad or stretch, not {fit}")
         config = DataConfig(
             source="folder",
+            fit="pad" if fit == "pad" else "stretch" if fit == "stretch" else "crop",
             path=str(root),
             size=size,
             csv=None if csv is None else str(csv),

@@ -119,13 +119,16 @@ class DataConfig(Settings):
     path: NotEmpty | None = None
     """Of npz: the file; of folder: has labeled/<class>/..., unlabeled/..., val/<class>/..., test/<class>/... (the
     first is needed); other sources: the folder that has the files or gets them; null: the source's usual places."""
-    size: Annotated[int, Range(8, 224)] | None = None
-    """Side of the square images, pixels, 8 to 224; null: as they come. folder: the center square is scaled to it."""
+    size: Annotated[int, Range(8, 518)] | None = None
+    """Side of the square images, pixels, 8 to 518; null: as they come. folder: the center square is scaled to it."""
     flip: bool | None = None
     """May images be mirrored left to right; null: the source knows."""
     csv: NotEmpty | None = None
     """Source folder alone, as all keys below: a CSV in place of the folders: path (below data.path), label (empty:
     unlabeled), perhaps split (train, val, test)."""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """How images that are no squares become some: crop takes the center square; pad keeps all of the picture and its
+    proportions between two bands of its border's color; stretch keeps all of it and scales the sides apart."""
     channels: Literal[1, 3] | None = None
     """Of the images, 1: gray, 3: color; images of the other kind are converted; null: 3."""
     max_bad: Fraction = 0.01

@@ -28,7 +28,7 @@ _DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fa
 _FASHION = Download("FashionMNIST", "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", ("FashionMNIST",))
 _FASHION_CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
 _FASHION_CLASSES += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
-_FOLDER_KEYS = ("csv", "channels", "max_bad", "cache", "memory")
+_FOLDER_KEYS = ("csv", "fit", "channels", "max_bad", "cache", "memory")
 _OWN_KEYS = ("allow_leakage", "drop_leaks", "allow_conflicts", "unlabeled_values")
 _DIGITS_SPLIT_SEED = 1797  # of the fixed test set; never the recipe's seed, so that all runs share one test set
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from semisup.config import Input, TrainConfig
 from semisup.data import take
 from semisup.engine import (
+    Batches,
     BatchSource,
     Checkpoints,
     CollapseWatch,
@@ -67,7 +68,7 @@ from semisup.stages.targets import training_images
 from semisup.stages.tuning import check_tuning, frozen_until, merge, tune, tuning_note
 from semisup.stages.views import check_views, following_background, stage_backend, stage_batches
 
-__all__ = ["fit_stage", "plan_training", "train"]
+__all__ = ["fit_stage", "help_to_train", "plan_training", "train"]
 
 CHECKPOINT, CURVE = "checkpoint.pt", "oracle.json"
 """What a stage keeps in its folder only while it is unfinished."""
@@ -211,17 +212,25 @@ def _looks(context: StageContext, method: Method) -> int | None:
     return context.recipe.oracle_every if method.trains == "classifier" and len(context.data.x_test) else None
 
 
-def fit_stage(context: StageContext, method: Method, batches: BatchSource) -> FitResult:
-    """Train a stage's method as its recipe says, with its checkpoints and the oracle's curve in its folder."""
+def _batches(context: StageContext, method: Method) -> Batches:
+    stage = context.config
+    assert isinstance(stage, TrainConfig)
+    relabeled = context.inputs[stage.pseudo_labels] if stage.pseudo_labels is not None else None
+    return stage_batches(
+        stage,
+        method,
+        training_images(context.data, context.budget, relabeled, _pool(context, stage)),
+        flip=context.data.flip,
+        normalize=context.normalize(),
+        device=context.device,
+        key=(context.recipe.seed, context.name),
+    )
+
+
+def _settings(context: StageContext) -> FitSettings:
     stage, recipe = context.config, context.recipe
     assert isinstance(stage, TrainConfig)
-    look = oracle(context, context.folder / CURVE)
-
-    def as_written(step: int, predictor: nn.Module) -> None:
-        with uncompiled(recipe.compile):
-            look(step, predictor)
-
-    settings = FitSettings(
+    return FitSettings(
         steps=context.steps,
         optimizer=stage.optimizer,
         schedule=stage.schedule,
@@ -233,6 +242,18 @@ def fit_stage(context: StageContext, method: Method, batches: BatchSource) -> Fi
         accumulate=stage.gradient_accumulation,
         log_every=recipe.log_every,
     )
+
+
+def fit_stage(context: StageContext, method: Method, batches: BatchSource) -> FitResult:
+    """Train a stage's method as its recipe says, with its checkpoints and the oracle's curve in its folder."""
+    stage, recipe = context.config, context.recipe
+    assert isinstance(stage, TrainConfig)
+    look = oracle(context, context.folder / CURVE)
+
+    def as_written(step: int, predictor: nn.Module) -> None:
+        with uncompiled(recipe.compile):
+            look(step, predictor)
+
     observers: list[Observer] = [
         Log(context.on_log),
         Quality(quality_of_pseudo_labels(context)),
@@ -242,7 +263,7 @@ def fit_stage(context: StageContext, method: Method, batches: BatchSource) -> Fi
     if every is not None:
         observers.append(Looks(every, as_written))
     observers.append(Checkpoints(context.folder / CHECKPOINT, recipe.checkpoint_seconds))
-    return fit(method, batches, settings, observers)
+    return fit(method, batches, _settings(context), observers)
 
 
 def _pool(context: StageContext, stage: TrainConfig) -> Tensor | None:
@@ -251,6 +272,12 @@ def _pool(context: StageContext, stage: TrainConfig) -> Tensor | None:
     if size is None or size >= images:
         return None
     return torch.randperm(images, generator=generator(context.recipe.seed, context.name, "images"))[:size]
+
+
+def help_to_train(context: StageContext) -> None:
+    """Take this rank's part in a training stage that rank 0 runs by `train`; nothing is written."""
+    method, _ = _start(context)
+    fit(method, _batches(context, method), _settings(context))
 
 
 def _data_note(context: StageContext) -> dict[str, Any]:
@@ -276,16 +303,7 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
     stage, recipe, data = context.config, context.recipe, context.data
     assert isinstance(stage, TrainConfig)
     method, report = _start(context)
-    relabeled = context.inputs[stage.pseudo_labels] if stage.pseudo_labels is not None else None
-    batches = stage_batches(
-        stage,
-        method,
-        training_images(data, context.budget, relabeled, _pool(context, stage)),
-        flip=data.flip,
-        normalize=context.normalize(),
-        device=context.device,
-        key=(recipe.seed, context.name),
-    )
+    batches = _batches(context, method)
     looks = _looks(context, method)
     result = fit_stage(context, method, batches)
     raw = method.predictor()
@@ -309,7 +327,13 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
             files = encoder_figures(context, method, predictor, batches)
     assert context.network is not None
     files += save_predictor(
-        context.folder, predictor, context.network, context.statistics, data.classes, temperature=temperature
+        context.folder,
+        predictor,
+        context.network,
+        context.statistics,
+        data.classes,
+        temperature=temperature,
+        fit=recipe.data.fit,
     )
     np.save(context.folder / "example.npy", take(data.x_train, slice(2)))
     files.append("example.npy")
