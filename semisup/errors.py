@@ -6,11 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-<<<<<<< HEAD
-__all__ = ["SemisupError", "collecting", "first_line", "nearest", "raise_all"]
-=======
-__all__ = ["SaidElsewhereError", "SemisupError", "first_line", "nearest", "raise_all"]
->>>>>>> main
+__all__ = ["SaidElsewhereError", "SemisupError", "collecting", "first_line", "nearest", "raise_all"]
 
 
 class SemisupError(ValueError):
