@@ -9,6 +9,7 @@ import typer
 
 from semisup._version import __version__
 from semisup.cli.data import data
+from semisup.cli.export import export
 from semisup.cli.init import init
 from semisup.cli.label import label
 from semisup.cli.launch import PROCESSES_HELP, launch, one_of_several
@@ -176,23 +177,7 @@ def track(
     typer.echo(str(replay(folder, uri)))
 
 
-@app.command()
-def export(
-    stage: Annotated[Path, typer.Argument(help="Folder of a finished train stage, e.g. out/student.")],
-    file: Annotated[Path, typer.Argument(help="File to write: .safetensors.")],
-    to: Annotated[str, typer.Option(help="Whose names the weights get: torchvision or timm.")],
-) -> None:
-    """Write a stage's network under the names of another library, which loads them strictly."""
-    if to not in ("torchvision", "timm"):
-        raise SemisupError(f"--to must be torchvision or timm, not '{to}'")
-    if not (stage / "model.json").is_file():
-        raise SemisupError(f"{stage}: not a model folder (no model.json); name a finished stage's folder")
-    from semisup.stages.export import export_weights
-
-    done = export_weights(stage, "timm" if to == "timm" else "torchvision", file)
-    head = f"{done.classes} classes" if done.classes else "no head"
-    mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (done.mean, done.std))
-    typer.echo(f"{file}: {to}'s {done.model}, {head}; images of {done.size} px, mean {mean}, std {std}")
+app.command()(export)
 
 
 def main() -> None:
