@@ -16,7 +16,7 @@ sead: 3
 device: cuda:77
 precision: bf61
 threads: 0
-data: {source: npz, path: /nowhere/x.npz, labels: ten, size: 500}
+data: {source: npz, path: /nowhere/x.npz, labels: ten, size: 600}
 model: {name: cnnn}
 tracking: {mlflow: "yes"}
 stages:
@@ -42,7 +42,7 @@ threads: must be at least 1, not 0
 data.path: /nowhere/x.npz does not exist
 data.labels: must be 'all', a number of images (40), images per class ('4/class' or '4 per class') or a percentage \
 ('10%'), not 'ten'
-data.size: must be at most 224, not 500
+data.size: must be at most 518, not 600
 model.name: unknown model 'cnnn'; did you mean 'cnn'?
 tracking.mlflow: must be true or false, not 'yes'
 stages.one.method.treshold: unknown key; did you mean 'threshold'?
