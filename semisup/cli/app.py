@@ -68,7 +68,7 @@ def run(
         if processes > 1 and not one_of_several():
             launch(processes)
         from semisup.pipeline import run as run_recipe
-        from semisup.pipeline.check import complete
+        from semisup.pipeline.plan import complete
 
         run_recipe(complete(reading), out=out, dry_run=dry_run, fresh=fresh)
 

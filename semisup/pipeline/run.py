@@ -20,11 +20,10 @@ from semisup.data.watch import watching
 from semisup.engine import ranks
 from semisup.errors import SemisupError, raise_all
 from semisup.files import write_atomically
-from semisup.pipeline.check import load_checked
 from semisup.pipeline.console import Reporter
 from semisup.pipeline.execute import LOCK, STORE, execute, locked
 from semisup.pipeline.page import PAGE, write_page
-from semisup.pipeline.plan import Plan, StagePlan, make_plan
+from semisup.pipeline.plan import Plan, StagePlan, load_checked, make_plan
 from semisup.pipeline.result import RunResult, StageResult
 from semisup.pipeline.several import help_to_run, not_shared
 from semisup.pipeline.timing import expected_seconds
@@ -74,7 +73,7 @@ def run(
         raise SemisupError("overrides: they are for a recipe's file or name; a loaded recipe is changed in Python")
     with ranks.joined():
         with ranks.agreeing():
-            loaded = recipe if isinstance(recipe, Recipe) else load_checked(recipe, overrides)
+            loaded = recipe if isinstance(recipe, Recipe) else load_checked(recipe, overrides, own=data is None)
             raise_all(not_shared(loaded), f"{ranks.size()} processes")
         if loaded.threads is not None:
             torch.set_num_threads(loaded.threads)
