@@ -9,6 +9,7 @@ import typer
 
 from semisup._version import __version__
 from semisup.cli.data import data
+from semisup.cli.distill import distill
 from semisup.cli.export import export
 from semisup.cli.init import init
 from semisup.cli.label import label
@@ -118,6 +119,7 @@ def bench(
 
 app.command()(label)
 app.command()(init)
+app.command()(distill)
 app.command()(methods)
 app.command()(recipes)
 app.command()(schema)
