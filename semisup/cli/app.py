@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from semisup._version import __version__
+from semisup.cli.check import check
 from semisup.cli.data import data
 from semisup.cli.init import init
 from semisup.cli.label import label
@@ -116,6 +117,7 @@ def bench(
 
 
 app.command()(label)
+app.command()(check)
 app.command()(init)
 app.command()(methods)
 app.command()(recipes)
