@@ -20,10 +20,10 @@ from semisup.data.watch import watching
 from semisup.engine import ranks
 from semisup.errors import SemisupError, raise_all
 from semisup.files import write_atomically
-from semisup.pipeline.check import load_checked
 from semisup.pipeline.console import Reporter
 from semisup.pipeline.execute import LOCK, STORE, execute, locked
-from semisup.pipeline.plan import Plan, StagePlan, make_plan
+from semisup.pipeline.page import PAGE, write_page
+from semisup.pipeline.plan import Plan, StagePlan, load_checked, make_plan
 from semisup.pipeline.result import RunResult, StageResult
 from semisup.pipeline.several import help_to_run, not_shared
 from semisup.pipeline.timing import expected_seconds
@@ -35,7 +35,9 @@ from semisup.tracking import EventLog, MlflowUploader, ending_run, resolve_uri
 __all__ = ["git_commit", "run"]
 
 GIVEN = ".semisup/data"
-"""Data that were handed over as Python objects, beside the output folders."""
+"""Data that were handed over as Python objects, next to the output folders."""
+PAGE_SECONDS = 1.0
+"""Longest time that a run looks for mistakes to show; `semisup report` takes as long as it needs."""
 
 
 def run(
@@ -71,7 +73,7 @@ def run(
         raise SemisupError("overrides: they are for a recipe's file or name; a loaded recipe is changed in Python")
     with ranks.joined():
         with ranks.agreeing():
-            loaded = recipe if isinstance(recipe, Recipe) else load_checked(recipe, overrides)
+            loaded = recipe if isinstance(recipe, Recipe) else load_checked(recipe, overrides, own=data is None)
             raise_all(not_shared(loaded), f"{ranks.size()} processes")
         if loaded.threads is not None:
             torch.set_num_threads(loaded.threads)
@@ -131,10 +133,11 @@ def _run(
                 _log_artifact(log, stage, artifact, folder / stage.name, status)
             write_json(folder / "result.json", result.to_json())
             log.artifact(None, folder / "result.json", "")
+            log.artifact(None, write_page(folder, plan.data, plan.budget, PAGE_SECONDS), "")
     reporter.show_result(result)
     for note in plan.data.notes:  # once more: the first time was long ago
         reporter.say(f"data: {note}")
-    reporter.say(f"results: {folder / 'result.json'}")
+    reporter.say(f"results: {folder / 'result.json'}, {folder / PAGE}")
     return result
 
 
