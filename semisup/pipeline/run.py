@@ -22,6 +22,7 @@ from semisup.errors import SemisupError, raise_all
 from semisup.files import write_atomically
 from semisup.pipeline.console import Reporter
 from semisup.pipeline.execute import LOCK, STORE, execute, locked
+from semisup.pipeline.page import PAGE, write_page
 from semisup.pipeline.plan import Plan, StagePlan, load_checked, make_plan
 from semisup.pipeline.result import RunResult, StageResult
 from semisup.pipeline.several import help_to_run, not_shared
@@ -36,6 +37,8 @@ __all__ = ["git_commit", "run"]
 
 GIVEN = ".semisup/data"
 """Data that were handed over as Python objects, next to the output folders."""
+PAGE_SECONDS = 1.0
+"""Longest time that a run looks for mistakes to show; `semisup report` takes as long as it needs."""
 
 
 def run(
@@ -131,10 +134,11 @@ def _run(
                 _log_artifact(log, stage, artifact, folder / stage.name, status)
             write_json(folder / "result.json", result.to_json())
             log.artifact(None, folder / "result.json", "")
+            log.artifact(None, write_page(folder, plan.data, plan.budget, PAGE_SECONDS), "")
     reporter.show_result(result)
     for note in plan.data.notes:  # once more: the first time was long ago
         reporter.say(f"data: {note}")
-    reporter.say(f"results: {folder / 'result.json'}")
+    reporter.say(f"results: {folder / 'result.json'}, {folder / PAGE}")
     return result
 
 
