@@ -17,7 +17,7 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"bench", "estimator"},
-    {"pipeline"},
+    {"labeling", "pipeline"},
     {"stages"},
     {"engine", "plugins"},
     {"data", "methods"},

@@ -107,7 +107,7 @@ def show(
         from rich.console import Console
 
         from semisup.data.watch import watching
-        from semisup.pipeline.check import complete
+        from semisup.pipeline.plan import complete
         from semisup.pipeline.show import show_data
 
         for line in show_data(complete(reading), out, images=images, stage=stage, watch=watching(Console())):

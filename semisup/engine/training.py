@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from torch import Tensor, nn
 
 from semisup.config import OptimizerConfig, ScheduleConfig
+from semisup.engine import ranks
 from semisup.engine.device import autocast
 from semisup.engine.optim import build_optimizers, learning_rate, set_learning_rates
 from semisup.engine.seeding import seed_for, seed_global
@@ -173,9 +174,11 @@ class Training:
         """
         parts = self.settings.accumulate
         for part in range(parts):
-            updates = self.method.step(batches(self.step * parts + part), Progress(self.step, self.settings.steps))
+            with ranks.step_together():
+                batch = batches(self.step * parts + part)
+            updates = self.method.step(batch, Progress(self.step, self.settings.steps))
             while True:
-                with autocast(self.settings.device, self.settings.precision):
+                with autocast(self.settings.device, self.settings.precision), ranks.step_together():
                     update = next(updates, None)
                 if update is None:
                     break
@@ -192,6 +195,8 @@ class Training:
         self.scaler.scale(update.loss if parts == 1 else update.loss / parts).backward(inputs=parameters)
         if not last:
             return
+        if ranks.size() > 1:
+            ranks.average([p.grad for p in parameters if p.grad is not None])
         if clip is not None:
             self.scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(parameters, clip, foreach=True)

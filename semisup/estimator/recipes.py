@@ -9,8 +9,7 @@ from typing import Any, TypeAlias
 from semisup.config import DataConfig, Recipe, TrackingConfig, TrainConfig, parse_recipe
 from semisup.data import ImageData
 from semisup.errors import SemisupError
-from semisup.pipeline.check import load_checked
-from semisup.pipeline.plan import Plan, make_plan
+from semisup.pipeline.plan import Plan, load_checked, make_plan
 
 __all__ = ["Named", "RecipeLike", "plan_of", "recipe_of"]
 
@@ -37,7 +36,7 @@ def recipe_of(
             raise SemisupError("overrides: they are for a recipe's file, name or mapping, not for a loaded one")
         loaded = recipe
     else:
-        loaded = load_checked(recipe, overrides)
+        loaded = load_checked(recipe, overrides, own=False)
     return loaded if backbone is None else loaded.model_copy(update={"model": _named(backbone)})
 
 

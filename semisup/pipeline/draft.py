@@ -41,7 +41,7 @@ EASY_POOL = ["identity", "rotate", "shear_x", "shear_y", "translate_x", "transla
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a person asks for beside the folder.
+    """What a person asks for besides the folder.
 
     Attributes:
         csv: table of path,label[,split] in place of the folders.
