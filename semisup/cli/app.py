@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from semisup._version import __version__
+from semisup.cli.check import check
 from semisup.cli.data import data
 from semisup.cli.distill import distill
 from semisup.cli.export import export
@@ -63,7 +64,7 @@ def run(
     """Run a recipe, stage by stage; finished stages are reused, an unfinished one is resumed."""
     go_without_locks(no_lock)
     with saying_how_to_go_on(grace):
-        from semisup.config import read_recipe
+        from semisup.reading import read_recipe
 
         reading = read_recipe(recipe, overrides or [])  # before torch is imported: what cannot be read is told at once
         if processes > 1 and not one_of_several():
@@ -118,6 +119,7 @@ def bench(
 
 
 app.command()(label)
+app.command()(check)
 app.command()(init)
 app.command()(distill)
 app.command()(methods)

@@ -101,7 +101,7 @@ def show(
 ) -> None:
     """Draw what training sees: each view (weak, strong, ...) of some images next to them; print the label budget."""
     with saying_how_to_go_on():
-        from semisup.config import read_recipe
+        from semisup.reading import read_recipe
 
         reading = read_recipe(recipe, overrides or [])  # before torch is imported
         from rich.console import Console

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from semisup._version import __version__
-from semisup.config import Recipe, to_yaml
+from semisup.config import Recipe
+from semisup.data.budget import class_ratio
 from semisup.data.given import Given, write_given
 from semisup.data.watch import watching
 from semisup.engine import ranks
@@ -27,6 +28,7 @@ from semisup.pipeline.plan import Plan, StagePlan, load_checked, make_plan
 from semisup.pipeline.result import RunResult, StageResult
 from semisup.pipeline.several import help_to_run, not_shared
 from semisup.pipeline.timing import expected_seconds
+from semisup.reading import to_yaml
 from semisup.records import RECORD
 from semisup.stages import Artifact, read_artifact, write_json
 from semisup.stages.training import CHECKPOINT
@@ -108,6 +110,7 @@ def _run(
             "n_validation": len(plan.data.validation(plan.budget.validation)[1]),
             "n_test": len(plan.data.x_test),
             "split_hash": plan.budget.hash,
+            "class_ratio": class_ratio(plan.budget, plan.data.y_test),
             "notes": list(plan.data.notes),
         },
     )

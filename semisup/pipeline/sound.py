@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from semisup.config import Recipe
-from semisup.config.check import check_recipe, kinds
 from semisup.options import without
 from semisup.pipeline.check import check_blocks
+from semisup.reading.check import check_recipe
+from semisup.stages.kinds import CheckedRecipe
 
 __all__ = ["sound_part"]
 
@@ -42,8 +43,7 @@ def sound_part(raw: Mapping[str, Any], problems: Iterable[str]) -> Recipe | None
     }
     wrong = [problem.split(".")[1] for problem in [*check_recipe(kept), *check_blocks(kept)] if "stages." in problem]
     kept["stages"] = {name: stage for name, stage in kept["stages"].items() if name not in wrong}
-    recipe: Recipe = kinds().CheckedRecipe.model_validate(kept)
-    return recipe
+    return CheckedRecipe.model_validate(kept)
 
 
 def _removed(key: str) -> tuple[str | int, ...] | None:

@@ -22,10 +22,11 @@ from yaml import safe_load as load_yaml
 
 from semisup._version import __version__
 from semisup.cli.app import main
-from semisup.config import DataConfig, shipped_recipes
+from semisup.config import DataConfig
 from semisup.data import load_data
 from semisup.methods import METHODS
 from semisup.pipeline.describe import describe_method
+from semisup.reading import shipped_recipes
 
 RECIPE = """
 name: tiny

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from semisup.config import parse_recipe
 from semisup.errors import SemisupError
 from semisup.methods import METHODS, Method
 from semisup.methods.base import Fraction, NonNegative, Positive, Range
@@ -22,6 +21,7 @@ from semisup.options import show
 from semisup.pipeline import make_plan, run
 from semisup.pipeline.check import check_method
 from semisup.pipeline.plan import Plan, plan_stages
+from semisup.reading import parse_recipe
 from tests.pipeline.pipeline_small import SMALL, small
 
 
