@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from semisup.config import parse_recipe
 from semisup.data import ImageData, LabelBudget, draw_budget
+from semisup.pipeline.execute import again
 from semisup.pipeline.plan import Plan, plan_stages
 from semisup.stages import Artifact, StageContext
 from semisup.stages.kinds import kind_of
@@ -88,6 +90,7 @@ def run_stages(
             statistics=plan.statistics,
             on_log=on_log,
         )
+        context = dataclasses.replace(context, again=partial(again, plan, context))
         finished[stage.name], _ = kind_of(stage.config.kind).run(context)
     return finished
 
