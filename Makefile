@@ -14,12 +14,12 @@ test: $(VENV)/.ready
 test-all: $(VENV)/.ready
 	$(BIN)/pytest -n auto -m "not reference"
 
-# The losses beside those of other packages, which need no more than tqdm for what is used of them.
+# The losses next to those of other packages, which need no more than tqdm for what is used of them.
 test-reference: $(VENV)/.ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps pytorch-metric-learning lightly tqdm
 	$(BIN)/pytest -m reference tests/reference
 
-# What steps cost, beside the committed ratios. A busy machine shows other ones: look at the load below the table.
+# What steps cost, next to the committed ratios. A busy machine shows other ones: look at the load below the table.
 bench-quick: $(VENV)/.ready
 	$(BIN)/python benchmarks/throughput.py --quick
 

@@ -1,7 +1,7 @@
-"""How many views a second this machine's CPU makes: ours beside torchvision v2, albumentations and kornia.
+"""How many views a second this machine's CPU makes: ours next to torchvision v2, albumentations and kornia.
 
     python benchmarks/augment.py            # a quarter of an hour; writes results/augment.json and augment.md
-    python benchmarks/augment.py --quick    # three minutes; today's ratios beside the committed ones, writes nothing
+    python benchmarks/augment.py --quick    # three minutes; today's ratios next to the committed ones, writes nothing
 
 All begin with the same stored images, (n, h, w, 3) uint8, and end with a batch (n, 3, h, w) of floats in [0, 1]:
 
@@ -65,8 +65,8 @@ Transform = Callable[[NDArray[np.uint8]], Tensor]
 
 def stored(size: int, count: int) -> NDArray[np.uint8]:
     """Images with edges and smooth parts: what an operation costs may depend on what it sees."""
-    draw = np.random.default_rng(0)
-    coarse = torch.from_numpy(draw.random((count, 3, 8, 8)))
+    rng = np.random.default_rng(0)
+    coarse = torch.from_numpy(rng.random((count, 3, 8, 8)))
     images = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)
     images[:, :, size // 4 : size // 2, size // 3 : size // 2] = 0.9
     return (images * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
@@ -96,14 +96,14 @@ def policy_of(view: str) -> Policy:
 
 def on_device(view: str, images: NDArray[np.uint8], threads: int) -> Batched:
     """Batched tensors."""
-    policy, draws, batch = policy_of(view), torch.Generator().manual_seed(0), torch.from_numpy(images)
-    return lambda: policy(to_float(batch), draws)
+    policy, rng, batch = policy_of(view), torch.Generator().manual_seed(0), torch.from_numpy(images)
+    return lambda: policy(to_float(batch), rng)
 
 
 def on_host(view: str, images: NDArray[np.uint8], threads: int) -> Batched:
     """Image by image."""
-    made, draws, batch = ImageByImage((), policy_of(view)), torch.Generator().manual_seed(0), torch.from_numpy(images)
-    return lambda: to_float(made(batch, draws))
+    made, rng, batch = ImageByImage((), policy_of(view)), torch.Generator().manual_seed(0), torch.from_numpy(images)
+    return lambda: to_float(made(batch, rng))
 
 
 def on_host_in_workers(view: str, images: NDArray[np.uint8], threads: int) -> Batched:

@@ -2,9 +2,11 @@
 
     semisup bench digits/budgets
     python benchmarks/publish.py runs/digits-budgets
-    python benchmarks/publish.py --again    # the committed tables, as this version makes them from runs.csv
+    python benchmarks/publish.py --again    # all files of every committed suite, from runs.csv and suite.json
 
-Without a folder it only writes those tables anew. They stand between two comments, the first of which names the
+The repository keeps `runs.csv`, `suite.json` and `leaderboard.md` of a suite; of the two showcases its page and
+`leaderboard.json` too. `--again` makes these of every suite, where they stand; git ignores them. Without a folder the
+command only writes the tables of README and docs anew. They stand between two comments, the first of which names the
 suite and, where not all of it is shown, the entries:
 
     <!-- table: digits-budgets supervised fixmatch -->
@@ -20,12 +22,16 @@ one of which a line must have:
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shutil
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from semisup.bench.pages.leaderboard import readme_table
+from semisup.bench.results.facts import read_facts
+from semisup.bench.results.rows import read_rows
+from semisup.bench.results.summary import summarize
 from semisup.bench.results.write import RESULTS, rewrite_results
 
 HERE = Path(__file__).parent
@@ -40,11 +46,16 @@ def with_tables(text: str) -> str:
         single = HERE / "results" / f"{suite}.md"
         if single.exists():
             return opening + some_lines(single.read_text(encoding="utf-8"), entries.split()) + closing
-        path = HERE / "results" / suite / "leaderboard.json"
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        return opening + readme_table(summary, entries.split() or None) + closing
+        return opening + readme_table(summary_of(suite), entries.split() or None) + closing
 
     return MARKED.sub(table, text)
+
+
+@cache
+def summary_of(suite: str) -> dict[str, Any]:
+    """Return the summary of a committed suite, from its runs; a second or so for the largest."""
+    folder = HERE / "results" / suite
+    return summarize(read_rows(folder / "runs.csv"), **read_facts(folder).model_dump())
 
 
 def some_lines(text: str, words: list[str]) -> str:

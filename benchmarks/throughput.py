@@ -1,17 +1,17 @@
-"""What a training step costs beside the bare limit, the forward and backward of its own network (see `bare.py`).
+"""What a training step costs next to the bare limit, the forward and backward of its own network (see `bare.py`).
 
     python benchmarks/throughput.py              # writes benchmarks/results/throughput.json and .md
     python benchmarks/throughput.py --only swav  # the cases with this in their name; the others' results stay
-    python benchmarks/throughput.py --quick      # fewer steps, today's ratios beside the committed ones; writes nothing
+    python benchmarks/throughput.py --quick      # fewer steps, today's ratios next to the committed; writes nothing
     python benchmarks/throughput.py --busy       # by processor time, on one thread: where a machine does other work too
     python benchmarks/throughput.py --compile    # what `compile: true` brings; benchmarks/results/compiled.json and .md
 
 The step is that of `semisup run`: the stage of a shipped recipe goes through the engine's own loop, with gathering and
-augmentation of the images, optimizer, averages, hidden-label judge, event log and checkpoints. Between any two of its
-steps a bare one is made, A B A B ..., in one process on the same threads. The ratio is that of the sums over a block of
-steps, one of which reports (as in a recipe with `log_every` of that many steps); given are the median over the blocks
-and its 95% interval. The images are random, of the size and number of Fashion-MNIST (28x28 gray) or CIFAR-10 (32x32
-color).
+augmentation of the images, optimizer, averages, evaluation by hidden labels, event log and checkpoints. Between any two
+of its steps a bare one is made, A B A B ..., in one process on the same threads. The ratio is that of the sums over a
+block of steps, one of which reports (as in a recipe with `log_every` of that many steps); given are the median over the
+blocks and its 95% interval. The images are random, of the size and number of Fashion-MNIST (28x28 gray) or CIFAR-10
+(32x32 color).
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ from torch import Tensor
 
 from semisup.augment.policies.backend import HostFirst
 from semisup.augment.policies.ctaugment import CTAugmentProbe
-from semisup.config import TrainConfig, load_recipe, shipped_recipes
+from semisup.config import TrainConfig
 from semisup.data import ImageData
 from semisup.engine import Batches, compile_backbones, keep_memory
 from semisup.methods import METHODS, Batch, Method
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
 from semisup.pipeline.timing import fresh_method
+from semisup.reading import load_recipe, shipped_recipes
 from semisup.stages import StageContext
 from semisup.stages.training import fit_stage
 from semisup.text import percent
@@ -362,7 +363,7 @@ COMPILE_HEADER = ["bare step", "eager ms", "compiled ms", "faster (95%)", "warm-
 
 
 def run_steps(cases: Sequence[Case], blocks: int, *, keep: bool, busy: bool = False) -> None:
-    """Measure steps, print them beside the committed ratios, and put them in the place of those if asked to."""
+    """Measure steps, print them next to the committed ratios, and put them in the place of those if asked to."""
     before = committed("throughput").get("cases", {})
     found: dict[str, Measured] = {}
     for case in cases:

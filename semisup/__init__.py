@@ -10,18 +10,20 @@ from semisup._version import __version__
 from semisup.errors import SemisupError
 
 if TYPE_CHECKING:
+    from semisup.estimator import SemiSupervisedClassifier
     from semisup.methods import METHODS
     from semisup.pipeline import run
     from semisup.plugins import register
     from semisup.stages import load_predictor
 
-__all__ = ["METHODS", "SemisupError", "__version__", "load_predictor", "register", "run"]
+__all__ = ["METHODS", "SemiSupervisedClassifier", "SemisupError", "__version__", "load_predictor", "register", "run"]
 
 logging.getLogger("semisup").addHandler(logging.NullHandler())  # a program that uses the package says where logs go
 
 # torch takes seconds to import; `semisup --help` and a recipe with a typing mistake should not wait for it.
 _LAZY = {
     "METHODS": "semisup.methods",
+    "SemiSupervisedClassifier": "semisup.estimator",
     "load_predictor": "semisup.stages",
     "register": "semisup.plugins",
     "run": "semisup.pipeline",

@@ -1,8 +1,74 @@
-"""One thread per process: tiny networks gain nothing from more, and on a busy machine lose most of their time to it."""
+"""One thread per process, figures that nobody looks at undrawn, and what several rooms share."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    # Tiny networks gain nothing from more threads, and on a busy machine lose most of their time to them.
     os.environ.setdefault(name, "1")  # read by torch when it is imported, which no test module has done yet
+
+
+def _blank(figure: Any, path: str | Path, **options: Any) -> None:
+    """In the place of `Figure.savefig`: a PNG of 8 x 8 pixels."""
+    from PIL import Image
+
+    Image.new("RGB", (8, 8), "white").save(path, "PNG")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def draw() -> Iterator[Any]:
+    """Matplotlib's own `savefig`, which draws only where a test asks for `with_figures`.
+
+    Every run of a few steps makes its figures, and drawing them was two thirds of its time. What is ours, making the
+    figures, is run all the same.
+    """
+    from matplotlib.figure import Figure
+
+    original = Figure.savefig
+    Figure.savefig = _blank  # type: ignore[method-assign,assignment]
+    yield original
+    Figure.savefig = original  # type: ignore[method-assign]
+
+
+@pytest.fixture
+def with_figures(draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn in this test."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", draw)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Headless Chromium with a log of its console and of its requests."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("needs Chromium and ChromeDriver (Debian: chromium, chromium-driver)")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "disable-dev-shm-usage",
+        "window-size=1280,900",
+        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=Service(driver))
+    yield chrome
+    chrome.quit()

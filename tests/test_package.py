@@ -13,14 +13,14 @@ import pytest
 
 from semisup import __version__
 from semisup.bench import shipped_suites
-from semisup.config import shipped_recipes
+from semisup.reading import shipped_recipes
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of a copy of the sources (building leaves files beside them), made without a network."""
+    """A wheel of a copy of the sources (building leaves files next to them), made without a network."""
     folder = tmp_path_factory.mktemp("sources")
     for name in ("semisup", "recipes", "benchmarks/suites"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -82,3 +82,7 @@ def test_an_unpacked_wheel_finds_its_recipes_from_any_folder(wheel: Path, tmp_pa
     assert name == "digits-quickstart"
     assert suites.split() == shipped_suites()
     assert suite == "digits-budgets"
+
+
+def test_the_citation_names_this_version() -> None:
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")

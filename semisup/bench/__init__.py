@@ -1,4 +1,4 @@
-"""The label-budget benchmark: a suite of methods, budgets and draws, run on Dask, judged with statistics."""
+"""The label-budget benchmark: a suite of methods, budgets and draws, run on Dask, compared with statistics."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A recipe's models: every setting, its default, its unit and its range.
 
-References between stages are checked by `semisup.config.check`. The options of methods, networks and augmentation
+References between stages are checked by `semisup.reading.check`. The options of methods, networks and augmentation
 policies, which are the constructors' own signatures, and the label budget are checked by `semisup.pipeline.check`.
 """
 
@@ -14,6 +14,7 @@ from semisup.options import (
     BelowOne,
     Count,
     Fraction,
+    Momentum,
     NonNegative,
     NotEmpty,
     Positive,
@@ -28,8 +29,10 @@ __all__ = [
     "BACKENDS",
     "BatchConfig",
     "DataConfig",
+    "FreezeConfig",
     "InitConfig",
     "Input",
+    "LoraConfig",
     "OptimizerConfig",
     "Recipe",
     "ScheduleConfig",
@@ -66,6 +69,26 @@ def _decay(value: Any) -> Any:
     return float(value)
 
 
+def _length(value: Any) -> Any:
+    """Read 30% as 0.3."""
+    text = value.removesuffix("%").strip() if isinstance(value, str) and value.endswith("%") else None
+    try:
+        value = value if text is None else float(text) / 100
+    except ValueError:
+        raise ValueError("must be a percentage such as 30%, a number below 1 or a number of steps") from None
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ValueError("must be a percentage such as 30%, a number below 1 or a number of steps")
+    if value is not None and not (0 < value < 1 or (value >= 1 and float(value).is_integer())):
+        raise ValueError("must be more than 0, and from 1 on a whole number of steps")
+    return value
+
+
+def _targets(value: Any) -> Any:
+    if value != "auto" and not (isinstance(value, list) and value and all(isinstance(x, str) and x for x in value)):
+        raise ValueError("must be auto or a list of ends of paths, such as [attn.qkv]")
+    return value
+
+
 def _yes_no_auto(value: Any) -> Any:
     if not isinstance(value, bool) and value != "auto":
         raise ValueError("must be true, false or auto")
@@ -74,6 +97,10 @@ def _yes_no_auto(value: Any) -> Any:
 
 Decay = Annotated[float | Literal["auto"] | None, PlainValidator(_decay)]
 """Decay of an average, or auto: one that the length of the stage decides."""
+Targets = Annotated[Literal["auto"] | list[str], PlainValidator(_targets)]
+"""Layers by the ends of their paths, or auto."""
+Length = Annotated[float | None, PlainValidator(_length, json_schema_input_type=float | str | None)]
+"""Part of a stage: a share of its steps (30%, 0.3), or from 1 on steps."""
 
 
 class DataConfig(Settings):
@@ -92,13 +119,16 @@ class DataConfig(Settings):
     path: NotEmpty | None = None
     """Of npz: the file; of folder: has labeled/<class>/..., unlabeled/..., val/<class>/..., test/<class>/... (the
     first is needed); other sources: the folder that has the files or gets them; null: the source's usual places."""
-    size: Annotated[int, Range(8, 224)] | None = None
-    """Side of the square images, pixels, 8 to 224; null: as they come. folder: the center square is scaled to it."""
+    size: Annotated[int, Range(8, 518)] | None = None
+    """Side of the square images, pixels, 8 to 518; null: as they come. folder: the center square is scaled to it."""
     flip: bool | None = None
     """May images be mirrored left to right; null: the source knows."""
     csv: NotEmpty | None = None
     """Source folder alone, as all keys below: a CSV in place of the folders: path (below data.path), label (empty:
     unlabeled), perhaps split (train, val, test)."""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """How images that are no squares become some: crop takes the center square; pad keeps all of the picture and its
+    proportions between two bands of its border's color; stretch keeps all of it and scales the sides apart."""
     channels: Literal[1, 3] | None = None
     """Of the images, 1: gray, 3: color; images of the other kind are converted; null: 3."""
     max_bad: Fraction = 0.01
@@ -123,7 +153,7 @@ class TrackingConfig(Settings):
     """Where the run is recorded besides its own folder."""
 
     mlflow: bool = True
-    """Log to MLflow (MLFLOW_TRACKING_URI, else sqlite beside the runs)."""
+    """Log to MLflow (MLFLOW_TRACKING_URI, else sqlite next to the runs)."""
     experiment: NotEmpty = "semisup"
     """MLflow experiment name, not empty."""
 
@@ -165,6 +195,10 @@ class OptimizerConfig(Settings):
     """Largest gradient norm, > 0; null: no clipping."""
     group_lr: dict[str, Positive] = {}
     """Learning rate of single parameter groups of the method, > 0, e.g. {teacher: 0.01}."""
+    lr_decay: Momentum = 1.0
+    """Factor on the learning rate from each block of a backbone to the one before it, in (0, 1]; heads have the full
+    rate (that of `group_lr`, where given), the last block the decayed one, and so on down to the stem or the patches'
+    embedding. 0.65 to 0.9 is usual for transformers."""
 
 
 class ScheduleConfig(Settings):
@@ -205,6 +239,27 @@ class StageConfig(Settings):
     """What the stage does."""
 
 
+class FreezeConfig(Settings):
+    """What of the backbone does not learn: no gradient, no memory for one, BatchNorm and dropout in eval mode."""
+
+    blocks: Annotated[int, Range(1, 1000)] | None = None
+    """The first so many blocks and what comes before them; null: the whole backbone."""
+    until: Length = None
+    """For so long: a share of the stage (30% or 0.3) or, from 1 on, steps; null: to the end."""
+
+
+class LoraConfig(Settings):
+    """Weights that learn by a product of two small matrices, while everything else of the backbone is frozen."""
+
+    rank: Annotated[int, Range(1, 1024)] = 8
+    """Of the product, 1 to 1024; smaller for a layer that is smaller."""
+    alpha: Positive = 16.0
+    """The product's factor is alpha / rank."""
+    targets: Targets = "auto"
+    """Ends of the layers' paths, such as [attn.qkv, attn.proj]; auto: all linear layers of a transformer, the 1 x 1
+    convolutions of a network that has none."""
+
+
 class TrainConfig(StageConfig):
     """A stage that trains a network by a method."""
 
@@ -220,6 +275,12 @@ class TrainConfig(StageConfig):
     """An earlier stage whose pseudo-labels are trained on, such as a relabel or propagate stage."""
     model: Named | None = None
     """The network, {name: ..., its options}; null: the init stage's model, else the recipe's."""
+    freeze: FreezeConfig | None = None
+    """What of a backbone that starts from weights does not learn; null: nothing. `freeze: true` is short for {}."""
+    train: Literal["all", "bias", "norm"] = "all"
+    """What of the backbone learns besides the head: all, its biases alone (BitFit), or its norms alone."""
+    lora: LoraConfig | None = None
+    """Learn by LoRA; null: no. `lora: true` is short for {}."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     batch: BatchConfig = BatchConfig()
@@ -227,14 +288,20 @@ class TrainConfig(StageConfig):
     """Length in optimizer steps, >= 1; give steps or epochs."""
     epochs: Annotated[float, Range(0, 10**6, open_low=True)] | None = None
     """Length in passes over the images, > 0."""
+    gradient_accumulation: Annotated[int, Range(1, 1000)] = 1
+    """Batches per optimizer step, >= 1, whose gradients are averaged. Each is a batch of its own to BatchNorm and to
+    methods that compare images, and to what a method does after an update (a teacher's average, a queue)."""
+    activation_checkpointing: bool = False
+    """Compute the activations of each block once more in backward instead of keeping them: about a third slower, with
+    the memory of a block."""
     ema: Decay = None
     """Decay of the averaged weights, in [0, 1); auto: their last tenth, 1 - 10 / steps; null: no average."""
     refresh_batchnorm: Annotated[bool | Literal["auto"], PlainValidator(_yes_no_auto)] = False
     """Estimate the BatchNorm statistics of the finished network anew, on clean images that it was trained on. auto:
-    where more than 5% of the initial ones would be left, and the network might answer one class for everything."""
+    where more than 5% of the initial ones would be left, and the network might predict one class for everything."""
     augment: dict[str, Any] = {}
     """View name -> {policy: ..., its options}; other views keep the method's own policy. A view's `albumentations:
-    [{name: ..., its arguments}, ...]` come first, or alone where it names no policy. Beside the views, `backend`
+    [{name: ..., its arguments}, ...]` come first, or alone where it names no policy. Besides the views, `backend`
     says where they are made: device (batched), albumentations (image by image on the CPU), auto (on a CPU above 64
     px the latter, if all policies have such a form, else the former)."""
     stop_on_collapse: bool = False
@@ -266,6 +333,9 @@ class Recipe(Settings):
     """Of the arithmetic; auto: bf16 on CUDA, else fp32."""
     threads: Threads | None = None
     """CPU threads, >= 1; null: torch's own choice."""
+    deterministic: bool = False
+    """Refuse operations that may give another result each time: two runs on one machine, with as many threads, end
+    with the same bits."""
     compile: bool = False
     """Train with torch.compile: needs a C++ compiler (on CUDA: Triton), and a minute or so to warm up. What is learned
     differs by rounding alone."""

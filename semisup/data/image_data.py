@@ -20,7 +20,7 @@ class Known:
 
     Attributes:
         pixels: a hash of all images in their order.
-        statistics: mean and deviation per channel of the training images.
+        statistics: mean and std per channel of the training images.
     """
 
     pixels: str
@@ -94,7 +94,7 @@ class ImageData:
 
     @cached_property
     def statistics(self) -> tuple[list[float], list[float]]:
-        """Mean and deviation per channel of the training images, see `channel_statistics`; computed once."""
+        """Mean and std per channel of the training images, see `channel_statistics`; computed once."""
         return channel_statistics(self.x_train) if self.known is None else self.known.statistics
 
     @cached_property
@@ -134,7 +134,7 @@ class ImageData:
 def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel of (N, H, W, C) uint8 images scaled to [0, 1].
 
-    A constant channel gets deviation 1. Sums run over 64-bit integers: exact, and without a float copy of the set.
+    A constant channel gets std 1. Sums run over 64-bit integers: exact, and without a float copy of the set.
     """
     return mean_and_deviation(channel_levels(images))
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from semisup.augment import Normalize, to_float
 from semisup.augment.policies.adaptive import Probe
 from semisup.augment.policies.backend import HostFirst
+from semisup.augment.policies.policy import Policy as Drawing
 from semisup.data import take
+from semisup.engine import ranks
 from semisup.engine.seeding import generator
 from semisup.errors import SemisupError
 from semisup.methods import Batch, Labeled, Unlabeled
@@ -132,12 +134,11 @@ class Batches:
         """Source images in one batch, however many views are made of each."""
         return self.labeled_size + self.unlabeled_size
 
-    def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images of some rows, (n, H, W, C) uint8, where they are stored, and the rows on the device."""
-        there = rows.to(self.device, non_blocking=True)
+    def _read(self, rows: Tensor) -> Tensor:
+        """Return the images of some rows, (n, H, W, C) uint8, where they are stored."""
         if isinstance(self.images, Tensor):
-            return self.images[there if self.images.device == there.device else rows], there
-        return torch.from_numpy(take(self.images, rows.numpy())), there
+            return self.images[rows.to(self.images.device, non_blocking=True)]
+        return torch.from_numpy(take(self.images, rows.numpy()))
 
     def _sent(self, read: Tensor) -> Tensor:
         """Images (n, H, W, C) uint8 on the device, as (n, C, H, W) in [0, 1]."""
@@ -146,23 +147,40 @@ class Batches:
         return to_float(read.to(self.device, non_blocking=True))
 
     def _views(
-        self, policies: Mapping[str, Policy | HostFirst], read: Tensor, part: str, step: int
+        self, policies: Mapping[str, Policy | HostFirst], rows: Tensor, part: str, step: int
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Return the views, and the trace of a probe if one is among them."""
+        """Return the views of some rows, and the trace of a probe if one is among them."""
+        if ranks.at_one_step() and len(rows) >= ranks.size() and all(map(_can_be_shared, policies.values())):
+            return self._shared_views(policies, rows, part, step), None
+        read = self._read(rows)
         views, trace = {}, None
         shared: Tensor | None = None
         for name, policy in policies.items():
-            draws = generator(*self.key, part, name, step)
+            rng = generator(*self.key, part, name, step)
             if isinstance(policy, HostFirst):
-                images, policy = self._sent(policy.host(read, draws)), policy.then
+                images, policy = self._sent(policy.host(read, rng)), policy.then
             else:
                 images = shared = self._sent(read) if shared is None else shared
             if isinstance(policy, Probe):
-                view, trace = policy.probe(images, draws)
+                view, trace = policy.probe(images, rng)
             else:
-                view = policy(images, draws)
+                view = policy(images, rng)
             views[name] = self.normalize(view)
         return views, trace
+
+    def _shared_views(
+        self, policies: Mapping[str, Policy | HostFirst], rows: Tensor, part: str, step: int
+    ) -> dict[str, Tensor]:
+        """Return the views of some rows, of which every rank makes its own by what is drawn for all of them."""
+        own = ranks.own_rows(len(rows))
+        images = self._sent(self._read(rows[own]))
+        views = {}
+        for name, policy in policies.items():
+            assert isinstance(policy, Drawing)
+            drawn = policy.draw((len(rows), *images.shape[1:]), generator(*self.key, part, name, step))
+            view = policy.apply(images, {what: numbers[own] for what, numbers in drawn.items()})
+            views[name] = ranks.whole(self.normalize(view), len(rows))
+        return views
 
     def __call__(self, step: int) -> Batch:
         """Return the batch of step `step`."""
@@ -170,14 +188,18 @@ class Batches:
         labeled, unlabeled = Labeled({}, nothing), Unlabeled({}, nothing)
         if self.labeled_size:
             at = self._labeled_order.stretch(step * self.labeled_size, self.labeled_size)
-            images, rows = self._gather(self.labeled_index[at])
-            y = self.labels[at].to(self.device, non_blocking=True)
-            views, trace = self._views(self.labeled_policies, images, "labeled", step)
+            rows, y = (each[at].to(self.device, non_blocking=True) for each in (self.labeled_index, self.labels))
+            views, trace = self._views(self.labeled_policies, self.labeled_index[at], "labeled", step)
             labeled = Labeled(views, y, rows, trace)
         if self.unlabeled_size:
             at = self._unlabeled_order.stretch(step * self.unlabeled_size, self.unlabeled_size)
-            images, rows = self._gather(self.pool[at])
+            rows = self.pool[at].to(self.device, non_blocking=True)
             target = None if self.targets is None else self.targets[rows]
-            views, _ = self._views(self.unlabeled_policies, images, "unlabeled", step)
+            views, _ = self._views(self.unlabeled_policies, self.pool[at], "unlabeled", step)
             unlabeled = Unlabeled(views, rows, target)
         return Batch(labeled, unlabeled)
+
+
+def _can_be_shared(policy: Policy | HostFirst) -> bool:
+    """Return whether ranks can make a part of a view each; else all make the whole of it."""
+    return isinstance(policy, Drawing) and not isinstance(policy, Probe)

@@ -34,7 +34,7 @@ def compile_backbones(method: nn.Module) -> None:
 
     Each is compiled when it is first called with images of a new shape, mode or need of gradients; fixed shapes, since
     a stage has few and code for any shape is slower. A copy of a network (an average of its weights) is not compiled.
-    What a method does beside its backbones' forward stays as it was: heads, losses, the parts of a backbone that it
+    What a method does besides its backbones' forward stays as it was: heads, losses, the parts of a backbone that it
     calls by itself (`maps`).
 
     What was compiled before is forgotten: torch compiles a function for eight shapes, modes and networks in all, and

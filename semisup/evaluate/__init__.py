@@ -1,4 +1,4 @@
-"""Judging: accuracy and calibration, nearest neighbors, linear probe, collapse, pseudo-label quality, figures."""
+"""Evaluation: accuracy and calibration, nearest neighbors, linear probe, collapse, pseudo-label quality, figures."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from semisup.evaluate.collapse import collapse_panel, collapsed
 from semisup.evaluate.forward import predict_logits
 from semisup.evaluate.knn import knn_accuracy, knn_predict
 from semisup.evaluate.metrics import classification_metrics, confusion_matrix, expected_calibration_error
-from semisup.evaluate.plots import confusion_figure
-from semisup.evaluate.probe import LinearProbe, fit_probe, linear_probe
+from semisup.evaluate.plots import confusion_figure, reliability_figure
+from semisup.evaluate.probe import LinearProbe, fit_probe
 from semisup.evaluate.pseudo_labels import pseudo_label_quality
+from semisup.evaluate.temperature import fit_temperature
 
 __all__ = [
     "LinearProbe",
@@ -19,9 +20,10 @@ __all__ = [
     "confusion_matrix",
     "expected_calibration_error",
     "fit_probe",
+    "fit_temperature",
     "knn_accuracy",
     "knn_predict",
-    "linear_probe",
     "predict_logits",
     "pseudo_label_quality",
+    "reliability_figure",
 ]

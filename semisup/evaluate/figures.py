@@ -119,7 +119,7 @@ def embedding_figure(
         points: (N, 2).
         labels: (N,) classes, -1 unknown (gray); None: all unknown.
         classes: names by class number; the legend has those of up to 20 classes.
-        title: of the picture.
+        title: of the figure.
         path: PNG to write, in an existing folder.
     """
     from matplotlib import colormaps

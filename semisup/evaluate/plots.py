@@ -11,7 +11,7 @@ from torch import Tensor
 
 from semisup.errors import SemisupError
 
-__all__ = ["confusion_figure", "views_figure"]
+__all__ = ["confusion_figure", "reliability_figure", "views_figure"]
 
 MAX_WRITTEN = 20  # classes up to which each cell carries its count
 MAX_BARS = 60  # classes up to which each has a bar
@@ -57,6 +57,32 @@ def confusion_figure(matrix: Tensor, classes: Sequence[str], path: str | Path) -
     figure.savefig(path, format="png", dpi=120)
 
 
+def reliability_figure(
+    diagrams: Sequence[tuple[str, Sequence[Sequence[float]], float]], title: str, path: str | Path
+) -> None:
+    """Write reliability diagrams next to each other as a PNG: accuracy and share of the predictions by confidence.
+
+    Args:
+        diagrams: title, bins of `semisup.evaluate.metrics.reliability` and ECE of each.
+        title: above them all.
+        path: file to write, in an existing folder.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.4 * len(diagrams), 3.9), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    for axes, (name, bins, ece) in zip(figure.subplots(1, len(diagrams), squeeze=False)[0], diagrams, strict=True):
+        width, total = 1 / len(bins), sum(count for count, _, _ in bins)
+        middles = [(i + 0.5) * width for i in range(len(bins))]
+        axes.bar(middles, [hits for _, _, hits in bins], width, color="tab:blue", edgecolor="white", label="accuracy")
+        shares = [count / total for count, _, _ in bins]
+        axes.step([i * width for i in range(len(bins) + 1)], [*shares, shares[-1]], where="post", color="0.3")
+        axes.plot([0, 1], [0, 1], color="tab:red", linewidth=1)
+        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy (bars), share (line)", aspect="equal")
+        axes.set_title(f"{name}: ECE {100 * ece:.1f}%", fontsize=10)
+    figure.savefig(path, format="png", dpi=110)
+
+
 def views_figure(
     columns: Sequence[tuple[str, NDArray[np.float64]]],
     rows: Sequence[str],
@@ -64,7 +90,7 @@ def views_figure(
     title: str,
     path: str | Path,
 ) -> None:
-    """Write a grid of images as a PNG, and beside it how many labels each class has (as bars, up to 60 classes).
+    """Write a grid of images as a PNG, and next to it how many labels each class has (as bars, up to 60 classes).
 
     Args:
         columns: title and images (n, H, W, C) in [0, 1], C 1 or 3; an image of NaN is left empty.

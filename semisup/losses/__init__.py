@@ -28,7 +28,7 @@ from semisup.losses.joint_embedding import barlow_twins, covariance_penalty, neg
 from semisup.losses.masked import masked_mse
 from semisup.losses.metric import batch_hard_triplet, contrastive_margin, soft_nearest_neighbor, triplet
 from semisup.losses.positive_unlabeled import positive_unlabeled
-from semisup.losses.similarity import neighbor_answers, pseudo_label_graph, similarity, unfold_classes
+from semisup.losses.similarity import neighbor_predictions, pseudo_label_graph, similarity, unfold_classes
 
 __all__ = [
     "align_distribution",
@@ -50,7 +50,7 @@ __all__ = [
     "n_pair",
     "nce",
     "negative_cosine",
-    "neighbor_answers",
+    "neighbor_predictions",
     "nt_xent",
     "positive_unlabeled",
     "pseudo_label_cross_entropy",

@@ -34,9 +34,9 @@ def cross_view_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     if not 1 <= assigned <= views or views < 2:
         raise SemisupError(f"at least two views, and targets for one to all of them, got {views} and {assigned}")
     with without_autocast(logits):
-        answers = full_precision(logits).log_softmax(2).flatten(1)
+        log_probs = full_precision(logits).log_softmax(2).flatten(1)
         # All pairs at once: entry (g, v) is N times minus the cross-entropy of view v.
-        pairs = full_precision(targets).to(answers.dtype).flatten(1) @ answers.T
+        pairs = full_precision(targets).to(log_probs.dtype).flatten(1) @ log_probs.T
         own = torch.eye(assigned, views, dtype=torch.bool, device=pairs.device)
         return -pairs.masked_fill(own, 0.0).sum() / (assigned * (views - 1) * logits.shape[1])
 
@@ -80,7 +80,7 @@ def self_distillation(
     Args:
         student: (V, N, K).
         teacher: (G, N, K), of the first G <= V views.
-        center: (K,), the mean of the teacher's answers; without it one cluster would take all images.
+        center: (K,), the mean of the teacher's predictions; without it one cluster would take all images.
         student_temperature: > 0. Paper: 0.1.
         teacher_temperature: > 0, below the student's. Paper: 0.04 to 0.07.
 

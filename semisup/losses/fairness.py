@@ -1,4 +1,4 @@
-"""FreeMatch's self-adaptive fairness: how the classes share the confident answers of a batch."""
+"""FreeMatch's self-adaptive fairness: how the classes share the confident predictions of a batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["self_adaptive_fairness"]
 
 
 def self_adaptive_fairness(logits: Tensor, mask: Tensor, expected: Tensor, histogram: Tensor) -> Tensor:
-    """Return `sum_c a_c log b_c`, a = SumNorm(expected / histogram), b = the same of this batch's kept answers.
+    """Return `sum_c a_c log b_c`, a = SumNorm(expected / histogram), b = the same of this batch's kept predictions.
 
     FreeMatch, arXiv:2205.07246, the term called L_f = -H(a, b): b is SumNorm(p / h) with p the mean probability of the
     kept rows and h the histogram of their most likely classes, which is constant. SumNorm divides by the sum.

@@ -13,7 +13,7 @@ from torch import Tensor
 from semisup.errors import SemisupError
 from semisup.losses.precision import full_precision, without_autocast
 
-__all__ = ["neighbor_answers", "pseudo_label_graph", "similarity", "unfold_classes"]
+__all__ = ["neighbor_predictions", "pseudo_label_graph", "similarity", "unfold_classes"]
 
 
 def similarity(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
@@ -64,24 +64,24 @@ def pseudo_label_graph(probs: Tensor, threshold: float) -> Tensor:
     return edges / edges.sum(1, keepdim=True)
 
 
-def neighbor_answers(shares: Tensor, answers: Tensor) -> Tensor:
-    """Return (N, C): the mean of the keys' `answers`, weighed by each row of `shares`; a classifier by neighbors.
+def neighbor_predictions(shares: Tensor, predictions: Tensor) -> Tensor:
+    """Return (N, C): the mean of the keys' `predictions`, weighed by each row of `shares`; a classifier by neighbors.
 
-    The memory smoothing of CoMatch, arXiv:2011.11183; with labels for answers the "aggregating" of SimMatch,
+    The memory smoothing of CoMatch, arXiv:2011.11183; with labels for predictions the "aggregating" of SimMatch,
     arXiv:2203.06915. A target: detach both.
 
     Args:
         shares: (N, K), rows sum to 1.
-        answers: (K, C), rows sum to 1.
+        predictions: (K, C), rows sum to 1.
 
     Raises:
         SemisupError: a shape other than these.
     """
-    if shares.ndim != 2 or answers.ndim != 2 or shares.shape[1] != len(answers):
-        got = f"{tuple(shares.shape)} and {tuple(answers.shape)}"
-        raise SemisupError(f"shares and answers must be (N, K) and (K, C), got shapes {got}")
+    if shares.ndim != 2 or predictions.ndim != 2 or shares.shape[1] != len(predictions):
+        got = f"{tuple(shares.shape)} and {tuple(predictions.shape)}"
+        raise SemisupError(f"shares and predictions must be (N, K) and (K, C), got shapes {got}")
     with without_autocast(shares):
-        return full_precision(shares) @ full_precision(answers)
+        return full_precision(shares) @ full_precision(predictions)
 
 
 def unfold_classes(shares: Tensor, probs: Tensor, labels: Tensor) -> Tensor:

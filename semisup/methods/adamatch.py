@@ -95,5 +95,5 @@ class AdaMatch(Method):
         return guesses, (guesses.amax(1) >= least).float()
 
     def predictor(self) -> nn.Module:
-        """Return the classifier itself; recipes judge its EMA, as the paper does."""
+        """Return the classifier itself; recipes evaluate its EMA, as the paper does."""
         return self.model

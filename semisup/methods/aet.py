@@ -52,7 +52,7 @@ class AET(Method):
     of its own.
 
     Args:
-        model: the bare encoder; a linear decoder of both images' features is beside it and is dropped afterwards.
+        model: the bare encoder; a linear decoder of both images' features is next to it and is dropped afterwards.
         transformation: affine, 6 numbers, or projective, 8. Paper: projective is the better one.
     """
 

@@ -25,7 +25,7 @@ class BarlowTwins(Method):
     Source: facebookresearch/barlowtwins, main.py. Its separate learning rate for biases and norms is left out.
 
     Args:
-        model: the bare encoder; the projector is beside it and is dropped afterwards.
+        model: the bare encoder; the projector is next to it and is dropped afterwards.
         hidden: width of the projector's two middle layers. Paper: 8,192; solo-learn on CIFAR: 2,048.
         out_features: number of features that are correlated. Paper: 8,192; solo-learn on CIFAR: 2,048.
         redundancy_weight: lambda, >= 0. Authors' code: 0.0051.

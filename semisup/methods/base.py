@@ -53,7 +53,7 @@ __all__ = [
 
 
 Statistics = tuple[Sequence[float], Sequence[float]]
-"""Mean and deviation of each channel, of images in [0, 1]: what the engine normalizes by."""
+"""Mean and std of each channel, of images in [0, 1]: what the engine normalizes by."""
 
 POLICY_OF_VIEW = {"weak": "weak", "strong": "randaugment"}
 """What the common views are made with unless a recipe says otherwise."""
@@ -166,7 +166,7 @@ class Method(nn.Module):
     """A learning algorithm around a network.
 
     Class attributes describe it to people and to the engine; the constructor's keyword-only arguments are the recipe's
-    `method:` keys. Before those it takes the network, and by their names what it needs beside it (`GIVEN`).
+    `method:` keys. Before those it takes the network, and by their names what it needs besides it (`GIVEN`).
     """
 
     name: ClassVar[str]
@@ -198,7 +198,7 @@ class Method(nn.Module):
         return {"main": [p for p in self.parameters() if p.requires_grad]}
 
     def predictor(self) -> nn.Module:
-        """Return the network that the finished stage is judged and exported by."""
+        """Return the network that the finished stage is evaluated and exported by."""
         raise NotImplementedError
 
     def learned(self) -> Tensor | None:
@@ -210,7 +210,7 @@ class Method(nn.Module):
         return []
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
-        """For a picture of a finished encoder: what the network is shown of `images`, and what it makes of that.
+        """For a figure of a finished encoder: what the network is shown of `images`, and what it makes of that.
 
         Args:
             images: (N, C, H, W) clean and normalized; the method is in eval mode, without gradient.
@@ -221,7 +221,7 @@ class Method(nn.Module):
         return None
 
     def pretext_confusion(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
-        """For a picture of a finished encoder: its answers to a pretext task that has classes, such as rotations.
+        """For a figure of a finished encoder: its predictions for a pretext task that has classes, such as rotations.
 
         Args:
             batch: one that was not trained on; the method is in eval mode, without gradient.
@@ -233,13 +233,13 @@ class Method(nn.Module):
 
 
 def frozen(module: nn.Module) -> nn.Module:
-    """Put a module in eval mode without gradients, for a teacher that only answers."""
+    """Put a module in eval mode without gradients, for a teacher that only predicts."""
     return module.requires_grad_(False).eval()
 
 
 KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 GIVEN = ("teacher", "second", "num_images", "num_labeled", "image_shape", "statistics")
-"""What a method's constructor may ask for beside the network, by these names: the frozen predictor of an earlier stage;
+"""What a method's constructor may ask for besides the network, by name: the frozen predictor of an earlier stage;
 another network like the first, with weights of its own; how many training images there are (`batch.unlabeled.index`
 counts them from 0); how many labeled images at most a batch ever shows; channels, height and width of every image; by
 what the normalization of the images can be undone."""

@@ -31,7 +31,7 @@ class BYOL(Method):
     which changes nothing, is left out; its target starts from other random weights, ours from the same ones.
 
     Args:
-        model: the bare encoder; projector and predictor are beside it and are dropped afterwards.
+        model: the bare encoder; projector and predictor are next to it and are dropped afterwards.
         hidden: width of the middle layer of projector and predictor. Paper: 4,096.
         out_features: dimension of projection and prediction. Paper: 256.
         momentum: tau at the start, in [0, 1]. Paper: 0.996 for 1,000 epochs, 0.99 for 300 (its code's presets);

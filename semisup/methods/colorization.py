@@ -21,7 +21,7 @@ __all__ = ["Colorization"]
 REACH, SPACING = 110, 10  # the a and b of the bins' centers: -110, -100, ... 110, both as published
 SIDE = 2 * REACH // SPACING + 1
 BINS = SIDE**2
-NEIGHBORS, DEVIATION = 5, 5.0  # of the soft targets, as published
+NEIGHBORS, STD = 5, 5.0  # of the soft targets, as published
 SHRINK = 4  # colors are asked for at a quarter of the images' side, as published
 
 
@@ -30,19 +30,19 @@ class Colorization(Method):
 
     The network sees the lightness L of an image and tells its colors a and b at a quarter of the side, as a
     distribution over a grid of bins. A target Z spreads over the 5 bins nearest to the color, by a Gaussian of
-    deviation 5; q* is the nearest. w = ((1 - uniform) p + uniform / Q)^-1, scaled so that its mean over p is 1, makes
+    std 5; q* is the nearest. w = ((1 - uniform) p + uniform / Q)^-1, scaled so that its mean over p is 1, makes
     rare colors count more; p is how often each bin occurs.
 
-    Deviations. p is the running mean of the batches' targets, in place of ImageNet's, smoothed. All Q = 529 bins of the
-    grid are kept; the paper leaves out those that no screen can show, which never are a target. L is shown in all three
-    channels, as a gray image normalized like the data, so that the backbone takes color images afterwards, by which it
-    is judged; the paper goes on with L. Colors are the mean of their 4 x 4 pixels, and the decoder is a small one on
-    the backbone's last map.
+    Differences. p is the running mean of the batches' targets, in place of ImageNet's, smoothed. All Q = 529 bins of
+    the grid are kept; the paper leaves out those that no screen can show, which never are a target. L is shown in all
+    three channels, as a gray image normalized like the data, so that the backbone takes color images afterwards, by
+    which it is evaluated; the paper goes on with L. Colors are the mean of their 4 x 4 pixels, and the decoder is a
+    small one on the backbone's last map.
 
     Args:
-        model: the bare encoder around a backbone that gives maps, for color images; the decoder is beside it and is
+        model: the bare encoder around a backbone that gives maps, for color images; the decoder is next to it and is
             dropped afterwards.
-        statistics: means and deviations that the images were normalized by.
+        statistics: means and stds that the images were normalized by.
         uniform: share of the uniform distribution in the weights, in [0, 1]; 1 weighs all alike. Paper: 0.5.
         momentum: of the running mean of the colors' frequencies, in [0, 1).
         decoder_width: channels of the decoder.
@@ -117,7 +117,7 @@ def soft_bins(colors: Tensor) -> Tensor:
     centers = torch.arange(-REACH, REACH + 1, SPACING, device=colors.device, dtype=colors.dtype)
     a, b = ((c[..., None] - centers).square() for c in colors.permute(1, 0, 2, 3).flatten(1))
     distances, nearest = (a[:, :, None] + b[:, None, :]).flatten(1).topk(NEIGHBORS, dim=1, largest=False)
-    shares = (-distances / (2 * DEVIATION**2)).softmax(1)
+    shares = (-distances / (2 * STD**2)).softmax(1)
     return torch.zeros(len(a), BINS, device=colors.device, dtype=colors.dtype).scatter_(1, nearest, shares)
 
 

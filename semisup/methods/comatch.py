@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.errors import SemisupError
-from semisup.losses import neighbor_answers, pseudo_label_graph, similarity, soft_cross_entropy
+from semisup.losses import neighbor_predictions, pseudo_label_graph, similarity, soft_cross_entropy
 from semisup.methods.base import (
     Batch,
     Count,
@@ -29,7 +29,7 @@ from semisup.models import Classifier
 
 __all__ = ["CoMatch"]
 
-RECENT = 32  # batches whose mean answers are remembered for the alignment; the reference code's number
+RECENT = 32  # batches whose mean predictions are remembered for the alignment; the reference code's number
 
 
 class CoMatch(Method):
@@ -38,23 +38,23 @@ class CoMatch(Method):
     L = CE(labeled) + unlabeled_weight * mean[max q >= threshold] H(q, strong)
     + contrast_weight * mean H(G, softmax(z z'^T / temperature)) (Li et al. 2021, arXiv:2011.11183).
 
-    q is the aligned answer to the weak view, smoothed by a memory of labeled and unlabeled images of earlier batches:
-    q = smoothing * p + (1 - smoothing) * the memory's answers, weighed by how much their embeddings resemble. It is
-    soft and without gradient. G is the graph of the batch (`pseudo_label_graph`), z and z' are the embeddings of the
-    strong and the second view, both of which learn.
+    q is the aligned prediction for the weak view, smoothed by a memory of images, labeled and unlabeled, of earlier
+    ones: q = smoothing * p + (1 - smoothing) * the memory's predictions, weighed by how much their embeddings resemble.
+    It is soft and without gradient. G is the graph of the batch (`pseudo_label_graph`), z and z' are the embeddings of
+    the strong and the second view, both of which learn.
 
-    The memory keeps aligned answers as they were before smoothing, and labels. Smoothing begins when it is full.
+    The memory keeps aligned predictions as they were before smoothing, and labels. Smoothing begins when it is full.
 
     Reference code: salesforce/CoMatch, Train_CoMatch.py. It makes one forward of all four views; here the weak view
     runs first, without gradient, as in FixMatch. The momentum encoder of the paper's ImageNet runs is left out.
 
     Args:
-        model: the classifier; the embedding is beside it and is dropped afterwards.
+        model: the classifier; the embedding is next to it and is dropped afterwards.
         threshold: least confidence of a used guess, in [0, 1]. Paper: 0.95.
         unlabeled_weight: weight of the unlabeled term. Paper: 1.
         contrast_weight: weight of the contrast of embeddings. Paper: 1; 5 on STL-10 (recalled).
         graph_threshold: least agreement of two guesses that makes an edge, in [0, 1]. Paper: 0.8.
-        smoothing: part of the image's own answer in its guess, in [0, 1]; 1 ignores the memory. Paper: 0.9.
+        smoothing: part of the image's own prediction in its guess, in [0, 1]; 1 ignores the memory. Paper: 0.9.
         temperature: of the similarities, > 0. Paper: 0.2.
         memory: images remembered, at least one batch of both parts. Reference code: 5 batches, 2,560 of 64 + 448.
         embedding: width of the embeddings. Reference code: 64.
@@ -140,18 +140,18 @@ class CoMatch(Method):
         )
 
     def smooth(self, probs: Tensor, z: Tensor) -> Tensor:
-        """Blend `probs` (U, C) with the answers that the memory has for embeddings `z` (U, D), once it is full."""
+        """Blend `probs` (U, C) with the predictions that the memory has for embeddings `z` (U, D), once it is full."""
         shares = similarity(z, self.memory_embeddings, self.temperature).softmax(1)
-        smoothed = torch.lerp(neighbor_answers(shares, self.memory_probs), probs, self.smoothing)
+        smoothed = torch.lerp(neighbor_predictions(shares, self.memory_probs), probs, self.smoothing)
         return torch.where(self.written >= self.memory, smoothed, probs)
 
     def remember(self, z: Tensor, probs: Tensor) -> None:
-        """Overwrite the oldest rows of the memory with embeddings `z` (N, D) and answers `probs` (N, C)."""
+        """Overwrite the oldest rows of the memory with embeddings `z` (N, D) and predictions `probs` (N, C)."""
         rows = oldest(self.memory, self.written, len(z))
         self.memory_embeddings.index_copy_(0, rows, z)
         self.memory_probs.index_copy_(0, rows, probs)
         self.written += len(z)
 
     def predictor(self) -> nn.Module:
-        """Return the classifier without the embedding; recipes judge its EMA, as the paper does."""
+        """Return the classifier without the embedding; recipes evaluate its EMA, as the paper does."""
         return self.model

@@ -1,4 +1,4 @@
-"""Context prediction: where beside the middle tile of the image did this other tile lie?"""
+"""Context prediction: where around the middle tile of the image did this other tile lie?"""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class ContextPredictionTask(nn.Module):
 
     def forward(self, encoder: nn.Module, images: Tensor) -> Tensor:
         """Mean cross-entropy over the eight neighbors of the middle of all images (N, C, S, S)."""
-        return F.cross_entropy(*self.answer(encoder, images))
+        return F.cross_entropy(*self.predict(encoder, images))
 
-    def answer(self, encoder: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, encoder: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (8N, 8) for the neighbors of the middle of all images, and their places (8N,)."""
         tiles = cut_tiles(images, 3, self.gap, self.jitter)
         count, cells = tiles.shape[:2]
@@ -50,13 +50,13 @@ class ContextPrediction(Method):
     (Doersch et al. 2015, arXiv:1505.05192).
 
     Tiles are those of a 3 x 3 grid, cut with a gap and at a random place, and normalized one by one. In color images
-    each tile keeps one channel; noise of 1/100 of its deviation stands in for the others, since a lens shifts them
+    each tile keeps one channel; noise of 1/100 of its std stands in for the others, since a lens shifts them
     against one another, which would tell the place. The paper draws one pair at a time from anywhere in a large image;
     here all eight of an image share the forward of its nine tiles. Its tiles of random resolution are left out, for
     there is none to lose. Images with cells of less than 8 pixels are enlarged.
 
     Args:
-        model: the bare encoder, which must take images as small as a tile; the head is beside it.
+        model: the bare encoder, which must take images as small as a tile; the head is next to it.
         gap: least distance of neighboring tiles as a part of a cell, in [0, 0.25]. Paper: 34 of 144 pixels.
         jitter: how far a tile may move in its cell, likewise. Paper: 14 of 144 pixels.
         hidden: width of the head's middle layer. Paper: 4,096, for features of as many.
@@ -81,7 +81,7 @@ class ContextPrediction(Method):
 
     def pretext_confusion(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return which place is taken for which."""
-        return self.task.answer(self.encoder, batch.unlabeled["weak"])
+        return self.task.predict(self.encoder, batch.unlabeled["weak"])
 
     def predictor(self) -> nn.Module:
         """Return the encoder without the head."""

@@ -55,12 +55,12 @@ class Counting(Method):
     (Noroozi et al. 2017, arXiv:1708.06734, eq. 4).
 
     f = ReLU(linear(E(.))) >= 0 counts; D halves an image, so that it is as large as a quarter; y is another image of
-    the batch, the one beside x, whose order is random: D y is computed once, as the D x of its own. All five images
+    the batch, the next one, whose order is random: D y is computed once, as the D x of its own. All five images
     are in one forward, and all have a gradient. D takes one of several filters for each image, and some color images
     lose their color, since either would tell a halved image from a quarter. An odd last row and column are lost.
 
     Args:
-        model: the bare encoder, which must take images of half the size; the head is beside it.
+        model: the bare encoder, which must take images of half the size; the head is next to it.
         margin: M >= 0. Paper: 10.
         gray: part of color images that lose their color, in [0, 1]. Not verified against the paper.
         counts: how many things are counted. Paper: 1,000.

@@ -25,14 +25,14 @@ class CPC(Method):
     told from all patches of the batch that are targets at the same distance: of other images, other columns and other
     rows. Rows next to each other share pixels, hence `nearest`.
 
-    Deviations. The paper's context is a PixelCNN, which sees the neighboring columns too. Its score is z W c; here it
+    Differences. The paper's context is a PixelCNN, which sees the neighboring columns too. Its score is z W c; here it
     is the cosine over a temperature, as in all contrastive losses of this package. The paper's encoder has no
     BatchNorm, whose statistics tell one patch about the others. Our backbones have it, over all patches of the batch at
     once; what stands on top has LayerNorm. Afterwards the backbone sees whole images, where the paper averages over
     the grid.
 
     Args:
-        model: the bare encoder, around a backbone for images of any size; GRU and maps are beside it and are dropped
+        model: the bare encoder, around a backbone for images of any size; GRU and maps are next to it and are dropped
             afterwards.
         grid: patches along each side. Paper: 7, of 64 px each 32 in 256.
         nearest: first distance in rows that is predicted. Paper: 1; from 2 on no pixel of the target has been read.

@@ -43,17 +43,17 @@ class DecoupledRotation(Method):
     Some images look the same however they are turned: w = 1 - p^gamma for turned images, p the probability that one
     looks upright, and w = 1 for upright ones.
 
-    p is the answer of a linear classifier that has upright images as examples and turned ones as unlabeled
+    p is the prediction of a linear classifier that has upright images as examples and turned ones as unlabeled
     (nnPU, arXiv:1703.00593). The reference code reads it, four numbers for every image, from a file made beforehand;
     how is not in it. Here it learns from the first step on, from r, into which its gradient does
-    not go, and w counts from a later part of the run on: one run and no file. Other deviations: the halves are
+    not go, and w counts from a later part of the run on: one run and no file. Other differences: the halves are
     those of the backbone's features, in the paper of a layer on top of them; all images of a batch have the same random
     rows of the bank as negatives.
 
     Reference code: philiptheother/FeatureDecoupling.
 
     Args:
-        model: the bare encoder, at least 2 features wide; the heads are beside it and are dropped afterwards.
+        model: the bare encoder, at least 2 features wide; the heads are next to it and are dropped afterwards.
         num_images: number of training images; the bank takes 4 * `embedding` + 8 bytes for each.
         invariance_weight: weight of the second term. Paper: 1.
         instance_weight: weight of the third term. Paper: 1.

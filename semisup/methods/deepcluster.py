@@ -128,5 +128,5 @@ class DeepCluster(Method):
                 sizes.copy_(counts)
 
     def predictor(self) -> nn.Module:
-        """Return the encoder, with its projection head beside it."""
+        """Return the encoder, with its projection head next to it."""
         return self.encoder

@@ -27,9 +27,9 @@ class DenoisingAutoencoder(Method):
     is trained at once, and a convolutional decoder enlarges its last map.
 
     Args:
-        model: the bare encoder around a backbone that gives maps; the decoder is beside it and is dropped afterwards.
+        model: the bare encoder around a backbone that gives maps; the decoder is next to it and is dropped afterwards.
         corruption: masking, gaussian or salt_and_pepper, see `semisup.augment.pretext.corruption.corrupt`.
-        amount: the part of the pixels that is hit, in [0, 1]; for gaussian the noise's deviation, >= 0, in those of the
+        amount: the part of the pixels that is hit, in [0, 1]; for gaussian the noise's std, >= 0, in those of the
             data set. Papers: 0.1 to 0.5.
         decoder_width: channels of the decoder.
 

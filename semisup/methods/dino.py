@@ -25,7 +25,7 @@ class DINO(Method):
     softmax(s_v / student_temperature)) over both large views g of the teacher and all other views v of the student.
 
     The teacher is the student's moving average; it sees the large views alone, in train mode, with BatchNorm statistics
-    of its own and no gradient. The center c is the moving average of its answers, moved after each loss. A low
+    of its own and no gradient. The center c is the moving average of its predictions, moved after each loss. A low
     temperature of the teacher sharpens, the center keeps all images from falling into one cluster: either alone
     collapses; the logged `teacher_entropy` is then log(out_features) or 0. Large views are `first` and `second`, small
     ones `local_1`, `local_2`, ...
@@ -34,7 +34,7 @@ class DINO(Method):
     cosine, ours is the optimizer's. Our average starts warm, see `semisup.models.EMA`.
 
     Args:
-        model: the bare encoder; the heads are beside it and are dropped afterwards.
+        model: the bare encoder; the heads are next to it and are dropped afterwards.
         out_features: clusters. Reference code: 65,536 on ImageNet.
         hidden: width of the head's middle layers. Paper: 2,048.
         bottleneck: width of the unit vectors before the last layer. Paper: 256.
@@ -130,7 +130,7 @@ class DINOHead(nn.Module):
     """Three linear layers with GELU between them, ℓ2-normalization, and a last layer whose rows have length 1.
 
     DINOHead of facebookresearch/dino with its `norm_last_layer`: weight normalization with the gain fixed at 1. Linear
-    layers start with a deviation of 1 / sqrt(inputs), which at the published width of 2,048 is the published 0.02; with
+    layers start with a std of 1 / sqrt(inputs), which at the published width of 2,048 is the published 0.02; with
     that in a narrow head biases would soon be all that is left of an image. The last layer starts evenly within 1 /
     sqrt(bottleneck), as torch's linear layers do. Input `(N, in_features)`, output
     `(N, out_features)` in [-1, 1].

@@ -1,4 +1,4 @@
-"""Distillation: a student learns what its teacher answers."""
+"""Distillation: a student learns what its teacher predicts."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ class Distill(Method):
     """L = (1 - alpha) CE(labels) + alpha * distillation loss on the unlabeled images.
 
     `form: simclr_v2` (Chen et al. 2020, arXiv:2006.10029, eq. 2-3) is the cross-entropy with the teacher's softened
-    answers, without a factor T^2; the official notebook multiplies by T^2, we follow the paper. `form: hinton` (Hinton
-    et al. 2015, arXiv:1503.02531) is T^2 KL(teacher || student), whose gradient keeps its scale as T grows. Teacher and
-    student see the same augmented image; the teacher is in eval mode. The unlabeled images include the labeled.
+    predictions, without a factor T^2; the official notebook multiplies by T^2, we follow the paper. `form: hinton`
+    (Hinton et al. 2015, arXiv:1503.02531) is T^2 KL(teacher || student), whose gradient keeps its scale as T grows.
+    Teacher and student see the same augmented image; the teacher is in eval mode. The unlabeled images include the
+    labeled.
 
     Args:
         model: the student, of any architecture.
@@ -36,7 +37,7 @@ class Distill(Method):
 
     name = "distill"
     family = "distillation"
-    summary = "A (smaller) student learns the softened answers of a frozen teacher on unlabeled images."
+    summary = "A (smaller) student learns the softened predictions of a frozen teacher on unlabeled images."
     citation = "Hinton et al. 2015, arXiv:1503.02531; Chen et al. 2020, arXiv:2006.10029"
 
     def __init__(
@@ -68,15 +69,15 @@ class Distill(Method):
         """Yield one update of the student."""
         u = batch.unlabeled[self.view]
         with torch.no_grad():
-            answers = self.teacher(u)
+            teacher_logits = self.teacher(u)
         if self.alpha == 1:
-            loss = self.distillation_loss(self.model(u), answers, self.temperature)
+            loss = self.distillation_loss(self.model(u), teacher_logits, self.temperature)
             yield Update(loss, log={"distillation": loss})
             return
         x = batch.labeled["weak"]
         logits, logits_u = together(self.model, x, u)
         supervised = F.cross_entropy(logits.float(), batch.labeled.y)
-        distillation = self.distillation_loss(logits_u, answers, self.temperature)
+        distillation = self.distillation_loss(logits_u, teacher_logits, self.temperature)
         yield Update(
             (1 - self.alpha) * supervised + self.alpha * distillation,
             log={"supervised": supervised, "distillation": distillation},

@@ -51,18 +51,18 @@ class EnAET(Method):
 
     Reference code: maple-research-lab/EnAET, AET_MultiT/train_AETall_fast.py. It draws one set of parameters for
     affine, similarity and Euclidean, mixes a batch in one proportion, decodes from the second last stage of the network
-    by a residual block of each decoder's own, and trains decoders by SGD beside Adam; here every family has its own
+    by a residual block of each decoder's own, and trains decoders by SGD next to Adam; here every family has its own
     draw, and a linear layer on the network's features in the same optimizer. Its additional views (mosaics) are left
     out. As there, the images of each family have a forward of their own: their batch statistics are theirs alone, and
     the running ones see the mixed images and the guesses', as in MixMatch. In one joint forward three images of five
-    would be turned, sheared and zero-filled, and the network would be judged by their statistics.
+    would be turned, sheared and zero-filled, and the network would be evaluated by their statistics.
 
     The reference code has the agreement at full weight from the first step; here it rises as MixMatch's unlabeled term
     does, because in a short run the first guesses are wrong. Digits with 100 labels, 400 steps, draw 10: joint forward
     and no ramp 10.3%, ramp alone 49.3%, own forwards alone 37.0%, both 95.5%.
 
     Args:
-        model: the classifier; the decoders are beside it and are dropped afterwards.
+        model: the classifier; the decoders are next to it and are dropped afterwards.
         temperature: sharpens the guesses, > 0. Paper: 0.5.
         alpha: of the Beta distribution of the mixing proportions, >= 0; 0 mixes nothing. Paper: 0.75.
         unlabeled_weight: final weight of MixMatch's unlabeled term. Reference code: 75 (CIFAR-10).
@@ -137,7 +137,7 @@ class EnAET(Method):
         )
 
     def predictor(self) -> nn.Module:
-        """Return the classifier without the decoders; recipes judge its EMA, as the paper does."""
+        """Return the classifier without the decoders; recipes evaluate its EMA, as the paper does."""
         return self.model
 
 

@@ -26,7 +26,7 @@ class EntropyMinimization(Method):
 
     Args:
         model: the classifier.
-        unlabeled_weight: weight of the entropy, which is in nats and at most log C. Beside VAT: 0.06 in
+        unlabeled_weight: weight of the entropy, which is in nats and at most log C. Next to VAT: 0.06 in
             google-research/fixmatch, 1.0 in S4L (arXiv:1905.03670) on ImageNet; 0.3 in S4L's mix of all methods.
     """
 

@@ -31,11 +31,11 @@ class Exemplar(Method):
     value and hue (see `semisup.augment.pretext.exemplars.transform_patches`). Images that come after the last
     seed are not looked at. While seeds are still coming, those that are there are drawn from.
 
-    Deviations: the paper's patches are a third of a 96-pixel image wide; contrast changes along fixed axes of color
+    Differences: the paper's patches are a third of a 96-pixel image wide; contrast changes along fixed axes of color
     instead of the data's principal components; no dropout.
 
     Args:
-        model: the bare encoder, which must take images as small as a patch; the head is beside it.
+        model: the bare encoder, which must take images as small as a patch; the head is next to it.
         num_images: number of training images: no more seeds than that.
         image_shape: channels, height and width of an image; a seed takes four bytes for each of its numbers.
         surrogates: number of seeds. Paper: 8,000, with about 100 examples of each: far fewer than the images, of which

@@ -24,7 +24,7 @@ class FreeMatch(Method):
     (Wang et al. 2023, arXiv:2205.07246, algorithm 1).
 
     tau, p and h are running means of the weak views' confidence, probabilities and histogram of guesses. They start at
-    1 / classes and, as in the authors' code, take in the step's guesses before these are judged.
+    1 / classes and, as in the authors' code, take in the step's guesses before these are compared with it.
 
     Fairness is `semisup.losses.self_adaptive_fairness` of the strong views that are kept. Formula and code of
     the authors agree on its sign, which is not the one that their text suggests: see there.

@@ -24,7 +24,7 @@ class InstanceDiscrimination(Method):
 
     v_i is the embedding of image i, of unit length, b_i its row in a bank with one for every image, and P(i | v) =
     exp(b_i . v / temperature) / Z. `loss: softmax` takes the sum over the whole bank for Z. `loss: nce` tells the
-    image's own row from `noise` rows drawn evenly (h = P / (P + noise / n)); it is for more images than fit beside a
+    image's own row from `noise` rows drawn evenly (h = P / (P + noise / n)); it is for more images than fit next to a
     batch. The bank, its first rows and the Z of nce are those of
     `semisup.methods.parts.instance_bank.InstanceBank`.
 
@@ -36,7 +36,7 @@ class InstanceDiscrimination(Method):
     without blur, with more jitter of hue. Its loss is nce, with random first rows and the Z of the first batch.
 
     Args:
-        model: the bare encoder; the embedding is beside it and is dropped afterwards.
+        model: the bare encoder; the embedding is next to it and is dropped afterwards.
         num_images: images in the training set, n; the bank takes 4 * out_features + 8 bytes for each.
         loss: softmax, which takes 4 * n bytes for each image of a batch, a few times: up to about 100,000 images; or
             nce.

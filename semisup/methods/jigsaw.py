@@ -57,9 +57,9 @@ class JigsawTask(nn.Module):
 
     def forward(self, encoder: nn.Module, images: Tensor) -> Tensor:
         """Mean cross-entropy over images (N, C, S, S), each in one random permutation."""
-        return F.cross_entropy(*self.answer(encoder, images))
+        return F.cross_entropy(*self.predict(encoder, images))
 
-    def answer(self, encoder: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, encoder: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (N, permutations) for images, each in one random permutation, and which it was (N,)."""
         images = lose_color(images, self.gray)
         tiles = normalize_tiles(cut_tiles(images, self.grid, self.gap, self.jitter))
@@ -84,7 +84,7 @@ class Jigsaw(Method):
     of 64 pixels, less than one here. Images with cells of less than 8 pixels are enlarged.
 
     Args:
-        model: the bare encoder, which must take images as small as a tile; the head is beside it.
+        model: the bare encoder, which must take images as small as a tile; the head is next to it.
         grid: tiles along each axis, 2 or 3. Paper: 3.
         gap: least distance of neighboring tiles as a part of a cell, in [0, 0.25]. Paper: 0.
         jitter: how far a tile may move in its cell, likewise. Paper: 11 of 75 pixels.
@@ -136,7 +136,7 @@ class Jigsaw(Method):
 
     def pretext_confusion(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return which permutation is taken for which."""
-        return self.task.answer(self.encoder, batch.unlabeled["weak"])
+        return self.task.predict(self.encoder, batch.unlabeled["weak"])
 
     def predictor(self) -> nn.Module:
         """Return the encoder without the head."""

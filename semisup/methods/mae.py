@@ -24,14 +24,14 @@ class MAE(Method):
 
     The encoder gets the patches in sight alone, each with its position; a smaller decoder gets their codes and, in
     every other place, one learned token. As in facebookresearch/mae (models_mae.py) each image hides patches of its
-    own, equally many, and targets are normalized patch by patch, by the deviation with n - 1 in its denominator. There
+    own, equally many, and targets are normalized patch by patch, by the std with n - 1 in its denominator. There
     is no class token here, see the backbone, and only the crop and mirroring of the paper as augmentation.
 
     Args:
-        model: the bare encoder around a `vit`; the decoder is beside it and is dropped afterwards.
+        model: the bare encoder around a `vit`; the decoder is next to it and is dropped afterwards.
         mask_ratio: part of the patches that is hidden, in (0, 1). Paper: 0.75.
-        norm_pix: whether to predict the pixels of each patch less their mean and over their deviation. Paper: better.
-        decoder_width: of the decoder's tokens, a multiple of 4 and of `decoder_heads`. Paper: 512 beside an encoder of
+        norm_pix: whether to predict the pixels of each patch less their mean and over their std. Paper: better.
+        decoder_width: of the decoder's tokens, a multiple of 4 and of `decoder_heads`. Paper: 512 next to an encoder of
             1,024; here likewise about half the backbone's.
         decoder_depth: blocks of the decoder. Paper: 8; 1 is as good if the whole network is tuned afterwards.
         decoder_heads: of the decoder's attention. Paper: 16.
@@ -112,22 +112,22 @@ class MAE(Method):
         patches = split_patches(images, require_vit(self.encoder.backbone, "mae").patch)
         if not self.norm_pix:
             return patches
-        mean, deviation = _scale(patches)
-        return (patches - mean) / deviation
+        mean, std = _scale(patches)
+        return (patches - mean) / std
 
     def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Show the images with patches hidden (0, the mean of the data) and with these painted, both (N, C, H, W).
 
         Always hides the same; changes nothing in the method. With `norm_pix` the brightness and contrast of a painted
-        patch are those of the hidden one, as in the authors' pictures.
+        patch are those of the hidden one, as in the authors' figures.
         """
         vit = require_vit(self.encoder.backbone, "mae")
         with looking(self, images):
             painted, hidden = self.fill_in(images)
             patches = split_patches(images, vit.patch)
             if self.norm_pix:
-                mean, deviation = _scale(patches)
-                painted = painted * deviation + mean
+                mean, std = _scale(patches)
+                painted = painted * std + mean
             shape = (*vit.grid(images), images.shape[1])
             seen = join_patches(patches.masked_fill(hidden[:, :, None], 0), *shape)
             return seen, join_patches(torch.where(hidden[:, :, None], painted.to(patches.dtype), patches), *shape)
@@ -143,5 +143,5 @@ def _pick(tokens: Tensor, index: Tensor) -> Tensor:
 
 
 def _scale(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (N, T, 1) of each patch; 1e-6 is the reference code's, so that flat patches become 0."""
+    """Mean and std (N, T, 1) of each patch; 1e-6 is the reference code's, so that flat patches become 0."""
     return patches.mean(dim=2, keepdim=True), (patches.var(dim=2, keepdim=True) + 1e-6).sqrt()

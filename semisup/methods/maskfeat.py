@@ -28,7 +28,7 @@ class MaskFeat(Method):
     `semisup.augment.pretext.patches.hide_blocks`.
 
     Args:
-        model: the bare encoder around a `vit`; the linear layer is beside it and is dropped afterwards.
+        model: the bare encoder around a `vit`; the linear layer is next to it and is dropped afterwards.
         mask_ratio: part of the patches that is hidden, in (0, 1). Paper: 0.4.
         smallest_block: area of a rectangle at the least, as a part of the patches, in [0, 1]. Reference code: 15/196.
         cell: side of a histogram's cell in pixels; must divide the backbone's patch. Paper: 8, half the patch; on

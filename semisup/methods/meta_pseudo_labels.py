@@ -55,8 +55,8 @@ class MetaPseudoLabels(Method):
         teacher_uda_weight: final weight of the teacher's consistency term. Paper (CIFAR-10): 8; ImageNet: 20.
         uda_ramp: part of the run over which that weight rises linearly from 0, in [0, 1]. Paper: 5,000
             of 300,000 steps.
-        uda_temperature: sharpens the teacher's weak answers, > 0. Paper: 0.7.
-        uda_threshold: least confidence of a used weak answer, sharpened as it is used, in [0, 1]. Paper: 0.6.
+        uda_temperature: sharpens the teacher's weak predictions, > 0. Paper: 0.7.
+        uda_threshold: least confidence of a used weak prediction, sharpened as it is used, in [0, 1]. Paper: 0.6.
         label_smoothing: on the teacher's labeled and the student's loss, in [0, 1). Paper: 0.15.
         student_start: part of the run in which only the teacher learns, in [0, 1). Paper: 3,000 of 300,000 steps.
         baseline_decay: of the running mean that is subtracted from h to reduce its variance (official code: 0.99);

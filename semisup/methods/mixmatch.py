@@ -33,8 +33,8 @@ class MixMatch(Method):
     L = H(y', p(x')) + w(t) * mean over images and classes of (p(u') - q')^2
     (Berthelot et al. 2019, arXiv:1905.02249, algorithm 1 and eq. 2-12).
 
-    q is the mean answer to two weak views, then sharpened, without gradient. The labeled images and both views of the
-    unlabeled ones are mixed with partners drawn from all of them together, each image in a proportion of its own of
+    q is the mean prediction for two weak views, then sharpened, without gradient. The labeled images and both views of
+    the unlabeled ones are mixed with partners drawn from all of them together, each image in a proportion of its own of
     which it keeps the larger part.
 
     The reference code runs the mixed images in interleaved parts, of which only the first updates BatchNorm's running
@@ -88,7 +88,7 @@ class MixMatch(Method):
         )
 
     def predictor(self) -> nn.Module:
-        """Return the classifier itself; recipes judge its EMA, as the paper does."""
+        """Return the classifier itself; recipes evaluate its EMA, as the paper does."""
         return self.model
 
 

@@ -32,7 +32,7 @@ class MoCo(Method):
     negative. Only the queries learn. v1 is `{head: linear, temperature: 0.07}`, v2, the default, has an MLP head.
 
     Parameters are averaged; the BatchNorm statistics of the key network are those of its own batches, in train mode.
-    Where a query and its key are normalized beside the same images, the statistics give the answer away: the paper
+    Where a query and its key are normalized next to the same images, the statistics give the answer away: the paper
     shuffles keys over GPUs. Here, on one device, a batch goes through the network in parts, each with statistics of its
     own, the keys in an order that is drawn and afterwards undone: eight GPUs in one, as in the authors' CIFAR notebook.
     Running statistics then move once per part. A part needs images enough for its own statistics, 64 in the paper: 800
@@ -42,7 +42,7 @@ class MoCo(Method):
     Source: facebookresearch/moco, moco/builder.py and colab/moco_cifar10_demo.ipynb.
 
     Args:
-        model: the bare encoder; the head is beside it and is dropped afterwards.
+        model: the bare encoder; the head is next to it and is dropped afterwards.
         head: mlp (linear, ReLU, linear; as wide as the features between them), v2's; or linear, v1's.
         temperature: of the similarities, > 0. v2: 0.2; v1: 0.07; CIFAR notebook: 0.1.
         out_features: dimension of the compared embeddings. Paper: 128.

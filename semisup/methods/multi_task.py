@@ -42,7 +42,7 @@ class MultiTask(Method):
     choice of layers by lasso.
 
     Args:
-        model: the bare encoder; the heads are beside it and are dropped afterwards.
+        model: the bare encoder; the heads are next to it and are dropped afterwards.
         tasks: task -> weight >= 0 of its loss; 0 leaves it out. Tasks are rotation, jigsaw, context_prediction,
             counting and aet. Untrained they cost log 4, log 100, log 8, up to hundreds (give it a small weight) and
             about 1.

@@ -1,4 +1,4 @@
-"""Noisy Student: learn a teacher's answers to clean images on noised ones."""
+"""Noisy Student: learn a teacher's predictions for clean images on noised ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class NoisyStudent(Method):
         unlabeled_weight: weight of the pseudo-labeled term. Paper: 1.
         label_smoothing: on the true labels, in [0, 1). Paper's code: 0.1.
         dropout: on the features before the head, in [0, 1): the model noise that every network here has a place for.
-            Paper: 0.5, beside stochastic depth.
+            Paper: 0.5, next to stochastic depth.
 
     Raises:
         SemisupError: at the first step, if no relabel stage gave pseudo-labels.

@@ -1,4 +1,4 @@
-"""Π-model: two noisy looks at one image give one answer."""
+"""Π-model: two noisy looks at one image give one prediction."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ class PiModel(Method):
 
     One joint forward in train mode. The unlabeled images include the labeled ones.
 
-    In the paper both answers get gradient. That is meant for two draws of one noise: beside a strong second view it
-    flattens the answer to the first (digits, draw 10, 10 and 40 labels: 23.1 and 86.4% instead of 76.3 and 93.0%).
+    In the paper both predictions get gradient. That is meant for two draws of one noise: next to a strong second view
+    it flattens the prediction for the first (digits, draw 10, 10 and 40 labels: 23.1 and 86.4% instead of 76.3 and
+    93.0%).
 
     Args:
         model: the classifier.
         consistency: the final value of w(t). google-research/fixmatch's port: 10; Oliver et al. (arXiv:1804.09170): 20.
-            Authors' code (s-laine/tempens): 100 M/N, of M labels among N images, beside a cross-entropy that is divided
-            by the whole batch. Divided by its labeled part, as here, that is 100.
+            Authors' code (s-laine/tempens): 100 M/N, of M labels among N images, next to a cross-entropy that is
+            divided by the whole batch. Divided by its labeled part, as here, that is 100.
         ramp: part of the run over which w(t) = consistency * exp(-5 (1 - t/ramp)^2) rises, in [0, 1]. Paper: 80 of 300
             epochs; google-research/fixmatch: 0.4, linearly.
-        detach: the answer to the view "first" is a target without gradient, as in the ports of google-research/fixmatch
-            and USB. False, as in the paper, sends it through both.
+        detach: the prediction for the view "first" is a target without gradient, as in the ports of
+            google-research/fixmatch and USB. False, as in the paper, sends it through both.
     """
 
     name = "pi_model"

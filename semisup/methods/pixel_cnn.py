@@ -25,13 +25,13 @@ class PixelCNN(Method):
     the pixels before it, in the order of reading, and from the code. The decoder sees few pixels, so that the code has
     to hold what the image is like as a whole. For small images: the decoder works at full resolution.
 
-    Deviations. Pixels are rounded to `levels` brightnesses, there 256, and the decoder reads the rounded ones. The
+    Differences. Pixels are rounded to `levels` brightnesses, there 256, and the decoder reads the rounded ones. The
     channels of a pixel are predicted side by side, there red before green before blue. The decoder is far smaller, and
     the code is the mean over the backbone's last map, there a fully connected layer.
 
     Args:
-        model: the bare encoder; the decoder is beside it and is dropped afterwards.
-        statistics: means and deviations that the images were normalized by.
+        model: the bare encoder; the decoder is next to it and is dropped afterwards.
+        statistics: means and stds that the images were normalized by.
         levels: of brightness, at least 2.
         decoder_width: channels of each of the decoder's two stacks.
         decoder_layers: gated layers; a pixel sees as many rows above it and one more.
@@ -66,7 +66,7 @@ class PixelCNN(Method):
         """Yield one update."""
         images = batch.unlabeled["image"]
         targets = self.quantize(images)
-        loss = F.cross_entropy(self.answers(targets, self.encoder(images)).float(), targets)
+        loss = F.cross_entropy(self.logits(targets, self.encoder(images)).float(), targets)
         yield Update(loss, log={"pixels": loss})
 
     def quantize(self, images: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class PixelCNN(Method):
         brightness = self.normalize.undo(images)
         return (brightness * self.levels).long().clamp(0, self.levels - 1)
 
-    def answers(self, targets: Tensor, codes: Tensor) -> Tensor:
+    def logits(self, targets: Tensor, codes: Tensor) -> Tensor:
         """Logits (N, levels, C, H, W) of each pixel, from codes (N, F) and from the levels before it."""
         visible = targets.to(codes.dtype) * (2 / (self.levels - 1)) - 1
         logits: Tensor = self.decoder(visible, codes).unflatten(1, (self.levels, -1))

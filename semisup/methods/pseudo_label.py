@@ -23,8 +23,8 @@ class PseudoLabel(Method):
     (Lee 2013, eq. 15-16; the threshold is that of Oliver et al. 2018, arXiv:1804.09170).
 
     The guess is made anew at every step. The mean runs over all unlabeled images, kept or not. One joint forward: its
-    logits serve as guess, where they carry no gradient, and as answer. Labels made once, by a finished network, are the
-    business of a `kind: relabel` stage and of noisy_student.
+    logits serve as guess, where they carry no gradient, and as prediction. Labels made once, by a finished network, are
+    the business of a `kind: relabel` stage and of noisy_student.
 
     Args:
         model: the classifier.

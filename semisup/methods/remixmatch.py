@@ -32,7 +32,7 @@ from semisup.models import Classifier
 
 __all__ = ["ReMixMatch"]
 
-MEMORY = 128  # batches whose mean answers are remembered; the reference code's number
+MEMORY = 128  # batches whose mean predictions are remembered; the reference code's number
 
 
 class ReMixMatch(Method):
@@ -41,10 +41,10 @@ class ReMixMatch(Method):
     L = H(y', x') + w(t) [l_u * H(q', u') + l_s * H(q, u_1)] + l_r * H(r, u_1 turned by r)
     (Berthelot et al. 2020, arXiv:1911.09785, algorithm 1).
 
-    q is the answer to the weak view, aligned with the class shares of the labels (against the mean answer of the last
-    128 batches), then sharpened, without gradient. It labels the weak view and all strong views of the same image;
-    these and the labeled images, on strong views too, are mixed as in MixMatch. u_1 is the first strong view once more,
-    not mixed; its quarter turns, one per image, are to be told by a linear layer on the features.
+    q is the prediction for the weak view, aligned with the class shares of the labels (against the mean prediction of
+    the last 128 batches), then sharpened, without gradient. It labels the weak view and all strong views of the same
+    image; these and the labeled images, on strong views too, are mixed as in MixMatch. u_1 is the first strong view
+    once more, not mixed; its quarter turns, one per image, are to be told by a linear layer on the features.
 
     The mixed images are one forward. The first strong view and its turns have forwards of their own, hence batch
     statistics of their own, and leave the running ones alone, as in the reference code: digits with 100 labels, 400
@@ -72,7 +72,7 @@ class ReMixMatch(Method):
 
     name = "remixmatch"
     family = "semi-supervised"
-    summary = "MixMatch with guesses that are aligned and label strong views, and a rotation task beside it."
+    summary = "MixMatch with guesses that are aligned and label strong views, and a rotation task next to it."
     citation = "Berthelot et al. 2020, arXiv:1911.09785"
     rates: Tensor | None
 
@@ -110,7 +110,7 @@ class ReMixMatch(Method):
         self.register_buffer("rates", new_rates() if ctaugment else None)
 
     def guess(self, weak: Tensor, labels: Tensor) -> Tensor:
-        """Return q (U, C) for the weak views, aligned beside the labels (B,) of the step; both are remembered."""
+        """Return q (U, C) for the weak views, aligned next to the labels (B,) of the step; both are remembered."""
         with torch.no_grad():
             return sharpen(self.alignment(self.model(weak).float().softmax(1), labels), self.temperature)
 
@@ -148,7 +148,7 @@ class ReMixMatch(Method):
         )
 
     def predictor(self) -> nn.Module:
-        """Return the classifier itself; recipes judge its EMA, as the paper does."""
+        """Return the classifier itself; recipes evaluate its EMA, as the paper does."""
         return self.model
 
     def learned(self) -> Tensor | None:

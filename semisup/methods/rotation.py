@@ -15,7 +15,7 @@ __all__ = ["Rotation", "RotationTask"]
 
 
 class RotationTask(nn.Module):
-    """The head, and the loss of a batch of images; `multi_task` has it beside others."""
+    """The head, and the loss of a batch of images; `multi_task` has it next to others."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -23,9 +23,9 @@ class RotationTask(nn.Module):
 
     def forward(self, encoder: nn.Module, images: Tensor) -> Tensor:
         """Mean cross-entropy over the four rotations of all images (N, C, S, S)."""
-        return F.cross_entropy(*self.answer(encoder, images))
+        return F.cross_entropy(*self.predict(encoder, images))
 
-    def answer(self, encoder: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, encoder: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (4N, 4) for the four rotations of all images, and the quarter turns (4N,)."""
         rotated, quarters = four_rotations(images)
         return self.head(encoder(rotated)).float(), quarters
@@ -41,7 +41,7 @@ class Rotation(Method):
     batch. Only for images that have an upright pose.
 
     Args:
-        model: the bare encoder; a linear head on its features is beside it and is dropped afterwards.
+        model: the bare encoder; a linear head on its features is next to it and is dropped afterwards.
     """
 
     name = "rotation"
@@ -63,7 +63,7 @@ class Rotation(Method):
 
     def pretext_confusion(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return which turn is taken for which."""
-        return self.task.answer(self.encoder, batch.unlabeled["weak"])
+        return self.task.predict(self.encoder, batch.unlabeled["weak"])
 
     def predictor(self) -> nn.Module:
         """Return the encoder without the head."""

@@ -30,7 +30,7 @@ class S4LExemplar(Method):
     jitter.
 
     Args:
-        model: the classifier; the embedding is beside it and is dropped afterwards.
+        model: the classifier; the embedding is next to it and is dropped afterwards.
         triplet_weight: weight of the triplet term. Paper: 1.
         copies: views of each image, at least 2. Paper: 8.
         embedding: width of the compared vectors. Paper: 1,000.

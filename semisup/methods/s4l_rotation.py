@@ -27,12 +27,12 @@ class S4LRotation(Method):
     are learned from. Only for images that have an upright pose.
 
     Args:
-        model: the classifier; the rotation head is beside it and is dropped afterwards.
+        model: the classifier; the rotation head is next to it and is dropped afterwards.
         rotation_weight: weight of the rotation term. Paper: 1.
         classify: the copies that labels are learned on. "all", as published: the finished classifier then gives the
             mean of its logits over the four turns of an image. "upright": the copy that is not turned, which the
             classifier is then asked about. For short runs, and where a turn changes the class (a 6 is a 9): on digits
-            with 100 labels, 400 steps, draw 10, 93.3% beside 81.1%.
+            with 100 labels, 400 steps, draw 10, 93.3% against 81.1%.
     """
 
     name = "s4l_rotation"

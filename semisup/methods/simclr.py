@@ -58,5 +58,5 @@ class SimCLR(Method):
         yield Update(loss, log={"contrastive": loss}, embeddings=(first, second))
 
     def predictor(self) -> nn.Module:
-        """Return the encoder, with its projection head beside it."""
+        """Return the encoder, with its projection head next to it."""
         return self.encoder

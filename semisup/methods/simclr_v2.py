@@ -105,5 +105,5 @@ class SimCLRv2(Method):
         return {"main": list(self.encoder.parameters())}
 
     def predictor(self) -> nn.Module:
-        """Return the encoder, with its projection head beside it."""
+        """Return the encoder, with its projection head next to it."""
         return self.encoder

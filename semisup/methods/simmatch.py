@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.errors import SemisupError
-from semisup.losses import neighbor_answers, similarity, soft_cross_entropy, unfold_classes
+from semisup.losses import neighbor_predictions, similarity, soft_cross_entropy, unfold_classes
 from semisup.losses.precision import without_autocast
 from semisup.methods.base import (
     Batch,
@@ -30,7 +30,7 @@ from semisup.models import Classifier
 
 __all__ = ["SimMatch"]
 
-RECENT = 32  # batches whose mean answers are remembered for the alignment; USB's number on CIFAR
+RECENT = 32  # batches whose mean predictions are remembered for the alignment; USB's number on CIFAR
 
 
 class SimMatch(Method):
@@ -40,7 +40,7 @@ class SimMatch(Method):
     + instance_weight * mean H(r, s(strong)) (Zheng et al. 2022, arXiv:2203.06915).
 
     s(view) = softmax(embedding . bank / temperature) says which labeled images a view resembles. Both targets come from
-    the weak view, without gradient, and correct each other: p, its aligned answer, and s(weak). q = smoothing * p +
+    the weak view, without gradient, and correct each other: p, its aligned prediction, and s(weak). q = smoothing * p +
     (1 - smoothing) * the classes of the images that it resembles; r is s(weak) times p of each image's class,
     renormalized. q is soft.
 
@@ -52,13 +52,13 @@ class SimMatch(Method):
     update normalizes across the batch instead of each embedding, and lets the random start linger; not so here.
 
     Args:
-        model: the classifier; the embedding is beside it and is dropped afterwards.
+        model: the classifier; the embedding is next to it and is dropped afterwards.
         num_images: images in the training set.
         num_labeled: labeled ones among them; the bank takes 4 * `embedding` + 8 bytes for each.
         threshold: least confidence of a used guess, in [0, 1]. USB: 0.95.
         unlabeled_weight: weight of the unlabeled term. USB: 1.
         instance_weight: weight of the term of similarities. USB: 1.
-        smoothing: part of the image's own answer in its guess, in [0, 1]; 1 ignores the bank. Paper: 0.9.
+        smoothing: part of the image's own prediction in its guess, in [0, 1]; 1 ignores the bank. Paper: 0.9.
         temperature: of the similarities of both views, > 0. Paper: 0.1.
         bank_momentum: of the bank's rows, per step that shows the image, in [0, 1). USB: 0.7.
         embedding: width of the embeddings. Paper: 128.
@@ -140,11 +140,11 @@ class SimMatch(Method):
         )
 
     def correct(self, probs: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return q (U, C) and r (U, L) from the answers (U, C) and embeddings (U, D) of the weak view."""
+        """Return q (U, C) and r (U, L) from the predictions (U, C) and embeddings (U, D) of the weak view."""
         labels = self.bank_labels.clamp(min=0)
         shares = similarity(z, self.bank, self.temperature).softmax(1)
-        answers = neighbor_answers(shares, F.one_hot(labels, probs.shape[1]))
-        return torch.lerp(answers, probs, self.smoothing), unfold_classes(shares, probs, labels)
+        by_neighbors = neighbor_predictions(shares, F.one_hot(labels, probs.shape[1]))
+        return torch.lerp(by_neighbors, probs, self.smoothing), unfold_classes(shares, probs, labels)
 
     def remember(self, z: Tensor, labels: Tensor, index: Tensor) -> None:
         """Average the embeddings `z` (B, D) of the labeled images `index` (B,) into their rows of the bank."""
@@ -161,5 +161,5 @@ class SimMatch(Method):
         self.bank_labels.index_copy_(0, rows, labels)
 
     def predictor(self) -> nn.Module:
-        """Return the classifier without the embedding; recipes judge its EMA, as the paper does."""
+        """Return the classifier without the embedding; recipes evaluate its EMA, as the paper does."""
         return self.model

@@ -1,4 +1,4 @@
-"""SimSiam: predict the network's own answer to the image's other view, which is held still."""
+"""SimSiam: predict the network's own embedding of the image's other view, which is held still."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SimSiam(Method):
     left out here.
 
     Args:
-        model: the bare encoder; a projection head is added to it, and the predictor is beside it.
+        model: the bare encoder; a projection head is added to it, and the predictor is next to it.
         hidden: width of the projector's middle layers. Paper: that of ResNet-50's features, 2,048.
         out_features: dimension of projection and prediction. Paper: 2,048.
         bottleneck: width of the predictor's middle layer. Paper: 512, a quarter of its input.
@@ -66,5 +66,5 @@ class SimSiam(Method):
         yield Update(loss, log={"prediction": loss}, embeddings=(first, second))
 
     def predictor(self) -> nn.Module:
-        """Return the encoder, with its projection head beside it."""
+        """Return the encoder, with its projection head next to it."""
         return self.encoder

@@ -22,7 +22,7 @@ class Supervised(Method):
     arXiv:2004.11362, eq. 2), if that is asked for.
 
     The paper trains an encoder by SupCon alone, with two views of each image and a projection head, and a linear layer
-    on top of it afterwards. Here it is a second term beside the cross-entropy while a network is fine-tuned, on what
+    on top of it afterwards. Here it is a second term next to the cross-entropy while a network is fine-tuned, on what
     the head sees, as in arXiv:2011.01403.
 
     Args:
@@ -36,7 +36,7 @@ class Supervised(Method):
         supcon_temperature: > 0. Paper: 0.1.
 
     Raises:
-        SemisupError: `supcon` beside `freeze`, which leaves it nothing to learn.
+        SemisupError: `supcon` next to `freeze`, which leaves it nothing to learn.
     """
 
     name = "supervised"

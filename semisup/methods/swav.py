@@ -129,5 +129,5 @@ class SwAV(Method):
         return codes
 
     def predictor(self) -> nn.Module:
-        """Return the encoder, with its projection head beside it."""
+        """Return the encoder, with its projection head next to it."""
         return self.encoder

@@ -1,4 +1,4 @@
-"""Temporal ensembling: agree with the average of one's own answers in earlier epochs."""
+"""Temporal ensembling: agree with the average of one's own predictions in earlier epochs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TemporalEnsembling(Method):
         model: the classifier.
         num_images: number of training images, given by the stage; Z takes 4 (C + 2) bytes for each.
         consistency: the final value of w(t). Authors' code (s-laine/tempens): 30 M/N, of M labels among N images,
-            beside a cross-entropy that is divided by the whole batch. Divided by its labeled part, as here, that is 30.
+            next to a cross-entropy that is divided by the whole batch. Divided by its labeled part, as here: 30.
         ramp: part of the run over which w(t) = consistency * exp(-5 (1 - t/ramp)^2) rises, in [0, 1]. Paper: 80 of 300
             epochs.
         momentum: of Z, per epoch, in [0, 1); 0 keeps the last prediction alone. Paper: 0.6.

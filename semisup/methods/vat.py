@@ -1,4 +1,4 @@
-"""Virtual adversarial training: the same answer in the direction where it changes most."""
+"""Virtual adversarial training: the same prediction in the direction where it changes most."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ __all__ = ["VICReg"]
 class VICReg(Method):
     """L = 25 s(z, z') + 25 (v(z) + v(z')) / 2 + 1 (c(z) + c(z')) (Bardes et al. 2022, arXiv:2105.04906, eq. 6).
 
-    s is the mean squared difference of the two views' embeddings, v the hinge that keeps every feature's standard
-    deviation at 1, c the penalty on covariances (`variance_hinge`, `covariance_penalty`). Embeddings are not
+    s is the mean squared difference of the two views' embeddings, v the hinge that keeps every feature's
+    std at 1, c the penalty on covariances (`variance_hinge`, `covariance_penalty`). Embeddings are not
     normalized. Each view has its own forward, as in the authors' code.
 
     Where paper and code disagree this is the code, facebookresearch/vicreg main_vicreg.py, with which the weights were
@@ -27,7 +27,7 @@ class VICReg(Method):
     equations recalled).
 
     Args:
-        model: the bare encoder; the expander is beside it and is dropped afterwards.
+        model: the bare encoder; the expander is next to it and is dropped afterwards.
         hidden: width of the expander's two middle layers. Paper: 8,192; solo-learn on CIFAR: 2,048.
         out_features: dimension of the embeddings. Paper: 8,192; solo-learn on CIFAR: 2,048.
         invariance_weight: lambda, >= 0. Paper: 25.

@@ -20,7 +20,7 @@ class EMA(nn.Module):
     """A frozen copy of `module` that follows it: `theta' <- m theta' + (1 - m) theta`.
 
     BatchNorm's running statistics are averaged like the weights. The reference implementations of semi-supervised
-    learning copy them; that is harmless where BatchNorm forgets as slowly as the average does (momentum 0.001 beside m
+    learning copy them; that is harmless where BatchNorm forgets as slowly as the average does (momentum 0.001 next to m
     0.999), but statistics of the last ten steps do not fit weights of the last hundred: FixMatch on 40 labels of
     Fashion-MNIST, 600 steps, BatchNorm momentum 0.1, m 0.99, lost 3 to 10 points of accuracy to copied ones. A copy
     that runs in train mode keeps statistics of its own (`own_buffers`).

@@ -27,7 +27,7 @@ TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 SECOND_CHOICE = ("encoder_k.", "momentum", "target", "student.", "discriminator")
 """Parts of prefixes of networks that have a better twin in the file: MoCo's key encoder (facebookresearch/moco),
-solo-learn's and lightly's momentum encoders, BYOL's target, and the student beside DINO's teacher (facebookresearch/
+solo-learn's and lightly's momentum encoders, BYOL's target, and the student next to DINO's teacher (facebookresearch/
 dino, `eval_linear.py`: `checkpoint_key` is "teacher")."""
 
 

@@ -12,7 +12,7 @@ class GatedPixelCNN(nn.Module):
     """Conditional gated PixelCNN (van den Oord et al. 2016, arXiv:1606.05328, sec. 2).
 
     Two stacks of convolutions, gated by tanh times sigmoid with a code added inside both: the vertical one reads whole
-    rows above a pixel, the horizontal one its own row to the left, and the vertical stack beside it. Nothing is masked:
+    rows above a pixel, the horizontal one its own row to the left, and the vertical stack with it. Nothing is masked:
     the image enters the one moved down by a row and the other moved right by a column, and kernels reach up and left
     only, which is the same and computes nothing for zeros. No blind spot.
 

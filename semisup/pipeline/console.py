@@ -96,7 +96,7 @@ class Reporter(Terminal):
         spread = f"{least}" if least == most else f"{least}-{most}"
         self.say(
             f"{recipe.name}: seed {recipe.seed}, {plan.device} {plan.precision}"
-            f"{' compiled' if recipe.compile else ''}; {data.name}: "
+            f"{' compiled' if recipe.compile else ''}{' deterministic' if recipe.deterministic else ''}; {data.name}: "
             f"{len(data.x_train):,} training images of {data.size}x{data.size}x{data.channels}, {len(budget.index):,} "
             f"labeled ({spread} per class of {data.num_classes}), {len(data.x_test):,} test images; "
             f"{'mirrored or not' if data.flip else 'never mirrored (data.flip=true allows it)'}"
@@ -108,6 +108,8 @@ class Reporter(Terminal):
                 self.say(f"{stage.name}: weights {stage.weights}")
             if stage.network is not None and stage.network.spec.input is not None:
                 self.say(f"{stage.name}: the network scales its images to {stage.network.spec.input}")
+            if stage.tuning is not None:
+                self.say(f"{stage.name}: {stage.tuning}")
         table = Table(box=None, pad_edge=False, header_style="bold")
         columns = [("stage", "left"), ("method", "left"), ("from", "left"), ("network", "left"), ("views", "left")]
         columns += [(c, "right") for c in ("parameters", "steps", "images/step", "peak lr", "warm-up", "memory")]

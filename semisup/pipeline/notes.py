@@ -42,5 +42,5 @@ def _unsettled(method: Method, stage: TrainConfig, steps: int) -> list[str]:
         ]
     return [
         f"refresh_batchnorm: after {steps:,} steps {left:.0%} of the initial BatchNorm statistics would be left, and "
-        f"the network may answer one class for everything; set it to auto, or {settled}"
+        f"the network may predict one class for everything; set it to auto, or {settled}"
     ]

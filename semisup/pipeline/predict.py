@@ -33,7 +33,7 @@ BLOCK = 512
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """What is asked for beside the best class of each image.
+    """What is asked for besides the best class of each image.
 
     Attributes:
         device: auto, cpu, cuda or mps.
@@ -43,6 +43,7 @@ class PredictOptions:
         mirror: take the mean over each image and its mirror image.
         abstain: name no class below this confidence, 0 to 1.
         workers: processes that decode; None: one per core.
+        raw: probabilities as the network gives them, where validation labels have calibrated them.
     """
 
     device: str = "auto"
@@ -52,11 +53,12 @@ class PredictOptions:
     mirror: bool = False
     abstain: float = 0.0
     workers: int | None = None
+    raw: bool = False
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """How many images were answered, how many could not be read, and what a person should know."""
+    """How many images were predicted, how many could not be read, and what a person should know."""
 
     good: int
     bad: int
@@ -73,7 +75,7 @@ def predict_files(
     """Write a table with a row for every image: path, class, confidence and, where it could not be read, the error.
 
     Files are found and read as in training, see `semisup.data.walk` and `semisup.data.decode`. Rows are written as they
-    come. Confidences are what the network says; they are not calibrated.
+    come. Confidences are calibrated where the stage had validation labels.
 
     Args:
         model: folder of a finished stage.
@@ -88,7 +90,7 @@ def predict_files(
     """
     options = PredictOptions() if options is None else options
     check_table_name(out)
-    predictor = load_predictor(model, resolve_device(options.device))
+    predictor = load_predictor(model, resolve_device(options.device), raw=options.raw)
     notes: list[str] = []
     sources = [source for given in inputs for source in _sources(given, predictor, notes)]
     total = sum(len(source.names) for source in sources)
@@ -152,7 +154,7 @@ Block = tuple[list[str], NDArray[np.uint8], list[str]]
 
 def _blocks(sources: Sequence[_Source], predictor: Predictor, options: PredictOptions) -> Iterator[Block]:
     """All images, some at a time, while the next ones are being decoded."""
-    size, channels = predictor.image_size, predictor.channels
+    size, channels, fit = predictor.image_size, predictor.channels, predictor.fit
     with decoders(options.workers) as run:
         waiting: tuple[list[str], Any] | None = None
         for source in sources:
@@ -160,10 +162,10 @@ def _blocks(sources: Sequence[_Source], predictor: Predictor, options: PredictOp
                 names = source.names[start : start + BLOCK]
                 if source.error or source.array is not None:
                     part = np.empty((0, 1, 1, channels), np.uint8) if source.array is None else source.array[start:]
-                    results = [(image, "") for image in images_of(part[: len(names)], size, channels)]
+                    results = [(image, "") for image in images_of(part[: len(names)], size, channels, fit)]
                     coming = iter(results or [(None, source.error)] * len(names))
                 else:
-                    coming = run(Path(), names, size, channels)
+                    coming = run(Path(), names, size, channels, fit)
                 if waiting is not None:
                     yield _gathered(*waiting, size, channels)
                 waiting = names, coming
@@ -198,9 +200,9 @@ def _rows(
 ) -> list[dict[str, Any]]:
     probs = predictor.predict_proba(images, mirror=options.mirror)
     features = predictor.embed(images, mirror=options.mirror) if options.embed else np.empty((len(images), 0))
-    answers = iter(zip(probs, features, strict=True))
+    predictions = iter(zip(probs, features, strict=True))
     return [
-        {"path": name, "class": "", "error": error} if error else _row(predictor, options, name, *next(answers))
+        {"path": name, "class": "", "error": error} if error else _row(predictor, options, name, *next(predictions))
         for name, error in zip(names, errors, strict=True)
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,29 @@ class RunResult:
         if self.out is None:
             raise SemisupError("a dry run has trained no predictor")
         return load_predictor(self.out / self[stage or self.stages[-1].name].name)
+
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame, a row for each stage in order, with its numbers as columns; lists are left out."""
+        import pandas
+
+        rows = []
+        for stage in self.stages:
+            row = asdict(stage)
+            numbers = {key: value for key, value in row.pop("metrics").items() if not isinstance(value, list | dict)}
+            rows.append(row | numbers)
+        frame = pandas.DataFrame(rows)
+        return frame.set_index("name") if rows else frame
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the recipe, its data, and a table of the stages."""
+        facts = f"{self.data['n_train']:,} training images, {self.data['n_labeled']:,} labels, seed {self.seed}"
+        title = f"<p><b>{escape(self.recipe)}</b>: {escape(facts)}</p>"
+        if not self.stages:
+            return f"{title}<p>A dry run: nothing was trained.</p>"
+        frame = self.to_frame()
+        shown = ["method", "status", "steps", "seconds", "parameters"]
+        shown += [name for name in HEADLINE if name in frame and frame[name].notna().any()]
+        return title + str(frame[shown].to_html(escape=True, na_rep="", float_format=lambda value: f"{value:.4g}"))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data of `result.json`."""

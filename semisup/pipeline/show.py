@@ -1,4 +1,4 @@
-"""What training sees: a picture of every view of some images, and the label budget."""
+"""What training sees: a figure of every view of some images, and the label budget."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def show_data(
 
     Half of the images are labeled ones of the budget, class by class, the others are any of the rest; which ones, and
     what augmentation does to them, follows from the recipe's seed. Views are drawn before normalization, as they are
-    in [0, 1]. A view of labeled images is left empty beside the others; an unlabeled one is made of all images, as in
+    in [0, 1]. A view of labeled images is left empty next to the others; an unlabeled one is made of all images, as in
     training.
 
     Args:

@@ -37,7 +37,7 @@ def step_memory(method: Method, stage: TrainConfig, data: ImageData, precision: 
         raise SemisupError(
             f"stop_on_collapse: method '{stage.method['name']}' hands over no embeddings that could collapse; remove it"
         )
-    trained = sum(p.numel() for group in method.groups().values() for p in group)
+    trained = sum(p.numel() for group in method.groups().values() for p in group if p.requires_grad)
     everything: int = sum(t.numel() for t in method.state_dict().values())
     kept = activations if precision == "fp32" else activations // 2
     return data.resident_bytes + kept + 4 * (everything + 3 * trained)

@@ -109,8 +109,8 @@ def finish_untrained(
         kind: of the stage.
         seconds: that its work took.
         images: how many a network has seen for that work.
-        evaluation_seconds: what judging took beside it.
-        parameters: of the network that it judges.
+        evaluation_seconds: what evaluation took on top.
+        parameters: of the network that it evaluates.
     """
     record = {
         "name": name,

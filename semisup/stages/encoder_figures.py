@@ -19,7 +19,7 @@ from semisup.evaluate.figures import (
     reconstruction_figure,
 )
 from semisup.methods import Method
-from semisup.methods.parts.looking import answering
+from semisup.methods.parts.looking import evaluating
 from semisup.stages.context import StageContext
 
 __all__ = ["encoder_figures"]
@@ -28,8 +28,8 @@ IMAGES = 2000
 """Training images on the map and among which neighbors are looked for: a few seconds of features on a CPU."""
 QUERIES, NEIGHBORS = 8, 8
 REBUILT = 12
-ANSWERS = 1000
-"""Images whose answers to the pretext task are counted, at least."""
+PREDICTIONS = 1000
+"""Images whose predictions in the pretext task are counted, at least."""
 
 
 def encoder_figures(context: StageContext, method: Method, encoder: nn.Module, batches: Batches) -> list[str]:
@@ -56,7 +56,7 @@ def encoder_figures(context: StageContext, method: Method, encoder: nn.Module, b
         title = f"{len(images):,} training images by the features of '{context.name}', {how}"
         embedding_figure(points, known, data.classes, title, context.folder / "embedding.png")
         files += ["neighbors.png", "embedding.png"]
-    with answering(method):
+    with evaluating(method):
         files += _reconstruction(context, method, images[:REBUILT]) + _pretext(context, method, batches)
     return files
 
@@ -80,15 +80,15 @@ def _reconstruction(context: StageContext, method: Method, images: np.ndarray) -
 
 
 def _pretext(context: StageContext, method: Method, batches: Batches) -> list[str]:
-    """Answers to the pretext task on batches that come after the last one that was trained on."""
+    """Predictions of the pretext task on batches that come after the last one that was trained on."""
     matrix: Tensor | None = None
-    count = -(-ANSWERS // max(1, batches.images_per_step))
+    count = -(-PREDICTIONS // max(1, batches.images_per_step))
     for step in range(context.steps, context.steps + count):
-        answered = method.pretext_confusion(batches(step))
-        if answered is None:
+        found = method.pretext_confusion(batches(step))
+        if found is None:
             return []
-        answers, truth = (x.cpu() for x in answered)
-        counts = confusion_matrix(answers.argmax(1), truth, answers.shape[1])
+        predictions, truth = (x.cpu() for x in found)
+        counts = confusion_matrix(predictions.argmax(1), truth, predictions.shape[1])
         matrix = counts if matrix is None else matrix + counts
     assert matrix is not None
     names = [str(k) for k in range(len(matrix))]

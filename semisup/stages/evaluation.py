@@ -1,4 +1,4 @@
-"""Judging a finished stage. Only here do hidden labels and test images meet a network."""
+"""Evaluating a finished stage. Only here do hidden labels and test images meet a network."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from semisup.evaluate import (
     classification_metrics,
     confusion_figure,
     confusion_matrix,
+    fit_probe,
+    fit_temperature,
     knn_accuracy,
-    linear_probe,
     predict_logits,
     pseudo_label_quality,
+    reliability_figure,
 )
 from semisup.methods import PseudoLabels
 from semisup.stages.artifact import write_json
 from semisup.stages.context import StageContext
 
 __all__ = [
+    "calibrated",
     "evaluate_classifier",
     "evaluate_encoder",
     "evaluate_test",
@@ -34,29 +37,72 @@ __all__ = [
     "oracle_metrics",
     "quality_of_pseudo_labels",
     "unlabeled_quality",
-    "validation_metrics",
 ]
 
 BANK = 10_000
 """Most training images that kNN and the probe of a pretraining stage look at: about 10 s of features on two cores."""
 
 
-def evaluate_classifier(context: StageContext, predictor: nn.Module, raw: nn.Module) -> dict[str, Any]:
-    """Test metrics of the predictor (the EMA, where there is one) and of the raw weights; writes `confusion.png`.
+def evaluate_classifier(
+    context: StageContext, predictor: nn.Module, raw: nn.Module
+) -> tuple[dict[str, Any], float, list[str]]:
+    """Test metrics of the predictor (the EMA, where there is one) and of the raw weights.
 
     The test images are read once, for both. Without test images only the validation labels, if any, have something to
-    say.
+    say. Those also give the temperature, see `calibrated`; `test/*` is without it.
+
+    Returns:
+        The metrics, the predictor's temperature (1: not calibrated), and the names of the figures that were written.
     """
     data = context.data
-    metrics = validation_metrics(context, predictor)
+    metrics, temperature, files = calibrated(context, predictor)
     if not len(data.x_test):
-        return metrics
+        return metrics, temperature, files
     y = torch.from_numpy(data.y_test)
     logits = predict_logits(_SideBySide(predictor, raw), context.clean_batches(data.x_test)).cpu()
     metrics |= evaluate_test(context, logits[:, 0])
     for name, value in classification_metrics(logits[:, 1], y, data.num_classes).items():
         metrics[f"test_raw/{name}"] = value
-    return metrics
+    if files:
+        metrics |= _compared(context, logits[:, 0], y, temperature, "test")
+    return metrics, temperature, [*files, "confusion.png"]
+
+
+def calibrated(context: StageContext, predictor: nn.Module) -> tuple[dict[str, Any], float, list[str]]:
+    """Return validation metrics and the temperature that the validation labels give, see `fit_temperature`.
+
+    Those labels trained nothing. Without them nothing honest is left: of the images whose labels the network was
+    trained on it is always too sure, and whatever is fitted on features that were trained on those labels is, too. The
+    temperature is 1 then. `calibration/labels` is the number of labels; ECE and NLL before and after are of the test
+    set as `test/*` and `test_calibrated/*`, and of the labels that it was fitted on as `calibration/*`.
+    """
+    images, rows, y = context.data.validation(context.budget.validation)
+    if not len(rows):
+        return {}, 1.0, []
+    logits, truth = predict_logits(predictor, context.clean_batches(images, rows)).cpu(), torch.from_numpy(y)
+    found = classification_metrics(logits, truth, context.data.num_classes)
+    temperature = fit_temperature(logits, truth)
+    after = _compared(context, logits, truth, temperature, "validation")
+    metrics = {f"validation/{name}": found[name] for name in ("accuracy", "nll")}
+    metrics |= {"calibration/temperature": temperature, "calibration/labels": len(rows)}
+    for name in ("ece", "nll"):
+        metrics |= {f"calibration/{name}_before": found[name]}
+        metrics |= {f"calibration/{name}_after": after[f"validation_calibrated/{name}"]}
+    return metrics, temperature, ["reliability.png"]
+
+
+def _compared(context: StageContext, logits: Tensor, y: Tensor, temperature: float, which: str) -> dict[str, Any]:
+    """Return what the temperature makes of NLL, ECE, Brier and reliability; writes `reliability.png`, before and after.
+
+    The metrics' names begin with `<which>_calibrated/`.
+    """
+    classes = context.data.num_classes
+    before = classification_metrics(logits, y, classes)
+    after = classification_metrics(logits / temperature, y, classes)
+    diagrams = [("raw", before["reliability"], before["ece"])]
+    diagrams.append((f"T = {temperature:.2f}", after["reliability"], after["ece"]))
+    reliability_figure(diagrams, f"{len(y):,} {which} images", context.folder / "reliability.png")
+    return {f"{which}_calibrated/{name}": after[name] for name in ("nll", "ece", "brier", "reliability")}
 
 
 def evaluate_test(context: StageContext, logits: Tensor) -> dict[str, Any]:
@@ -69,18 +115,13 @@ def evaluate_test(context: StageContext, logits: Tensor) -> dict[str, Any]:
     return metrics | {"test/confusion": matrix.tolist()}
 
 
-def validation_metrics(context: StageContext, predictor: nn.Module) -> dict[str, Any]:
-    """Accuracy and NLL on the validation labels of the budget, or on the data's own; nothing where there are none."""
-    return evaluate_validation(context, lambda batches: predict_logits(predictor, batches).cpu())
-
-
-def evaluate_validation(context: StageContext, answer: Callable[[Iterator[Tensor]], Tensor]) -> dict[str, float]:
-    """Accuracy and NLL of the logits (N, classes) that `answer` gives to the clean batches of the validation images."""
+def evaluate_validation(context: StageContext, predict: Callable[[Iterator[Tensor]], Tensor]) -> dict[str, float]:
+    """Return accuracy and NLL of what `predict` makes of the validation images' clean batches: logits (N, classes)."""
     images, rows, y = context.data.validation(context.budget.validation)
     if not len(rows):
         return {}
-    answers = answer(context.clean_batches(images, rows))
-    found = classification_metrics(answers, torch.from_numpy(y), context.data.num_classes)
+    logits = predict(context.clean_batches(images, rows))
+    found = classification_metrics(logits, torch.from_numpy(y), context.data.num_classes)
     return {f"validation/{name}": found[name] for name in ("accuracy", "nll")}
 
 
@@ -177,9 +218,9 @@ def evaluate_encoder(context: StageContext, encoder: nn.Module) -> dict[str, Any
     bank = predict_logits(encoder, context.clean_batches(data.x_train, known)).cpu()
     queries = predict_logits(encoder, context.clean_batches(images, rows)).cpu()
     y_bank, y_asked = torch.from_numpy(data.y_train[known]), torch.from_numpy(y)
-    probe = linear_probe(bank, y_bank, queries, y_asked, seed=context.recipe.seed)
+    guesses = fit_probe(bank, y_bank, context.recipe.seed, folds=2).logits(queries, data.num_classes).argmax(1)
     return {
         "knn/accuracy": knn_accuracy(bank, y_bank, queries, y_asked, num_classes=data.num_classes),
-        "probe/accuracy": probe["accuracy"],
+        "probe/accuracy": float((guesses == y_asked).double().mean()),
         "probe/validation": validated,
     }

@@ -41,7 +41,7 @@ def unchanged(network: nn.Module) -> Iterator[None]:
     after = _checksums(network)
     changed = [name for name, checksum in after.items() if checksum != before[name]]
     if changed:
-        raise AssertionError(f"judging has changed the network: {', '.join(changed)}")
+        raise AssertionError(f"evaluation has changed the network: {', '.join(changed)}")
 
 
 def _checksums(network: nn.Module) -> dict[str, str]:
@@ -164,7 +164,7 @@ def finish_evaluated(
     images: int,
     metrics: dict[str, Any],
 ) -> Artifact:
-    """Write the stage's record; `seconds` and `images` are of what was learned from, the rest was judging."""
+    """Write the stage's record; `seconds` and `images` are of what was learned from, the rest was evaluation."""
     if "test/confusion" in metrics:
         files = [*files, "confusion.png"]
     return finish_untrained(

@@ -88,7 +88,7 @@ def fit_file(
 def _own_parts(
     network: Classifier | Encoder, shapes: Mapping[str, Shape], *, other_classes: bool
 ) -> tuple[dict[str, tuple[Shape, str]], list[str]]:
-    """Return what a file of ours has beside the backbone, and what is to be said of a head that is left out.
+    """Return what a file of ours has besides the backbone, and what is to be said of a head that is left out.
 
     The former: the network's name -> its shape and the file's name.
     """

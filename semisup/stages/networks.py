@@ -45,7 +45,7 @@ __all__ = [
 class Network:
     """The network that a stage trains, before it is built.
 
-    `projector` lists the output widths of the projection head beside an encoder; a classifier has none.
+    `projector` lists the output widths of the projection head next to an encoder; a classifier has none.
     """
 
     spec: ModelSpec

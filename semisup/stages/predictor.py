@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from semisup.augment import Normalize, to_float
 from semisup.data import take
+from semisup.data.decode import Fit
 from semisup.data.inputs import Images, images_of
 from semisup.errors import SemisupError, raise_all
 from semisup.files import write_atomically
@@ -40,7 +41,7 @@ MODEL, WEIGHTS = "model.json", "model.safetensors"
 
 
 class _Spec(BaseModel):
-    """What must hold of a network's description beside what `ModelSpec` checks."""
+    """What must hold of a network's description besides what `ModelSpec` checks."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -62,6 +63,9 @@ class _Description(BaseModel):
     mean: list[Annotated[float, Field(allow_inf_nan=False)]]
     std: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]]
     classes: list[str]
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """That the logits are divided by; models of before there was such a thing have none."""
+    fit: Fit = "crop"
     package: str | None = None
     """That its network comes from, if that is not semisup."""
 
@@ -81,16 +85,30 @@ class Predictor:
         classes: names by class number.
         image_size: side of the square images it was trained on, in pixels.
         channels: 1 or 3.
+        temperature: that its logits are divided by (`semisup.evaluate.fit_temperature`); 1: not calibrated.
+        fit: how images that are no squares become some, as in training.
+
+    Attributes:
+        temperature: may be set, to 1 for what the network itself says; what is predicted never changes by it.
     """
 
     def __init__(
-        self, network: Classifier, normalize: Normalize, classes: list[str], image_size: int, channels: int
+        self,
+        network: Classifier,
+        normalize: Normalize,
+        classes: list[str],
+        image_size: int,
+        channels: int,
+        temperature: float = 1.0,
+        fit: Fit = "crop",
     ) -> None:
         self.network = network.eval()
         self.normalize = normalize
         self.classes = classes
         self.image_size = image_size
         self.channels = channels
+        self.temperature = temperature
+        self.fit = fit
 
     @property
     def classes_(self) -> list[str]:
@@ -127,7 +145,7 @@ class Predictor:
 
     def _run(self, images: Images, function: Callable[[Tensor], Tensor], *, mirror: bool) -> np.ndarray:
         """Apply a function of network inputs to all images, some at a time."""
-        ready = images_of(images, self.image_size, self.channels)
+        ready = images_of(images, self.image_size, self.channels, self.fit)
         device = self.normalize.mean.device
         parts = []
         with torch.inference_mode():
@@ -139,7 +157,7 @@ class Predictor:
 
     def _probabilities(self, inputs: Tensor) -> Tensor:
         logits: Tensor = self.network(inputs)
-        return logits.float().softmax(1)
+        return (logits.float() / self.temperature).softmax(1)
 
 
 def _chunks(images: np.ndarray, size: int = 512) -> Iterator[np.ndarray]:
@@ -153,11 +171,18 @@ def save_predictor(
     network: Network,
     statistics: tuple[list[float], list[float]],
     classes: list[str],
+    *,
+    temperature: float = 1.0,
+    fit: Fit = "crop",
 ) -> list[str]:
     """Write weights and description of a stage's predictor; returns the names of the files."""
     save_weights(folder / WEIGHTS, predictor.state_dict())
     mean, std = statistics
     description = {**network.to_json(), "mean": mean, "std": std, "classes": classes}
+    if temperature != 1.0:
+        description["temperature"] = temperature
+    if fit != "crop":
+        description["fit"] = fit
     if (package := package_of(network.spec.name)) is not None:
         description["package"] = package
     write_atomically(folder / MODEL, (json.dumps(description, indent=2) + "\n").encode())
@@ -165,12 +190,11 @@ def save_predictor(
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """Read the description next to a stage's weights.
+    """Read the description of a stage's network, once it and the weights are found to be what the stage has written.
 
     Raises:
         SemisupError: there is none, or it is none that this version writes.
     """
-    """Read the description of a stage's network, once it and the weights are found to be what the stage has written."""
     path = folder / MODEL
     if not path.is_file():
         raise SemisupError(f"{folder}: not a model folder (no {MODEL}); name a finished stage's folder")
@@ -236,12 +260,13 @@ def load_headless(folder: Path, device: torch.device) -> Classifier:
     return module.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 
-def load_predictor(folder: str | Path, device: str | torch.device = "cpu") -> Predictor:
+def load_predictor(folder: str | Path, device: str | torch.device = "cpu", *, raw: bool = False) -> Predictor:
     """Return a finished stage as a function from images to probabilities.
 
     Args:
         folder: of the stage, e.g. `out/student`.
         device: where it runs, e.g. `cpu` or `cuda`.
+        raw: leave the probabilities as the network gives them, where validation labels have calibrated them.
 
     Raises:
         SemisupError: no model there, or one that classifies nothing.
@@ -251,7 +276,10 @@ def load_predictor(folder: str | Path, device: str | torch.device = "cpu") -> Pr
     spec = Network.from_json(description).spec
     where = torch.device(device)
     normalize = Normalize(description["mean"], description["std"]).to(where)
-    return Predictor(load_network(folder, where), normalize, description["classes"], spec.image_size, spec.in_channels)
+    temperature = 1.0 if raw else description.get("temperature", 1.0)
+    network, classes = load_network(folder, where), description["classes"]
+    fit = description.get("fit", "crop")
+    return Predictor(network, normalize, classes, spec.image_size, spec.in_channels, temperature, fit)
 
 
 def _load_pyfunc(path: str) -> Predictor:

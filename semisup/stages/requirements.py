@@ -47,7 +47,7 @@ def require_classifier(stage: StagePlan, key: str) -> None:
         SemisupError: names the key and the stage.
     """
     if stage.network is None or stage.network.kind != "classifier":
-        raise SemisupError(f"{key}: '{stage.name}' trains an encoder and cannot answer; fine-tune it first")
+        raise SemisupError(f"{key}: '{stage.name}' trains an encoder and cannot predict; fine-tune it first")
 
 
 def features_of(stage: StagePlan) -> Classifier:

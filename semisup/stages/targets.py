@@ -99,9 +99,9 @@ def save_targets(
     targets: Tensor,
     started: float,
     images: int,
-    judged: Mapping[str, Any] | None = None,
+    tested: Mapping[str, Any] | None = None,
 ) -> Artifact:
-    """Write the pseudo-labels of a stage, judged by the hidden labels, and finish it.
+    """Write the pseudo-labels of a stage, compared with the hidden labels, and finish it.
 
     Args:
         context: of the stage.
@@ -109,14 +109,14 @@ def save_targets(
         targets: (N, C) probabilities for all rows.
         started: when the stage did, by `time.perf_counter`.
         images: how many a network has seen for it.
-        judged: metrics of what the labels come from, on test images.
+        tested: metrics of what the labels come from, on test images.
     """
     save_weights(context.folder / "targets.safetensors", {"pool": pool, "targets": targets})
     seconds = time.perf_counter() - started
     used = torch.zeros(len(targets))
     used[pool] = 1
     quality = pseudo_label_quality(targets.argmax(1), used, hidden_labels(context))
-    metrics = {f"pseudo_labels/{name}": float(value) for name, value in quality.items()} | dict(judged or {})
+    metrics = {f"pseudo_labels/{name}": float(value) for name, value in quality.items()} | dict(tested or {})
     return finish_untrained(
         context.folder,
         ["targets.safetensors", *(["confusion.png"] if (context.folder / "confusion.png").exists() else [])],

@@ -60,7 +60,7 @@ class Writer(BaseModel):
 
 
 class Cursor(BaseModel):
-    """How far delivery has come, kept in `mlflow.json` beside the events."""
+    """How far delivery has come, kept in `mlflow.json` next to the events."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""Uploading the event log to MLflow: beside the training, or afterwards by `semisup track FOLDER`."""
+"""Uploading the event log to MLflow: next to the training, or afterwards by `semisup track FOLDER`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ ENVIRONMENT = {
 
 def resolve_uri(root: Path) -> str:
     """Where runs below `root` are tracked: `MLFLOW_TRACKING_URI` if set, else `mlflow.db` in `root`."""
-    return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or database_uri(root.resolve() / "mlflow.db")
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return given.strip() or given or database_uri(root.resolve() / "mlflow.db")  # blanks alone: `_connect` refuses them
 
 
 class MlflowUploader:
@@ -53,7 +54,7 @@ class MlflowUploader:
 
     Args:
         folder: where `EventLog` writes.
-        uri: MLflow tracking URI; for `sqlite:` the artifacts go to `mlartifacts` beside the database.
+        uri: MLflow tracking URI; for `sqlite:` the artifacts go to `mlartifacts` next to the database.
         experiment: MLflow experiment, created if missing.
         warn: called from the thread with one sentence at a time.
         retry_seconds: pause between attempts while MLflow cannot be reached.
@@ -226,6 +227,10 @@ def _connect(folder: Path, uri: str, experiment: str, warn: Callable[[str], None
     """Open the store, find or make the experiment, and take up the folder's cursor where it still fits."""
     from mlflow import MlflowClient
 
+    if not uri.strip():
+        raise SemisupError(
+            f"MLFLOW_TRACKING_URI must be an address, not {uri!r}; unset it for mlflow.db next to the runs"
+        )
     database = database_path(uri)
     with database_lock(database):
         artifacts = None if database is None else open_database(database, uri)

@@ -151,12 +151,12 @@ def test_shares_are_distributed_as_published(alpha: float) -> None:
     torch.manual_seed(0)
     partners, boxes, shares = draw_cutting(20_000, alpha, (32, 32), CPU)
     assert sorted(partners.tolist()) == list(range(20_000))
-    draws = np.random.default_rng(0)
-    kept = draws.beta(alpha, alpha, 200_000)
+    rng = np.random.default_rng(0)
+    kept = rng.beta(alpha, alpha, 200_000)
     side = (32 * np.sqrt(1 - kept)).astype(int)
     extents = []
     for _ in range(2):
-        center = draws.integers(0, 32, 200_000)
+        center = rng.integers(0, 32, 200_000)
         extents.append(np.clip(center + side // 2, 0, 32) - np.clip(center - side // 2, 0, 32))
     expected = 1 - extents[0] * extents[1] / 32**2
     for quantile in (0.1, 0.25, 0.5, 0.75, 0.9):

@@ -339,7 +339,7 @@ def test_noise_equals_torchvision(images: Tensor) -> None:
         draws.append(torch.randn_like(image))
     ours = ops.noise(images, torch.stack(draws), stds)
     assert_each(ours, images, theirs, FLOAT)
-    torch.testing.assert_close(ours[0], images[0])  # no deviation, no noise
+    torch.testing.assert_close(ours[0], images[0])  # no std, no noise
 
 
 # All of them ---------------------------------------------------------------------------------------------------------

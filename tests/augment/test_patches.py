@@ -37,7 +37,7 @@ def test_random_order_is_a_permutation_of_its_own_for_each_image() -> None:
     x = torch.randn(50, 9)
     assert torch.equal(x.gather(1, order).gather(1, order.argsort(dim=1)), x)
     counts = F.one_hot(random_order(9000, 9, CPU)[:, 0], 9).sum(0)
-    assert float((counts - 1000).abs().max()) < 150  # 5 deviations
+    assert float((counts - 1000).abs().max()) < 150  # 5 stds
 
 
 @pytest.mark.parametrize(

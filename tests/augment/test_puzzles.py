@@ -182,8 +182,8 @@ def test_dropped_channels_are_faint_noise() -> None:
     assert torch.equal(same.sum(1), torch.ones(300, dtype=torch.long)), "one channel is kept"
     assert all(60 < int(kept) < 140 for kept in same.sum(0))
     noise = dropped.transpose(1, 2)[~same[:, None].expand(-1, 6, -1)].view(300, -1)
-    deviation = torch.stack([images[n, same[n]].std(correction=0) for n in range(300)])
-    relative = noise / deviation[:, None]
+    std = torch.stack([images[n, same[n]].std(correction=0) for n in range(300)])
+    relative = noise / std[:, None]
     assert abs(float(relative.std()) - 0.01) < 2e-4
     assert abs(float(relative.mean())) < 2e-4
     gray = images[:, :1]

@@ -98,7 +98,7 @@ def test_scores_that_differ_by_rounding_are_equal(sentence: str) -> None:
 
 
 def test_what_comes_out_is_distributed_as_the_formulas_say(replace: TfidfReplacement) -> None:
-    """At each place the old word with 1 - P, else the corpus' words by max S - S(w); 20,000 draws, 5 deviations."""
+    """At each place the old word with 1 - P, else the corpus' words by max S - S(w); 20,000 draws, 5 stds."""
     words, p, count = CORPUS[1].split(), 0.4, 20_000
     out = [sentence.split() for sentence in replace([CORPUS[1]] * count, p, seeded(1))]
     new = drawn_words(CORPUS)

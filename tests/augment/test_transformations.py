@@ -97,7 +97,7 @@ def test_projective_matrices_lead_back_to_the_frame() -> None:
 
 
 def test_projective_targets_are_coefficients_in_pixels() -> None:
-    """PIL's eight numbers for a 32 x 32 image, found point by point, less AET's mean and over its deviation."""
+    """PIL's eight numbers for a 32 x 32 image, found point by point, less AET's mean and over its std."""
     torch.manual_seed(0)
     matrices, targets = draw_projective(4, CPU)
     mean, std = (0, 0, 16, 0, 0, 16, 0, 0), (1, 1, 20, 1, 1, 20, 0.015, 0.015)

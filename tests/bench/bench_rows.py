@@ -37,13 +37,18 @@ def runs(entry: str, labels: int | str, accuracies: Sequence[float], **changed: 
 
 
 def summary(rows: Sequence[Row], **changed: Any) -> dict[str, Any]:
-    """Their summary: ten classes, one baseline, "supervised", entries in the order of the rows."""
+    """Their summary, from `facts`."""
+    return summarize(rows, **facts(rows, **changed))
+
+
+def facts(rows: Sequence[Row], **changed: Any) -> dict[str, Any]:
+    """A suite's facts: ten classes, one baseline, "supervised", entries in the order of the rows."""
     given: dict[str, Any] = {
         "suite": "small", "command": "semisup bench small", "baselines": ["supervised"],
         "entries": list(dict.fromkeys(row.entry for row in rows)), "targets": [], "classes": list("0123456789"),
         "num_test": 500, "provenance": {}, "settings": "", "saved": {},
     }  # fmt: skip
-    return summarize(rows, **(given | changed))
+    return given | changed
 
 
 def cell(made: dict[str, Any], entry: str, labels: int | str = 40, compute: str = "") -> dict[str, Any]:

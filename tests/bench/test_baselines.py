@@ -58,7 +58,7 @@ def test_the_answers_are_scikit_learns(blobs: Arrays) -> None:
 
 def test_unlabeled_images_matter_only_to_those_who_read_them(blobs: Arrays) -> None:
     labeled, y, unlabeled, queries = blobs
-    mirrored = 2 * unlabeled.mean(0) - unlabeled  # other points with the same mean and deviation
+    mirrored = 2 * unlabeled.mean(0) - unlabeled  # other points with the same mean and std
     for name in BASELINES:
         first, second = (
             fit_baseline({"name": name}, labeled, y, u, [queries * 0.3], 3)[0] for u in (unlabeled, mirrored)

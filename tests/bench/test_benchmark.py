@@ -215,7 +215,7 @@ def test_everything_is_in_mlflow(tmp_path: Path, scheduler: Any, monkeypatch: py
     assert child.data.params["labels"] == "20" and child.info.status == "FINISHED"
     assert children["fixmatch 20 draw 0"].info.status == "FAILED"
     names = {file.path for file in client.list_artifacts(parent.info.run_id)}
-    assert names == {"runs.csv", "leaderboard.json", "leaderboard.md", "report.html"}
+    assert names == {"runs.csv", "suite.json", "leaderboard.json", "leaderboard.md", "report.html"}
 
 
 def test_a_killed_worker_costs_its_run_in_flight_only(tmp_path: Path, scheduler: Any) -> None:

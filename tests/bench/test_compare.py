@@ -11,15 +11,15 @@ from scipy import stats
 from semisup.bench.results.compare import compare_suites
 from semisup.bench.results.rows import Row, write_rows
 from semisup.errors import SemisupError
-from tests.bench.bench_rows import row, runs, summary
+from tests.bench.bench_rows import facts, row, runs
 
 
 def folder(path: Path, rows: Sequence[Row], **changed: object) -> Path:
     """A result folder as `semisup bench` leaves it."""
     path.mkdir()
     write_rows(path / "runs.csv", rows)
-    made = summary(rows, **({"provenance": {"data hash": "d"}, "baselines": []} | changed))
-    (path / "leaderboard.json").write_text(json.dumps(made), encoding="utf-8")
+    made = facts(rows, **({"provenance": {"data hash": "d"}, "baselines": []} | changed))
+    (path / "suite.json").write_text(json.dumps(made), encoding="utf-8")
     return path
 
 
@@ -123,9 +123,9 @@ def test_other_data_and_classes_are_warned_of(tmp_path):
 def test_without_a_leaderboard_the_data_are_not_known(tmp_path):
     rows = runs("x", 40, [0.5, 0.6])
     a, b = folder(tmp_path / "a", rows), folder(tmp_path / "b", rows)
-    (b / "leaderboard.json").unlink()
+    (b / "suite.json").unlink()
     assert "WARNING: the data hash of B is not known" in compare_suites(a, b)
-    (a / "leaderboard.json").unlink()
+    (a / "suite.json").unlink()
     text = compare_suites(a, b)
     assert "WARNING: the data hash of A and B is not known" in text
     assert "different" not in text
@@ -136,9 +136,9 @@ def test_folders_that_are_no_results(tmp_path):
     with pytest.raises(SemisupError, match=r"nowhere/runs\.csv: no such file"):
         compare_suites(good, tmp_path / "nowhere")
     bad = folder(tmp_path / "b", runs("x", 40, [0.5]))
-    for text, message in (("{", "not a readable JSON file"), ("[]", "must hold a summary, got list")):
-        (bad / "leaderboard.json").write_text(text)
-        with pytest.raises(SemisupError, match=rf"leaderboard\.json: {message}"):
+    for text, message in (("{", "not a readable JSON file"), ("[]", "does not hold a suite's facts")):
+        (bad / "suite.json").write_text(text)
+        with pytest.raises(SemisupError, match=rf"suite\.json: {message}"):
             compare_suites(good, bad)
     write_rows(bad / "runs.csv", runs("x", 40, [0.5]) * 2)
     with pytest.raises(SemisupError, match="the same run twice"):

@@ -268,7 +268,7 @@ def test_intervals_are_cut_to_what_is_possible():
 
 
 def test_few_draws_share_their_spread_and_a_large_gain_over_three_draws_is_seen():
-    """24 points over three draws: nothing to the entry's own t interval, and plain beside the budget's others."""
+    """24 points over three draws: nothing to the entry's own t interval, and plain next to the budget's others."""
     levels = {
         "supervised": [0.50, 0.55, 0.60],
         "a": [0.55, 0.53, 0.63],

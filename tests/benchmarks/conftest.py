@@ -1,4 +1,4 @@
-"""The benchmarks are scripts beside the package: their folder goes on the path, as it does when one of them is run."""
+"""The benchmarks are scripts next to the package: their folder goes on the path, as it does when one of them is run."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_a_case_goes_through_the_engine(capsys: pytest.CaptureFixture[str], monk
     printed = capsys.readouterr().out
     assert "1.23" in printed and "load" in printed
     found = throughput.measure(TINY, 2, busy=True)
-    assert found.ratio.median > 1.0  # beside a network this small the rest is a lot
+    assert found.ratio.median > 1.0  # next to a network this small the rest is a lot
     assert 0 < found.view < found.batch < 1
 
 

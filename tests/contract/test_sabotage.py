@@ -592,8 +592,8 @@ class CopiedImage(DenoisingAutoencoder):
 class PixelsAlone(PixelCNN):
     """The decoder does without the code: nothing teaches the encoder."""
 
-    def answers(self, targets: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        return super().answers(targets, torch.zeros_like(codes))
+    def logits(self, targets: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        return super().logits(targets, torch.zeros_like(codes))
 
 
 class PerturbedTarget(VAT):

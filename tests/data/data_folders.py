@@ -35,7 +35,7 @@ def make_root(root: Path, *, labeled: int = 6, unlabeled: int = 8, val: int = 0,
 
 
 def settings(root: Path, **others: object) -> DataConfig:
-    """The settings of a folder of 24-pixel images, its store beside it."""
+    """The settings of a folder of 24-pixel images, its store next to it."""
     values: dict[str, object] = {"source": "folder", "path": str(root), "size": 24, "cache": str(root.parent / "cache")}
     return DataConfig(**(values | others))  # type: ignore[arg-type]
 

@@ -20,12 +20,12 @@ CPU = torch.device("cpu")
 N, CLASSES = 37, 3
 
 
-def same(images: Tensor, draws: torch.Generator) -> Tensor:
+def same(images: Tensor, rng: torch.Generator) -> Tensor:
     return images
 
 
-def noise(images: Tensor, draws: torch.Generator) -> Tensor:
-    return images + torch.rand(images.shape, generator=draws)
+def noise(images: Tensor, rng: torch.Generator) -> Tensor:
+    return images + torch.rand(images.shape, generator=rng)
 
 
 @pytest.fixture
@@ -95,10 +95,10 @@ def test_an_order_is_not_that_of_the_images_and_depends_on_its_key() -> None:
 def test_any_stretch_is_that_part_of_the_whole_in_any_sequence() -> None:
     whole = Order(13, "key").stretch(0, 200)
     used = Order(13, "key")
-    draws = random.Random(0)
+    rng = random.Random(0)
     for _ in range(200):
-        start = draws.randrange(150)
-        length = draws.randrange(1, 50)
+        start = rng.randrange(150)
+        length = rng.randrange(1, 50)
         assert torch.equal(used.stretch(start, length), whole[start : start + length])
     for start in reversed(range(0, 195, 5)):
         assert torch.equal(used.stretch(start, 5), whole[start : start + 5])
@@ -207,7 +207,7 @@ def test_values_are_scaled_and_normalized_last() -> None:
     mean, std = [0.1, 0.2, 0.3], [0.5, 0.25, 2.0]
     seen: list[Tensor] = []
 
-    def watch(views: Tensor, draws: torch.Generator) -> Tensor:
+    def watch(views: Tensor, rng: torch.Generator) -> Tensor:
         seen.append(views)
         return views
 

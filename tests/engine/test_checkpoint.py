@@ -21,10 +21,10 @@ CPU = torch.device("cpu")
 
 
 def state() -> dict[str, Any]:
-    draws = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     return {
-        "weights": {"a": torch.randn(3, 4, generator=draws), "b": torch.tensor(7)},
-        "image": torch.randn(2, 3, 4, 4, generator=draws).to(memory_format=torch.channels_last),
+        "weights": {"a": torch.randn(3, 4, generator=rng), "b": torch.tensor(7)},
+        "image": torch.randn(2, 3, 4, 4, generator=rng).to(memory_format=torch.channels_last),
         "half": torch.ones(2, dtype=torch.bfloat16),
         "table": {("one", "two"): torch.tensor([float("inf"), -1.0])},
         "ema": None,

@@ -63,7 +63,7 @@ def test_a_batch_is_a_function_of_the_step(data: TrainingImages) -> None:
     assert not torch.equal(batches[2].unlabeled["strong"], batches[3].unlabeled["strong"])
 
 
-def test_the_draws_are_those_of_the_device(data: TrainingImages) -> None:
+def test_the_rng_are_those_of_the_device(data: TrainingImages) -> None:
     policy = build_policy("weak", {"shift": 0.25}, flip=True)
     on_host = make(data, HostFirst(ImageByImage((), policy), NoAugment()))
     on_device = make(data, policy)
@@ -91,9 +91,9 @@ def test_the_same_image_in_two_views_and_parts_is_drawn_anew(data: TrainingImage
 def test_a_list_of_ones_own_goes_ahead_of_the_device(data: TrainingImages) -> None:
     policy = build_policy("weak", {}, flip=True)
     batch = make(data, HostFirst(ImageByImage(OWN, None), policy))(1)
-    draws = generator(*KEY, "unlabeled", "strong", 1)
-    noisy = ImageByImage(OWN, None)(data.images[batch.unlabeled.index], draws)  # type: ignore[arg-type]
-    assert torch.equal(batch.unlabeled["strong"], policy(to_float(noisy), draws))
+    rng = generator(*KEY, "unlabeled", "strong", 1)
+    noisy = ImageByImage(OWN, None)(data.images[batch.unlabeled.index], rng)  # type: ignore[arg-type]
+    assert torch.equal(batch.unlabeled["strong"], policy(to_float(noisy), rng))
 
 
 def test_the_probe_of_ctaugment_too(data: TrainingImages) -> None:

@@ -36,15 +36,15 @@ def reference(first: Tensor, second: Tensor) -> dict[str, float]:
         pairs = [math.exp(-2 * distance(z[i], z[j])) for i in range(n) for j in range(i)]
         return math.log(sum(pairs) / len(pairs))
 
-    deviations = []
+    stds = []
     for k in range(d):
         mean = sum(x[i, k] for i in range(n)) / n
-        deviations.append(math.sqrt(sum((x[i, k] - mean) ** 2 for i in range(n)) / n))
+        stds.append(math.sqrt(sum((x[i, k] - mean) ** 2 for i in range(n)) / n))
     raw = first.double().numpy()
     sigma = np.sqrt(np.maximum(np.linalg.eigvalsh(raw @ raw.T if n < d else raw.T @ raw), 0))
     shares = [s / sigma.sum() + 1e-7 for s in sigma]
     return {
-        "std": sum(deviations) / d * math.sqrt(d),
+        "std": sum(stds) / d * math.sqrt(d),
         "rank": math.exp(-sum(p * math.log(p) for p in shares)),
         "alignment": sum(distance(x[i], y[i]) for i in range(n)) / n,
         "uniformity": (uniform(x) + uniform(y)) / 2,

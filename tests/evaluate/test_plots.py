@@ -11,6 +11,8 @@ from PIL import Image
 from semisup.errors import SemisupError
 from semisup.evaluate import confusion_figure
 
+pytestmark = pytest.mark.usefixtures("with_figures")
+
 
 def pixels(path) -> np.ndarray:
     with Image.open(path) as image:

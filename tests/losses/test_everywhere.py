@@ -54,8 +54,8 @@ CASES = {
     "n_pair": (lambda z, p, w: semisup.losses.n_pair(z, p, 0.02, w), (logits(1), MASK)),
     "nce": (lambda z, n, w: semisup.losses.nce(z[:, 0], n, w), (logits(1), MASK)),
     "negative_cosine": (semisup.losses.negative_cosine, (logits(1),)),
-    "neighbor_answers": (
-        lambda z, a: semisup.losses.neighbor_answers(F.softmax(z, 1), a[:C])[:, 0].sum(),
+    "neighbor_predictions": (
+        lambda z, a: semisup.losses.neighbor_predictions(F.softmax(z, 1), a[:C])[:, 0].sum(),
         (F.softmax(logits(1), 1),),
     ),
     "nt_xent": (lambda z, m: semisup.losses.nt_xent(z, 0.1, m), (logits(1),)),
@@ -94,7 +94,7 @@ CASES = {
 # These take probabilities; the softmax of the table would be taken in bf16 outside of them.
 OF_PROBABILITIES = {
     "align_distribution": (FREQUENCIES, FREQUENCIES.flip(0)),
-    "neighbor_answers": (F.softmax(logits(1), 1)[:C],),
+    "neighbor_predictions": (F.softmax(logits(1), 1)[:C],),
     "pseudo_label_graph": (0.1,),
     "sharpen": (0.5,),
     "unfold_classes": (F.softmax(logits(1), 1), LABELS[:C]),

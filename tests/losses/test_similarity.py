@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from semisup.errors import SemisupError
-from semisup.losses import neighbor_answers, pseudo_label_graph, similarity, soft_cross_entropy, unfold_classes
+from semisup.losses import neighbor_predictions, pseudo_label_graph, similarity, soft_cross_entropy, unfold_classes
 from tests.losses.losses_reference import check, normal, softmax
 
 LABELS = [2, 0, 1, 1, 0]
@@ -29,12 +29,12 @@ def slow_graph(p, threshold):
     return graph
 
 
-def slow_answers(shares, answers):
-    out = np.zeros((len(shares), answers.shape[1]))
+def slow_predictions(shares, predictions):
+    out = np.zeros((len(shares), predictions.shape[1]))
     for n in range(len(shares)):
-        for k in range(len(answers)):
-            for c in range(answers.shape[1]):
-                out[n, c] += shares[n, k] * answers[k, c]
+        for k in range(len(predictions)):
+            for c in range(predictions.shape[1]):
+                out[n, c] += shares[n, k] * predictions[k, c]
     return out
 
 
@@ -106,15 +106,15 @@ def test_graph_of_a_sure_batch_is_class_against_class():
 
 
 @pytest.mark.parametrize("rows", [1, 6])
-def test_neighbor_answers_match_loops(rows):
-    shares, answers = softmax(normal(rows, 5)), softmax(normal(5, 4, seed=1))
-    got = neighbor_answers(torch.tensor(shares), torch.tensor(answers))
-    np.testing.assert_allclose(got.numpy(), slow_answers(shares, answers), rtol=1e-12)
+def test_neighbor_predictions_match_loops(rows):
+    shares, predictions = softmax(normal(rows, 5)), softmax(normal(5, 4, seed=1))
+    got = neighbor_predictions(torch.tensor(shares), torch.tensor(predictions))
+    np.testing.assert_allclose(got.numpy(), slow_predictions(shares, predictions), rtol=1e-12)
     np.testing.assert_allclose(got.sum(1).numpy(), np.ones(rows), rtol=1e-12)
 
 
 def test_neighbors_with_labels_give_each_class_its_keys():
-    got = neighbor_answers(torch.tensor([[0.1, 0.2, 0.3, 0.15, 0.25]]), torch.eye(4)[LABELS])
+    got = neighbor_predictions(torch.tensor([[0.1, 0.2, 0.3, 0.15, 0.25]]), torch.eye(4)[LABELS])
     torch.testing.assert_close(got, torch.tensor([[0.45, 0.45, 0.1, 0.0]]))
 
 
@@ -154,10 +154,10 @@ def test_autocast_does_not_round_the_similarities():
     z, keys = torch.tensor(normal(9, 16)).float(), torch.tensor(normal(20, 16, seed=1)).float()
     probs = torch.tensor(softmax(normal(9, 4))).float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = similarity(z, keys, 0.1), pseudo_label_graph(probs, 0.3), neighbor_answers(probs, keys[:4])
+        inside = similarity(z, keys, 0.1), pseudo_label_graph(probs, 0.3), neighbor_predictions(probs, keys[:4])
     assert torch.equal(inside[0], similarity(z, keys, 0.1))
     assert torch.equal(inside[1], pseudo_label_graph(probs, 0.3))
-    assert torch.equal(inside[2], neighbor_answers(probs, keys[:4]))
+    assert torch.equal(inside[2], neighbor_predictions(probs, keys[:4]))
 
 
 def test_mistakes_are_named():
@@ -171,8 +171,8 @@ def test_mistakes_are_named():
     for threshold in (-0.1, 1.1, math.nan):
         with pytest.raises(SemisupError, match=r"threshold must lie in \[0, 1\]"):
             pseudo_label_graph(torch.ones(2, 3), threshold)
-    with pytest.raises(SemisupError, match=r"shares and answers must be \(N, K\) and \(K, C\)"):
-        neighbor_answers(torch.ones(2, 3), torch.ones(2, 3))
+    with pytest.raises(SemisupError, match=r"shares and predictions must be \(N, K\) and \(K, C\)"):
+        neighbor_predictions(torch.ones(2, 3), torch.ones(2, 3))
     with pytest.raises(SemisupError, match=r"shares and labels must be \(N, K\) and \(K,\)"):
         unfold_classes(torch.ones(2, 3), torch.ones(2, 4), torch.zeros(4, dtype=torch.long))
     with pytest.raises(SemisupError, match=r"probs must be \(2, C\), one row per query"):

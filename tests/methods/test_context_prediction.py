@@ -19,7 +19,7 @@ from tests.methods import pretext_reference as pretext
 
 N, SIDE, TILE = 3, 24, 5
 U = pretext.images(N, SIDE)
-# (row, column) of the neighbors beside the middle, row by row.
+# (row, column) of the neighbors next to the middle, row by row.
 OFFSETS = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
 
 
@@ -37,7 +37,7 @@ def step(method: ContextPrediction, view: Tensor = U) -> Update:
 
 
 def tiles_by_hand() -> ref.Array:
-    """(N, 3, 3, 25): each tile at its drawn place of its cell, less its mean and over its deviation."""
+    """(N, 3, 3, 25): each tile at its drawn place of its cell, less its mean and over its std."""
     torch.manual_seed(7)
     moves = torch.randint(2, (2, N, 9)).tolist()
     rows = np.zeros((N, 3, 3, TILE**2))
@@ -100,9 +100,9 @@ def test_a_tile_of_a_color_image_shows_one_channel() -> None:
     seen: list[Tensor] = []
     method.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     step(method, view)
-    deviations = seen[0].std((2, 3), correction=0).sort(1).values
-    torch.testing.assert_close(deviations[:, 2], torch.ones(180))
-    assert 0.004 < float(deviations[:, :2].min()) <= float(deviations[:, :2].max()) < 0.02
+    stds = seen[0].std((2, 3), correction=0).sort(1).values
+    torch.testing.assert_close(stds[:, 2], torch.ones(180))
+    assert 0.004 < float(stds[:, :2].min()) <= float(stds[:, :2].max()) < 0.02
     shown = seen[0].std((2, 3)).argmax(1).view(20, 9)
     assert len(set(shown[0].tolist())) > 1, "all tiles of an image keep the same channel"
     torch.manual_seed(7)

@@ -183,7 +183,7 @@ def test_head_with_batch_norm() -> None:
 
 
 def test_frozen_last_layer_gets_no_gradient_at_all() -> None:
-    """Not one of 0, beside which weight decay and momentum would still move it."""
+    """Not one of 0, next to which weight decay and momentum would still move it."""
     torch.manual_seed(0)
     method = DINO(ref.linear_encoder(), out_features=CLUSTERS, hidden=3, bottleneck=2, crops=1, freeze=0.5)
     for step in range(10):

@@ -45,7 +45,7 @@ def drawn_labels() -> list[int]:
 
 
 def shuffled_tiles() -> ref.Array:
-    """(N, 4, 64): quarters of each image row by row, each less its mean and over its deviation, in the drawn order."""
+    """(N, 4, 64): quarters of each image row by row, each less its mean and over its std, in the drawn order."""
     permutations, labels = maximin_permutations(4, P, 0), drawn_labels()
     rows = []
     for n, image in enumerate(U[:, 0].double().numpy()):
@@ -164,7 +164,7 @@ class RawTiles(Planted):
 
 
 class JointNormalization(Planted):
-    """All tiles of an image by one mean and deviation."""
+    """All tiles of an image by one mean and std."""
 
     def prepare(self, tiles: Tensor) -> Tensor:
         return (tiles - tiles.mean((1, 3, 4), keepdim=True)) / tiles.std((1, 3, 4), correction=0, keepdim=True)

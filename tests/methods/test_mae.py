@@ -113,7 +113,7 @@ def test_every_image_hides_as_many_patches(total: int, side: int, ratio: float, 
 
 
 def test_zero_prediction_costs_what_is_known() -> None:
-    """(n - 1) / n for n values in a patch, because the deviation divides by n - 1: 0.9375 for n = 16."""
+    """(n - 1) / n for n values in a patch, because the std divides by n - 1: 0.9375 for n = 16."""
     method = MAE(Encoder(VisionTransformer(4, 8, 3, 2, in_channels=1))).double()
     nn.init.zeros_(method.paint.weight)
     nn.init.zeros_(method.paint.bias)
@@ -229,7 +229,7 @@ class WrongUnshuffle(MAE):
 
 
 class BiasedDeviation(MAE):
-    """The deviation divides by n."""
+    """The std divides by n."""
 
     def target(self, images: Tensor) -> Tensor:
         return super().target(images) * (D / (D - 1)) ** 0.5
@@ -251,8 +251,8 @@ class OneMean(MAE):
     """Images are normalized whole."""
 
     def target(self, images: Tensor) -> Tensor:
-        mean, deviation = images.mean((1, 2, 3), keepdim=True), images.std((1, 2, 3), keepdim=True)
-        return split_patches((images - mean) / deviation, PATCH)
+        mean, std = images.mean((1, 2, 3), keepdim=True), images.std((1, 2, 3), keepdim=True)
+        return split_patches((images - mean) / std, PATCH)
 
 
 @pytest.mark.parametrize("cls", [AllPatches, VisiblePatches, WrongUnshuffle, BiasedDeviation, Placeless, OneMean])

@@ -138,7 +138,7 @@ def check_keys_return_to_their_places(cls: type[MoCo]) -> None:
     assert order[:3] != [0, 1, 2]
 
     def standardized(rows: list[int], at: int) -> ref.Array:
-        """Image `at` beside the images `rows`, by the definition of BatchNorm."""
+        """Image `at` next to the images `rows`, by the definition of BatchNorm."""
         part = x.double().numpy()[rows]
         return (x[at].double().numpy() - part.mean(0)) / np.sqrt(part.var(0) + 1e-5)
 
@@ -360,7 +360,7 @@ class OneBatch(MoCo):
 
 
 class InOrder(MoCo):
-    """Keys are normalized beside the keys of their query's neighbors."""
+    """Keys are normalized next to the keys of their query's neighbors."""
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         with torch.no_grad():

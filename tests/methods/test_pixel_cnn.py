@@ -104,7 +104,7 @@ def test_zero_answers_cost_the_logarithm_of_the_levels() -> None:
 def test_the_encoder_learns_from_every_pixel() -> None:
     method = build()
     images = normalized(pictures(1)).requires_grad_()
-    answers = method.answers(method.quantize(images), method.encoder(images))
+    answers = method.logits(method.quantize(images), method.encoder(images))
     (slope,) = torch.autograd.grad(answers[0, :, 0, 0, 0].sum(), images)  # the first pixel: there is the code alone
     assert slope.all()
 
@@ -112,12 +112,12 @@ def test_the_encoder_learns_from_every_pixel() -> None:
 def test_without_the_code_no_pixel_sees_itself_or_later_ones() -> None:
     method = build(decoder_layers=3, decoder_width=16)
     targets, code = method.quantize(normalized(pictures(1))), torch.randn(1, 8)
-    plain = method.answers(targets, code)
+    plain = method.logits(targets, code)
     for a in range(SIDE):
         for b in range(SIDE):
             other = targets.clone()
             other[0, 0, a, b] = (other[0, 0, a, b] + 1) % LEVELS
-            changed = (method.answers(other, code) != plain).any(1)[0, 0].nonzero().tolist()
+            changed = (method.logits(other, code) != plain).any(1)[0, 0].nonzero().tolist()
             assert changed or (a, b) == (SIDE - 1, SIDE - 1)
             assert all((i, j) > (a, b) for i, j in changed)
 
@@ -134,7 +134,7 @@ def test_the_code_is_of_use() -> None:
         update.loss.backward()
         optimizer.step()
     images = (gray - 0.5) / 0.5
-    answers = method.answers(method.quantize(images), method.encoder(images))[..., 0, 0, 0]
+    answers = method.logits(method.quantize(images), method.encoder(images))[..., 0, 0, 0]
     assert float((answers.argmax(1) == method.quantize(images)[:, 0, 0, 0]).float().mean()) > 0.9
 
 
@@ -150,8 +150,8 @@ def test_one_image_and_the_predictor() -> None:
 class WholeImage(PixelCNN):
     """The decoder reads the image one place too far to the left: every pixel sees itself."""
 
-    def answers(self, targets: Tensor, codes: Tensor) -> Tensor:
-        return super().answers(F.pad(targets[..., 1:], (0, 1)), codes)
+    def logits(self, targets: Tensor, codes: Tensor) -> Tensor:
+        return super().logits(F.pad(targets[..., 1:], (0, 1)), codes)
 
 
 class NormalizedLevels(PixelCNN):
@@ -164,8 +164,8 @@ class NormalizedLevels(PixelCNN):
 class OtherChannel(PixelCNN):
     """Channels before levels in the output."""
 
-    def answers(self, targets: Tensor, codes: Tensor) -> Tensor:
-        answers = super().answers(targets, codes)
+    def logits(self, targets: Tensor, codes: Tensor) -> Tensor:
+        answers = super().logits(targets, codes)
         return answers.flatten(1, 2).unflatten(1, (targets.shape[1], -1)).transpose(1, 2)
 
 

@@ -274,7 +274,7 @@ class OneSided(SimCLR):
 
 
 class Interleaved(SimCLR):
-    """Pairs stand beside each other, the loss expects halves."""
+    """Pairs stand next to each other, the loss expects halves."""
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         z = torch.stack([batch.unlabeled["first"], batch.unlabeled["second"]], dim=1).flatten(0, 1)

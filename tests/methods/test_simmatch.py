@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.errors import SemisupError
-from semisup.losses import neighbor_answers, similarity, soft_cross_entropy, unfold_classes
+from semisup.losses import neighbor_predictions, similarity, soft_cross_entropy, unfold_classes
 from semisup.methods import Batch, Labeled, Progress, Update
 from semisup.methods.simmatch import SimMatch
 from tests.methods import methods_reference as ref
@@ -273,7 +273,7 @@ class UnfoldedGuesses(SimMatch):
 
     def correct(self, probs: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         _, neighbors = super().correct(probs, z)
-        answers = neighbor_answers(neighbors, F.one_hot(self.bank_labels.clamp(min=0), probs.shape[1]))
+        answers = neighbor_predictions(neighbors, F.one_hot(self.bank_labels.clamp(min=0), probs.shape[1]))
         return torch.lerp(answers, probs, self.smoothing), neighbors
 
 

@@ -93,7 +93,7 @@ def test_the_paper_s_momentum_counts_all_at_first() -> None:
 
 @pytest.mark.parametrize(("n_sigma", "weight"), [(2.0, 0.1353), (1.0, 0.6065)])
 def test_weight_by_hand(n_sigma: float, weight: float) -> None:
-    """methods.md 3.14: 1 from the mean on, e^-2 (n = 2) or e^-.5 (n = 1) one deviation below it."""
+    """methods.md 3.14: 1 from the mean on, e^-2 (n = 2) or e^-.5 (n = 1) one std below it."""
     confidence = torch.tensor([0.9, 0.7, 0.6, 0.5])
     got = truncated_gaussian(confidence, torch.tensor(0.7), torch.tensor(0.01), n_sigma)
     ref.close(got, np.array([1, 1, weight, weight**4]), rtol=1e-3)

@@ -108,7 +108,7 @@ def test_prototypes_have_unit_length() -> None:
 
 
 def test_frozen_prototypes_get_no_gradient_at_all() -> None:
-    """Not one of 0, beside which weight decay and momentum would still move them."""
+    """Not one of 0, next to which weight decay and momentum would still move them."""
     method = bare(freeze=0.5)
     for step in range(10):
         batch = given(seed=step)

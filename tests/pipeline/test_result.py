@@ -123,7 +123,7 @@ def test_headline_and_table_show_how_good_the_kept_labels_were(result: RunResult
 
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that was tracked in the default place, `mlflow.db` beside it."""
+    """The folder of a run that was tracked in the default place, `mlflow.db` next to it."""
     folder = tmp_path_factory.mktemp("tracked")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)

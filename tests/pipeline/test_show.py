@@ -1,4 +1,4 @@
-"""The picture of what training sees: its cells are the views, its rows real images, its table the budget."""
+"""The figure of what training sees: its cells are the views, its rows real images, its table the budget."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from semisup.evaluate.plots import views_figure
 from semisup.pipeline import show
 from semisup.pipeline.plan import make_plan
 from tests.pipeline.pipeline_small import small
+
+pytestmark = pytest.mark.usefixtures("with_figures")
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def test_rows_are_labeled_and_other_training_images(tmp_path: Path, drawn: list[
 
 
 def test_views_are_made_by_the_recipes_own_policies(tmp_path: Path, drawn: list[Any]) -> None:
-    """Their options, and whether flips are allowed, too; nothing of labeled views beside images without a label."""
+    """Their options, and whether flips are allowed, too; nothing of labeled views next to images without a label."""
     augment = "stages.finetune.augment={weak: {policy: weak, shift: 0.5}}"
     recipe = small(augment, "seed=5")
     show.show_data(recipe, tmp_path / "v.png", stage="finetune")

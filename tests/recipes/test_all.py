@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from semisup.config import DataConfig, Recipe, find_recipe, load_recipe, shipped_recipes, to_yaml
+from semisup.config import DataConfig, Recipe
 from semisup.config.read import read_mapping
 from semisup.data import ImageData, channel_statistics, draw_budget, load_data
 from semisup.errors import SemisupError
@@ -17,6 +17,7 @@ from semisup.methods import METHODS
 from semisup.models import save_weights
 from semisup.pipeline.check import check_recipe
 from semisup.pipeline.plan import Plan, plan_stages
+from semisup.reading import find_recipe, load_recipe, shipped_recipes, to_yaml
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 FILES = sorted(FOLDER.rglob("*.y*ml"))
@@ -92,7 +93,19 @@ def test_a_recipe_says_how_to_run_it_and_could_run(path: Path, tmp_path: Path, m
     assert check_recipe(recipe) == []
     (tmp_path / "r.yaml").write_text(to_yaml(recipe))
     assert load_recipe(tmp_path / "r.yaml") == recipe, "equal to its resolved self"
-    _could_run(recipe, monkeypatch)
+    _could_run(recipe, monkeypatch, trial=quickly(path))
+
+
+def quickly(path: Path) -> bool:
+    """Whether a recipe is of images that are here, or of a method that has no recipe for these: its steps are tried."""
+    dataset, name = name_of(path).split("/")
+    return dataset in LOCAL or not any((FOLDER / local / f"{name}.yaml").exists() for local in LOCAL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in FILES if not quickly(path)], ids=name_of)
+def test_a_recipe_of_larger_images_could_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _could_run(load_recipe(path), monkeypatch, trial=True)
 
 
 def _weights_from_files(path: Path, folder: Path) -> list[str]:
@@ -135,15 +148,17 @@ def test_a_recipe_names_a_result_recorded_with_it_or_says_that_none_is() -> None
     assert wrong == {}
 
 
-def _could_run(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask for everything that a dry run checks, one trial step of every stage among it."""
+def _could_run(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, *, trial: bool) -> None:
+    """Ask for everything that a dry run checks, `trial`: one step of every stage among it."""
     local = recipe.data.source in LOCAL
     if not local:  # a recipe for a GPU
         monkeypatch.setattr("semisup.pipeline.plan.available_memory", lambda device: 40 * 2**30)
     data = data_of(recipe.data)
     statistics = channel_statistics(data.x_train[:100])
     budget = draw_budget(data.y_train, recipe.data.labels, recipe.seed, data.num_classes)
-    plan = plan_stages(Plan(recipe, data, budget, torch.device("cpu"), "fp32" if local else "bf16", statistics, []))
+    plan = plan_stages(
+        Plan(recipe, data, budget, torch.device("cpu"), "fp32" if local else "bf16", statistics, []), trial=trial
+    )
     assert [stage.name for stage in plan.stages] == list(recipe.stages)
     trained = [stage for stage in plan.stages if stage.config.kind == "train"]
     assert all(stage.steps >= 1 and stage.parameters > 0 for stage in trained)

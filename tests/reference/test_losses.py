@@ -1,4 +1,4 @@
-"""The losses beside those of pytorch-metric-learning and lightly, as installed: values and gradients in float64.
+"""The losses next to those of pytorch-metric-learning and lightly, as installed: values and gradients in float64.
 
 `make test-reference` installs the two and runs this; where one is missing its tests are skipped. Conventions differ;
 each test brings theirs to ours and says why:

@@ -90,7 +90,7 @@ def test_a_single_label_of_each_class_cannot_choose() -> None:
 
 
 def test_an_encoder_predicts_nothing() -> None:
-    with pytest.raises(SemisupError, match="cannot answer"):
+    with pytest.raises(SemisupError, match="cannot predict"):
         small_plan({**ENCODER, "labels": best("encoder")}, small_data())
     with pytest.raises(SemisupError, match="stage is needed"):
         small_plan({**ENCODER, "labels": best("features")}, small_data())

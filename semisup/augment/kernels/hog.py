@@ -25,7 +25,7 @@ def hog(images: Tensor, cell: int, window: int) -> Tensor:
     Args:
         images: (N, C, H, W), of any range; sides are multiples of `cell` and `window`, at least 2.
         cell: side of a cell in pixels. MaskFeat: 8 of 224.
-        window: side of the Gaussian's tiles in pixels, whose deviation is half of it. MaskFeat: 16, its patch.
+        window: side of the Gaussian's tiles in pixels, whose std is half of it. MaskFeat: 16, its patch.
 
     Returns:
         (N, C, 9, H / cell, W / cell).

@@ -25,14 +25,14 @@ def to_float(images: Tensor) -> Tensor:
 class Normalize(nn.Module):
     """(x - mean) / std per channel: the last step before the network.
 
-    Mean and deviation are buffers: they follow the module to its device and are saved with its weights.
+    Mean and std are buffers: they follow the module to its device and are saved with its weights.
 
     Args:
         mean: C numbers, of images in [0, 1].
         std: C numbers above 0.
 
     Raises:
-        ValueError: unequal lengths, or a deviation that is not above 0.
+        ValueError: unequal lengths, or a std that is not above 0.
     """
 
     mean: Tensor

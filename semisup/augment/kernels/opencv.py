@@ -257,7 +257,7 @@ def grayscale(image: Pixels) -> Pixels:
 
 
 def gaussian_blur(image: Pixels, sigma: float, size: int) -> Pixels:
-    """See `semisup.augment.kernels.ops.gaussian_blur`; taps beyond four deviations, weighing nothing, are out."""
+    """See `semisup.augment.kernels.ops.gaussian_blur`; taps beyond four stds, weighing nothing, are out."""
     half = min(size // 2, math.ceil(4 * sigma))
     taps = np.exp(-0.5 * (np.arange(-half, half + 1) / sigma) ** 2)
     kernel = (taps / taps.sum()).astype(np.float32)

@@ -360,15 +360,15 @@ def equalize(images: Tensor) -> Tensor:
     return table.gather(1, levels).div_(255).to(images.dtype).view(images.shape)
 
 
-def noise(images: Tensor, draws: Tensor, stds: Tensor) -> Tensor:
+def noise(images: Tensor, normal: Tensor, stds: Tensor) -> Tensor:
     """Add Gaussian noise and clip.
 
     Args:
         images: (N, C, H, W).
-        draws: (N, C, H, W) standard normal numbers.
+        normal: (N, C, H, W) standard normal numbers.
         stds: (N,) standard deviations >= 0, in units of the range [0, 1].
     """
-    return torch.addcmul(images, draws.to(images.dtype), _each(stds, images)).clamp_(0, 1)
+    return torch.addcmul(images, normal.to(images.dtype), _each(stds, images)).clamp_(0, 1)
 
 
 def sharpness(images: Tensor, factors: Tensor) -> Tensor:

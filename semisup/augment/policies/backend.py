@@ -69,7 +69,7 @@ SHARED_FROM = 0.0005
 """Seconds an image takes from which on threads share the batch.
 
 OpenCV lets go of Python's lock, but a shorter call is over before another thread has woken up and taken it. Two threads
-beside one, microseconds of an RGB image, conversion to floats included, on two cores (AMD EPYC):
+next to one, microseconds of an RGB image, conversion to floats included, on two cores (AMD EPYC):
 
     px     weak       strong      simclr
     96     16 / 18    86 / 125    77 / 85

@@ -5,7 +5,7 @@ images augmented so. Bins of low rate are not drawn. The rates are a tensor of t
 the policies here are handed it and keep nothing. At each step
 
 - a *probe* of each labeled image is made: two operations, each in a bin drawn evenly, whatever the rates are;
-- the network's answer to the probe moves the rates of those bins (`update_rates`);
+- the network's prediction for the probe moves the rates of those bins (`update_rates`);
 - the *views* to train on are made: two operations, each in a bin drawn by the rates as the step before left them.
 
 Which operation an image drew is known to the host. How strong it is depends on the rates, which never leave the device.

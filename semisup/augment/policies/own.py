@@ -35,7 +35,7 @@ TRIES = 4
 def transforms() -> dict[str, type[Any]]:
     """Name -> transform of one image that albumentations offers by that name.
 
-    Without `Lambda`, which is code, and without those that read files or other images beside.
+    Without `Lambda`, which is code, and without those that read files or other images too.
     """
     bases = (A.BasicTransform, A.DualTransform, A.ImageOnlyTransform)
     found = {}

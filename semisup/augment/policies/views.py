@@ -322,7 +322,7 @@ class SimCLR(Policy):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LocalCrop(SimCLR):
-    """The small view of multi-crop: SimCLR's view of a small part of the image, in a smaller picture.
+    """The small view of multi-crop: SimCLR's view of a small part of the image, at a smaller size.
 
     Sources: M. Caron et al., arXiv:2006.09882 (SwAV), section 3.3, and arXiv:2104.14294 (DINO), main_dino.py: areas of
     0.05 to 0.4 in 96 of 224 px; with SwAV's numbers see `SwAVSmall`, with all of DINO's `DINOLocal`.

@@ -22,7 +22,7 @@ def corrupt(images: Tensor, kind: Corruption, amount: float) -> Tensor:
         images: (N, C, H, W).
         kind: "masking" sets pixels to 0, the mean of the data; "salt_and_pepper" sets them to the brightest or the
             darkest value of each channel in the batch, at even odds; "gaussian" adds noise to all of them.
-        amount: the part of the pixels that is hit, 0 to 1; for "gaussian" the noise's deviation, in the images' units.
+        amount: the part of the pixels that is hit, 0 to 1; for "gaussian" the noise's std, in the images' units.
 
     Returns:
         New images; the input stays as it is.

@@ -116,9 +116,9 @@ def cut_tiles(images: Tensor, grid: int, gap: float, jitter: float) -> Tensor:
 
 
 def normalize_tiles(tiles: Tensor) -> Tensor:
-    """Bring every channel of every tile (..., T, T) to mean 0 and deviation 1: brightness would tell its neighbors.
+    """Bring every channel of every tile (..., T, T) to mean 0 and std 1: brightness would tell its neighbors.
 
-    A tile of one value becomes 0. The deviation divides by T * T, as batch norm's does.
+    A tile of one value becomes 0. The std divides by T * T, as batch norm's does.
     """
     centered = tiles - tiles.mean((-2, -1), keepdim=True)
     # Normalized images: one gray level of 255 in one pixel of a tile still counts for more than the bound.
@@ -129,7 +129,7 @@ def drop_channels(images: Tensor) -> Tensor:
     """Keep one random channel of every image and put noise in place of the others.
 
     Colors that a lens shifts against one another tell where in a photograph a tile was. The noise is Gaussian, of
-    1/100 of the kept channel's deviation (arXiv:1505.05192, sec. 4.1). Images of one channel stay as they are.
+    1/100 of the kept channel's std (arXiv:1505.05192, sec. 4.1). Images of one channel stay as they are.
 
     Args:
         images: (N, C, H, W).
@@ -140,8 +140,8 @@ def drop_channels(images: Tensor) -> Tensor:
     kept = F.one_hot(torch.randint(channels, (count,), device=images.device), channels).to(images.dtype)
     kept = kept[:, :, None, None]
     centered = images - images.mean((2, 3), keepdim=True)
-    deviation = (kept * centered.square().mean((2, 3), keepdim=True)).sum(1, keepdim=True).sqrt()
-    return kept * images + (1 - kept) * deviation / 100 * torch.randn_like(images)
+    std = (kept * centered.square().mean((2, 3), keepdim=True)).sum(1, keepdim=True).sqrt()
+    return kept * images + (1 - kept) * std / 100 * torch.randn_like(images)
 
 
 def lose_color(images: Tensor, part: float) -> Tensor:

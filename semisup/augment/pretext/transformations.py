@@ -131,9 +131,9 @@ def projective_matrices(corners: Tensor) -> Tensor:
 
 
 def projective_targets(matrices: Tensor) -> Tensor:
-    """(N, 8) coefficients of (N, 3, 3) `matrices`, in pixels of a 32 x 32 image, less a mean and over a deviation.
+    """(N, 8) coefficients of (N, 3, 3) `matrices`, in pixels of a 32 x 32 image, less a mean and over a std.
 
-    As they are the last two would vanish beside the others. No change at all is (1, 0, -0.8, 0, 1, -0.8, 0, 0).
+    As they are the last two would vanish next to the others. No change at all is (1, 0, -0.8, 0, 1, -0.8, 0, 0).
     """
     half = 16.0
     to_pixels = torch.tensor([[half, 0, half], [0, half, half], [0, 0, 1]], dtype=torch.float64, device=matrices.device)

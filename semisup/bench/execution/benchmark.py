@@ -1,4 +1,4 @@
-"""Run a suite: expand it, time its steps, run what is missing, judge."""
+"""Run a suite: expand it, time its steps, run what is missing, evaluate."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def bench(
     Args:
         suite: a YAML file, the name of a shipped suite such as "digits/budgets", or a loaded suite.
         overrides: `key=value` words, e.g. "draws=1"; they win over the file. Not for a loaded suite.
-        out: folder of the results, default `runs/<suite name>`. Finished stages are kept beside it, in
+        out: folder of the results, default `runs/<suite name>`. Finished stages are kept next to it, in
             `<parent of out>/.semisup`, and serve every suite and recipe below that parent.
         dry_run: check everything, measure step times, print the runs and the expected time, run nothing.
         scheduler: address of a Dask scheduler; None: workers on this machine. Workers elsewhere keep stages in
@@ -211,7 +211,7 @@ def _run(state: _Bench, client: Any, log: EventLog, tables: _Tables) -> None:
 def _chosen(state: _Bench, spec: RunSpec) -> RunSpec | None:
     """Return the final run that a trial leads to, once it is the last of its search to be over: the best on validation.
 
-    A trial that was lost, not judged, leaves its search undecided: the same command goes on with it.
+    A trial that was lost, not evaluated, leaves its search undecided: the same command goes on with it.
     """
     if not spec.validation:
         return None

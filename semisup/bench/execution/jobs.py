@@ -41,7 +41,7 @@ Timing = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Job:
-    """One stage or baseline: what a worker needs to run it, beside the finished jobs that it reads."""
+    """One stage or baseline: what a worker needs to run it, besides the finished jobs that it reads."""
 
     fingerprint: str
     name: str
@@ -62,8 +62,8 @@ class Planned:
 
     spec: RunSpec
     plan: Plan
-    judged: str
-    """The judged stage, or the one whose features a baseline reads; "" for a baseline on pixels."""
+    evaluated: str
+    """The evaluated stage, or the one whose features a baseline reads; "" for a baseline on pixels."""
 
 
 def plan_run(suite: Suite, spec: RunSpec, data: ImageData) -> Planned:
@@ -72,12 +72,12 @@ def plan_run(suite: Suite, spec: RunSpec, data: ImageData) -> Planned:
     Raises:
         SemisupError: whatever is wrong with its recipe.
     """
-    recipe, judged = spec_recipe(suite, spec)
+    recipe, evaluated = spec_recipe(suite, spec)
     plan = make_plan(recipe, data, trial=False)
     # What a worker finds out for itself must be what was planned here, whatever device it has.
     stages = {stage.name: stage.config for stage in plan.stages}  # of which `augment.backend` is resolved
     recipe = recipe.model_copy(update={"precision": plan.precision, "stages": stages})
-    return Planned(spec, dataclasses.replace(plan, recipe=recipe), judged)
+    return Planned(spec, dataclasses.replace(plan, recipe=recipe), evaluated)
 
 
 def step_kind(plan: Plan, stage: StagePlan) -> str:
@@ -122,7 +122,7 @@ def longest_steps(suite: Suite, data: ImageData) -> dict[str, int]:
 
 
 def make_jobs(suite: Suite, planned: Planned, timing: Timing, longest: Mapping[str, int] | None = None) -> list[Job]:
-    """Return the jobs of a run in the order they depend on each other; the last one is judged.
+    """Return the jobs of a run in the order they depend on each other; the last one is evaluated.
 
     Args:
         suite: the suite.
@@ -154,7 +154,7 @@ def make_jobs(suite: Suite, planned: Planned, timing: Timing, longest: Mapping[s
     ]
     entry = suite.entries[spec.entry]
     if entry.baseline:
-        inputs = ((planned.judged, fingerprints[planned.judged]),) if planned.judged else ()
+        inputs = ((planned.evaluated, fingerprints[planned.evaluated]),) if planned.evaluated else ()
         baseline = {**entry.baseline, **option_values(spec.options)}
         jobs.append(Job(baseline_fingerprint(plan, baseline, inputs), spec.entry, plan.recipe, None, inputs, baseline))
     return jobs

@@ -235,7 +235,7 @@ def _run_baseline(job: Job, plan: Plan, home: Path, finished: Mapping[str, Artif
     images, rows, y = data.validation(budget.validation)
     if len(rows):
         asked["validation"] = (take(images, rows), y)
-    answers = fit_baseline(
+    predictions = fit_baseline(
         job.baseline,
         labeled,
         data.y_train[budget.index],
@@ -244,7 +244,7 @@ def _run_baseline(job: Job, plan: Plan, home: Path, finished: Mapping[str, Artif
         data.num_classes,
     )
     metrics: dict[str, Any] = {}
-    for (name, (_, y)), probs in zip(asked.items(), answers, strict=True):
+    for (name, (_, y)), probs in zip(asked.items(), predictions, strict=True):
         # Classes without a label have probability 0; the logarithm needs more.
         logits = torch.from_numpy(probs).clamp(min=1e-12).log()
         found = classification_metrics(logits, torch.from_numpy(y), data.num_classes)

@@ -16,9 +16,9 @@ def legend(summary: Mapping[str, Any]) -> list[str]:
     seeds = f" (seeds {', '.join(map(str, draws))})" if draws else ""
     text = [
         f"Test accuracy in percent on {summary['num_test']:,} images: mean ± standard deviation over {len(draws)} "
-        f"label {'draw' if len(draws) == 1 else 'draws'}{seeds}. The weights judged are the last, EMA where the recipe "
-        "has one; none were selected on the test set. Budgets count the validation labels too. Brackets hold 95% "
-        "intervals, cut to what is possible; that of a mean is the t interval over draws."
+        f"label {'draw' if len(draws) == 1 else 'draws'}{seeds}. The weights evaluated are the last, EMA where the "
+        "recipe has one; none were selected on the test set. Budgets count the validation labels too. Brackets hold "
+        "95% intervals, cut to what is possible; that of a mean is the t interval over draws."
     ]
     if summary["baselines"]:
         text += _comparisons(summary)

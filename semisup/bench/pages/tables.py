@@ -81,7 +81,7 @@ def place_columns(summary: Mapping[str, Any]) -> list[PageColumn]:
 def result_columns(summary: Mapping[str, Any]) -> list[PageColumn]:
     """Return everything that was found out about a cell: how it compares, then every metric of `semisup.columns`."""
     entries = {entry["entry"]: entry for entry in summary["entries"]}
-    (judged,) = (column for column in COLUMNS if column.name == "accuracy")
+    (evaluated,) = (column for column in COLUMNS if column.name == "accuracy")
     high = "descending"
 
     def spread(name: str, write: Callable[[float], str]) -> Callable[[Cell], Value]:
@@ -104,7 +104,7 @@ def result_columns(summary: Mapping[str, Any]) -> list[PageColumn]:
 
     return [
         PageColumn("draws", "label draws with a result", lambda cell: (cell["draws"], str(cell["draws"])), high),
-        PageColumn(judged.title, f"{judged.help}: mean ± standard deviation over draws", _accuracy, high),
+        PageColumn(evaluated.title, f"{evaluated.help}: mean ± standard deviation over draws", _accuracy, high),
         PageColumn("95% interval", "of the mean: t interval over draws, cut to 0 to 100", _accuracy_interval, high),
         *_comparison(summary),
         PageColumn("rank", "mean over draws among the entries with this budget; 1 is best", _rank),
@@ -116,12 +116,12 @@ def result_columns(summary: Mapping[str, Any]) -> list[PageColumn]:
                 high if column.better == "higher" else "ascending",
             )
             for column in COLUMNS
-            if column is not judged
+            if column is not evaluated
         ),
-        PageColumn("parameters", "of the judged network", parameters),
+        PageColumn("parameters", "of the evaluated network", parameters),
         PageColumn("failed", "runs without a result", counted("failed"), high),
         PageColumn("collapsed", "runs that predict hardly more than one class", counted("collapsed"), high),
-        PageColumn("method", "of the judged stage, where the entry is not called like it", method, number=False),
+        PageColumn("method", "of the evaluated stage, where the entry is not called like it", method, number=False),
     ]
 
 

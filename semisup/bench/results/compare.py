@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
+from semisup.bench.results.facts import FACTS, SuiteFacts, read_facts
 from semisup.bench.results.rows import Row, read_rows
 from semisup.bench.results.statistics import estimate
 from semisup.bench.suites.computes import compute_name, ordered_computes
 from semisup.errors import SemisupError
 from semisup.text import aligned, interval, percent, signed
 
-__all__ = ["compare_suites", "read_summary"]
+__all__ = ["compare_suites"]
 
 RunKey = tuple[str, str, str, int, int]  # compute, labels, entry, draw, init
 
 
 @dataclass(frozen=True)
 class Side:
-    """One result folder: its runs, and its summary ({} without leaderboard.json)."""
+    """One result folder: its runs, and its suite's facts (None without suite.json)."""
 
     runs: Mapping[RunKey, Row]
-    summary: Mapping[str, Any]
+    facts: SuiteFacts | None
 
     def accuracy(self, run: RunKey) -> float | None:
-        """Accuracy of a run; None if it was not made, failed, or was not judged by it."""
+        """Accuracy of a run; None if it was not made, failed, or was not evaluated by it."""
         return self.runs[run].accuracy if run in self.runs else None
 
 
@@ -39,7 +38,7 @@ def compare_suites(a: Path, b: Path) -> str:
     warnings where the two did not learn from the same data or splits: their differences mix that in.
 
     Args:
-        a: folder with `runs.csv` and, for the data hash and the classes, `leaderboard.json`.
+        a: folder with `runs.csv` and, for the data hash and the classes, `suite.json`.
         b: another.
 
     Raises:
@@ -67,38 +66,25 @@ def _side(folder: Path) -> Side:
     runs = {(row.compute, row.labels, row.entry, row.draw, row.init): row for row in rows}
     if len(runs) < len(rows):
         raise SemisupError(f"{folder / 'runs.csv'}: the same run twice")
-    return Side(runs, read_summary(folder) if (folder / "leaderboard.json").exists() else {})
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """Read the summary in a suite's folder.
-
-    Raises:
-        SemisupError: there is none that can be read.
-    """
-    path = folder / "leaderboard.json"
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # JSON's and UTF-8's errors are ValueErrors
-        raise SemisupError(f"{path}: not a readable JSON file ({error})") from error
-    if not isinstance(summary, dict):
-        raise SemisupError(f"{path}: must hold a summary, got {type(summary).__name__}")
-    return summary
+    return Side(runs, read_facts(folder) if (folder / FACTS).exists() else None)
 
 
 def _warnings(a: Side, b: Side) -> list[str]:
     """Return what makes A and B results of different questions."""
     found = []
-    hashes = [side.summary.get("provenance", {}).get("data hash") for side in (a, b)]
+    hashes = [side.facts and side.facts.provenance.get("data hash") for side in (a, b)]
     if None in hashes:
         sides = " and ".join(name for name, known in zip("AB", hashes, strict=True) if known is None)
         found.append(f"the data hash of {sides} is not known; the two may not be of the same data.")
     elif hashes[0] != hashes[1]:
         found.append(f"different data: hash {hashes[0]} in A, {hashes[1]} in B.")
-    for name, key in (("classes", "classes"), ("numbers of test images", "num_test")):
-        values = [side.summary.get(key) for side in (a, b)]
-        if None not in values and values[0] != values[1]:
-            found.append(f"different {name}: {values[0]} in A, {values[1]} in B.")
+    if a.facts and b.facts:
+        for name, one, two in (
+            ("classes", a.facts.classes, b.facts.classes),
+            ("numbers of test images", a.facts.num_test, b.facts.num_test),
+        ):
+            if one != two:
+                found.append(f"different {name}: {one} in A, {two} in B.")
     both = [(a.runs[run], b.runs[run]) for run in a.runs if run in b.runs]
     done = [(one, two) for one, two in both if one.status == two.status == "done"]
     different = [one for one, two in done if one.split_hash != two.split_hash]

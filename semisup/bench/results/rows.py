@@ -33,7 +33,7 @@ class Row:
     entry: str
     """The suite's name for this row of its tables."""
     method: str
-    """Of the judged stage, or the baseline's name."""
+    """Of the evaluated stage, or the baseline's name."""
     labels: str
     """The budget as written: `40`, `4/class`, `10%`, `all`."""
     n_labels: int
@@ -55,9 +55,9 @@ class Row:
     reliability: list[list[float]]
     """`BINS` of [count, mean confidence, accuracy], an empty one [0, 0, 0]; no bins if unknown."""
     parameters: int
-    """Of the judged network; 0 for baselines."""
+    """Of the evaluated network; 0 for baselines."""
     fingerprint: str
-    """Of the judged stage; empty if failed."""
+    """Of the evaluated stage; empty if failed."""
     split_hash: str
     """Of the images that were labeled."""
     chosen: str
@@ -87,7 +87,7 @@ class Row:
 
     @property
     def accuracy(self) -> float | None:
-        """Of the test set, by the last weights; None if the run failed or was not judged by it."""
+        """Of the test set, by the last weights; None if the run failed or was not evaluated by it."""
         return self.metrics.get("accuracy")
 
 

@@ -46,7 +46,7 @@ class Difference(Estimate):
 def estimate(values: Sequence[float]) -> Estimate:
     """Mean, standard deviation and the interval mean ± t(n-1, 0.975) s / sqrt(n).
 
-    Without values there is no mean; with one there is neither deviation nor interval. Equal values give the
+    Without values there is no mean; with one there is neither standard deviation nor interval. Equal values give the
     interval [mean, mean].
     """
     n = len(values)

@@ -169,7 +169,7 @@ def _differences(values: Mapping[str, ByDraw], base: str, shared: Pool | None) -
 
 
 def accuracy_by_draw(rows: Sequence[Row]) -> dict[int, float]:
-    """Accuracy by draw, averaged over the initial weights; draws without a finished, judged run are left out."""
+    """Accuracy by draw, averaged over the initial weights; draws without a finished, evaluated run are left out."""
     return _by_draw(rows, "accuracy")
 
 

@@ -12,7 +12,7 @@ from semisup.bench.execution.jobs import Job, unique_jobs
 from semisup.bench.execution.scheduler import JobBoard
 from semisup.bench.pages.leaderboard import leaderboard_markdown
 from semisup.bench.pages.report import report_html
-from semisup.bench.results.compare import read_summary
+from semisup.bench.results.facts import FACTS, SuiteFacts, read_facts
 from semisup.bench.results.rows import Row, read_rows, write_rows
 from semisup.bench.results.summary import summarize
 from semisup.bench.suites.runs import RunSpec
@@ -27,7 +27,7 @@ from semisup.stages import write_json
 
 __all__ = ["RESULTS", "rewrite_results", "write_results"]
 
-RESULTS = ("runs.csv", "leaderboard.json", "leaderboard.md", "report.html")
+RESULTS = ("runs.csv", FACTS, "leaderboard.json", "leaderboard.md", "report.html")
 """What a suite leaves for people, in its folder."""
 
 KNN = "knn/accuracy"
@@ -60,56 +60,41 @@ def write_results(
         if not spec.validation and (board.find(jobs[-1]) or jobs[-1].fingerprint in board.failed)
     ]
     rows = [_row(spec, jobs, data, board) for spec, jobs in final]
-    summary = summarize(
-        rows,
+    facts = SuiteFacts(
         suite=suite.name,
         command=command,
-        baselines=suite.baselines,
+        baselines=list(suite.baselines),
         entries=list(suite.entries),
-        targets=suite.targets,
-        classes=data.classes,
+        targets=list(suite.targets),
+        classes=list(data.classes),
         num_test=len(data.x_test),
         provenance=_provenance(suite, data, machines),
         settings=suite.settings.strip(),
         saved=_saved(runs, board),
     )
-    _write(folder, rows, summary)
-    return summary
+    return _write(folder, rows, facts)
 
 
-def rewrite_results(folder: Path) -> None:
-    """Write the tables of a finished suite anew from its `runs.csv`, as this version makes them.
+def rewrite_results(folder: Path) -> dict[str, Any]:
+    """Write the tables of a finished suite anew, as this version makes them; returns the summary.
 
     Args:
-        folder: with a suite's `runs.csv` and `leaderboard.json`, of this version or an earlier one.
+        folder: with a suite's `runs.csv` and `suite.json`, of this version or an earlier one.
 
     Raises:
         SemisupError: a file that is missing or not readable.
     """
-    rows = read_rows(folder / "runs.csv")
-    old = read_summary(folder)
-    baselines = old["baselines"] if "baselines" in old else [name for name in [old["baseline"]] if name is not None]
-    summary = summarize(
-        rows,
-        suite=old["suite"],
-        command=old["command"],
-        baselines=baselines,
-        entries=[entry["entry"] for entry in old["entries"]],
-        targets=list(dict.fromkeys(item["target"] for item in old["labels_needed"])),
-        classes=old["classes"],
-        num_test=old["num_test"],
-        provenance=old["provenance"],
-        settings=old["settings"],
-        saved=old["saved"],
-    )
-    _write(folder, rows, summary)
+    return _write(folder, read_rows(folder / "runs.csv"), read_facts(folder))
 
 
-def _write(folder: Path, rows: Sequence[Row], summary: Mapping[str, Any]) -> None:
+def _write(folder: Path, rows: Sequence[Row], facts: SuiteFacts) -> dict[str, Any]:
+    summary = summarize(rows, **facts.model_dump())
     write_rows(folder / "runs.csv", rows)
+    write_json(folder / FACTS, facts.model_dump())
     write_json(folder / "leaderboard.json", summary)
     write_atomically(folder / "leaderboard.md", leaderboard_markdown(summary).encode())
     write_atomically(folder / "report.html", report_html(summary).encode())
+    return summary
 
 
 def _row(spec: RunSpec, jobs: Sequence[Job], data: ImageData, board: JobBoard) -> Row:
@@ -117,7 +102,7 @@ def _row(spec: RunSpec, jobs: Sequence[Job], data: ImageData, board: JobBoard) -
     # Of what was run, not of what was asked for: the notes compare the entries' splits.
     budget = recipe_budget(last.recipe, data)
     artifact = board.finished.get(last.fingerprint)
-    metrics: dict[str, Any] = {} if artifact is None else {**_judged_encoder(last, board), **artifact.metrics}
+    metrics: dict[str, Any] = {} if artifact is None else {**_evaluated_encoder(last, board), **artifact.metrics}
     done = [board.finished[job.fingerprint] for job in jobs if board.find(job)]
     timed = [job.seconds for job in jobs if job.steps]
     of_run = {
@@ -145,8 +130,8 @@ def _row(spec: RunSpec, jobs: Sequence[Job], data: ImageData, board: JobBoard) -
     )
 
 
-def _judged_encoder(job: Job, board: JobBoard) -> Mapping[str, Any]:
-    """Return what nearest neighbors said of the network that a probe or knn stage judges; empty for other stages."""
+def _evaluated_encoder(job: Job, board: JobBoard) -> Mapping[str, Any]:
+    """Return what nearest neighbors said of the network that a probe or knn stage evaluates; empty for other stages."""
     of = None if job.baseline else getattr(job.recipe.stages[str(job.stage)], "of", None)
     found = board.finished.get(dict(job.inputs).get(of, "")) if of else None
     return {} if found is None else {key: value for key, value in found.metrics.items() if key == KNN}

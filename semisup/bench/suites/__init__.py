@@ -1,1 +1,1 @@
-"""What is run: suites, their runs and the baselines beside them."""
+"""What is run: suites, their runs and the baselines next to them."""

@@ -73,7 +73,7 @@ def fit_baseline(
     """Fit on the labels, and where the baseline can, on the unlabeled images; return class probabilities.
 
     Inputs are standardized with the mean and standard deviation of all training vectors given. Without unlabeled images
-    a baseline that reads them learns from the labels alone; of one class, that class is the answer; a graph has at most
+    a baseline that reads them learns from the labels alone; of one class, that class is predicted; a graph has at most
     as many neighbors as there are images.
 
     Args:
@@ -114,9 +114,9 @@ def fit_baseline(
         except ValueError as error:
             raise SemisupError(f"baseline {baseline['name']}: {first_line(error)}") from error
     probs = []
-    for answer in found:
-        full = np.zeros((len(answer), num_classes))
-        full[:, model.classes_] = np.nan_to_num(answer)
+    for probs in found:
+        full = np.zeros((len(probs), num_classes))
+        full[:, model.classes_] = np.nan_to_num(probs)
         # An image that no label reaches: nothing is known.
         full[full.sum(1) == 0] = 1 / num_classes
         probs.append(full / full.sum(1, keepdims=True))

@@ -12,13 +12,14 @@ from typing import Any
 
 from semisup.bench.suites.baselines import check_baseline
 from semisup.bench.suites.suite import Compute, EntryConfig, FeaturesConfig, Suite
-from semisup.config import Recipe, find_recipe, parse_recipe
+from semisup.config import Recipe
 from semisup.config.labels import parse_labels
-from semisup.config.load import overlay
 from semisup.config.read import read_mapping
 from semisup.data import ImageData, draw_budget
 from semisup.errors import SemisupError, nearest, raise_all
 from semisup.pipeline.plan import Plan, StagePlan, make_plan, needed_stages
+from semisup.reading import find_recipe, parse_recipe
+from semisup.reading.load import overlay
 
 __all__ = ["RunSpec", "check_entries", "expand", "option_values", "spec_recipe", "trial_options"]
 
@@ -80,7 +81,7 @@ def trial_options(suite: Suite, entry: str) -> list[tuple[str, ...]]:
 
 
 def spec_recipe(suite: Suite, spec: RunSpec) -> tuple[Recipe, str]:
-    """Return the recipe of a run, cut down to the stages it needs, and the stage that is judged ("" for pixels).
+    """Return the recipe of a run, cut down to the stages it needs, and the stage that is evaluated ("" for pixels).
 
     Raises:
         SemisupError: whatever is wrong with the entry's recipe or stage.
@@ -101,7 +102,7 @@ def spec_recipe(suite: Suite, spec: RunSpec) -> tuple[Recipe, str]:
     raise_all(problems, subject)
     options = [f"stages.train.{option}" for option in spec.options] if entry.train else spec.options
     recipe = parse_recipe(_setting(suite, spec, {"name": suite.name, "stages": stages}), options, subject)
-    return _judged(recipe, entry.stage, subject)
+    return _evaluated(recipe, entry.stage, subject)
 
 
 def _over_defaults(defaults: Mapping[str, Any], stage: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
@@ -118,12 +119,12 @@ def _from_recipe(
     # The suite's settings are laid over the file before the overrides, so that `${seed}` and the like still lead there.
     subject = f"entries.{spec.entry}: {entry.recipe}"
     recipe = parse_recipe(_setting(suite, spec, mapping), [*entry.overrides, *options], subject)
-    return _judged(recipe, entry.stage, subject)
+    return _evaluated(recipe, entry.stage, subject)
 
 
-def _judged(recipe: Recipe, judged: str | None, subject: str) -> tuple[Recipe, str]:
-    """Return the recipe without what its judged stage does not need, and that stage: by default the last."""
-    stage = judged if judged is not None else list(recipe.stages)[-1]
+def _evaluated(recipe: Recipe, evaluated: str | None, subject: str) -> tuple[Recipe, str]:
+    """Return the recipe without what its evaluated stage does not need, and that stage: by default the last."""
+    stage = evaluated if evaluated is not None else list(recipe.stages)[-1]
     if stage not in recipe.stages:
         raise SemisupError(f"{subject}: stage: there is no stage '{stage}'{nearest(stage, recipe.stages)}")
     return recipe.model_copy(update={"stages": needed_stages(recipe.stages, stage)}), stage
@@ -181,17 +182,17 @@ def check_entries(suite: Suite, data: ImageData) -> None:
     for name in suite.entries:
         first = next(spec for spec in specs if spec.entry == name)
         try:
-            recipe, judged = spec_recipe(suite, first)
+            recipe, evaluated = spec_recipe(suite, first)
             plan = make_plan(recipe, data)
             if suite.search is not None:
-                _check_search(suite, first, plan, judged, data)
+                _check_search(suite, first, plan, evaluated, data)
         except SemisupError as error:
             problems.append(f"entries.{name}: {str(error).removeprefix(f'entries.{name}: ')}")
     raise_all(problems, f"suite '{suite.name}'")
 
 
 def _classifies(stage: StagePlan) -> bool:
-    """Whether a stage answers with classes learned from the budget's labels, so that its other labels can judge it."""
+    """Whether a stage predicts classes learned from the budget's labels, so that its other labels can evaluate it."""
     if stage.network is not None:
         return stage.network.kind == "classifier"
     return stage.config.kind in ("probe", "knn") and stage.reads_labels
@@ -206,12 +207,12 @@ def _budget_problems(suite: Suite, labels: Any, data: ImageData) -> list[str]:
     return []
 
 
-def _check_search(suite: Suite, spec: RunSpec, plan: Plan, judged: str, data: ImageData) -> None:
-    """Check the searched keys and their values, and that what is judged has a validation accuracy."""
+def _check_search(suite: Suite, spec: RunSpec, plan: Plan, evaluated: str, data: ImageData) -> None:
+    """Check the searched keys and their values, and that what is evaluated has a validation accuracy."""
     entry = suite.entries[spec.entry]
-    stage = next((stage for stage in plan.stages if stage.name == judged), None)
+    stage = next((stage for stage in plan.stages if stage.name == evaluated), None)
     if not entry.baseline and (stage is None or not _classifies(stage)):
-        raise SemisupError(f"search: stage '{judged}' classifies nothing, so nothing says which trial is best")
+        raise SemisupError(f"search: stage '{evaluated}' classifies nothing, so nothing says which trial is best")
     for options in trial_options(suite, spec.entry):
         if entry.baseline:
             raise_all(check_baseline({**entry.baseline, **option_values(options)}, "search"), f"entries.{spec.entry}")

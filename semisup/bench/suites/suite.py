@@ -14,12 +14,12 @@ from semisup.bench.suites.baselines import check_baseline
 from semisup.config import DataConfig, TrackingConfig
 from semisup.config.interpolate import forbidden, resolve
 from semisup.config.labels import parse_labels
-from semisup.config.load import overlay, read_overrides
 from semisup.config.read import read_mapping
 from semisup.config.schema import Named, Precision, RecipeName, Threads
 from semisup.config.shipped import shipped_folder, shipped_names
 from semisup.errors import SemisupError, nearest, raise_all
 from semisup.options import Range, Seed, Settings, Size, read
+from semisup.reading.load import overlay, read_overrides
 
 __all__ = [
     "Compute",
@@ -122,7 +122,7 @@ class EntryConfig(Settings):
     recipe: str | None = None
     """A recipe, shipped or a file; the suite's data, network, budgets and seeds take the place of its own."""
     stage: str | None = None
-    """Of a recipe or of `stages`, the stage to judge; null: the last. Stages that it does not need are not run."""
+    """Of a recipe or of `stages`, the stage to evaluate; null: the last. Stages that it does not need are not run."""
     overrides: list[str] = []
     """Changes to the recipe's file, each key=value as on the command line of `semisup run`."""
     train: dict[str, Any] = {}
@@ -140,12 +140,12 @@ class EntryConfig(Settings):
 
 
 class SearchConfig(Settings):
-    """Random search: the same number of trials for every entry, judged by validation labels out of the budget."""
+    """Random search: the same number of trials for every entry, compared by validation labels out of the budget."""
 
     trials: Annotated[int, Range(2, 10_000)] = 4
     """Combinations tried for every entry, budget and draw, >= 2."""
     validation: Annotated[float, Range(0.01, 0.5)] = 0.25
-    """Part of the budget's labels of every class that judges the trials; the final run trains on all of them."""
+    """Part of the budget's labels of every class that compares the trials; the final run trains on all of them."""
 
 
 class Suite(Settings):

@@ -27,7 +27,7 @@ def average_of(model: Classifier, teacher: Guesser, decay: float) -> EMA | None:
 
 
 def guesser(model: Classifier, average: EMA | None) -> Classifier:
-    """Return the network that guesses, and that a finished stage is judged by."""
+    """Return the network that guesses, and that a finished stage is evaluated by."""
     if average is None:
         return model
     network = average.module

@@ -15,9 +15,9 @@ __all__ = ["learn_rates"]
 def learn_rates(rates: Tensor, model: Classifier, labeled: Labeled) -> None:
     """Ask for the classes of the view "probe", and move the rates of the bins that made it by the true labels.
 
-    The network answers in eval mode, so that its BatchNorm statistics stay as they are; for as many images as there are
-    labeled ones, without gradient. The reference code asks the average of the weights, which is the engine's and not
-    the method's.
+    The network predicts in eval mode, so that its BatchNorm statistics stay as they are; for as many images as there
+    are labeled ones, without gradient. The reference code asks the average of the weights, which is the engine's and
+    not the method's.
 
     Args:
         rates: (19, 17) of `semisup.augment.policies.ctaugment`, changed in place.

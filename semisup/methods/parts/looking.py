@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["answering", "looking"]
+__all__ = ["evaluating", "looking"]
 
 
 @contextmanager
-def answering(method: nn.Module) -> Iterator[None]:
+def evaluating(method: nn.Module) -> Iterator[None]:
     """Within this context the method is in eval mode and has no gradient.
 
     Afterwards, also after an error, every submodule is in the mode of its own again.
@@ -29,12 +29,12 @@ def answering(method: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def looking(method: nn.Module, images: Tensor) -> Iterator[None]:
-    """`answering`, and drawing from one seed, always the same; the global generators stay where they were.
+    """Do the same as `evaluating`, and draw from one seed, always the same; the global generators stay where they were.
 
     Args:
-        method: what answers.
-        images: on the device whose generator is meant beside the CPU's.
+        method: what predicts.
+        images: on the device whose generator is meant besides the CPU's.
     """
-    with answering(method), torch.random.fork_rng([images.device] if images.is_cuda else []):
+    with evaluating(method), torch.random.fork_rng([images.device] if images.is_cuda else []):
         torch.manual_seed(0)
         yield

@@ -25,7 +25,7 @@ class ClassPrior(nn.Module):
     - `estimated`: those of the unlabeled images, by expectation-maximization over the predictions (M. Saerens,
       P. Latinne, C. Decaestecker, Neural Computation 14(1), 2002, eq. 9): a prediction made under the frequencies of
       the labels becomes p_c pi_c / labels_c, renormalized, and pi the mean of these. One iteration for each batch, of
-      which pi is a running mean that begins with the frequencies of the labels. (Begun uniform, beside labels that are
+      which pi is a running mean that begins with the frequencies of the labels. (Begun uniform, against labels that are
       not, it drifts away: the network learns its own guesses, and with them pi.) For balanced budgets of images that
       are not; of few steps it may lose a rare class.
     - a list: these.

@@ -61,15 +61,19 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
     Raises:
         SemisupError: there are no labels to vote with, or the network has no maps where a key asks for them.
     """
+    from semisup.errors import collecting, raise_all
     from semisup.evaluate.knn import SIMILARITIES
     from semisup.stages.planned import StagePlan
     from semisup.stages.requirements import features_of, require_grid, require_labels
 
     assert stage.of is not None
     looked_at, data = earlier[stage.of], whole.data
-    require_labels(whole, "kind", stage.kind)
-    features = features_of(looked_at)
-    require_grid("grid", stage.grid, looked_at, features)
+    features, problems = features_of(looked_at), list[str]()
+    with collecting(problems):
+        require_labels(whole, "kind", stage.kind)
+    with collecting(problems):
+        require_grid("grid", stage.grid, looked_at, features)
+    raise_all(problems)
     every_label = stage.bank == "all"
     bank = len(data.x_train) if every_label else len(whole.budget.index)
     memory = data.resident_bytes + 4 * stage.grid**2 * features.num_features * (bank + len(data.x_test))
@@ -111,15 +115,15 @@ def run(context: StageContext) -> tuple[Artifact, None]:
         labels = torch.from_numpy(data.y_train[index]).to(bank.device)
         seconds = time.perf_counter() - started
 
-        def answers(queries: Tensor) -> Tensor:
+        def predict(queries: Tensor) -> Tensor:
             votes = knn_predict(bank, labels, queries, num_classes=data.num_classes, k=k, temperature=config.tau)
             votes = votes.double()
             return (votes / votes.sum(1, keepdim=True)).clamp(min=1e-12).log().cpu()
 
         if not every_label:
-            metrics |= evaluate_validation(context, lambda batches: answers(predict_logits(network, batches)))
+            metrics |= evaluate_validation(context, lambda batches: predict(predict_logits(network, batches)))
         if len(data.x_test):
-            logits = answers(features_of_images(context, of, network, "test"))
+            logits = predict(features_of_images(context, of, network, "test"))
             if every_label:
                 metrics["knn/accuracy"] = float((logits.argmax(1) == torch.from_numpy(data.y_test)).double().mean())
             else:

@@ -53,16 +53,21 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
     Raises:
         SemisupError: there are no labels to learn from, or the network has no maps where a key asks for them.
     """
+    from semisup.errors import collecting, raise_all
     from semisup.stages.planned import StagePlan
     from semisup.stages.requirements import features_of, require_grid, require_labels, require_maps
 
     assert stage.of is not None
     looked_at = earlier[stage.of]
-    require_labels(whole, "kind", stage.kind)
-    features = features_of(looked_at)
-    if stage.layers:
-        require_maps("layers", "names no layers", looked_at, features)
-    require_grid("grid", stage.grid, looked_at, features)
+    features, problems = features_of(looked_at), list[str]()
+    with collecting(problems):
+        require_labels(whole, "kind", stage.kind)
+    with collecting(problems):
+        if stage.layers:
+            require_maps("layers", "names no layers", looked_at, features)
+    with collecting(problems):
+        require_grid("grid", stage.grid, looked_at, features)
+    raise_all(problems)
     memory = whole.data.resident_bytes
     return StagePlan(name=name, config=stage, inputs=(stage.of,), parameters=looked_at.parameters, memory=memory)
 
@@ -70,8 +75,8 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
 def run(context: StageContext) -> tuple[Artifact, None]:
     """Run a probe stage: logistic regression on the frozen features of the budget's images.
 
-    Nothing but the budget's labels decides about it, regularization included. `test/...` judge the last layer, which is
-    what a classifier's head would see: never the layer that does best on test. `cv_accuracy` is what the labels
+    Nothing but the budget's labels decides about it, regularization included. `test/...` are of the last layer, which
+    is what a classifier's head would see: never the layer that does best on test. `cv_accuracy` is what the labels
     themselves say of each layer. The features of the labeled images stay in `features.safetensors`, the regression of
     the last layer in `probe.safetensors`, so that a relabel stage can ask it.
     """
@@ -107,11 +112,11 @@ def run(context: StageContext) -> tuple[Artifact, None]:
         if len(data.x_test):
             test = layers.split(features_of_images(context, of, layers, "test").cpu())
             y_test = torch.from_numpy(data.y_test)
-            answers = {name: each.logits(test[name], data.num_classes) for name, each in probes.items()}
-            metrics |= evaluate_test(context, answers[last])
+            logits = {name: each.logits(test[name], data.num_classes) for name, each in probes.items()}
+            metrics |= evaluate_test(context, logits[last])
             for name in probes if config.layers else ():
                 metrics |= _of_probe(name, probes[name])
-                metrics[f"{name}/accuracy"] = float((answers[name].argmax(1) == y_test).double().mean())
+                metrics[f"{name}/accuracy"] = float((logits[name].argmax(1) == y_test).double().mean())
     files = ["features.safetensors", PROBE]
     return finish_evaluated(context, layers, files, started, seconds, len(labels), metrics), None
 

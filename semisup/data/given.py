@@ -1,0 +1,105 @@
+"""Data handed over as Python objects, written once as the .npz file that source npz reads."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from semisup.data.inputs import images_of
+from semisup.errors import SemisupError
+from semisup.files import replacing
+
+__all__ = ["Given", "write_given"]
+
+Given: TypeAlias = Any
+"""Arrays by their names in an .npz file (x_train, y_train, x_test, ...); a pair (x, y) of training images and classes;
+a map-style torch `Dataset` of (image, class); or such data sets by part, {"train": ..., "val": ..., "test": ...}."""
+_PARTS = ("train", "val", "test")
+
+
+def write_given(given: Given, folder: Path, size: int | None = None) -> Path:
+    """Write data as `<folder>/<hash>.npz`, unless that file is there, and return its path.
+
+    Args:
+        given: see `Given`. Images of a data set are Pillow images, uint8 arrays (h, w[, c]) or tensors (c, h, w), uint8
+            or 0 to 1; a class of None or -1 is unlabeled. Each is read once.
+        folder: made if missing.
+        size: side that the images of data sets are scaled to, pixels; None: that of the first.
+
+    Raises:
+        SemisupError: it is none of these, or an image that cannot be read.
+    """
+    arrays = _arrays(given, size)
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data if array.dtype.kind != "U" else repr(array.tolist()).encode())
+    path = folder / f"{digest.hexdigest()[:20]}.npz"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+    return path
+
+
+def _arrays(given: Given, size: int | None) -> dict[str, NDArray[Any]]:
+    if isinstance(given, tuple) and len(given) == 2:
+        given = {"x_train": given[0], "y_train": given[1]}
+    if isinstance(given, Mapping) and set(given) <= set(_PARTS):
+        return _of_parts(given, size)
+    if isinstance(given, Mapping):
+        arrays = {str(name): np.asarray(array) for name, array in given.items()}
+        wrong = [name for name, array in arrays.items() if array.dtype.kind not in "biufU"]
+        if wrong:
+            raise SemisupError(f"data: {wrong[0]} must be an array of numbers or text, not {arrays[wrong[0]].dtype}")
+        return arrays
+    if hasattr(given, "__getitem__") and hasattr(given, "__len__") and not isinstance(given, list | tuple | np.ndarray):
+        return _of_parts({"train": given}, size)
+    raise SemisupError(
+        f"data: must be a mapping of arrays (x_train, y_train, ...), a pair (x, y), or a torch Dataset, not "
+        f"{type(given).__name__}"
+    )
+
+
+def _of_parts(parts: Mapping[str, Any], size: int | None) -> dict[str, NDArray[Any]]:
+    """Read data sets item by item."""
+    read = {part: [dataset[i] for i in range(len(dataset))] for part, dataset in parts.items()}
+    empty = [part for part, items in read.items() if not items]
+    if empty or "train" not in read:
+        raise SemisupError(f"data: the data set '{(empty or ['train'])[0]}' is {'empty' if empty else 'missing'}")
+    images = {part: [_image(item[0]) for item in items] for part, items in read.items()}
+    everything = [image for part in images.values() for image in part]
+    side = min(everything[0].size) if size is None else size
+    channels = 1 if all(image.mode in ("1", "L") for image in everything) else 3
+    arrays: dict[str, NDArray[Any]] = {f"x_{part}": images_of(own, side, channels) for part, own in images.items()}
+    for part, items in read.items():
+        arrays[f"y_{part}"] = np.array([-1 if item[1] is None else int(item[1]) for item in items], np.int64)
+    names = getattr(parts["train"], "classes", None)
+    return arrays if names is None else arrays | {"classes": np.array([str(name) for name in names])}
+
+
+def _image(image: Any) -> Image.Image:
+    """Return a Pillow image, an array (h, w[, c]) or a tensor (c, h, w) as a Pillow image."""
+    if isinstance(image, Image.Image):
+        return image
+    pixels = np.asarray(image)
+    if hasattr(image, "permute") and pixels.ndim == 3:  # a tensor: channels come first
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.dtype.kind == "f":
+        if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 1):
+            raise SemisupError(
+                f"data: float images must be within 0 and 1, not {pixels.min():.3g} to {pixels.max():.3g}; hand them "
+                f"over before they are normalized"
+            )
+        pixels = np.rint(pixels * 255).astype(np.uint8)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
+        raise SemisupError(
+            f"data: an image must be uint8 or 0 to 1, (h, w) or (h, w, c), not {pixels.dtype} {pixels.shape}"
+        )
+    return Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)

@@ -1,0 +1,233 @@
+"""Find a recipe, lay the command line's settings over it, and return it typed and checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from semisup.config.interpolate import forbidden, resolve
+from semisup.config.read import dump, read_mapping, read_value
+from semisup.config.schema import Recipe
+from semisup.config.shipped import shipped_folder, shipped_names
+from semisup.errors import SemisupError, nearest, raise_all
+from semisup.options import show
+from semisup.reading.check import check_recipe
+from semisup.stages.kinds import CheckedRecipe
+
+__all__ = [
+    "Reading",
+    "find_recipe",
+    "load_recipe",
+    "overlay",
+    "parse_recipe",
+    "read_overrides",
+    "read_recipe",
+    "shipped_recipes",
+    "to_yaml",
+]
+
+_SUFFIXES = (".yaml", ".yml")
+
+
+def load_recipe(ref: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a file or from the shipped ones.
+
+    Args:
+        ref: a path to a `.yaml` file, or a shipped name such as `digits/quickstart`.
+        overrides: `key=value` texts that win over the file, e.g. `stages.pretrain.epochs=10`. The value is YAML.
+            Mappings are merged and lists replaced; `steps` replaces the file's `epochs` and the reverse.
+
+    Raises:
+        SemisupError: one message with every problem of the file and the overrides.
+    """
+    return read_recipe(ref, overrides).recipe()
+
+
+def parse_recipe(mapping: Mapping[str, Any], overrides: Sequence[str] = (), subject: str = "recipe") -> Recipe:
+    """Turn what a YAML file says into a checked recipe.
+
+    Args:
+        mapping: plain containers with the keys of the YAML (`init` has `from`); not modified.
+        overrides: see `load_recipe`.
+        subject: what the messages start with, e.g. the file's path.
+
+    Raises:
+        SemisupError: one message with every problem.
+    """
+    return Reading(mapping, overrides, subject).recipe()
+
+
+class Reading:
+    """A recipe that was read, whatever is wrong with it: so that more can be checked before all is said at once.
+
+    Attributes:
+        subject: what messages start with.
+        raw: the recipe as plain containers, every reference followed and every short form spelled out.
+        problems: one sentence for each mistake that its models find.
+
+    Args:
+        mapping: see `parse_recipe`.
+        overrides: likewise.
+        subject: likewise.
+
+    Raises:
+        SemisupError: it cannot be read so far that its keys could be looked at.
+    """
+
+    def __init__(self, mapping: Mapping[str, Any], overrides: Sequence[str] = (), subject: str = "recipe") -> None:
+        if not isinstance(mapping, Mapping):
+            raise SemisupError(f"{subject}: a recipe is a mapping of keys to values, not {show(mapping)}")
+        given = " ".join(overrides)
+        shown = given if len(given) <= 200 else given[:197] + "..."
+        self.subject = f"{subject} with {shown}" if overrides else subject
+        self.problems: list[str] = []
+        command = read_overrides(overrides, self.problems)
+        file = _copy(mapping)
+        refused = list(forbidden(file))
+        raise_all([*self.problems, *refused] if refused else [], self.subject)
+        merged = _merge(_spell_out(file), command, self.problems)
+        broken: list[str] = []
+        self.raw = _spell_out(resolve(merged, _defaults(), broken))
+        # After a reference that leads nowhere, types and ranges cannot be checked.
+        raise_all([*self.problems, *broken] if broken else [], self.subject)
+        self.problems += check_recipe(self.raw)
+
+    def recipe(self) -> Recipe:
+        """Return the recipe.
+
+        Raises:
+            SemisupError: there are problems; all of them.
+        """
+        raise_all(self.problems, self.subject)
+        return CheckedRecipe.model_validate(self.raw)
+
+
+def read_recipe(ref: str | Path, overrides: Sequence[str] = ()) -> Reading:
+    """Read a recipe from a file or from the shipped ones, without refusing what can be read; see `load_recipe`."""
+    path = find_recipe(ref)
+    return Reading(read_mapping(path), overrides, str(path))
+
+
+def find_recipe(ref: str | Path) -> Path:
+    """Return the file of a recipe, given by its path or by its shipped name.
+
+    Raises:
+        SemisupError: no such file, a folder, or not a `.yaml`; with the nearest shipped name.
+    """
+    name, path = str(ref), Path(ref)
+    shipped = shipped_recipes()
+    if name in shipped:
+        return _shipped_folder() / f"{name}.yaml"
+    try:
+        if path.is_file() and path.suffix in _SUFFIXES:
+            return path
+        if path.is_dir():
+            raise SemisupError(f"{name}: is a folder; a recipe is one .yaml file{nearest(name, shipped)}")
+        if path.exists():
+            raise SemisupError(f"{name}: a recipe is a .yaml file{nearest(name, shipped)}")
+    except OSError as error:
+        raise SemisupError(f"{name[:100]}: cannot be read: {error.strerror}") from error
+    raise SemisupError(f"{name}: no such recipe, neither a file nor a shipped one{nearest(name, shipped)}")
+
+
+def shipped_recipes() -> list[str]:
+    """Return the names of the recipes that come with the package, sorted, e.g. `digits/quickstart`."""
+    return shipped_names(_shipped_folder())
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """Return the recipe as YAML with every default spelled out; loading it again gives an equal recipe."""
+    return dump(recipe.model_dump(by_alias=True))
+
+
+def _shipped_folder() -> Path:
+    return shipped_folder("recipes", "recipes")
+
+
+def _copy(value: Any) -> Any:
+    """Copy plain containers; tuples become lists."""
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def read_overrides(overrides: Sequence[str], problems: list[str]) -> dict[str, Any]:
+    """Return all `key=value` texts as one nested mapping, the later ones over the earlier ones.
+
+    Args:
+        overrides: see `load_recipe`.
+        problems: gets one sentence per text that cannot be read.
+    """
+    command: dict[str, Any] = {}
+    for override in overrides:
+        match = re.fullmatch(r"([\w-]+(?:\.[\w-]+)*)=(.*)", override, flags=re.DOTALL)
+        if match is None:
+            problems.append(f"{show(override)}: an override is written key=value, for example data.labels=10%")
+            continue
+        value, wrong = read_value(match[2])
+        problems += [f"{match[1]}: {problem}" for problem in wrong]
+        if wrong:
+            continue
+        for key in reversed(match[1].split(".")):
+            value = {key: value}
+        command = overlay(command, _spell_out(value), "", problems)
+    return command
+
+
+def _spell_out(raw: Any) -> dict[str, Any]:
+    """Write the short forms in full, so that an override can reach into them: `init: pretrain`, `freeze: true`."""
+    stages = raw.get("stages")
+    for stage in stages.values() if isinstance(stages, dict) else ():
+        if isinstance(stage, dict) and isinstance(stage.get("init"), str):
+            stage["init"] = {"from": stage["init"]}
+        if isinstance(stage, dict) and isinstance(stage.get("teacher"), str):
+            stage["teacher"] = [stage["teacher"]]
+        for key in ("freeze", "lora"):
+            if isinstance(stage, dict) and isinstance(stage.get(key), bool):
+                stage[key] = {} if stage[key] else None
+    return dict(raw)
+
+
+def overlay(below: dict[str, Any], over: dict[str, Any], path: str, problems: list[str]) -> dict[str, Any]:
+    """Merge two nested mappings; everything but mappings is replaced, and keys cannot be set inside a scalar.
+
+    A method, network, optimizer or policy replaces one of another name as a whole: the options of the one before are
+    not its own.
+    """
+    merged = dict(below)
+    for key, value in over.items():
+        where, old = f"{path}.{key}" if path else str(key), merged.get(key)
+        if isinstance(value, dict) and isinstance(old, dict) and not _another(old, value):
+            merged[key] = overlay(old, value, where, problems)
+        elif isinstance(value, dict) and old is not None and not isinstance(old, dict):
+            problems.append(f"{where}: is {show(old)}, not a mapping, so nothing can be set inside it")
+        else:
+            merged[key] = value
+    return merged
+
+
+def _another(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Tell whether two mappings name different things."""
+    return any(key in old and key in new and old[key] != new[key] for key in ("name", "policy"))
+
+
+def _merge(file: dict[str, Any], command: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """Lay the command line over the file; it may change stages, not add any."""
+    stages, changes = file.get("stages"), command.get("stages")
+    if isinstance(stages, dict) and isinstance(changes, dict):
+        for name in list(changes):
+            if name not in stages:
+                problems.append(f"stages.{name}: the recipe has no such stage{nearest(str(name), map(str, stages))}")
+                del changes[name]
+                continue
+            length = {"steps", "epochs"} & set(changes[name]) if isinstance(changes[name], dict) else set()
+            if isinstance(stages[name], dict) and length:
+                stages[name] = {key: value for key, value in stages[name].items() if key not in ("steps", "epochs")}
+    return overlay(file, command, "", problems)
+
+
+def _defaults() -> dict[str, Any]:
+    """Return what `${seed}` and the like find where the recipe is silent."""
+    return Recipe(name="x").model_dump(by_alias=True, exclude={"name", "model", "stages"})
