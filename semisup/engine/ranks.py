@@ -7,6 +7,7 @@ here does nothing. How a step is shared is `semisup.engine.split`'s matter; see 
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -111,9 +112,10 @@ def _within_reach() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        what = re.sub(r"^\[.*?\] ", "", first_line(error)).partition(". ")[0]  # without the line of gloo's source
         raise LostRankError(
             f"rank {os.environ.get('RANK', '0')}: lost touch with the other ranks; the one that ended first says why, "
-            f"and the same command goes on from the last checkpoint ({first_line(error)})"
+            f"and the same command goes on from the last checkpoint ({what})"
         ) from error
 
 
