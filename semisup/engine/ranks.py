@@ -93,7 +93,11 @@ def joined() -> Iterator[None]:
         torch.cuda.set_device(here)  # from here on "cuda" means this one
     wait = timedelta(seconds=float(os.environ.get(TIMEOUT, 600)))
     with _within_reach():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=wait)
+        store, number, count = next(dist.rendezvous("env://", timeout=wait))
+        # Of a job that torchrun has started again the addresses of its former life are still there.
+        store = dist.PrefixStore(f"semisup {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=wait, store=store, rank=number, world_size=count)
         _Process.words = dist.new_group(backend="gloo", timeout=wait)
     try:
         yield
