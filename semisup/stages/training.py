@@ -32,7 +32,7 @@ from semisup.engine import (
 )
 from semisup.engine.optim import check_group_lr
 from semisup.engine.seeding import generator
-from semisup.errors import SemisupError, first_line
+from semisup.errors import SemisupError, collecting, first_line, raise_all
 from semisup.methods import Method
 from semisup.models import ModelSpec, WeightsReport, count_parameters, stage_decay
 from semisup.stages.artifact import Artifact, finish
@@ -89,19 +89,27 @@ def plan_training(
     networks = {other: network for other in needed if (network := earlier[other].network) is not None}
     spec = _describe(whole, stage, networks)
     method = _shapes(whole, stage, spec, networks)
-    weights = None if stage.init is not None else check_model_weights(networks_within(method)[0].backbone, spec)
-    check_group_lr(method, stage.optimizer)
-    loaded = None
-    if stage.init is not None and stage.init.weights is not None:
-        loaded = check_weights_file(method, stage.init, Path(stage.init.weights), data.classes)
-    check_views(stage, method, data)
-    backend = stage_backend(stage, method.views, whole.device, data.size)
     labeled, unlabeled = method.views.policies("labeled"), method.views.policies("unlabeled")
-    if labeled:
-        require_labels(whole, "method", stage.method["name"])
+    weights = loaded = None
+    backend, problems = stage.backend, list[str]()
+    with collecting(problems):
+        if stage.init is None:
+            weights = check_model_weights(networks_within(method)[0].backbone, spec)
+        elif stage.init.weights is not None:
+            loaded = check_weights_file(method, stage.init, Path(stage.init.weights), data.classes)
+    with collecting(problems):
+        check_group_lr(method, stage.optimizer)
+    with collecting(problems):
+        check_views(stage, method, data)
+        backend = stage_backend(stage, method.views, whole.device, data.size)
+    with collecting(problems):
+        if labeled:
+            require_labels(whole, "method", stage.method["name"])
     steps = _steps(stage, len(data.x_train), len(whole.budget.index), reads_unlabeled=bool(unlabeled))
+    with collecting(problems):
+        check_tuning(method, stage, steps, pretrained=stage.init is not None or weights is not None)
+    raise_all(problems)
     parameters, described = count_parameters(method.predictor()), network_of(method, spec)
-    check_tuning(name, method, stage, steps, pretrained=stage.init is not None or weights is not None)
     tune(method, stage, name)
     # As resolved, for all that follows: what is used, not "auto".
     resolved = {
@@ -272,6 +280,17 @@ def help_to_train(context: StageContext) -> None:
     fit(method, _batches(context, method), _settings(context))
 
 
+def _origins(context: StageContext) -> list[str]:
+    """Return which published or own weights a stage and those that it reads began with, and their licenses."""
+    stage = context.config
+    assert isinstance(stage, TrainConfig) and context.network is not None
+    found = {note for artifact in context.inputs.values() for note in artifact.record.get("origins", [])}
+    own = weights_note(context.network.spec) if stage.init is None else None
+    if stage.init is not None and stage.init.weights is not None:
+        own = f"{stage.init.weights}, license unknown (one's own file)"
+    return sorted(found | ({own} if own is not None else set()))
+
+
 def _data_note(context: StageContext) -> dict[str, Any]:
     """Return what a stage's record says of the images and labels that it was given."""
     data, budget = context.data, context.budget
@@ -286,6 +305,18 @@ def _data_note(context: StageContext) -> dict[str, Any]:
     }
 
 
+def _evaluate(
+    context: StageContext, method: Method, predictor: nn.Module, raw: nn.Module
+) -> tuple[dict[str, Any], float, list[str]]:
+    """Return a classifier's metrics, its temperature and the names of its figures."""
+    metrics, temperature, files = evaluate_classifier(context, predictor, raw)
+    if _looks(context, method) is not None:
+        metrics |= oracle_metrics(context.folder / CURVE)
+    if method.views.unlabeled:
+        metrics |= unlabeled_quality(context, predictor, float(getattr(method, "threshold", 0.95)))
+    return metrics, temperature, files
+
+
 def train(context: StageContext) -> tuple[Artifact, int | None]:
     """Run a training stage in its folder; resumes from the checkpoint there, if any.
 
@@ -296,7 +327,6 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
     assert isinstance(stage, TrainConfig)
     method, report = _start(context)
     batches = _batches(context, method)
-    looks = _looks(context, method)
     result = fit_stage(context, method, batches)
     raw = method.predictor()
     predictor = raw if result.ema is None else result.ema.module
@@ -306,16 +336,11 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
         with uncompiled(recipe.compile):
             refresh(context, method, predictor)
     metrics: dict[str, Any] = {f"train/{name}": value for name, value in result.log.items()}
-    temperature = 1.0
     with uncompiled(recipe.compile):
         if method.trains == "classifier":
-            judged, temperature, files = evaluate_classifier(context, predictor, raw)
-            metrics |= judged
-            metrics |= {} if looks is None else oracle_metrics(context.folder / CURVE)
-            if method.views.unlabeled:
-                metrics |= unlabeled_quality(context, predictor, float(getattr(method, "threshold", 0.95)))
+            judged, temperature, files = _evaluate(context, method, predictor, raw)
         else:
-            metrics |= evaluate_encoder(context, predictor)
+            judged, temperature = evaluate_encoder(context, predictor), 1.0
             files = encoder_figures(context, method, predictor, batches)
     assert context.network is not None
     files += save_predictor(
@@ -343,9 +368,10 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
             "parameters": count_parameters(predictor),
             "loaded": None if report is None else str(report),
             "weights": None if stage.init is not None else weights_note(context.network.spec),
+            "origins": _origins(context),
             "data": _data_note(context),
             "settings": stage.model_dump(exclude_defaults=True, by_alias=True, mode="json"),
-            "metrics": metrics,
+            "metrics": metrics | judged,
         },
     )
     for name in (CHECKPOINT, CURVE):
