@@ -17,6 +17,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from semisup.errors import SaidElsewhereError, SemisupError, first_line
 
@@ -93,9 +95,9 @@ def joined() -> Iterator[None]:
         torch.cuda.set_device(here)  # from here on "cuda" means this one
     wait = timedelta(seconds=float(os.environ.get(TIMEOUT, 600)))
     with _within_reach():
-        store, number, count = next(dist.rendezvous("env://", timeout=wait))
+        store, number, count = next(rendezvous("env://", timeout=wait))
         # Of a job that torchrun has started again the addresses of its former life are still there.
-        store = dist.PrefixStore(f"semisup {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        store = PrefixStore(f"semisup {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=wait, store=store, rank=number, world_size=count)
         _Process.words = dist.new_group(backend="gloo", timeout=wait)
