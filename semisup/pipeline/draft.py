@@ -36,8 +36,8 @@ SMALL = 16
 ENOUGH = 20
 """Labels of every class from which on some of them only validate."""
 MANY = 40
-"""Labels of every class from which on small shifts teach more than strong changes: of Fashion-MNIST, 77.2% against 74.7%
-with 60 of each class, 53.6% against 62.0% with 4 (`benchmarks/results/fashion_mnist-methods`)."""
+"""Labels of every class from which on small shifts teach more than strong changes: of Fashion-MNIST, 77.2% against
+74.7% with 60 of each class, 53.6% against 62.0% with 4 (`benchmarks/results/fashion_mnist-methods`)."""
 SHORTEST, LONGEST = 300, 4000
 """Steps of a stage."""
 SHARES = {"labels_alone": 0.25, "train": 0.75}

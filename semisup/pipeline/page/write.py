@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from semisup.config import Recipe, StageConfig, to_yaml
+from semisup.config import Recipe, StageConfig
 from semisup.config.read import dump
 from semisup.data import ImageData, LabelBudget, load_data
 from semisup.data.store import Watch, unwatched
@@ -22,7 +22,7 @@ from semisup.pipeline.page.curves import HEIGHT, WIDTH, Curve, curve, logged, re
 from semisup.pipeline.page.doubts import find_doubts
 from semisup.pipeline.plan import recipe_budget
 from semisup.plugins import load_plugins
-from semisup.reading import load_recipe
+from semisup.reading import load_recipe, to_yaml
 from semisup.records import read_json
 from semisup.stages import load_predictor
 from semisup.text import duration, number, percent
