@@ -113,11 +113,11 @@ def fit_baseline(
             found = [model.predict_proba(scaler.transform(query)) for query in queries]
         except ValueError as error:
             raise SemisupError(f"baseline {baseline['name']}: {first_line(error)}") from error
-    probs = []
+    predictions = []
     for probs in found:
         full = np.zeros((len(probs), num_classes))
         full[:, model.classes_] = np.nan_to_num(probs)
         # An image that no label reaches: nothing is known.
         full[full.sum(1) == 0] = 1 / num_classes
-        probs.append(full / full.sum(1, keepdims=True))
-    return probs
+        predictions.append(full / full.sum(1, keepdims=True))
+    return predictions
