@@ -8,11 +8,16 @@ from typing import Annotated
 import typer
 
 from semisup._version import __version__
+from semisup.cli.check import check
 from semisup.cli.data import data
+from semisup.cli.export import export
+from semisup.cli.init import init
+from semisup.cli.label import label
+from semisup.cli.launch import PROCESSES_HELP, launch, one_of_several
 from semisup.cli.lists import methods, recipe_names, recipes, schema, suite_names
 from semisup.cli.stop import GRACE_HELP, NO_LOCK_HELP, go_without_locks, saying_how_to_go_on
 from semisup.cli.terminal import print_anything
-from semisup.errors import SemisupError
+from semisup.errors import SaidElsewhereError, SemisupError
 from semisup.signals import GRACE
 
 __all__ = ["main"]
@@ -51,17 +56,20 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Folder of the results; default runs/<recipe name>.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, train nothing.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run every stage again, finished ones too.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help=PROCESSES_HELP)] = 1,
     grace: Annotated[float, typer.Option(min=0, help=GRACE_HELP)] = GRACE,
     no_lock: Annotated[bool, typer.Option("--no-lock", help=NO_LOCK_HELP)] = False,
 ) -> None:
     """Run a recipe, stage by stage; finished stages are reused, an unfinished one is resumed."""
     go_without_locks(no_lock)
     with saying_how_to_go_on(grace):
-        from semisup.config import read_recipe
+        from semisup.reading import read_recipe
 
         reading = read_recipe(recipe, overrides or [])  # before torch is imported: what cannot be read is told at once
+        if processes > 1 and not one_of_several():
+            launch(processes)
         from semisup.pipeline import run as run_recipe
-        from semisup.pipeline.check import complete
+        from semisup.pipeline.plan import complete
 
         run_recipe(complete(reading), out=out, dry_run=dry_run, fresh=fresh)
 
@@ -109,6 +117,9 @@ def bench(
         run_suite(suite, overrides or [], out=out, dry_run=dry_run, scheduler=scheduler, workers=workers)
 
 
+app.command()(label)
+app.command()(check)
+app.command()(init)
 app.command()(methods)
 app.command()(recipes)
 app.command()(schema)
@@ -156,6 +167,24 @@ def predict(
 
 
 @app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished run, e.g. out.")],
+) -> None:
+    """Write a run's web page again, with pictures of what its classifier gets wrong: report.html in its folder."""
+    if not (folder / "result.json").is_file():  # asked before torch is imported: 2 s
+        raise SemisupError(f"{folder}: not the folder of a finished run (no result.json)")
+    from rich.console import Console
+
+    from semisup.data.watch import watching
+    from semisup.pipeline.page import report as write_report
+
+    page, missing = write_report(folder, watching(Console(stderr=True), announce=False))
+    if missing is not None:
+        typer.echo(f"note: no pictures of images: {missing}", err=True)
+    typer.echo(str(page))
+
+
+@app.command()
 def track(
     folder: Annotated[Path, typer.Argument(help="Folder of a run, e.g. out.")],
     uri: Annotated[
@@ -168,23 +197,7 @@ def track(
     typer.echo(str(replay(folder, uri)))
 
 
-@app.command()
-def export(
-    stage: Annotated[Path, typer.Argument(help="Folder of a finished train stage, e.g. out/student.")],
-    file: Annotated[Path, typer.Argument(help="File to write: .safetensors.")],
-    to: Annotated[str, typer.Option(help="Whose names the weights get: torchvision or timm.")],
-) -> None:
-    """Write a stage's network under the names of another library, which loads them strictly."""
-    if to not in ("torchvision", "timm"):
-        raise SemisupError(f"--to must be torchvision or timm, not '{to}'")
-    if not (stage / "model.json").is_file():
-        raise SemisupError(f"{stage}: not a model folder (no model.json); name a finished stage's folder")
-    from semisup.stages.export import export_weights
-
-    done = export_weights(stage, "timm" if to == "timm" else "torchvision", file)
-    head = f"{done.classes} classes" if done.classes else "no head"
-    mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (done.mean, done.std))
-    typer.echo(f"{file}: {to}'s {done.model}, {head}; images of {done.size} px, mean {mean}, std {std}")
+app.command()(export)
 
 
 def main() -> None:
@@ -192,6 +205,8 @@ def main() -> None:
     print_anything()
     try:
         app(prog_name="semisup")
+    except SaidElsewhereError:
+        raise SystemExit(2) from None
     except SemisupError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None

@@ -24,8 +24,9 @@ data = typer.Typer(
 @data.command()
 def prepare(
     root: Annotated[Path, typer.Argument(help="Folder of images.")],
-    size: Annotated[int, typer.Option(min=8, max=224, help="Side that the center squares are scaled to, pixels.")],
+    size: Annotated[int, typer.Option(min=8, max=518, help="Side that the squares are scaled to, pixels.")],
     csv: Annotated[Path | None, typer.Option(help="Table of path,label[,split] in place of the folders.")] = None,
+    fit: Annotated[str, typer.Option(help="How they become squares: crop, pad or stretch.")] = "crop",
     channels: Annotated[int, typer.Option(help="3 (color) or 1 (gray).")] = 3,
     cache: Annotated[Path | None, typer.Option(help="Where to keep it; default ~/.cache/semisup/folders.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
@@ -55,8 +56,11 @@ def prepare(
 
         if channels not in (1, 3):
             raise SemisupError(f"--channels: must be 1 (gray) or 3 (color), not {channels}")
+        if fit not in ("crop", "pad", "stretch"):
+            raise SemisupError(f"--fit: must be crop, pad or stretch, not {fit}")
         config = DataConfig(
             source="folder",
+            fit="pad" if fit == "pad" else "stretch" if fit == "stretch" else "crop",
             path=str(root),
             size=size,
             csv=None if csv is None else str(csv),
@@ -97,13 +101,13 @@ def show(
 ) -> None:
     """Draw what training sees: each view (weak, strong, ...) of some images next to them; print the label budget."""
     with saying_how_to_go_on():
-        from semisup.config import read_recipe
+        from semisup.reading import read_recipe
 
         reading = read_recipe(recipe, overrides or [])  # before torch is imported
         from rich.console import Console
 
         from semisup.data.watch import watching
-        from semisup.pipeline.check import complete
+        from semisup.pipeline.plan import complete
         from semisup.pipeline.show import show_data
 
         for line in show_data(complete(reading), out, images=images, stage=stage, watch=watching(Console())):

@@ -1,11 +1,13 @@
-"""Recipes: their models, and reading them with every mistake answered at once."""
+"""Recipes: their models, and the parts of reading them that know no kind of stage."""
 
-from semisup.config.load import Reading, find_recipe, load_recipe, parse_recipe, read_recipe, shipped_recipes, to_yaml
 from semisup.config.schema import (
     BatchConfig,
     DataConfig,
+    FreezeConfig,
     InitConfig,
     Input,
+    LoraConfig,
+    LossConfig,
     OptimizerConfig,
     Recipe,
     ScheduleConfig,
@@ -17,19 +19,15 @@ from semisup.config.schema import (
 __all__ = [
     "BatchConfig",
     "DataConfig",
+    "FreezeConfig",
     "InitConfig",
     "Input",
+    "LoraConfig",
+    "LossConfig",
     "OptimizerConfig",
-    "Reading",
     "Recipe",
     "ScheduleConfig",
     "StageConfig",
     "TrackingConfig",
     "TrainConfig",
-    "find_recipe",
-    "load_recipe",
-    "parse_recipe",
-    "read_recipe",
-    "shipped_recipes",
-    "to_yaml",
 ]

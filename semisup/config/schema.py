@@ -1,6 +1,6 @@
 """A recipe's models: every setting, its default, its unit and its range.
 
-References between stages are checked by `semisup.config.check`. The options of methods, networks and augmentation
+References between stages are checked by `semisup.reading.check`. The options of methods, networks and augmentation
 policies, which are the constructors' own signatures, and the label budget are checked by `semisup.pipeline.check`.
 """
 
@@ -14,6 +14,7 @@ from semisup.options import (
     BelowOne,
     Count,
     Fraction,
+    Momentum,
     NonNegative,
     NotEmpty,
     Positive,
@@ -28,8 +29,11 @@ __all__ = [
     "BACKENDS",
     "BatchConfig",
     "DataConfig",
+    "FreezeConfig",
     "InitConfig",
     "Input",
+    "LoraConfig",
+    "LossConfig",
     "OptimizerConfig",
     "Recipe",
     "ScheduleConfig",
@@ -66,6 +70,26 @@ def _decay(value: Any) -> Any:
     return float(value)
 
 
+def _length(value: Any) -> Any:
+    """Read 30% as 0.3."""
+    text = value.removesuffix("%").strip() if isinstance(value, str) and value.endswith("%") else None
+    try:
+        value = value if text is None else float(text) / 100
+    except ValueError:
+        raise ValueError("must be a percentage such as 30%, a number below 1 or a number of steps") from None
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ValueError("must be a percentage such as 30%, a number below 1 or a number of steps")
+    if value is not None and not (0 < value < 1 or (value >= 1 and float(value).is_integer())):
+        raise ValueError("must be more than 0, and from 1 on a whole number of steps")
+    return value
+
+
+def _targets(value: Any) -> Any:
+    if value != "auto" and not (isinstance(value, list) and value and all(isinstance(x, str) and x for x in value)):
+        raise ValueError("must be auto or a list of ends of paths, such as [attn.qkv]")
+    return value
+
+
 def _yes_no_auto(value: Any) -> Any:
     if not isinstance(value, bool) and value != "auto":
         raise ValueError("must be true, false or auto")
@@ -74,6 +98,10 @@ def _yes_no_auto(value: Any) -> Any:
 
 Decay = Annotated[float | Literal["auto"] | None, PlainValidator(_decay)]
 """Decay of an average, or auto: one that the length of the stage decides."""
+Targets = Annotated[Literal["auto"] | list[str], PlainValidator(_targets)]
+"""Layers by the ends of their paths, or auto."""
+Length = Annotated[float | None, PlainValidator(_length, json_schema_input_type=float | str | None)]
+"""Part of a stage: a share of its steps (30%, 0.3), or from 1 on steps."""
 
 
 class DataConfig(Settings):
@@ -92,13 +120,22 @@ class DataConfig(Settings):
     path: NotEmpty | None = None
     """Of npz: the file; of folder: has labeled/<class>/..., unlabeled/..., val/<class>/..., test/<class>/... (the
     first is needed); other sources: the folder that has the files or gets them; null: the source's usual places."""
-    size: Annotated[int, Range(8, 224)] | None = None
-    """Side of the square images, pixels, 8 to 224; null: as they come. folder: the center square is scaled to it."""
+    size: Annotated[int, Range(8, 518)] | None = None
+    """Side of the square images, pixels, 8 to 518; null: as they come. folder: the center square is scaled to it."""
+    long_tail: Annotated[float, Range(1, 10**4, open_low=True)] | None = None
+    """Leave so many training images out that the first class is that many times as large as the last, > 1, and the
+    others lie between; test images stay. Not for source folder."""
+    foreign: Size | None = None
+    """So many of the last classes are none: their training images are among the unlabeled ones, as images of no class,
+    and their test images are left out. Not for source folder."""
     flip: bool | None = None
     """May images be mirrored left to right; null: the source knows."""
     csv: NotEmpty | None = None
     """Source folder alone, as all keys below: a CSV in place of the folders: path (below data.path), label (empty:
     unlabeled), perhaps split (train, val, test)."""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """How images that are no squares become some: crop takes the center square; pad keeps all of the picture and its
+    proportions between two bands of its border's color; stretch keeps all of it and scales the sides apart."""
     channels: Literal[1, 3] | None = None
     """Of the images, 1: gray, 3: color; images of the other kind are converted; null: 3."""
     max_bad: Fraction = 0.01
@@ -165,6 +202,10 @@ class OptimizerConfig(Settings):
     """Largest gradient norm, > 0; null: no clipping."""
     group_lr: dict[str, Positive] = {}
     """Learning rate of single parameter groups of the method, > 0, e.g. {teacher: 0.01}."""
+    lr_decay: Momentum = 1.0
+    """Factor on the learning rate from each block of a backbone to the one before it, in (0, 1]; heads have the full
+    rate (that of `group_lr`, where given), the last block the decayed one, and so on down to the stem or the patches'
+    embedding. 0.65 to 0.9 is usual for transformers."""
 
 
 class ScheduleConfig(Settings):
@@ -181,11 +222,25 @@ class BatchConfig(Settings):
 
     labeled: Count = 64
     """Labeled images per step, >= 1."""
+    balanced: bool = False
+    """Draw labeled images class by class, as many of each; false: all labels equally often."""
     unlabeled: Count = 448
     """Unlabeled images per step, >= 1."""
     pool: Size | None = None
     """Training images that unlabeled batches are made of, >= 1, drawn by the seed; null: all of them. A few that are
     seen many times, for methods that compare an image with what they remember of it."""
+
+
+class LossConfig(Settings):
+    """The loss of the labels where classes are unequal; the defaults are the plain cross-entropy."""
+
+    class_weights: Literal["auto"] | None = None
+    """auto: a label counts n / (classes x labels of its class), 1 on average; null: 1."""
+    logit_adjustment: Annotated[float, Range(0, 10)] = 0.0
+    """Times log of the class's share of the labels is added to the logits while training (arXiv:2007.07314), 0 to 10;
+    1: what is learned predicts as if classes were equal; 0: none."""
+    focal: Annotated[float, Range(0, 10)] = 0.0
+    """Exponent of (1 - p) that the focal loss (arXiv:1708.02002) weighs labels by, 0 to 10; 0: none."""
 
 
 class Input(NamedTuple):
@@ -205,6 +260,27 @@ class StageConfig(Settings):
     """What the stage does."""
 
 
+class FreezeConfig(Settings):
+    """What of the backbone does not learn: no gradient, no memory for one, BatchNorm and dropout in eval mode."""
+
+    blocks: Annotated[int, Range(1, 1000)] | None = None
+    """The first so many blocks and what comes before them; null: the whole backbone."""
+    until: Length = None
+    """For so long: a share of the stage (30% or 0.3) or, from 1 on, steps; null: to the end."""
+
+
+class LoraConfig(Settings):
+    """Weights that learn by a product of two small matrices, while everything else of the backbone is frozen."""
+
+    rank: Annotated[int, Range(1, 1024)] = 8
+    """Of the product, 1 to 1024; smaller for a layer that is smaller."""
+    alpha: Positive = 16.0
+    """The product's factor is alpha / rank."""
+    targets: Targets = "auto"
+    """Ends of the layers' paths, such as [attn.qkv, attn.proj]; auto: all linear layers of a transformer, the 1 x 1
+    convolutions of a network that has none."""
+
+
 class TrainConfig(StageConfig):
     """A stage that trains a network by a method."""
 
@@ -220,13 +296,27 @@ class TrainConfig(StageConfig):
     """An earlier stage whose pseudo-labels are trained on, such as a relabel or propagate stage."""
     model: Named | None = None
     """The network, {name: ..., its options}; null: the init stage's model, else the recipe's."""
+    freeze: FreezeConfig | None = None
+    """What of a backbone that starts from weights does not learn; null: nothing. `freeze: true` is short for {}."""
+    train: Literal["all", "bias", "norm"] = "all"
+    """What of the backbone learns besides the head: all, its biases alone (BitFit), or its norms alone."""
+    lora: LoraConfig | None = None
+    """Learn by LoRA; null: no. `lora: true` is short for {}."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     batch: BatchConfig = BatchConfig()
+    loss: LossConfig = LossConfig()
+    """Of the labels."""
     steps: Size | None = None
     """Length in optimizer steps, >= 1; give steps or epochs."""
     epochs: Annotated[float, Range(0, 10**6, open_low=True)] | None = None
     """Length in passes over the images, > 0."""
+    gradient_accumulation: Annotated[int, Range(1, 1000)] = 1
+    """Batches per optimizer step, >= 1, whose gradients are averaged. Each is a batch of its own to BatchNorm and to
+    methods that compare images, and to what a method does after an update (a teacher's average, a queue)."""
+    activation_checkpointing: bool = False
+    """Compute the activations of each block once more in backward instead of keeping them: about a third slower, with
+    the memory of a block."""
     ema: Decay = None
     """Decay of the averaged weights, in [0, 1); auto: their last tenth, 1 - 10 / steps; null: no average."""
     refresh_batchnorm: Annotated[bool | Literal["auto"], PlainValidator(_yes_no_auto)] = False
@@ -266,6 +356,9 @@ class Recipe(Settings):
     """Of the arithmetic; auto: bf16 on CUDA, else fp32."""
     threads: Threads | None = None
     """CPU threads, >= 1; null: torch's own choice."""
+    deterministic: bool = False
+    """Refuse operations that may give another result each time: two runs on one machine, with as many threads, end
+    with the same bits."""
     compile: bool = False
     """Train with torch.compile: needs a C++ compiler (on CUDA: Triton), and a minute or so to warm up. What is learned
     differs by rounding alone."""

@@ -8,6 +8,7 @@ import stat
 import struct
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from semisup.errors import first_line
 
-__all__ = ["FORMATS", "NEEDS_HEIF", "SUFFIXES", "BadImageError", "can_read_heif", "decode", "fit_image"]
+__all__ = ["FORMATS", "NEEDS_HEIF", "SUFFIXES", "BadImageError", "Fit", "can_read_heif", "decode", "fit_image"]
+
+Fit = Literal["crop", "pad", "stretch"]
+"""How a picture becomes a square: the center is cut out, bands are added, or the sides are scaled apart."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 """What Pillow may take a file for, whatever its name: a PostScript file named .png never gets to Ghostscript."""
@@ -42,8 +46,8 @@ class BadImageError(Exception):
     """A file that cannot be decoded; the message is the reason alone, without the path."""
 
 
-def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
-    """Read an image file, upright, its center square scaled to `size` x `size`.
+def decode(path: Path, size: int, channels: int, fit: Fit = "crop") -> NDArray[np.uint8]:
+    """Read an image file, upright, its center square scaled to `size` x `size`; or all of it, see `fit`.
 
     - Of several pages or frames, the first.
     - 16 bits per channel are scaled to 8 (65535 to 255). 32-bit integers and floats have no known range: refused.
@@ -53,12 +57,16 @@ def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
     - The EXIF orientation, 1 to 8, is applied: rotated and mirrored images come out as a viewer shows them.
     - The largest centered square is scaled with a filter that averages over all pixels when shrinking (PIL's bilinear
       one). JPEGs much larger than that are read at a half, a quarter or an eighth, at least twice `size`.
+      With `fit="pad"` the longer side is scaled to `size` and the shorter one alike; the picture stands in the middle,
+      and what is left on both sides has the median color of its border. With `"stretch"` both sides are scaled to
+      `size`, whatever that does to the shapes in it.
     - Gray is 0.299 R + 0.587 G + 0.114 B; gray images asked for in color have three equal channels.
 
     Args:
         path: the file; its content decides about its format, its name does not.
         size: side of the result, pixels.
         channels: 1 (gray) or 3 (RGB).
+        fit: how it becomes a square.
 
     Returns:
         (size, size, channels).
@@ -75,9 +83,9 @@ def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
             with Image.open(path, formats=_formats()) as image:
                 image.draft(None, (2 * size, 2 * size))  # of JPEG alone: decodes 1/64 of the pixels of a photograph
                 png = image.format == "PNG"
-                _require_room(image, channels)
+                _require_room(image, channels, fit)
                 ImageOps.exif_transpose(image, in_place=True)  # else it makes a copy in any case
-                return fit_image(image, size, channels, png=png)
+                return fit_image(image, size, channels, fit, png=png)
     except FileNotFoundError:
         raise BadImageError("a link to nowhere" if path.is_symlink() else "no such file") from None
     except PermissionError as error:
@@ -90,13 +98,16 @@ def decode(path: Path, size: int, channels: int) -> NDArray[np.uint8]:
         raise BadImageError(f"not a readable image ({first_line(error)[:200]})") from error
 
 
-def fit_image(image: Image.Image, size: int, channels: int, *, png: bool = False) -> NDArray[np.uint8]:
+def fit_image(
+    image: Image.Image, size: int, channels: int, fit: Fit = "crop", *, png: bool = False
+) -> NDArray[np.uint8]:
     """Turn an upright image into what a network is fed, as `decode` says it.
 
     Args:
         image: of any size and mode.
         size: side of the result, pixels.
         channels: 1 (gray) or 3 (RGB).
+        fit: how it becomes a square.
         png: it comes from a PNG file, of whose 16 bits Pillow may make 32.
 
     Returns:
@@ -105,15 +116,30 @@ def fit_image(image: Image.Image, size: int, channels: int, *, png: bool = False
     Raises:
         ValueError: 32 bits per pixel.
     """
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    plain = Image.new("L" if channels == 1 else "RGB", (side, side))
-    rows = max(1, STRIP // side)
-    for row in range(0, side, rows):  # what lies between two modes is several times as large as the image
-        strip = image.crop((left, top + row, left + side, top + min(row + rows, side)))
+    width, height = image.size if fit != "crop" else (min(image.size), min(image.size))
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    plain = Image.new("L" if channels == 1 else "RGB", (width, height))
+    rows = max(1, STRIP // width)
+    for row in range(0, height, rows):  # what lies between two modes is several times as large as the image
+        strip = image.crop((left, top + row, left + width, top + min(row + rows, height)))
         plain.paste(_to_8_bits(strip, plain.mode, png=png), (0, row))
-    square = plain.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(square, np.uint8).reshape(size, size, channels)
+    scale = size / max(width, height)
+    sides = (size, size) if fit != "pad" else (max(1, round(width * scale)), max(1, round(height * scale)))
+    scaled = np.asarray(plain.resize(sides, Image.Resampling.BILINEAR), np.uint8)
+    return _padded(scaled.reshape(sides[1], sides[0], channels), size)
+
+
+def _padded(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Put an image (h, w, channels) into the middle of a square of its border's median color."""
+    height, width, channels = image.shape
+    if (height, width) == (size, size):
+        return image
+    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+    square = np.empty((size, size, channels), np.uint8)
+    square[:] = np.median(border, axis=0).astype(np.uint8)
+    top, left = (size - height) // 2, (size - width) // 2
+    square[top : top + height, left : left + width] = image
+    return square
 
 
 @functools.cache
@@ -140,10 +166,11 @@ def _require_file(path: Path) -> None:
         raise BadImageError(f"{_NO_FILES.get(stat.S_IFMT(mode), 'something else')}, not a file")
 
 
-def _require_room(image: Image.Image, channels: int) -> None:
-    """Refuse an image before it is decoded whose pixels, as Pillow holds them, and center square are too large."""
+def _require_room(image: Image.Image, channels: int, fit: Fit) -> None:
+    """Refuse an image before it is decoded whose pixels, as Pillow holds them, and used part are too large."""
     stored = 2 if image.mode.startswith("I;16") else 1 if image.mode in ("1", "L", "P") else 4
-    wanted = image.width * image.height * stored + min(image.size) ** 2 * (1 if channels == 1 else 4)
+    used = min(image.size) ** 2 if fit == "crop" else image.width * image.height
+    wanted = image.width * image.height * stored + used * (1 if channels == 1 else 4)
     if wanted > LARGEST:
         size = f"{image.width} x {image.height} pixels"
         raise BadImageError(f"too large: {size} take {wanted / 2**20:.0f} MiB to decode, more than {LARGEST >> 20}")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from semisup.data.decode import BadImageError, decode
+from semisup.data.decode import BadImageError, Fit, decode
 from semisup.errors import SemisupError
 
 __all__ = ["CHUNK", "Decoded", "decoders"]
@@ -30,12 +30,12 @@ Decoded = tuple[NDArray[np.uint8] | None, str]
 """An image and its hash, or None and the reason."""
 
 
-def _decode_chunk(root: Path, paths: Sequence[str], size: int, channels: int) -> list[Decoded]:
+def _decode_chunk(root: Path, paths: Sequence[str], size: int, channels: int, fit: Fit) -> list[Decoded]:
     """Decode a chunk of images; runs in a worker."""
     results: list[Decoded] = []
     for path in paths:
         try:
-            image = decode(root / path, size, channels)
+            image = decode(root / path, size, channels, fit)
         except BadImageError as error:
             results.append((None, str(error)))
         else:
@@ -58,7 +58,8 @@ def _end_with(parent: int) -> None:
 def decoders(workers: int | None = None) -> Iterator[Callable[..., Iterator[Decoded]]]:
     """Give a function that decodes some files of a root, in order; its processes start with the first large call.
 
-    The function takes the root, the paths below it, and the size and channels of the images, and begins at once.
+    The function takes the root, the paths below it, the size and channels of the images, and how they are made square
+    (`semisup.data.decode.Fit`); it begins at once.
 
     Args:
         workers: processes; None: one per core that this process may use.
@@ -68,10 +69,10 @@ def decoders(workers: int | None = None) -> Iterator[Callable[..., Iterator[Deco
     """
     pool: Any = None
 
-    def decode_all(root: Path, paths: Sequence[str], size: int, channels: int) -> Iterator[Decoded]:
+    def decode_all(root: Path, paths: Sequence[str], size: int, channels: int, fit: Fit = "crop") -> Iterator[Decoded]:
         nonlocal pool
         if workers == 1 or (pool is None and len(paths) <= ALONE):
-            return itertools.chain.from_iterable(_decode_chunk(root, [path], size, channels) for path in paths)
+            return itertools.chain.from_iterable(_decode_chunk(root, [path], size, channels, fit) for path in paths)
         if pool is None:
             import joblib  # a fifth of a second
             from joblib.externals.loky import ProcessPoolExecutor
@@ -81,7 +82,7 @@ def decoders(workers: int | None = None) -> Iterator[Callable[..., Iterator[Deco
             pool = ProcessPoolExecutor(workers or joblib.cpu_count(), initializer=_end_with, initargs=(os.getpid(),))
         chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
         n = len(chunks)
-        results = pool.map(_decode_chunk, [root] * n, chunks, [size] * n, [channels] * n)
+        results = pool.map(_decode_chunk, [root] * n, chunks, [size] * n, [channels] * n, [fit] * n)
         return itertools.chain.from_iterable(results)
 
     try:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisup.config.schema import DataConfig
+from semisup.data.decode import Fit
 from semisup.data.downloads import CACHE
 from semisup.data.duplicates import Duplicates, Item, find_duplicates
 from semisup.data.entries import some
@@ -32,7 +33,7 @@ from semisup.data.store import Store, Watch, prepare, unwatched, write_table
 from semisup.data.table import UNLABELED
 from semisup.errors import SemisupError, raise_all
 
-__all__ = ["PreparedFolder", "prepare_folder", "read_folder"]
+__all__ = ["PreparedFolder", "prepare_folder", "read_folder", "store_folder"]
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def prepare_folder(config: DataConfig, *, workers: int | None = None, watch: Wat
     shared, or backed up. Its name has the root's and a hash of its place.
 
     Args:
-        config: `path`, `csv`, `size`, `channels` and `cache` are read.
+        config: `path`, `csv`, `size`, `fit`, `channels` and `cache` are read.
         workers: processes that decode; None: one per core.
         watch: shows progress.
 
@@ -167,12 +168,8 @@ def prepare_folder(config: DataConfig, *, workers: int | None = None, watch: Wat
     unlabeled = UNLABELED if config.unlabeled_values is None else config.unlabeled_values
     listing = list_folders(root) if table is None else list_csv(root, table, unlabeled)
     channels = 3 if config.channels is None else config.channels
-    cache = CACHE / "folders" if config.cache is None else Path(config.cache).expanduser()
-    place = f"{root.resolve()}\n{'' if table is None else table.resolve()}"
-    key = hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", root.resolve().name)[:60]
-    folder = cache / f"{name}-{key}-{config.size}x{channels}"
-    store = prepare(root, listing.entries, config.size, channels, folder, workers=workers, watch=watch)
+    folder = store_folder(root, table, config.size, channels, config.cache, config.fit)
+    store = prepare(root, listing.entries, config.size, channels, folder, fit=config.fit, workers=workers, watch=watch)
     labels = {(entry.part, entry.path): entry.label for entry in listing.entries}
     items = [Item(r.path, r.part, labels[r.part, r.path], r.hash) for r in store.records if r.hash is not None]
     found = find_duplicates(items, drop_leaks=config.drop_leaks)
@@ -180,6 +177,17 @@ def prepare_folder(config: DataConfig, *, workers: int | None = None, watch: Wat
     write_table(folder / "leaks.csv", ("path", "same_as"), found.leaks)
     write_table(folder / "conflicts.csv", ("path", "class", "same_as", "of_class"), found.conflicts)
     return PreparedFolder(listing, store, config, found, dropped)
+
+
+def store_folder(
+    root: Path, table: Path | None, size: int, channels: int, cache: str | None = None, fit: Fit = "crop"
+) -> Path:
+    """Return where the decoded images of a folder lie, at a size; `cache` and `fit` are the keys of `data`."""
+    home = CACHE / "folders" if cache is None else Path(cache).expanduser()
+    place = f"{root.resolve()}\n{'' if table is None else table.resolve()}"
+    key = hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", root.resolve().name)[:60]
+    return home / f"{name}-{key}-{size}x{channels}{'' if fit == 'crop' else f'-{fit}'}"
 
 
 def read_folder(config: DataConfig, watch: Watch = unwatched) -> ImageData:

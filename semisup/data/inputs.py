@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from semisup.data.decode import BadImageError, decode, fit_image
+from semisup.data.decode import BadImageError, Fit, decode, fit_image
 from semisup.errors import SemisupError, raise_all
 
 __all__ = ["Images", "images_of"]
@@ -21,13 +21,14 @@ Images: TypeAlias = One | Sequence[One]
 one image; (n, h, w, c), or (n, h, w) where w is not 1 or 3, for several."""
 
 
-def images_of(given: Images, size: int, channels: int) -> NDArray[np.uint8]:
+def images_of(given: Images, size: int, channels: int, fit: Fit = "crop") -> NDArray[np.uint8]:
     """Return images (n, size, size, channels), read and scaled as `semisup.data.decode` does for training.
 
     Args:
         given: see `Images`; an array of that shape already is returned as it is.
         size: side of the results, pixels.
         channels: 1 or 3.
+        fit: how images that are no squares become some.
 
     Raises:
         SemisupError: files that cannot be read, or arrays of another type or shape; all of them in one message.
@@ -41,7 +42,7 @@ def images_of(given: Images, size: int, channels: int) -> NDArray[np.uint8]:
     problems: list[str] = []
     for i, item in enumerate(items):
         try:
-            images[i] = _one(item, size, channels)
+            images[i] = _one(item, size, channels, fit)
         except (BadImageError, ValueError) as error:
             name = str(item) if isinstance(item, str | Path) else f"image {i}"
             problems.append(f"{name}: {error}")
@@ -63,9 +64,9 @@ def _batch(images: NDArray[Any]) -> NDArray[np.uint8]:
     return images
 
 
-def _one(item: One, size: int, channels: int) -> NDArray[np.uint8]:
+def _one(item: One, size: int, channels: int, fit: Fit) -> NDArray[np.uint8]:
     if isinstance(item, str | Path):
-        return decode(Path(item), size, channels)
+        return decode(Path(item), size, channels, fit)
     if isinstance(item, np.ndarray):
         pixels = _batch(item)
         if len(pixels) != 1:
@@ -73,4 +74,4 @@ def _one(item: One, size: int, channels: int) -> NDArray[np.uint8]:
         item = Image.fromarray(pixels[0, :, :, 0] if pixels.shape[3] == 1 else pixels[0])
     if not isinstance(item, Image.Image):
         raise ValueError(f"must be a path, a Pillow image or an array, not {type(item).__name__}")
-    return fit_image(item, size, channels)
+    return fit_image(item, size, channels, fit)

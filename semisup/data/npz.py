@@ -36,7 +36,7 @@ _PREDICTED = ("x", "images", "x_test", "test_images", "x_train", "train_images")
 def read_npz(path: Path, unlabeled: Collection[str] = UNLABELED) -> ImageData:
     """Read and check an `.npz` file; flips are off unless the recipe's `data.flip` says otherwise.
 
-    The arrays are `x_train`, uint8 (n, h, w) or (n, h, w, c) with h = w from 8 to 224 and 1 or 3 channels, and
+    The arrays are `x_train`, uint8 (n, h, w) or (n, h, w, c) with h = w from 8 to 518 and 1 or 3 channels, and
     `y_train`, integers 0 .. C - 1 or -1 for unlabeled, or text; both for `test` and `val` if there are such
     images; optionally `classes`, C names. MedMNIST's names (`train_images`, `train_labels`, ...) are read too.
     Pickled objects are refused.
@@ -204,8 +204,8 @@ def _image_problems(images: NDArray[Any]) -> list[str]:
         problems.append(f"must have 1 or 3 channels in its last axis, not {images.shape[3]}{hint}")
     elif height != width:
         problems.append(f"images must be square, not {height} x {width}; pad or crop them")
-    elif not 8 <= height <= 224:
-        problems.append(f"images must be 8 to 224 pixels wide and high, not {height}")
+    elif not 8 <= height <= 518:
+        problems.append(f"images must be 8 to 518 pixels wide and high, not {height}")
     return problems
 
 

@@ -18,17 +18,18 @@ from semisup.data.downloads import CACHE, Download, download, read_cifar10, read
 from semisup.data.folder import read_folder
 from semisup.data.image_data import ImageData
 from semisup.data.npz import read_npz, without_duplicates
+from semisup.data.shaped import long_tail, with_foreign
 from semisup.data.store import Watch, unwatched
 from semisup.data.table import UNLABELED
 from semisup.errors import SemisupError, nearest, raise_all
 
-__all__ = ["SOURCES", "check_source", "load_data"]
+__all__ = ["SOURCES", "at_hand", "check_source", "load_data"]
 
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 _FASHION = Download("FashionMNIST", "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", ("FashionMNIST",))
 _FASHION_CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
 _FASHION_CLASSES += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
-_FOLDER_KEYS = ("csv", "channels", "max_bad", "cache", "memory")
+_FOLDER_KEYS = ("csv", "fit", "channels", "max_bad", "cache", "memory")
 _OWN_KEYS = ("allow_leakage", "drop_leaks", "allow_conflicts", "unlabeled_values")
 _DIGITS_SPLIT_SEED = 1797  # of the fixed test set; never the recipe's seed, so that all runs share one test set
 
@@ -44,16 +45,26 @@ def load_data(config: DataConfig, watch: Watch = unwatched) -> ImageData:
         SemisupError: unknown source, files missing or broken, or a download that cannot start (within seconds).
     """
     path = check_source(config)
+    if config.source == "folder" and (config.long_tail or config.foreign):
+        raise SemisupError("data.long_tail, data.foreign: a folder is what it is; these are for the other sources")
     if config.source == "folder":
         data = read_folder(config, watch)
     else:
         raise_all(_of_own_data_only(config), f"source {config.source}")
         data = _read_npz(path, config) if config.source == "npz" else SOURCES[config.source](path)
+    data = _shaped(data, config)
     if config.size is not None and config.size != data.size:
         x_val = None if data.x_val is None else _resize(data.x_val, config.size)
         x_train, x_test = _resize(data.x_train, config.size), _resize(data.x_test, config.size)
         data = replace(data, x_train=x_train, x_test=x_test, x_val=x_val)
     return data if config.flip is None else replace(data, flip=config.flip)
+
+
+def _shaped(data: ImageData, config: DataConfig) -> ImageData:
+    """Return the data with unequal classes and with foreign images, where a recipe asks for them."""
+    if config.foreign is not None:
+        data = with_foreign(data, config.foreign)
+    return data if config.long_tail is None else long_tail(data, config.long_tail)
 
 
 def check_source(config: DataConfig) -> Path | None:
@@ -67,6 +78,12 @@ def check_source(config: DataConfig) -> Path | None:
             f"data.source: unknown source '{config.source}'{nearest(config.source, [*SOURCES, 'folder'])}"
         )
     return _folder_or_file(config)
+
+
+def at_hand(config: DataConfig) -> bool:
+    """Say whether a data set can be read within a second or two: nothing has to be decoded or downloaded for it."""
+    debian = config.source == "fashion_mnist" and config.path is None and _DEBIAN.is_dir()
+    return config.source in ("digits", "npz") or debian
 
 
 def _of_own_data_only(config: DataConfig) -> list[str]:

@@ -29,7 +29,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from semisup.data.decode import NEEDS_HEIF, can_read_heif
+from semisup.data.decode import NEEDS_HEIF, Fit, can_read_heif
 from semisup.data.decoders import CHUNK, Decoded, decoders
 from semisup.data.image_data import channel_levels, mean_and_deviation
 from semisup.data.listing import Entry
@@ -131,6 +131,7 @@ def prepare(
     channels: int,
     folder: Path,
     *,
+    fit: Fit = "crop",
     workers: int | None = None,
     watch: Watch = unwatched,
 ) -> Store:
@@ -143,7 +144,8 @@ def prepare(
         entries: the files, in the order of their rows.
         size: side of the images, pixels.
         channels: 1 or 3.
-        folder: of the store; made if missing.
+        folder: of the store; made if missing. Images of another `fit` need another.
+        fit: how images that are no squares become some.
         workers: processes that decode; None: one per core that this process may use.
         watch: shows progress.
 
@@ -179,7 +181,7 @@ def prepare(
                 block = entries[start : start + step]
                 known = [kept.find(entry) for entry in block]
                 fresh = [entry.path for entry, found in zip(block, known, strict=True) if found is None]
-                results = run(root, fresh, size, channels)
+                results = run(root, fresh, size, channels, fit)
                 done.append(block, (found or next(results) for found in known))
                 decoded += len(fresh)
                 advance(len(done.records))

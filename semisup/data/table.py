@@ -12,7 +12,7 @@ from semisup.data.entries import PARTS, Entry, Listing, make_listing, several, s
 from semisup.data.walk import printable
 from semisup.errors import SemisupError, nearest, raise_all
 
-__all__ = ["UNLABELED", "list_csv", "read_paths"]
+__all__ = ["UNLABELED", "list_csv", "read_labels", "read_paths"]
 
 UNLABELED = ("-1", "-1.0", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "nan", "null")
 """Labels that stand for none, unless `data.unlabeled_values` says otherwise: what pandas and R write for nothing."""
@@ -120,6 +120,17 @@ def read_paths(table: Path) -> list[Path]:
     rows, problems, _ = _read_rows(table, table.parent, ("path",))
     raise_all(problems, str(table))
     return [table.parent / path for _, path, _, _ in rows]
+
+
+def read_labels(table: Path, root: Path) -> list[tuple[int, str, str]]:
+    """Return line, path and label of every row of a CSV, as they stand there; paths begin at `root`.
+
+    Raises:
+        SemisupError: it cannot be read, or a column is missing.
+    """
+    rows, problems, _ = _read_rows(table, root, ("path", "label"))
+    raise_all(problems, str(table))
+    return [(line, path, label) for line, path, label, _ in rows]
 
 
 def _read_rows(

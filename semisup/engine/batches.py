@@ -13,9 +13,12 @@ from torch import Tensor
 from semisup.augment import Normalize, to_float
 from semisup.augment.policies.adaptive import Probe
 from semisup.augment.policies.backend import HostFirst
+from semisup.augment.policies.policy import Policy as Drawing
 from semisup.data import take
+from semisup.engine import ranks
 from semisup.engine.seeding import generator
 from semisup.errors import SemisupError
+from semisup.losses import LabelLoss
 from semisup.methods import Batch, Labeled, Unlabeled
 
 __all__ = ["Batches", "Order", "TrainingImages"]
@@ -69,6 +72,31 @@ class Order:
         return torch.cat(pieces)
 
 
+class BalancedOrder:
+    """An endless order of labels in which every stretch of C positions has each class once.
+
+    Args:
+        labels: (L,) classes.
+        key: names the draw.
+    """
+
+    def __init__(self, labels: Tensor, *key: object) -> None:
+        classes = [torch.nonzero(labels == k).flatten() for k in labels.unique()]
+        self._members = classes
+        self._classes = Order(len(classes), *key, "classes")
+        self._orders = [Order(len(rows), *key, "class", k) for k, rows in enumerate(classes)]
+
+    def stretch(self, start: int, length: int) -> Tensor:
+        """Positions in `labels`, (length,) int64."""
+        chosen = self._classes.stretch(start, length).tolist()
+        turns = range(start, start + length)
+        found = [
+            self._members[k][self._orders[k].stretch(at // len(self._members), 1)]
+            for k, at in zip(chosen, turns, strict=True)
+        ]
+        return torch.cat(found)
+
+
 class Batches:
     """`batches(t)` is the batch of step t, augmented, normalized and on the device.
 
@@ -85,6 +113,8 @@ class Batches:
         normalize: applied to every view last.
         device: where the batch is made.
         key: seed and stage name.
+        loss: of the labels.
+        balanced: draw labeled images class by class.
 
     Raises:
         SemisupError: a part is asked for, and there is no image to draw for it.
@@ -101,7 +131,10 @@ class Batches:
         normalize: Normalize,
         device: torch.device,
         key: tuple[object, ...],
+        loss: LabelLoss | None = None,
+        balanced: bool = False,
     ) -> None:
+        self.loss = LabelLoss() if loss is None else loss.to(device)
         self.images = data.images
         if isinstance(data.images, Tensor) and not any(
             isinstance(policy, HostFirst) for policy in (*labeled.values(), *unlabeled.values())
@@ -124,7 +157,10 @@ class Batches:
         self.normalize = normalize.to(device)
         self.device = device
         self.key = key
-        self._labeled_order = Order(len(self.labels), *key, "labeled order")
+        order = (*key, "labeled order")
+        self._labeled_order: Order | BalancedOrder = (
+            BalancedOrder(self.labels, *order) if balanced else Order(len(self.labels), *order)
+        )
         self._unlabeled_order = Order(len(self.pool), *key, "unlabeled order")
 
     @property
@@ -132,12 +168,11 @@ class Batches:
         """Source images in one batch, however many views are made of each."""
         return self.labeled_size + self.unlabeled_size
 
-    def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images of some rows, (n, H, W, C) uint8, where they are stored, and the rows on the device."""
-        there = rows.to(self.device, non_blocking=True)
+    def _read(self, rows: Tensor) -> Tensor:
+        """Return the images of some rows, (n, H, W, C) uint8, where they are stored."""
         if isinstance(self.images, Tensor):
-            return self.images[there if self.images.device == there.device else rows], there
-        return torch.from_numpy(take(self.images, rows.numpy())), there
+            return self.images[rows.to(self.images.device, non_blocking=True)]
+        return torch.from_numpy(take(self.images, rows.numpy()))
 
     def _sent(self, read: Tensor) -> Tensor:
         """Images (n, H, W, C) uint8 on the device, as (n, C, H, W) in [0, 1]."""
@@ -146,9 +181,12 @@ class Batches:
         return to_float(read.to(self.device, non_blocking=True))
 
     def _views(
-        self, policies: Mapping[str, Policy | HostFirst], read: Tensor, part: str, step: int
+        self, policies: Mapping[str, Policy | HostFirst], rows: Tensor, part: str, step: int
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Return the views, and the trace of a probe if one is among them."""
+        """Return the views of some rows, and the trace of a probe if one is among them."""
+        if ranks.at_one_step() and len(rows) >= ranks.size() and all(map(_can_be_shared, policies.values())):
+            return self._shared_views(policies, rows, part, step), None
+        read = self._read(rows)
         views, trace = {}, None
         shared: Tensor | None = None
         for name, policy in policies.items():
@@ -164,20 +202,38 @@ class Batches:
             views[name] = self.normalize(view)
         return views, trace
 
+    def _shared_views(
+        self, policies: Mapping[str, Policy | HostFirst], rows: Tensor, part: str, step: int
+    ) -> dict[str, Tensor]:
+        """Return the views of some rows, of which every rank makes its own by what is drawn for all of them."""
+        own = ranks.own_rows(len(rows))
+        images = self._sent(self._read(rows[own]))
+        views = {}
+        for name, policy in policies.items():
+            assert isinstance(policy, Drawing)
+            drawn = policy.draw((len(rows), *images.shape[1:]), generator(*self.key, part, name, step))
+            view = policy.apply(images, {what: numbers[own] for what, numbers in drawn.items()})
+            views[name] = ranks.whole(self.normalize(view), len(rows))
+        return views
+
     def __call__(self, step: int) -> Batch:
         """Return the batch of step `step`."""
         nothing = torch.empty(0, dtype=torch.long, device=self.device)
         labeled, unlabeled = Labeled({}, nothing), Unlabeled({}, nothing)
         if self.labeled_size:
             at = self._labeled_order.stretch(step * self.labeled_size, self.labeled_size)
-            images, rows = self._gather(self.labeled_index[at])
-            y = self.labels[at].to(self.device, non_blocking=True)
-            views, trace = self._views(self.labeled_policies, images, "labeled", step)
-            labeled = Labeled(views, y, rows, trace)
+            rows, y = (each[at].to(self.device, non_blocking=True) for each in (self.labeled_index, self.labels))
+            views, trace = self._views(self.labeled_policies, self.labeled_index[at], "labeled", step)
+            labeled = Labeled(views, y, rows, trace, self.loss)
         if self.unlabeled_size:
             at = self._unlabeled_order.stretch(step * self.unlabeled_size, self.unlabeled_size)
-            images, rows = self._gather(self.pool[at])
+            rows = self.pool[at].to(self.device, non_blocking=True)
             target = None if self.targets is None else self.targets[rows]
-            views, _ = self._views(self.unlabeled_policies, images, "unlabeled", step)
+            views, _ = self._views(self.unlabeled_policies, self.pool[at], "unlabeled", step)
             unlabeled = Unlabeled(views, rows, target)
         return Batch(labeled, unlabeled)
+
+
+def _can_be_shared(policy: Policy | HostFirst) -> bool:
+    """Return whether ranks can make a part of a view each; else all make the whole of it."""
+    return isinstance(policy, Drawing) and not isinstance(policy, Probe)

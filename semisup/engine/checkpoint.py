@@ -13,7 +13,7 @@ import torch
 from semisup.errors import SemisupError
 from semisup.files import write_atomically
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["from_bytes", "load_checkpoint", "save_checkpoint", "to_bytes"]
 
 DIGEST = hashlib.sha256().digest_size
 """Bytes of the checksum in front of the state."""
@@ -52,4 +52,17 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
         raise SemisupError(f"{path}: not a semisup checkpoint ({str(error).partition(chr(10))[0]})") from error
     if not isinstance(state, dict):
         raise SemisupError(f"{path}: not a semisup checkpoint (it holds a {type(state).__name__})")
+    return state
+
+
+def to_bytes(state: dict[str, Any]) -> bytes:
+    """Return a state as what another process reads by `from_bytes`."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def from_bytes(content: bytes) -> dict[str, Any]:
+    """Return the state that `to_bytes` was given, on the CPU; nothing in it can be executed."""
+    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return state

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from semisup.engine import ranks
+from semisup.engine.checkpoint import from_bytes, to_bytes
 from semisup.engine.observers import Observer
+from semisup.engine.split import split_networks
 from semisup.engine.training import FitSettings, Training
 from semisup.methods import Batch, Method
 from semisup.models import EMA
@@ -63,14 +66,16 @@ def fit(method: Method, batches: BatchSource, settings: FitSettings, observers: 
     run = Training(method, settings)
     for observer in observers:
         observer.begins(run)
+    if ranks.size() > 1:
+        _begin_together(run)
     resumed_from = run.step if run.kept is not None else None
     method.train()
     run.start_clock()
     with deferred() as interrupted:
-        while not run.done and not interrupted.is_set():
+        while not (stopped := ranks.any_rank(interrupted.is_set())) and not run.done:
             reports = run.reports
             run.prepare()
-            for update in run.updates(batches(run.step)):
+            for update in run.updates(batches):
                 for observer in observers:
                     run.window.add(run.step, observer.measures(run, update), may_be_nan=True)
             run.finish_step()
@@ -80,10 +85,18 @@ def fit(method: Method, batches: BatchSource, settings: FitSettings, observers: 
                     observer.reports(run)
             for observer in observers:
                 observer.steps(run)
-        if interrupted.is_set():
+        if stopped:
             for observer in observers:
                 observer.stops(run)
             raise Stopped
     seconds = run.seconds
-    rate = run.step * batches.images_per_step / seconds if seconds > 0 else float("nan")
+    rate = run.step * settings.accumulate * batches.images_per_step / seconds if seconds > 0 else float("nan")
     return FitResult(run.ema, seconds, rate, resumed_from, run.terms)
+
+
+def _begin_together(run: Training) -> None:
+    """Give every rank the state of rank 0, which may have read a checkpoint, and split the networks."""
+    split_networks(run.method)
+    state = ranks.same_everywhere(lambda: to_bytes(run.state()))
+    if ranks.rank() > 0:
+        run.load(from_bytes(state))

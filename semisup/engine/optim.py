@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,18 @@ from torch import Tensor, nn
 from semisup.config import OptimizerConfig, ScheduleConfig
 from semisup.errors import nearest, raise_all
 from semisup.methods import Method
+from semisup.models import Classifier, Encoder
+from semisup.models.blocks import blocks_of
 
-__all__ = ["LARS", "build_optimizers", "check_group_lr", "learning_rate", "set_learning_rates", "warmup_steps"]
+__all__ = [
+    "LARS",
+    "build_optimizers",
+    "check_group_lr",
+    "learning_rate",
+    "lr_factors",
+    "set_learning_rates",
+    "warmup_steps",
+]
 
 
 class LARS(torch.optim.Optimizer):
@@ -93,14 +104,12 @@ def build_optimizers(method: Method, config: OptimizerConfig) -> dict[str, torch
         SemisupError: `group_lr` names a group that the method does not have.
     """
     check_group_lr(method, config)
+    factors = {} if config.lr_decay == 1 else lr_factors(method, config.lr_decay)
     optimizers: dict[str, torch.optim.Optimizer] = {}
     for name, parameters in method.groups().items():
         lr = config.group_lr.get(name, config.lr)
         trained = [p for p in parameters if p.requires_grad]
-        groups: list[dict[str, object]] = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+        groups = [group for factor in _by_factor(trained, factors) for group in _decayed(*factor, lr, config)]
         if config.name == "sgd":
             nesterov = config.nesterov and config.momentum > 0
             optimizers[name] = torch.optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=nesterov, foreach=True)
@@ -108,11 +117,47 @@ def build_optimizers(method: Method, config: OptimizerConfig) -> dict[str, torch
             beta1, beta2 = config.betas
             optimizers[name] = torch.optim.AdamW(groups, lr=lr, betas=(beta1, beta2), foreach=True)
         else:
-            groups[1]["adapt"] = False
             optimizers[name] = LARS(groups, lr=lr, momentum=config.momentum, trust=config.trust)
-        for group in optimizers[name].param_groups:
-            group["peak_lr"] = lr
     return optimizers
+
+
+def _decayed(factor: float, parameters: list[nn.Parameter], lr: float, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Split parameters of one learning rate into those that weight decay is for and the others."""
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    for group, adapt in zip(groups, (True, False), strict=True):
+        group["peak_lr"] = lr * factor
+        if config.name == "lars":
+            group["adapt"] = adapt
+    return groups
+
+
+def lr_factors(method: Method, decay: float) -> dict[nn.Parameter, float]:
+    """Return the factor on the learning rate of each parameter of a method's backbones.
+
+    A backbone of L blocks has depths 0 to L (`semisup.models.blocks`), and depth d the factor decay^(L + 1 - d), as
+    timm's `param_groups_layer_decay` and BEiT have it; what is in no backbone has 1.
+    """
+    factors: dict[nn.Parameter, float] = {}
+    for network in method.modules():
+        if isinstance(network, Classifier | Encoder):
+            blocks = blocks_of(network.backbone)
+            last = len(blocks.modules) + 1
+            for name, parameter in network.backbone.named_parameters():
+                factors[parameter] = decay ** (last - blocks.depth[name])
+    return factors
+
+
+def _by_factor(
+    parameters: list[nn.Parameter], factors: dict[nn.Parameter, float]
+) -> list[tuple[float, list[nn.Parameter]]]:
+    """Sort parameters by their factor, the largest first: the logged learning rate is the first group's."""
+    found: dict[float, list[nn.Parameter]] = {1.0: []}
+    for parameter in parameters:
+        found.setdefault(factors.get(parameter, 1.0), []).append(parameter)
+    return sorted(found.items(), key=lambda item: -item[0])
 
 
 def warmup_steps(schedule: ScheduleConfig, total: int) -> int:

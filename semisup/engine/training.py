@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from torch import Tensor, nn
 
 from semisup.config import OptimizerConfig, ScheduleConfig
+from semisup.engine import ranks
 from semisup.engine.device import autocast
 from semisup.engine.optim import build_optimizers, learning_rate, set_learning_rates
 from semisup.engine.seeding import seed_for, seed_global
 from semisup.engine.window import Window
 from semisup.errors import SemisupError
 from semisup.methods import Batch, Method, Progress, Update
-from semisup.models import EMA
+from semisup.models import EMA, Classifier, Encoder
+from semisup.models.freeze import first_blocks, freeze, thaw
 from semisup.records import checked
 
 __all__ = ["FitSettings", "NonFiniteLossError", "Training"]
@@ -61,6 +63,10 @@ class FitSettings:
     """Decay of the average of the predictor's weights; None: no average."""
     key: tuple[object, ...] = (0,)
     """Seed and stage name. Global random state (dropout, a method's own draws) is seeded from it at every step."""
+    frozen_until: tuple[int | None, int] | None = None
+    """First blocks of the backbones (None: all of them) that do not learn before a step; None: nothing is so."""
+    accumulate: int = 1
+    """Batches whose gradients make one optimizer step, each a part of its own to the method."""
     log_every: int = 20
     """Steps between reports. Losses and weights are checked for being finite then, and before each checkpoint."""
 
@@ -77,13 +83,16 @@ class Training:
     def __init__(self, method: Method, settings: FitSettings) -> None:
         self.method = method
         self.settings = settings
-        self.optimizers = build_optimizers(method, settings.optimizer)
+        self.optimizers = build_optimizers(method, settings.optimizer)  # of what learns later, too: has no state yet
         self.ema = None if settings.ema is None else EMA(method.predictor(), settings.ema)
         self.scaler = torch.amp.GradScaler(settings.device.type, enabled=settings.precision == "fp16")
         self.window = Window()
         self.terms: dict[str, float] = {}
         self.step = 0
         self.kept: Path | None = None
+        if settings.frozen_until is not None:
+            for network in _networks(method):
+                freeze(network, first_blocks(network.backbone, settings.frozen_until[0]))
         self._seconds = 0.0
         self._since = time.perf_counter()
 
@@ -151,27 +160,43 @@ class Training:
     def prepare(self) -> None:
         """Seed what draws from global random state, and set the learning rates of the present step."""
         settings = self.settings
+        if settings.frozen_until is not None and self.step >= settings.frozen_until[1]:
+            for network in _networks(self.method):
+                thaw(network)
         seed_global(seed_for(*settings.key, "step", self.step), settings.device)
         set_learning_rates(self.optimizers.values(), learning_rate(settings.schedule, self.step, settings.steps))
 
-    def updates(self, batch: Batch) -> Iterator[Update]:
-        """Yield each update of the method after it was applied and its terms were noted."""
-        updates = self.method.step(batch, Progress(self.step, self.settings.steps))
-        while True:
-            with autocast(self.settings.device, self.settings.precision):
-                update = next(updates, None)
-            if update is None:
-                return
-            self._apply(update)
-            self.window.add(self.step, {f"loss/{update.group}": update.loss, **update.log})
-            yield update
+    def updates(self, batches: Callable[[int], Batch]) -> Iterator[Update]:
+        """Yield each update of the method after its gradient was taken, or applied if it is the step's last batch's.
 
-    def _apply(self, update: Update) -> None:
-        """Backward, clip, step, zero, for one of the method's groups."""
+        Args:
+            batches: number -> batch. A step has one, the number being its own, or `accumulate` that follow each other.
+        """
+        parts = self.settings.accumulate
+        for part in range(parts):
+            with ranks.step_together():
+                batch = batches(self.step * parts + part)
+            updates = self.method.step(batch, Progress(self.step, self.settings.steps))
+            while True:
+                with autocast(self.settings.device, self.settings.precision), ranks.step_together():
+                    update = next(updates, None)
+                if update is None:
+                    break
+                self._apply(update, last=part + 1 == parts)
+                self.window.add(self.step, {f"loss/{update.group}": update.loss, **update.log})
+                yield update
+
+    def _apply(self, update: Update, *, last: bool) -> None:
+        """Backward, for one of the method's groups, and with the last batch of a step: clip, step, zero."""
         optimizer, clip = self.optimizers[update.group], self.settings.optimizer.clip
-        parameters = _parameters(optimizer)
+        parameters = _trained(optimizer)
+        parts = self.settings.accumulate
         # Only this group's gradients are computed: the teacher's update must not leave gradients in the student.
-        self.scaler.scale(update.loss).backward(inputs=parameters)
+        self.scaler.scale(update.loss if parts == 1 else update.loss / parts).backward(inputs=parameters)
+        if not last:
+            return
+        if ranks.size() > 1:
+            ranks.average([p.grad for p in parameters if p.grad is not None])
         if clip is not None:
             self.scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(parameters, clip, foreach=True)
@@ -213,7 +238,7 @@ class Training:
         step = min(bad.values(), default=self.step - 1)
         terms = sorted(name for name, first in bad.items() if first == step)
         if not bad:
-            terms = [f"weights of '{name}'" for name, o in self.optimizers.items() if not _all_finite(_parameters(o))]
+            terms = [f"weights of '{name}'" for name, o in self.optimizers.items() if not _all_finite(_trained(o))]
         if terms:
             kept = f"; the last good checkpoint is {self.kept}" if self.kept is not None else ""
             raise NonFiniteLossError(
@@ -222,8 +247,14 @@ class Training:
         return means
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
+def _networks(method: Method) -> list[Classifier | Encoder]:
+    """List a method's networks and their averages; a given teacher asks for no gradient and is in eval mode anyway."""
+    return [module for module in method.modules() if isinstance(module, Classifier | Encoder)]
+
+
+def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Parameters that learn at present."""
+    return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
 
 
 def _all_finite(tensors: list[Tensor]) -> bool:

@@ -7,7 +7,7 @@ from semisup.evaluate.forward import predict_logits
 from semisup.evaluate.knn import knn_accuracy, knn_predict
 from semisup.evaluate.metrics import classification_metrics, confusion_matrix, expected_calibration_error
 from semisup.evaluate.plots import confusion_figure, reliability_figure
-from semisup.evaluate.probe import LinearProbe, fit_probe, linear_probe
+from semisup.evaluate.probe import LinearProbe, fit_probe
 from semisup.evaluate.pseudo_labels import pseudo_label_quality
 from semisup.evaluate.temperature import fit_temperature
 
@@ -23,7 +23,6 @@ __all__ = [
     "fit_temperature",
     "knn_accuracy",
     "knn_predict",
-    "linear_probe",
     "predict_logits",
     "pseudo_label_quality",
     "reliability_figure",

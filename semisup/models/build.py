@@ -13,7 +13,7 @@ from semisup.errors import SemisupError, nearest, raise_all
 from semisup.models.classifier import Classifier, feature_width
 from semisup.models.cnn import SmallCNN
 from semisup.models.foreign import file_shapes
-from semisup.models.from_timm import PRETRAINED, build_timm, check_timm
+from semisup.models.from_timm import PRETRAINED, build_timm, check_timm, timm_options
 from semisup.models.from_torchvision import TorchvisionBackbone, check_torchvision, classifier_names
 from semisup.models.heads import build_neck
 from semisup.models.origin import TIMM, TORCHVISION
@@ -126,7 +126,7 @@ def model_signature(name: str) -> dict[str, inspect.Parameter]:
     """
     raise_all(_check_name(name), "model")
     if name.startswith(TIMM):
-        return {"weights": inspect.Parameter("weights", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None)}
+        return dict(inspect.signature(timm_options).parameters)
     builder = TorchvisionBackbone if name.startswith(TORCHVISION) else BACKBONES[name]
     parameters = inspect.signature(builder).parameters.values()
     # Keyword-only are in_channels and image_size, which follow from the data; torchvision's own name is not an option.
@@ -152,7 +152,7 @@ def check_model(given: Any, at: str) -> list[str]:
     if unknown:
         return wrong + unknown
     options = {key: value for key, value in given.items() if key != "name"}
-    problems = check_options(TorchvisionBackbone, options, at)  # timm's have the same ones
+    problems = check_options(timm_options if name.startswith(TIMM) else TorchvisionBackbone, options, at)
     if not problems:
         problems = [f"{prefix}{problem}" for problem in _check_weights(name, options.get("weights"))]
     return wrong + problems
@@ -190,7 +190,8 @@ def build_backbone(
         return prepared(inner, input_spec, in_channels=in_channels, image_size=image_size)
     if name.startswith(TIMM):
         weights = options.get("weights") if pretrained else None
-        return build_timm(name.removeprefix(TIMM), weights, in_channels=in_channels, image_size=image_size)
+        sizes = {"in_channels": in_channels, "image_size": image_size}
+        return build_timm(name.removeprefix(TIMM), weights, pool=options.get("pool"), **sizes)
     if name.startswith(TORCHVISION):
         bare = name.removeprefix(TORCHVISION)
         weights = options.get("weights") if pretrained else None

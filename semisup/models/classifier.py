@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from semisup.errors import SemisupError
 
-__all__ = ["Classifier", "Encoder", "backbone_core", "feature_width", "image_channels"]
+__all__ = ["Classifier", "Encoder", "Frozen", "backbone_core", "feature_width", "image_channels"]
+
+
+class Frozen(NamedTuple):
+    """What of a backbone does not learn for now; see `semisup.models.freeze`."""
+
+    modules: tuple[str, ...]
+    """Paths of modules that stay in eval mode."""
+    parameters: tuple[str, ...]
+    """Names of parameters that asked for a gradient before."""
 
 
 class Encoder(nn.Module):
@@ -17,6 +28,7 @@ class Encoder(nn.Module):
         backbone: images `(N, C, H, W)` to features `(N, num_features)`.
         projector: features to projections, or None.
         num_features: the backbone's.
+        frozen: parts of the backbone that stay in eval mode, or None.
 
     Raises:
         SemisupError: the backbone has no whole number `num_features`.
@@ -27,6 +39,13 @@ class Encoder(nn.Module):
         self.num_features = feature_width(backbone)
         self.backbone = backbone
         self.projector = projector
+        self.frozen: Frozen | None = None
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Set the mode of all but the frozen parts."""
+        super().train(mode)
+        _keep_still(self.backbone, self.frozen)
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images `(N, C, H, W)` to features `(N, num_features)`."""
@@ -54,6 +73,7 @@ class Classifier(nn.Module):
         head: the linear layer, Glorot-normal weights and zero bias as in google-research/fixmatch.
         num_features: width of what the head sees.
         average_turns: in eval mode, the features (and so the logits) are the mean over an image's four quarter turns.
+        frozen: parts of the backbone that stay in eval mode, or None.
 
     Args:
         backbone: a network with a whole number `num_features`.
@@ -73,12 +93,19 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.neck = neck
         self.average_turns = False
+        self.frozen: Frozen | None = None
         self.head = nn.Linear(self.num_features, num_classes)
         nn.init.zeros_(self.head.bias)
         if zero_head:
             nn.init.zeros_(self.head.weight)
         else:
             nn.init.xavier_normal_(self.head.weight)
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Set the mode of all but the frozen parts."""
+        super().train(mode)
+        _keep_still(self.backbone, self.frozen)
+        return self
 
     def features(self, images: Tensor) -> Tensor:
         """Map images `(N, C, H, W)` to what the head sees, `(N, num_features)`."""
@@ -92,6 +119,11 @@ class Classifier(nn.Module):
         """Map images `(N, C, H, W)` to logits `(N, num_classes)`."""
         logits: Tensor = self.head(self.features(images))
         return logits
+
+
+def _keep_still(backbone: nn.Module, frozen: Frozen | None) -> None:
+    for path in () if frozen is None else frozen.modules:
+        backbone.get_submodule(path).eval()
 
 
 def feature_width(backbone: nn.Module) -> int:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ __all__ = [
     "check_timm",
     "fill_from_file",
     "fit_file_whole",
+    "timm_options",
     "timm_source",
     "weights_of",
 ]
@@ -177,7 +178,24 @@ class TimmMaps(TimmBackbone):
         return maps
 
 
-def build_timm(name: str, weights: str | None, *, in_channels: int, image_size: int) -> TimmBackbone:
+def timm_options(weights: str | None = None, pool: Literal["mean", "class"] | None = None) -> None:
+    """Take the options of a network of timm as a recipe has them.
+
+    Args:
+        weights: None for random ones, "pretrained" for the hub's, or a file.
+        pool: of a network of tokens, what its features are: the mean of the patches, or the class token; None: what
+            its makers chose.
+    """
+
+
+def build_timm(
+    name: str,
+    weights: str | None,
+    *,
+    in_channels: int,
+    image_size: int,
+    pool: str | None = None,
+) -> TimmBackbone:
     """Build a network of timm for images of one size.
 
     Args:
@@ -185,6 +203,7 @@ def build_timm(name: str, weights: str | None, *, in_channels: int, image_size: 
         weights: None for random weights, "pretrained" for the hub's, or a file.
         in_channels: of its images.
         image_size: side of its images in pixels. A vision transformer interpolates its positions for it.
+        pool: see `timm_options`.
 
     Raises:
         SemisupError: what `check_timm` finds, a size that the network cannot take, or weights that do not fit.
@@ -201,11 +220,21 @@ def build_timm(name: str, weights: str | None, *, in_channels: int, image_size: 
         )
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise SemisupError(f"{subject}: cannot be built for {image_size} px images: {first_line(error)}") from error
+    if pool is not None:
+        _set_pool(network, pool, subject)
     width = _width(network, in_channels, image_size, subject)
     if weights is not None:
         fill_from_file(network, weights_of(name) if weights == PRETRAINED else Path(weights), subject)
     cls = TimmMaps if hasattr(network, "forward_intermediates") else TimmBackbone
     return cls(network, width, in_channels)
+
+
+def _set_pool(network: nn.Module, pool: str, subject: str) -> None:
+    if not hasattr(network, "num_prefix_tokens"):
+        raise SemisupError(f"{subject}: pool: only a network of tokens has a choice; remove it")
+    if pool == "class" and getattr(network, "cls_token", None) is None:
+        raise SemisupError(f"{subject}: pool: 'class' needs a class token, which it has not; use mean")
+    network.reset_classifier(0, "token" if pool == "class" else "avg")  # type: ignore[operator]
 
 
 def _size_options(source: TimmSource, image_size: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from semisup.columns import COLUMNS, measured
+from semisup.data.budget import UNEQUAL, class_ratio
 from semisup.engine.optim import warmup_steps
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.pipeline.result import RunResult, StageResult
@@ -96,11 +97,16 @@ class Reporter(Terminal):
         spread = f"{least}" if least == most else f"{least}-{most}"
         self.say(
             f"{recipe.name}: seed {recipe.seed}, {plan.device} {plan.precision}"
-            f"{' compiled' if recipe.compile else ''}; {data.name}: "
+            f"{' compiled' if recipe.compile else ''}{' deterministic' if recipe.deterministic else ''}; {data.name}: "
             f"{len(data.x_train):,} training images of {data.size}x{data.size}x{data.channels}, {len(budget.index):,} "
             f"labeled ({spread} per class of {data.num_classes}), {len(data.x_test):,} test images; "
             f"{'mirrored or not' if data.flip else 'never mirrored (data.flip=true allows it)'}"
         )
+        if (ratio := class_ratio(budget, data.y_test)) > UNEQUAL:
+            self.say(
+                f"classes differ by {ratio:.3g} times: read balanced accuracy (test/balanced_accuracy), the mean over "
+                f"classes; loss.logit_adjustment=1 trains for it"
+            )
         for stage in plan.stages:
             if stage.loaded is not None and stage.training.init is not None:
                 self.say(f"{stage.name}: {stage.training.init.weights}: {stage.loaded}")
@@ -108,6 +114,8 @@ class Reporter(Terminal):
                 self.say(f"{stage.name}: weights {stage.weights}")
             if stage.network is not None and stage.network.spec.input is not None:
                 self.say(f"{stage.name}: the network scales its images to {stage.network.spec.input}")
+            if stage.tuning is not None:
+                self.say(f"{stage.name}: {stage.tuning}")
         table = Table(box=None, pad_edge=False, header_style="bold")
         columns = [("stage", "left"), ("method", "left"), ("from", "left"), ("network", "left"), ("views", "left")]
         columns += [(c, "right") for c in ("parameters", "steps", "images/step", "peak lr", "warm-up", "memory")]

@@ -1,20 +1,25 @@
-"""One planned stage in its home folder: reused, resumed or run, by one process at a time."""
+"""One planned stage in its home folder: reused, resumed or run, by one process at a time or by all ranks of one run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from semisup.engine import CollapseError, NonFiniteLossError, keep_memory, release_memory
+from semisup.engine import CollapseError, NonFiniteLossError, keep_memory, ranks, release_memory
+from semisup.engine.deterministic import deterministic
+from semisup.errors import SemisupError
 from semisup.files import LOCK, locked
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.stages import Artifact, StageContext, read_artifact
 from semisup.stages.kinds import kind_of
+from semisup.stages.training import help_to_train
 
-__all__ = ["LOCK", "STORE", "execute", "locked"]
+__all__ = ["LOCK", "STORE", "execute", "help_to_execute", "locked"]
 
 STORE = ".semisup/stages"
 """Finished and unfinished stages by fingerprint, next to the output folders: every run below one folder shares it."""
+ALONE, TOGETHER, DONE = range(3)
+"""What rank 0 tells of a stage: it needs no help, it does, it is finished."""
 
 
 def execute(
@@ -39,10 +44,48 @@ def execute(
         Stopped: Ctrl-C; running the same again continues.
     """
     artifact = read_artifact(home)
+    ranks.tell(TOGETHER if artifact is None and stage.config.kind == "train" else ALONE)
     if artifact is not None:
+        ranks.tell(DONE)
         return artifact, "reused"
     keep_memory()
-    context = StageContext(
+    context = _context(plan, stage, home, finished, on_log)
+    try:
+        with deterministic(plan.recipe.deterministic):
+            artifact, resumed_from = kind_of(stage.config.kind).run(context)
+    except (NonFiniteLossError, CollapseError) as error:
+        raise type(error)(f"stages.{stage.name}: {error}") from error
+    release_memory(plan.device)
+    ranks.tell(DONE)
+    return artifact, "trained" if resumed_from is None else "resumed"
+
+
+def help_to_execute(plan: Plan, stage: StagePlan, home: Path, finished: Mapping[str, Artifact]) -> Artifact:
+    """Take this rank's part in a stage that rank 0 executes, and return it when it is finished.
+
+    Raises:
+        SemisupError: this rank does not see the folder that rank 0 has written to.
+    """
+    if ranks.hear() == TOGETHER:
+        keep_memory()
+        with deterministic(plan.recipe.deterministic):
+            help_to_train(_context(plan, stage, home, finished))
+        release_memory(plan.device)
+    ranks.hear()
+    artifact = read_artifact(home)
+    if artifact is None:
+        raise SemisupError(f"{home}: rank {ranks.rank()} does not see what rank 0 wrote; all hosts must share --out")
+    return artifact
+
+
+def _context(
+    plan: Plan,
+    stage: StagePlan,
+    home: Path,
+    finished: Mapping[str, Artifact],
+    on_log: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+) -> StageContext:
+    return StageContext(
         name=stage.name,
         config=stage.config,
         recipe=plan.recipe,
@@ -57,9 +100,3 @@ def execute(
         statistics=plan.statistics,
         on_log=on_log,
     )
-    try:
-        artifact, resumed_from = kind_of(stage.config.kind).run(context)
-    except (NonFiniteLossError, CollapseError) as error:
-        raise type(error)(f"stages.{stage.name}: {error}") from error
-    release_memory(plan.device)
-    return artifact, "trained" if resumed_from is None else "resumed"

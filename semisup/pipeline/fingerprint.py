@@ -50,6 +50,10 @@ def fingerprint(plan: Plan, stage: StagePlan, inputs: list[str]) -> str:
         content["plugins"] = outside
     if recipe.compile and trains:  # other rounding
         content["compile"] = True
+    if recipe.data.fit != "crop" and trains:  # squares alone have the same pixels and hash either way
+        content["fit"] = recipe.data.fit
+    if recipe.deterministic and trains:
+        content["deterministic"] = True
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
 

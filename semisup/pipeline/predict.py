@@ -154,7 +154,7 @@ Block = tuple[list[str], NDArray[np.uint8], list[str]]
 
 def _blocks(sources: Sequence[_Source], predictor: Predictor, options: PredictOptions) -> Iterator[Block]:
     """All images, some at a time, while the next ones are being decoded."""
-    size, channels = predictor.image_size, predictor.channels
+    size, channels, fit = predictor.image_size, predictor.channels, predictor.fit
     with decoders(options.workers) as run:
         waiting: tuple[list[str], Any] | None = None
         for source in sources:
@@ -162,10 +162,10 @@ def _blocks(sources: Sequence[_Source], predictor: Predictor, options: PredictOp
                 names = source.names[start : start + BLOCK]
                 if source.error or source.array is not None:
                     part = np.empty((0, 1, 1, channels), np.uint8) if source.array is None else source.array[start:]
-                    results = [(image, "") for image in images_of(part[: len(names)], size, channels)]
+                    results = [(image, "") for image in images_of(part[: len(names)], size, channels, fit)]
                     coming = iter(results or [(None, source.error)] * len(names))
                 else:
-                    coming = run(Path(), names, size, channels)
+                    coming = run(Path(), names, size, channels, fit)
                 if waiting is not None:
                     yield _gathered(*waiting, size, channels)
                 waiting = names, coming

@@ -14,17 +14,21 @@ from typing import Any
 import torch
 
 from semisup._version import __version__
-from semisup.config import Recipe, to_yaml
+from semisup.config import Recipe
+from semisup.data.budget import class_ratio
 from semisup.data.given import Given, write_given
 from semisup.data.watch import watching
+from semisup.engine import ranks
 from semisup.errors import SemisupError, raise_all
 from semisup.files import write_atomically
-from semisup.pipeline.check import load_checked
 from semisup.pipeline.console import Reporter
 from semisup.pipeline.execute import LOCK, STORE, execute, locked
-from semisup.pipeline.plan import Plan, StagePlan, make_plan
+from semisup.pipeline.page import PAGE, write_page
+from semisup.pipeline.plan import Plan, StagePlan, load_checked, make_plan
 from semisup.pipeline.result import RunResult, StageResult
+from semisup.pipeline.several import help_to_run, not_shared
 from semisup.pipeline.timing import expected_seconds
+from semisup.reading import to_yaml
 from semisup.records import RECORD
 from semisup.stages import Artifact, read_artifact, write_json
 from semisup.stages.training import CHECKPOINT
@@ -33,7 +37,9 @@ from semisup.tracking import EventLog, MlflowUploader, ending_run, resolve_uri
 __all__ = ["git_commit", "run"]
 
 GIVEN = ".semisup/data"
-"""Data that were handed over as Python objects, beside the output folders."""
+"""Data that were handed over as Python objects, next to the output folders."""
+PAGE_SECONDS = 1.0
+"""Longest time that a run looks for mistakes to show; `semisup report` takes as long as it needs."""
 
 
 def run(
@@ -67,23 +73,27 @@ def run(
     """
     if isinstance(recipe, Recipe) and overrides:
         raise SemisupError("overrides: they are for a recipe's file or name; a loaded recipe is changed in Python")
-    loaded = recipe if isinstance(recipe, Recipe) else load_checked(recipe, overrides)
-    if loaded.threads is not None:
-        torch.set_num_threads(loaded.threads)
-    reporter = Reporter(quiet=quiet)
-    folder = Path(out) if out is not None else Path("runs") / loaded.name
+    with ranks.joined():
+        with ranks.agreeing():
+            loaded = recipe if isinstance(recipe, Recipe) else load_checked(recipe, overrides, own=data is None)
+            raise_all(not_shared(loaded), f"{ranks.size()} processes")
+        if loaded.threads is not None:
+            torch.set_num_threads(loaded.threads)
+        folder = Path(out) if out is not None else Path("runs") / loaded.name
+        return _run(loaded, data, folder, Reporter(quiet=quiet or ranks.rank() > 0), dry_run=dry_run, fresh=fresh)
+
+
+def _run(
+    loaded: Recipe, data: Given | None, folder: Path, reporter: Reporter, *, dry_run: bool, fresh: bool
+) -> RunResult:
     store = folder.parent / STORE
-    raise_all(_folder_problems([folder, store, *(folder / name for name in loaded.stages)]), "out")
-    if data is not None:
-        file = write_given(data, folder.parent / GIVEN, loaded.data.size)
-        source = {"source": "npz", "path": str(file.absolute()), "csv": None, "channels": None, "cache": None}
-        loaded = loaded.model_copy(update={"data": loaded.data.model_copy(update=source)})
-    plan = make_plan(loaded, watch=watching(reporter.console))
-    for note in plan.data.notes:
-        reporter.warn(note)
-    for stage in plan.stages:
-        for note in stage.notes:
-            reporter.warn(f"stages.{stage.name}.{note}")
+    with ranks.agreeing():
+        raise_all(_folder_problems([folder, store, *(folder / name for name in loaded.stages)]), "out")
+        if data is not None:
+            loaded = _with_given(loaded, data, folder)
+        plan = make_plan(loaded, watch=watching(reporter.console))
+    if ranks.rank() == 0:
+        _warn(plan, reporter)
     homes = {stage.name: store / stage.fingerprint for stage in plan.stages}
     reused = set() if fresh else {name for name, home in homes.items() if (home / RECORD).exists()}
     reporter.show_plan(plan, reused)
@@ -100,12 +110,16 @@ def run(
             "n_validation": len(plan.data.validation(plan.budget.validation)[1]),
             "n_test": len(plan.data.x_test),
             "split_hash": plan.budget.hash,
+            "class_ratio": class_ratio(plan.budget, plan.data.y_test),
             "notes": list(plan.data.notes),
         },
     )
     if dry_run:
-        if not quiet:
+        if not reporter.console.quiet:
             reporter.show_expected(expected_seconds(plan, reused))
+        return result
+    if ranks.rank() > 0:
+        help_to_run(plan, homes)
         return result
     waiting = f"{folder}: another process is running in this folder; waiting for it"
     with locked(folder, lambda: reporter.say(waiting)):
@@ -122,11 +136,27 @@ def run(
                 _log_artifact(log, stage, artifact, folder / stage.name, status)
             write_json(folder / "result.json", result.to_json())
             log.artifact(None, folder / "result.json", "")
+            log.artifact(None, write_page(folder, plan.data, plan.budget, PAGE_SECONDS), "")
     reporter.show_result(result)
     for note in plan.data.notes:  # once more: the first time was long ago
         reporter.say(f"data: {note}")
-    reporter.say(f"results: {folder / 'result.json'}")
+    reporter.say(f"results: {folder / 'result.json'}, {folder / PAGE}")
     return result
+
+
+def _warn(plan: Plan, reporter: Reporter) -> None:
+    for note in plan.data.notes:
+        reporter.warn(note)
+    for stage in plan.stages:
+        for note in stage.notes:
+            reporter.warn(f"stages.{stage.name}.{note}")
+
+
+def _with_given(recipe: Recipe, data: Given, folder: Path) -> Recipe:
+    """Write data next to the store of the stages, and return a recipe that reads them."""
+    file = write_given(data, folder.parent / GIVEN, recipe.data.size)
+    source = {"source": "npz", "path": str(file.absolute()), "csv": None, "channels": None, "cache": None}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=source)})
 
 
 def _folder_problems(folders: Sequence[Path]) -> list[str]:
@@ -160,12 +190,11 @@ def _run_stage(
                     path.unlink()
         log.stage_start(
             stage.name,
-            stage.config.model_dump() | {"parameters": stage.parameters, "steps": stage.steps},
+            stage.config.model_dump() | _described(stage),
             {"fingerprint": stage.fingerprint, "data_hash": plan.data.hash, "split_hash": plan.budget.hash},
         )
-        artifact = read_artifact(home)
-        if artifact is not None:
-            return artifact, "reused"
+        if read_artifact(home) is not None:
+            return execute(plan, stage, home, finished)
         with reporter.progress(stage, resumes=(home / CHECKPOINT).exists()) as bar:
 
             def on_log(step: int, values: dict[str, float]) -> None:
@@ -173,6 +202,12 @@ def _run_stage(
                 log.metrics(stage.name, step, values)
 
             return execute(plan, stage, home, finished, on_log)
+
+
+def _described(stage: StagePlan) -> dict[str, object]:
+    """Return what the tracker is told of a planned stage besides its settings."""
+    said = {"pretrained_weights": stage.weights, "trained": stage.tuning}
+    return {"parameters": stage.parameters, "steps": stage.steps} | {k: v for k, v in said.items() if v is not None}
 
 
 @contextmanager

@@ -35,11 +35,11 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def _take_short_forms(stage: dict[str, Any]) -> None:
-    """Have a stage's schema accept `init: pretrain` and `teacher: a`; another kind than train must be written."""
+    """Have a stage's schema accept `init: pretrain` and `freeze: true`; another kind than train must be written."""
     properties = stage["properties"]
-    for key in ("init", "teacher"):
+    for key, short in (("init", "string"), ("teacher", "string"), ("freeze", "boolean"), ("lora", "boolean")):
         if key in properties:
-            properties[key] = {"anyOf": [{"type": "string"}, properties[key]]}
+            properties[key] = {"anyOf": [{"type": short}, properties[key]]}
     if properties["kind"]["const"] != "train":
         stage["required"] = ["kind", *stage.get("required", [])]
 

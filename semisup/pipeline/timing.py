@@ -15,6 +15,7 @@ from semisup.models import stage_decay
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.stages.networks import build_method
 from semisup.stages.targets import training_images
+from semisup.stages.tuning import tune
 from semisup.stages.views import stage_batches
 
 __all__ = ["expected_seconds", "fresh_method", "is_busy", "seconds_and_load", "step_seconds"]
@@ -44,6 +45,7 @@ def fresh_method(plan: Plan, stage: StagePlan) -> tuple[Method, Batches]:
         statistics=plan.statistics,
         pretrained=False,
     )
+    tune(method, config, stage.name)
     method = method.to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if plan.recipe.compile:
         compile_backbones(method)
@@ -91,6 +93,7 @@ def step_seconds(plan: Plan, stage: StagePlan, *, warm_up: int = WARM_UP) -> flo
                 ema=stage_decay(config.ema, stage.steps),
                 device=plan.device,
                 precision=plan.precision,
+                accumulate=config.gradient_accumulation,
             ),
         )
         if plan.device.type == "cuda":

@@ -40,6 +40,8 @@ class StagePlan:
     """How the file of `init.weights` fits."""
     weights: str | None = None
     """What published weights or file the model's own options start it from, and their license."""
+    tuning: str | None = None
+    """What of the network is frozen and trained; None: all of it learns alike."""
     views: Views | None = None
     """What its method asks for; None for a stage that does not train."""
     notes: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from semisup.augment import Normalize, to_float
 from semisup.data import take
+from semisup.data.decode import Fit
 from semisup.data.inputs import Images, images_of
 from semisup.errors import SemisupError, raise_all
 from semisup.files import write_atomically
@@ -53,6 +54,7 @@ class _Description(BaseModel):
     classes: list[str]
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """That the logits are divided by; models of before there was such a thing have none."""
+    fit: Fit = "crop"
     package: str | None = None
     """That its network comes from, if that is not semisup."""
 
@@ -73,6 +75,7 @@ class Predictor:
         image_size: side of the square images it was trained on, in pixels.
         channels: 1 or 3.
         temperature: that its logits are divided by (`semisup.evaluate.fit_temperature`); 1: not calibrated.
+        fit: how images that are no squares become some, as in training.
 
     Attributes:
         temperature: may be set, to 1 for what the network itself says; what is predicted never changes by it.
@@ -86,6 +89,7 @@ class Predictor:
         image_size: int,
         channels: int,
         temperature: float = 1.0,
+        fit: Fit = "crop",
     ) -> None:
         self.network = network.eval()
         self.normalize = normalize
@@ -93,6 +97,7 @@ class Predictor:
         self.image_size = image_size
         self.channels = channels
         self.temperature = temperature
+        self.fit = fit
 
     @property
     def classes_(self) -> list[str]:
@@ -129,7 +134,7 @@ class Predictor:
 
     def _run(self, images: Images, function: Callable[[Tensor], Tensor], *, mirror: bool) -> np.ndarray:
         """Apply a function of network inputs to all images, some at a time."""
-        ready = images_of(images, self.image_size, self.channels)
+        ready = images_of(images, self.image_size, self.channels, self.fit)
         device = self.normalize.mean.device
         parts = []
         with torch.inference_mode():
@@ -157,6 +162,7 @@ def save_predictor(
     classes: list[str],
     *,
     temperature: float = 1.0,
+    fit: Fit = "crop",
 ) -> list[str]:
     """Write weights and description of a stage's predictor; returns the names of the files."""
     save_weights(folder / WEIGHTS, predictor.state_dict())
@@ -164,6 +170,8 @@ def save_predictor(
     description = {**network.to_json(), "mean": mean, "std": std, "classes": classes}
     if temperature != 1.0:
         description["temperature"] = temperature
+    if fit != "crop":
+        description["fit"] = fit
     if (package := package_of(network.spec.name)) is not None:
         description["package"] = package
     write_atomically(folder / MODEL, (json.dumps(description, indent=2) + "\n").encode())
@@ -250,7 +258,8 @@ def load_predictor(folder: str | Path, device: str | torch.device = "cpu", *, ra
     normalize = Normalize(description["mean"], description["std"]).to(where)
     temperature = 1.0 if raw else description.get("temperature", 1.0)
     network, classes = load_network(folder, where), description["classes"]
-    return Predictor(network, normalize, classes, spec.image_size, spec.in_channels, temperature)
+    fit = description.get("fit", "crop")
+    return Predictor(network, normalize, classes, spec.image_size, spec.in_channels, temperature, fit)
 
 
 def _load_pyfunc(path: str) -> Predictor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from semisup.config import Input, TrainConfig
 from semisup.data import take
 from semisup.engine import (
+    Batches,
     BatchSource,
     Checkpoints,
     CollapseWatch,
@@ -31,7 +32,7 @@ from semisup.engine import (
 )
 from semisup.engine.optim import check_group_lr
 from semisup.engine.seeding import generator
-from semisup.errors import SemisupError, first_line
+from semisup.errors import SemisupError, collecting, first_line, raise_all
 from semisup.methods import Method
 from semisup.models import ModelSpec, WeightsReport, count_parameters, stage_decay
 from semisup.stages.artifact import Artifact, finish
@@ -64,9 +65,10 @@ from semisup.stages.predictor import load_network, read_network, save_predictor
 from semisup.stages.refresh import refresh, refreshes
 from semisup.stages.requirements import names_of, require_classifier, require_labels
 from semisup.stages.targets import training_images
+from semisup.stages.tuning import check_tuning, frozen_until, merge, tune, tuning_note
 from semisup.stages.views import check_views, following_background, stage_backend, stage_batches
 
-__all__ = ["fit_stage", "plan_training", "train"]
+__all__ = ["fit_stage", "help_to_train", "plan_training", "train"]
 
 CHECKPOINT, CURVE = "checkpoint.pt", "oracle.json"
 """What a stage keeps in its folder only while it is unfinished."""
@@ -87,17 +89,28 @@ def plan_training(
     networks = {other: network for other in needed if (network := earlier[other].network) is not None}
     spec = _describe(whole, stage, networks)
     method = _shapes(whole, stage, spec, networks)
-    weights = None if stage.init is not None else check_model_weights(networks_within(method)[0].backbone, spec)
-    check_group_lr(method, stage.optimizer)
-    loaded = None
-    if stage.init is not None and stage.init.weights is not None:
-        loaded = check_weights_file(method, stage.init, Path(stage.init.weights), data.classes)
-    check_views(stage, method, data)
-    backend = stage_backend(stage, method.views, whole.device, data.size)
     labeled, unlabeled = method.views.policies("labeled"), method.views.policies("unlabeled")
-    if labeled:
-        require_labels(whole, "method", stage.method["name"])
+    weights = loaded = None
+    backend, problems = stage.backend, list[str]()
+    with collecting(problems):
+        if stage.init is None:
+            weights = check_model_weights(networks_within(method)[0].backbone, spec)
+        elif stage.init.weights is not None:
+            loaded = check_weights_file(method, stage.init, Path(stage.init.weights), data.classes)
+    with collecting(problems):
+        check_group_lr(method, stage.optimizer)
+    with collecting(problems):
+        check_views(stage, method, data)
+        backend = stage_backend(stage, method.views, whole.device, data.size)
+    with collecting(problems):
+        if labeled:
+            require_labels(whole, "method", stage.method["name"])
     steps = _steps(stage, len(data.x_train), len(whole.budget.index), reads_unlabeled=bool(unlabeled))
+    with collecting(problems):
+        check_tuning(method, stage, steps, pretrained=stage.init is not None or weights is not None)
+    raise_all(problems)
+    parameters, described = count_parameters(method.predictor()), network_of(method, spec)
+    tune(method, stage, name)
     # As resolved, for all that follows: what is used, not "auto".
     resolved = {
         "augment": {**following_background(stage, method.views, data.background), "backend": backend},
@@ -109,11 +122,13 @@ def plan_training(
         inputs=needed,
         reads_labels=method.trains == "classifier",
         steps=steps,
-        images_per_step=(stage.batch.labeled if labeled else 0) + (stage.batch.unlabeled if unlabeled else 0),
-        parameters=count_parameters(method.predictor()),
-        network=network_of(method, spec),
+        images_per_step=stage.gradient_accumulation
+        * ((stage.batch.labeled if labeled else 0) + (stage.batch.unlabeled if unlabeled else 0)),
+        parameters=parameters,
+        network=described,
         loaded=loaded,
         weights=weights,
+        tuning=tuning_note(method, stage, steps),
         views=method.views,
         method=method,
     )
@@ -159,7 +174,7 @@ def _steps(stage: TrainConfig, images: int, labels: int, *, reads_unlabeled: boo
         return stage.steps
     images = min(images, stage.batch.pool or images)
     epoch = images / stage.batch.unlabeled if reads_unlabeled else labels / stage.batch.labeled
-    return max(1, math.ceil((stage.epochs or 0) * epoch))
+    return max(1, math.ceil((stage.epochs or 0) * epoch / stage.gradient_accumulation))
 
 
 def _start(context: StageContext) -> tuple[Method, WeightsReport | None]:
@@ -185,6 +200,7 @@ def _start(context: StageContext) -> tuple[Method, WeightsReport | None]:
     if init is not None:
         path = Path(str(init.weights)) if source is None else source / "model.safetensors"
         report = load_initial_weights(method, init, path, context.data.classes)
+    tune(method, stage, f"{init_seed}/{context.name}")
     method = method.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if context.recipe.compile:
         compile_backbones(method)
@@ -194,6 +210,38 @@ def _start(context: StageContext) -> tuple[Method, WeightsReport | None]:
 def _looks(context: StageContext, method: Method) -> int | None:
     """Return steps between looks at the test set for an oracle number; None: none."""
     return context.recipe.oracle_every if method.trains == "classifier" and len(context.data.x_test) else None
+
+
+def _batches(context: StageContext, method: Method) -> Batches:
+    stage = context.config
+    assert isinstance(stage, TrainConfig)
+    relabeled = context.inputs[stage.pseudo_labels] if stage.pseudo_labels is not None else None
+    return stage_batches(
+        stage,
+        method,
+        training_images(context.data, context.budget, relabeled, _pool(context, stage)),
+        flip=context.data.flip,
+        normalize=context.normalize(),
+        device=context.device,
+        key=(context.recipe.seed, context.name),
+    )
+
+
+def _settings(context: StageContext) -> FitSettings:
+    stage, recipe = context.config, context.recipe
+    assert isinstance(stage, TrainConfig)
+    return FitSettings(
+        steps=context.steps,
+        optimizer=stage.optimizer,
+        schedule=stage.schedule,
+        device=context.device,
+        precision=context.precision,
+        ema=stage_decay(stage.ema, context.steps),
+        key=(recipe.seed, context.name),
+        frozen_until=frozen_until(stage, context.steps),
+        accumulate=stage.gradient_accumulation,
+        log_every=recipe.log_every,
+    )
 
 
 def fit_stage(context: StageContext, method: Method, batches: BatchSource) -> FitResult:
@@ -206,16 +254,6 @@ def fit_stage(context: StageContext, method: Method, batches: BatchSource) -> Fi
         with uncompiled(recipe.compile):
             look(step, predictor)
 
-    settings = FitSettings(
-        steps=context.steps,
-        optimizer=stage.optimizer,
-        schedule=stage.schedule,
-        device=context.device,
-        precision=context.precision,
-        ema=stage_decay(stage.ema, context.steps),
-        key=(recipe.seed, context.name),
-        log_every=recipe.log_every,
-    )
     observers: list[Observer] = [
         Log(context.on_log),
         Quality(quality_of_pseudo_labels(context)),
@@ -225,7 +263,7 @@ def fit_stage(context: StageContext, method: Method, batches: BatchSource) -> Fi
     if every is not None:
         observers.append(Looks(every, as_written))
     observers.append(Checkpoints(context.folder / CHECKPOINT, recipe.checkpoint_seconds))
-    return fit(method, batches, settings, observers)
+    return fit(method, batches, _settings(context), observers)
 
 
 def _pool(context: StageContext, stage: TrainConfig) -> Tensor | None:
@@ -234,6 +272,23 @@ def _pool(context: StageContext, stage: TrainConfig) -> Tensor | None:
     if size is None or size >= images:
         return None
     return torch.randperm(images, generator=generator(context.recipe.seed, context.name, "images"))[:size]
+
+
+def help_to_train(context: StageContext) -> None:
+    """Take this rank's part in a training stage that rank 0 runs by `train`; nothing is written."""
+    method, _ = _start(context)
+    fit(method, _batches(context, method), _settings(context))
+
+
+def _origins(context: StageContext) -> list[str]:
+    """Return which published or own weights a stage and those that it reads began with, and their licenses."""
+    stage = context.config
+    assert isinstance(stage, TrainConfig) and context.network is not None
+    found = {note for artifact in context.inputs.values() for note in artifact.record.get("origins", [])}
+    own = weights_note(context.network.spec) if stage.init is None else None
+    if stage.init is not None and stage.init.weights is not None:
+        own = f"{stage.init.weights}, license unknown (one's own file)"
+    return sorted(found | ({own} if own is not None else set()))
 
 
 def _data_note(context: StageContext) -> dict[str, Any]:
@@ -250,6 +305,18 @@ def _data_note(context: StageContext) -> dict[str, Any]:
     }
 
 
+def _evaluate(
+    context: StageContext, method: Method, predictor: nn.Module, raw: nn.Module
+) -> tuple[dict[str, Any], float, list[str]]:
+    """Return a classifier's metrics, its temperature and the names of its figures."""
+    metrics, temperature, files = evaluate_classifier(context, predictor, raw)
+    if _looks(context, method) is not None:
+        metrics |= oracle_metrics(context.folder / CURVE)
+    if method.views.unlabeled:
+        metrics |= unlabeled_quality(context, predictor, float(getattr(method, "threshold", 0.95)))
+    return metrics, temperature, files
+
+
 def train(context: StageContext) -> tuple[Artifact, int | None]:
     """Run a training stage in its folder; resumes from the checkpoint there, if any.
 
@@ -259,39 +326,31 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
     stage, recipe, data = context.config, context.recipe, context.data
     assert isinstance(stage, TrainConfig)
     method, report = _start(context)
-    relabeled = context.inputs[stage.pseudo_labels] if stage.pseudo_labels is not None else None
-    batches = stage_batches(
-        stage,
-        method,
-        training_images(data, context.budget, relabeled, _pool(context, stage)),
-        flip=data.flip,
-        normalize=context.normalize(),
-        device=context.device,
-        key=(recipe.seed, context.name),
-    )
-    looks = _looks(context, method)
+    batches = _batches(context, method)
     result = fit_stage(context, method, batches)
     raw = method.predictor()
     predictor = raw if result.ema is None else result.ema.module
     started = time.perf_counter()
+    merge(stage, method, predictor)
     if stage.refresh_batchnorm:
         with uncompiled(recipe.compile):
             refresh(context, method, predictor)
     metrics: dict[str, Any] = {f"train/{name}": value for name, value in result.log.items()}
-    temperature = 1.0
     with uncompiled(recipe.compile):
         if method.trains == "classifier":
-            judged, temperature, files = evaluate_classifier(context, predictor, raw)
-            metrics |= judged
-            metrics |= {} if looks is None else oracle_metrics(context.folder / CURVE)
-            if method.views.unlabeled:
-                metrics |= unlabeled_quality(context, predictor, float(getattr(method, "threshold", 0.95)))
+            judged, temperature, files = _evaluate(context, method, predictor, raw)
         else:
-            metrics |= evaluate_encoder(context, predictor)
+            judged, temperature = evaluate_encoder(context, predictor), 1.0
             files = encoder_figures(context, method, predictor, batches)
     assert context.network is not None
     files += save_predictor(
-        context.folder, predictor, context.network, context.statistics, data.classes, temperature=temperature
+        context.folder,
+        predictor,
+        context.network,
+        context.statistics,
+        data.classes,
+        temperature=temperature,
+        fit=recipe.data.fit,
     )
     np.save(context.folder / "example.npy", take(data.x_train, slice(2)))
     files.append("example.npy")
@@ -309,9 +368,10 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
             "parameters": count_parameters(predictor),
             "loaded": None if report is None else str(report),
             "weights": None if stage.init is not None else weights_note(context.network.spec),
+            "origins": _origins(context),
             "data": _data_note(context),
             "settings": stage.model_dump(exclude_defaults=True, by_alias=True, mode="json"),
-            "metrics": metrics,
+            "metrics": metrics | judged,
         },
     )
     for name in (CHECKPOINT, CURVE):

@@ -40,7 +40,8 @@ ENVIRONMENT = {
 
 def resolve_uri(root: Path) -> str:
     """Where runs below `root` are tracked: `MLFLOW_TRACKING_URI` if set, else `mlflow.db` in `root`."""
-    return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or database_uri(root.resolve() / "mlflow.db")
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return given.strip() or given or database_uri(root.resolve() / "mlflow.db")  # blanks alone: `_connect` refuses them
 
 
 class MlflowUploader:
@@ -226,6 +227,10 @@ def _connect(folder: Path, uri: str, experiment: str, warn: Callable[[str], None
     """Open the store, find or make the experiment, and take up the folder's cursor where it still fits."""
     from mlflow import MlflowClient
 
+    if not uri.strip():
+        raise SemisupError(
+            f"MLFLOW_TRACKING_URI must be an address, not {uri!r}; unset it for mlflow.db next to the runs"
+        )
     database = database_path(uri)
     with database_lock(database):
         artifacts = None if database is None else open_database(database, uri)

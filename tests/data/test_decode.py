@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semisup.data.decode import NEEDS_HEIF, BadImageError, decode
+from semisup.data.decode import NEEDS_HEIF, BadImageError, Fit, decode
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 COLOR = np.stack([RAMP, RAMP.T, RAMP[::-1]], axis=-1)
@@ -351,3 +351,62 @@ def test_strips_meet_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     whole = decode(tmp_path / "a.png", 16, 3)
     monkeypatch.setattr("semisup.data.decode.STRIP", 100)
     np.testing.assert_array_equal(decode(tmp_path / "a.png", 16, 3), whole)
+
+
+# Pictures that are no squares
+
+
+def halves(height: int, width: int) -> np.ndarray:
+    """A picture in color whose left half is red and right half blue, with a green border of 1 px."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:, : width // 2, 0], image[:, width // 2 :, 2] = 200, 200
+    image[[0, -1]], image[:, [0, -1]] = (0, 90, 0), (0, 90, 0)
+    return image
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 40), (40, 20)])
+def test_a_picture_is_cut_or_framed_or_stretched(tmp_path: Path, height: int, width: int) -> None:
+    pixels = halves(height, width)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    cropped, padded, stretched = (decode(tmp_path / "a.png", 20, 3, fit) for fit in ("crop", "pad", "stretch"))
+    side, top, left = 20, (height - 20) // 2, (width - 20) // 2
+    assert np.array_equal(cropped, pixels[top : top + side, left : left + side])
+    half = np.asarray(Image.fromarray(pixels).resize((width // 2, height // 2), Image.Resampling.BILINEAR))
+    rows, columns = slice((20 - height // 2) // 2, None), slice((20 - width // 2) // 2, None)
+    assert np.array_equal(padded[rows, columns][: height // 2, : width // 2], half)
+    bands = padded.copy()
+    bands[rows, columns][: height // 2, : width // 2] = bands[0, 0]
+    assert (bands == bands[0, 0]).all(), "bands of one color"
+    assert 20 < int(bands[0, 0, 1]) <= 90 and bands.flags.c_contiguous
+    scaled = np.asarray(Image.fromarray(pixels).resize((20, 20), Image.Resampling.BILINEAR))
+    assert np.array_equal(stretched, scaled)
+
+
+def test_a_square_is_the_same_either_way(tmp_path: Path) -> None:
+    Image.fromarray(COLOR).save(tmp_path / "a.png")
+    images = [decode(tmp_path / "a.png", 12, 3, fit) for fit in ("crop", "pad", "stretch")]
+    assert np.array_equal(images[0], images[1]) and np.array_equal(images[0], images[2])
+
+
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_a_photograph_on_its_side_is_turned_before_it_is_fitted(tmp_path: Path, fit: Fit) -> None:
+    upright = Image.fromarray(halves(20, 40))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a viewer turns it by 90 degrees clockwise
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    upright.save(tmp_path / "upright.png")
+    assert np.array_equal(decode(tmp_path / "turned.png", 16, 3, fit), decode(tmp_path / "upright.png", 16, 3, fit))
+
+
+@pytest.mark.parametrize("shape", [(1, 300), (300, 1)])
+def test_a_line_is_a_picture_too(tmp_path: Path, shape: tuple[int, int]) -> None:
+    Image.fromarray(np.full(shape, 7, np.uint8)).save(tmp_path / "a.png")
+    for fit in ("crop", "pad", "stretch"):
+        assert (decode(tmp_path / "a.png", 16, 1, fit) == 7).all()
+
+
+def test_the_whole_of_a_long_picture_has_to_fit_into_memory(tmp_path: Path) -> None:
+    Image.new("1", (400_000, 300)).save(tmp_path / "a.png")
+    assert decode(tmp_path / "a.png", 16, 3).shape == (16, 16, 3)
+    with pytest.raises(BadImageError, match="too large"):
+        decode(tmp_path / "a.png", 16, 3, "pad")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from semisup.config import DataConfig
 from semisup.data import ImageData, channel_statistics, is_mapped, load_data
 from semisup.errors import SemisupError
 from tests.data.data_folders import make_root, picture, save, settings
@@ -306,3 +307,14 @@ def test_an_empty_class_folder_is_told(tmp_path: Path) -> None:
     (root / "labeled" / "dragon" / "deep").mkdir(parents=True)
     data = load_data(settings(root))
     assert data.classes == ["ant", "bee", "cat"] and "labeled/dragon" in data.notes[0]
+
+
+def test_another_way_to_make_squares_is_another_store_and_another_set(tmp_path: Path) -> None:
+    root = make_root(tmp_path / "r")
+    save(root / "unlabeled" / "wide.png", np.concatenate([picture(90), picture(91)], axis=1))
+    plain, padded = load_data(settings(root)), load_data(settings(root, fit="pad"))
+    assert plain.hash != padded.hash
+    assert (padded.x_train != plain.x_train).any((1, 2, 3)).sum() == 1
+    assert sorted(path.name.rpartition("-")[2] for path in (tmp_path / "cache").iterdir()) == ["24x3", "pad"]
+    with pytest.raises(SemisupError, match=r"data.fit: only source folder reads it"):
+        load_data(DataConfig(source="digits", fit="pad"))

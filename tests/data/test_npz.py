@@ -73,8 +73,8 @@ X = "x_train"
         ({X: np.zeros((50, 8, 8), np.int32)}, f"{X}: must be uint8, 0 to 255, not int32"),
         ({X: np.zeros((50, 64), np.uint8)}, f"{X}: must be (n, h, w) or (n, h, w, c), not 2-dimensional (50, 64)"),
         ({X: np.zeros((50, 8, 9), np.uint8)}, f"{X}: images must be square, not 8 x 9; pad or crop them"),
-        ({X: np.zeros((50, 7, 7), np.uint8)}, f"{X}: images must be 8 to 224 pixels wide and high, not 7"),
-        ({X: np.zeros((50, 225, 225), np.uint8)}, f"{X}: images must be 8 to 224 pixels wide and high, not 225"),
+        ({X: np.zeros((50, 7, 7), np.uint8)}, f"{X}: images must be 8 to 518 pixels wide and high, not 7"),
+        ({X: np.zeros((50, 519, 519), np.uint8)}, f"{X}: images must be 8 to 518 pixels wide and high, not 519"),
         ({X: np.zeros((50, 8, 8, 2), np.uint8)}, f"{X}: must have 1 or 3 channels in its last axis, not 2"),
         (
             {X: np.zeros((50, 3, 8, 8), np.uint8)},

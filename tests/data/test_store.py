@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from semisup.data.decode import decode
+from semisup.data.decode import Fit, decode
 from semisup.data.listing import list_folders
 from semisup.data.rows import take
 from semisup.data.store import BLOCK, Store, prepare
@@ -158,12 +158,12 @@ def interrupted(root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, after
     """Decode some files and stop."""
     calls = 0
 
-    def failing(path: Path, size: int, channels: int) -> np.ndarray:
+    def failing(path: Path, size: int, channels: int, fit: Fit) -> np.ndarray:
         nonlocal calls
         calls += 1
         if calls > after:
             raise KeyboardInterrupt
-        return decode(path, size, channels)
+        return decode(path, size, channels, fit)
 
     with monkeypatch.context() as patch:
         patch.setattr("semisup.data.decoders.decode", failing)

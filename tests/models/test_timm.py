@@ -86,12 +86,12 @@ def local_hub(home: Path, repository: str, config: dict[str, object], state: dic
 
 RUN = """
 import sys, semisup
-from semisup.config import parse_recipe
+from semisup.reading import parse_recipe
 recipe = {
     "name": "hub", "device": "cpu", "tracking": {"mlflow": False},
     "data": {"source": "digits", "labels": 40},
     "model": {"name": "timm/hf-hub:someone/tiny", "weights": "pretrained"},
-    "stages": {"train": {"method": {"name": "supervised"}, "steps": 1, "ema": None,
+    "stages": {"train": {"method": {"name": "supervised"}, "steps": 1, "ema": None, "freeze": True,
                          "optimizer": {"lr": 1e-30, "weight_decay": 0.0}, "batch": {"labeled": 4}}},
 }
 semisup.run(parse_recipe(recipe), out=sys.argv[1])
@@ -111,6 +111,28 @@ def test_weights_come_from_the_hubs_cache_without_a_network(tmp_path: Path) -> N
     said = " ".join(done.stdout.split())
     assert "license mit" in said
     assert "32 px, 3 channels, mean 0.4 0.4 0.4" in said
+    record = json.loads((tmp_path / "runs" / "hub" / "train" / "stage.json").read_text())
+    assert record["weights"] == "someone/tiny of the hub, license mit"
+    logged = (tmp_path / "runs" / "hub" / "events.jsonl").read_text()
+    assert "someone/tiny of the hub, license mit" in logged, "the tracker is told, too"
+    assert "the backbone frozen; 0 of the backbone's" in said
     trained = load_weights(tmp_path / "runs" / "hub" / "train" / "model.safetensors")
     name = "blocks.0.attn.qkv.weight"
     assert torch.equal(trained[f"backbone.network.network.{name}"], state[name])
+
+
+def test_features_are_the_class_token_or_the_mean_of_the_patches() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 32, 32)
+    name, sizes = "timm/vit_tiny_patch16_224", {"in_channels": 3, "image_size": 32}
+    given, mean = build_backbone(name, {}, **sizes).eval(), build_backbone(name, {"pool": "mean"}, **sizes).eval()
+    mean.load_state_dict(given.state_dict())
+    tokens = given.network.forward_features(images)
+    assert torch.equal(given(images), tokens[:, 0])
+    torch.testing.assert_close(mean(images), tokens[:, 1:].mean(1))
+    named = build_backbone(name, {"pool": "class"}, **sizes).eval()
+    named.load_state_dict(given.state_dict())
+    assert torch.equal(named(images), given(images))
+    with pytest.raises(SemisupError, match="pool: only a network of tokens has a choice"):
+        build_backbone("timm/resnet10t", {"pool": "mean"}, **sizes)
+    assert "pool: must be one of mean, class" in check_model({"name": name, "pool": "token"}, "model")[0]

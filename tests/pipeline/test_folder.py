@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semisup.config import parse_recipe
 from semisup.data import load_data
 from semisup.errors import SemisupError
 from semisup.pipeline import RunResult, run
 from semisup.pipeline.predict import PredictOptions, predict_files
+from semisup.reading import parse_recipe
 from tests.pipeline.pipeline_small import SMALL
 
 CLASSES = ("blue", "red")
@@ -91,12 +91,14 @@ def test_validation_images_of_its_own_are_judged_and_never_trained_on(root: Path
         assert name == CLASSES[int(Path(path).stem) % 2]
 
 
-def test_prediction_reads_files_as_training_did(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_prediction_reads_files_as_training_did(root: Path, tmp_path: Path, fit: str) -> None:
     """The confidences of files are those of the store's rows."""
     from semisup.stages import load_predictor
 
-    result = run_on(root, tmp_path / "out")
-    data = load_data(parse_recipe(SMALL | {"data": DATA | {"path": str(root), "cache": str(tmp_path / "cache")}}).data)
+    result = run_on(root, tmp_path / "out", f"data.fit={fit}")
+    place = {"path": str(root), "cache": str(tmp_path / "cache"), "fit": fit}
+    data = load_data(parse_recipe(SMALL | {"data": DATA | place}).data)
     probs = load_predictor(tmp_path / "out" / "finetune").predict(data.x_test)
     predict_files(tmp_path / "out" / "finetune", [root / "test"], tmp_path / "t.csv", PredictOptions("cpu"))
     rows = (tmp_path / "t.csv").read_text().splitlines()[1:]

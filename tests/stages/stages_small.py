@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from semisup.config import parse_recipe
 from semisup.data import ImageData, LabelBudget, draw_budget
 from semisup.pipeline.plan import Plan, plan_stages
+from semisup.reading import parse_recipe
 from semisup.stages import Artifact, StageContext
 from semisup.stages.kinds import kind_of
 
@@ -72,7 +72,7 @@ def run_stages(
     finished: dict[str, Artifact] = {}
     for stage in plan.stages:
         home = folder / stage.name
-        home.mkdir(parents=True)
+        home.mkdir(parents=True, exist_ok=True)
         context = StageContext(
             name=stage.name,
             config=stage.config,

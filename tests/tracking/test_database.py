@@ -170,7 +170,12 @@ def test_a_damaged_cursor_is_named(content: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("uri", "why"),
-    [("postgresql://u:secret@127.0.0.1:1/db", "psycopg"), ("sqlite://", "in memory"), ("nonsense", "nonsense")],
+    [
+        ("postgresql://u:secret@127.0.0.1:1/db", "psycopg"),
+        ("sqlite://", "in memory"),
+        ("nonsense", "nonsense"),
+        (" ", "must be an address"),
+    ],
 )
 def test_an_uploader_that_cannot_work_says_so(uri: str, why: str, tmp_path: Path) -> None:
     warnings: list[str] = []

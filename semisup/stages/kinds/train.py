@@ -42,6 +42,24 @@ def check(stage: TrainConfig) -> Iterator[tuple[str, str]]:
     optimizer = stage.optimizer
     if optimizer.name == "sgd" and optimizer.nesterov and optimizer.momentum == 0:
         yield "optimizer", "nesterov needs momentum > 0; with momentum 0, set nesterov: false"
+    yield from _check_tuning(stage)
+
+
+def _check_tuning(stage: TrainConfig) -> Iterator[tuple[str, str]]:
+    """Yield what the keys on what learns ask of each other in vain."""
+    if stage.lora is not None and stage.train == "norm":
+        yield "train", "with lora it is all (LoRA alone) or bias (LoRA and the biases), not 'norm'"
+    if stage.freeze is None:
+        return
+    whole, until = stage.freeze.blocks is None, stage.freeze.until is not None
+    if (stage.train != "all" or stage.lora is not None) and (whole or until):
+        other = "lora" if stage.lora is not None else "train"
+        rest = "with `until`, everything learns afterwards" if until else "without `blocks`, nothing of it is left"
+        yield "freeze", f"{rest} for {other} to choose from; keep one of the two"
+    if whole and not until and stage.optimizer.lr_decay < 1:
+        yield "optimizer.lr_decay", "freeze leaves no block that learns; remove one of the two"
+    if whole and not until and stage.activation_checkpointing:
+        yield "activation_checkpointing", "nothing is kept of a frozen backbone; remove it"
 
 
 def plan(whole: Plan, name: str, stage: TrainConfig, earlier: Mapping[str, StagePlan]) -> StagePlan:

@@ -1,0 +1,49 @@
+"""`semisup export`: a finished stage's network as a file for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from semisup.errors import SemisupError
+
+__all__ = ["export"]
+
+
+def export(
+    stage: Annotated[Path, typer.Argument(help="Folder of a finished train stage, e.g. out/student.")],
+    file: Annotated[Path, typer.Argument(help="File to write: .onnx, .pt2, or .safetensors with --to.")],
+    int8: Annotated[bool, typer.Option("--int8", help="Of .onnx: write 8 bits, too, and measure both.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Images for --int8, a folder or an .npz file; default: those of the run.")
+    ] = None,
+    to: Annotated[str | None, typer.Option(help="Whose names the weights get: torchvision or timm.")] = None,
+) -> None:
+    """Write a stage's network for other programs: ONNX, torch.export, or the weights for torchvision or timm.
+
+    .onnx and .pt2 take uint8 images (n, height, width, channels) and give calibrated probabilities and embeddings. The
+    file gets its name once it gives what torch gives on real images. A model card is written next to it.
+    """
+    suffix = file.suffix.lower()
+    if to not in (None, "torchvision", "timm"):
+        raise SemisupError(f"--to must be torchvision or timm, not '{to}'")
+    if suffix not in (".onnx", ".pt2", ".safetensors"):
+        raise SemisupError(f"{file}: must end in .onnx, .pt2 or .safetensors")
+    if (suffix == ".safetensors") != (to is not None):
+        raise SemisupError(f"{file}: --to torchvision or --to timm goes with .safetensors, and .safetensors with --to")
+    if not (stage / "model.json").is_file():
+        raise SemisupError(f"{stage}: not a model folder (no model.json); name a finished stage's folder")
+    if to is None:
+        from semisup.pipeline.export import export_model
+
+        for line in export_model(stage, file, int8=int8, data=data):
+            typer.echo(line)
+        return
+    from semisup.stages.export import export_weights
+
+    done = export_weights(stage, "timm" if to == "timm" else "torchvision", file)
+    head = f"{done.classes} classes" if done.classes else "no head"
+    mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (done.mean, done.std))
+    typer.echo(f"{file}: {to}'s {done.model}, {head}; images of {done.size} px, mean {mean}, std {std}")

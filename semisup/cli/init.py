@@ -1,0 +1,91 @@
+"""The `semisup init` command: from a folder of images to a recipe."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from semisup.cli.stop import saying_how_to_go_on
+from semisup.errors import SemisupError
+
+if TYPE_CHECKING:
+    from semisup.pipeline.draft import Draft
+
+__all__ = ["init"]
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="Images: FOLDER/labeled/CLASS/..., perhaps unlabeled/, val/, test/.")],
+    labels: Annotated[Path | None, typer.Option(help="Table of path,label[,split] in place of the folders.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Recipe to write; default: <folder's name>.yaml.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, help="That training may take on this machine.")] = 10.0,
+    size: Annotated[
+        int | None, typer.Option(min=8, max=224, help="Side of the images, pixels; default: by them.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Trained weights to start from; with --network.")] = None,
+    network: Annotated[
+        str | None, typer.Option(help="That the weights are of, e.g. timm/tf_efficientnet_lite0.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    cache: Annotated[Path | None, typer.Option(help="Of the decoded images; default ~/.cache/semisup/folders.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the recipe if it is there.")] = False,
+) -> None:
+    """Look at a folder of images and write a recipe for it, with its expected time on this machine."""
+    if (weights is None) != (network is None):
+        raise SemisupError("--weights and --network: a file and the network that it is of belong together; give both")
+    if weights is not None and not weights.is_file():
+        raise SemisupError(f"--weights: {weights} does not exist")
+    with saying_how_to_go_on():
+        from rich.console import Console
+
+        from semisup.data.watch import watching
+        from semisup.files import write_atomically
+        from semisup.pipeline.draft import Wishes, draft, survey
+
+        wishes = Wishes(
+            labels, minutes, size, None if weights is None or network is None else (weights, network), device
+        )
+        found = survey(folder, wishes, watching(Console()))
+        for line in found.prepared.summary():
+            typer.echo(line)
+        made = draft(found, wishes)
+        path = Path(f"{made.name}.yaml") if out is None else out
+        if path.exists() and not force:
+            raise SemisupError(f"{path}: is there already; name another with --out, or replace it with --force")
+        write_atomically(path, made.text.encode())
+        for line in _lines(made, path):
+            typer.echo(line)
+
+
+def _lines(made: Draft, path: Path) -> list[str]:
+    """Return what to tell: what was found, and the next three commands."""
+    from semisup.data.entries import some
+    from semisup.data.walk import printable
+    from semisup.text import duration
+
+    found = made.survey
+    smallest, median, largest = found.shapes.sides
+    lines = [f"sizes: {smallest} to {largest} px on the shorter side, {median} in the middle; {_colors(made)}"]
+    share = max(found.labels.values()) / sum(found.labels.values())
+    lines.append(f"balance: the largest class has {share:.0%} of the labels")
+    if found.copies:
+        lines.append(f"copies: {found.copies:,} training images are equal to another one")
+    if found.near:
+        pairs = some([f"{printable(one)} = {printable(other)}" for one, other in found.near])
+        lines.append(f"near copies: {len(found.near):,} training images look like another one: {pairs}")
+    lines += [f"note: {note}" for note in found.prepared.notes()]
+    file = shlex.quote(str(path))
+    return [
+        *lines,
+        f"recipe: {path}, about {duration(sum(made.seconds.values()))} of training here",
+        f"next: semisup data show {file} --out views.png",
+        f"      semisup run {file}",
+        f"      semisup predict runs/{made.name}/{list(made.seconds)[-1]} NEW-IMAGES --out predictions.csv",
+    ]
+
+
+def _colors(made: Draft) -> str:
+    return "without colors" if made.survey.shapes.gray else "in color"

@@ -1,0 +1,48 @@
+"""One command as several processes on this machine, by torchrun's launcher."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+import typer
+
+__all__ = ["PROCESSES_HELP", "launch", "one_of_several"]
+
+PROCESSES_HELP = "Share the run between so many processes on this machine, one per GPU or part of the cores."
+
+
+def one_of_several() -> bool:
+    """Return whether torchrun has started this process next to others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ
+
+
+def launch(processes: int) -> None:
+    """Run this process's own command line as so many ranks, and end as the first of them ends that fails.
+
+    Raises:
+        typer.Exit: always.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # Its reports of failed processes come after what the process itself has said.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    config: Any = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id=str(os.getpid()),
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "semisup", *sys.argv[1:])
+    except ChildFailedError as failed:
+        code = failed.get_first_failure()[1].exitcode
+        raise typer.Exit(code if code > 0 else 128 - code) from None
+    raise typer.Exit

@@ -1,0 +1,144 @@
+"""What a folder of images is like, before anybody has said how to train on it: sizes, colors, balance, copies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from semisup.data.decode import BadImageError, decode
+from semisup.data.entries import Entry
+from semisup.data.folder import PreparedFolder
+from semisup.data.rows import take
+
+__all__ = ["Shapes", "Survey", "look_at", "near_duplicates", "shapes_of"]
+
+LOOKED_AT = 400
+"""Files whose size and colors are looked at before all are decoded, evenly over the listing."""
+THUMBNAIL = 16
+NEAR = 0.998
+"""Least cosine of two thumbnails without their means that are taken for the same picture."""
+COMPARED = 10_000
+"""Most images that are compared with each other: a second or two."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """How large the files' images are, by those that were looked at.
+
+    Attributes:
+        sides: smallest, median and largest shorter side, pixels.
+        gray: no image has a color.
+    """
+
+    sides: tuple[int, int, int]
+    gray: bool
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A folder that was looked at.
+
+    Attributes:
+        shapes: of its files.
+        prepared: its listing and its decoded images.
+        near: pairs of training images that are nearly the same, by path; equal ones are not among them.
+        copies: training images that are equal to an earlier one.
+    """
+
+    shapes: Shapes
+    prepared: PreparedFolder
+    near: list[tuple[str, str]]
+    copies: int
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Class -> readable labeled training images, in the order of the classes."""
+        counts = self.prepared.counts()["train"]
+        return {name: counts[name] for name in self.prepared.listing.classes}
+
+    @property
+    def unlabeled(self) -> int:
+        """Readable training images without a label."""
+        return self.prepared.counts()["train"][None]
+
+    @property
+    def tested(self) -> int:
+        """Readable test images."""
+        return self.prepared.counts()["test"].total()
+
+    @property
+    def validates(self) -> int:
+        """Readable images that only validate."""
+        return self.prepared.counts()["val"].total()
+
+
+def shapes_of(root: Path, entries: Sequence[Entry]) -> Shapes | None:
+    """Look at some files; None: none of them can be read."""
+    step = max(1, len(entries) // LOOKED_AT)
+    sides, gray = [], True
+    for entry in entries[::step]:
+        path = root / entry.path
+        try:
+            small = decode(path, 32, 3)
+            with Image.open(path) as image:
+                sides.append(min(image.size))
+        except (BadImageError, OSError):
+            continue  # it is told of when all are decoded
+        gray = gray and bool((small[..., 0] == small[..., 1]).all() and (small[..., 0] == small[..., 2]).all())
+    return Shapes((min(sides), int(np.median(sides)), max(sides)), gray) if sides else None
+
+
+def look_at(shapes: Shapes, prepared: PreparedFolder) -> Survey:
+    """Compare the training images of a prepared folder with each other."""
+    store = prepared.store
+    paths = [record.path for record in store.records if record.hash is not None and record.part == "train"]
+    hashes = [str(record.hash) for record in store.records if record.hash is not None and record.part == "train"]
+    rows = np.sort(np.random.default_rng(0).permutation(len(paths))[:COMPARED])
+    images = take(store.images(mapped=True), rows.astype(np.int64))
+    pairs = near_duplicates(images)
+    near = [(int(rows[i]), int(rows[j])) for i, j in pairs]
+    told = [(paths[j], paths[i]) for i, j in near if hashes[i] != hashes[j]]
+    return Survey(shapes, prepared, told, len(hashes) - len(set(hashes)))
+
+
+def near_duplicates(images: NDArray[np.uint8]) -> list[tuple[int, int]]:
+    """Return pairs of images that look the same but for size, brightness, contrast and compression.
+
+    Both are shrunk to 16 x 16 gray pixels; after their means are taken away and their lengths made one, their cosine is
+    at least 0.998. Of an image with several such twins only the first pair is told. An image of one color has none.
+
+    Args:
+        images: (n, h, w, c).
+
+    Returns:
+        Rows (earlier, later), by the later one.
+    """
+    if len(images) < 2:
+        return []
+    vectors = _thumbnails(images)
+    pairs = []
+    for start in range(0, len(vectors), 1000):
+        part = vectors[start : start + 1000]
+        alike = part @ vectors[: start + len(part)].T >= NEAR
+        alike &= np.arange(alike.shape[1]) < np.arange(start, start + len(part))[:, None]
+        for later in np.flatnonzero(alike.any(1)).tolist():
+            pairs.append((int(alike[later].argmax()), start + later))
+    return pairs
+
+
+def _thumbnails(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return gray thumbnails (n, 256) of mean 0 and length 1; of length 0 where an image is of one color."""
+    vectors = np.empty((len(images), THUMBNAIL**2), np.float32)
+    for i, image in enumerate(images):
+        gray = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert("L")
+        vectors[i] = np.asarray(gray.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR), np.float32).ravel()
+    vectors -= vectors.mean(1, keepdims=True)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    lengths[lengths <= 1] = np.inf
+    unit: NDArray[np.float32] = vectors / lengths
+    return unit

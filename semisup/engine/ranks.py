@@ -1,0 +1,253 @@
+"""The processes that share one run: who this one is, and what they tell each other.
+
+Membership belongs to the process, as in `torch.distributed`: without a process group there is one rank, and everything
+here does nothing. How a step is shared is `semisup.engine.split`'s matter; see docs/scale.md.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from semisup.errors import SaidElsewhereError, SemisupError, first_line
+
+__all__ = [
+    "LostRankError",
+    "agreeing",
+    "any_rank",
+    "at_one_step",
+    "average",
+    "hear",
+    "joined",
+    "own_rows",
+    "rank",
+    "same_everywhere",
+    "size",
+    "started_by_torchrun",
+    "step_together",
+    "tell",
+    "total",
+    "whole",
+]
+
+TIMEOUT = "SEMISUP_RANKS_TIMEOUT"
+"""Environment variable: seconds that a rank waits for the others within a step; 600 without it."""
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun sets."""
+GLANCE = 0.02
+"""Seconds between looks at whether rank 0 has said something."""
+
+
+class LostRankError(SemisupError):
+    """Another rank has ended or cannot be reached."""
+
+
+class _Process:
+    """What belongs to this process, besides torch's default group."""
+
+    words: Any = None
+    """For what the hosts tell each other, whatever device they compute on."""
+    at_one_step = False
+    """Whether all ranks are at one and the same training step."""
+
+
+def started_by_torchrun() -> bool:
+    """Return whether this process is one of several that torchrun has started."""
+    return all(os.environ.get(name) for name in VARIABLES) and int(os.environ["WORLD_SIZE"]) > 1
+
+
+def rank() -> int:
+    """Return the number of this process, 0 if it is alone."""
+    return dist.get_rank() if size() > 1 else 0
+
+
+def size() -> int:
+    """Return how many processes share the run."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Join the processes that torchrun has started next to this one, for as long as the context lasts.
+
+    Raises:
+        SemisupError: there are fewer GPUs here than ranks.
+        LostRankError: the others cannot be reached.
+    """
+    if not started_by_torchrun() or size() > 1:
+        yield
+        return
+    here = int(os.environ["LOCAL_RANK"])
+    if torch.cuda.is_available():
+        if here >= torch.cuda.device_count():
+            raise SemisupError(f"ranks: rank {here} of this machine has no GPU, {torch.cuda.device_count()} are here")
+        torch.cuda.set_device(here)  # from here on "cuda" means this one
+    wait = timedelta(seconds=float(os.environ.get(TIMEOUT, 600)))
+    with _within_reach():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=wait)
+        _Process.words = dist.new_group(backend="gloo", timeout=wait)
+    try:
+        yield
+    finally:
+        _Process.words = None
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _within_reach() -> Iterator[None]:
+    """Say in words that another rank is gone.
+
+    Raises:
+        LostRankError: instead of torch's RuntimeError.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostRankError(
+            f"rank {os.environ.get('RANK', '0')}: lost touch with the other ranks; the one that ended first says why, "
+            f"and the same command goes on from the last checkpoint ({first_line(error)})"
+        ) from error
+
+
+@contextmanager
+def agreeing() -> Iterator[None]:
+    """Let no rank go on from the end of this context unless all can; one of them says why not.
+
+    Raises:
+        SemisupError: that of this rank, or on rank 0 that of the first rank that has one.
+        SaidElsewhereError: another rank says it.
+    """
+    mine: SemisupError | None = None
+    try:
+        yield
+    except SemisupError as error:
+        if size() == 1:
+            raise
+        mine = error
+    if size() == 1:
+        return
+    found: list[str | None] = [None] * size()
+    with _within_reach():
+        dist.all_gather_object(found, None if mine is None else str(mine), group=_Process.words)
+    if rank() == 0 and mine is not None:
+        raise mine
+    if any(found):
+        if rank() > 0:
+            raise SaidElsewhereError("rank 0 says what is wrong")
+        raise SemisupError(next(f"rank {number}: {words}" for number, words in enumerate(found) if words))
+
+
+@contextmanager
+def step_together() -> Iterator[None]:
+    """Within this context, which all ranks enter, work is shared; what a rank does outside of it is its own."""
+    before = _Process.at_one_step
+    _Process.at_one_step = size() > 1
+    try:
+        yield
+    finally:
+        _Process.at_one_step = before
+
+
+def at_one_step() -> bool:
+    """Return whether several ranks are at one and the same training step."""
+    return _Process.at_one_step
+
+
+# Rows of a batch ------------------------------------------------------------------------------------------------------
+
+
+def own_rows(count: int, rank_: int | None = None) -> slice:
+    """Return which of `count` rows are this rank's (or another's): parts that differ by one row at most."""
+    number = rank() if rank_ is None else rank_
+    return slice(count * number // size(), count * (number + 1) // size())
+
+
+def whole(part: Tensor, count: int) -> Tensor:
+    """Return all `count` rows of which each rank has a part (`own_rows`); without gradient.
+
+    Images in channels_last memory arrive in it.
+    """
+    if part.ndim == 4 and part.is_contiguous(memory_format=torch.channels_last) and not part.is_contiguous():
+        return whole(part.permute(0, 2, 3, 1), count).permute(0, 3, 1, 2)
+    rows = [own_rows(count, other) for other in range(size())]
+    lengths = [row.stop - row.start for row in rows]
+    padded = part.new_zeros(max(lengths), *part.shape[1:])
+    padded[: len(part)] = part
+    gathered = part.new_empty(size() * max(lengths), *part.shape[1:])
+    with _within_reach():
+        dist.all_gather(list(gathered.chunk(size())), padded)
+    if min(lengths) == max(lengths):
+        return gathered
+    return torch.cat([block[:length] for block, length in zip(gathered.chunk(size()), lengths, strict=True)])
+
+
+# Gradients and states -------------------------------------------------------------------------------------------------
+
+
+def average(tensors: Sequence[Tensor]) -> None:
+    """Replace tensors of one type by their means over the ranks: one message, however many there are."""
+    if not tensors:
+        return
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    total(flat)
+    flat /= size()
+    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(mean.view(tensor.shape))
+
+
+def total(tensor: Tensor) -> Tensor:
+    """Sum a tensor over the ranks in place, and return it."""
+    with _within_reach():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def same_everywhere(content: Callable[[], bytes]) -> bytes:
+    """Return rank 0's bytes on every rank; the others' are not asked for."""
+    mine = content() if rank() == 0 else b""
+    length = torch.tensor([len(mine)])
+    with _within_reach():
+        dist.broadcast(length, 0, group=_Process.words)
+        data = torch.frombuffer(bytearray(mine), dtype=torch.uint8) if mine else torch.empty(0, dtype=torch.uint8)
+        data = data if rank() == 0 else torch.empty(int(length), dtype=torch.uint8)
+        dist.broadcast(data, 0, group=_Process.words)
+    return data.numpy().tobytes()
+
+
+# Words between hosts --------------------------------------------------------------------------------------------------
+
+
+def any_rank(wanted: bool) -> bool:
+    """Return whether any rank wants something, the same on all of them."""
+    if size() == 1:
+        return wanted
+    flag = torch.tensor([int(wanted)])
+    with _within_reach():
+        dist.all_reduce(flag, dist.ReduceOp.MAX, group=_Process.words)
+    return bool(flag)
+
+
+def tell(word: int) -> None:
+    """Send a number from rank 0 to all that `hear`."""
+    if size() > 1:
+        with _within_reach():
+            dist.broadcast(torch.tensor([word]), 0, group=_Process.words)
+
+
+def hear() -> int:
+    """Wait for what rank 0 tells, however long that takes; signals are obeyed meanwhile."""
+    word = torch.zeros(1, dtype=torch.long)
+    with _within_reach():
+        work: Any = dist.broadcast(word, 0, group=_Process.words, async_op=True)
+        while not work.is_completed():
+            time.sleep(GLANCE)
+        work.wait()
+    return int(word)

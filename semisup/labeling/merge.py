@@ -1,0 +1,111 @@
+"""Labels that a person has given, back into a table that `data.csv` reads."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from semisup.data.entries import Entry, Listing, some
+from semisup.data.table import UNLABELED, read_labels
+from semisup.data.walk import printable
+from semisup.errors import SemisupError, nearest, raise_all
+from semisup.files import write_atomically
+from semisup.labeling.label_studio import read_export
+from semisup.records import read_json
+from semisup.text import from_csv_text
+
+__all__ = ["Merged", "merge", "read_answers", "write_labels"]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """All images of a folder with old and new labels.
+
+    Attributes:
+        entries: every image.
+        new: how many have a label that had none.
+        changed: how many have another label than before.
+        notes: what a person should look at.
+    """
+
+    entries: list[Entry]
+    new: int
+    changed: int
+    notes: tuple[str, ...]
+
+
+def read_answers(file: Path, root: Path) -> tuple[dict[str, str], list[str]]:
+    """Return path -> class of a filled CSV or of Label Studio's export (JSON, JSON-MIN, CSV), and notes.
+
+    Rows without a label are left out, and so are those whose label stands for none (`NA`, -1 ...).
+
+    Raises:
+        SemisupError: the file cannot be read, is of another form, or gives one image two labels.
+    """
+    if file.suffix.lower() == ".json":
+        return read_export(read_json(file), str(file))
+    if file.suffix.lower() not in (".csv", ".tsv"):
+        raise SemisupError(f"--import: {file} must end in .csv, .tsv or .json")
+    labels: dict[str, str] = {}
+    problems = []
+    for line, path, label in read_labels(file, root):
+        label = label.strip()
+        if not label or label in UNLABELED:
+            continue
+        if labels.setdefault(path, label) != label:
+            problems.append(f"line {line}: {printable(path)} is '{label}' here and '{labels[path]}' before")
+    raise_all(problems, str(file))
+    return labels, []
+
+
+def merge(listing: Listing, answers: dict[str, str], subject: str) -> Merged:
+    """Return a folder's images with the answers as their labels; images of val and test keep their part.
+
+    Args:
+        listing: of the folder.
+        answers: path -> class.
+        subject: the file that they came from.
+
+    Raises:
+        SemisupError: a path is not one of the folder's images.
+    """
+    known = {entry.path for entry in listing.entries}
+    found = {path if path in known else from_csv_text(path): label for path, label in answers.items()}
+    unknown = [printable(path) for path in found if path not in known]
+    if unknown:
+        raise SemisupError(f"{subject}: not images of {listing.root}: {some(unknown)}{_near(unknown[0], known)}")
+    entries, new, changed = [], 0, 0
+    for entry in listing.entries:
+        label = found.get(entry.path, entry.label)
+        new += entry.label is None and label is not None
+        changed += entry.label is not None and label != entry.label
+        entries.append(Entry(entry.part, entry.path, label, entry.bytes, entry.mtime))
+    return Merged(entries, new, changed, tuple(_new_classes(listing, found)))
+
+
+def _near(path: str, known: set[str]) -> str:
+    near = nearest(path, known) if len(known) <= 5000 else ""
+    return near if "did you mean" in near else ""
+
+
+def _new_classes(listing: Listing, found: dict[str, str]) -> list[str]:
+    """Return a note for each class that the folder had not; of a typing error, what may be meant."""
+    notes = []
+    for name in sorted(set(found.values()) - set(listing.classes)) if listing.classes else ():
+        near = nearest(name, listing.classes)
+        notes.append(f"class '{printable(name)}' is new{near if 'did you mean' in near else ''}")
+    return notes
+
+
+def write_labels(merged: Merged, file: Path) -> None:
+    """Write path,label,split of every image; unlabeled ones have an empty label.
+
+    The cells are as they are, without a quote before what a spreadsheet takes for a formula: `data.csv` reads them.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("path", "label", "split"))
+    writer.writerows((entry.path, entry.label or "", entry.part) for entry in merged.entries)
+    write_atomically(file, text.getvalue().encode("utf-8", "surrogateescape"))

@@ -1,0 +1,181 @@
+"""`semisup label`: the images to label next, as a table, a page and tasks."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from semisup.data.store import Watch, unwatched
+from semisup.data.walk import printable
+from semisup.engine import resolve_device
+from semisup.errors import SemisupError
+from semisup.files import write_atomically
+from semisup.labeling.choose import STRATEGIES, Choice, Question, choose, predictions, resolve
+from semisup.labeling.folder import Pictures, read_pictures
+from semisup.labeling.label_studio import LOCAL_FILES, labeling_interface, tasks
+from semisup.labeling.near import thumbnails
+from semisup.labeling.seen import Seen, look, model_images
+from semisup.labeling.sheet import Shown, sheet_html
+from semisup.text import csv_text
+
+__all__ = ["Asked", "LabelOptions", "label_next"]
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """What is asked for besides the folder and the model.
+
+    Attributes:
+        n: images to label.
+        strategy: a key of `STRATEGIES`.
+        also: more classifiers, whose predictions count as much; for disagreement.
+        table: a CSV of path,label[,split] in place of the folders.
+        classes: names of the classes, where nothing has labels yet.
+        url: what images' addresses in Label Studio begin with.
+        cache: folder of the decoded images; None: ~/.cache/semisup/folders.
+        seed: of clusters and random choices.
+        device: auto, cpu, cuda or mps.
+    """
+
+    n: int = 100
+    strategy: str = "auto"
+    also: tuple[Path, ...] = ()
+    table: Path | None = None
+    classes: tuple[str, ...] = ()
+    url: str = LOCAL_FILES
+    cache: str | None = None
+    seed: int = 0
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What came of it.
+
+    Attributes:
+        strategy: what was done.
+        chosen: images that were written.
+        labeled: images that have labels.
+        candidates: images that could have been chosen.
+        copies: images passed over as nearly equal to a chosen or labeled one.
+        files: what was written.
+        notes: what a person should know.
+    """
+
+    strategy: str
+    chosen: int
+    labeled: int
+    candidates: int
+    copies: int
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+def label_next(
+    folder: Path, model: Path, out: Path, options: LabelOptions | None = None, watch: Watch = unwatched
+) -> Asked:
+    """Choose the unlabeled images of a folder that are worth labeling, and write them in three forms.
+
+    `to_label.csv` (path, label to fill in, suggestion, confidence), `to_label.html` (the images, with fields),
+    `label_studio.json` and `label_studio.xml` (tasks and the labeling interface). Val and test images are never chosen.
+
+    Args:
+        folder: see `semisup.labeling.folder.list_pictures`.
+        model: folder of a finished stage: a classifier, or an encoder.
+        out: folder to write to, made if missing.
+        options: what else is asked for.
+        watch: shows progress.
+
+    Raises:
+        SemisupError: no images, no model, nothing left to label, or a strategy that lacks predictions.
+    """
+    options = LabelOptions() if options is None else options
+    pictures = read_pictures(folder, model_images(model), options.table, options.cache, watch)
+    question, classes = _question(pictures, model, options, watch)
+    if not question.candidates.any():
+        raise SemisupError(f"{folder}: every image has a label; nothing is left to choose")
+    strategy = resolve(options.strategy, question)
+    chosen, copies = choose(question, options.n, strategy, thumbnails(pictures.images))
+    words = f"{len(chosen):,} of {int(question.candidates.sum()):,} images, by {strategy}: {STRATEGIES[strategy]}."
+    files = _write(out, pictures, chosen, classes, words, options.url)
+    labeled, candidates = len(question.labeled), int(question.candidates.sum())
+    return Asked(strategy, len(chosen), labeled, candidates, copies, files, pictures.notes)
+
+
+def _question(pictures: Pictures, model: Path, options: LabelOptions, watch: Watch) -> tuple[Question, list[str]]:
+    """Return what there is to choose from, and the names of the classes."""
+    device = resolve_device(options.device)
+    seen = look(pictures, model, device, watch)
+    labels = np.where(pictures.training, pictures.labels, -1)
+    if seen.probs is None:
+        classes = pictures.classes or list(options.classes)
+        members = predictions(seen.features, labels, len(classes), options.seed)
+    else:
+        classes, members = seen.classes, [seen.probs, *_others(pictures, model, seen, options, watch)]
+        number = {
+            name: k for k, name in enumerate(classes)
+        }  # classes of the folder that the model does not know go last
+        order = [number.setdefault(name, len(number)) for name in pictures.classes]
+        labels = np.where(labels >= 0, np.array([*order, -1])[labels], -1)
+        classes = list(number)
+    candidates = pictures.training & (labels < 0)
+    width = max([len(classes), *(each.shape[1] for each in members)], default=1)
+    members = [np.pad(each, ((0, 0), (0, width - each.shape[1]))) for each in members]
+    return Question(seen.features, labels, candidates, members, width, options.seed), classes
+
+
+def _others(pictures: Pictures, model: Path, seen: Seen, options: LabelOptions, watch: Watch) -> list[np.ndarray]:
+    """Return the predictions of the other classifiers.
+
+    Raises:
+        SemisupError: one classifies nothing, takes images of another size, or has other classes.
+    """
+    found = []
+    for other in options.also:
+        theirs = look(pictures, other, resolve_device(options.device), watch)
+        if model_images(other) != model_images(model):
+            raise SemisupError(f"--also: {other} takes images of another size than {model}")
+        if theirs.probs is None or theirs.classes != seen.classes:
+            raise SemisupError(f"--also: {other} must be a classifier of the classes of {model}")
+        found.append(theirs.probs)
+    return found
+
+
+def _write(
+    out: Path, pictures: Pictures, chosen: Sequence[Choice], classes: Sequence[str], words: str, url: str
+) -> tuple[Path, ...]:
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [pictures.entries[choice.row].path for choice in chosen]
+    guesses = [classes[choice.guess] if choice.guess >= 0 else "" for choice in chosen]
+    confidences = [choice.confidence for choice in chosen]
+    triples = list(zip(paths, guesses, confidences, strict=True))
+    lines = (words, "Type a class or press Enter for the suggestion; save; then semisup label FOLDER --import FILE.")
+    shown = [
+        Shown(pictures.file(choice.row), printable(path), guess, f"{guess} {confidence:.0%}" if guess else "")
+        for choice, (path, guess, confidence) in zip(chosen, triples, strict=True)
+    ]
+    contents = {
+        "to_label.csv": _csv(triples),
+        "to_label.html": sheet_html("Images to label", lines, shown, classes),
+        "label_studio.json": json.dumps(tasks(triples, url), indent=1),
+        "label_studio.xml": labeling_interface(classes),
+    }
+    for name, text in contents.items():
+        write_atomically(out / name, text.encode("utf-8", "surrogateescape"))
+    return tuple(out / name for name in contents)
+
+
+def _csv(rows: Sequence[tuple[str, str, float]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("path", "label", "suggestion", "confidence"))
+    writer.writerows(
+        (csv_text(path), "", csv_text(guess), f"{confidence:.4f}" if guess else "") for path, guess, confidence in rows
+    )
+    return text.getvalue()

@@ -1,0 +1,228 @@
+"""A first recipe for somebody's own images: what they are like and what the machine can do decide on every setting."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from semisup._version import __version__
+from semisup.config import DataConfig
+from semisup.data.folder import prepare_folder
+from semisup.data.listing import list_csv, list_folders
+from semisup.data.store import Watch, unwatched
+from semisup.data.survey import Shapes, Survey, look_at, shapes_of
+from semisup.data.table import UNLABELED
+from semisup.engine import resolve_device
+from semisup.errors import SemisupError
+from semisup.pipeline.plan import make_plan
+from semisup.pipeline.timing import step_seconds
+from semisup.reading import parse_recipe
+from semisup.text import duration
+
+__all__ = ["Draft", "Wishes", "draft", "survey"]
+
+CPU_SIZE, GPU_SIZE, PRETRAINED_SIZE = 32, 64, 64
+"""Sides that images are scaled to, pixels, unless they are smaller."""
+SMALL = 16
+"""Side up to which three layers see enough, and strong views leave too little."""
+ENOUGH = 20
+"""Labels of every class from which on some of them only validate."""
+SHORTEST, LONGEST = 300, 4000
+"""Steps of a stage."""
+EASY_POOL = ["identity", "rotate", "shear_x", "shear_y", "translate_x", "translate_y", "brightness", "contrast"]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a person asks for besides the folder.
+
+    Attributes:
+        csv: table of path,label[,split] in place of the folders.
+        minutes: that the training may take on this machine.
+        size: side of the images, pixels; None: what fits the images and the machine.
+        weights: file to start from, and the network that it is of; None: from scratch.
+        device: as in a recipe.
+        cache: folder of the decoded images; None: as in a recipe.
+    """
+
+    csv: Path | None = None
+    minutes: float = 10.0
+    size: int | None = None
+    weights: tuple[Path, str] | None = None
+    device: str = "auto"
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A recipe and what it was made from.
+
+    Attributes:
+        name: of the recipe.
+        text: commented YAML.
+        survey: of the images.
+        seconds: stage -> expected training time.
+    """
+
+    name: str
+    text: str
+    survey: Survey
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def survey(folder: Path, wishes: Wishes, watch: Watch = unwatched) -> Survey:
+    """List and decode a folder of images at the size that fits it.
+
+    Raises:
+        SemisupError: no images of two classes, or none that can be read.
+    """
+    listing = list_folders(folder) if wishes.csv is None else list_csv(folder, wishes.csv, UNLABELED)
+    shapes = shapes_of(folder, listing.entries)
+    if shapes is None:
+        raise SemisupError(f"{folder}: none of the images can be read")
+    config = DataConfig(
+        source="folder",
+        path=str(folder),
+        csv=None if wishes.csv is None else str(wishes.csv),
+        size=_size(shapes, wishes),
+        cache=None if wishes.cache is None else str(wishes.cache),
+        channels=1 if shapes.gray and wishes.weights is None else 3,
+    )
+    return look_at(shapes, prepare_folder(config, watch=watch))
+
+
+def _size(shapes: Shapes, wishes: Wishes) -> int:
+    if wishes.size is not None:
+        return wishes.size
+    most = CPU_SIZE if resolve_device(wishes.device).type == "cpu" else GPU_SIZE
+    return max(8, min(shapes.sides[1], most if wishes.weights is None else PRETRAINED_SIZE))
+
+
+def draft(found: Survey, wishes: Wishes) -> Draft:
+    """Write a recipe for images that were looked at; its steps are measured to take the wished time here.
+
+    Raises:
+        SemisupError: the weights do not fit the network, or the recipe cannot run for another reason.
+    """
+    device = resolve_device(wishes.device)
+    recipe = _recipe(found, wishes, device)
+    once = parse_recipe(recipe)
+    relaxed = once.model_copy(update={"data": once.data.model_copy(update={"max_bad": 1.0})})
+    plan = make_plan(relaxed, trial=False)
+    each = {stage.name: step_seconds(plan, stage, warm_up=1) for stage in plan.stages}
+    share = wishes.minutes * 60 / len(each)
+    for name, seconds in each.items():
+        steps = min(LONGEST, max(SHORTEST, int(share / seconds)))
+        recipe["stages"][name]["steps"] = steps - steps % 50 if steps > 50 else steps
+    expected = {name: recipe["stages"][name]["steps"] * seconds for name, seconds in each.items()}
+    text = _written(found, wishes, recipe, device, expected)
+    return Draft(recipe["name"], text, found, expected)
+
+
+def _recipe(found: Survey, wishes: Wishes, device: torch.device) -> dict[str, Any]:
+    """Return the recipe as plain containers, with one step for every stage."""
+    data = found.prepared.config
+    small = (data.size or 0) <= SMALL
+    labels_alone: dict[str, Any] = {
+        "method": {"name": "supervised"},
+        "optimizer": {"name": "adamw", "lr": 5e-4 if wishes.weights else 2e-3, "weight_decay": 1e-2},
+        "schedule": {"name": "cosine", "warmup": 0.05},
+        "augment": {"weak": {"policy": "weak" if small else "randaugment"}},
+        "batch": {"labeled": 32 if device.type == "cpu" else 64},
+        "ema": "auto",
+        "refresh_batchnorm": "auto",
+        "steps": 1,
+    }
+    stages = {"labels_alone": labels_alone}
+    if found.unlabeled >= sum(found.labels.values()):
+        stages["train"] = {
+            "init": "labels_alone",
+            "method": {"name": "fixmatch", "threshold": 0.95},
+            "optimizer": {"name": "adamw", "lr": 5e-4 if wishes.weights else 1e-3, "weight_decay": 1e-2},
+            "schedule": {"name": "cosine", "warmup": 0.05},
+            "batch": {"labeled": 32, "unlabeled": 64 if device.type == "cpu" else 256},
+            "ema": "auto",
+            "refresh_batchnorm": "auto",
+            "steps": 1,
+        }
+        if small:
+            strong = {"policy": "randaugment", "pool": EASY_POOL, "ranges": "paper", "cutout": 0.0}
+            stages["train"]["augment"] = {"strong": strong}
+    return {
+        "name": re.sub(r"[^A-Za-z0-9._-]", "-", found.prepared.listing.root.resolve().name)[:60].strip("-.")
+        or "photos",
+        "seed": 0,
+        "device": wishes.device,
+        "data": _data(found),
+        "model": _model(small, wishes, device),
+        "stages": stages,
+    }
+
+
+def _model(small: bool, wishes: Wishes, device: torch.device) -> dict[str, Any]:
+    if wishes.weights is not None:
+        file, network = wishes.weights
+        return {"name": network, "weights": str(file)} | ({"resize": 112} if network.startswith("timm/") else {})
+    if small:
+        return {"name": "cnn", "width": 32}
+    return {"name": "wrn", "depth": 10 if device.type == "cpu" else 28, "width": 1 if device.type == "cpu" else 2}
+
+
+def _data(found: Survey) -> dict[str, Any]:
+    """Return the keys of `data:` with which the run starts, whatever is wrong with the images."""
+    prepared = found.prepared
+    config = prepared.config
+    data: dict[str, Any] = {"source": "folder", "path": config.path}
+    data |= {key: value for key in ("csv", "cache") if (value := getattr(config, key)) is not None}
+    data |= {"size": config.size, "channels": config.channels, "flip": False}
+    least = min(found.labels.values())
+    if least >= ENOUGH and not found.validates:
+        data["validation"] = 0.1 if found.tested else 0.2
+    bad = len(prepared.store.bad) / len(prepared.listing.entries)
+    if bad > config.max_bad:
+        data["max_bad"] = float(f"{min(1.0, bad * 1.1 + 0.001):.3f}")
+    data |= {"drop_leaks": True} if prepared.duplicates.leaks else {}
+    return data | ({"allow_conflicts": True} if prepared.duplicates.conflicts else {})
+
+
+def _inline(value: Any) -> str:
+    """Write plain containers as YAML on one line."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6)
+    return text.removesuffix("\n...\n").strip()
+
+
+def _written(
+    found: Survey, wishes: Wishes, recipe: Mapping[str, Any], device: torch.device, seconds: Mapping[str, float]
+) -> str:
+    """Return the recipe as commented YAML."""
+    files = FileSystemLoader(Path(__file__).parent)
+    page = Environment(loader=files, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page.filters |= {"quoted": lambda text: json.dumps(text, ensure_ascii=False), "duration": duration}
+    page.filters |= {"inline": _inline, "line": lambda text: " ".join(str(text).split())}
+    counts = found.labels
+    return page.get_template("draft.yaml.j2").render(
+        recipe=recipe,
+        data=dict.fromkeys(("csv", "cache", "validation", "max_bad")) | recipe["data"],
+        found=found,
+        wishes=wishes,
+        seconds=seconds,
+        version=__version__,
+        cores=torch.get_num_threads(),
+        device=device,
+        least=min(counts.values()),
+        most=max(counts.values()),
+        total=sum(counts.values()),
+        enough=ENOUGH,
+        bad=len(found.prepared.store.bad),
+        leaks=len(found.prepared.duplicates.leaks),
+        conflicts=len(found.prepared.duplicates.conflicts),
+        tables=found.prepared.store.folder,
+    )

@@ -1,0 +1,160 @@
+"""Export a finished stage: check it on real images, quantize it on training images, measure what came out."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from semisup.data import load_data, take
+from semisup.data.inputs import images_of
+from semisup.data.npz import read_images
+from semisup.data.walk import walk
+from semisup.errors import SemisupError
+from semisup.files import write_atomically
+from semisup.pipeline.plan import load_checked
+from semisup.stages.card import card
+from semisup.stages.deployed import Facts, examples, facts_of, load_deployed
+from semisup.stages.predictor import WEIGHTS, Predictor
+from semisup.stages.programs import OPSET, Run, quantize, require_onnx, run_onnx, write_onnx, write_pt2
+from semisup.text import aligned, markdown_table, percent
+
+__all__ = ["SUFFIXES", "export_model"]
+
+SUFFIXES = (".onnx", ".pt2")
+CALIBRATION, TESTED = 512, 10_000
+"""Images that give the ranges of 8 bits, and images that the accuracy is of, at the most."""
+ROUNDS = 30
+"""Times that each file is timed in turn; the median counts."""
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What a stage was trained and tested on, as far as it is at hand.
+
+    Attributes:
+        train: images to calibrate 8 bits on.
+        test: images that the files are compared on.
+        y_test: their classes; None: nobody knows, agreement with torch is measured instead.
+    """
+
+    train: NDArray[np.uint8]
+    test: NDArray[np.uint8]
+    y_test: NDArray[np.int64] | None = None
+
+
+def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | None = None) -> list[str]:
+    """Write a stage's classifier for other programs, and a model card next to it.
+
+    Args:
+        stage: folder of a finished stage.
+        file: .onnx, or .pt2 of torch.export.
+        int8: of .onnx: write `<name>-int8.onnx`, too, and measure both beside torch.
+        data: a folder of images or an .npz file for `int8`; None: the data of the run that the stage's folder lies in.
+
+    Returns:
+        What to tell, line by line.
+
+    Raises:
+        SemisupError: no model there, no images for `int8`, or the file does not give what torch gives.
+    """
+    if int8 and file.suffix != ".onnx":
+        raise SemisupError(f"--int8: is of .onnx files, not of {file}")
+    if file.suffix == ".onnx":
+        require_onnx()
+    facts = facts_of(stage)
+    predictor, module = load_deployed(stage)
+    images = _images(stage, facts, data, predictor) if int8 else None
+    write = write_onnx if file.suffix == ".onnx" else write_pt2
+    worst = write(predictor, module, facts.metadata, examples(stage), file)
+    told = f", opset {OPSET}" if file.suffix == ".onnx" else ""
+    lines = [f"{file}: {file.stat().st_size:,} bytes{told}; differs from torch by at most {max(worst.values()):.1g}"]
+    files, table = {file.name: file.stat().st_size}, ""
+    if images is not None:
+        small = file.with_name(f"{file.stem}-int8.onnx")
+        runs: dict[str, Run] = {"torch": lambda given: [predictor.predict_proba(given)], "onnx": run_onnx(file)}
+        runs["onnx int8"] = quantize(file, images.train, facts.metadata, small)
+        files[small.name] = small.stat().st_size
+        sizes = [(stage / WEIGHTS).stat().st_size, *files.values()]
+        header, rows = _measured(runs, sizes, images)
+        lines += [f"{small}: {files[small.name]:,} bytes", ""]
+        lines += ["  ".join(cells).rstrip() for cells in aligned(header, rows)]
+        table = f"## Precision\n\n{markdown_table(header, rows)}"
+    page = file.with_suffix(".md")
+    write_atomically(page, card(facts, files, table).encode())
+    return [*lines, f"model card: {page}"]
+
+
+def _images(stage: Path, facts: Facts, given: Path | None, predictor: Predictor) -> _Images:
+    """Return images for 8 bits.
+
+    Raises:
+        SemisupError: there are none.
+    """
+    size, channels = predictor.image_size, predictor.channels
+    if given is not None:
+        found = (
+            read_images(given)[1]
+            if given.is_file()
+            else [Path(one.path) for one in walk(given, str(given).removesuffix("/"), [], lambda error: None)]
+        )
+        if not len(found):
+            raise SemisupError(f"--data {given}: no images found")
+        images = images_of(_some(found, CALIBRATION), size, channels)
+        return _Images(images, images)
+    recipe = stage.parent / "recipe.yaml"
+    if not recipe.is_file():
+        raise SemisupError(f"--int8: there is no {recipe}, so name training images: --data FOLDER or --data FILE.npz")
+    data = load_data(load_checked(recipe).data)
+    known = facts.record.get("data", {}).get("hash")
+    if known is not None and known != data.hash:
+        raise SemisupError(f"{recipe}: its data have changed since the stage was trained; name images: --data FOLDER")
+    train = take(data.x_train, np.linspace(0, len(data.x_train) - 1, min(CALIBRATION, len(data.x_train))).astype(int))
+    if not len(data.x_test):
+        return _Images(train, train)
+    return _Images(train, take(data.x_test, slice(0, TESTED)), data.y_test[:TESTED])
+
+
+def _some(found: NDArray[np.uint8] | list[Path], most: int) -> NDArray[np.uint8] | list[Path]:
+    """Return at most so many of these, evenly spread."""
+    places = np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).astype(int))
+    return found[places] if isinstance(found, np.ndarray) else [found[i] for i in places]
+
+
+def _measured(runs: Mapping[str, Run], sizes: list[int], images: _Images) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the table: accuracy (or agreement with torch), latency on one thread, and bytes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the others have
+    predictions = [_classes(run, images.test) for run in runs.values()]
+    truth, what = (predictions[0], "agreement, %") if images.y_test is None else (images.y_test, "accuracy, %")
+    batch1, batch32 = (_latencies(runs, images.test[:batch]) for batch in (1, 32))
+    torch.set_num_threads(threads)
+    rows = [
+        [name, percent(float((found == truth).mean()), 2), f"{one:.3f}", f"{many:.3f}", f"{length:,}"]
+        for name, found, one, many, length in zip(runs, predictions, batch1, batch32, sizes, strict=True)
+    ]
+    return ["", what, "batch 1, ms", "batch 32, ms", "bytes"], rows
+
+
+def _classes(run: Run, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the predicted classes, a batch at a time."""
+    parts = [run(images[start : start + 256])[0].argmax(1) for start in range(0, len(images), 256)]
+    return np.concatenate(parts)
+
+
+def _latencies(runs: Mapping[str, Run], batch: NDArray[np.uint8]) -> list[float]:
+    """Return the median time of each, in ms, taken in turn so that a busy machine slows all of them."""
+    seconds: list[list[float]] = [[] for _ in runs]
+    for turn in range(ROUNDS + 3):
+        for run, times in zip(runs.values(), seconds, strict=True):
+            started = time.perf_counter()
+            run(batch)
+            if turn >= 3:  # the first ones warm up
+                times.append(time.perf_counter() - started)
+    return [1e3 * statistics.median(times) for times in seconds]

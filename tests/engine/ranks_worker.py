@@ -1,0 +1,168 @@
+"""One rank of a pair: trains methods alone and together, and writes how the results differ."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semisup.augment import Normalize, build_policy
+from semisup.config import OptimizerConfig, ScheduleConfig
+from semisup.engine import Batches, Checkpoints, FitSettings, TrainingImages, fit, ranks
+from semisup.engine.observers import Observer
+from semisup.engine.training import Training
+from semisup.errors import SemisupError
+from semisup.methods import Update
+from tests.contract.contract_settings import CASES, Source, train
+
+
+def in_doubles() -> None:
+    """Compute everything in float64, where no rounding grows to what a mistake makes."""
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+    torch.float32 = torch.float64  # type: ignore[misc]
+
+
+def weights(name: str, steps: int) -> dict[str, Tensor]:
+    """Train a case of the contract suite, and return all that it remembers."""
+    method = CASES[name].build()
+    train(method, Source(method), steps)
+    return {key: value.clone() for key, value in method.state_dict().items()}
+
+
+def difference(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    """Length of the difference of two states over that of the second."""
+    assert mine.keys() == theirs.keys()
+    pairs = [(mine[key].double(), theirs[key].double()) for key in mine]
+    squares = [((a - b).square(), b.square()) for a, b in pairs]
+    return float(sum(a.nansum() for a, _ in squares) / sum(b.nansum() for _, b in squares)) ** 0.5
+
+
+def methods(names: list[str], steps: int) -> dict[str, float]:
+    """Case -> difference between this rank alone and all of them."""
+    alone = {name: weights(name, steps) for name in names}
+    with ranks.joined():
+        return {name: difference(weights(name, steps), alone[name]) for name in names}
+
+
+def _views(part: int) -> Any:
+    images = torch.randint(0, 256, (30, 12, 12, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    policies = {name: build_policy(name, {}, flip=True) for name in ("weak", "randaugment", "simclr")}
+    batches = Batches(
+        TrainingImages(images, torch.arange(10), torch.arange(10) % 3),
+        labeled={"weak": policies["weak"]},
+        unlabeled=policies,
+        labeled_size=part,
+        unlabeled_size=7,
+        normalize=Normalize([0.5], [0.25]),
+        device=torch.device("cpu"),
+        key=(0, "views"),
+    )
+    return batches(3)
+
+
+def views() -> bool:
+    """Whether the ranks make the same views together as each of them alone, of parts that cannot be halved too."""
+    alone = [_views(part) for part in (5, 1)]
+    with ranks.joined(), ranks.step_together():
+        together = [_views(part) for part in (5, 1)]
+    return all(
+        torch.equal(mine[view], theirs[view])
+        for a, b in zip(alone, together, strict=True)
+        for mine, theirs in ((a.labeled, b.labeled), (a.unlabeled, b.unlabeled))
+        for view in mine.views
+    )
+
+
+@dataclass
+class Dies(Observer):
+    """Ends a run in its midst, on every rank."""
+
+    at: int
+
+    def measures(self, run: Training, update: Update) -> dict[str, Tensor]:
+        if run.step == self.at:
+            raise KeyboardInterrupt
+        return {}
+
+
+def resumed(folder: Path) -> dict[str, float]:
+    """How far a run that was ended in its midst and resumed, by two ranks and by one, is from one that was not."""
+    with ranks.joined():
+        whole = weights("fixmatch-aligned", 9)
+        for path in ("two.pt", "one.pt"):
+            method = CASES["fixmatch-aligned"].build()
+            checkpoint = [Checkpoints(folder / path, seconds=0)] if ranks.rank() == 0 else []
+            with contextlib.suppress(KeyboardInterrupt):
+                fit_case(method, 9, [Dies(6), *checkpoint])
+        again = CASES["fixmatch-aligned"].build(seed=1 + ranks.rank())  # what is not in the checkpoint would show
+        fit_case(again, 9, [Checkpoints(folder / "two.pt")] if ranks.rank() == 0 else [])
+    alone = CASES["fixmatch-aligned"].build(seed=3)
+    if ranks_number() == 0:
+        fit_case(alone, 9, [Checkpoints(folder / "one.pt")])
+    else:
+        alone.load_state_dict(whole)
+    return {"two": difference(again.state_dict(), whole), "one": difference(alone.state_dict(), whole)}
+
+
+def ranks_number() -> int:
+    return int(os.environ["RANK"])
+
+
+def fit_case(method: Any, steps: int, observers: list[Observer]) -> None:
+    settings = FitSettings(
+        steps=steps,
+        optimizer=OptimizerConfig(name="sgd", lr=0.05, weight_decay=5e-4),
+        schedule=ScheduleConfig(name="cosine"),
+        ema=0.9,
+        device=torch.device("cpu"),
+        log_every=2,
+    )
+    fit(method, Source(method), settings, observers)
+
+
+def told() -> str:
+    """What this rank hears of a mistake of the second one."""
+    try:
+        with ranks.joined(), ranks.agreeing():
+            if ranks.rank() == 1:
+                raise SemisupError("data: not here")
+    except SemisupError as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+JOBS: dict[str, Callable[[dict[str, Any], Path], Any]] = {
+    "methods": lambda job, folder: methods(job["names"], job["steps"]),
+    "views": lambda job, folder: views(),
+    "resumed": lambda job, folder: resumed(folder),
+    "told": lambda job, folder: told(),
+}
+
+
+def main() -> None:
+    """Do the jobs of a file, and write what comes of them."""
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    in_doubles()
+    folder = Path(sys.argv[1])
+    jobs = json.loads((folder / "jobs.json").read_text())
+    found = {}
+    for number, job in enumerate(jobs):
+        # A store for each group: two that follow each other would read each other's keys.
+        os.environ["MASTER_PORT"] = str(job["port"])
+        found[f"{number} {job['do']}"] = JOBS[job["do"]](job, folder)
+    (folder / f"found{os.environ['RANK']}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

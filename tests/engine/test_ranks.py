@@ -1,0 +1,91 @@
+"""One run on several ranks: real processes, which talk by gloo, against one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.contract.contract_settings import CASES
+
+ROOT = Path(__file__).parents[2]
+EIGHT = ["supervised-supcon", "fixmatch-ctaugment", "mean_teacher-plain", "simclr-plain", "barlow_twins-plain"]
+EIGHT += ["moco-v2", "swav-crops", "meta_pseudo_labels-dropout"]
+"""Losses over the batch, a queue, statistics, an average, alternating updates, draws in and beside the network."""
+ROUNDING = 1e-9
+"""In float64, after steps that make much of a small difference."""
+
+
+def ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    found = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return found
+
+
+def pair(folder: Path, jobs: list[dict[str, Any]], ranks: int = 2, timeout: float = 300) -> list[dict[str, Any]]:
+    """What each rank found, job by job; the interpreters are started once for all jobs."""
+    given = [{**job, "port": port} for job, port in zip(jobs, ports(len(jobs)), strict=True)]
+    (folder / "jobs.json").write_text(json.dumps(given))
+    variables = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "PYTHONPATH": str(ROOT)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("ranks_worker.py")), str(folder)],
+            env={**os.environ, **variables, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    try:
+        errors = [process.communicate(timeout=timeout)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * ranks, "\n".join(errors)
+    return [json.loads((folder / f"found{rank}.json").read_text()) for rank in range(ranks)]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    jobs = [{"do": "methods", "names": EIGHT, "steps": 4}, {"do": "views"}, {"do": "resumed"}, {"do": "told"}]
+    return pair(tmp_path_factory.mktemp("pair"), jobs)
+
+
+def test_eight_methods_learn_the_same_on_two_ranks(found: list[dict[str, Any]]) -> None:
+    for rank in found:
+        assert rank["0 methods"].keys() == set(EIGHT)
+        assert {name: change for name, change in rank["0 methods"].items() if change > ROUNDING} == {}
+
+
+def test_views_are_those_of_one_process(found: list[dict[str, Any]]) -> None:
+    assert [rank["1 views"] for rank in found] == [True, True]
+
+
+def test_a_checkpoint_of_two_ranks_goes_on_on_two_and_on_one(found: list[dict[str, Any]]) -> None:
+    for rank in found:
+        assert rank["2 resumed"]["two"] == 0, "the same ranks: bit for bit"
+        assert rank["2 resumed"]["one"] < ROUNDING
+
+
+def test_a_mistake_of_one_rank_is_told_once(found: list[dict[str, Any]]) -> None:
+    assert found[0]["3 told"] == "SemisupError: rank 1: data: not here"
+    assert found[1]["3 told"].startswith("SaidElsewhereError")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_every_method_learns_the_same_on_several_ranks(ranks: int, tmp_path: Path) -> None:
+    """50 steps; with 4 ranks parts are uneven, and some batches too small to be split."""
+    for rank in pair(tmp_path, [{"do": "methods", "names": sorted(CASES), "steps": 50}], ranks, timeout=1700):
+        assert {name: change for name, change in rank["0 methods"].items() if not change < 1e-4} == {}

@@ -1,0 +1,184 @@
+"""`semisup label`: what it writes, and what comes back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from semisup.cli.app import main
+from semisup.config import DataConfig
+from semisup.data import load_data
+from semisup.errors import SemisupError
+from semisup.labeling import seen
+from semisup.labeling.label_studio import labeling_interface, read_export, tasks
+from semisup.labeling.next import LabelOptions, label_next
+
+Semisup = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def semisup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Semisup:
+    """Run the command in an empty folder: exit status, output, errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["semisup", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+            raise SystemExit(0)
+        shown = capsys.readouterr()
+        return int(stopped.value.code or 0), shown.out, shown.err
+
+    return call
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as opened:
+        return list(csv.DictReader(opened))
+
+
+def options(tmp_path: Path, **others: Any) -> LabelOptions:
+    return LabelOptions(**({"n": 8, "cache": str(tmp_path / "cache"), "device": "cpu"} | others))
+
+
+@pytest.mark.parametrize("strategy", ["auto", "typical", "coverage", "margin", "entropy", "disagreement", "random"])
+@pytest.mark.parametrize("model", ["encoder", "classifier"])
+def test_every_strategy_chooses_unlabeled_images(
+    photos: Path, models: Path, tmp_path: Path, model: str, strategy: str
+) -> None:
+    asked = label_next(photos, models / model, tmp_path / "out", options(tmp_path, strategy=strategy))
+    chosen = rows(tmp_path / "out" / "to_label.csv")
+    assert asked.chosen == len(chosen) == 8 and asked.labeled == 12 and asked.candidates == 41
+    assert len({row["path"] for row in chosen}) == 8
+    for row in chosen:
+        assert row["path"].startswith("unlabeled/") and row["label"] == "" and 0 < float(row["confidence"]) <= 1
+        assert row["suggestion"] in ("012" if model == "encoder" else "0123456789")
+
+
+def test_one_of_two_copies_is_chosen(photos: Path, models: Path, tmp_path: Path) -> None:
+    asked = label_next(photos, models / "encoder", tmp_path / "out", options(tmp_path, n=100, strategy="random"))
+    paths = {row["path"] for row in rows(tmp_path / "out" / "to_label.csv")}
+    assert len(paths & {"unlabeled/00.png", "unlabeled/copy.png"}) == 1
+    assert asked.copies == 41 - asked.chosen >= 1
+
+
+def test_what_was_seen_is_kept(photos: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    label_next(photos, models / "encoder", tmp_path / "a", options(tmp_path))
+    monkeypatch.setattr(seen, "_run", lambda *_: pytest.fail("the network has run again"))
+    label_next(photos, models / "encoder", tmp_path / "b", options(tmp_path))
+    assert (tmp_path / "a" / "to_label.csv").read_bytes() == (tmp_path / "b" / "to_label.csv").read_bytes()
+
+
+def test_a_folder_without_any_label(photos: Path, models: Path, tmp_path: Path) -> None:
+    asked = label_next(
+        photos / "unlabeled", models / "encoder", tmp_path / "out", options(tmp_path, classes=("a", "b"))
+    )
+    assert asked.labeled == 0 and "42 images are unlabeled" in asked.notes[0]
+    assert {row["suggestion"] for row in rows(tmp_path / "out" / "to_label.csv")} == {""}
+    assert '<Choice value="b"/>' in (tmp_path / "out" / "label_studio.xml").read_text()
+    with pytest.raises(SemisupError, match="--strategy margin: needs predictions"):
+        label_next(photos / "unlabeled", models / "encoder", tmp_path, options(tmp_path, strategy="margin"))
+
+
+def test_two_models_disagree(photos: Path, models: Path, tmp_path: Path) -> None:
+    asked = options(tmp_path, strategy="disagreement", also=(models / "second",))
+    assert label_next(photos, models / "classifier", tmp_path / "out", asked).chosen == 8
+    with pytest.raises(SemisupError, match=r"--also: .*encoder must be a classifier"):
+        label_next(photos, models / "classifier", tmp_path, options(tmp_path, also=(models / "encoder",)))
+
+
+def test_the_page_needs_nothing_and_escapes_names(models: Path, tmp_path: Path) -> None:
+    evil = tmp_path / "photos" / "labeled" / "<script>alert(1)<"
+    for i, folder in enumerate((evil, tmp_path / "photos" / "labeled" / 'a"b', tmp_path / "photos" / "unlabeled")):
+        folder.mkdir(parents=True)
+        for j in range(3):
+            Image.linear_gradient("L").rotate(9 * (3 * i + j)).save(folder / f"<b>&{j}.png")
+    label_next(tmp_path / "photos", models / "encoder", tmp_path / "out", options(tmp_path))
+    page = (tmp_path / "out" / "to_label.html").read_text()
+    assert "<script>alert" not in page and "<b>&0" not in page and "&lt;b&gt;&amp;0.png" in page
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page) and "http" not in page.replace("http-equiv", "")
+    assert page.count('src="data:image/jpeg;base64,') == 3
+    assert "<Choice value='a\"b'/>" in (tmp_path / "out" / "label_studio.xml").read_text()
+
+
+def test_a_filled_table_becomes_data(semisup: Semisup, photos: Path, models: Path, tmp_path: Path) -> None:
+    status, shown, _ = semisup("label", photos, models / "encoder", "-n", 5, "--cache", tmp_path / "cache")
+    assert status == 0 and "5 of 41" in shown
+    filled = rows(tmp_path / "to-label" / "to_label.csv")
+    for row, name in zip(filled, ["2", "1", "", "NA", "8"], strict=True):
+        row["label"] = name
+    with (tmp_path / "filled.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, filled[0])
+        writer.writeheader()
+        writer.writerows(filled)
+    status, shown, told = semisup("label", photos, "--import", "filled.csv")
+    assert status == 0 and "3 new labels, 0 changed, of 54 images" in shown and "class '8' is new" in told
+    config = DataConfig(
+        source="folder", path=str(photos), csv="labels.csv", size=8, channels=1, cache=str(tmp_path / "c"), max_bad=0.5
+    )
+    data = load_data(config)
+    assert data.classes == ["0", "1", "2", "8"] and (data.y_train >= 0).sum() == 15
+
+
+EXPORT = [
+    {"id": 1, "data": {"path": "a.png", "image": "x"}, "annotations": [{"result": [
+        {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": ["cat"]}}]}]},
+    {"id": 2, "data": {"path": "b.png"}, "annotations": [{"was_cancelled": True, "result": [
+        {"from_name": "label", "value": {"choices": ["cat"]}}]}]},
+    {"id": 3, "data": {"path": "c.png"}, "annotations": [
+        {"result": [{"from_name": "label", "value": {"choices": ["cat"]}}]},
+        {"result": [{"from_name": "label", "value": {"choices": ["dog"]}}]}]},
+    {"id": 4, "data": {"path": "d.png"}, "annotations": []},
+]  # fmt: skip
+
+
+def test_label_studio_export() -> None:
+    labels, notes = read_export(EXPORT, "export.json")
+    assert labels == {"a.png": "cat"}
+    assert notes == ["c.png: annotated as cat and dog; left as it was"]
+    assert read_export([{"path": "a.png", "label": "dog", "id": 7}, {"path": "b.png"}], "min") == ({"a.png": "dog"}, [])
+
+
+@pytest.mark.parametrize("broken", [{}, [3], [{"data": {"image": "x"}}], [{"data": {"path": "a"}, "annotations": [7]}]])
+def test_no_label_studio_export(broken: Any) -> None:
+    with pytest.raises(SemisupError, match=r"export\.json"):
+        read_export(broken, "export.json")
+
+
+def test_tasks_are_label_studios() -> None:
+    (task, plain) = tasks([("a b/ü.png", "cat", 0.75), ("c.png", "", 0.0)])
+    assert task["data"] == {"image": "/data/local-files/?d=a%20b/%C3%BC.png", "path": "a b/ü.png"}
+    (prediction,) = task["predictions"]
+    assert prediction["score"] == 0.75 and prediction["result"][0]["value"] == {"choices": ["cat"]}
+    assert plain["predictions"] == []
+    assert 'choice="single"' in labeling_interface(["cat"])
+
+
+def test_what_was_not_meant(semisup: Semisup, photos: Path, models: Path, tmp_path: Path) -> None:
+    (tmp_path / "answers.csv").write_text("path,label\nunlabeled/00.pn,1\n")
+    (tmp_path / "twice.csv").write_text("path,label\nunlabeled/00.png,1\nunlabeled/00.png,2\n")
+    (tmp_path / "typo.json").write_text(json.dumps([{"path": "unlabeled/00.png", "label": "2 "}]))
+    encoder = models / "encoder"
+    for words, said in (
+        (["label", photos], "name the folder of a finished stage too"),
+        (["label", photos, tmp_path], "not a model folder"),
+        (["label", photos, encoder, "--strategy", "marginn"], "did you mean 'margin'?"),
+        (["label", tmp_path / "nowhere", encoder], "no such folder"),
+        (["label", models, encoder, "--cache", tmp_path / "c", "--csv", tmp_path / "no.csv"], "cannot be read"),
+        (["label", photos, encoder, "--import", "answers.csv"], "takes a folder and no model"),
+        (["label", photos, "--import", "answers.csv"], "did you mean 'unlabeled/00.png'?"),
+        (["label", photos, "--import", "twice.csv"], "line 3: unlabeled/00.png is '2' here and '1' before"),
+        (["label", photos, "--import", "answers.txt"], "must end in .csv, .tsv or .json"),
+    ):
+        status, _, told = semisup(*words)
+        assert status == 2 and said in told, told
+    status, _, told = semisup("label", photos, "--import", "typo.json")
+    assert status == 0 and "class '2 ' is new; did you mean '2'?" in told

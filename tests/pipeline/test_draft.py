@@ -1,0 +1,128 @@
+"""`semisup init`: the recipe that it writes runs unedited, whatever is wrong with the images."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from semisup.cli.app import app
+from semisup.config.read import read_mapping
+from semisup.data.survey import Survey
+from semisup.errors import SemisupError
+from semisup.pipeline import run
+from semisup.pipeline.draft import Draft, Wishes, draft, survey
+from semisup.reading import load_recipe
+
+Make = Callable[..., tuple[Draft, Path]]
+
+
+def pictures(root: Path, labeled: int = 4, unlabeled: int = 0, test: int = 2, size: int = 12) -> Path:
+    """Two classes of noise in color, dark and bright."""
+    random = np.random.RandomState(0)
+    for k, name in enumerate(("dark", "light")):
+        for part, count in (("labeled", labeled), ("unlabeled", unlabeled), ("test", test)):
+            home = root / part / ("" if part == "unlabeled" else name)
+            home.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                pixels = random.randint(100 * k, 100 + 100 * k, (size, size, 3), np.uint8)
+                Image.fromarray(pixels).save(home / f"{name}{i}.png")
+    return root
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Write the recipe of a folder."""
+    monkeypatch.setattr("semisup.pipeline.draft.SHORTEST", 2)
+
+    def call(root: Path, **wishes: object) -> tuple[Draft, Path]:
+        wanted = Wishes(minutes=1e-6, device="cpu", cache=tmp_path / "cache", **wishes)  # type: ignore[arg-type]
+        made = draft(survey(root, wanted), wanted)
+        path = tmp_path / "made.yaml"
+        path.write_text(made.text, encoding="utf-8")
+        return made, path
+
+    return call
+
+
+def test_the_recipe_runs_unedited(make: Make, tmp_path: Path) -> None:
+    made, path = make(pictures(tmp_path / "my 'odd': #1 \n\"photos\" é", unlabeled=5))
+    result = run(path, ["tracking.mlflow=false"], out=tmp_path / "out", quiet=True)
+    assert [stage.name for stage in result.stages] == ["labels_alone", "train"] == list(made.seconds)
+    assert (result.data["n_labeled"], result.data["n_train"], result.data["n_test"]) == (8, 18, 4)
+    assert max(len(line) for line in made.text.splitlines() if "pool:" not in line) < 200
+
+
+def test_settings_follow_the_images(make: Make, tmp_path: Path) -> None:
+    _, path = make(pictures(tmp_path / "small", labeled=25, size=10, test=0))
+    recipe = load_recipe(path)
+    assert (recipe.data.size, recipe.data.channels, recipe.data.validation) == (10, 3, 0.2)
+    assert (recipe.model, list(recipe.stages)) == ({"name": "cnn", "width": 32}, ["labels_alone"])
+    _, path = make(pictures(tmp_path / "large", size=40))
+    recipe = load_recipe(path)
+    assert (recipe.data.size, recipe.data.validation, recipe.model["name"]) == (32, 0.0, "wrn")
+    gray = tmp_path / "gray"
+    shutil.copytree(tmp_path / "small", gray)
+    for file in gray.rglob("*.png"):
+        Image.open(file).convert("L").save(file)
+    assert load_recipe(make(gray)[1]).data.channels == 1
+    assert load_recipe(make(gray, size=16)[1]).data.size == 16
+
+
+def test_steps_take_the_wished_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semisup.pipeline.draft.step_seconds", lambda plan, stage, warm_up: 0.1)
+    wanted = Wishes(minutes=2, device="cpu", cache=tmp_path / "cache")
+    found = survey(pictures(tmp_path / "p", unlabeled=5), wanted)
+    made = draft(found, wanted)
+    assert {name: round(seconds) for name, seconds in made.seconds.items()} == {"labels_alone": 60, "train": 60}
+
+
+def test_bad_files_leaks_and_contradictions_are_allowed_for_and_told(make: Make, tmp_path: Path) -> None:
+    root = pictures(tmp_path / "p", labeled=6)
+    (root / "labeled/dark/bad.png").write_bytes(b"no image")
+    shutil.copy(root / "labeled/dark/dark0.png", root / "test/dark/leak.png")
+    shutil.copy(root / "labeled/dark/dark1.png", root / "labeled/light/twice.png")
+    shutil.copy(root / "labeled/dark/dark2.png", root / "labeled/dark/copy.png")
+    found: Survey
+    made, path = make(root)
+    found = made.survey
+    assert found.copies == 2 and found.near == []
+    data = read_mapping(path)["data"]
+    assert data["drop_leaks"] is True and data["allow_conflicts"] is True and 0.05 < data["max_bad"] < 0.1
+    assert run(path, ["tracking.mlflow=false"], out=tmp_path / "out", quiet=True).stages
+
+
+def test_pretrained_weights_are_started_from(make: Make, tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    import timm
+
+    from semisup.models import save_weights
+
+    file = tmp_path / "weights.safetensors"
+    save_weights(file, timm.create_model("test_resnet", num_classes=3).state_dict())
+    made, path = make(pictures(tmp_path / "p", size=70), weights=(file, "timm/test_resnet"), size=32)
+    recipe = load_recipe(path)
+    assert (recipe.model["weights"], recipe.data.size) == (str(file), 32)
+    assert "from scratch" not in made.text
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semisup.pipeline.draft.SHORTEST", 2)
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "p")
+    words = ["init", "p", "--minutes", "0.1", "--cache", "cache", "--device", "cpu"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    for text in ("12 to 12 px", "50% of the labels", "next: semisup data show p.yaml", "semisup run p.yaml"):
+        assert text in done.output
+    assert "runs/p/labels_alone" in done.output
+    again = CliRunner().invoke(app, words)
+    assert isinstance(again.exception, SemisupError) and "is there already" in str(again.exception)
+    assert CliRunner().invoke(app, [*words, "--force"]).exit_code == 0
+    lone = CliRunner().invoke(app, [*words, "--network", "x"])
+    assert isinstance(lone.exception, SemisupError) and "give both" in str(lone.exception)

@@ -1,0 +1,104 @@
+"""`semisup export`: files, table and model card of a run's stage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from semisup.cli.app import app
+from semisup.data import load_data
+from semisup.errors import SemisupError
+from semisup.pipeline.export import _images, export_model
+from semisup.stages import load_predictor
+from semisup.stages.deployed import facts_of
+from tests.pipeline.pipeline_small import run_small, small
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    run_small(folder / "a", "stages.finetune.steps=60", "stages.finetune.init=null", "data.validation=0.3")
+    return folder / "a" / "finetune"
+
+
+@pytest.fixture(scope="module")
+def lines(stage: Path) -> list[str]:
+    return export_model(stage, stage.parent / "m.onnx", int8=True)
+
+
+def test_float_and_int8_are_measured_beside_torch(stage: Path, lines: list[str]) -> None:
+    folder = stage.parent
+    assert "opset 20" in lines[0] and lines[0].startswith(str(folder / "m.onnx"))
+    table = {line.rsplit(None, 4)[0].strip(): line.split() for line in lines[4:7]}
+    accuracy = 100 * json.loads((stage / "stage.json").read_text())["metrics"]["test/accuracy"]
+    assert float(table["torch"][-4]) == float(table["onnx"][-4]) == pytest.approx(accuracy, abs=0.006)
+    assert abs(float(table["onnx int8"][-4]) - accuracy) < 3
+    sizes = [int(table[name][-1].replace(",", "")) for name in ("torch", "onnx", "onnx int8")]
+    files = (stage / "model.safetensors", folder / "m.onnx", folder / "m-int8.onnx")
+    assert sizes == [file.stat().st_size for file in files]
+
+
+def test_the_metadata_are_texts_of_the_model_alone(stage: Path, lines: list[str]) -> None:
+    model = onnx.load(stage.parent / "m.onnx")
+    found = {item.key: item.value for item in model.metadata_props}
+    predictor = load_predictor(stage)
+    assert json.loads(found["classes"]) == predictor.classes
+    assert float(found["temperature"]) == pytest.approx(predictor.temperature, rel=1e-5) and predictor.temperature != 1
+    assert found["data_hash"] == load_data(small().data).hash and found["precision"] == "float32"
+    content = (stage.parent / "m.onnx").read_bytes()
+    assert b"/work" not in content and b"site-packages" not in content and b".py" not in content
+
+
+def test_the_card_says_what_it_is_worth(stage: Path, lines: list[str]) -> None:
+    page = (stage.parent / "m.md").read_text(encoding="utf-8")
+    assert lines[-1] == f"model card: {stage.parent / 'm.md'}"
+    for part in (
+        "## Data",
+        "## Accuracy",
+        "## Calibration",
+        "## Training",
+        "## License",
+        "## Precision",
+        "m-int8.onnx",
+    ):
+        assert part in page
+    assert load_data(small().data).hash in page and "method:" in page
+    assert "Temperature" in page and "NaN" not in page
+
+
+def test_other_images_are_taken_where_the_run_is_not_at_hand(stage: Path, lines: list[str], tmp_path: Path) -> None:
+    alone = tmp_path / "received"
+    shutil.copytree(stage, alone)
+    with pytest.raises(SemisupError, match=r"--int8: there is no .*recipe\.yaml, so name training images"):
+        export_model(alone, tmp_path / "m.onnx", int8=True)
+    noise = np.random.default_rng(0).integers(0, 256, (600, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "mine.npz", x=noise)
+    found = _images(alone, facts_of(alone), tmp_path / "mine.npz", load_predictor(alone))
+    assert found.train.shape == (512, 8, 8, 1) and found.y_test is None
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(noise[0]).save(tmp_path / "photos" / "a.png")
+    assert np.array_equal(
+        _images(alone, facts_of(alone), tmp_path / "photos", load_predictor(alone)).train, noise[:1, ..., None]
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["m.txt"], "must end in .onnx, .pt2 or .safetensors"),
+        (["m.safetensors"], "goes with .safetensors"),
+        (["m.onnx", "--to", "timm"], "goes with .safetensors"),
+        (["m.safetensors", "--to", "keras"], "--to must be torchvision or timm"),
+        (["m.pt2", "--int8"], "--int8: is of .onnx files"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(stage: Path, words: list[str], complaint: str) -> None:
+    done = CliRunner().invoke(app, ["export", str(stage), *words])
+    assert isinstance(done.exception, SemisupError) and complaint in str(done.exception)

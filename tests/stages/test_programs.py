@@ -1,0 +1,98 @@
+"""ONNX and torch.export's files: every backbone gives what torch gives, for any number of images of any size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+from semisup.errors import SemisupError
+from semisup.stages import deployed, programs
+from semisup.stages.deployed import examples, facts_of, load_deployed
+from semisup.stages.predictor import Predictor
+from tests.stages.stages_small import run_stages, small_data, train_stage
+
+slow = pytest.mark.slow  # torch takes some seconds to export one
+
+
+def trained(model: dict[str, Any], folder: Path, channels: int) -> Path:
+    stages = {"s": train_stage("supervised", stage={"ema": None, "steps": 2, "model": model})}
+    return run_stages(stages, small_data(channels=channels), folder)["s"].folder
+
+
+@pytest.mark.parametrize(
+    ("model", "channels"),
+    [
+        ({"name": "cnn", "width": 4}, 1),
+        pytest.param({"name": "wrn", "depth": 10, "width": 1}, 3, marks=slow),
+        pytest.param({"name": "resnet50", "width": 0.25, "sk": True}, 3, marks=slow),
+        pytest.param({"name": "vit", "width": 64, "depth": 3, "heads": 2, "patch": 4}, 1, marks=slow),
+        pytest.param({"name": "torchvision/mobilenet_v3_small", "resize": 32}, 1, marks=slow),
+        pytest.param({"name": "timm/efficientnet_lite0", "resize": 32}, 3, marks=slow),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else "",
+)
+def test_every_backbone_is_exported(model: dict[str, Any], channels: int, tmp_path: Path) -> None:
+    folder, file = trained(model, tmp_path / "run", channels), tmp_path / "m.onnx"
+    predictor, module = load_deployed(folder)
+    worst = programs.write_onnx(predictor, module, facts_of(folder).metadata, examples(folder), file)
+    assert max(worst.values()) < 1e-4
+    run = programs.run_onnx(file)
+    images = small_data(n=7, channels=channels, seed=9).x_train
+    probs, embeddings = run(images)
+    assert np.allclose(probs, predictor.predict_proba(images), atol=1e-4)
+    assert np.allclose(embeddings, predictor.embed(images), rtol=1e-4, atol=1e-4)
+    quantized = programs.quantize(file, small_data(channels=channels).x_train, {}, tmp_path / "q.onnx")
+    assert np.abs(quantized(images)[0] - probs).max() < 0.4  # of networks that two steps have trained
+    assert [node.op_type for node in onnx.load(tmp_path / "q.onnx").graph.node].count("QuantizeLinear") > 2
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained({"name": "cnn", "width": 4}, tmp_path_factory.mktemp("gray") / "run", 1)
+
+
+def test_scaling_is_pillows_but_for_rounding() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (37, 90), dtype=np.uint8)
+    for height, width, size in ((37, 90, 8), (37, 30, 16), (20, 20, 20), (9, 12, 32)):
+        image = noise[:height, :width]
+        side = min(height, width)
+        rows, columns = deployed._weights(height, side, size), deployed._weights(width, side, size)
+        found = (rows @ torch.from_numpy(image).float() @ columns.T).numpy()
+        top, left = (height - side) // 2, (width - side) // 2
+        square = Image.fromarray(image[top : top + side, left : left + side])
+        expected = np.asarray(square.resize((size, size), Image.Resampling.BILINEAR)).astype(float)
+        assert np.abs(found - expected).max() <= 1.0
+        assert side != size or np.array_equal(found, expected)
+
+
+def test_pt2_gives_the_same_and_says_what_it_is(model: Path, tmp_path: Path) -> None:
+    predictor, module = load_deployed(model)
+    facts = facts_of(model)
+    programs.write_pt2(predictor, module, facts.metadata, examples(model), tmp_path / "m.pt2")
+    extra = {"metadata.json": ""}
+    loaded = torch.export.load(tmp_path / "m.pt2", extra_files=extra).module()
+    images = small_data(n=5, seed=9).x_train
+    assert np.allclose(loaded(torch.from_numpy(images))[0].detach(), predictor.predict_proba(images), atol=1e-5)
+    assert json.loads(extra["metadata.json"]) == facts.metadata
+
+
+def test_the_facts(model: Path) -> None:
+    found = facts_of(model).metadata
+    assert json.loads(found["classes"]) == ["class 0", "class 1", "class 2"]
+    assert found["data_hash"] == small_data().hash
+    assert found["license"].startswith("trained from random weights")
+
+
+def test_a_file_that_gives_something_else_gets_no_name(model: Path, tmp_path: Path) -> None:
+    predictor, module = load_deployed(model)
+    warm = Predictor(predictor.network, predictor.normalize, predictor.classes, 8, 1, temperature=0.1)
+    with pytest.raises(SemisupError, match=r"m\.pt2: its probabilities differ from torch's"):
+        programs.write_pt2(warm, module, {}, examples(model), tmp_path / "m.pt2")
+    assert list(tmp_path.iterdir()) == []
