@@ -113,11 +113,11 @@ def fit_baseline(
             found = [model.predict_proba(scaler.transform(query)) for query in queries]
         except ValueError as error:
             raise SemisupError(f"baseline {baseline['name']}: {first_line(error)}") from error
-    predictions = []
-    for probs in found:
-        full = np.zeros((len(probs), num_classes))
-        full[:, model.classes_] = np.nan_to_num(probs)
+    probs = []
+    for of_known in found:
+        full = np.zeros((len(of_known), num_classes))
+        full[:, model.classes_] = np.nan_to_num(of_known)
         # An image that no label reaches: nothing is known.
         full[full.sum(1) == 0] = 1 / num_classes
-        predictions.append(full / full.sum(1, keepdims=True))
-    return predictions
+        probs.append(full / full.sum(1, keepdims=True))
+    return probs
