@@ -11,7 +11,7 @@ setup(
         "semisup": ["py.typed"],
         "semisup.bench.pages": ["*.j2"],
         "semisup.labeling": ["*.j2"],
-        "semisup.pipeline": ["*.j2"],
+        "semisup.pipeline": ["*.j2", "page/*.j2"],
         "semisup.recipes": ["*/*.yaml"],
         "semisup.suites": ["*/*.yaml"],
     },

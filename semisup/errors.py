@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
-__all__ = ["SaidElsewhereError", "SemisupError", "first_line", "nearest", "raise_all"]
+__all__ = ["SaidElsewhereError", "SemisupError", "collecting", "first_line", "nearest", "raise_all"]
 
 
 class SemisupError(ValueError):
-    """A mistake the user can mend: the message names the key or file, the rule and the value."""
+    """A mistake the user can mend: the message names the key or file, the rule and the value.
+
+    Attributes:
+        problems: one sentence for each mistake, where the message lists several; else the message.
+    """
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems) or (message,)
 
 
 class SaidElsewhereError(SemisupError):
@@ -35,16 +44,26 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"; valid: {', '.join(names)}" if names else ""
 
 
-def raise_all(problems: list[str], subject: str) -> None:
+def raise_all(problems: Sequence[str], subject: str = "") -> None:
     """Raise one `SemisupError` that lists every problem; return quietly when there is none.
 
     Args:
         problems: one sentence each.
-        subject: what was being checked, e.g. the recipe's path.
+        subject: what was being checked, e.g. the recipe's path; "": the sentences say so themselves.
     """
     if not problems:
         return
-    if len(problems) == 1:
-        raise SemisupError(f"{subject}: {problems[0]}")
+    sentences = [f"{subject}: {problem}" if subject else problem for problem in problems]
+    if len(problems) == 1 or not subject:
+        raise SemisupError("\n".join(sentences), sentences)
     lines = "\n".join(f"  - {problem}" for problem in problems)
-    raise SemisupError(f"{subject}: {len(problems)} problems\n{lines}")
+    raise SemisupError(f"{subject}: {len(problems)} problems\n{lines}", sentences)
+
+
+@contextmanager
+def collecting(problems: list[str], at: str = "") -> Iterator[None]:
+    """Go on after a `SemisupError` inside; `problems` gets its sentences, each after `at`, once."""
+    try:
+        yield
+    except SemisupError as error:
+        problems += [sentence for each in error.problems if (sentence := f"{at}{each}") not in problems]

@@ -53,6 +53,7 @@ __all__ = [
     "read",
     "show",
     "subset",
+    "without",
 ]
 
 MOST = 10**6
@@ -219,7 +220,7 @@ def read(model: type[Settings], raw: Any, at: str = "") -> tuple[Any, list[str]]
         `raw` without what is wrong, and one sentence per mistake.
     """
     wrong = dict(_wrong_values(raw, ()))
-    clean = _without(raw, wrong)
+    clean = without(raw, wrong)
     problems = [_sentence(at, place, sentence) for place, sentence in wrong.items()]
     try:
         model.model_validate(clean)
@@ -231,7 +232,7 @@ def read(model: type[Settings], raw: Any, at: str = "") -> tuple[Any, list[str]]
                 problems.append(f"{_path(at, place)}: {sentence}")
             # What lacks a key is of no use to whoever looks at the rest.
             places.append(place[:-1] if found["type"] == "missing" and len(place) > 1 else place)
-        clean = _without(clean, places)
+        clean = without(clean, places)
     return clean, problems
 
 
@@ -482,7 +483,7 @@ def _wrong_values(raw: Any, place: Place) -> Iterator[tuple[Place, str]]:
         yield place, f"must be a number of at most 64 bits, not of {raw.bit_length()}"
 
 
-def _without(raw: Any, places: Iterable[Place]) -> Any:
+def without(raw: Any, places: Iterable[Place]) -> Any:
     """Copy nested dicts without what stands at these places; a list with something wrong inside goes as a whole."""
     # Without some of its items a list would mean something else.
     bad = {place[: next((i for i, key in enumerate(place) if isinstance(key, int)), None)] for place in places}

@@ -21,9 +21,9 @@ from PIL import Image
 
 from semisup.bench.results.write import RESULTS, rewrite_results
 from semisup.cli.app import app, main
-from semisup.config import load_recipe
 from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled
 from semisup.models import ModelSpec, build_classifier
+from semisup.reading import load_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -88,7 +88,8 @@ stages:
     np.savez(folder / "mine.npz", x_train=pixels[8:], y_train=labels[8:], x_test=pixels[:8], y_test=labels[:8])
     for i, name in enumerate(("bag", "boot")):
         (folder / "my-images" / "labeled" / name).mkdir(parents=True)
-        Image.new("RGB", (80, 70), (90 * i, 40, 9)).save(folder / f"my-images/labeled/{name}/a.png")
+        for j, letter in enumerate("ab"):
+            Image.new("RGB", (80, 70), (90 * i, 40 * j, 9)).save(folder / f"my-images/labeled/{name}/{letter}.png")
     small = (ROOT / "recipes" / "folder" / "small.yaml").read_text(encoding="utf-8")
     (folder / "my-images.yaml").write_text(small.replace("path: photos", "path: my-images"), encoding="utf-8")
     (folder / "photos").mkdir()

@@ -18,6 +18,7 @@ FLOORS = [
     {"cli"},
     {"bench", "estimator"},
     {"labeling", "pipeline"},
+    {"reading"},
     {"stages"},
     {"engine", "plugins"},
     {"data", "methods"},
@@ -50,6 +51,8 @@ def imports(name: str, tree: ast.AST, known: set[str]) -> Iterator[str]:
             # `from semisup.stages import train` names the module semisup.stages.train, or a name in semisup.stages.
             full = [f"{node.module}.{alias.name}" for alias in node.names]
             targets = [target if target in known else str(node.module) for target in full]
+        elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
+            targets = [word.value for word in node.args if isinstance(word, ast.Constant)]
         else:
             continue
         yield from (target for target in targets if target.split(".")[0] == "semisup")
@@ -102,9 +105,11 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 
 
 def test_this_test_sees_imports_inside_functions() -> None:
-    source = "def f():\n    from semisup.stages import train\n    import semisup.cli.app\n"
+    source = (
+        "def f():\n    from semisup.stages import train\n    import semisup.cli.app\n    import_module('semisup.x')\n"
+    )
     known = {"semisup.stages", "semisup.stages.train"}
-    assert list(imports("x", ast.parse(source), known)) == ["semisup.stages.train", "semisup.cli.app"]
+    assert list(imports("x", ast.parse(source), known)) == ["semisup.stages.train", "semisup.cli.app", "semisup.x"]
 
 
 HEAVY = ("torch", "torchvision", "numpy", "sklearn", "scipy", "mlflow", "matplotlib", "albumentations", "PIL", "rich")
@@ -123,6 +128,7 @@ def imported_by(statement: str) -> set[str]:
     [
         ("import semisup", set[str]()),
         ("import semisup.config", set[str]()),
+        ("import semisup.reading", set[str]()),
         ("import semisup.cli.app", set[str]()),
         ("import semisup.bench", {"numpy"}),
         ("import semisup.data", {"numpy", "PIL"}),

@@ -13,7 +13,7 @@ import pytest
 
 from semisup import __version__
 from semisup.bench import shipped_suites
-from semisup.config import shipped_recipes
+from semisup.reading import shipped_recipes
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from semisup._version import __version__
+from semisup.cli.check import check
 from semisup.cli.data import data
 from semisup.cli.export import export
 from semisup.cli.init import init
@@ -62,13 +63,13 @@ def run(
     """Run a recipe, stage by stage; finished stages are reused, an unfinished one is resumed."""
     go_without_locks(no_lock)
     with saying_how_to_go_on(grace):
-        from semisup.config import read_recipe
+        from semisup.reading import read_recipe
 
         reading = read_recipe(recipe, overrides or [])  # before torch is imported: what cannot be read is told at once
         if processes > 1 and not one_of_several():
             launch(processes)
         from semisup.pipeline import run as run_recipe
-        from semisup.pipeline.check import complete
+        from semisup.pipeline.plan import complete
 
         run_recipe(complete(reading), out=out, dry_run=dry_run, fresh=fresh)
 
@@ -117,6 +118,7 @@ def bench(
 
 
 app.command()(label)
+app.command()(check)
 app.command()(init)
 app.command()(methods)
 app.command()(recipes)
@@ -162,6 +164,24 @@ def predict(
     if done.bad:
         typer.echo(f"{done.bad:,} of {done.good + done.bad:,} images could not be read: see column error", err=True)
         raise typer.Exit(0 if skip_bad else 1)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished run, e.g. out.")],
+) -> None:
+    """Write a run's web page again, with pictures of what its classifier gets wrong: report.html in its folder."""
+    if not (folder / "result.json").is_file():  # asked before torch is imported: 2 s
+        raise SemisupError(f"{folder}: not the folder of a finished run (no result.json)")
+    from rich.console import Console
+
+    from semisup.data.watch import watching
+    from semisup.pipeline.page import report as write_report
+
+    page, missing = write_report(folder, watching(Console(stderr=True), announce=False))
+    if missing is not None:
+        typer.echo(f"note: no pictures of images: {missing}", err=True)
+    typer.echo(str(page))
 
 
 @app.command()

@@ -101,13 +101,13 @@ def show(
 ) -> None:
     """Draw what training sees: each view (weak, strong, ...) of some images next to them; print the label budget."""
     with saying_how_to_go_on():
-        from semisup.config import read_recipe
+        from semisup.reading import read_recipe
 
         reading = read_recipe(recipe, overrides or [])  # before torch is imported
         from rich.console import Console
 
         from semisup.data.watch import watching
-        from semisup.pipeline.check import complete
+        from semisup.pipeline.plan import complete
         from semisup.pipeline.show import show_data
 
         for line in show_data(complete(reading), out, images=images, stage=stage, watch=watching(Console())):

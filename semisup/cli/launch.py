@@ -15,7 +15,7 @@ PROCESSES_HELP = "Share the run between so many processes on this machine, one p
 
 
 def one_of_several() -> bool:
-    """Return whether torchrun has started this process beside others."""
+    """Return whether torchrun has started this process next to others."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ
 
 

@@ -17,7 +17,7 @@ _WIDTH = 110  # of a line that sums up
 
 def recipe_names(incomplete: str) -> list[str]:
     """Shipped recipes that begin so, for the shell's completion."""
-    from semisup.config import shipped_recipes
+    from semisup.reading import shipped_recipes
 
     return [name for name in shipped_recipes() if name.startswith(incomplete)]
 
@@ -69,7 +69,7 @@ def recipes(
     copy: Annotated[Path | None, typer.Option(help="Write it to this file instead.")] = None,
 ) -> None:
     """List the shipped recipes with a line each; or print one, or copy it to a file to change it there."""
-    from semisup.config import find_recipe, shipped_recipes
+    from semisup.reading import find_recipe, shipped_recipes
 
     if name is None:
         if copy is not None:

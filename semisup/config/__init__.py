@@ -1,6 +1,5 @@
-"""Recipes: their models, and reading them with every mistake answered at once."""
+"""Recipes: their models, and the parts of reading them that know no kind of stage."""
 
-from semisup.config.load import Reading, find_recipe, load_recipe, parse_recipe, read_recipe, shipped_recipes, to_yaml
 from semisup.config.schema import (
     BatchConfig,
     DataConfig,
@@ -24,16 +23,9 @@ __all__ = [
     "Input",
     "LoraConfig",
     "OptimizerConfig",
-    "Reading",
     "Recipe",
     "ScheduleConfig",
     "StageConfig",
     "TrackingConfig",
     "TrainConfig",
-    "find_recipe",
-    "load_recipe",
-    "parse_recipe",
-    "read_recipe",
-    "shipped_recipes",
-    "to_yaml",
 ]

@@ -22,7 +22,7 @@ from semisup.data.store import Watch, unwatched
 from semisup.data.table import UNLABELED
 from semisup.errors import SemisupError, nearest, raise_all
 
-__all__ = ["SOURCES", "check_source", "load_data"]
+__all__ = ["SOURCES", "at_hand", "check_source", "load_data"]
 
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 _FASHION = Download("FashionMNIST", "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", ("FashionMNIST",))
@@ -67,6 +67,12 @@ def check_source(config: DataConfig) -> Path | None:
             f"data.source: unknown source '{config.source}'{nearest(config.source, [*SOURCES, 'folder'])}"
         )
     return _folder_or_file(config)
+
+
+def at_hand(config: DataConfig) -> bool:
+    """Say whether a data set can be read within a second or two: nothing has to be decoded or downloaded for it."""
+    debian = config.source == "fashion_mnist" and config.path is None and _DEBIAN.is_dir()
+    return config.source in ("digits", "npz") or debian
 
 
 def _of_own_data_only(config: DataConfig) -> list[str]:

@@ -51,7 +51,7 @@ class LostRankError(SemisupError):
 
 
 class _Process:
-    """What belongs to this process, beside torch's default group."""
+    """What belongs to this process, besides torch's default group."""
 
     words: Any = None
     """For what the hosts tell each other, whatever device they compute on."""
@@ -76,7 +76,7 @@ def size() -> int:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Join the processes that torchrun has started beside this one, for as long as the context lasts.
+    """Join the processes that torchrun has started next to this one, for as long as the context lasts.
 
     Raises:
         SemisupError: there are fewer GPUs here than ranks.

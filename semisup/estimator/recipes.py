@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from semisup.config import DataConfig, Recipe, TrackingConfig, TrainConfig, parse_recipe
+from semisup.config import DataConfig, Recipe, TrackingConfig, TrainConfig
 from semisup.data import ImageData
 from semisup.errors import SemisupError
-from semisup.pipeline.check import load_checked
-from semisup.pipeline.plan import Plan, make_plan
+from semisup.pipeline.plan import Plan, load_checked, make_plan
+from semisup.reading import parse_recipe
 
 __all__ = ["Named", "RecipeLike", "plan_of", "recipe_of"]
 
@@ -37,7 +37,7 @@ def recipe_of(
             raise SemisupError("overrides: they are for a recipe's file, name or mapping, not for a loaded one")
         loaded = recipe
     else:
-        loaded = load_checked(recipe, overrides)
+        loaded = load_checked(recipe, overrides, own=False)
     return loaded if backbone is None else loaded.model_copy(update={"model": _named(backbone)})
 
 

@@ -99,7 +99,7 @@ def resolve(strategy: str, question: Question) -> str:
             f"(typical and coverage need neither)"
         )
     if strategy == "disagreement" and len(question.members) < 2 and not len(question.labeled):
-        raise SemisupError("--strategy disagreement: needs two models (--also MODEL), or labeled images beside the one")
+        raise SemisupError("--strategy disagreement: needs two models (--also MODEL), or labeled images and the one")
     return strategy
 
 

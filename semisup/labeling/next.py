@@ -29,7 +29,7 @@ __all__ = ["Asked", "LabelOptions", "label_next"]
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """What is asked for beside the folder and the model.
+    """What is asked for besides the folder and the model.
 
     Attributes:
         n: images to label.

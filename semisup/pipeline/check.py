@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from semisup.augment import check_policy
-from semisup.config import DataConfig, Reading, Recipe, read_recipe
+from semisup.config import DataConfig, Recipe
 from semisup.config.labels import parse_labels
 from semisup.data.sources import check_source
-from semisup.engine import resolve_device
-from semisup.errors import SemisupError, raise_all
+from semisup.engine import check_compiler, resolve_device, resolve_precision
+from semisup.errors import SemisupError, collecting
 from semisup.methods import METHODS
 from semisup.methods.base import given_to
 from semisup.models import check_model
@@ -19,30 +18,12 @@ from semisup.models.foreign import file_shapes
 from semisup.options import check_named, read
 from semisup.plugins import load_plugins
 
-__all__ = ["check_blocks", "check_method", "check_recipe", "complete", "load_checked"]
+__all__ = ["check_blocks", "check_method", "check_recipe"]
 
 
 def check_method(given: Any, at: str = "") -> list[str]:
     """Problems of a `method:` block: unknown name or key, wrong type, out of range. One sentence each."""
     return check_named(given, "name", METHODS, "method", at)
-
-
-def load_checked(ref: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe, from a file or a mapping; where something is wrong with it, look for all else that is wrong.
-
-    Raises:
-        SemisupError: one message with every mistake: keys, types, ranges, names, options, references, missing data.
-    """
-    return complete(Reading(ref, overrides) if isinstance(ref, Mapping) else read_recipe(ref, overrides))
-
-
-def complete(reading: Reading) -> Recipe:
-    """Return the recipe that was read; see `load_checked`."""
-    if reading.problems:
-        raw = reading.raw
-        found = [*reading.problems, *check_blocks(raw), *_check_machine(raw), *_check_source(raw.get("data", {}))]
-        raise_all(list(dict.fromkeys(found)), reading.subject)
-    return reading.recipe()
 
 
 def check_recipe(recipe: Recipe) -> list[str]:
@@ -51,9 +32,12 @@ def check_recipe(recipe: Recipe) -> list[str]:
 
 
 def check_blocks(raw: Mapping[str, Any]) -> list[str]:
-    """Likewise of a recipe as plain containers, its label budget included; other types were complained about before."""
+    """Likewise of a recipe as plain containers; other types were complained about before.
+
+    Its label budget, its device and where its data are belong to it.
+    """
     load_plugins()
-    problems = _check_labels(raw.get("data"))
+    problems = [*_check_labels(raw.get("data")), *_check_machine(raw), *_check_source(raw.get("data", {}))]
     problems += check_model(raw["model"], "model") if "model" in raw else []
     for name, stage in _items(raw.get("stages")):
         at = f"stages.{name}"
@@ -76,13 +60,15 @@ def _check_labels(data: Any) -> list[str]:
 
 
 def _check_machine(raw: Mapping[str, Any]) -> list[str]:
-    device = raw.get("device", "auto")
-    try:
-        if isinstance(device, str) and not read(Recipe, {"name": "x", "device": device})[1]:
-            resolve_device(device)
-    except SemisupError as error:
-        return [str(error)]
-    return []
+    settings = {key: raw[key] for key in ("device", "precision", "compile") if key in raw}
+    recipe = Recipe.model_validate(read(Recipe, {"name": "x", **settings})[0])
+    problems: list[str] = []
+    with collecting(problems):
+        device = resolve_device(recipe.device)
+        resolve_precision(recipe.precision, device)
+        if recipe.compile:
+            check_compiler(device)
+    return problems
 
 
 def _check_source(data: Any) -> list[str]:

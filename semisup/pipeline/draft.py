@@ -14,7 +14,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from semisup._version import __version__
-from semisup.config import DataConfig, parse_recipe
+from semisup.config import DataConfig
 from semisup.data.folder import prepare_folder
 from semisup.data.listing import list_csv, list_folders
 from semisup.data.store import Watch, unwatched
@@ -24,6 +24,7 @@ from semisup.engine import resolve_device
 from semisup.errors import SemisupError
 from semisup.pipeline.plan import make_plan
 from semisup.pipeline.timing import step_seconds
+from semisup.reading import parse_recipe
 from semisup.text import duration
 
 __all__ = ["Draft", "Wishes", "draft", "survey"]
@@ -41,7 +42,7 @@ EASY_POOL = ["identity", "rotate", "shear_x", "shear_y", "translate_x", "transla
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a person asks for beside the folder.
+    """What a person asks for besides the folder.
 
     Attributes:
         csv: table of path,label[,split] in place of the folders.

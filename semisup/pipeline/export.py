@@ -18,7 +18,7 @@ from semisup.data.npz import read_images
 from semisup.data.walk import walk
 from semisup.errors import SemisupError
 from semisup.files import write_atomically
-from semisup.pipeline.check import load_checked
+from semisup.pipeline.plan import load_checked
 from semisup.stages.card import card
 from semisup.stages.deployed import Facts, examples, facts_of, load_deployed
 from semisup.stages.predictor import WEIGHTS, Predictor

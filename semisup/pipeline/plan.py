@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from semisup.config import Recipe, StageConfig
 from semisup.data import ImageData, LabelBudget, draw_budget, load_data
+from semisup.data.sources import at_hand
 from semisup.data.store import Watch, unwatched
-from semisup.engine import check_compiler, resolve_device, resolve_precision
-from semisup.errors import SemisupError, raise_all
-from semisup.pipeline.check import check_recipe
+from semisup.engine import resolve_device, resolve_precision
+from semisup.errors import SemisupError, collecting, raise_all
+from semisup.pipeline.check import check_blocks, check_recipe
 from semisup.pipeline.fingerprint import fingerprint
 from semisup.pipeline.notes import stage_notes
+from semisup.pipeline.sound import sound_part
 from semisup.pipeline.trial import available_memory, step_memory
+from semisup.reading import Reading, read_recipe
 from semisup.stages.kinds import kind_of
 from semisup.stages.planned import Plan, StagePlan
 from semisup.stages.requirements import names_of
 
-__all__ = ["Plan", "StagePlan", "make_plan", "needed_stages", "plan_stages", "recipe_budget", "stage_inputs"]
+__all__ = [
+    "Plan",
+    "StagePlan",
+    "complete",
+    "load_checked",
+    "make_plan",
+    "needed_stages",
+    "plan_stages",
+    "recipe_budget",
+    "stage_inputs",
+]
 
 
 def make_plan(recipe: Recipe, data: ImageData | None = None, *, trial: bool = True, watch: Watch = unwatched) -> Plan:
@@ -37,17 +53,59 @@ def make_plan(recipe: Recipe, data: ImageData | None = None, *, trial: bool = Tr
     """
     subject = f"recipe '{recipe.name}'"
     problems = check_recipe(recipe)
-    with _collecting(problems):
-        device = resolve_device(recipe.device)
-        precision = resolve_precision(recipe.precision, device)
-        if recipe.compile:
-            check_compiler(device)
-    with _collecting(problems):
-        data = load_data(recipe.data, watch) if data is None else data
-        budget = recipe_budget(recipe, data)
-    raise_all(list(dict.fromkeys(problems)), subject)  # a label budget that is none is one for both
+    if not problems:
+        with collecting(problems):
+            data = load_data(recipe.data, watch) if data is None else data
+            budget = recipe_budget(recipe, data)
+    raise_all(problems and [*problems, *_other_mistakes(recipe.model_dump(by_alias=True), problems, data)], subject)
     assert data is not None
+    device = resolve_device(recipe.device)
+    precision = resolve_precision(recipe.precision, device)
     return plan_stages(Plan(recipe, data, budget, device, precision, data.statistics, []), trial=trial)
+
+
+def load_checked(ref: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, own: bool = True) -> Recipe:
+    """Read a recipe, from a file or a mapping; where something is wrong with it, look for all else that is wrong.
+
+    Args:
+        ref: see `load_recipe`.
+        overrides: likewise.
+        own: False: other data than those it names will be trained on, so that these are not looked at.
+
+    Raises:
+        SemisupError: one message with every mistake: keys, types, ranges, names, options, references, missing data.
+    """
+    return complete(Reading(ref, overrides) if isinstance(ref, Mapping) else read_recipe(ref, overrides), own=own)
+
+
+def complete(reading: Reading, *, own: bool = True) -> Recipe:
+    """Return the recipe that was read; see `load_checked`."""
+    if reading.problems:
+        found = list(dict.fromkeys([*reading.problems, *check_blocks(reading.raw)]))
+        raise_all([*found, *(_other_mistakes(reading.raw, found, None) if own else ())], reading.subject)
+    return reading.recipe()
+
+
+def _other_mistakes(raw: Mapping[str, Any], problems: list[str], data: ImageData | None) -> list[str]:
+    """Return what is wrong with the stages and the label budget once these problems are mended.
+
+    Nothing of data that would have to be decoded or downloaded first: an answer is due within seconds.
+    """
+    known, found = 0, list(problems)
+    recipe = sound_part(raw, found)
+    if recipe is not None and data is None and at_hand(recipe.data):
+        with collecting(found):
+            data = load_data(recipe.data)
+    # A stage is planned when all is well with those that it reads: once more without what was found wrong with them.
+    while recipe is not None and data is not None and len(found) > known:
+        known = len(found)
+        every_label = draw_budget(data.y_train, "all", 0, data.num_classes)
+        plan = Plan(recipe, data, every_label, torch.device("cpu"), "fp32", data.statistics, [])
+        with collecting(found):
+            plan = dataclasses.replace(plan, budget=recipe_budget(recipe, data))
+        _plan_stages(plan, found)
+        recipe = sound_part(raw, found)
+    return found[len(problems) :]
 
 
 def recipe_budget(recipe: Recipe, data: ImageData) -> LabelBudget:
@@ -69,22 +127,30 @@ def plan_stages(plan: Plan, *, trial: bool = True) -> Plan:
         SemisupError: every stage that cannot run, in one message.
     """
     problems: list[str] = []
+    planned = _plan_stages(plan, problems)
+    subject = f"recipe '{plan.recipe.name}'"
+    if problems:  # before the trial steps, for which torch imports its tracer: 2 s
+        others = _other_mistakes(plan.recipe.model_dump(by_alias=True), problems, plan.data)
+        raise_all([*problems, *others], subject)
+    for name, one in planned.items() if trial else ():
+        with collecting(problems, f"stages.{name}."):
+            planned[name] = _tried(plan, one)
+    raise_all(problems, subject)
+    return dataclasses.replace(plan, stages=[dataclasses.replace(one, method=None) for one in planned.values()])
+
+
+def _plan_stages(plan: Plan, problems: list[str]) -> dict[str, StagePlan]:
+    """Plan every stage that can be; `problems` gets what is wrong with the others."""
     planned: dict[str, StagePlan] = {}
     for name, stage in plan.recipe.stages.items():
         if not all(needed in planned for needed in stage_inputs(stage)):
             continue  # the stage that is missing was complained about
-        with _collecting(problems, f"stages.{name}."):
+        with collecting(problems, f"stages.{name}."):
             one = kind_of(stage.kind).plan(plan, name, stage, planned)
             hashes = [planned[needed].fingerprint for needed in one.inputs]
             notes = () if one.method is None else tuple(stage_notes(one.method, one.training, one.steps))
             planned[name] = dataclasses.replace(one, fingerprint=fingerprint(plan, one, hashes), notes=notes)
-    subject = f"recipe '{plan.recipe.name}'"
-    raise_all(problems, subject)  # before the trial steps, for which torch imports its tracer: 2 s
-    for name, one in planned.items() if trial else ():
-        with _collecting(problems, f"stages.{name}."):
-            planned[name] = _tried(plan, one)
-    raise_all(problems, subject)
-    return dataclasses.replace(plan, stages=[dataclasses.replace(one, method=None) for one in planned.values()])
+    return planned
 
 
 def _tried(plan: Plan, stage: StagePlan) -> StagePlan:
@@ -105,14 +171,6 @@ def _tried(plan: Plan, stage: StagePlan) -> StagePlan:
             f"{available / 2**30:.1f}; use smaller batches or a smaller model"
         )
     return dataclasses.replace(stage, memory=memory)
-
-
-@contextmanager
-def _collecting(problems: list[str], prefix: str = "") -> Iterator[None]:
-    try:
-        yield
-    except SemisupError as error:
-        problems.append(f"{prefix}{error}")
 
 
 def stage_inputs(stage: StageConfig) -> tuple[str, ...]:

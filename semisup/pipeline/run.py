@@ -14,19 +14,20 @@ from typing import Any
 import torch
 
 from semisup._version import __version__
-from semisup.config import Recipe, to_yaml
+from semisup.config import Recipe
 from semisup.data.given import Given, write_given
 from semisup.data.watch import watching
 from semisup.engine import ranks
 from semisup.errors import SemisupError, raise_all
 from semisup.files import write_atomically
-from semisup.pipeline.check import load_checked
 from semisup.pipeline.console import Reporter
 from semisup.pipeline.execute import LOCK, STORE, execute, locked
-from semisup.pipeline.plan import Plan, StagePlan, make_plan
+from semisup.pipeline.page import PAGE, write_page
+from semisup.pipeline.plan import Plan, StagePlan, load_checked, make_plan
 from semisup.pipeline.result import RunResult, StageResult
 from semisup.pipeline.several import help_to_run, not_shared
 from semisup.pipeline.timing import expected_seconds
+from semisup.reading import to_yaml
 from semisup.records import RECORD
 from semisup.stages import Artifact, read_artifact, write_json
 from semisup.stages.training import CHECKPOINT
@@ -35,7 +36,9 @@ from semisup.tracking import EventLog, MlflowUploader, ending_run, resolve_uri
 __all__ = ["git_commit", "run"]
 
 GIVEN = ".semisup/data"
-"""Data that were handed over as Python objects, beside the output folders."""
+"""Data that were handed over as Python objects, next to the output folders."""
+PAGE_SECONDS = 1.0
+"""Longest time that a run looks for mistakes to show; `semisup report` takes as long as it needs."""
 
 
 def run(
@@ -71,7 +74,7 @@ def run(
         raise SemisupError("overrides: they are for a recipe's file or name; a loaded recipe is changed in Python")
     with ranks.joined():
         with ranks.agreeing():
-            loaded = recipe if isinstance(recipe, Recipe) else load_checked(recipe, overrides)
+            loaded = recipe if isinstance(recipe, Recipe) else load_checked(recipe, overrides, own=data is None)
             raise_all(not_shared(loaded), f"{ranks.size()} processes")
         if loaded.threads is not None:
             torch.set_num_threads(loaded.threads)
@@ -131,10 +134,11 @@ def _run(
                 _log_artifact(log, stage, artifact, folder / stage.name, status)
             write_json(folder / "result.json", result.to_json())
             _log_result(log, plan, result, folder)
+            log.artifact(None, write_page(folder, plan.data, plan.budget, PAGE_SECONDS), "")
     reporter.show_result(result)
     for note in plan.data.notes:  # once more: the first time was long ago
         reporter.say(f"data: {note}")
-    reporter.say(f"results: {folder / 'result.json'}")
+    reporter.say(f"results: {folder / 'result.json'}, {folder / PAGE}")
     return result
 
 

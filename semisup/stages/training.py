@@ -32,7 +32,7 @@ from semisup.engine import (
 )
 from semisup.engine.optim import check_group_lr
 from semisup.engine.seeding import generator
-from semisup.errors import SemisupError, first_line
+from semisup.errors import SemisupError, collecting, first_line, raise_all
 from semisup.methods import Method
 from semisup.models import ModelSpec, WeightsReport, count_parameters, stage_decay
 from semisup.stages.artifact import Artifact, finish
@@ -89,19 +89,27 @@ def plan_training(
     networks = {other: network for other in needed if (network := earlier[other].network) is not None}
     spec = _describe(whole, stage, networks)
     method = _shapes(whole, stage, spec, networks)
-    weights = None if stage.init is not None else check_model_weights(networks_within(method)[0].backbone, spec)
-    check_group_lr(method, stage.optimizer)
-    loaded = None
-    if stage.init is not None and stage.init.weights is not None:
-        loaded = check_weights_file(method, stage.init, Path(stage.init.weights), data.classes)
-    check_views(stage, method, data)
-    backend = stage_backend(stage, method.views, whole.device, data.size)
     labeled, unlabeled = method.views.policies("labeled"), method.views.policies("unlabeled")
-    if labeled:
-        require_labels(whole, "method", stage.method["name"])
+    weights = loaded = None
+    backend, problems = stage.backend, list[str]()
+    with collecting(problems):
+        if stage.init is None:
+            weights = check_model_weights(networks_within(method)[0].backbone, spec)
+        elif stage.init.weights is not None:
+            loaded = check_weights_file(method, stage.init, Path(stage.init.weights), data.classes)
+    with collecting(problems):
+        check_group_lr(method, stage.optimizer)
+    with collecting(problems):
+        check_views(stage, method, data)
+        backend = stage_backend(stage, method.views, whole.device, data.size)
+    with collecting(problems):
+        if labeled:
+            require_labels(whole, "method", stage.method["name"])
     steps = _steps(stage, len(data.x_train), len(whole.budget.index), reads_unlabeled=bool(unlabeled))
+    with collecting(problems):
+        check_tuning(method, stage, steps, pretrained=stage.init is not None or weights is not None)
+    raise_all(problems)
     parameters, described = count_parameters(method.predictor()), network_of(method, spec)
-    check_tuning(name, method, stage, steps, pretrained=stage.init is not None or weights is not None)
     tune(method, stage, name)
     # As resolved, for all that follows: what is used, not "auto".
     resolved = {

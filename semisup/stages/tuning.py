@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from semisup.config import TrainConfig
-from semisup.errors import SemisupError
+from semisup.errors import SemisupError, raise_all
 from semisup.methods import Method
 from semisup.models import Classifier, Encoder
 from semisup.models.blocks import blocks_of
@@ -27,11 +27,10 @@ def frozen_until(stage: TrainConfig, steps: int) -> tuple[int | None, int] | Non
     return stage.freeze.blocks, max(1, round(until * steps)) if until < 1 else int(until)
 
 
-def check_tuning(name: str, method: Method, stage: TrainConfig, steps: int, *, pretrained: bool) -> None:
+def check_tuning(method: Method, stage: TrainConfig, steps: int, *, pretrained: bool) -> None:
     """Refuse keys that ask for what the method or its network does not have; others were refused without these.
 
     Args:
-        name: of the stage.
         method: freshly built, perhaps without memory for its weights.
         stage: its settings.
         steps: its length.
@@ -40,9 +39,7 @@ def check_tuning(name: str, method: Method, stage: TrainConfig, steps: int, *, p
     Raises:
         SemisupError: all of it.
     """
-    problems = list(_problems(method, stage, steps, pretrained=pretrained))
-    if problems:
-        raise SemisupError(f"\n  - stages.{name}.".join(problems))
+    raise_all(list(_problems(method, stage, steps, pretrained=pretrained)))
 
 
 def _problems(method: Method, stage: TrainConfig, steps: int, *, pretrained: bool) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from semisup.augment.policies.views import COLOR_POOL, NoAugment, RandAugment
 from semisup.config import TrainConfig
 from semisup.data import ImageData, take
 from semisup.engine import Batches, TrainingImages
-from semisup.errors import SemisupError, nearest, raise_all
+from semisup.errors import nearest, raise_all
 from semisup.methods import METHODS, Method, Views
 from semisup.options import option_defaults
 
@@ -131,17 +131,16 @@ def check_views(stage: TrainConfig, method: Method, data: ImageData) -> None:
         SemisupError: names the view.
     """
     asked = [*method.views.policies("labeled"), *method.views.policies("unlabeled")]
-    for view in stage.view_settings:
-        if view not in asked:
-            raise SemisupError(
-                f"augment.{view}: method '{stage.method['name']}' asks for no such view"
-                f"{nearest(view, [*asked, 'backend'])}"
-            )
-    _check_adaptive(method, stage)
-    _try_own_transforms(stage, data)
+    problems = [
+        f"augment.{view}: method '{stage.method['name']}' asks for no such view{nearest(view, [*asked, 'backend'])}"
+        for view in stage.view_settings
+        if view not in asked
+    ]
+    problems += [*_adaptive_problems(method, stage), *_own_transform_problems(stage, data)]
+    raise_all(problems)
 
 
-def _check_adaptive(method: Method, stage: TrainConfig) -> None:
+def _adaptive_problems(method: Method, stage: TrainConfig) -> Iterator[str]:
     """Refuse an adaptive policy where nothing is learned, and another policy than a probe where it is learned from."""
     name = stage.method["name"]
     defaults = {**method.views.policies("labeled"), **method.views.policies("unlabeled")}
@@ -150,26 +149,23 @@ def _check_adaptive(method: Method, stage: TrainConfig) -> None:
         probes = issubclass(POLICIES[policy], Probe)
         if probes != issubclass(POLICIES[default], Probe):
             what = "is for the view 'probe' of methods that learn rates" if probes else "must be 'ctaugment_probe'"
-            raise SemisupError(f"augment.{view}.policy: {what}, got '{policy}'")
-        if issubclass(POLICIES[policy], Adaptive) and method.learned() is None:
+            yield f"augment.{view}.policy: {what}, got '{policy}'"
+        elif issubclass(POLICIES[policy], Adaptive) and method.learned() is None:
             learners = [other for other, cls in METHODS.items() if "ctaugment" in option_defaults(cls)]
-            raise SemisupError(
+            yield (
                 f"augment.{view}.policy: method '{name}' learns no rates to draw by as it is set here; "
                 f"{' and '.join(learners)} do with `ctaugment: true`; got '{policy}'"
             )
 
 
-def _try_own_transforms(stage: TrainConfig, data: ImageData) -> None:
+def _own_transform_problems(stage: TrainConfig, data: ImageData) -> Iterator[str]:
     """Run the recipe's own albumentations transforms on one training image.
 
-    Raises:
-        SemisupError: some fail, or change what the network is fed: size, channels or type.
+    Some may fail, or change what the network is fed: size, channels or type.
     """
-    problems: list[str] = []
     for view, settings in stage.view_settings.items():
         if "albumentations" in settings:
             from semisup.augment.policies.own import OwnTransforms  # which takes a second to import
 
             found = OwnTransforms(settings["albumentations"]).try_on(take(data.x_train, slice(1))[0])
-            problems += [f"{view}.albumentations{problem}" for problem in found]
-    raise_all(problems, "augment")
+            yield from (f"augment.{view}.albumentations{problem}" for problem in found)

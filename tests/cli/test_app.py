@@ -22,10 +22,11 @@ from yaml import safe_load as load_yaml
 
 from semisup._version import __version__
 from semisup.cli.app import main
-from semisup.config import DataConfig, shipped_recipes
+from semisup.config import DataConfig
 from semisup.data import load_data
 from semisup.methods import METHODS
 from semisup.pipeline.describe import describe_method
+from semisup.reading import shipped_recipes
 
 RECIPE = """
 name: tiny
@@ -480,6 +481,7 @@ def test_data_prepare_answers_leaks_and_conflicts_once_by_its_own_flags(semisup:
     assert code == 0 and "11 labeled" in out and "11 test" not in out and "left out: 1 test" in err
 
 
+@pytest.mark.usefixtures("with_figures")
 def test_data_show_and_run_on_ones_own_folder(semisup: Semisup, tmp_path: Path) -> None:
     """The shipped template, as its first lines say."""
     own_images(tmp_path / "photos")

@@ -10,9 +10,9 @@ from PIL import Image
 
 import semisup
 from semisup.config import DataConfig
-from semisup.config.load import read_recipe
 from semisup.data import ImageData, load_data
 from semisup.pipeline.check import complete
+from semisup.reading.load import read_recipe
 
 RECIPE = """
 name: tiny

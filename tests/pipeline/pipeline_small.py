@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from semisup.config import Recipe, parse_recipe
+from semisup.config import Recipe
 from semisup.pipeline import RunResult, run
+from semisup.reading import parse_recipe
 
 SMALL: dict[str, Any] = {
     "name": "small",

@@ -11,13 +11,13 @@ import yaml
 
 from semisup.augment.policies import backend
 from semisup.bench.execution.jobs import step_kind
-from semisup.config import parse_recipe, to_yaml
 from semisup.engine.batches import Batches
 from semisup.errors import SemisupError
 from semisup.methods import METHODS, Batch
 from semisup.pipeline import run
 from semisup.pipeline.plan import Plan, make_plan
 from semisup.pipeline.show import show_data
+from semisup.reading import parse_recipe, to_yaml
 from tests.pipeline.pipeline_small import SMALL, small
 
 OWN = "{albumentations: [{name: GaussNoise, std_range: [0.05, 0.1], p: 1}, {name: Blur, p: 0.5}], policy: weak}"
@@ -148,7 +148,7 @@ def test_the_choice_can_be_read_in_the_plan_and_in_the_log(tmp_path: Path, capsy
         ("first={albumentations: [{name: Blur}], policy: weka}", r"first.policy: .*'weka'; did you mean 'weak'\?"),
         (
             "first={albumentations: [{name: RandomCrop, height: 4, width: 4}]}",
-            r"stages.pretrain.augment: first.albumentations\[0\]: RandomCrop: must keep height, width and channels",
+            r"stages.pretrain.augment.first.albumentations\[0\]: RandomCrop: must keep height, width and channels",
         ),
     ],
 )
@@ -174,7 +174,8 @@ def test_the_resolved_recipe_says_the_same() -> None:
     assert list(loaded.stages["pretrain"].view_settings) == ["first"]
 
 
-def test_a_picture_shows_what_training_sees(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("with_figures")
+def test_a_figure_shows_what_training_sees(tmp_path: Path) -> None:
     weak = "stages.pretrain.augment={first: {policy: weak}, second: {policy: weak}}"  # in which the two are the same
 
     def picture(*overrides: str) -> bytes:

@@ -7,12 +7,12 @@ import jsonschema
 import pytest
 
 from semisup.augment import POLICIES
-from semisup.config import find_recipe, shipped_recipes
 from semisup.config.read import read_mapping
 from semisup.methods import METHODS
 from semisup.models import BACKBONES
 from semisup.options import option_defaults
 from semisup.pipeline.schema import recipe_schema
+from semisup.reading import find_recipe, shipped_recipes
 
 
 def test_the_schema_has_the_options_of_everything_a_recipe_can_name() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from semisup.config import Recipe, parse_recipe
+from semisup.config import Recipe
 from semisup.pipeline import run
+from semisup.reading import parse_recipe
 from tests.pipeline.pipeline_small import run_small, statuses
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from semisup.config import DataConfig, Recipe, find_recipe, load_recipe, shipped_recipes, to_yaml
+from semisup.config import DataConfig, Recipe
 from semisup.data import ImageData, channel_statistics, draw_budget, load_data
 from semisup.errors import SemisupError
 from semisup.methods import METHODS
 from semisup.pipeline.check import check_recipe
 from semisup.pipeline.plan import Plan, plan_stages
+from semisup.reading import find_recipe, load_recipe, shipped_recipes, to_yaml
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 FILES = sorted(FOLDER.rglob("*.y*ml"))

@@ -59,7 +59,7 @@ def run(context):
 USE = """
 import sys
 from pathlib import Path
-from semisup.config import parse_recipe
+from semisup.reading import parse_recipe
 from semisup.errors import SemisupError
 from semisup.pipeline import run
 from tests.pipeline.pipeline_small import SMALL

@@ -14,12 +14,12 @@ from semisup.bench.suites.baselines import check_baseline
 from semisup.config import DataConfig, TrackingConfig
 from semisup.config.interpolate import forbidden, resolve
 from semisup.config.labels import parse_labels
-from semisup.config.load import overlay, read_overrides
 from semisup.config.read import read_mapping
 from semisup.config.schema import Named, Precision, RecipeName, Threads
 from semisup.config.shipped import shipped_folder, shipped_names
 from semisup.errors import SemisupError, nearest, raise_all
 from semisup.options import Range, Seed, Settings, Size, read
+from semisup.reading.load import overlay, read_overrides
 
 __all__ = [
     "Compute",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from semisup.stages.context import StageContext
     from semisup.stages.planned import Plan, StagePlan
 
-__all__ = ["KINDS", "CheckedRecipe", "Kind", "kind_of"]
+__all__ = ["KINDS", "CheckedRecipe", "Kind", "kind_of", "name_of"]
 
 
 class Kind(Protocol):

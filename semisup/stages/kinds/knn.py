@@ -61,15 +61,19 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
     Raises:
         SemisupError: there are no labels to vote with, or the network has no maps where a key asks for them.
     """
+    from semisup.errors import collecting, raise_all
     from semisup.evaluate.knn import SIMILARITIES
     from semisup.stages.planned import StagePlan
     from semisup.stages.requirements import features_of, require_grid, require_labels
 
     assert stage.of is not None
     looked_at, data = earlier[stage.of], whole.data
-    require_labels(whole, "kind", stage.kind)
-    features = features_of(looked_at)
-    require_grid("grid", stage.grid, looked_at, features)
+    features, problems = features_of(looked_at), list[str]()
+    with collecting(problems):
+        require_labels(whole, "kind", stage.kind)
+    with collecting(problems):
+        require_grid("grid", stage.grid, looked_at, features)
+    raise_all(problems)
     every_label = stage.bank == "all"
     bank = len(data.x_train) if every_label else len(whole.budget.index)
     memory = data.resident_bytes + 4 * stage.grid**2 * features.num_features * (bank + len(data.x_test))

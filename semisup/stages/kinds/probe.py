@@ -53,16 +53,21 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
     Raises:
         SemisupError: there are no labels to learn from, or the network has no maps where a key asks for them.
     """
+    from semisup.errors import collecting, raise_all
     from semisup.stages.planned import StagePlan
     from semisup.stages.requirements import features_of, require_grid, require_labels, require_maps
 
     assert stage.of is not None
     looked_at = earlier[stage.of]
-    require_labels(whole, "kind", stage.kind)
-    features = features_of(looked_at)
-    if stage.layers:
-        require_maps("layers", "names no layers", looked_at, features)
-    require_grid("grid", stage.grid, looked_at, features)
+    features, problems = features_of(looked_at), list[str]()
+    with collecting(problems):
+        require_labels(whole, "kind", stage.kind)
+    with collecting(problems):
+        if stage.layers:
+            require_maps("layers", "names no layers", looked_at, features)
+    with collecting(problems):
+        require_grid("grid", stage.grid, looked_at, features)
+    raise_all(problems)
     memory = whole.data.resident_bytes
     return StagePlan(name=name, config=stage, inputs=(stage.of,), parameters=looked_at.parameters, memory=memory)
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from semisup.config import Input, StageConfig
-from semisup.errors import SemisupError
 from semisup.options import BelowOne, ClassSharesOrNot, Positive, Range
 
 if TYPE_CHECKING:  # what a stage runs is imported when it is planned or run: reading recipes waits for none of it
@@ -70,25 +69,29 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
     Raises:
         SemisupError: there are no labels to spread, or a network or the data lack what a key asks of them.
     """
+    from semisup.errors import collecting, raise_all
     from semisup.stages.planned import StagePlan
     from semisup.stages.requirements import features_of, names_of, require_grid, require_labels
 
-    data = whole.data
-    require_labels(whole, "kind", stage.kind)
+    data, problems = whole.data, list[str]()
+    with collecting(problems):
+        require_labels(whole, "kind", stage.kind)
     if stage.mirror and not data.flip:
-        raise SemisupError(
+        problems.append(
             f"mirror: a mirrored image of '{data.name}' may be of another class; leave it false, or say that it "
             f"keeps its class with data.flip=true"
         )
     if isinstance(stage.balance, list) and len(stage.balance) != data.num_classes:
-        raise SemisupError(f"balance: must be {data.num_classes} numbers, one for each class, not {stage.balance}")
+        problems.append(f"balance: must be {data.num_classes} numbers, one for each class, not {stage.balance}")
     memory = data.resident_bytes
     memory += 48 * len(data.x_train) * stage.neighbors  # each edge both ways, 12 bytes, and a copy
     for teacher in stage.teacher:
         features = features_of(earlier[teacher])
-        require_grid("grid", stage.grid, earlier[teacher], features)
+        with collecting(problems):
+            require_grid("grid", stage.grid, earlier[teacher], features)
         numbers = stage.grid**2 * features.num_features * len(data.x_train)
         memory += (8 if stage.components is None else 24) * numbers  # once more, and twice in doubles
+    raise_all(problems)
     return StagePlan(name=name, config=stage, inputs=names_of(inputs(stage)), memory=memory)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -10,13 +9,9 @@ from typing import Any
 from semisup.config.schema import BACKENDS, Input, StageConfig
 from semisup.errors import nearest
 from semisup.options import one_of, read, show
+from semisup.stages.kinds import KINDS, CheckedRecipe, kind_of, name_of
 
-__all__ = ["check_recipe", "kinds"]
-
-
-def kinds() -> Any:
-    """Import `semisup.stages.kinds`: by name, because kinds of stages stand on a higher floor, with what they run."""
-    return importlib.import_module("semisup.stages.kinds")
+__all__ = ["check_recipe"]
 
 
 def check_recipe(raw: dict[str, Any]) -> list[str]:
@@ -29,7 +24,7 @@ def check_recipe(raw: dict[str, Any]) -> list[str]:
         One sentence per problem; none: `Recipe.model_validate(raw)` succeeds.
     """
     nested = list(_nested(raw.get("stages")))
-    clean, problems = read(kinds().CheckedRecipe, _without_nested(raw, nested))
+    clean, problems = read(CheckedRecipe, _without_nested(raw, nested))
     problems += [sentence for _, _, sentence in nested]
     if "model" in clean:
         _check_named(clean["model"], "model", problems)
@@ -72,7 +67,7 @@ def _check_stages(stages: dict[str, dict[str, Any]], raw: dict[str, Any], proble
         config = _config_of(stage) if ("kind" in stage) == ("kind" in raw[name]) else None
         if config is None:
             continue  # what a stage of an unknown kind may say is unknown too
-        kind = kinds().kind_of(config.kind)
+        kind = kind_of(config.kind)
         _check_named(stage.get("model"), f"{path}.model", problems)
         if stage.get("method"):
             _check_named(stage["method"], f"{path}.method", problems)
@@ -91,7 +86,7 @@ def _check_stages(stages: dict[str, dict[str, Any]], raw: dict[str, Any], proble
 
 def _config_of(stage: dict[str, Any]) -> StageConfig | None:
     """Return the settings of a stage without what was wrong, or None where its kind is unknown."""
-    names = {kind.Config.model_fields["kind"].default: kind for kind in kinds().KINDS}
+    names = {name_of(kind): kind for kind in KINDS}
     kind = names.get(stage.get("kind", next(iter(names))))
     return None if kind is None else kind.Config.model_validate(stage)
 
@@ -122,7 +117,7 @@ def _wrong_reference(one: Input, stage: str, names: Collection[str], found: dict
     """Say why `stage` cannot use an input; `found` has the kinds down to `stage` itself, `names` has all stages."""
     if one.stage == stage:
         return "a stage cannot use itself"
-    wanted = [kind.Config.model_fields["kind"].default for kind in kinds().KINDS if one.wants in kind.LEAVES]
+    wanted = [name_of(kind) for kind in KINDS if one.wants in kind.LEAVES]
     needed = " or ".join(wanted)
     if one.stage in found:
         kind = found[one.stage]

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from semisup.config.check import check_recipe, kinds
 from semisup.config.interpolate import forbidden, resolve
 from semisup.config.read import dump, read_mapping, read_value
 from semisup.config.schema import Recipe
 from semisup.config.shipped import shipped_folder, shipped_names
 from semisup.errors import SemisupError, nearest, raise_all
 from semisup.options import show
+from semisup.reading.check import check_recipe
+from semisup.stages.kinds import CheckedRecipe
 
 __all__ = [
     "Reading",
@@ -100,8 +101,7 @@ class Reading:
             SemisupError: there are problems; all of them.
         """
         raise_all(self.problems, self.subject)
-        recipe: Recipe = kinds().CheckedRecipe.model_validate(self.raw)
-        return recipe
+        return CheckedRecipe.model_validate(self.raw)
 
 
 def read_recipe(ref: str | Path, overrides: Sequence[str] = ()) -> Reading:

@@ -1,0 +1,54 @@
+"""The `semisup check` command: labels that are likely wrong, near copies, images like no other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from semisup.cli.stop import saying_how_to_go_on
+from semisup.errors import SemisupError
+
+__all__ = ["check"]
+
+
+def check(
+    folder: Annotated[Path, typer.Argument(help="Folder with labeled/CLASS/..., as training reads it.")],
+    model: Annotated[
+        Path, typer.Argument(help="Folder of a finished stage, classifier or encoder, e.g. out/pretrain.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("checked"),
+    csv: Annotated[Path | None, typer.Option(help="Table of path,label[,split] in place of the folders.")] = None,
+    shown: Annotated[int, typer.Option(min=1, help="Most images on the page.")] = 100,
+    cache: Annotated[Path | None, typer.Option(help="Of decoded images; default ~/.cache/semisup/folders.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the folds.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Look over labels and images: labels that are likely wrong, near copies, images like no other.
+
+    Every label is predicted from what the model sees by the labels of other images. Writes check_labels.csv (all
+    labels, the least believable first), check_images.csv and check.html (the images, with fields to correct).
+    """
+    if not (model / "model.json").is_file():  # asked before torch is imported: 2 s
+        raise SemisupError(f"{model}: not a model folder (no model.json); name a finished stage's folder")
+    with saying_how_to_go_on():
+        from rich.console import Console
+
+        from semisup.data.watch import watching
+        from semisup.labeling.review import review
+
+        done = review(
+            folder, model, out, table=csv, shown=shown, cache=None if cache is None else str(cache), seed=seed,
+            device=device, watch=watching(Console(stderr=True)),
+        )  # fmt: skip
+        for note in done.notes:
+            typer.echo(f"note: {note}", err=True)
+        typer.echo(f"{done.wrong:,} of {done.labels:,} labels are likely wrong")
+        typer.echo(
+            f"{done.copies:,} groups of near copies, {done.conflicts:,} of them of several classes, {done.leaks:,} in "
+            f"several parts (training, val, test)"
+        )
+        typer.echo(f"{done.odd:,} images like no other")
+        for file in done.files:
+            typer.echo(f"  {file}")

@@ -1,0 +1,81 @@
+"""`semisup check`: wrong labels on top of the list, copies, odd ones out."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from semisup.config import DataConfig
+from semisup.data import ImageData, load_data
+from semisup.errors import SemisupError
+from semisup.labeling.review import review
+from semisup.labeling.wrong import likely_wrong, odd_ones, out_of_fold
+
+
+def found_early(features: np.ndarray, labels: np.ndarray, seed: int) -> float:
+    """Flip a tenth of the labels to others; return the part of them in the first 15% of the list."""
+    rng = np.random.default_rng(seed)
+    flipped = rng.permutation(len(labels))[: len(labels) // 10]
+    given = labels.copy()
+    given[flipped] = (labels[flipped] + rng.integers(1, 10, len(flipped))) % 10
+    probs = out_of_fold(features, given, np.arange(len(given)), seed)
+    order = np.argsort(probs[np.arange(len(given)), given])
+    return float(np.isin(flipped, order[: round(0.15 * len(given))]).mean())
+
+
+def test_flipped_labels_of_digits_come_first(digits: ImageData) -> None:
+    pixels = digits.x_train[:700].reshape(700, -1) / 255
+    assert found_early(pixels, digits.y_train[:700], 0) >= 0.9
+
+
+@pytest.mark.slow
+def test_flipped_labels_of_fashion_mnist_come_first() -> None:
+    data = load_data(DataConfig(source="fashion_mnist"))
+    pixels = data.x_train[:3000].reshape(3000, -1) / 255
+    assert found_early(pixels, data.y_train[:3000], 0) >= 0.8
+
+
+def test_confident_learning_by_hand() -> None:
+    probs = np.array([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.1, 0.9], [0.1, 0.9], [0.45, 0.55]])
+    labels = np.array([0, 0, 0, 1, 1, 1])  # thresholds 0.6 and 0.783
+    assert likely_wrong(probs, labels).tolist() == [False, False, True, False, False, False]
+
+
+def test_copies_fall_into_one_fold() -> None:
+    """A copy with the same wrong label must not vouch for it."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(-3, 1, (30, 5)), rng.normal(3, 1, (30, 5))])
+    labels = np.repeat([0, 1], 30)
+    x[1:4] = x[0]
+    labels[:4] = 1
+    groups = np.arange(60)
+    groups[:4] = 0
+    assert out_of_fold(x, labels, groups, 0)[:4, 1].max() < 0.5
+
+
+def test_odd_ones() -> None:
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(0, 0.1, (50, 3)) + np.eye(3)[0], [[-1, 0.2, 0.3]]])
+    distance, odd = odd_ones(x)
+    assert odd[50] and odd.sum() < 5 and distance.argmax() == 50
+
+
+def test_what_is_written(photos: Path, models: Path, tmp_path: Path) -> None:
+    done = review(photos, models / "encoder", tmp_path / "out", cache=str(tmp_path / "cache"), device="cpu")
+    assert done.labels == 12 and done.copies == 1 and not done.conflicts and not done.leaks
+    with (tmp_path / "out" / "check_labels.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    trust = [float(row["confidence_in_label"]) for row in rows]
+    assert len(rows) == 12 and trust == sorted(trust)
+    assert sum(row["likely_wrong"] == "yes" for row in rows) == done.wrong
+    images = (tmp_path / "out" / "check_images.csv").read_text()
+    assert "unlabeled/copy.png,train,,near copies,unlabeled/00.png," in images
+    assert (tmp_path / "out" / "check.html").read_text().count("<figure>") == 12
+
+
+def test_one_class_is_not_enough(photos: Path, models: Path, tmp_path: Path) -> None:
+    with pytest.raises(SemisupError, match="needs two classes with at least 2 labels each"):
+        review(photos / "unlabeled", models / "encoder", tmp_path, cache=str(tmp_path / "cache"), device="cpu")
