@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from semisup.data.budget import UNEQUAL
 from semisup.errors import SemisupError
 from semisup.stages import Artifact, Predictor, load_predictor
 
@@ -39,8 +40,9 @@ class StageResult:
         return StageResult(status=status, **{key: artifact.record[key] for key in keys})
 
     def headline(self) -> dict[str, float | None]:
-        """Return the few numbers to show first."""
-        return {name: self.metrics[name] for name in HEADLINE if name in self.metrics}
+        """Return the few numbers to show first, and what a choice among stages was made by."""
+        shown = [*HEADLINE, *(name for name in self.metrics if name.startswith("choice/"))]
+        return {name: self.metrics[name] for name in shown if name in self.metrics}
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class RunResult:
                 "stage": self.final.name,
                 "path": str(self.out / self.final.name),
                 "test/accuracy": self.final.metrics.get("test/accuracy"),
+                "headline": "test/balanced_accuracy" if self.data.get("class_ratio", 1) > UNEQUAL else "test/accuracy",
             }
         return {
             "recipe": self.recipe,

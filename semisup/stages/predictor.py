@@ -24,7 +24,18 @@ from semisup.plugins import load_plugins, package_of
 from semisup.records import checked, read_json, read_record, verify
 from semisup.stages.networks import Network, wanted_weights
 
-__all__ = ["Predictor", "describe", "load_features", "load_network", "load_predictor", "read_network", "save_predictor"]
+__all__ = [
+    "MODEL",
+    "WEIGHTS",
+    "Predictor",
+    "describe",
+    "load_features",
+    "load_headless",
+    "load_network",
+    "load_predictor",
+    "read_network",
+    "save_predictor",
+]
 
 MODEL, WEIGHTS = "model.json", "model.safetensors"
 
@@ -233,11 +244,20 @@ def load_features(folder: Path, device: torch.device) -> nn.Module:
     Raises:
         SemisupError: no model there.
     """
-    module = Network.from_json(describe(folder)).build_classifier()  # an encoder gets a head, which is left out below
+    module = load_headless(folder, device)
+    return nn.Sequential(module.backbone, module.neck).eval()
+
+
+def load_headless(folder: Path, device: torch.device) -> Classifier:
+    """Return the network of a finished stage, in eval mode, to ask for features: an encoder gets a head of no meaning.
+
+    Raises:
+        SemisupError: no model there.
+    """
+    module = Network.from_json(describe(folder)).build_classifier()
     path = folder / WEIGHTS
     load_into(wanted_weights(module, read_shapes(path)), path)
-    features = nn.Sequential(module.backbone, module.neck)
-    return features.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+    return module.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 
 def load_predictor(folder: str | Path, device: str | torch.device = "cpu", *, raw: bool = False) -> Predictor:
