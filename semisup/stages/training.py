@@ -107,15 +107,16 @@ def plan_training(
         if labeled:
             require_labels(whole, "method", stage.method["name"])
     steps = _steps(stage, len(data.x_train), len(whole.budget.index), reads_unlabeled=bool(unlabeled))
+    pretrained = stage.init is not None or weights is not None
     with collecting(problems):
-        check_tuning(method, stage, steps, pretrained=stage.init is not None or weights is not None)
+        check_tuning(method, stage, steps, pretrained=pretrained)
     raise_all(problems)
     parameters, described = count_parameters(method.predictor()), network_of(method, spec)
     tune(method, stage, name)
     # As resolved, for all that follows: what is used, not "auto".
     resolved = {
         "augment": {**following_background(stage, method.views, data.background), "backend": backend},
-        "refresh_batchnorm": refreshes(stage, method, steps),
+        "refresh_batchnorm": refreshes(stage, method, steps, pretrained=pretrained),
     }
     return StagePlan(
         name=name,

@@ -49,6 +49,9 @@ def _check_tuning(stage: TrainConfig) -> Iterator[tuple[str, str]]:
     """Yield what the keys on what learns ask of each other in vain."""
     if stage.lora is not None and stage.train == "norm":
         yield "train", "with lora it is all (LoRA alone) or bias (LoRA and the biases), not 'norm'"
+    stays = stage.lora is not None or (stage.freeze is not None and stage.freeze.until is None)
+    if stays and stage.refresh_batchnorm is True:
+        yield "refresh_batchnorm", "would change the statistics of what is frozen; remove it"
     if stage.freeze is None:
         return
     whole, until = stage.freeze.blocks is None, stage.freeze.until is not None
