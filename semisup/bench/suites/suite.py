@@ -31,6 +31,7 @@ __all__ = [
     "load_suite",
     "parse_suite",
     "shipped_suites",
+    "suite_schema",
 ]
 
 
@@ -189,6 +190,7 @@ class Suite(Settings):
     workers, one that died (a cluster elsewhere has its own setting for these, distributed.scheduler.allowed-
     failures)."""
     tracking: TrackingConfig = TrackingConfig()
+    """Where the runs are recorded."""
     settings: str = ""
     """For the reader of the tables: how the settings were found."""
 
@@ -302,6 +304,14 @@ def _entry_problems(name: str, entry: EntryConfig, suite: Suite) -> list[str]:
                 "give more values to try"
             )
     return problems
+
+
+def suite_schema() -> dict[str, Any]:
+    """Return the JSON Schema of suites, for editors that complete keys."""
+    schema = Suite.model_json_schema(by_alias=True)
+    for key in ("draws", "inits"):  # a number is short for the first so many
+        schema["properties"][key] = {"anyOf": [{"type": "integer"}, schema["properties"][key]]}
+    return schema
 
 
 def find_suite(ref: str | Path) -> Path:
