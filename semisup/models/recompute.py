@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from semisup.models.blocks import blocks_of
 
-__all__ = ["recompute_blocks"]
+__all__ = ["recompute_blocks", "recomputed"]
 
 
 def recompute_blocks(backbone: nn.Module) -> int:
@@ -29,6 +29,11 @@ def recompute_blocks(backbone: nn.Module) -> int:
         contexts = functools.partial(_contexts, block)
         block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False, context_fn=contexts)
     return len(modules)
+
+
+def recomputed(module: nn.Module) -> list[nn.Module]:
+    """Return the blocks inside of which backward is left nothing but the input."""
+    return [inner for inner in module.modules() if "forward" in vars(inner)]
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

@@ -16,6 +16,7 @@ from semisup.config import TrainConfig
 from semisup.data import ImageData
 from semisup.errors import SemisupError, first_line
 from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled
+from semisup.models.recompute import recomputed
 
 __all__ = ["available_memory", "step_memory"]
 
@@ -44,7 +45,10 @@ def step_memory(method: Method, stage: TrainConfig, data: ImageData, precision: 
 
 
 def _try_step(method: Method, stage: TrainConfig, data: ImageData) -> tuple[int, bool]:
-    """Make one step; returns the bytes that backward would have to keep, and whether it hands over embeddings."""
+    """Make one step; returns the bytes that backward would have to keep, and whether it hands over embeddings.
+
+    Of a block whose activations are recomputed that is its input; what one such block takes meanwhile is not counted.
+    """
     shape = (data.channels, data.size, data.size)
     labeled, unlabeled = method.views.policies("labeled"), method.views.policies("unlabeled")
     b, u = stage.batch.labeled if labeled else 0, stage.batch.unlabeled if unlabeled else 0
@@ -70,6 +74,12 @@ def _try_step(method: Method, stage: TrainConfig, data: ImageData) -> tuple[int,
             kept[storage._cdata] = tensor.numel() * tensor.element_size()
         return tensor
 
+    def keep_input(block: nn.Module, given: tuple[Tensor, ...]) -> None:
+        for tensor in given if torch.is_grad_enabled() else ():
+            keep(tensor)
+
+    for block in recomputed(method):
+        block.register_forward_pre_hook(keep_input)
     method.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         for update in method.step(batch, Progress(1, 2)):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from semisup.config.read import read_mapping
 from semisup.engine import Stopped
 from semisup.errors import SemisupError
 from semisup.models import load_weights
@@ -92,9 +94,14 @@ def test_a_stage_that_is_stopped_ends_with_the_same_bits(keys: Any, tmp_path: Pa
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_recomputed_activations_change_no_bit_and_are_not_planned_for(tmp_path: Path) -> None:
+def test_recomputed_activations_change_no_bit_and_blocks_inputs_alone_are_planned_for(tmp_path: Path) -> None:
     plain = run_stages(stages(), DATA, tmp_path / "plain", model=VIT)
     again = run_stages(stages(activation_checkpointing=True), DATA, tmp_path / "again", model=VIT)
+    memory = [
+        small_plan(stages(activation_checkpointing=asked), DATA, model=VIT)[0].stages[1].memory
+        for asked in (False, True)
+    ]
+    assert memory[1] < 0.8 * memory[0]
     one, other = weights(plain["second"]), weights(again["second"])
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -165,3 +172,11 @@ def test_short_forms_reach_the_command_line() -> None:
     assert found.freeze.blocks == 2 and found.lora.rank == 4  # type: ignore[attr-defined]
     assert parse_recipe(recipe, ["stages.a.freeze=true"]).stages["a"].freeze.blocks is None  # type: ignore[attr-defined]
     assert parse_recipe(recipe, ["stages.a.freeze.until=30%"]).stages["a"].freeze.until == 0.3  # type: ignore[attr-defined]
+
+
+def test_the_stage_of_the_documentation_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "pretrained.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.DOTALL | re.M)
+    (tmp_path / "shown.yaml").write_text(shown, encoding="utf-8")
+    stage = parse_recipe({"name": "x", "stages": read_mapping(tmp_path / "shown.yaml")}).stages["finetune"]
+    assert stage.optimizer.lr_decay == 0.8 and stage.freeze.blocks == 12  # type: ignore[attr-defined]
