@@ -10,42 +10,39 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel
 
 from semisup.augment import POLICIES
 from semisup.bench.suites.suite import Suite, suite_schema
-from semisup.config import (
-    BatchConfig,
-    DataConfig,
-    InitConfig,
-    OptimizerConfig,
-    Recipe,
-    ScheduleConfig,
-    StageConfig,
-    TrackingConfig,
-)
-from semisup.config.schema import FreezeConfig, LoraConfig
+from semisup.config import Recipe, StageConfig, TrainConfig
 from semisup.methods import METHODS
 from semisup.models import BACKBONES
-from semisup.options import keys_of
+from semisup.options import Settings, keys_of
 from semisup.pipeline.describe import describe_method, described_options, words
 from semisup.pipeline.schema import recipe_schema
 from semisup.stages.kinds import KINDS, name_of
 
 ROOT = Path(__file__).parents[1]
 MADE = "Written by `python benchmarks/reference.py` from the models themselves, as is the schema that editors read.\n"
-PARTS: dict[str, type[BaseModel]] = {
-    "data": DataConfig,
-    "tracking": TrackingConfig,
-    "init": InitConfig,
-    "optimizer": OptimizerConfig,
-    "schedule": ScheduleConfig,
-    "batch": BatchConfig,
-    "freeze": FreezeConfig,
-    "lora": LoraConfig,
-}
+
+
+def _parts(owner: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """Return the keys of a model that are mappings with models of their own."""
+    found = {
+        key: [part for part in (field.annotation, *get_args(field.annotation)) if _is_settings(part)]
+        for key, field in keys_of(owner).items()
+    }
+    return {key: parts[0] for key, parts in found.items() if parts}
+
+
+def _is_settings(part: Any) -> bool:
+    return isinstance(part, type) and issubclass(part, Settings)
+
+
+OF_RECIPE, OF_STAGE = _parts(Recipe), _parts(TrainConfig)
+PARTS = OF_RECIPE | OF_STAGE
 """Keys that are mappings, of a recipe or a train stage, and their models."""
 
 
@@ -62,12 +59,12 @@ def files() -> dict[str, str]:
 def _recipe_page() -> Iterator[str]:
     yield f"# A recipe, key by key\n\n{MADE.strip()}"
     yield "\n## The recipe\n\n" + _keys(Recipe)
-    for key in ("data", "tracking"):
-        yield f"\n## {key}\n\n{_keys(PARTS[key])}"
+    for key, model in OF_RECIPE.items():
+        yield f"\n## {key}\n\n{_keys(model)}"
     for kind in KINDS:
         yield f"\n## A stage of kind {name_of(kind)}\n\n{_keys(kind.Config)}"
-    for key in (key for key in PARTS if key not in ("data", "tracking")):
-        yield f"\n## {key}, of a train stage\n\n{_keys(PARTS[key])}"
+    for key, model in OF_STAGE.items():
+        yield f"\n## {key}, of a train stage\n\n{_keys(model)}"
     yield from _named("Networks", "model: {name: ...}", BACKBONES)
     yield from _named("Policies of views", "augment: {<view>: {policy: ...}}", POLICIES)
     yield "\n## A suite of `semisup bench`\n\n" + _keys(Suite)

@@ -33,6 +33,7 @@ __all__ = [
     "InitConfig",
     "Input",
     "LoraConfig",
+    "LossConfig",
     "OptimizerConfig",
     "Recipe",
     "ScheduleConfig",
@@ -121,6 +122,12 @@ class DataConfig(Settings):
     first is needed); other sources: the folder that has the files or gets them; null: the source's usual places."""
     size: Annotated[int, Range(8, 518)] | None = None
     """Side of the square images, pixels, 8 to 518; null: as they come. folder: the center square is scaled to it."""
+    long_tail: Annotated[float, Range(1, 10**4, open_low=True)] | None = None
+    """Leave so many training images out that the first class is that many times as large as the last, > 1, and the
+    others lie between; test images stay. Not for source folder."""
+    foreign: Size | None = None
+    """So many of the last classes are none: their training images are among the unlabeled ones, as images of no class,
+    and their test images are left out. Not for source folder."""
     flip: bool | None = None
     """May images be mirrored left to right; null: the source knows."""
     csv: NotEmpty | None = None
@@ -215,11 +222,25 @@ class BatchConfig(Settings):
 
     labeled: Count = 64
     """Labeled images per step, >= 1."""
+    balanced: bool = False
+    """Draw labeled images class by class, as many of each; false: all labels equally often."""
     unlabeled: Count = 448
     """Unlabeled images per step, >= 1."""
     pool: Size | None = None
     """Training images that unlabeled batches are made of, >= 1, drawn by the seed; null: all of them. A few that are
     seen many times, for methods that compare an image with what they remember of it."""
+
+
+class LossConfig(Settings):
+    """The loss of the labels where classes are unequal; the defaults are the plain cross-entropy."""
+
+    class_weights: Literal["auto"] | None = None
+    """auto: a label counts n / (classes x labels of its class), 1 on average; null: 1."""
+    logit_adjustment: Annotated[float, Range(0, 10)] = 0.0
+    """Times log of the class's share of the labels is added to the logits while training (arXiv:2007.07314), 0 to 10;
+    1: what is learned predicts as if classes were equal; 0: none."""
+    focal: Annotated[float, Range(0, 10)] = 0.0
+    """Exponent of (1 - p) that the focal loss (arXiv:1708.02002) weighs labels by, 0 to 10; 0: none."""
 
 
 class Input(NamedTuple):
@@ -287,6 +308,8 @@ class TrainConfig(StageConfig):
     """The learning rate over the stage."""
     batch: BatchConfig = BatchConfig()
     """Images per step."""
+    loss: LossConfig = LossConfig()
+    """Of the labels."""
     steps: Size | None = None
     """Length in optimizer steps, >= 1; give steps or epochs."""
     epochs: Annotated[float, Range(0, 10**6, open_low=True)] | None = None

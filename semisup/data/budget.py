@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from semisup.config.labels import Labels, parse_labels
 from semisup.errors import SemisupError
 
-__all__ = ["LabelBudget", "Labels", "draw_budget", "parse_labels"]
+__all__ = ["UNEQUAL", "LabelBudget", "Labels", "class_ratio", "draw_budget", "parse_labels"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,26 @@ def draw_budget(
     if budget.kind != "fraction" and per_class.max() - per_class.min() > 1:
         raise SemisupError(_unbalanced(budget, wanted, available, names))
     return _budget(drawn, y_train, orders, validation, names)
+
+
+UNEQUAL = 3.0
+"""Ratio of class sizes from which accuracy says little of the small classes, and balanced accuracy is the headline."""
+
+
+def class_ratio(budget: LabelBudget, y_test: NDArray[np.int64]) -> float:
+    """Return how many times the largest class is as large as the smallest, of the budget's labels or of the test's.
+
+    The larger of the two ratios; classes without images do not count.
+
+    Args:
+        budget: the labels to train on.
+        y_test: classes of the test images.
+    """
+    ratios = [1.0]
+    for counts in (np.array(budget.per_class), np.bincount(y_test[y_test >= 0])):
+        if (there := counts[counts > 0]).size:
+            ratios.append(float(there.max() / there.min()))
+    return max(ratios)
 
 
 def _wanted(budget: Labels, total: int, num_classes: int) -> int:

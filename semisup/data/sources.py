@@ -18,6 +18,7 @@ from semisup.data.downloads import CACHE, Download, download, read_cifar10, read
 from semisup.data.folder import read_folder
 from semisup.data.image_data import ImageData
 from semisup.data.npz import read_npz, without_duplicates
+from semisup.data.shaped import long_tail, with_foreign
 from semisup.data.store import Watch, unwatched
 from semisup.data.table import UNLABELED
 from semisup.errors import SemisupError, nearest, raise_all
@@ -44,16 +45,26 @@ def load_data(config: DataConfig, watch: Watch = unwatched) -> ImageData:
         SemisupError: unknown source, files missing or broken, or a download that cannot start (within seconds).
     """
     path = check_source(config)
+    if config.source == "folder" and (config.long_tail or config.foreign):
+        raise SemisupError("data.long_tail, data.foreign: a folder is what it is; these are for the other sources")
     if config.source == "folder":
         data = read_folder(config, watch)
     else:
         raise_all(_of_own_data_only(config), f"source {config.source}")
         data = _read_npz(path, config) if config.source == "npz" else SOURCES[config.source](path)
+    data = _shaped(data, config)
     if config.size is not None and config.size != data.size:
         x_val = None if data.x_val is None else _resize(data.x_val, config.size)
         x_train, x_test = _resize(data.x_train, config.size), _resize(data.x_test, config.size)
         data = replace(data, x_train=x_train, x_test=x_test, x_val=x_val)
     return data if config.flip is None else replace(data, flip=config.flip)
+
+
+def _shaped(data: ImageData, config: DataConfig) -> ImageData:
+    """Return the data with unequal classes and with foreign images, where a recipe asks for them."""
+    if config.foreign is not None:
+        data = with_foreign(data, config.foreign)
+    return data if config.long_tail is None else long_tail(data, config.long_tail)
 
 
 def check_source(config: DataConfig) -> Path | None:

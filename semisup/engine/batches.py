@@ -18,6 +18,7 @@ from semisup.data import take
 from semisup.engine import ranks
 from semisup.engine.seeding import generator
 from semisup.errors import SemisupError
+from semisup.losses import LabelLoss
 from semisup.methods import Batch, Labeled, Unlabeled
 
 __all__ = ["Batches", "Order", "TrainingImages"]
@@ -71,6 +72,31 @@ class Order:
         return torch.cat(pieces)
 
 
+class BalancedOrder:
+    """An endless order of labels in which every stretch of C positions has each class once.
+
+    Args:
+        labels: (L,) classes.
+        key: names the draw.
+    """
+
+    def __init__(self, labels: Tensor, *key: object) -> None:
+        classes = [torch.nonzero(labels == k).flatten() for k in labels.unique()]
+        self._members = classes
+        self._classes = Order(len(classes), *key, "classes")
+        self._orders = [Order(len(rows), *key, "class", k) for k, rows in enumerate(classes)]
+
+    def stretch(self, start: int, length: int) -> Tensor:
+        """Positions in `labels`, (length,) int64."""
+        chosen = self._classes.stretch(start, length).tolist()
+        turns = range(start, start + length)
+        found = [
+            self._members[k][self._orders[k].stretch(at // len(self._members), 1)]
+            for k, at in zip(chosen, turns, strict=True)
+        ]
+        return torch.cat(found)
+
+
 class Batches:
     """`batches(t)` is the batch of step t, augmented, normalized and on the device.
 
@@ -87,6 +113,8 @@ class Batches:
         normalize: applied to every view last.
         device: where the batch is made.
         key: seed and stage name.
+        loss: of the labels.
+        balanced: draw labeled images class by class.
 
     Raises:
         SemisupError: a part is asked for, and there is no image to draw for it.
@@ -103,7 +131,10 @@ class Batches:
         normalize: Normalize,
         device: torch.device,
         key: tuple[object, ...],
+        loss: LabelLoss | None = None,
+        balanced: bool = False,
     ) -> None:
+        self.loss = LabelLoss() if loss is None else loss.to(device)
         self.images = data.images
         if isinstance(data.images, Tensor) and not any(
             isinstance(policy, HostFirst) for policy in (*labeled.values(), *unlabeled.values())
@@ -126,7 +157,10 @@ class Batches:
         self.normalize = normalize.to(device)
         self.device = device
         self.key = key
-        self._labeled_order = Order(len(self.labels), *key, "labeled order")
+        order = (*key, "labeled order")
+        self._labeled_order: Order | BalancedOrder = (
+            BalancedOrder(self.labels, *order) if balanced else Order(len(self.labels), *order)
+        )
         self._unlabeled_order = Order(len(self.pool), *key, "unlabeled order")
 
     @property
@@ -190,7 +224,7 @@ class Batches:
             at = self._labeled_order.stretch(step * self.labeled_size, self.labeled_size)
             rows, y = (each[at].to(self.device, non_blocking=True) for each in (self.labeled_index, self.labels))
             views, trace = self._views(self.labeled_policies, self.labeled_index[at], "labeled", step)
-            labeled = Labeled(views, y, rows, trace)
+            labeled = Labeled(views, y, rows, trace, self.loss)
         if self.unlabeled_size:
             at = self._unlabeled_order.stretch(step * self.unlabeled_size, self.unlabeled_size)
             rows = self.pool[at].to(self.device, non_blocking=True)

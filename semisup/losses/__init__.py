@@ -18,6 +18,7 @@ from semisup.losses.contrastive import info_nce, n_pair, nce, nt_xent, sup_con
 from semisup.losses.count_features import counting
 from semisup.losses.distillation import hinton_kd, soft_target_distillation
 from semisup.losses.fairness import self_adaptive_fairness
+from semisup.losses.imbalance import LabelLoss
 from semisup.losses.joint_embedding import barlow_twins, covariance_penalty, negative_cosine, variance_hinge
 from semisup.losses.masked import masked_mse
 from semisup.losses.metric import batch_hard_triplet, contrastive_margin, soft_nearest_neighbor, triplet
@@ -25,6 +26,7 @@ from semisup.losses.positive_unlabeled import positive_unlabeled
 from semisup.losses.similarity import neighbor_predictions, pseudo_label_graph, similarity, unfold_classes
 
 __all__ = [
+    "LabelLoss",
     "align_distribution",
     "annealed_cross_entropy",
     "barlow_twins",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.losses import align_distribution, soft_cross_entropy
@@ -47,6 +46,7 @@ class AdaMatch(Method):
     family = "semi-supervised"
     summary = "FixMatch with a threshold relative to, and class frequencies of, what is said of labeled images."
     citation = "Berthelot et al. 2022, arXiv:2106.04732"
+    reads_loss = True
     views = Views(labeled=("weak", "strong"), unlabeled=("weak", "strong"))
 
     def __init__(
@@ -75,7 +75,7 @@ class AdaMatch(Method):
         mixed = torch.lerp(own.float(), torch.cat(joint).float(), torch.rand_like(own, dtype=torch.float32))
         logits, logits_labeled_strong = mixed.chunk(2)
         guesses, mask = self.guess(logits.detach(), logits_weak.detach())
-        weak, strong = (F.cross_entropy(part, batch.labeled.y) for part in (logits, logits_labeled_strong))
+        weak, strong = (batch.labeled.cross_entropy(part) for part in (logits, logits_labeled_strong))
         target = soft_cross_entropy(logits_strong, guesses, mask)
         yield Update(
             weak + strong + cosine_ramp(progress, self.ramp) * self.unlabeled_weight * target,

@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from semisup.losses import LabelLoss
 from semisup.options import (
     AtLeastTwo,
     BelowOne,
@@ -76,22 +77,31 @@ class Views:
         return dict(views) if isinstance(views, Mapping) else {view: POLICY_OF_VIEW[view] for view in views}
 
 
+PLAIN = LabelLoss()
+
+
 @dataclass
 class Labeled:
     """Labeled images: `labeled["weak"]` is (B, C, H, W) float, `labeled.y` (B,) int64.
 
     `index` (B,) holds their rows in the data set; the engine always gives it. A small set of labels is gone through
     more than once within a few batches, so that one batch may hold an image twice. `trace` (B, k)
-    tells how the view of a policy that is a `semisup.augment.policies.adaptive.Probe` was made.
+    tells how the view of a policy that is a `semisup.augment.policies.adaptive.Probe` was made. `loss` is what the
+    recipe asks for in place of the mean cross-entropy of the labels.
     """
 
     views: dict[str, Tensor]
     y: Tensor
     index: Tensor | None = None
     trace: Tensor | None = None
+    loss: LabelLoss = PLAIN
 
     def __getitem__(self, view: str) -> Tensor:
         return self.views[view]
+
+    def cross_entropy(self, logits: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Return the loss of the labels, by default the mean cross-entropy, of logits (B, C)."""
+        return self.loss(logits, self.y, label_smoothing)
 
 
 @dataclass
@@ -182,6 +192,8 @@ class Method(nn.Module):
     """Whether the predictor is an average of weights already: the stage's `ema` would average it once more."""
     needs_pseudo_labels: ClassVar[bool] = False
     """Whether `batch.unlabeled.target` must come from a relabel or propagate stage."""
+    reads_loss: ClassVar[bool] = False
+    """Whether its term on the labels is `batch.labeled.cross_entropy`, so that a stage's `loss` is obeyed."""
     views: Views
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:

@@ -70,6 +70,7 @@ class CoMatch(Method):
     family = "semi-supervised"
     summary = "FixMatch with guesses smoothed by neighbors, and embeddings contrasted by a graph of the guesses."
     citation = "Li et al. 2021, arXiv:2011.11183"
+    reads_loss = True
     views = Views(labeled=("weak",), unlabeled={"weak": "weak", "strong": "randaugment", "second": "simclr"})
     memory_embeddings: Tensor
     memory_probs: Tensor
@@ -130,7 +131,7 @@ class CoMatch(Method):
         z, z_strong, z_second = together(self.embed, *parts)
         one_hot = F.one_hot(batch.labeled.y, probs.shape[1]).to(probs.dtype)
         self.remember(torch.cat([z_weak, z.detach().float()]), torch.cat([probs, one_hot]))
-        supervised = F.cross_entropy(logits.float(), batch.labeled.y)
+        supervised = batch.labeled.cross_entropy(logits)
         unlabeled = soft_cross_entropy(logits_strong, guesses, mask)
         contrast = soft_cross_entropy(similarity(z_strong, z_second, self.temperature), graph)
         yield Update(

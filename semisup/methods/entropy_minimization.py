@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch.nn.functional as F
 from torch import nn
 
 from semisup.losses import entropy
@@ -34,6 +33,7 @@ class EntropyMinimization(Method):
     family = "semi-supervised"
     summary = "Predictions on unlabeled images are made certain."
     citation = "Grandvalet & Bengio 2004, NIPS; S4L's baseline: Zhai et al. 2019, arXiv:1905.03670"
+    reads_loss = True
     views = Views(labeled=("weak",), unlabeled=("weak",))
 
     def __init__(self, model: Classifier, *, unlabeled_weight: NonNegative = 0.06) -> None:
@@ -45,7 +45,7 @@ class EntropyMinimization(Method):
         """Yield one update of the joint loss."""
         x, u = batch.labeled["weak"], batch.unlabeled["weak"]
         logits, logits_u = together(self.model, x, u)
-        supervised = F.cross_entropy(logits.float(), batch.labeled.y)
+        supervised = batch.labeled.cross_entropy(logits)
         unlabeled = entropy(logits_u)
         yield Update(
             supervised + self.unlabeled_weight * unlabeled, log={"supervised": supervised, "entropy": unlabeled}

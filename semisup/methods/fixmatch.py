@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.augment.policies.ctaugment import new_rates
@@ -51,6 +50,7 @@ class FixMatch(Method):
     family = "semi-supervised"
     summary = "Confident guesses on weak views label the strong views of the same images."
     citation = "Sohn et al. 2020, arXiv:2001.07685"
+    reads_loss = True
     views = Views(labeled=("weak",), unlabeled=("weak", "strong"))
     rates: Tensor | None
 
@@ -94,7 +94,7 @@ class FixMatch(Method):
             mask = (confidence >= self.threshold).float()
         x = batch.labeled["weak"]
         logits, logits_strong = together(self.model, x, strong)
-        supervised = F.cross_entropy(logits.float(), batch.labeled.y)
+        supervised = batch.labeled.cross_entropy(logits)
         unlabeled = pseudo_label_cross_entropy(logits_strong, labels, mask)
         yield Update(
             supervised + self.unlabeled_weight * unlabeled,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.losses import pseudo_label_cross_entropy
@@ -45,6 +44,7 @@ class FlexMatch(Method):
     family = "semi-supervised"
     summary = "FixMatch with a threshold for each class that follows how well the class is learned."
     citation = "Zhang et al. 2021, arXiv:2110.08263"
+    reads_loss = True
     views = Views(labeled=("weak",), unlabeled=("weak", "strong"))
     latest: Tensor
 
@@ -81,7 +81,7 @@ class FlexMatch(Method):
             self.latest.index_copy_(0, index, confident)
         x = batch.labeled["weak"]
         logits, logits_strong = together(self.model, x, strong)
-        supervised = F.cross_entropy(logits.float(), batch.labeled.y)
+        supervised = batch.labeled.cross_entropy(logits)
         unlabeled = pseudo_label_cross_entropy(logits_strong, labels, mask)
         yield Update(
             supervised + self.unlabeled_weight * unlabeled,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.losses import pseudo_label_cross_entropy, self_adaptive_fairness
@@ -45,6 +44,7 @@ class FreeMatch(Method):
     family = "semi-supervised"
     summary = "FixMatch with thresholds that follow the model's own running confidence in each class."
     citation = "Wang et al. 2023, arXiv:2205.07246"
+    reads_loss = True
     views = Views(labeled=("weak",), unlabeled=("weak", "strong"))
     confidence: Tensor
     expected: Tensor
@@ -87,7 +87,7 @@ class FreeMatch(Method):
             mask = (confidence >= thresholds[labels]).float()
         x = batch.labeled["weak"]
         logits, logits_strong = together(self.model, x, strong)
-        supervised = F.cross_entropy(logits.float(), batch.labeled.y)
+        supervised = batch.labeled.cross_entropy(logits)
         unlabeled = pseudo_label_cross_entropy(logits_strong, labels, mask)
         fairness = self_adaptive_fairness(logits_strong, mask, self.expected, self.histogram)
         yield Update(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from semisup.losses import mse_consistency
@@ -41,6 +40,7 @@ class MeanTeacher(Method):
     summary = "Consistency with a teacher that is the moving average of the student's weights."
     averages = True
     citation = "Tarvainen & Valpola 2017, arXiv:1703.01780"
+    reads_loss = True
     views = Views(labeled=("weak",), unlabeled={"student": "weak", "teacher": "weak"})
 
     def __init__(
@@ -62,7 +62,7 @@ class MeanTeacher(Method):
             target = self.teacher.module(batch.unlabeled["teacher"]).float().softmax(1)
         x, u = batch.labeled["weak"], batch.unlabeled["student"]
         logits, logits_u = together(self.model, x, u)
-        supervised = F.cross_entropy(logits.float(), batch.labeled.y)
+        supervised = batch.labeled.cross_entropy(logits)
         consistency = mse_consistency(logits_u, target)
         yield Update(
             supervised + self.weight(progress) * consistency,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch.nn.functional as F
 from torch import nn
 
 from semisup.errors import SemisupError
@@ -42,6 +41,7 @@ class NoisyStudent(Method):
     family = "semi-supervised"
     summary = "A noised student learns the pseudo-labels of a relabel stage; repeated, each student teaches the next."
     citation = "Xie et al. 2020, arXiv:1911.04252"
+    reads_loss = True
     needs_pseudo_labels = True
     views = Views(labeled=("strong",), unlabeled=("strong",))
 
@@ -66,7 +66,7 @@ class NoisyStudent(Method):
             raise SemisupError("method noisy_student: no pseudo-labels; name a relabel stage as `pseudo_labels`")
         x, u = batch.labeled["strong"], batch.unlabeled["strong"]
         logits, logits_u = together(with_dropout(self.model, self.dropout), x, u)
-        supervised = F.cross_entropy(logits.float(), batch.labeled.y, label_smoothing=self.label_smoothing)
+        supervised = batch.labeled.cross_entropy(logits, self.label_smoothing)
         unlabeled = soft_cross_entropy(logits_u, target)
         yield Update(
             supervised + self.unlabeled_weight * unlabeled, log={"supervised": supervised, "unlabeled": unlabeled}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch.nn.functional as F
 from torch import nn
 
 from semisup.losses import mse_consistency
@@ -43,6 +42,7 @@ class PiModel(Method):
     family = "semi-supervised"
     summary = "Two augmented views of an image should get the same prediction."
     citation = "Laine & Aila 2017, arXiv:1610.02242"
+    reads_loss = True
     views = Views(labeled=("weak",), unlabeled={"first": "weak", "second": "weak"})
 
     def __init__(
@@ -58,7 +58,7 @@ class PiModel(Method):
         """Yield one update of the joint loss."""
         x, first, second = batch.labeled["weak"], batch.unlabeled["first"], batch.unlabeled["second"]
         logits, logits_first, logits_second = together(self.model, x, first, second)
-        supervised = F.cross_entropy(logits.float(), batch.labeled.y)
+        supervised = batch.labeled.cross_entropy(logits)
         target = logits_first.detach() if self.detach else logits_first
         consistency = mse_consistency(logits_second, target.float().softmax(1))
         yield Update(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch.nn.functional as F
 from torch import nn
 
 from semisup.losses import pseudo_label_cross_entropy
@@ -41,6 +40,7 @@ class PseudoLabel(Method):
     family = "semi-supervised"
     summary = "The network's own confident guesses are labels, with a weight that grows over the run."
     citation = "Lee 2013, ICML workshop; Oliver et al. 2018, arXiv:1804.09170"
+    reads_loss = True
     views = Views(labeled=("weak",), unlabeled=("weak",))
 
     def __init__(
@@ -65,7 +65,7 @@ class PseudoLabel(Method):
         logits, logits_u = together(self.model, x, u)
         confidence, labels = logits_u.detach().float().softmax(1).max(1)
         mask = (confidence >= self.threshold).float()
-        supervised = F.cross_entropy(logits.float(), batch.labeled.y)
+        supervised = batch.labeled.cross_entropy(logits)
         unlabeled = pseudo_label_cross_entropy(logits_u, labels, mask)
         weight = self.unlabeled_weight * linear_ramp(progress, self.ramp, self.start)
         yield Update(

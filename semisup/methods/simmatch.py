@@ -74,6 +74,7 @@ class SimMatch(Method):
     family = "semi-supervised"
     summary = "FixMatch whose views must resemble the same labeled images, which also correct the guesses."
     citation = "Zheng et al. 2022, arXiv:2203.06915"
+    reads_loss = True
     views = Views(labeled=("weak",), unlabeled=("weak", "strong"))
     row_in_bank: Tensor
     bank: Tensor
@@ -129,7 +130,7 @@ class SimMatch(Method):
         parts = together(self.model.features, x, u["strong"])
         logits, logits_strong = together(self.model.head, *parts)
         z, z_strong = together(self.embed, *parts)
-        supervised = F.cross_entropy(logits.float(), batch.labeled.y)
+        supervised = batch.labeled.cross_entropy(logits)
         unlabeled = soft_cross_entropy(logits_strong, guesses, mask)
         instance = known * soft_cross_entropy(similarity(z_strong, self.bank, self.temperature), neighbors)
         self.remember(z.detach().float(), batch.labeled.y, batch.labeled.index)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.losses import pseudo_label_cross_entropy
@@ -49,6 +48,7 @@ class SoftMatch(Method):
     family = "semi-supervised"
     summary = "FixMatch with weights that fall off as a Gaussian below the mean confidence, instead of a threshold."
     citation = "Chen et al. 2023, arXiv:2301.10921"
+    reads_loss = True
     views = Views(labeled=("weak",), unlabeled=("weak", "strong"))
     mean: Tensor
     variance: Tensor
@@ -92,7 +92,7 @@ class SoftMatch(Method):
             weight = truncated_gaussian(confidence, self.mean, self.variance, self.n_sigma)
         x = batch.labeled["weak"]
         logits, logits_strong = together(self.model, x, strong)
-        supervised = F.cross_entropy(logits.float(), batch.labeled.y)
+        supervised = batch.labeled.cross_entropy(logits)
         unlabeled = pseudo_label_cross_entropy(logits_strong, labels, weight)
         yield Update(
             supervised + self.unlabeled_weight * unlabeled,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch.nn.functional as F
 from torch import nn
 
 from semisup.errors import SemisupError
@@ -43,6 +42,7 @@ class Supervised(Method):
     family = "supervised"
     summary = "Cross-entropy on the labeled images: the baseline and the fine-tuning stage."
     citation = "Oliver et al. 2018, arXiv:1804.09170 (as the baseline)"
+    reads_loss = True
 
     def __init__(
         self,
@@ -79,11 +79,11 @@ class Supervised(Method):
         """Yield one update."""
         images, y = batch.labeled[self.view], batch.labeled.y
         if not self.supcon:
-            loss = F.cross_entropy(self.model(images).float(), y, label_smoothing=self.label_smoothing)
+            loss = batch.labeled.cross_entropy(self.model(images), self.label_smoothing)
             yield Update(loss, log={"supervised": loss})
             return
         features = self.model.features(images)
-        loss = F.cross_entropy(self.model.head(features).float(), y, label_smoothing=self.label_smoothing)
+        loss = batch.labeled.cross_entropy(self.model.head(features), self.label_smoothing)
         contrast = sup_con(features, y, self.supcon_temperature)
         yield Update(loss + self.supcon * contrast, log={"supervised": loss, "supcon": contrast})
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.losses import entropy, kl_consistency
@@ -76,6 +75,7 @@ class VAT(Method):
     family = "semi-supervised"
     summary = "Predictions should withstand the worst small change of the image, and optionally be certain."
     citation = "Miyato et al. 2018, arXiv:1704.03976"
+    reads_loss = True
     views = Views(labeled=("weak",), unlabeled=("weak",))
 
     def __init__(
@@ -99,7 +99,7 @@ class VAT(Method):
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """Yield one update of the joint loss."""
         x, u = batch.labeled["weak"], batch.unlabeled["weak"]
-        supervised = F.cross_entropy(self.model(x).float(), batch.labeled.y)
+        supervised = batch.labeled.cross_entropy(self.model(x))
         with without_autocast(u):
             with torch.set_grad_enabled(self.entropy_weight > 0):
                 clean = self.model(u)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from semisup.augment import check_policy
-from semisup.config import DataConfig, Recipe
+from semisup.config import DataConfig, LossConfig, Recipe
 from semisup.config.labels import parse_labels
 from semisup.data.sources import check_source
 from semisup.engine import check_compiler, resolve_device, resolve_precision
@@ -15,7 +15,7 @@ from semisup.methods import METHODS
 from semisup.methods.base import given_to
 from semisup.models import check_model
 from semisup.models.foreign import file_shapes
-from semisup.options import check_named, read
+from semisup.options import check_named, keys_of, read
 from semisup.plugins import load_plugins
 
 __all__ = ["check_blocks", "check_machine", "check_method", "check_place", "check_recipe"]
@@ -108,6 +108,10 @@ def _check_train(stage: Mapping[str, Any], at: str) -> list[str]:
     return problems + (_check_needs(stage, name, at) if isinstance(name, str) and name in METHODS else [])
 
 
+def _says(block: Any, key: str) -> bool:
+    return isinstance(block, Mapping) and bool(block.get(key))
+
+
 def _check_needs(stage: Mapping[str, Any], name: str, at: str) -> list[str]:
     """Problems of what a method needs of earlier stages, and of what it would ignore."""
     method, problems = METHODS[name], []
@@ -119,6 +123,15 @@ def _check_needs(stage: Mapping[str, Any], name: str, at: str) -> list[str]:
         problems.append(f"{at}.teacher: method '{name}' takes no teacher; remove the key")
     if method.needs_pseudo_labels and labels is None:
         problems.append(f"{at}.pseudo_labels: method '{name}' needs the name of a relabel or propagate stage")
+    batch, loss = stage.get("batch"), stage.get("loss")
+    if any(_says(loss, key) for key in keys_of(LossConfig)) and not method.reads_loss:
+        able = ", ".join(other for other, cls in METHODS.items() if cls.reads_loss)
+        problems.append(f"{at}.loss: method '{name}' has a loss of its own; remove the key. These read it: {able}")
+    if _says(batch, "balanced") and (_says(loss, "logit_adjustment") or _says(loss, "class_weights")):
+        problems.append(
+            f"{at}.batch.balanced: labels drawn equally often need no loss.logit_adjustment or loss.class_weights, "
+            f"which would make up for unequal classes a second time; choose one"
+        )
     if not method.needs_pseudo_labels and labels is not None:
         problems.append(f"{at}.pseudo_labels: method '{name}' uses none; remove the key")
     return problems

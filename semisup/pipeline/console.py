@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from semisup.columns import COLUMNS, measured
+from semisup.data.budget import UNEQUAL, class_ratio
 from semisup.engine.optim import warmup_steps
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.pipeline.result import RunResult, StageResult
@@ -101,6 +102,11 @@ class Reporter(Terminal):
             f"labeled ({spread} per class of {data.num_classes}), {len(data.x_test):,} test images; "
             f"{'mirrored or not' if data.flip else 'never mirrored (data.flip=true allows it)'}"
         )
+        if (ratio := class_ratio(budget, data.y_test)) > UNEQUAL:
+            self.say(
+                f"classes differ by {ratio:.3g} times: read balanced accuracy (test/balanced_accuracy), the mean over "
+                f"classes; loss.logit_adjustment=1 trains for it"
+            )
         for stage in plan.stages:
             if stage.loaded is not None and stage.training.init is not None:
                 self.say(f"{stage.name}: {stage.training.init.weights}: {stage.loaded}")

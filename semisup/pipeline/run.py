@@ -15,6 +15,7 @@ import torch
 
 from semisup._version import __version__
 from semisup.config import Recipe
+from semisup.data.budget import class_ratio
 from semisup.data.given import Given, write_given
 from semisup.data.watch import watching
 from semisup.engine import ranks
@@ -109,6 +110,7 @@ def _run(
             "n_validation": len(plan.data.validation(plan.budget.validation)[1]),
             "n_test": len(plan.data.x_test),
             "split_hash": plan.budget.hash,
+            "class_ratio": class_ratio(plan.budget, plan.data.y_test),
             "notes": list(plan.data.notes),
         },
     )

@@ -14,11 +14,13 @@ from semisup.augment import POLICIES, Normalize, build_policy
 from semisup.augment.policies.adaptive import Adaptive, Probe
 from semisup.augment.policies.backend import HostFirst, ImageByImage, resolve_backend
 from semisup.augment.policies.views import COLOR_POOL, NoAugment, RandAugment
-from semisup.config import TrainConfig
+from semisup.config import LossConfig, TrainConfig
 from semisup.data import ImageData, take
 from semisup.engine import Batches, TrainingImages
 from semisup.errors import nearest, raise_all
+from semisup.losses import LabelLoss
 from semisup.methods import METHODS, Method, Views
+from semisup.models import Classifier
 from semisup.options import option_defaults
 
 __all__ = ["check_views", "following_background", "policy_names", "stage_backend", "stage_batches", "stage_policies"]
@@ -121,6 +123,23 @@ def stage_batches(
         normalize=normalize,
         device=device,
         key=key,
+        loss=_label_loss(stage, images.labels, method),
+        balanced=stage.batch.balanced,
+    )
+
+
+def _label_loss(stage: TrainConfig, labels: Tensor, method: Method) -> LabelLoss | None:
+    loss = stage.loss
+    if loss == LossConfig():
+        return None
+    network = method.predictor()
+    assert isinstance(network, Classifier)  # as of every method that reads the loss
+    return LabelLoss.of(
+        labels,
+        class_weights=loss.class_weights == "auto",
+        logit_adjustment=loss.logit_adjustment,
+        focal=loss.focal,
+        num_classes=network.head.out_features,
     )
 
 

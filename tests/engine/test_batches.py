@@ -12,7 +12,7 @@ from torch import Tensor
 from semisup.augment import Normalize, build_policy
 from semisup.augment.policies.ctaugment import CTAugmentProbe
 from semisup.engine import Batches, TrainingImages, seeding
-from semisup.engine.batches import Order
+from semisup.engine.batches import BalancedOrder, Order
 from semisup.errors import SemisupError
 from semisup.methods import Batch
 
@@ -254,3 +254,13 @@ def test_no_image_to_draw_is_an_error_that_says_so(data: TrainingImages) -> None
     make(unlabeled_only, labeled={})(0)
     with pytest.raises(SemisupError, match="needs unlabeled images, and there are none"):
         make(TrainingImages(data.images, data.labeled_index, data.labels, pool=nothing))
+
+
+def test_balanced_labels_come_class_by_class() -> None:
+    labels = torch.tensor([0] * 12 + [1] * 3 + [2])
+    order = BalancedOrder(labels, 0, "train")
+    first = order.stretch(0, 36)
+    assert torch.equal(torch.bincount(labels[first]), torch.tensor([12, 12, 12]))
+    assert all(len(set(labels[first[i : i + 3]].tolist())) == 3 for i in range(0, 36, 3))
+    assert set(first.tolist()) == set(range(16)), "of the largest class every label comes once"
+    assert torch.equal(torch.cat([order.stretch(0, 5), order.stretch(5, 31)]), first), "a pure function of the position"

@@ -1,0 +1,63 @@
+"""A data set as the world might have it: unequal classes, images of no class. For measuring what helps against that."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semisup.data.image_data import ImageData
+from semisup.data.rows import take
+from semisup.errors import SemisupError
+
+__all__ = ["long_tail", "with_foreign"]
+
+_SEED = 2019  # of the images that stay; never the recipe's seed, so that all runs share one data set
+
+
+def long_tail(data: ImageData, ratio: float) -> ImageData:
+    """Return data whose training classes get smaller from the first to the last; the test images stay.
+
+    Class k keeps n ratio^(-k / (C - 1)) of its images, at least one, n being the size of the smallest (Cui et al. 2019,
+    arXiv:1901.05555, sec. 5).
+
+    Args:
+        data: with labels.
+        ratio: of the largest class to the smallest, > 1.
+    """
+    counts = np.bincount(data.y_train[data.y_train >= 0], minlength=data.num_classes)
+    random = np.random.RandomState(_SEED)
+    kept = [np.flatnonzero(data.y_train < 0)]
+    for k in range(data.num_classes):
+        size = max(1, round(counts.min() * ratio ** (-k / max(1, data.num_classes - 1))))
+        kept.append(random.permutation(np.flatnonzero(data.y_train == k))[:size])
+    return _training_rows(data, np.sort(np.concatenate(kept)))
+
+
+def with_foreign(data: ImageData, foreign: int) -> ImageData:
+    """Return data whose last classes are none: their training images have no label, their test images are left out.
+
+    Args:
+        data: with labels.
+        foreign: how many classes; at least two are left.
+
+    Raises:
+        SemisupError: too many.
+    """
+    own = data.num_classes - foreign
+    if own < 2:
+        raise SemisupError(f"data.foreign: must leave two classes of {data.num_classes}, not {own}")
+    tested = np.flatnonzero(data.y_test < own)
+    return replace(
+        data,
+        y_train=np.where(data.y_train < own, data.y_train, -1),
+        x_test=take(data.x_test, tested),
+        y_test=data.y_test[tested],
+        classes=data.classes[:own],
+        known=None,
+    )
+
+
+def _training_rows(data: ImageData, rows: NDArray[np.int64]) -> ImageData:
+    return replace(data, x_train=take(data.x_train, rows), y_train=data.y_train[rows], known=None)

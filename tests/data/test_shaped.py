@@ -1,0 +1,35 @@
+"""Unequal classes and foreign images, made of data that have neither."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from semisup.config import DataConfig
+from semisup.data import load_data
+from semisup.errors import SemisupError
+
+
+def test_a_long_tail() -> None:
+    data = load_data(DataConfig(source="digits", long_tail=50))
+    counts = np.bincount(data.y_train)
+    assert counts[0] / counts[9] == pytest.approx(50, rel=0.25) and (np.diff(counts) < 0).all()
+    assert len(data.x_test) == 359 and len(data.x_train) == counts.sum()
+    again, whole = load_data(DataConfig(source="digits", long_tail=50)), load_data(DataConfig(source="digits"))
+    assert again.hash == data.hash != whole.hash
+
+
+def test_foreign_images_have_no_label_and_no_test() -> None:
+    whole, data = load_data(DataConfig(source="digits")), load_data(DataConfig(source="digits", foreign=3))
+    assert data.classes == list("0123456") and set(data.y_test) == set(range(7))
+    assert np.array_equal(data.y_train, np.where(whole.y_train < 7, whole.y_train, -1))
+    assert np.array_equal(data.x_train, whole.x_train)
+
+
+def test_two_classes_are_left(tmp_path: Path) -> None:
+    with pytest.raises(SemisupError, match=r"data\.foreign: must leave two classes of 10, not 1"):
+        load_data(DataConfig(source="digits", foreign=9))
+    with pytest.raises(SemisupError, match=r"data\.foreign: a folder is what it is"):
+        load_data(DataConfig(source="folder", path=str(tmp_path), foreign=2, size=8))
