@@ -222,7 +222,7 @@ def load_suite(ref: str | Path, overrides: Sequence[str] = ()) -> Suite:
 
 
 def parse_suite(mapping: Mapping[str, Any], overrides: Sequence[str] = (), subject: str = "suite") -> Suite:
-    """Turn what a YAML file says into a checked suite; arguments as for `semisup.config.parse_recipe`."""
+    """Turn what a YAML file says into a checked suite; arguments as for `semisup.reading.parse_recipe`."""
     if overrides:
         subject = f"{subject} with {' '.join(overrides)[:200]}"
     problems: list[str] = []
