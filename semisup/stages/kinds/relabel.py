@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
-from semisup.config import Input, StageConfig
+from semisup.config import Input, PoolConfig, StageConfig
 from semisup.errors import SemisupError
 from semisup.options import Fraction, Size
 
@@ -36,6 +36,8 @@ class Config(StageConfig):
     vote: Literal["mean", "labels"] = "mean"
     """What several teachers' predictions become: the mean of their probabilities, or of their one-hot guesses, which
     needs no common scale (V-PET, arXiv:2503.09707)."""
+    pool: PoolConfig = PoolConfig()
+    """Images without those of no class; by default as the first teacher sees them."""
 
 
 LEAVES = ("pseudo-labels",)
@@ -43,7 +45,8 @@ LEAVES = ("pseudo-labels",)
 
 def inputs(stage: Config) -> list[Input]:
     """Return the earlier stages that a stage names."""
-    return [Input(f"teacher[{i}]", name, "network") for i, name in enumerate(stage.teacher)]
+    looked = [] if stage.pool.by is None else [Input("pool.by", stage.pool.by, "features")]
+    return [*(Input(f"teacher[{i}]", name, "network") for i, name in enumerate(stage.teacher)), *looked]
 
 
 def check(stage: Config) -> Iterator[tuple[str, str]]:
@@ -76,6 +79,7 @@ def run(context: StageContext) -> tuple[Artifact, None]:
 
     from semisup.engine import generator
     from semisup.evaluate import predict_logits
+    from semisup.stages.pool import own_images, pool_metrics
     from semisup.stages.predictor import load_network
     from semisup.stages.targets import save_targets, select
 
@@ -90,6 +94,7 @@ def run(context: StageContext) -> tuple[Artifact, None]:
         if stage.vote == "labels":
             said = torch.nn.functional.one_hot(said.argmax(1), data.num_classes).float()
         probs += said / len(stage.teacher)
+    own = own_images(context, stage.pool, stage.teacher[0])
     pool, targets = select(
         probs,
         generator(context.recipe.seed, context.name, "balance"),
@@ -97,10 +102,12 @@ def run(context: StageContext) -> tuple[Artifact, None]:
         per_class=stage.per_class,
         soft=stage.soft,
         balance=stage.balance,
+        allowed=own,
     )
     if not len(pool):
         raise SemisupError(
             f"stages.{context.name}.threshold: no image reaches {stage.threshold:g}; the most "
             f"confident one has {probs.max():.3f}"
         )
-    return save_targets(context, pool, targets, started, len(probs) * len(stage.teacher)), None
+    metrics = {} if own is None else pool_metrics(len(own), int(own.sum()))
+    return save_targets(context, pool, targets, started, len(probs) * len(stage.teacher), metrics), None
