@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
+import signal
 import sys
 from typing import Any
 
 import typer
+
+from semisup.cli.stop import say
 
 __all__ = ["PROCESSES_HELP", "launch", "one_of_several"]
 
@@ -25,6 +29,7 @@ def launch(processes: int) -> None:
     Raises:
         typer.Exit: always.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -42,7 +47,13 @@ def launch(processes: int) -> None:
     )
     try:
         elastic_launch(config, sys.executable)("-m", "semisup", *sys.argv[1:])
+    except SignalException as told:  # the ranks have said that they stopped
+        raise typer.Exit(128 + int(told.sigval)) from None
     except ChildFailedError as failed:
-        code = failed.get_first_failure()[1].exitcode
-        raise typer.Exit(code if code > 0 else 128 - code) from None
+        rank, first = failed.get_first_failure()
+        if first.exitcode >= 0:
+            raise typer.Exit(first.exitcode) from None
+        name = signal.Signals(-first.exitcode).name
+        say(f"error: rank {rank} was ended by {name}; go on with: semisup {shlex.join(sys.argv[1:])}")
+        raise typer.Exit(128 - first.exitcode) from None
     raise typer.Exit

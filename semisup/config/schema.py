@@ -270,7 +270,7 @@ class Input(NamedTuple):
     key: str
     """Where it names it, e.g. `teacher[0]`."""
     stage: str
-    wants: Literal["network", "features", "pseudo-labels"]
+    wants: Literal["network", "features", "predictions", "pseudo-labels"]
     """What the earlier stage must leave."""
 
 
@@ -312,7 +312,7 @@ class TrainConfig(StageConfig):
     init: InitConfig | None = None
     """First weights; null: random. `init: pretrain` is short for {from: pretrain}."""
     teacher: list[str] = []
-    """An earlier train stage, for a method that has a teacher."""
+    """An earlier train stage, for a method that has a teacher; or features stage, for one that asks it features."""
     pseudo_labels: str | None = None
     """An earlier stage whose pseudo-labels are trained on, such as a relabel or propagate stage."""
     model: Named | None = None

@@ -7,6 +7,7 @@ here does nothing. How a step is shared is `semisup.engine.split`'s matter; see 
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from semisup.errors import SaidElsewhereError, SemisupError, first_line
 
@@ -92,7 +95,11 @@ def joined() -> Iterator[None]:
         torch.cuda.set_device(here)  # from here on "cuda" means this one
     wait = timedelta(seconds=float(os.environ.get(TIMEOUT, 600)))
     with _within_reach():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=wait)
+        store, number, count = next(rendezvous("env://", timeout=wait))
+        # Of a job that torchrun has started again the addresses of its former life are still there.
+        store = PrefixStore(f"semisup {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=wait, store=store, rank=number, world_size=count)
         _Process.words = dist.new_group(backend="gloo", timeout=wait)
     try:
         yield
@@ -111,9 +118,10 @@ def _within_reach() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        what = re.sub(r"^\[.*?\] ", "", first_line(error)).partition(". ")[0]  # without the line of gloo's source
         raise LostRankError(
             f"rank {os.environ.get('RANK', '0')}: lost touch with the other ranks; the one that ended first says why, "
-            f"and the same command goes on from the last checkpoint ({first_line(error)})"
+            f"and the same command goes on from the last checkpoint ({what})"
         ) from error
 
 

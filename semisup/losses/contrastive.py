@@ -11,6 +11,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from semisup.errors import SemisupError
 from semisup.losses.precision import full_precision, without_autocast
@@ -18,12 +19,20 @@ from semisup.losses.precision import full_precision, without_autocast
 __all__ = ["info_nce", "n_pair", "nce", "nt_xent", "sup_con"]
 
 
-def nt_xent(z: Tensor, temperature: float, extra_negatives: Tensor | None = None, *, decoupled: bool = False) -> Tensor:
+def nt_xent(
+    z: Tensor,
+    temperature: float,
+    extra_negatives: Tensor | None = None,
+    *,
+    decoupled: bool = False,
+    chunk: int = 0,
+) -> Tensor:
     """Return the mean over all 2N rows of the cross-entropy of finding a row's other view.
 
     SimCLR, arXiv:2002.05709, eq. 1. Rows are ℓ2-normalized here; row i has row (i + N) mod 2N as its positive and all
     rows but itself as candidates. Both views get gradient. The official TensorFlow code adds the means of the two
-    halves and so reports exactly twice this value. Chance level is log(2N - 1 + K); memory is 2N x (2N + K) floats.
+    halves and so reports exactly twice this value. Chance level is log(2N - 1 + K); memory is 2N x (2N + K) floats, or
+    with `chunk` that many x (2N + K), at the price of computing the similarities once more for the gradient.
 
     Args:
         z: (2N, D), the N first views stacked on the N second views, N >= 1.
@@ -33,6 +42,7 @@ def nt_xent(z: Tensor, temperature: float, extra_negatives: Tensor | None = None
         decoupled: leave the positive out of the candidates, so that an anchor whose other view is near learns as much
             from its negatives as any other (DCL, arXiv:2110.06848, eq. 6). Chance level is log(2N - 2 + K); the loss
             has no lower bound of 0.
+        chunk: anchors that are compared at a time, for batches whose similarities do not fit into memory; 0: all.
 
     Raises:
         SemisupError: an odd or zero number of rows, a width of `extra_negatives` other than D, or a temperature
@@ -45,22 +55,41 @@ def nt_xent(z: Tensor, temperature: float, extra_negatives: Tensor | None = None
     rows = z.shape[0]
     if decoupled and rows == 2 and (extra_negatives is None or not len(extra_negatives)):
         raise SemisupError("decoupled: one pair has no negatives; it needs at least two")
+    if extra_negatives is not None and (extra_negatives.ndim != 2 or extra_negatives.shape[1] != z.shape[1]):
+        got = tuple(extra_negatives.shape)
+        raise SemisupError(f"extra_negatives must be (K, {z.shape[1]}), as wide as z, got shape {got}")
     with without_autocast(z):
         unit = F.normalize(full_precision(z), dim=1)
-        logits = unit @ unit.T / temperature
-        logits.fill_diagonal_(float("-inf"))  # a row is no candidate for itself
+        memory = None
         if extra_negatives is not None:
-            if extra_negatives.ndim != 2 or extra_negatives.shape[1] != z.shape[1]:
-                got = tuple(extra_negatives.shape)
-                raise SemisupError(f"extra_negatives must be (K, {z.shape[1]}), as wide as z, got shape {got}")
             memory = F.normalize(extra_negatives.detach().to(unit.dtype), dim=1)
-            logits = torch.cat([logits, unit @ memory.T / temperature], dim=1)
-        positives = torch.arange(rows, device=z.device).roll(rows // 2)
-        if not decoupled:
-            return F.cross_entropy(logits, positives)
-        own = positives[:, None]
-        negatives = logits.scatter(1, own, float("-inf"))
-        return (negatives.logsumexp(1) - logits.gather(1, own)[:, 0]).mean()
+        if not 0 < chunk < rows:
+            return _found_by(unit, 0, unit, memory, temperature, decoupled) / rows
+        parts = [
+            checkpoint(
+                *(_found_by, unit[start : start + chunk], start, unit, memory, temperature, decoupled),
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+            for start in range(0, rows, chunk)
+        ]
+        return torch.stack(parts).sum() / rows
+
+
+def _found_by(
+    anchors: Tensor, start: int, unit: Tensor, memory: Tensor | None, temperature: float, decoupled: bool
+) -> Tensor:
+    """Return the sum of `nt_xent`'s cross-entropies over some rows of `unit`, from `start` on."""
+    logits = anchors @ unit.T / temperature
+    logits.diagonal(start).fill_(float("-inf"))  # a row is no candidate for itself
+    if memory is not None:
+        logits = torch.cat([logits, anchors @ memory.T / temperature], dim=1)
+    positives = (torch.arange(start, start + len(anchors), device=unit.device) + len(unit) // 2) % len(unit)
+    if not decoupled:
+        return F.cross_entropy(logits, positives, reduction="sum")
+    own = positives[:, None]
+    negatives = logits.scatter(1, own, float("-inf"))
+    return (negatives.logsumexp(1) - logits.gather(1, own)[:, 0]).sum()
 
 
 def info_nce(

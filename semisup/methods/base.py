@@ -190,6 +190,8 @@ class Method(nn.Module):
     """Whether the first constructor argument is a Classifier or an Encoder (which has no labels to classify by)."""
     averages: bool = False
     """Whether the predictor is an average of weights already: the stage's `ema` would average it once more."""
+    teacher_gives: ClassVar[Literal["classes", "features"]] = "classes"
+    """What it asks its `teacher`: classes, of a stage that classifies; features, of any network that is left."""
     needs_pseudo_labels: ClassVar[bool] = False
     """Whether `batch.unlabeled.target` must come from a relabel or propagate stage."""
     reads_loss: ClassVar[bool] = False

@@ -25,6 +25,8 @@ class SimCLR(Method):
         hidden: width of the head's middle layer; 0 means the encoder's width, as in the paper.
         out_features: dimension of the compared embeddings. Paper: 128.
         decoupled: leave the positive out of the denominator (arXiv:2110.06848); meant for small batches.
+        chunk: views that are compared with all others at a time, for large batches: memory in its proportion, for one
+            more computation of the similarities; 0: all of them.
     """
 
     name = "simclr"
@@ -42,18 +44,20 @@ class SimCLR(Method):
         hidden: CountOrZero = 0,
         out_features: Count = 128,
         decoupled: bool = False,
+        chunk: CountOrZero = 0,
     ) -> None:
         super().__init__()
         width = hidden or model.num_features
         self.encoder = Encoder(model.backbone, ProjectionHead(model.num_features, width, out_features, num_layers=2))
         self.temperature = temperature
         self.decoupled = decoupled
+        self.chunk = chunk
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """Yield one update; both views carry gradients."""
         views = torch.cat([batch.unlabeled["first"], batch.unlabeled["second"]])
         z = self.encoder.project(views)
-        loss = nt_xent(z, self.temperature, decoupled=self.decoupled)
+        loss = nt_xent(z, self.temperature, decoupled=self.decoupled, chunk=self.chunk)
         first, second = z.chunk(2)
         yield Update(loss, log={"contrastive": loss}, embeddings=(first, second))
 

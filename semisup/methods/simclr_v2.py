@@ -37,6 +37,8 @@ class SimCLRv2(Method):
         memory: number of remembered embeddings, 0 for none, else at least the unlabeled batch. Paper: 65,536.
         memory_decay: of the average that fills the memory. Paper: 0.999.
         decoupled: leave the positive out of the denominator (arXiv:2110.06848); meant for small batches.
+        chunk: views that are compared with all others at a time, for large batches: memory in its proportion, for one
+            more computation of the similarities; 0: all of them.
 
     Raises:
         SemisupError: at the first step, if the memory is smaller than the unlabeled batch.
@@ -62,6 +64,7 @@ class SimCLRv2(Method):
         memory: CountOrZero = 0,
         memory_decay: Fraction = 0.999,
         decoupled: bool = False,
+        chunk: CountOrZero = 0,
     ) -> None:
         super().__init__()
         width = hidden or model.num_features
@@ -70,6 +73,7 @@ class SimCLRv2(Method):
         )
         self.temperature = temperature
         self.decoupled = decoupled
+        self.chunk = chunk
         self.memory = memory
         if memory:
             self.average = EMA(self.encoder, memory_decay, own_buffers=True)
@@ -86,7 +90,9 @@ class SimCLRv2(Method):
                 f"method.memory: must be 0 or at least the unlabeled batch of {len(second)} images, got {self.memory}"
             )
         z = self.encoder.project(torch.cat([first, second]))
-        loss = nt_xent(z, self.temperature, self.queue if self.memory else None, decoupled=self.decoupled)
+        loss = nt_xent(
+            z, self.temperature, self.queue if self.memory else None, decoupled=self.decoupled, chunk=self.chunk
+        )
         first_z, second_z = z.chunk(2)
         yield Update(loss, log={"contrastive": loss}, embeddings=(first_z, second_z))
         if self.memory:

@@ -15,6 +15,7 @@ from semisup.data.sources import at_hand
 from semisup.data.store import Watch, unwatched
 from semisup.engine import resolve_device, resolve_precision
 from semisup.errors import SemisupError, collecting, raise_all
+from semisup.methods import Method
 from semisup.pipeline.check import check_blocks, check_recipe
 from semisup.pipeline.fingerprint import fingerprint
 from semisup.pipeline.notes import stage_notes
@@ -148,9 +149,15 @@ def _plan_stages(plan: Plan, problems: list[str]) -> dict[str, StagePlan]:
         with collecting(problems, f"stages.{name}."):
             one = kind_of(stage.kind).plan(plan, name, stage, planned)
             hashes = [planned[needed].fingerprint for needed in one.inputs]
-            notes = () if one.method is None else tuple(stage_notes(one.method, one.training, one.steps))
+            notes = () if one.method is None else tuple(_notes(one, one.method))
             planned[name] = dataclasses.replace(one, fingerprint=fingerprint(plan, one, hashes), notes=notes)
     return planned
+
+
+def _notes(stage: StagePlan, method: Method) -> list[str]:
+    config = stage.training
+    pretrained = config.init is not None or stage.weights is not None
+    return stage_notes(method, config, stage.steps, pretrained=pretrained)
 
 
 def _tried(plan: Plan, stage: StagePlan) -> StagePlan:

@@ -10,7 +10,7 @@ from torch import Tensor
 from semisup.config import PoolConfig
 from semisup.evaluate.openness import kept, openness
 from semisup.stages.context import StageContext
-from semisup.stages.features import Layers, features_of_images, frozen_network
+from semisup.stages.features import features_of_images, look
 
 __all__ = ["own_images", "pool_metrics"]
 
@@ -27,7 +27,7 @@ def own_images(context: StageContext, pool: PoolConfig, by: str | None) -> Tenso
         return None
     name = pool.by or by
     assert name is not None  # the stage's check has refused that
-    features = features_of_images(context, name, Layers(frozen_network(context, name)), "train")
+    features = features_of_images(context, name, look(context.inputs[name].folder, context.device), "train")
     labeled = torch.from_numpy(context.budget.index).to(features.device)
     return kept(openness(features, labeled), labeled, pool.keep).cpu()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -103,7 +102,7 @@ def save_targets(
     targets: Tensor,
     started: float,
     images: int,
-    others: Mapping[str, Any] = MappingProxyType({}),
+    tested: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """Write the pseudo-labels of a stage, compared with the hidden labels, and finish it.
 
@@ -113,17 +112,17 @@ def save_targets(
         targets: (N, C) probabilities for all rows.
         started: when the stage did, by `time.perf_counter`.
         images: how many a network has seen for it.
-        others: metrics to record next to the quality.
+        tested: metrics of what the labels come from, on test images.
     """
     save_weights(context.folder / "targets.safetensors", {"pool": pool, "targets": targets})
     seconds = time.perf_counter() - started
     used = torch.zeros(len(targets))
     used[pool] = 1
     quality = pseudo_label_quality(targets.argmax(1), used, hidden_labels(context))
-    metrics: dict[str, Any] = {f"pseudo_labels/{name}": float(value) for name, value in quality.items()} | dict(others)
+    metrics = {f"pseudo_labels/{name}": float(value) for name, value in quality.items()} | dict(tested or {})
     return finish_untrained(
         context.folder,
-        ["targets.safetensors"],
+        ["targets.safetensors", *(["confusion.png"] if (context.folder / "confusion.png").exists() else [])],
         metrics,
         name=context.name,
         kind=context.config.kind,

@@ -248,7 +248,9 @@ def test_predict_ends_with_1_where_files_are_bad(semisup: Semisup, tmp_path: Pat
     assert (code, again) == (0, out)
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize(
+    "encoding", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("latin-1", "utf-8")), "ascii"]
+)
 def test_every_name_can_be_printed(encoding: str, semisup: Semisup, tmp_path: Path) -> None:
     """In a process of its own: pytest's capture takes every text."""
     semisup("run", "tiny.yaml", "--out", "o")

@@ -211,3 +211,18 @@ def test_sup_con_closed_forms():
 def test_sup_con_refuses(z, labels, temperature):
     with pytest.raises(SemisupError):
         sup_con(z, labels, temperature)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 12, 20])
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("memory", [0, 3])
+def test_chunks_change_neither_value_nor_gradient(chunk, decoupled, memory):
+    z = torch.tensor(normal(12, 4, seed=2))
+    keys = torch.tensor(normal(memory, 4, seed=3)) if memory else None
+    found = []
+    for size in (0, chunk):
+        leaf = z.clone().requires_grad_()
+        loss = nt_xent(leaf, 0.3, keys, decoupled=decoupled, chunk=size)
+        loss.backward()
+        found.append((loss.detach(), leaf.grad))
+    torch.testing.assert_close(*found)

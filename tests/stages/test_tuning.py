@@ -148,6 +148,7 @@ def test_a_frozen_network_is_planned_with_less_memory() -> None:
         ),
         ({"freeze": True, "optimizer": {"lr_decay": 0.5}}, "second.optimizer.lr_decay: freeze leaves no block"),
         ({"freeze": True, "activation_checkpointing": True}, "second.activation_checkpointing: nothing is kept"),
+        ({"freeze": True, "refresh_batchnorm": True}, "second.refresh_batchnorm: would change the statistics"),
         ({"freeze": True, "options": {"freeze": True}}, "second.freeze: method.freeze leaves"),
         ({"lora": {"targets": ["qvk"]}}, "lora.targets: no layer's path ends with 'qvk'"),
         ({"lora": {"targets": "qkv"}}, "second.lora.targets: must be auto or a list"),

@@ -114,9 +114,9 @@ def fit_baseline(
         except ValueError as error:
             raise SemisupError(f"baseline {baseline['name']}: {first_line(error)}") from error
     probs = []
-    for probs in found:
-        full = np.zeros((len(probs), num_classes))
-        full[:, model.classes_] = np.nan_to_num(probs)
+    for of_known in found:
+        full = np.zeros((len(of_known), num_classes))
+        full[:, model.classes_] = np.nan_to_num(of_known)
         # An image that no label reaches: nothing is known.
         full[full.sum(1) == 0] = 1 / num_classes
         probs.append(full / full.sum(1, keepdims=True))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # what a stage runs is imported when it is planned or run: re
 __all__ = ["LEAVES", "Config", "check", "inputs", "plan", "run"]
 
 Config = TrainConfig
-LEAVES = ("network", "features")
+LEAVES = ("network", "features", "predictions")
 
 
 def inputs(stage: TrainConfig) -> list[Input]:
@@ -23,7 +23,7 @@ def inputs(stage: TrainConfig) -> list[Input]:
     found = (
         [] if stage.init is None or stage.init.source is None else [Input("init.from", stage.init.source, "network")]
     )
-    found += [Input(f"teacher[{i}]", name, "network") for i, name in enumerate(stage.teacher)]
+    found += [Input(f"teacher[{i}]", name, "features") for i, name in enumerate(stage.teacher)]
     if stage.pseudo_labels is not None:
         found.append(Input("pseudo_labels", stage.pseudo_labels, "pseudo-labels"))
     if stage.pool.by is not None:
@@ -63,6 +63,9 @@ def _check_tuning(stage: TrainConfig) -> Iterator[tuple[str, str]]:
     """Yield what the keys on what learns ask of each other in vain."""
     if stage.lora is not None and stage.train == "norm":
         yield "train", "with lora it is all (LoRA alone) or bias (LoRA and the biases), not 'norm'"
+    stays = stage.lora is not None or (stage.freeze is not None and stage.freeze.until is None)
+    if stays and stage.refresh_batchnorm is True:
+        yield "refresh_batchnorm", "would change the statistics of what is frozen; remove it"
     if stage.freeze is None:
         return
     whole, until = stage.freeze.blocks is None, stage.freeze.until is not None

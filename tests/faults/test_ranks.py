@@ -1,0 +1,138 @@
+"""One run on two ranks, of which one is killed: the job ends soon, the same command goes on, to the same weights."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.faults.faults_process import environment, homes, tensors
+
+RECIPE = {
+    "name": "ranks",
+    "data": {"source": "digits", "labels": 40},
+    "device": "cpu",
+    "model": {"name": "cnn", "width": 4},
+    "tracking": {"mlflow": False},
+    "checkpoint_seconds": 0,
+    "stages": {
+        "pretrain": {"method": {"name": "simclr"}, "steps": 150, "batch": {"unlabeled": 32}},
+        "train": {
+            "init": "pretrain",
+            "method": {"name": "fixmatch"},
+            "steps": 150,
+            "batch": {"labeled": 16, "unlabeled": 32},
+        },
+    },
+}
+RUN = ("-m", "semisup", "run", "recipe.yaml", "--out", "out")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+def command(folder: Path, *words: str) -> subprocess.Popen[str]:
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    return subprocess.Popen(
+        [sys.executable, *words],
+        cwd=folder,
+        env={**environment(), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finished(process: subprocess.Popen[str], timeout: float = 300) -> tuple[int, str]:
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    return process.returncode, output
+
+
+def rank_of(parent: int, rank: int) -> int | None:
+    """Process of a rank below one that started it."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            mine = int(re.search(r"^PPid:\t(\d+)", (folder / "status").read_text(), re.M)[1])  # type: ignore[index]
+            if mine == parent and f"\0LOCAL_RANK={rank}\0" in (folder / "environ").read_text():
+                return int(folder.name)
+        except OSError:  # it has ended meanwhile
+            continue
+    return None
+
+
+def wait_for_a_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
+    """Until a stage has written one that was not there."""
+    before = {path: path.stat().st_mtime_ns for path in folder.glob(".semisup/stages/*/checkpoint.pt")}
+    while process.poll() is None:
+        for path in folder.glob(".semisup/stages/*/checkpoint.pt"):
+            if path.exists() and path.stat().st_mtime_ns != before.get(path):
+                return
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    code, output = finished(command(folder, *RUN, "--processes", "2"))
+    assert code == 0, output
+    assert output.count("results: ") == 1, "rank 0 alone speaks"
+    return folder
+
+
+@pytest.mark.parametrize("turn", range(4))
+def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(whole: Path, tmp_path: Path, turn: int) -> None:
+    draws = random.Random(turn)
+    process = command(tmp_path, *RUN, "--processes", "2")
+    wait_for_a_checkpoint(tmp_path, process)
+    time.sleep(draws.uniform(0, 1))
+    victim = rank_of(process.pid, turn % 2)
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
+    code, output = finished(process, 60)
+    assert code == 128 + signal.SIGKILL, output
+    assert f"rank {turn % 2} was ended by SIGKILL; go on with: semisup run" in output
+    assert "Traceback" not in output
+    code, output = finished(command(tmp_path, *RUN, "--processes", "2"))
+    assert code == 0, output
+    assert tensors(tmp_path / "out") == tensors(whole / "out"), "bit for bit"
+
+
+def test_torchrun_starts_a_killed_job_again(whole: Path, tmp_path: Path) -> None:
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1")
+    process = command(tmp_path, *torchrun, *RUN)
+    wait_for_a_checkpoint(tmp_path, process)
+    victim = rank_of(process.pid, 1)
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
+    code, output = finished(process)
+    assert code == 0, output
+    assert tensors(tmp_path / "out") == tensors(whole / "out")
+
+
+def test_a_stop_is_everybodys_and_leaves_a_checkpoint(whole: Path, tmp_path: Path) -> None:
+    process = command(tmp_path, *RUN, "--processes", "2")
+    wait_for_a_checkpoint(tmp_path, process)
+    process.terminate()
+    code, output = finished(process, 60)
+    assert code == 128 + signal.SIGTERM, output
+    assert "Traceback" not in output
+    code, output = finished(command(tmp_path, *RUN))  # one process goes on with what two have done
+    assert code == 0, output
+    mine, theirs = homes(tmp_path / "out"), homes(whole / "out")
+    assert {name: home.name for name, home in mine.items()} == {name: home.name for name, home in theirs.items()}
+
+
+def test_a_mistake_is_told_once(tmp_path: Path) -> None:
+    code, output = finished(command(tmp_path, *RUN, "data.labels=5000", "--processes", "2"))
+    assert code == 2
+    assert output.count("error: ") == 1, output
+    assert "Traceback" not in output
