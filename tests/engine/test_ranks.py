@@ -58,6 +58,7 @@ def pair(folder: Path, jobs: list[dict[str, Any]], ranks: int = 2, timeout: floa
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     jobs = [{"do": "methods", "names": EIGHT, "steps": 4}, {"do": "views"}, {"do": "resumed"}, {"do": "told"}]
+    jobs.append({"do": "norms"})
     return pair(tmp_path_factory.mktemp("pair"), jobs)
 
 
@@ -80,6 +81,10 @@ def test_a_checkpoint_of_two_ranks_goes_on_on_two_and_on_one(found: list[dict[st
 def test_a_mistake_of_one_rank_is_told_once(found: list[dict[str, Any]]) -> None:
     assert found[0]["3 told"] == "SemisupError: rank 1: data: not here"
     assert found[1]["3 told"].startswith("SaidElsewhereError")
+
+
+def test_batchnorm_of_each_rank_is_another(found: list[dict[str, Any]]) -> None:
+    assert min(rank["4 norms"] for rank in found) > 1e-4
 
 
 @pytest.mark.slow
