@@ -48,11 +48,16 @@ def work(rank: int, case: Case, ports: Sequence[int], busy: bool, results: Any) 
     config = stage.training
 
     def block(steps: int) -> float:
-        ema = stage_decay(config.ema, stage.steps)
-        made = {"optimizer": config.optimizer, "schedule": config.schedule, "ema": ema}
+        settings = FitSettings(
+            steps=steps,
+            optimizer=config.optimizer,
+            schedule=config.schedule,
+            ema=stage_decay(config.ema, stage.steps),
+            device=plan.device,
+        )
         clock = time.process_time if busy else time.perf_counter
         begun = clock()
-        fit(method, batches, FitSettings(steps=steps, device=plan.device, **made))
+        fit(method, batches, settings)
         return clock() - begun
 
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1"}
@@ -142,7 +147,7 @@ def counted(case: Case) -> Work:
         norm.register_forward_hook(count)
     with FlopCounterMode(display=False) as counter:
         for update in method.train().step(batch, Progress(0, 1)):
-            update.loss.backward()  # type: ignore[no-untyped-call]
+            update.loss.backward()
     learned = sum(p.numel() for group in method.groups().values() for p in group)
     return Work(counter.get_total_flops(), 4.0 * sum(v.numel() for v in views), 4.0 * learned, calls)
 

@@ -21,6 +21,8 @@ EIGHT += ["moco-v2", "swav-crops", "meta_pseudo_labels-dropout"]
 ROUNDING = 1e-9
 """In float64, after steps that make much of a small difference."""
 
+pytestmark = pytest.mark.timeout(900)  # two processes on a busy machine
+
 
 def ports(count: int) -> list[int]:
     probes = [socket.socket() for _ in range(count)]
@@ -32,7 +34,7 @@ def ports(count: int) -> list[int]:
     return found
 
 
-def pair(folder: Path, jobs: list[dict[str, Any]], ranks: int = 2, timeout: float = 300) -> list[dict[str, Any]]:
+def pair(folder: Path, jobs: list[dict[str, Any]], ranks: int = 2, timeout: float = 900) -> list[dict[str, Any]]:
     """What each rank found, job by job; the interpreters are started once for all jobs."""
     given = [{**job, "port": port} for job, port in zip(jobs, ports(len(jobs)), strict=True)]
     (folder / "jobs.json").write_text(json.dumps(given))
