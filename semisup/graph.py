@@ -24,6 +24,7 @@ __all__ = [
     "certainty",
     "class_weights",
     "estimated_shares",
+    "induced",
     "neighbor_graph",
     "resample",
     "spread_labels",
@@ -41,7 +42,7 @@ ITERATIONS = 1000
 """Most conjugate gradient steps for a class. The number needed grows as (1 - alpha)^-1/2: about 100 at alpha = 0.99."""
 
 
-def whitened(features: Tensor, components: int) -> Tensor:
+def whitened(features: Tensor, components: int, fit: int | None = None) -> Tensor:
     """Return principal components of features, each with variance 1.
 
     What most images have in common counts then no more than what tells a few of them apart.
@@ -51,14 +52,16 @@ def whitened(features: Tensor, components: int) -> Tensor:
     Args:
         features: (N, D), on any device.
         components: how many, >= 1; there are min(N, D) at most.
+        fit: the first so many rows alone decide what the components are; None: all do.
 
     Returns:
         (N, components) float32, on the same device.
     """
     from sklearn.decomposition import PCA
 
-    most = min(components, *features.shape)
-    found = PCA(most, whiten=True, svd_solver="covariance_eigh").fit_transform(features.cpu().double().numpy())
+    x = features.cpu().double().numpy()
+    pca = PCA(min(components, len(x[:fit]), x.shape[1]), whiten=True, svd_solver="covariance_eigh")
+    found = pca.fit_transform(x) if fit is None else pca.fit(x[:fit]).transform(x)
     return torch.from_numpy(found).to(features)
 
 
@@ -94,6 +97,33 @@ def neighbor_graph(features: Tensor, neighbors: int, power: float = 3.0, chunk: 
     edges = csr_array((values, (rows, torch.cat(columns).flatten().numpy())), shape=(n, n))
     edges.eliminate_zeros()
     return csr_array(edges + edges.T)
+
+
+def induced(
+    queries: Tensor, features: Tensor, probs: Tensor, neighbors: int, power: float = 3.0, chunk: int = 1024
+) -> Tensor:
+    """Return what the nearest images say of new ones (M, C): the mean of their `probs`, weighted by cosine.
+
+    Weights are `max(0, cos)^power`, as in the graph. The extension of its labels to what is not in it, Delalleau,
+    Bengio and Le Roux 2005 (AISTATS), eq. 8. Rows of sum 1; where no cosine is above 0, all classes the same.
+
+    Args:
+        queries: (M, D), on any device.
+        features: (N, D) of the graph's images, on the same.
+        probs: (N, C) of theirs, rows of sum 1, on the CPU.
+        neighbors: images that are asked, >= 1; at most N.
+        power: > 0.
+        chunk: queries per matrix product.
+    """
+    unit, asked = F.normalize(features.float(), dim=1), F.normalize(queries.float(), dim=1)
+    found = []
+    for part in asked.split(chunk):
+        nearest = (part @ unit.T).topk(min(neighbors, len(unit)), dim=1)
+        weights = nearest.values.clamp(min=0).double().pow(power).cpu()
+        votes = (weights[:, :, None] * probs.double()[nearest.indices.cpu()]).sum(1)
+        total = weights.sum(1, keepdim=True)
+        found.append(torch.where(total > 0, votes / total.clamp(min=1e-300), 1 / probs.shape[1]))
+    return torch.cat(found)
 
 
 def spread_labels(

@@ -52,6 +52,23 @@ class LinearProbe:
         probs[:, self.model.classes_] = self.model.predict_proba(x)
         return torch.from_numpy(np.log(np.maximum(probs, TINIEST)))
 
+    def linear(self, num_classes: int) -> dict[str, Tensor]:
+        """Return the same as one layer, float64: logits are `features @ weight.T + bias`, up to a number per row.
+
+        Returns:
+            `weight` (num_classes, D) and `bias` (num_classes,), -inf for a class without a label.
+        """
+        scaler, regression = self.model[0], self.model[-1]
+        coefficients, intercepts = regression.coef_, regression.intercept_
+        if len(coefficients) == 1:  # of two classes scikit-learn keeps the second one's
+            coefficients = np.concatenate([np.zeros_like(coefficients), coefficients])
+            intercepts = np.concatenate([np.zeros_like(intercepts), intercepts])
+        weight = np.zeros((num_classes, coefficients.shape[1]))
+        bias = np.full(num_classes, -np.inf)
+        weight[regression.classes_] = coefficients / scaler.scale_
+        bias[regression.classes_] = intercepts - weight[regression.classes_] @ scaler.mean_
+        return {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}
+
 
 def fit_probe(features: Tensor, labels: Tensor, seed: int, *, folds: int = FOLDS) -> LinearProbe:
     """Fit a logistic regression whose regularization is chosen by cross-validation inside the given labels.

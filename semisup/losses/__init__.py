@@ -16,7 +16,13 @@ from semisup.losses.clusters import cross_view_cross_entropy, self_distillation,
 from semisup.losses.consistency import kl_consistency, mse_consistency, sharpen
 from semisup.losses.contrastive import info_nce, n_pair, nce, nt_xent, sup_con
 from semisup.losses.count_features import counting
-from semisup.losses.distillation import hinton_kd, soft_target_distillation
+from semisup.losses.distillation import (
+    feature_cosine,
+    feature_mse,
+    hinton_kd,
+    queue_distillation,
+    soft_target_distillation,
+)
 from semisup.losses.fairness import self_adaptive_fairness
 from semisup.losses.imbalance import LabelLoss
 from semisup.losses.joint_embedding import barlow_twins, covariance_penalty, negative_cosine, variance_hinge
@@ -36,6 +42,8 @@ __all__ = [
     "covariance_penalty",
     "cross_view_cross_entropy",
     "entropy",
+    "feature_cosine",
+    "feature_mse",
     "hinton_kd",
     "info_nce",
     "kl_consistency",
@@ -49,6 +57,7 @@ __all__ = [
     "positive_unlabeled",
     "pseudo_label_cross_entropy",
     "pseudo_label_graph",
+    "queue_distillation",
     "self_adaptive_fairness",
     "self_distillation",
     "sharpen",

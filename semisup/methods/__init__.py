@@ -18,6 +18,7 @@ from semisup.methods.deepcluster import DeepCluster
 from semisup.methods.denoising_autoencoder import DenoisingAutoencoder
 from semisup.methods.dino import DINO
 from semisup.methods.distill import Distill
+from semisup.methods.distill_features import DistillFeatures
 from semisup.methods.enaet import EnAET
 from semisup.methods.entropy_minimization import EntropyMinimization
 from semisup.methods.exemplar import Exemplar
@@ -117,6 +118,7 @@ METHODS: dict[str, type[Method]] = {
         S4LRotation,
         S4LExemplar,
         Distill,
+        DistillFeatures,
     )
 }
 """Every method by its name; `semisup.register` adds one."""

@@ -190,6 +190,8 @@ class Method(nn.Module):
     """Whether the first constructor argument is a Classifier or an Encoder (which has no labels to classify by)."""
     averages: bool = False
     """Whether the predictor is an average of weights already: the stage's `ema` would average it once more."""
+    teacher_gives: ClassVar[Literal["classes", "features"]] = "classes"
+    """What it asks its `teacher`: classes, of a stage that classifies; features, of any network that is left."""
     needs_pseudo_labels: ClassVar[bool] = False
     """Whether `batch.unlabeled.target` must come from a relabel or propagate stage."""
     reads_loss: ClassVar[bool] = False
@@ -256,6 +258,14 @@ what the normalization of the images can be undone."""
 
 
 def given_to(method: type[Method]) -> tuple[str, ...]:
-    """Return which of `GIVEN` a method's constructor takes; a keyword-only one of such a name is an option."""
-    parameters = inspect.signature(method.__init__).parameters
-    return tuple(name for name in GIVEN if name in parameters and parameters[name].kind is not KEYWORD_ONLY)
+    """Return which of `GIVEN` a method's constructor takes; a keyword-only one of such a name is an option.
+
+    A constructor that hands its `**options` on takes what that of the class above it takes, too.
+    """
+    taken: set[str] = set()
+    for cls in (one for one in method.__mro__ if "__init__" in vars(one)):
+        parameters = inspect.signature(vars(cls)["__init__"]).parameters
+        taken |= {name for name, parameter in parameters.items() if parameter.kind is not KEYWORD_ONLY}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break
+    return tuple(name for name in GIVEN if name in taken)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from semisup.data import ImageData, LabelBudget
 from semisup.engine import CollapseError, NonFiniteLossError, keep_memory, ranks, release_memory
 from semisup.engine.deterministic import deterministic
 from semisup.errors import SemisupError
@@ -14,7 +17,7 @@ from semisup.stages import Artifact, StageContext, read_artifact
 from semisup.stages.kinds import kind_of
 from semisup.stages.training import help_to_train
 
-__all__ = ["LOCK", "STORE", "execute", "help_to_execute", "locked"]
+__all__ = ["LOCK", "STORE", "again", "execute", "help_to_execute", "locked"]
 
 STORE = ".semisup/stages"
 """Finished and unfinished stages by fingerprint, next to the output folders: every run below one folder shares it."""
@@ -50,6 +53,7 @@ def execute(
         return artifact, "reused"
     keep_memory()
     context = _context(plan, stage, home, finished, on_log)
+    context = replace(context, again=partial(again, plan, context))
     try:
         with deterministic(plan.recipe.deterministic):
             artifact, resumed_from = kind_of(stage.config.kind).run(context)
@@ -100,3 +104,43 @@ def _context(
         statistics=plan.statistics,
         on_log=on_log,
     )
+
+
+def again(plan: Plan, asking: StageContext, name: str, budget: LabelBudget, folder: Path) -> StageContext:
+    """Run a stage of a plan, and what it reads that has read labels, with other labels; see `StageContext.again`."""
+    stages = {stage.name: stage for stage in plan.stages}
+    inputs = dict(asking.inputs)
+    context = replace(asking, budget=budget, data=_without_test(asking.data), on_log=lambda step, values: None)
+    for stage in plan.stages:
+        if stage.name not in _below(stages, name) or not _reads_labels(stages, stage.name):
+            continue
+        if stage.config.kind == "train" and ranks.size() > 1:
+            raise SemisupError(
+                f"stages.{asking.name}.vote: best trains '{stage.name}' again, which one process alone does"
+            )
+        home = folder / stage.name
+        home.mkdir(parents=True, exist_ok=True)
+        one = replace(
+            context,
+            name=stage.name,
+            config=stage.config,
+            inputs={needed: inputs[needed] for needed in stage.inputs},
+            steps=stage.steps,
+            folder=home,
+            network=stage.network,
+        )
+        inputs[stage.name] = read_artifact(home) or kind_of(stage.config.kind).run(one)[0]
+    return replace(context, inputs=inputs)
+
+
+def _below(stages: Mapping[str, StagePlan], name: str) -> set[str]:
+    """Return a stage's name and those of all that it reads, directly or not."""
+    return {name}.union(*(_below(stages, needed) for needed in stages[name].inputs))
+
+
+def _reads_labels(stages: Mapping[str, StagePlan], name: str) -> bool:
+    return any(stages[below].reads_labels for below in _below(stages, name))
+
+
+def _without_test(data: ImageData) -> ImageData:
+    return replace(data, x_test=data.x_test[:0], y_test=data.y_test[:0])

@@ -13,7 +13,14 @@ from semisup.stages import Artifact, Predictor, load_predictor
 
 __all__ = ["RunResult", "StageResult"]
 
-HEADLINE = ("test/accuracy", "knn/accuracy", "probe/accuracy", "pseudo_labels/coverage", "pseudo_labels/kept_accuracy")
+HEADLINE = (
+    "test/accuracy",
+    "knn/accuracy",
+    "probe/accuracy",
+    "pseudo_labels/coverage",
+    "pseudo_labels/kept_accuracy",
+    "pool/part_left_out",
+)
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,9 @@ class StageResult:
         return StageResult(status=status, **{key: artifact.record[key] for key in keys})
 
     def headline(self) -> dict[str, float | None]:
-        """Return the few numbers to show first."""
-        return {name: self.metrics[name] for name in HEADLINE if name in self.metrics}
+        """Return the few numbers to show first, and what a choice among stages was made by."""
+        shown = [*HEADLINE, *(name for name in self.metrics if name.startswith("choice/"))]
+        return {name: self.metrics[name] for name in shown if name in self.metrics}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,18 @@ from semisup.plugins import load_plugins, package_of
 from semisup.records import checked, read_json, read_record, verify
 from semisup.stages.networks import Network, wanted_weights
 
-__all__ = ["Predictor", "describe", "load_features", "load_network", "load_predictor", "read_network", "save_predictor"]
+__all__ = [
+    "MODEL",
+    "WEIGHTS",
+    "Predictor",
+    "describe",
+    "load_features",
+    "load_headless",
+    "load_network",
+    "load_predictor",
+    "read_network",
+    "save_predictor",
+]
 
 MODEL, WEIGHTS = "model.json", "model.safetensors"
 
@@ -104,8 +115,8 @@ class Predictor:
         """The classes' names, in the order of the probabilities, under the name that scikit-learn gives them."""
         return self.classes
 
-    def predict(self, images: Images, params: Any = None) -> np.ndarray:
-        """Return the same as `predict_proba`; `params` is there because MLflow passes one."""
+    def predict(self, images: Images) -> np.ndarray:
+        """Return the same as `predict_proba`."""
         return self.predict_proba(images)
 
     def predict_proba(self, images: Images, *, mirror: bool = False) -> np.ndarray:
@@ -233,11 +244,20 @@ def load_features(folder: Path, device: torch.device) -> nn.Module:
     Raises:
         SemisupError: no model there.
     """
-    module = Network.from_json(describe(folder)).build_classifier()  # an encoder gets a head, which is left out below
+    module = load_headless(folder, device)
+    return nn.Sequential(module.backbone, module.neck).eval()
+
+
+def load_headless(folder: Path, device: torch.device) -> Classifier:
+    """Return the network of a finished stage, in eval mode, to ask for features: an encoder gets a head of no meaning.
+
+    Raises:
+        SemisupError: no model there.
+    """
+    module = Network.from_json(describe(folder)).build_classifier()
     path = folder / WEIGHTS
     load_into(wanted_weights(module, read_shapes(path)), path)
-    features = nn.Sequential(module.backbone, module.neck)
-    return features.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+    return module.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 
 def load_predictor(folder: str | Path, device: str | torch.device = "cpu", *, raw: bool = False) -> Predictor:
@@ -262,6 +282,19 @@ def load_predictor(folder: str | Path, device: str | torch.device = "cpu", *, ra
     return Predictor(network, normalize, classes, spec.image_size, spec.in_channels, temperature, fit)
 
 
-def _load_pyfunc(path: str) -> Predictor:
-    """Loader of `mlflow.pyfunc`: a model is this function's name and data files, nothing is unpickled."""
-    return load_predictor(path)
+class _Served:
+    """A predictor as MLflow wants it: its answer has a column of probabilities for each class, by name."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+
+    def predict(self, images: Images, params: Any = None) -> Any:
+        """Return a data frame (N, classes); `params` is there because MLflow passes one."""
+        import pandas as pd
+
+        return pd.DataFrame(self.predictor.predict_proba(images).astype(float), columns=self.predictor.classes)
+
+
+def _load_pyfunc(path: str) -> _Served:
+    """Load a model of `mlflow.pyfunc`: it is this function's name and data files, nothing is unpickled."""
+    return _Served(load_predictor(path))

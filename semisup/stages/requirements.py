@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from semisup.config import Input
+from semisup.data import ImageData
 from semisup.errors import SemisupError
 from semisup.models import Classifier
 from semisup.stages.networks import weightless
 from semisup.stages.planned import Plan, StagePlan
 
-__all__ = ["features_of", "names_of", "require_classifier", "require_grid", "require_labels", "require_maps"]
+__all__ = [
+    "features_of",
+    "names_of",
+    "require_classifier",
+    "require_grid",
+    "require_labels",
+    "require_maps",
+    "require_mirror",
+]
 
 
 def names_of(inputs: Iterable[Input]) -> tuple[str, ...]:
@@ -72,4 +81,17 @@ def require_grid(key: str, grid: int, stage: StagePlan, features: Classifier) ->
         raise SemisupError(
             f"{key}: the network of '{stage.name}' keeps layers of a projection head, which take one mean; "
             "leave it at 1"
+        )
+
+
+def require_mirror(key: str, data: ImageData) -> None:
+    """Refuse mirror images where they may be of another class.
+
+    Raises:
+        SemisupError: names the data.
+    """
+    if not data.flip:
+        raise SemisupError(
+            f"{key}: a mirrored image of '{data.name}' may be of another class; leave it false, or say that it "
+            f"keeps its class with data.flip=true"
         )

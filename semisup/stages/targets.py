@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ def select(
     per_class: int | None = None,
     soft: bool = True,
     balance: bool = False,
+    allowed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Choose and balance pseudo-labels (Noisy Student, arXiv:1911.04252, sec. 3.1: filter, then balance).
 
@@ -68,14 +70,16 @@ def select(
         per_class: most images of a class; None: all.
         soft: return probabilities, not the best class.
         balance: repeat images of rarer classes.
+        allowed: (N,) bool, which images may be chosen; None: all.
 
     Returns:
         Rows to train on (M,), with repeats, and targets (N, C): the probabilities, or one-hot guesses if not `soft`.
     """
     confidence, labels = probs.max(1)
+    confident = confidence >= threshold if allowed is None else (confidence >= threshold) & allowed
     chosen = []
     for c in range(probs.shape[1]):
-        rows = torch.nonzero((labels == c) & (confidence >= threshold)).flatten()
+        rows = torch.nonzero((labels == c) & confident).flatten()
         rows = rows[confidence[rows].argsort(descending=True, stable=True)]
         chosen.append(rows if per_class is None else rows[:per_class])
     if balance:
@@ -92,7 +96,14 @@ def _repeat(rows: Tensor, goal: int, generator: torch.Generator) -> Tensor:
     return torch.cat([rows.repeat(times), rows[torch.randperm(len(rows), generator=generator)[:rest]]])
 
 
-def save_targets(context: StageContext, pool: Tensor, targets: Tensor, started: float, images: int) -> Artifact:
+def save_targets(
+    context: StageContext,
+    pool: Tensor,
+    targets: Tensor,
+    started: float,
+    images: int,
+    tested: Mapping[str, Any] | None = None,
+) -> Artifact:
     """Write the pseudo-labels of a stage, compared with the hidden labels, and finish it.
 
     Args:
@@ -101,16 +112,17 @@ def save_targets(context: StageContext, pool: Tensor, targets: Tensor, started: 
         targets: (N, C) probabilities for all rows.
         started: when the stage did, by `time.perf_counter`.
         images: how many a network has seen for it.
+        tested: metrics of what the labels come from, on test images.
     """
     save_weights(context.folder / "targets.safetensors", {"pool": pool, "targets": targets})
     seconds = time.perf_counter() - started
     used = torch.zeros(len(targets))
     used[pool] = 1
     quality = pseudo_label_quality(targets.argmax(1), used, hidden_labels(context))
-    metrics: dict[str, Any] = {f"pseudo_labels/{name}": float(value) for name, value in quality.items()}
+    metrics = {f"pseudo_labels/{name}": float(value) for name, value in quality.items()} | dict(tested or {})
     return finish_untrained(
         context.folder,
-        ["targets.safetensors"],
+        ["targets.safetensors", *(["confusion.png"] if (context.folder / "confusion.png").exists() else [])],
         metrics,
         name=context.name,
         kind=context.config.kind,

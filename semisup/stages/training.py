@@ -33,7 +33,7 @@ from semisup.engine import (
 from semisup.engine.optim import check_group_lr
 from semisup.engine.seeding import generator
 from semisup.errors import SemisupError, collecting, first_line, raise_all
-from semisup.methods import Method
+from semisup.methods import METHODS, Method
 from semisup.models import ModelSpec, WeightsReport, count_parameters, stage_decay
 from semisup.stages.artifact import Artifact, finish
 from semisup.stages.context import StageContext
@@ -61,7 +61,8 @@ from semisup.stages.networks import (
     weightless,
 )
 from semisup.stages.planned import Plan, StagePlan
-from semisup.stages.predictor import load_network, read_network, save_predictor
+from semisup.stages.pool import own_images, pool_metrics
+from semisup.stages.predictor import load_headless, load_network, read_network, save_predictor
 from semisup.stages.refresh import refresh, refreshes
 from semisup.stages.requirements import names_of, require_classifier, require_labels
 from semisup.stages.targets import training_images
@@ -84,8 +85,9 @@ def plan_training(
     """
     data = whole.data
     needed = names_of(inputs)
-    for teacher in stage.teacher:
-        require_classifier(earlier[teacher], "teacher")
+    if METHODS[stage.method["name"]].teacher_gives == "classes":
+        for teacher in stage.teacher:
+            require_classifier(earlier[teacher], "teacher")
     networks = {other: network for other in needed if (network := earlier[other].network) is not None}
     spec = _describe(whole, stage, networks)
     method = _shapes(whole, stage, spec, networks)
@@ -106,15 +108,16 @@ def plan_training(
         if labeled:
             require_labels(whole, "method", stage.method["name"])
     steps = _steps(stage, len(data.x_train), len(whole.budget.index), reads_unlabeled=bool(unlabeled))
+    pretrained = stage.init is not None or weights is not None
     with collecting(problems):
-        check_tuning(method, stage, steps, pretrained=stage.init is not None or weights is not None)
+        check_tuning(method, stage, steps, pretrained=pretrained, compiled=whole.recipe.compile)
     raise_all(problems)
     parameters, described = count_parameters(method.predictor()), network_of(method, spec)
     tune(method, stage, name)
     # As resolved, for all that follows: what is used, not "auto".
     resolved = {
         "augment": {**following_background(stage, method.views, data.background), "backend": backend},
-        "refresh_batchnorm": refreshes(stage, method, steps),
+        "refresh_batchnorm": refreshes(stage, method, steps, pretrained=pretrained),
     }
     return StagePlan(
         name=name,
@@ -182,7 +185,8 @@ def _start(context: StageContext) -> tuple[Method, WeightsReport | None]:
     stage = context.config
     assert isinstance(stage, TrainConfig) and context.network is not None
     init = stage.init
-    teachers = [load_network(context.inputs[name].folder, context.device) for name in stage.teacher]
+    load = load_network if METHODS[stage.method["name"]].teacher_gives == "classes" else load_headless
+    teachers = [load(context.inputs[name].folder, context.device) for name in stage.teacher]
     init_seed = context.recipe.seed if context.recipe.init_seed is None else context.recipe.init_seed
     torch.manual_seed(seed_for(init_seed, context.name, "initialisation"))
     source = None if init is None or init.source is None else context.inputs[init.source].folder
@@ -270,6 +274,10 @@ def fit_stage(context: StageContext, method: Method, batches: BatchSource) -> Fi
 def _pool(context: StageContext, stage: TrainConfig) -> Tensor | None:
     """Rows that unlabeled batches are made of, if the recipe asks for fewer than all."""
     size, images = stage.batch.pool, len(context.data.x_train)
+    source = stage.init.source if stage.init is not None else None
+    own = own_images(context, stage.pool, source or next(iter(stage.teacher), None))
+    if own is not None:
+        return torch.nonzero(own).flatten()
     if size is None or size >= images:
         return None
     return torch.randperm(images, generator=generator(context.recipe.seed, context.name, "images"))[:size]
@@ -337,6 +345,8 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
         with uncompiled(recipe.compile):
             refresh(context, method, predictor)
     metrics: dict[str, Any] = {f"train/{name}": value for name, value in result.log.items()}
+    if stage.pool.keep != "all":
+        metrics |= pool_metrics(len(data.x_train), len(batches.pool))
     with uncompiled(recipe.compile):
         if method.trains == "classifier":
             judged, temperature, files = _evaluate(context, method, predictor, raw)

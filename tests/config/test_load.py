@@ -376,7 +376,7 @@ def with_reference(key: str, target: object, kind: str = "train") -> dict[str, o
         ("init", "late", "init.from: 'late' runs later; a stage can only use the stages above it"),
         ("init", "this", "init.from: a stage cannot use itself"),
         ("init", "labels", "init.from: 'labels' is a relabel stage, and a train stage is needed"),
-        ("teacher", "labels", "teacher[0]: 'labels' is a relabel stage, and a train stage is needed"),
+        ("teacher", "labels", "teacher[0]: 'labels' is a relabel stage, and a train or features stage is needed"),
         ("init", "graph", "init.from: 'graph' is a propagate stage, and a train stage is needed"),
         ("teacher", ["one", "two"], "teacher[1]: no stage 'two'; valid: one"),
         ("pseudo_labels", "one", "pseudo_labels: 'one' is a train stage, and a relabel or propagate stage is needed"),

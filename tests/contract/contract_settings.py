@@ -385,6 +385,12 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             terms=_terms("supervised", "distillation"),
         ),
     },
+    "distill_features": {
+        "cosine": Setting(terms=_terms("distillation")),
+        "mse": Setting({"form": "mse", "hidden": 7, "view": "strong"}, terms=_terms("distillation")),
+        "queue": Setting({"form": "queue", "memory": 30}, terms=_terms("distillation")),
+        "tokens": Setting({"of": "tokens"}, terms=_terms("distillation")),
+    },
 }
 
 

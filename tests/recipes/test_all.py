@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from semisup.config import DataConfig, Recipe
+from semisup.config.read import read_mapping
 from semisup.data import ImageData, channel_statistics, draw_budget, load_data
 from semisup.errors import SemisupError
 from semisup.methods import METHODS
+from semisup.models import save_weights
 from semisup.pipeline.check import check_recipe
 from semisup.pipeline.plan import Plan, plan_stages
 from semisup.reading import find_recipe, load_recipe, shipped_recipes, to_yaml
@@ -81,7 +83,7 @@ def test_all_recipes_are_found_and_shipped() -> None:
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_a_recipe_says_how_to_run_it_and_could_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One item for each recipe, which is read once: reading one costs more than all that is asked of it."""
-    recipe = load_recipe(path)
+    recipe = load_recipe(path, _weights_from_files(path, tmp_path))
     dataset, name = name_of(path).split("/")
     assert find_recipe(name_of(path)).read_text() == path.read_text(), "found by its shipped name"
     assert recipe.name == f"{dataset}-{name}".replace("_", "-"), "two recipes must not share an output folder"
@@ -104,6 +106,20 @@ def quickly(path: Path) -> bool:
 @pytest.mark.parametrize("path", [path for path in FILES if not quickly(path)], ids=name_of)
 def test_a_recipe_of_larger_images_could_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _could_run(load_recipe(path), monkeypatch, trial=True)
+
+
+def _weights_from_files(path: Path, folder: Path) -> list[str]:
+    """Overrides by which a recipe's pretrained networks of timm start from files, as they do without a network."""
+    raw = read_mapping(path)
+    models = {"model": raw.get("model")} | {f"stages.{name}.model": s.get("model") for name, s in raw["stages"].items()}
+    overrides = []
+    for key, model in models.items():
+        if isinstance(model, dict) and model.get("weights") == "pretrained" and model["name"].startswith("timm/"):
+            timm = pytest.importorskip("timm")
+            file = folder / f"{key}.safetensors"
+            save_weights(file, timm.create_model(model["name"].removeprefix("timm/")).state_dict())
+            overrides.append(f"{key}.weights={file}")
+    return overrides
 
 
 def recorded(recipe: str, result: str) -> bool:

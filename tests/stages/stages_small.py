@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from semisup.data import ImageData, LabelBudget, draw_budget
+from semisup.pipeline.execute import again
 from semisup.pipeline.plan import Plan, plan_stages
 from semisup.reading import parse_recipe
 from semisup.stages import Artifact, StageContext
@@ -88,6 +90,7 @@ def run_stages(
             statistics=plan.statistics,
             on_log=on_log,
         )
+        context = dataclasses.replace(context, again=partial(again, plan, context))
         finished[stage.name], _ = kind_of(stage.config.kind).run(context)
     return finished
 

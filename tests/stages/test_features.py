@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from semisup.data import draw_budget
 from semisup.errors import SemisupError
 from semisup.models import load_weights, save_weights
 from semisup.stages.cache import extract, read_features
 from semisup.stages.predictor import load_features
-from tests.stages.stages_small import CPU, run_stages, small_data, small_plan
+from tests.stages.stages_small import CPU, run_stages, small_data, small_plan, train_stage
 
 
 def batches(images: Tensor, size: int, stop_at: int | None = None) -> Any:
@@ -83,3 +85,77 @@ def test_probe_knn_and_propagate_read_it_without_training(model: dict[str, Any],
 def test_what_makes_no_sense_is_refused(stage: dict[str, Any], rule: str) -> None:
     with pytest.raises(SemisupError, match=rule):
         small_plan({"features": stage}, small_data())
+
+
+SIX = draw_budget(small_data().y_train, "6/class", 0, 3)
+ENCODER = {"encoder": train_stage("simclr", stage={"ema": None})}
+
+
+def test_maps_in_parts_of_an_image_and_its_mirror_image(tmp_path: Path) -> None:
+    """The last two maps of an encoder, each the means of four parts, averaged over both images, by hand."""
+    data = dataclasses.replace(small_data(), flip=True)
+    stages = {**ENCODER, "features": {"kind": "features", "of": "encoder", "grid": 2, "maps": 2, "mirror": True}}
+    done = run_stages(stages, data, tmp_path)
+    stored = read_features(done["features"].folder / "test.npy")
+    backbone: Any = load_features(done["encoder"].folder, CPU)[0]  # type: ignore[index]
+    mean, std = data.statistics
+    images = (torch.from_numpy(data.x_test).permute(0, 3, 1, 2) / 255 - mean[0]) / std[0]
+    parts = []
+    with torch.no_grad():
+        for image in (images, images.flip(3)):
+            maps = [torch.nn.functional.adaptive_avg_pool2d(each, 2).flatten(1) for each in backbone.maps(image)[-2:]]
+            parts.append(torch.cat(maps, 1))
+    torch.testing.assert_close(stored, (parts[0] + parts[1]) / 2, rtol=2e-3, atol=2e-3)
+
+
+def test_readers_take_what_is_stored(tmp_path: Path) -> None:
+    """A probe, a vote of neighbors and a graph of stored features are those of the features' own numbers."""
+    stages = {
+        **ENCODER,
+        "features": {"kind": "features", "of": "encoder", "grid": 2},
+        "probe": {"kind": "probe", "of": "features"},
+        "direct": {"kind": "probe", "of": "encoder", "grid": 2},
+        "knn": {"kind": "knn", "of": "features"},
+        "direct_knn": {"kind": "knn", "of": "encoder", "grid": 2},
+        "spread": {"kind": "propagate", "teacher": "features", "neighbors": 5, "test": "induce"},
+        "direct_spread": {"kind": "propagate", "teacher": "encoder", "grid": 2, "neighbors": 5, "test": "induce"},
+    }
+    done = run_stages(stages, small_data(), tmp_path, SIX)
+    for reader in ("probe", "knn", "spread"):
+        other = done[f"direct_{reader}" if reader != "probe" else "direct"]
+        assert done[reader].metrics["test/accuracy"] == pytest.approx(other.metrics["test/accuracy"], abs=0.05)
+
+
+@pytest.mark.parametrize("test", ["induce", "graph"])
+def test_several_features_side_by_side_and_test_images(test: str, tmp_path: Path) -> None:
+    """Each network's features get unit length, so that a wide one does not drown a narrow one."""
+    stages = {
+        **ENCODER,
+        "one": {"kind": "features", "of": "encoder"},
+        "two": {"kind": "features", "of": "encoder", "grid": 2},
+        "spread": {
+            "kind": "propagate",
+            "teacher": ["one", "two"],
+            "neighbors": 5,
+            "components": 4,
+            "whiten": "each",
+            "test": test,
+        },
+    }
+    done = run_stages(stages, small_data(), tmp_path, SIX)
+    assert done["spread"].metrics["test/accuracy"] > 0.6
+    assert "confusion.png" in done["spread"].record["files"]
+    assert len(load_weights(done["spread"].folder / "targets.safetensors")["targets"]) == 60
+
+
+@pytest.mark.parametrize(
+    ("stage", "rule"),
+    [
+        ({"model": {"name": "cnn"}}, "leave one of model and of out"),
+        ({"mirror": True}, "mirror: a mirrored image"),
+        ({"maps": 99}, "maps: must be at most 16"),
+    ],
+)
+def test_a_look_that_makes_no_sense_is_refused(stage: dict[str, Any], rule: str) -> None:
+    with pytest.raises(SemisupError, match=rule):
+        small_plan({**ENCODER, "features": {"kind": "features", "of": "encoder", **stage}}, small_data())

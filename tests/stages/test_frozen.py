@@ -54,7 +54,7 @@ def test_a_probe_is_a_logistic_regression_on_the_features_of_the_budget(method: 
     assert metrics["test/nll"] == pytest.approx(expected, rel=1e-3)
     assert metrics["probe/folds"] == 2  # two labels of each class
     assert {"test/ece", "test/brier", "test/per_class_accuracy", "test/reliability", "test/confusion"} <= set(metrics)
-    assert set(record["files"]) == {"features.safetensors", "confusion.png"}
+    assert set(record["files"]) == {"features.safetensors", "probe.safetensors", "confusion.png"}
     cached = load_weights(done["judged"].folder / "features.safetensors")
     assert torch.equal(cached["index"], torch.from_numpy(budget.index))
     assert torch.equal(cached["labels"], torch.from_numpy(data.y_train[budget.index]))

@@ -28,7 +28,8 @@ class Kind(Protocol):
     Config: Any
     """The model of its settings, a `StageConfig` whose `kind` has one value and a default."""
     LEAVES: Any
-    """What later stages may want of it: network (to start from or to be taught by), features, pseudo-labels."""
+    """What later stages may want of it: network (to start from or to be taught by), features,
+    predictions, pseudo-labels."""
 
     def inputs(self, stage: Any) -> list[Input]:
         """Return the earlier stages that a stage names."""

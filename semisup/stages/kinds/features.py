@@ -1,59 +1,90 @@
-"""The features stage: what a frozen pretrained network sees in every image, computed once for all that read it."""
+"""The features stage: what a frozen network sees in every image, computed once for all that read it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from semisup.config import Input, StageConfig
 from semisup.config.schema import Named
 from semisup.errors import SemisupError
+from semisup.options import Range
 
 if TYPE_CHECKING:  # what a stage runs is imported when it is planned or run: reading recipes waits for none of it
     import numpy as np
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from semisup.stages.artifact import Artifact
     from semisup.stages.context import StageContext
+    from semisup.stages.networks import Network
     from semisup.stages.planned import Plan, StagePlan
 
 __all__ = ["LEAVES", "Config", "check", "inputs", "plan", "run"]
 
 
 class Config(StageConfig):
-    """A frozen pretrained network, by which all images are looked at once."""
+    """A frozen network, by which all images are looked at once."""
 
     kind: Literal["features"] = "features"
     """What the stage does."""
     model: Named | None = None
-    """The network, {name: ..., its options, which give it weights}; null: the recipe's."""
+    """A pretrained network, {name: ..., its options, which give it weights}; null: the recipe's."""
+    of: str | None = None
+    """An earlier train stage, whose network is looked at instead."""
+    grid: Annotated[int, Range(1, 16)] = 1
+    """Features are the means of the last map's grid x grid parts, >= 1; 1: what a classifier's head sees."""
+    maps: Annotated[int, Range(1, 16)] = 1
+    """Last maps of the network that are looked at so, >= 1; above 1 their parts stand next to each other."""
+    mirror: bool = False
+    """Features are the mean of an image's and its mirror image's."""
 
 
 LEAVES = ("features",)
 
 
 def inputs(stage: Config) -> list[Input]:
-    """Return the earlier stages that a stage names: none."""
-    return []
+    """Return the earlier stages that a stage names."""
+    return [] if stage.of is None else [Input("of", stage.of, "network")]
 
 
 def check(stage: Config) -> Iterator[tuple[str, str]]:
-    """Yield a key and a sentence for each mistake that the stage alone shows: none."""
-    yield from ()
+    """Yield a key and a sentence for each mistake that the stage alone shows."""
+    if stage.of is not None and stage.model is not None:
+        yield "model", f"the network is that of '{stage.of}'; leave one of model and of out"
 
 
 def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]) -> StagePlan:
-    """Plan a features stage. It reads no label, so all budgets share it.
+    """Plan a features stage. It reads no label of its own, so all budgets share it.
 
     Raises:
-        SemisupError: the model starts from random weights, cannot be built, or its weights do not fit.
+        SemisupError: the model starts from random weights, cannot be built, its weights do not fit, or it has no maps.
     """
+    from semisup.models import count_parameters
+    from semisup.stages.planned import StagePlan
+    from semisup.stages.requirements import features_of, names_of, require_grid, require_mirror
+
+    data = whole.data
+    network, weights = (earlier[stage.of].network, None) if stage.of is not None else _pretrained(whole, stage)
+    planned = StagePlan(
+        name=name, config=stage, inputs=names_of(inputs(stage)), reads_labels=False, network=network, weights=weights
+    )
+    features = features_of(planned)
+    if stage.mirror:
+        require_mirror("mirror", data)
+    for key in ("grid", "maps"):
+        require_grid(key, getattr(stage, key), planned, features)
+    rows, width = len(data.x_train) + len(data.x_test), stage.grid**2 * stage.maps * features.num_features
+    parameters = count_parameters(features) - count_parameters(features.head)
+    return replace(planned, parameters=parameters, memory=data.resident_bytes + 2 * rows * width)
+
+
+def _pretrained(whole: Plan, stage: Config) -> tuple[Network, str]:
+    """Return the network of `model`, and what is to be said of its weights."""
     from semisup.config import TrainConfig
-    from semisup.models import count_parameters, feature_width
     from semisup.stages.initial import check_model_weights
     from semisup.stages.networks import Network, stage_network, weightless
-    from semisup.stages.planned import StagePlan
 
     data = whole.data
     spec = stage_network(
@@ -74,17 +105,7 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
             f"model.weights: a features stage asks a pretrained network, and '{spec.name}' would start from random "
             "weights; give `weights`, e.g. model: {name: timm/vit_small_patch14_dinov2, weights: pretrained}"
         )
-    rows = len(data.x_train) + len(data.x_test)
-    return StagePlan(
-        name=name,
-        config=stage,
-        inputs=(),
-        reads_labels=False,
-        parameters=count_parameters(backbone),
-        network=network,
-        weights=weights,
-        memory=data.resident_bytes + 2 * rows * feature_width(backbone),
-    )
+    return network, weights
 
 
 def run(context: StageContext) -> tuple[Artifact, int | None]:
@@ -94,23 +115,20 @@ def run(context: StageContext) -> tuple[Artifact, int | None]:
         The finished stage, and the image it was resumed from (None: from the start).
     """
     import numpy as np
-    import torch
 
-    from semisup.methods.base import frozen
-    from semisup.models import Encoder, build_backbone, count_parameters
-    from semisup.stages.artifact import finish_untrained
+    from semisup.models import count_parameters
+    from semisup.stages.artifact import finish_untrained, write_json
     from semisup.stages.cache import extract
-    from semisup.stages.predictor import save_predictor
+    from semisup.stages.features import LOOK, Layers
 
     started = time.perf_counter()
-    data, network = context.data, context.network
-    assert network is not None
-    spec = network.spec
-    backbone = build_backbone(
-        spec.name, spec.options, in_channels=spec.in_channels, image_size=spec.image_size, input_spec=spec.input
-    )
-    encoder = Encoder(frozen(backbone.to(context.device, memory_format=torch.channels_last)))  # type: ignore[call-overload]
-    files = save_predictor(context.folder, encoder, network, context.statistics, data.classes)
+    data, config = context.data, context.config
+    assert isinstance(config, Config)
+    files, looked_at = _network(context)
+    how: dict[str, Any] = {"grid": config.grid, "maps": config.maps, "mirror": config.mirror}
+    write_json(context.folder / LOOK, how)
+    network = Layers(looked_at, **how).requires_grad_(False).eval()
+    width = network(next(context.clean_batches(data.x_train[:1]))).shape[1]
     resumed = 0
     for part, images in (("train", data.x_train), ("test", data.x_test)):
         if len(images):
@@ -119,16 +137,42 @@ def run(context: StageContext) -> tuple[Artifact, int | None]:
                 return context.clean_batches(images, np.arange(start, len(images)))
 
             path = context.folder / f"{part}.npy"
-            resumed += extract(encoder.eval(), batches, len(images), encoder.num_features, path)
+            resumed += extract(network, batches, len(images), width, path)
             files.append(path.name)
     artifact = finish_untrained(
         context.folder,
-        files,
+        [*files, LOOK],
         {},
         name=context.name,
         kind="features",
         seconds=time.perf_counter() - started,
         images=len(data.x_train) + len(data.x_test) - resumed or 1,
-        parameters=count_parameters(encoder),
+        parameters=count_parameters(network),
     )
     return artifact, resumed or None
+
+
+def _network(context: StageContext) -> tuple[list[str], nn.Module]:
+    """Write the network that is looked at into the stage's folder; returns the names of its files, and itself."""
+    import shutil
+
+    import torch
+    from torch import nn
+
+    from semisup.models import Encoder, build_backbone
+    from semisup.stages.predictor import MODEL, WEIGHTS, load_features, save_predictor
+
+    config, network = context.config, context.network
+    assert isinstance(config, Config) and network is not None
+    if config.of is not None:
+        source = context.inputs[config.of].folder
+        for name in (MODEL, WEIGHTS):
+            shutil.copyfile(source / name, context.folder / name)
+        return [MODEL, WEIGHTS], load_features(source, context.device)
+    spec = network.spec
+    backbone = build_backbone(
+        spec.name, spec.options, in_channels=spec.in_channels, image_size=spec.image_size, input_spec=spec.input
+    )
+    encoder = Encoder(backbone.to(context.device, memory_format=torch.channels_last))  # type: ignore[call-overload]
+    files = save_predictor(context.folder, encoder, network, context.statistics, context.data.classes)
+    return files, nn.Sequential(backbone, nn.Sequential())

@@ -99,32 +99,33 @@ def run(context: StageContext) -> tuple[Artifact, None]:
 
     from semisup.evaluate import knn_predict, predict_logits
     from semisup.stages.evaluation import evaluate_test, evaluate_validation
-    from semisup.stages.features import Layers, features_of_images, finish_evaluated, frozen_network, unchanged
+    from semisup.stages.features import features_of_images, finish_evaluated, look, unchanged
 
     started = time.perf_counter()
     data, budget, config = context.data, context.budget, context.config
     assert isinstance(config, Config)
     every_label = config.bank == "all"
     index = np.flatnonzero(data.y_train >= 0) if every_label else budget.index
-    network = Layers(frozen_network(context, config.of), grid=config.grid)
+    of = str(config.of)
+    network = look(context.inputs[of].folder, context.device, grid=config.grid)
     k = min(MOST_NEIGHBORS, max(1, len(index) // data.num_classes)) if config.k is None else min(config.k, len(index))
     metrics: dict[str, Any] = {"knn/bank": len(index), "knn/k": k}
     with unchanged(network):
-        bank = features_of_images(context, str(config.of), network, "train", index)
+        bank = features_of_images(context, of, network, "train", index)
         labels = torch.from_numpy(data.y_train[index]).to(bank.device)
         seconds = time.perf_counter() - started
 
-        def predict(batches: Iterator[Tensor]) -> Tensor:
-            queries = predict_logits(network, batches)
+        def predict(queries: Tensor) -> Tensor:
             votes = knn_predict(bank, labels, queries, num_classes=data.num_classes, k=k, temperature=config.tau)
             votes = votes.double()
             return (votes / votes.sum(1, keepdim=True)).clamp(min=1e-12).log().cpu()
 
-        if every_label and len(data.x_test):
-            guesses = predict(context.clean_batches(data.x_test)).argmax(1)
-            metrics["knn/accuracy"] = float((guesses == torch.from_numpy(data.y_test)).double().mean())
-        elif not every_label:
-            metrics |= evaluate_validation(context, predict)
-            if len(data.x_test):
-                metrics |= evaluate_test(context, predict(context.clean_batches(data.x_test)))
+        if not every_label:
+            metrics |= evaluate_validation(context, lambda batches: predict(predict_logits(network, batches)))
+        if len(data.x_test):
+            logits = predict(features_of_images(context, of, network, "test"))
+            if every_label:
+                metrics["knn/accuracy"] = float((logits.argmax(1) == torch.from_numpy(data.y_test)).double().mean())
+            else:
+                metrics |= evaluate_test(context, logits)
     return finish_evaluated(context, network, [], started, seconds, len(index), metrics), None

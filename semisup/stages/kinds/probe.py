@@ -33,7 +33,7 @@ class Config(StageConfig):
     More keep where in the image something was (as pooled for VISSL's probes, arXiv:1905.01235, sec. 5)."""
 
 
-LEAVES: tuple[str, ...] = ()
+LEAVES = ("predictions",)
 
 
 def inputs(stage: Config) -> list[Input]:
@@ -77,28 +77,31 @@ def run(context: StageContext) -> tuple[Artifact, None]:
 
     Nothing but the budget's labels decides about it, regularization included. `test/...` are of the last layer, which
     is what a classifier's head would see: never the layer that does best on test. `cv_accuracy` is what the labels
-    themselves say of each layer. The features of the labeled images stay in `features.safetensors`.
+    themselves say of each layer. The features of the labeled images stay in `features.safetensors`, the regression of
+    the last layer in `probe.safetensors`, so that a relabel stage can ask it.
     """
     import torch
 
     from semisup.evaluate import fit_probe, predict_logits
     from semisup.models.weights import save_weights
     from semisup.stages.evaluation import evaluate_test, evaluate_validation
-    from semisup.stages.features import Layers, features_of_images, finish_evaluated, frozen_network, unchanged
+    from semisup.stages.features import features_of_images, finish_evaluated, look, unchanged
+    from semisup.stages.predictions import PROBE
 
     started = time.perf_counter()
     data, budget, config = context.data, context.budget, context.config
     assert isinstance(config, Config)
-    network = frozen_network(context, config.of)
-    layers = Layers(network, layers=config.layers, grid=config.grid)
-    with unchanged(network):
-        features = layers.split(features_of_images(context, str(config.of), layers, "train", budget.index).cpu())
+    of = str(config.of)
+    layers = look(context.inputs[of].folder, context.device, layers=config.layers, grid=config.grid)
+    with unchanged(layers):
+        features = layers.split(features_of_images(context, of, layers, "train", budget.index).cpu())
         labels = torch.from_numpy(data.y_train[budget.index])
         cached = {"index": torch.from_numpy(budget.index), "labels": labels, **features}
         save_weights(context.folder / "features.safetensors", cached)
         probes = {name: fit_probe(x, labels, context.recipe.seed) for name, x in features.items()}
         seconds = time.perf_counter() - started
         last = list(probes)[-1]
+        save_weights(context.folder / PROBE, probes[last].linear(data.num_classes))
         metrics = _of_probe("probe", probes[last])
         metrics |= evaluate_validation(
             context,
@@ -107,14 +110,15 @@ def run(context: StageContext) -> tuple[Artifact, None]:
             ),
         )
         if len(data.x_test):
-            test = layers.split(features_of_images(context, str(config.of), layers, "test").cpu())
+            test = layers.split(features_of_images(context, of, layers, "test").cpu())
             y_test = torch.from_numpy(data.y_test)
             logits = {name: each.logits(test[name], data.num_classes) for name, each in probes.items()}
             metrics |= evaluate_test(context, logits[last])
             for name in probes if config.layers else ():
                 metrics |= _of_probe(name, probes[name])
                 metrics[f"{name}/accuracy"] = float((logits[name].argmax(1) == y_test).double().mean())
-    return finish_evaluated(context, network, ["features.safetensors"], started, seconds, len(labels), metrics), None
+    files = ["features.safetensors", PROBE]
+    return finish_evaluated(context, layers, files, started, seconds, len(labels), metrics), None
 
 
 def _of_probe(name: str, found: LinearProbe) -> dict[str, Any]:

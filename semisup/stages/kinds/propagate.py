@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from semisup.config import Input, StageConfig
 from semisup.options import BelowOne, ClassSharesOrNot, Positive, Range
 
 if TYPE_CHECKING:  # what a stage runs is imported when it is planned or run: reading recipes waits for none of it
+    from torch import Tensor
+
     from semisup.stages.artifact import Artifact
     from semisup.stages.context import StageContext
     from semisup.stages.planned import Plan, StagePlan
@@ -24,7 +26,7 @@ class Config(StageConfig):
     """What the stage does."""
     teacher: list[str] = []
     """Earlier train or features stages, by whose features images are compared; one may be written without the brackets.
-    Those of several stand next to each other (`components` gives them one scale)."""
+    Those of several stand next to each other (`components` and `whiten` give them one scale)."""
     neighbors: Annotated[int, Range(1, 10_000)] = 50
     """Nearest images that each one is joined to, >= 1."""
     alpha: BelowOne = 0.99
@@ -40,6 +42,9 @@ class Config(StageConfig):
     features as they are. Labels that are right after spreading 40 / 100 / 600 of Fashion-MNIST's over a SimCLR
     encoder's graph, means of six draws: 70.0 / 74.9 / 80.8% by the features, 73.7 / 77.7 / 83.3 by 64 components,
     75.1 / 79.0 / 84.8 by 200 of grid 3, and 75.5 / 79.4 / 85.0 balanced too."""
+    whiten: Literal["together", "each"] = "together"
+    """Where `components` is given: components of all teachers' features together, or of each teacher's, then scaled to
+    unit length, so that networks of different widths count the same."""
     balance: ClassSharesOrNot = False
     """Scale what reaches the images so that classes have the wanted shares of them: uniform (or true) the same, labels
     those of the labels, estimated those that expectation-maximization finds (Saerens et al. 2002), or a list of one
@@ -48,8 +53,13 @@ class Config(StageConfig):
     """Features are the mean of an image's and its mirror image's: 85.8% right after spreading 600, not 85.3 (six draws,
     200 components of grid 3, balanced, over all 60,000 images; the figures above are of 15,000)."""
 
+    test: Literal["induce", "graph"] | None = None
+    """Judge what was spread on the test images (test/accuracy). induce: each asks its `neighbors` nearest training
+    images (Delalleau et al. 2005), as any new image would. graph: test images, without labels, are part of the graph,
+    which no result of unlabeled training images alone may be compared with. null: not at all."""
 
-LEAVES = ("pseudo-labels",)
+
+LEAVES = ("pseudo-labels", "predictions")
 
 
 def inputs(stage: Config) -> list[Input]:
@@ -71,16 +81,14 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
     """
     from semisup.errors import collecting, raise_all
     from semisup.stages.planned import StagePlan
-    from semisup.stages.requirements import features_of, names_of, require_grid, require_labels
+    from semisup.stages.requirements import features_of, names_of, require_grid, require_labels, require_mirror
 
     data, problems = whole.data, list[str]()
     with collecting(problems):
         require_labels(whole, "kind", stage.kind)
-    if stage.mirror and not data.flip:
-        problems.append(
-            f"mirror: a mirrored image of '{data.name}' may be of another class; leave it false, or say that it "
-            f"keeps its class with data.flip=true"
-        )
+    if stage.mirror:
+        with collecting(problems):
+            require_mirror("mirror", data)
     if isinstance(stage.balance, list) and len(stage.balance) != data.num_classes:
         problems.append(f"balance: must be {data.num_classes} numbers, one for each class, not {stage.balance}")
     memory = data.resident_bytes
@@ -89,7 +97,9 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
         features = features_of(earlier[teacher])
         with collecting(problems):
             require_grid("grid", stage.grid, earlier[teacher], features)
-        numbers = stage.grid**2 * features.num_features * len(data.x_train)
+        own = earlier[teacher].config
+        parts = getattr(own, "grid", 1) ** 2 * getattr(own, "maps", 1)  # of a features stage
+        numbers = stage.grid**2 * parts * features.num_features * len(data.x_train)
         memory += (8 if stage.components is None else 24) * numbers  # once more, and twice in doubles
     raise_all(problems)
     return StagePlan(name=name, config=stage, inputs=names_of(inputs(stage)), memory=memory)
@@ -104,7 +114,6 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     """
     import numpy as np
     import torch
-    from torch import nn
 
     from semisup.engine import generator
     from semisup.graph import (
@@ -115,25 +124,15 @@ def run(context: StageContext) -> tuple[Artifact, None]:
         resample,
         spread_labels,
         wanted_shares,
-        whitened,
     )
-    from semisup.stages.features import Layers, Mirrored, features_of_images
-    from semisup.stages.predictor import load_features
     from semisup.stages.targets import save_targets
 
     started = time.perf_counter()
     data, config = context.data, context.config
     assert isinstance(config, Config)
-    parts = []
-    for teacher in config.teacher:
-        features: nn.Module = Layers(load_features(context.inputs[teacher].folder, context.device), grid=config.grid)
-        if config.mirror:
-            features = Mirrored(features)
-        parts.append(features_of_images(context, teacher, features, "train"))
-    compared = torch.cat(parts, dim=1)
-    if config.components is not None:
-        compared = whitened(compared, config.components)
-    graph = neighbor_graph(compared, config.neighbors, config.power)
+    compared, n = _compared(context, config), len(data.x_train)
+    in_graph = compared if config.test == "graph" else compared[:n]
+    graph = neighbor_graph(in_graph, config.neighbors, config.power)
     index = context.budget.index
     labels = data.y_train[index]
     spread = spread_labels(graph, index, labels, data.num_classes, config.alpha)
@@ -141,9 +140,54 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     if config.balance:
         spread = balanced(spread, wanted_shares(config.balance, spread, labels))
     spread[index] = np.eye(data.num_classes)[labels]
-    probs, omega = certainty(spread)
+    every, omega = certainty(spread)
+    probs, omega, reached = every[:n], omega[:n], reached[:n]
     guesses = probs.argmax(1)
     weights = omega * class_weights(guesses[reached], data.num_classes)[guesses]
     pool = resample(weights, generator(context.recipe.seed, context.name, "pool"))
-    targets = probs if config.soft else np.eye(data.num_classes)[guesses]
-    return save_targets(context, pool, torch.from_numpy(targets).float(), started, len(probs) * len(parts)), None
+    targets = torch.from_numpy(probs if config.soft else np.eye(data.num_classes)[guesses]).float()
+    metrics = _judged(context, config, torch.from_numpy(every), compared)
+    return save_targets(context, pool, targets, started, len(probs) * len(config.teacher), metrics), None
+
+
+def _compared(context: StageContext, config: Config) -> Tensor:
+    """Return what images are compared by (N, D): the training images, then the test images if they are judged."""
+    import torch
+    import torch.nn.functional as F
+
+    from semisup.graph import whitened
+    from semisup.stages.features import features_of_images, look
+
+    fit = len(context.data.x_train) if _judges(context, config) and config.test == "induce" else None
+    parts = []
+    for teacher in config.teacher:
+        network = look(context.inputs[teacher].folder, context.device, grid=config.grid, mirror=config.mirror)
+        found = features_of_images(context, teacher, network, "train")
+        if _judges(context, config):
+            found = torch.cat([found, features_of_images(context, teacher, network, "test")])
+        if config.components is not None and config.whiten == "each":
+            found = F.normalize(whitened(found, config.components, fit), dim=1)
+        parts.append(found)
+    compared = torch.cat(parts, dim=1)
+    if config.components is None or config.whiten == "each":
+        return compared
+    return whitened(compared, config.components, fit)
+
+
+def _judges(context: StageContext, config: Config) -> bool:
+    return config.test is not None and len(context.data.x_test) > 0
+
+
+def _judged(context: StageContext, config: Config, probs: Tensor, compared: Tensor) -> dict[str, Any]:
+    """Return the test metrics of what was spread, `probs` (N, C) of the graph's images, if it is asked for."""
+    from semisup.graph import induced
+    from semisup.stages.evaluation import evaluate_test
+
+    if not _judges(context, config):
+        return {}
+    n = len(context.data.x_train)
+    if config.test == "induce":
+        said = induced(compared[n:], compared[:n], probs, config.neighbors, config.power)
+    else:
+        said = probs[n:]
+    return evaluate_test(context, said.clamp(min=1e-12).log())

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from semisup.config import Input, StageConfig
+from semisup.config import Input, PoolConfig, StageConfig
 from semisup.errors import SemisupError
-from semisup.options import Fraction, Size
+from semisup.options import Fraction, Range, Size
 
 if TYPE_CHECKING:  # what a stage runs is imported when it is planned or run: reading recipes waits for none of it
+    from torch import Tensor
+
     from semisup.stages.artifact import Artifact
     from semisup.stages.context import StageContext
     from semisup.stages.planned import Plan, StagePlan
@@ -24,7 +26,8 @@ class Config(StageConfig):
     kind: Literal["relabel"] = "relabel"
     """What the stage does."""
     teacher: list[str] = []
-    """Earlier train stages, whose predictions are put together (`vote`); one may be written without the brackets."""
+    """Earlier stages whose predictions are put together (`vote`): train stages that classify, and probe, propagate and
+    relabel stages. One may be written without the brackets."""
     threshold: Fraction = 0.0
     """Smallest confidence kept, 0 (keep all) to 1."""
     per_class: Size | None = None
@@ -33,63 +36,74 @@ class Config(StageConfig):
     """Keep probabilities (true) or only the best class (false)."""
     balance: bool = False
     """Repeat images of classes that have fewer than `per_class`."""
-    vote: Literal["mean", "labels"] = "mean"
+    vote: Literal["mean", "labels", "best"] = "mean"
     """What several teachers' predictions become: the mean of their probabilities, or of their one-hot guesses, which
-    needs no common scale (V-PET, arXiv:2503.09707)."""
+    needs no common scale (V-PET, arXiv:2503.09707). best: the predictions of one of them alone, whose kind is right
+    most often about labeled images that it was not given, by cross-fitting; the first of equals."""
+    folds: Annotated[int, Range(2, 100)] = 5
+    """Of `vote: best`: parts of the labels, each of which is predicted by the others, >= 2; every teacher is run so
+    many times more."""
+    pool: PoolConfig = PoolConfig()
+    """Images without those of no class, as the stage `by` sees them."""
 
 
-LEAVES = ("pseudo-labels",)
+LEAVES = ("pseudo-labels", "predictions")
 
 
 def inputs(stage: Config) -> list[Input]:
     """Return the earlier stages that a stage names."""
-    return [Input(f"teacher[{i}]", name, "network") for i, name in enumerate(stage.teacher)]
+    looked = [] if stage.pool.by is None else [Input("pool.by", stage.pool.by, "features")]
+    return [*(Input(f"teacher[{i}]", name, "predictions") for i, name in enumerate(stage.teacher)), *looked]
 
 
 def check(stage: Config) -> Iterator[tuple[str, str]]:
     """Yield a key and a sentence for each mistake that the stage alone shows."""
     if not stage.teacher:
         yield "teacher", "missing; a relabel stage needs the stage that predicts the labels"
+    if stage.pool.keep != "all" and stage.pool.by is None:
+        yield "pool.by", "missing; name the stage by whose features images are told apart, e.g. a pretraining"
 
 
 def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]) -> StagePlan:
     """Plan a relabel stage.
 
     Raises:
-        SemisupError: a teacher predicts no classes.
+        SemisupError: a teacher predicts no classes, or there are too few labels to choose one by.
     """
     from semisup.stages.planned import StagePlan
-    from semisup.stages.requirements import names_of, require_classifier
+    from semisup.stages.predictions import asked_too, check_teacher
+    from semisup.stages.requirements import names_of, require_labels
 
     for teacher in stage.teacher:
-        require_classifier(earlier[teacher], "teacher")
-    return StagePlan(name=name, config=stage, inputs=names_of(inputs(stage)), memory=whole.data.resident_bytes)
+        check_teacher(earlier[teacher], "teacher")
+    needed = [*names_of(inputs(stage)), *(other for teacher in stage.teacher for other in asked_too(earlier[teacher]))]
+    if stage.vote == "best":
+        require_labels(whole, "vote", stage.vote)
+        needed += [other for teacher in stage.teacher for other in _all_below(earlier, teacher)]
+    inputs_ = tuple(dict.fromkeys(needed))
+    return StagePlan(name=name, config=stage, inputs=inputs_, memory=whole.data.resident_bytes)
+
+
+def _all_below(earlier: Mapping[str, StagePlan], name: str) -> list[str]:
+    """Return the stages that a stage reads, directly or not."""
+    return [other for one in earlier[name].inputs for other in (one, *_all_below(earlier, one))]
 
 
 def run(context: StageContext) -> tuple[Artifact, None]:
-    """Run a relabel stage: clean images, teachers in eval mode, probabilities averaged over teachers.
+    """Run a relabel stage: what the teachers say of clean images, averaged, or of the one that was chosen.
 
     Where the recipe draws a budget, the labeled images are relabeled like the others; the student's labeled
     batch has their true labels.
     """
-    import torch
-
     from semisup.engine import generator
-    from semisup.evaluate import predict_logits
-    from semisup.stages.predictor import load_network
+    from semisup.stages.pool import own_images, pool_metrics
     from semisup.stages.targets import save_targets, select
 
     started = time.perf_counter()
-    stage, data = context.config, context.data
+    stage = context.config
     assert isinstance(stage, Config)
-    probs = torch.zeros(len(data.x_train), data.num_classes)
-    for name in stage.teacher:
-        teacher = load_network(context.inputs[name].folder, context.device)
-        logits = predict_logits(teacher, context.clean_batches(data.x_train)).cpu()
-        said = logits.softmax(1)
-        if stage.vote == "labels":
-            said = torch.nn.functional.one_hot(said.argmax(1), data.num_classes).float()
-        probs += said / len(stage.teacher)
+    probs, judged = _chosen(context, stage) if stage.vote == "best" else (_voted(context, stage), {})
+    own = own_images(context, stage.pool, None)
     pool, targets = select(
         probs,
         generator(context.recipe.seed, context.name, "balance"),
@@ -97,10 +111,49 @@ def run(context: StageContext) -> tuple[Artifact, None]:
         per_class=stage.per_class,
         soft=stage.soft,
         balance=stage.balance,
+        allowed=own,
     )
     if not len(pool):
         raise SemisupError(
             f"stages.{context.name}.threshold: no image reaches {stage.threshold:g}; the most "
             f"confident one has {probs.max():.3f}"
         )
-    return save_targets(context, pool, targets, started, len(probs) * len(stage.teacher)), None
+    if own is not None:
+        judged |= pool_metrics(len(own), int(own.sum()))
+    return save_targets(context, pool, targets, started, len(probs) * len(stage.teacher), judged), None
+
+
+def _voted(context: StageContext, stage: Config) -> Tensor:
+    """Return the mean (N, C) of what the teachers say."""
+    import torch
+
+    from semisup.stages.predictions import predictions
+
+    probs = torch.zeros(len(context.data.x_train), context.data.num_classes)
+    for name in stage.teacher:
+        said = predictions(context, name)
+        if stage.vote == "labels":
+            said = torch.nn.functional.one_hot(said.argmax(1), said.shape[1]).float()
+        probs += said / len(stage.teacher)
+    return probs
+
+
+def _chosen(context: StageContext, stage: Config) -> tuple[Tensor, dict[str, Any]]:
+    """Return what the teacher says (N, C) that was best in cross-fitting, and the record of the choice.
+
+    The record has every teacher's accuracy, and as its own test metrics those of the chosen one.
+    """
+    import shutil
+
+    from semisup.stages.choice import cross_fitted
+    from semisup.stages.predictions import predictions
+
+    found = cross_fitted(context, stage.teacher, stage.folds)
+    best = max(found, key=lambda name: found[name])
+    record: dict[str, Any] = {f"choice/{name}": accuracy for name, accuracy in found.items()}
+    record["choice/chosen"] = stage.teacher.index(best)
+    chosen = context.inputs[best]
+    record |= {key: value for key, value in chosen.metrics.items() if key.startswith(("test/", "validation/"))}
+    if "confusion.png" in chosen.record["files"]:
+        shutil.copyfile(chosen.folder / "confusion.png", context.folder / "confusion.png")
+    return predictions(context, best), record

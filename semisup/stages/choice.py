@@ -1,0 +1,89 @@
+"""Which of several stages to believe: each labeled image is predicted by a run that was not given its label."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from semisup.data import LabelBudget
+from semisup.engine import seed_for
+from semisup.errors import SemisupError
+from semisup.stages.context import StageContext
+from semisup.stages.predictions import predictions
+
+__all__ = ["cross_fitted", "folds_of"]
+
+FOLDS = "folds"
+"""Folder of the runs; what is finished there is not run again after a stop."""
+
+
+def cross_fitted(context: StageContext, candidates: Sequence[str], folds: int) -> dict[str, float]:
+    """Return the accuracy of earlier stages on the labeled images, each predicted by a run without its label.
+
+    A stage is run anew with the labels of all parts but one, together with the stages below it that read labels; the
+    image itself stays among the unlabeled ones. Test images have no part in it.
+
+    Args:
+        context: of the stage that chooses; its inputs are all that the candidates read, directly or not.
+        candidates: names of stages that predict classes.
+        folds: parts of the labels; as many as there are labels of the second most frequent class, if those are fewer.
+
+    Raises:
+        SemisupError: too few labels for two parts.
+    """
+    assert context.again is not None
+    data, budget = context.data, context.budget
+    hits: dict[str, list[bool]] = {name: [] for name in candidates}
+    seed = seed_for(context.recipe.seed, context.name, "folds")
+    for i, part in enumerate(folds_of(budget, data.y_train, folds, seed)):
+        rest = _without(budget, part, data.y_train, data.num_classes)
+        for name in candidates:
+            done = context.again(name, rest, context.folder / FOLDS / str(i))
+            guesses = predictions(done, name, part).argmax(1)
+            hits[name] += (guesses == torch.from_numpy(data.y_train[part])).tolist()
+    shutil.rmtree(context.folder / FOLDS)
+    return {name: sum(found) / len(found) for name, found in hits.items()}
+
+
+def folds_of(budget: LabelBudget, y_train: np.ndarray, folds: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield the rows of each part: every class is spread evenly over the parts, and keeps a label outside each.
+
+    A class with one label stays outside all parts, as no run without it could know it.
+
+    Args:
+        budget: whose labels are parted.
+        y_train: (N,) classes.
+        folds: how many parts, >= 2; fewer where no class has as many labels.
+        seed: of the order inside a class.
+
+    Raises:
+        SemisupError: no class has two labels.
+    """
+    generator = np.random.default_rng(seed)
+    rows = generator.permutation(budget.index)
+    parts: list[list[int]] = [[] for _ in range(folds)]
+    place = 0
+    for label in np.unique(y_train[rows]):
+        members = rows[y_train[rows] == label]
+        for row in members if len(members) > 1 else ():
+            parts[place % folds].append(int(row))
+            place += 1
+    filled = [np.sort(np.array(part, dtype=np.int64)) for part in parts if part]
+    if len(filled) < 2:
+        raise SemisupError("vote: best chooses by labels that are left out, and no class has two; use mean")
+    yield from filled
+
+
+def _without(budget: LabelBudget, part: np.ndarray, y_train: np.ndarray, num_classes: int) -> LabelBudget:
+    index = np.setdiff1d(budget.index, part)
+    return dataclasses.replace(
+        budget,
+        index=index,
+        hash=hashlib.sha256(index.tobytes()).hexdigest(),
+        per_class=np.bincount(y_train[index], minlength=num_classes).tolist(),
+    )

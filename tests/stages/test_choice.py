@@ -1,0 +1,96 @@
+"""Relabeling by any stage that predicts, and the choice among several by labels that a run was not given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from semisup.data import draw_budget
+from semisup.errors import SemisupError
+from semisup.evaluate import fit_probe
+from semisup.stages.choice import folds_of
+from semisup.stages.targets import read_targets
+from tests.stages.stages_small import run_stages, small_data, small_plan, train_stage
+
+ENCODER = {"encoder": train_stage("simclr", stage={"ema": None}), "features": {"kind": "features", "of": "encoder"}}
+
+
+def best(*teachers: str, **options: Any) -> dict[str, Any]:
+    return {"kind": "relabel", "teacher": list(teachers), "vote": "best", **options}
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_probe_labels_images_as_its_regression_does(classes: int, tmp_path: Path) -> None:
+    data = small_data(classes=classes)
+    stages = {
+        **ENCODER,
+        "probe": {"kind": "probe", "of": "features"},
+        "labels": {"kind": "relabel", "teacher": "probe"},
+    }
+    done = run_stages(stages, data, tmp_path)
+    index = draw_budget(data.y_train, "2/class", 0, classes).index
+    features = torch.from_numpy(np.load(done["features"].folder / "train.npy").astype(np.float32))
+    probe = fit_probe(features[index], torch.from_numpy(data.y_train[index]), 0)
+    _, targets = read_targets(done["labels"])
+    assert torch.allclose(targets, probe.logits(features, classes).exp().float(), atol=1e-5)
+
+
+def test_the_best_teacher_is_that_of_the_labels_it_was_not_given(tmp_path: Path) -> None:
+    """A classifier that learned nothing beside a probe that tells brightness: the numbers say so, and it is chosen."""
+    stages = {
+        **ENCODER,
+        "idle": train_stage("supervised", stage={"optimizer": {"lr": 1e-9}, "steps": 1, "ema": None}),
+        "probe": {"kind": "probe", "of": "features"},
+        "labels": best("idle", "probe", folds=2),
+    }
+    data = small_data()
+    done = run_stages(stages, data, tmp_path, draw_budget(data.y_train, "4/class", 0, 3))
+    metrics = done["labels"].metrics
+    assert metrics["choice/probe"] > metrics["choice/idle"]
+    assert metrics["choice/chosen"] == 1
+    assert metrics["test/accuracy"] == done["probe"].metrics["test/accuracy"]
+    assert sorted(path.name for path in done["labels"].folder.iterdir()) == [
+        "confusion.png",
+        "stage.json",
+        "targets.safetensors",
+    ]
+
+
+def test_no_run_of_the_choice_is_given_the_label_it_is_asked(tmp_path: Path) -> None:
+    """Labels that are noise: a stage that was given them all keeps them, one that was not cannot know them."""
+    data = small_data()
+    rng = np.random.default_rng(0)
+    data.y_train[:] = rng.permutation(data.y_train)
+    stages = {
+        **ENCODER,
+        "spread": {"kind": "propagate", "teacher": "features", "neighbors": 3},
+        "again": {"kind": "relabel", "teacher": "spread"},
+        "labels": best("again", folds=5),
+    }
+    done = run_stages(stages, data, tmp_path, draw_budget(data.y_train, "all", 0, 3))
+    assert done["labels"].metrics["choice/again"] < 0.6
+
+
+def test_folds_part_every_class_evenly() -> None:
+    data = small_data()
+    budget = draw_budget(data.y_train, "4/class", 0, 3)
+    parts = list(folds_of(budget, data.y_train, 4, seed=0))
+    assert sorted(np.concatenate(parts).tolist()) == budget.index.tolist()
+    assert all(sorted(data.y_train[part]) == [0, 1, 2] for part in parts)
+
+
+def test_a_single_label_of_each_class_cannot_choose() -> None:
+    data = small_data()
+    with pytest.raises(SemisupError, match="no class has two"):
+        list(folds_of(draw_budget(data.y_train, "1/class", 0, 3), data.y_train, 2, seed=0))
+
+
+def test_an_encoder_predicts_nothing() -> None:
+    with pytest.raises(SemisupError, match="cannot predict"):
+        small_plan({**ENCODER, "labels": best("encoder")}, small_data())
+    with pytest.raises(SemisupError, match="stage is needed"):
+        small_plan({**ENCODER, "labels": best("features")}, small_data())
