@@ -59,8 +59,13 @@ def pair(folder: Path, jobs: list[dict[str, Any]], ranks: int = 2, timeout: floa
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    jobs = [{"do": "methods", "names": EIGHT, "steps": 4}, {"do": "views"}, {"do": "resumed"}, {"do": "told"}]
-    jobs.append({"do": "norms"})
+    jobs: list[dict[str, Any]] = [
+        {"do": "methods", "names": EIGHT, "steps": 4},
+        {"do": "views"},
+        {"do": "resumed"},
+        {"do": "told"},
+        {"do": "norms"},
+    ]
     return pair(tmp_path_factory.mktemp("pair"), jobs)
 
 
