@@ -110,7 +110,7 @@ def plan_training(
     steps = _steps(stage, len(data.x_train), len(whole.budget.index), reads_unlabeled=bool(unlabeled))
     pretrained = stage.init is not None or weights is not None
     with collecting(problems):
-        check_tuning(method, stage, steps, pretrained=pretrained)
+        check_tuning(method, stage, steps, pretrained=pretrained, compiled=whole.recipe.compile)
     raise_all(problems)
     parameters, described = count_parameters(method.predictor()), network_of(method, spec)
     tune(method, stage, name)
