@@ -244,6 +244,7 @@ def _settings(context: StageContext) -> FitSettings:
         key=(recipe.seed, context.name),
         frozen_until=frozen_until(stage, context.steps),
         accumulate=stage.gradient_accumulation,
+        sync_batchnorm=recipe.sync_batchnorm,
         log_every=recipe.log_every,
     )
 
