@@ -83,7 +83,7 @@ class Network:
 
     @cached_property
     def shapes(self) -> Classifier:
-        """The same without memory for its weights, built once for all who only ask what it is like; not to be changed."""
+        """The same without memory for its weights, built once for all who ask what it is like; not to be changed."""
         with weightless():
             return self.build_classifier()
 
