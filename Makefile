@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-reference bench bench-quick bench-lightly lint format check docs clean
+.PHONY: demo test test-all test-reference bench bench-quick bench-lightly lint format check reference docs clean
 
 demo: $(VENV)/.ready
 	$(BIN)/semisup run digits/quickstart
@@ -40,6 +40,10 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The schemas that editors read, and the reference pages of docs/, from the models themselves.
+reference: $(VENV)/.ready
+	$(BIN)/python benchmarks/reference.py
 
 # The pages of docs/ as a site, which needs no network to be read.
 docs: $(VENV)/.ready

@@ -303,8 +303,11 @@ class TrainConfig(StageConfig):
     lora: LoraConfig | None = None
     """Learn by LoRA; null: no. `lora: true` is short for {}."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """What updates the weights, and by how much."""
     schedule: ScheduleConfig = ScheduleConfig()
+    """The learning rate over the stage."""
     batch: BatchConfig = BatchConfig()
+    """Images per step."""
     loss: LossConfig = LossConfig()
     """Of the labels."""
     steps: Size | None = None
@@ -370,8 +373,10 @@ class Recipe(Settings):
     """Steps between looks at the test set for an oracle number, >= 1: the best test accuracy of a stage, that is, one
     selected on the test set, to show how much that flatters; null: the test set is read once, at the end."""
     data: DataConfig = DataConfig()
+    """Which images, and how many of their labels."""
     model: Named = {"name": "cnn"}
     """The network of every stage that names none, {name: ..., its options}."""
     tracking: TrackingConfig = TrackingConfig()
+    """Where the run is recorded."""
     stages: dict[str, SerializeAsAny[StageConfig]] = {}
     """In the order they run; names of lower-case letters, digits and _."""

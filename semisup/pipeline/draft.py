@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from semisup._version import __version__
 from semisup.config import DataConfig
+from semisup.config.shipped import modeline
 from semisup.data.folder import prepare_folder
 from semisup.data.listing import list_csv, list_folders
 from semisup.data.store import Watch, unwatched
@@ -216,6 +217,7 @@ def _written(
     page.filters |= {"inline": _inline, "line": lambda text: " ".join(str(text).split())}
     counts = found.labels
     return page.get_template("draft.yaml.j2").render(
+        modeline=modeline(),
         recipe=recipe,
         data=dict.fromkeys(("csv", "cache", "validation", "max_bad")) | recipe["data"],
         found=found,
