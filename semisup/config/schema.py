@@ -388,6 +388,9 @@ class Recipe(Settings):
     compile: bool = False
     """Train with torch.compile: needs a C++ compiler (on CUDA: Triton), and a minute or so to warm up. What is learned
     differs by rounding alone."""
+    sync_batchnorm: bool = True
+    """On several processes: BatchNorm within the networks sees the images of all of them, as on one; false: each its
+    own."""
     checkpoint_seconds: NonNegative = 30.0
     """Seconds between checkpoints, >= 0 (0: after every step)."""
     log_every: Size = 20

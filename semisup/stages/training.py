@@ -110,7 +110,7 @@ def plan_training(
     steps = _steps(stage, len(data.x_train), len(whole.budget.index), reads_unlabeled=bool(unlabeled))
     pretrained = stage.init is not None or weights is not None
     with collecting(problems):
-        check_tuning(method, stage, steps, pretrained=pretrained)
+        check_tuning(method, stage, steps, pretrained=pretrained, compiled=whole.recipe.compile)
     raise_all(problems)
     parameters, described = count_parameters(method.predictor()), network_of(method, spec)
     tune(method, stage, name)
@@ -244,6 +244,7 @@ def _settings(context: StageContext) -> FitSettings:
         key=(recipe.seed, context.name),
         frozen_until=frozen_until(stage, context.steps),
         accumulate=stage.gradient_accumulation,
+        sync_batchnorm=recipe.sync_batchnorm,
         log_every=recipe.log_every,
     )
 
