@@ -16,7 +16,7 @@ from semisup.data.store import Watch, unwatched
 from semisup.engine import resolve_device, resolve_precision
 from semisup.errors import SemisupError, collecting, raise_all
 from semisup.methods import Method
-from semisup.pipeline.check import check_blocks, check_recipe
+from semisup.pipeline.check import check_blocks, check_machine, check_place
 from semisup.pipeline.fingerprint import fingerprint
 from semisup.pipeline.notes import stage_notes
 from semisup.pipeline.sound import sound_part
@@ -53,12 +53,13 @@ def make_plan(recipe: Recipe, data: ImageData | None = None, *, trial: bool = Tr
         SemisupError: everything that is wrong, in one message.
     """
     subject = f"recipe '{recipe.name}'"
-    problems = check_recipe(recipe)
+    raw = recipe.model_dump(by_alias=True)
+    problems = [*check_blocks(raw), *check_machine(raw), *(check_place(raw) if data is None else ())]
     if not problems:
         with collecting(problems):
             data = load_data(recipe.data, watch) if data is None else data
             budget = recipe_budget(recipe, data)
-    raise_all(problems and [*problems, *_other_mistakes(recipe.model_dump(by_alias=True), problems, data)], subject)
+    raise_all(problems and [*problems, *_other_mistakes(raw, problems, data)], subject)
     assert data is not None
     device = resolve_device(recipe.device)
     precision = resolve_precision(recipe.precision, device)
@@ -82,7 +83,9 @@ def load_checked(ref: str | Path | Mapping[str, Any], overrides: Sequence[str] =
 def complete(reading: Reading, *, own: bool = True) -> Recipe:
     """Return the recipe that was read; see `load_checked`."""
     if reading.problems:
-        found = list(dict.fromkeys([*reading.problems, *check_blocks(reading.raw)]))
+        raw = reading.raw
+        seen = [*reading.problems, *check_blocks(raw), *check_machine(raw), *(check_place(raw) if own else ())]
+        found = list(dict.fromkeys(seen))
         raise_all([*found, *(_other_mistakes(reading.raw, found, None) if own else ())], reading.subject)
     return reading.recipe()
 

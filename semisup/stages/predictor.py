@@ -143,6 +143,17 @@ class Predictor:
         """
         return self._run(images, self.network.features, mirror=mirror)
 
+    def predict_and_embed(self, images: Images, *, mirror: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `predict_proba` and `embed` do, from one pass through the network."""
+
+        def both(inputs: Tensor) -> Tensor:
+            features = self.network.features(inputs)
+            return torch.cat([self._softmax(self.network.head(features)), features.float()], dim=1)
+
+        found = self._run(images, both, mirror=mirror)
+        probs, features = np.split(found, [len(self.classes)], axis=1)
+        return probs, features
+
     def _run(self, images: Images, function: Callable[[Tensor], Tensor], *, mirror: bool) -> np.ndarray:
         """Apply a function of network inputs to all images, some at a time."""
         ready = images_of(images, self.image_size, self.channels, self.fit)
@@ -156,7 +167,9 @@ class Predictor:
         return torch.cat(parts).cpu().numpy()
 
     def _probabilities(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.network(inputs)
+        return self._softmax(self.network(inputs))
+
+    def _softmax(self, logits: Tensor) -> Tensor:
         return (logits.float() / self.temperature).softmax(1)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from semisup.errors import SemisupError
+from semisup.errors import SemisupError, first_line
 from semisup.files import locked_file
 from semisup.tracking.database import absolute, database_lock, database_path, database_uri, open_database
 from semisup.tracking.delivery import CURSOR_FILE, Cursor, Delivery, Summary
@@ -300,7 +300,7 @@ def _trouble(uri: str, error: Exception) -> str:
     # MLflow wraps requests' errors in its own and puts the whole chain of causes into the text.
     if isinstance(error, RequestException) or isinstance(error.__context__, RequestException):
         return f"MLflow at {_public(uri)} does not answer"
-    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    reason = first_line(error)[:200]
     return f"MLflow at {_public(uri)} does not take the run's records ({reason})"
 
 
