@@ -22,7 +22,7 @@ from semisup.data import ImageData, load_data
 from semisup.errors import SemisupError
 
 ROOT = Path(__file__).parents[2]
-SHAPES = {"fashion_mnist": (60_000, 28, 1), "cifar10": (50_000, 32, 3)}
+SHAPES = {"fashion_mnist": (60_000, 28, 1), "cifar10": (50_000, 32, 3), "folder": (400, 32, 3)}
 
 
 def data_of(suite: Suite) -> ImageData:
