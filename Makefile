@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-reference bench bench-quick bench-lightly lint format check docs clean
+.PHONY: demo test test-all test-reference bench bench-quick bench-lightly lint format check reference docs docker clean
 
 demo: $(VENV)/.ready
 	$(BIN)/semisup run digits/quickstart
@@ -35,11 +35,23 @@ bench-lightly: $(VENV)/.ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps lightly tqdm lightning-utilities
 	$(BIN)/python benchmarks/against_lightly.py
 
+# The image, which runs the demo and classifies a picture without a network.
+DOCKER_RUN := docker run --rm --network none --user "$$(id -u):$$(id -g)" -v "$(CURDIR)/runs:/work/runs" semisup
+docker:
+	docker build -t semisup .
+	mkdir -p runs
+	$(DOCKER_RUN)
+	$(DOCKER_RUN) predict runs/digits-quickstart/student runs/digits-quickstart/student/confusion.png
+
 lint: $(VENV)/.ready
 	$(BIN)/codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The schemas that editors read, and the reference pages of docs/, from the models themselves.
+reference: $(VENV)/.ready
+	$(BIN)/python benchmarks/reference.py
 
 # The pages of docs/ as a site, which needs no network to be read.
 docs: $(VENV)/.ready

@@ -12,7 +12,7 @@ setup(
         "semisup.bench.pages": ["*.j2"],
         "semisup.labeling": ["*.j2"],
         "semisup.pipeline": ["*.j2", "page/*.j2"],
-        "semisup.recipes": ["*/*.yaml"],
-        "semisup.suites": ["*/*.yaml"],
+        "semisup.recipes": ["*/*.yaml", "*.json"],
+        "semisup.suites": ["*/*.yaml", "*.json"],
     },
 )

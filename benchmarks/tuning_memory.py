@@ -4,12 +4,12 @@
 
 Each case is a process of its own: batches of 16 images of 224 px, fp32, AdamW. Memory is what the process has at its
 peak more than before the first step, that is: activations, gradients and the optimizer's state, without the weights.
-Seconds are the least of two steps after the first, as shares of those in which all learns, of the same machine just
-before; memory does not depend on how busy it is, seconds do.
+Seconds are those of the processor, of one thread: the least of two steps after the first, in shares of the first case.
 """
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import resource
 import time
@@ -56,12 +56,12 @@ def measure(name: str, keys: dict[str, Any]) -> tuple[float, float]:
     method.train()
     before, seconds = _peak(), []
     for _ in range(STEPS):
-        begun = time.perf_counter()
+        begun = time.process_time()
         run.prepare()
         for _ in run.updates(lambda step: batch):
             pass
         run.finish_step()
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.process_time() - begun)
     return _peak() - before, min(seconds[1:])
 
 
@@ -72,8 +72,11 @@ def _peak() -> float:
 
 def main() -> None:
     """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("networks", nargs="*", default=NETWORKS)
+    networks = parser.parse_args().networks
     rows: dict[str, list[str]] = {case: [] for case in CASES}
-    for name in NETWORKS:
+    for name in networks:
         first: tuple[float, float] | None = None
         for case, keys in CASES.items():
             with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -81,8 +84,8 @@ def main() -> None:
             first = first or (memory, seconds)
             rows[case].append(f"{memory:,.0f} MiB ({memory / first[0]:.2f}) | {seconds / first[1]:.2f}")
             print(f"{name} {case}: {rows[case][-1]}", flush=True)
-    columns = " | ".join(f"{name.partition('/')[2]} | time" for name in NETWORKS)
-    print(f"| what learns | {columns} |\n|---|{'--:|' * 2 * len(NETWORKS)}")
+    columns = " | ".join(f"{name.partition('/')[2]} | time" for name in networks)
+    print(f"| what learns | {columns} |\n|---|{'--:|' * 2 * len(networks)}")
     for case, cells in rows.items():
         print(f"| {case} | {' | '.join(cells)} |")
 

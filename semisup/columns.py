@@ -67,8 +67,6 @@ COLUMNS = (
     Column("raw_accuracy", "test_raw/accuracy", "without EMA", "accuracy of the raw weights", "percent", UP),
     Column("nll", "test/nll", "NLL", "negative log-likelihood, nats", "decimal", DOWN),
     Column("ece", "test/ece", "ECE", "expected calibration error, percent", "percent", DOWN),
-    Column("calibrated_nll", "test_calibrated/nll", "NLL, calibrated", "after temperature scaling", "decimal", DOWN),
-    Column("calibrated_ece", "test_calibrated/ece", "ECE, calibrated", "after temperature scaling", "percent", DOWN),
     Column("brier", "test/brier", "Brier", "Brier score, 0 to 2", "decimal", DOWN),
     Column("knn", "knn/accuracy", "kNN", "neighbors on features, up to 10,000 true labels", "percent", UP),
     Column("probe", "probe/accuracy", "probe", "linear on features, up to 10,000 true labels", "percent", UP),

@@ -27,7 +27,7 @@ class SaidElsewhereError(SemisupError):
 
 def first_line(error: BaseException) -> str:
     """Return what another library's error says, without the lines after the first; its type if it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.nursery import Nursery
+
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     # Tiny networks gain nothing from more threads, and on a busy machine lose most of their time to them.
     os.environ.setdefault(name, "1")  # read by torch when it is imported, which no test module has done yet
@@ -41,6 +43,21 @@ def draw() -> Iterator[Any]:
 def with_figures(draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are drawn in this test."""
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", draw)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Nursery]:
+    """A nursery for as long as this process of pytest lives; a test takes `nursery`."""
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture
+def nursery(forks: Nursery) -> Iterator[Nursery]:
+    """Processes of `semisup` that need not import torch; none of them outlives its test."""
+    yield forks
+    forks.clear()
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ print("\\f".join([Path("runs.csv").read_text(), json.dumps(made), leaderboard_ma
 
 def test_a_metric_costs_one_line(tmp_path: Path) -> None:
     package = Path(semisup.__file__).parent
-    shutil.copytree(package, tmp_path / "semisup", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(package, tmp_path / "semisup")
     shutil.copytree(package.parent / "tests" / "bench", tmp_path / "tests" / "bench")
     path = tmp_path / "semisup" / "columns.py"
     text = path.read_text(encoding="utf-8")

@@ -112,6 +112,20 @@ def test_this_test_sees_imports_inside_functions() -> None:
     assert list(imports("x", ast.parse(source), known)) == ["semisup.stages.train", "semisup.cli.app", "semisup.x"]
 
 
+POSIX = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+"""Modules that Python has on Linux and macOS alone."""
+
+
+def test_the_package_imports_where_there_is_no_posix() -> None:
+    """As on Windows. A signal that not every system has is asked for by its name."""
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert not POSIX & set(names), name
+            assert not (isinstance(node, ast.Attribute) and node.attr in ("SIGHUP", "SIGKILL", "fork")), name
+
+
 HEAVY = ("torch", "torchvision", "numpy", "sklearn", "scipy", "mlflow", "matplotlib", "albumentations", "PIL", "rich")
 HEAVY += ("distributed", "jinja2")
 

@@ -48,7 +48,9 @@ def test_the_wheel_has_every_module_recipe_and_marker(wheel: Path) -> None:
     suites = {f"semisup/suites/{path.relative_to(suites_folder)}" for path in suites_folder.rglob("*.yaml")}
     assert len(recipes) == len(shipped_recipes()) > 0
     assert len(suites) == len(shipped_suites()) > 0
-    wanted = modules | recipes | suites | {"semisup/py.typed", "semisup/bench/pages/report.html.j2"}
+    templates = {str(path.relative_to(ROOT)) for path in (ROOT / "semisup").rglob("*.j2")}
+    schemas = {"semisup/recipes/recipe.schema.json", "semisup/suites/suite.schema.json"}
+    wanted = modules | recipes | suites | templates | schemas | {"semisup/py.typed"}
     assert wanted - names == set()
     extra = {name for name in names - wanted if ".dist-info/" not in name}
     assert extra == set(), "tests, caches or results in the wheel"
@@ -71,7 +73,7 @@ def test_an_unpacked_wheel_finds_its_recipes_from_any_folder(wheel: Path, tmp_pa
         archive.extractall(tmp_path / "site")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
-        "import semisup, semisup.config as c, semisup.bench as b\n"
+        "import semisup, semisup.reading as c, semisup.bench as b\n"
         "print(semisup.__file__); print(*c.shipped_recipes()); print(c.load_recipe('digits/quickstart').name)\n"
         "print(*b.shipped_suites()); print(b.load_suite('digits/budgets').name)"
     )

@@ -10,6 +10,7 @@ import typer
 from semisup._version import __version__
 from semisup.cli.check import check
 from semisup.cli.data import data
+from semisup.cli.distill import distill
 from semisup.cli.export import export
 from semisup.cli.init import init
 from semisup.cli.label import label
@@ -120,6 +121,7 @@ def bench(
 app.command()(label)
 app.command()(check)
 app.command()(init)
+app.command()(distill)
 app.command()(methods)
 app.command()(recipes)
 app.command()(schema)

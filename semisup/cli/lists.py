@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from semisup.config.shipped import MODELINE, modeline
 from semisup.errors import SemisupError, nearest
 
 __all__ = ["method_names", "methods", "recipe_names", "recipes", "schema", "suite_names"]
@@ -84,9 +85,10 @@ def recipes(
     if copy is None:
         typer.echo(text, nl=False)
         return
+    lines = [modeline() if line.startswith(MODELINE) else line for line in text.splitlines()]
     try:
         with copy.open("x", encoding="utf-8") as file:  # what is there already is a person's own
-            file.write(text)
+            file.write("\n".join([*lines, ""]))
     except OSError as error:
         raise SemisupError(f"--copy {copy}: cannot be written ({error.strerror})") from error
     typer.echo(f"{copy}: change it, then: semisup run {copy}")
@@ -94,7 +96,7 @@ def recipes(
 
 def _first_sentence(recipe: str) -> str:
     """Return the first sentence of the comment that a recipe begins with."""
-    lines = recipe.splitlines()
+    lines = [line for line in recipe.splitlines() if not line.startswith(MODELINE)]
     end = next((i for i, line in enumerate(lines) if not line.startswith("# ")), len(lines))
     words = " ".join(line.removeprefix("# ") for line in lines[:end])
     for stop in (". ", ": ", "; "):
@@ -102,8 +104,16 @@ def _first_sentence(recipe: str) -> str:
     return words.rstrip(".") if len(words) <= _WIDTH else words[: _WIDTH - 3].rsplit(" ", 1)[0] + " ..."
 
 
-def schema() -> None:
+def schema(
+    suite: Annotated[bool, typer.Option("--suite", help="Of suites of `semisup bench` instead.")] = False,
+) -> None:
     """Print the JSON Schema of recipes, options included: semisup schema > recipe.schema.json, for an editor."""
-    from semisup.pipeline.schema import recipe_schema
+    if suite:
+        from semisup.bench.suites.suite import suite_schema
 
-    typer.echo(json.dumps(recipe_schema(), indent=2))
+        found = suite_schema()
+    else:
+        from semisup.pipeline.schema import recipe_schema
+
+        found = recipe_schema()
+    typer.echo(json.dumps(found, indent=2))

@@ -35,6 +35,7 @@ __all__ = [
     "LoraConfig",
     "LossConfig",
     "OptimizerConfig",
+    "PoolConfig",
     "Recipe",
     "ScheduleConfig",
     "StageConfig",
@@ -243,6 +244,26 @@ class LossConfig(Settings):
     """Exponent of (1 - p) that the focal loss (arXiv:1708.02002) weighs labels by, 0 to 10; 0: none."""
 
 
+def _keep(value: Any) -> Any:
+    if value in ("all", "auto") and isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a number, auto or all")
+    if not 0 < value < 1:
+        raise ValueError("must be more than 0" if value <= 0 else "must be less than 1")
+    return float(value)
+
+
+class PoolConfig(Settings):
+    """Which unlabeled images count: folders have some of no class, which self-training would put into one."""
+
+    keep: Annotated[float | Literal["auto", "all"], PlainValidator(_keep)] = "all"
+    """Part of the unlabeled images that stays, the nearest to labeled ones, in (0, 1); auto: those as near as nine in
+    ten labeled images are to the others; all: every one."""
+    by: NotEmpty | None = None
+    """An earlier stage in whose features nearness is measured; null: the stage to start from, or the teacher."""
+
+
 class Input(NamedTuple):
     """An earlier stage that a stage names."""
 
@@ -303,10 +324,15 @@ class TrainConfig(StageConfig):
     lora: LoraConfig | None = None
     """Learn by LoRA; null: no. `lora: true` is short for {}."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """What updates the weights, and by how much."""
     schedule: ScheduleConfig = ScheduleConfig()
+    """The learning rate over the stage."""
     batch: BatchConfig = BatchConfig()
+    """Images per step."""
     loss: LossConfig = LossConfig()
     """Of the labels."""
+    pool: PoolConfig = PoolConfig()
+    """Unlabeled images without those of no class."""
     steps: Size | None = None
     """Length in optimizer steps, >= 1; give steps or epochs."""
     epochs: Annotated[float, Range(0, 10**6, open_low=True)] | None = None
@@ -362,6 +388,9 @@ class Recipe(Settings):
     compile: bool = False
     """Train with torch.compile: needs a C++ compiler (on CUDA: Triton), and a minute or so to warm up. What is learned
     differs by rounding alone."""
+    sync_batchnorm: bool = True
+    """On several processes: BatchNorm within the networks sees the images of all of them, as on one; false: each its
+    own."""
     checkpoint_seconds: NonNegative = 30.0
     """Seconds between checkpoints, >= 0 (0: after every step)."""
     log_every: Size = 20
@@ -370,8 +399,10 @@ class Recipe(Settings):
     """Steps between looks at the test set for an oracle number, >= 1: the best test accuracy of a stage, that is, one
     selected on the test set, to show how much that flatters; null: the test set is read once, at the end."""
     data: DataConfig = DataConfig()
+    """Which images, and how many of their labels."""
     model: Named = {"name": "cnn"}
     """The network of every stage that names none, {name: ..., its options}."""
     tracking: TrackingConfig = TrackingConfig()
+    """Where the run is recorded."""
     stages: dict[str, SerializeAsAny[StageConfig]] = {}
     """In the order they run; names of lower-case letters, digits and _."""

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["shipped_folder", "shipped_names"]
+__all__ = ["MODELINE", "modeline", "shipped_folder", "shipped_names"]
+
+MODELINE = "# yaml-language-server: $schema="
+"""What the first line of a shipped file tells an editor: where its schema lies, from there."""
+
+
+def modeline() -> str:
+    """Return the first line of a recipe that lies anywhere on this machine."""
+    return f"{MODELINE}{(shipped_folder('recipes', 'recipes') / 'recipe.schema.json').as_posix()}"
 
 
 def shipped_folder(package: str, checkout: str) -> Path:

@@ -96,7 +96,7 @@ def fit(method: Method, batches: BatchSource, settings: FitSettings, observers: 
 
 def _begin_together(run: Training) -> None:
     """Give every rank the state of rank 0, which may have read a checkpoint, and split the networks."""
-    split_networks(run.method)
+    split_networks(run.method, sync_batchnorm=run.settings.sync_batchnorm)
     state = ranks.same_everywhere(lambda: to_bytes(run.state()))
     if ranks.rank() > 0:
         run.load(from_bytes(state))

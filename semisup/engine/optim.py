@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -61,21 +61,42 @@ class LARS(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            weights = [p for p in group["params"] if p.grad is not None]
-            if not weights:
-                continue
-            given = [p.grad for p in weights]
-            grads = list(torch._foreach_add(given, weights, alpha=group["weight_decay"]))  # tensors of our own
-            if group["adapt"]:
-                torch._foreach_mul_(grads, _trust_ratios(weights, grads, group["trust"]))
-            for p in weights:
-                if "velocity" not in self.state[p]:
-                    self.state[p]["velocity"] = torch.zeros_like(p)
-            velocities = [self.state[p]["velocity"] for p in weights]
-            torch._foreach_mul_(velocities, group["momentum"])
-            torch._foreach_add_(velocities, grads, alpha=group["lr"])
-            torch._foreach_sub_(weights, velocities)
+            for weights in _in_parts([p for p in group["params"] if p.grad is not None]):
+                self._update(weights, group)
         return loss
+
+    def _update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        given = [p.grad for p in weights]
+        grads = list(torch._foreach_add(given, weights, alpha=group["weight_decay"]))  # type: ignore[arg-type]  # our own
+        if group["adapt"]:
+            torch._foreach_mul_(grads, _trust_ratios(weights, grads, group["trust"]))
+        for p in weights:
+            if "velocity" not in self.state[p]:
+                self.state[p]["velocity"] = torch.zeros_like(p)
+        velocities = [self.state[p]["velocity"] for p in weights]
+        torch._foreach_mul_(velocities, group["momentum"])
+        torch._foreach_add_(velocities, grads, alpha=group["lr"])
+        torch._foreach_sub_(weights, velocities)
+
+
+IN_CACHE = 2**18
+"""Numbers, 1 MiB of floats, that stay in a core's cache from one operation to the next."""
+
+
+def _in_parts(weights: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield all tensors at once, or on the CPU a few at a time: what is still in the cache is not read again.
+
+    Steps of ResNet-50 take 1.02 to 1.05 times as long as timm's then, instead of 1.18 (benchmarks/lars.py).
+    """
+    part, numbers = list[Tensor](), 0
+    for p in weights:
+        if part and p.device.type == "cpu" and numbers + p.numel() > IN_CACHE:
+            yield part
+            part, numbers = [], 0
+        part.append(p)
+        numbers += p.numel()
+    if part:
+        yield part
 
 
 def _trust_ratios(weights: list[Tensor], grads: list[Tensor], trust: float) -> list[Tensor]:

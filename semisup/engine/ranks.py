@@ -187,8 +187,9 @@ def whole(part: Tensor, count: int) -> Tensor:
         return whole(part.permute(0, 2, 3, 1), count).permute(0, 3, 1, 2)
     rows = [own_rows(count, other) for other in range(size())]
     lengths = [row.stop - row.start for row in rows]
-    padded = part.new_zeros(max(lengths), *part.shape[1:])
-    padded[: len(part)] = part
+    padded = part.contiguous()
+    if len(part) < max(lengths):
+        padded = torch.cat([padded, part.new_zeros(max(lengths) - len(part), *part.shape[1:])])
     gathered = part.new_empty(size() * max(lengths), *part.shape[1:])
     with _within_reach():
         dist.all_gather(list(gathered.chunk(size())), padded)

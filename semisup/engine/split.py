@@ -45,26 +45,30 @@ class _Forward:
     """Within a split network: the rows of all ranks together."""
 
 
-def split_networks(method: nn.Module) -> None:
+def split_networks(method: nn.Module, *, sync_batchnorm: bool = True) -> None:
     """Let the networks of a method share their images between the ranks, whenever these are at one step.
 
     Names in the state dict stay.
 
     Copies of a network, such as averages of its weights, are split too. Projection heads and the like are not: they
     cost little, and see the gathered features.
+
+    Args:
+        method: changed in place.
+        sync_batchnorm: BatchNorm within the networks takes the statistics of all rows, not of each rank's own.
     """
     for module in list(method.modules()):
         if isinstance(module, Classifier | Encoder):
-            _split(module.backbone)
+            _split(module.backbone, sync_batchnorm)
         elif isinstance(module, MapDecoder | GatedPixelCNN):
-            _split(module)
+            _split(module, sync_batchnorm)
 
 
-def _split(network: nn.Module) -> None:
+def _split(network: nn.Module, sync_batchnorm: bool) -> None:
     if hasattr(type(network), "split_over_ranks"):
         return  # of two encoders around one backbone
     for layer in network.modules():
-        if isinstance(layer, _BatchNorm):
+        if isinstance(layer, _BatchNorm) and sync_batchnorm:
             _become(layer, {"forward": partial(_normalize, type(layer).forward)})
         elif isinstance(layer, _DropoutNd) or type(layer).__name__ in PER_IMAGE:
             _become(layer, {"forward": partial(_drop, type(layer).forward)})
@@ -163,8 +167,11 @@ def _normalize(original: Callable[[_BatchNorm, Tensor], Tensor], layer: _BatchNo
 @torch.no_grad()
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor, int]:
     """Mean and biased variance (C,) over the rows of all ranks, and how many numbers each is of."""
-    exact = x if x.dtype is torch.float64 else x.float()
-    var, mean = torch.var_mean(exact, [0, *range(2, x.ndim)], correction=0)
+    exact = x if x.dtype == torch.float64 else x.float()
+    if x.device.type == "cpu":  # eleven times as fast as var_mean in channels_last memory, and what one process takes
+        mean, var = torch.batch_norm_update_stats(exact, None, None, 0.0)
+    else:
+        var, mean = torch.var_mean(exact, [0, *range(2, x.ndim)], correction=0)
     places = x[0, 0].numel()
     rows = [ranks.own_rows(_rows(), other) for other in range(ranks.size())]
     counts = [(row.stop - row.start) * places for row in rows]
@@ -204,7 +211,6 @@ class _Normalized(torch.autograd.Function):
         factor = scale if weight is None else scale * weight.to(scale.dtype)
         along = (1, -1) + (1,) * (x.ndim - 2)
         level = factor * (stretch * scale * mean - shift)
-        slope_x = slope_x + level.view(along).to(x.dtype)
-        slope_x.addcmul_(x, (-factor * stretch * scale).view(along).to(x.dtype))
+        slope_x.add_(level.view(along).to(x.dtype)).addcmul_(x, (-factor * stretch * scale).view(along).to(x.dtype))
         weightless = weight is None
         return slope_x, None if weightless else slope_weight, None if weightless else slope_bias, None, None, None, None

@@ -67,6 +67,8 @@ class FitSettings:
     """First blocks of the backbones (None: all of them) that do not learn before a step; None: nothing is so."""
     accumulate: int = 1
     """Batches whose gradients make one optimizer step, each a part of its own to the method."""
+    sync_batchnorm: bool = True
+    """On several ranks: BatchNorm within the networks sees the images of all of them."""
     log_every: int = 20
     """Steps between reports. Losses and weights are checked for being finite then, and before each checkpoint."""
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semisup.errors import SemisupError
+from semisup.files import replacing
 
 __all__ = [
     "embedding_figure",
@@ -145,7 +146,8 @@ def embedding_figure(
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_title(title, fontsize=10)
-    figure.savefig(path, format="png", dpi=120)
+    with replacing(Path(path)) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def _framed(image: NDArray[np.uint8], right: bool | None) -> NDArray[np.float64]:
@@ -175,4 +177,5 @@ def _mosaic(rows: Sequence[Sequence[NDArray[np.float64]]], title: str, path: str
     axes.imshow(pixels, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
     figure.text(0.01, 1 - head / 2 / (height + head), title, fontsize=9, va="center", parse_math=False)
-    figure.savefig(path, format="png", dpi=dpi)
+    with replacing(Path(path)) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semisup.errors import SemisupError
+from semisup.files import replacing
 
 __all__ = ["confusion_figure", "reliability_figure", "views_figure"]
 
@@ -27,7 +28,7 @@ def confusion_figure(matrix: Tensor, classes: Sequence[str], path: str | Path) -
         path: file to write, in an existing folder.
 
     Raises:
-        SemisupError: `matrix` is not (C, C) for the C names in `classes`.
+        SemisupError: `matrix` is not (C, C) for the C names in `classes`, or the file cannot be written.
     """
     size = len(classes)
     if matrix.shape != (size, size):
@@ -54,7 +55,8 @@ def confusion_figure(matrix: Tensor, classes: Sequence[str], path: str | Path) -
             for column in range(size):
                 color = "white" if fractions[row, column] > 0.5 else "black"
                 axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=9)
-    figure.savefig(path, format="png", dpi=120)
+    with replacing(Path(path)) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def reliability_figure(
@@ -80,7 +82,8 @@ def reliability_figure(
         axes.plot([0, 1], [0, 1], color="tab:red", linewidth=1)
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy (bars), share (line)", aspect="equal")
         axes.set_title(f"{name}: ECE {100 * ece:.1f}%", fontsize=10)
-    figure.savefig(path, format="png", dpi=110)
+    with replacing(Path(path)) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
 
 
 def views_figure(

@@ -258,6 +258,14 @@ what the normalization of the images can be undone."""
 
 
 def given_to(method: type[Method]) -> tuple[str, ...]:
-    """Return which of `GIVEN` a method's constructor takes; a keyword-only one of such a name is an option."""
-    parameters = inspect.signature(method.__init__).parameters
-    return tuple(name for name in GIVEN if name in parameters and parameters[name].kind is not KEYWORD_ONLY)
+    """Return which of `GIVEN` a method's constructor takes; a keyword-only one of such a name is an option.
+
+    A constructor that hands its `**options` on takes what that of the class above it takes, too.
+    """
+    taken: set[str] = set()
+    for cls in (one for one in method.__mro__ if "__init__" in vars(one)):
+        parameters = inspect.signature(vars(cls)["__init__"]).parameters
+        taken |= {name for name, parameter in parameters.items() if parameter.kind is not KEYWORD_ONLY}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break
+    return tuple(name for name in GIVEN if name in taken)

@@ -18,7 +18,7 @@ from semisup.models.foreign import file_shapes
 from semisup.options import check_named, keys_of, read
 from semisup.plugins import load_plugins
 
-__all__ = ["check_blocks", "check_method", "check_recipe"]
+__all__ = ["check_blocks", "check_machine", "check_method", "check_place", "check_recipe"]
 
 
 def check_method(given: Any, at: str = "") -> list[str]:
@@ -32,12 +32,9 @@ def check_recipe(recipe: Recipe) -> list[str]:
 
 
 def check_blocks(raw: Mapping[str, Any]) -> list[str]:
-    """Likewise of a recipe as plain containers; other types were complained about before.
-
-    Its label budget, its device and where its data are belong to it.
-    """
+    """Likewise of a recipe as plain containers, its label budget included; other types were complained about before."""
     load_plugins()
-    problems = [*_check_labels(raw.get("data")), *_check_machine(raw), *_check_source(raw.get("data", {}))]
+    problems = _check_labels(raw.get("data"))
     problems += check_model(raw["model"], "model") if "model" in raw else []
     for name, stage in _items(raw.get("stages")):
         at = f"stages.{name}"
@@ -59,7 +56,8 @@ def _check_labels(data: Any) -> list[str]:
     return []
 
 
-def _check_machine(raw: Mapping[str, Any]) -> list[str]:
+def check_machine(raw: Mapping[str, Any]) -> list[str]:
+    """Problems of what a recipe asks of this machine: its device, precision and compiler."""
     settings = {key: raw[key] for key in ("device", "precision", "compile") if key in raw}
     recipe = Recipe.model_validate(read(Recipe, {"name": "x", **settings})[0])
     problems: list[str] = []
@@ -71,8 +69,9 @@ def _check_machine(raw: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _check_source(data: Any) -> list[str]:
-    """Return what is missing of the data, as far as that can be told without decoding or downloading anything."""
+def check_place(raw: Mapping[str, Any]) -> list[str]:
+    """Problems of where the data are, as far as they can be told without decoding or downloading anything."""
+    data = raw.get("data", {})
     clean, _ = read(DataConfig, data) if isinstance(data, Mapping) else ({}, [])
     try:
         check_source(DataConfig.model_validate(clean))

@@ -18,7 +18,7 @@ from semisup.data.budget import UNEQUAL, class_ratio
 from semisup.engine.optim import warmup_steps
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.pipeline.result import RunResult, StageResult
-from semisup.text import duration, number
+from semisup.text import duration, number, percent
 
 __all__ = ["Reporter", "StageProgress", "Terminal"]
 
@@ -161,6 +161,8 @@ class Reporter(Terminal):
         numbers = {name: value for name, value in result.headline().items() if value is not None}
         shown = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
         self.say(f"{result.name} {result.status}, {result.seconds:.1f} s{': ' if shown else ''}{shown}{_asked(result)}")
+        if told := _calibrated(result):
+            self.say(told)
 
     def show_result(self, result: RunResult) -> None:
         """Say the result table, a line for every metric that some stage has and a column for every stage."""
@@ -178,6 +180,20 @@ class Reporter(Terminal):
             if any(value is not None for value in values):
                 table.add_row(column.title, *("" if value is None else column.write(value) for value in values))
         self.console.print(table)
+
+
+def _calibrated(result: StageResult) -> str:
+    """Return what temperature scaling has done to a classifier; nothing where no validation labels calibrate it."""
+    found = result.metrics
+    if "calibration/temperature" not in found:
+        return ""
+    tested = "test_calibrated/ece" in found
+    names = ("test/ece", "test_calibrated/ece") if tested else ("calibration/ece_before", "calibration/ece_after")
+    before, after = (percent(found[name]) for name in names)
+    where = "the test images" if tested else "these labels"
+    labels = f"{found['calibration/labels']:,} validation labels"
+    told = f"{result.name} calibrated by {labels}: temperature {found['calibration/temperature']:.2f}"
+    return f"{told}, ECE of {where} {before} -> {after}%"
 
 
 def _asked(result: StageResult) -> str:

@@ -7,17 +7,18 @@ import json
 import math
 import re
 import types
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from semisup.methods import METHODS
 from semisup.methods.base import Method
 from semisup.options import option_defaults
 
-__all__ = ["MethodText", "Option", "describe_method"]
+__all__ = ["MethodText", "Option", "describe_method", "described_options", "words"]
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,19 @@ def describe_method(name: str) -> MethodText:
     cls = METHODS[name]
     text = inspect.getdoc(cls) or ""
     description = text.split("\nArgs:")[0].strip()
-    helps = _arguments(text)
-    hints = get_type_hints(cls.__init__, include_extras=True)
-    options = [
-        Option(key, default, _words(hints[key]), helps.get(key, "")) for key, default in option_defaults(cls).items()
-    ]
     labeled, unlabeled = _views(cls, "labeled"), _views(cls, "unlabeled")
+    options = described_options(cls)
     return MethodText(name, cls.family, cls.summary, cls.citation, description, labeled, unlabeled, options)
+
+
+def described_options(target: Callable[..., Any]) -> list[Option]:
+    """Return the options of a method, a network or a policy, by its signature and the `Args:` of its docstring."""
+    function = target.__init__ if inspect.isclass(target) and not is_dataclass(target) else target
+    hints = get_type_hints(function, include_extras=True)
+    helps = _arguments(inspect.getdoc(target) or "")
+    return [
+        Option(key, default, words(hints[key]), helps.get(key, "")) for key, default in option_defaults(target).items()
+    ]
 
 
 def _views(cls: type[Method], part: Literal["labeled", "unlabeled"]) -> dict[str, str]:
@@ -110,21 +117,30 @@ def _arguments(docstring: str) -> dict[str, str]:
     return {name: "\n".join(lines) for name, lines in found.items()}
 
 
-def _words(hint: Any) -> str:
+def words(hint: Any) -> str:
     """Say which values an annotated type takes."""
     origin = get_origin(hint)
     if origin is Annotated:
         inner, *notes = get_args(hint)
-        return f"{_words(inner)} {_bounds(notes)}".rstrip()
+        return f"{words(inner)} {_bounds(notes)}".rstrip()
     if origin is Literal:
         return " | ".join(map(str, get_args(hint)))
     if origin in (Union, types.UnionType):
-        return " or ".join(_words(part) for part in get_args(hint))
-    if origin is list:
-        return f"list, each {_words(get_args(hint)[0])}"
+        return " or ".join(words(part) for part in get_args(hint))
     if origin is dict:
-        return f"mapping to {_words(get_args(hint)[1])}"
-    names = {float: "number", int: "whole number", bool: "true or false", str: "text", type(None): "null"}
+        return f"mapping to {words(get_args(hint)[1])}"
+    if inspect.isclass(origin) and issubclass(origin, Sequence):
+        return f"list, each {words(get_args(hint)[0])}"
+    if inspect.isclass(hint) and issubclass(hint, BaseModel):
+        return "mapping"
+    names = {
+        Any: "anything",
+        float: "number",
+        int: "whole number",
+        bool: "true or false",
+        str: "text",
+        type(None): "null",
+    }
     return names.get(hint, str(hint))
 
 
@@ -140,5 +156,9 @@ def _bounds(notes: Sequence[Any]) -> str:
             elif bound is not None:
                 high, closes = bound, name == "lt"
     if math.isinf(high):
-        return "" if math.isinf(low) else f"{'>' if opens else '>='} {low:g}"
-    return f"in {'(' if opens else '['}{low:g}, {high:g}{')' if closes else ']'}"
+        return "" if math.isinf(low) else f"{'>' if opens else '>='} {_number(low)}"
+    return f"in {'(' if opens else '['}{_number(low)}, {_number(high)}{')' if closes else ']'}"
+
+
+def _number(value: float) -> str:
+    return f"{int(value):,}" if float(value).is_integer() else f"{value:g}"

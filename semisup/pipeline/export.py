@@ -19,6 +19,7 @@ from semisup.data.walk import walk
 from semisup.errors import SemisupError
 from semisup.files import write_atomically
 from semisup.pipeline.plan import load_checked
+from semisup.stages.artifact import write_json
 from semisup.stages.card import card
 from semisup.stages.deployed import Facts, examples, facts_of, load_deployed
 from semisup.stages.predictor import WEIGHTS, Predictor
@@ -50,7 +51,9 @@ class _Images:
 
 
 def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | None = None) -> list[str]:
-    """Write a stage's classifier for other programs, and a model card next to it.
+    """Write a stage's classifier for other programs, and next to it a model card and the metadata as JSON.
+
+    The latter is for programs that cannot read a file's metadata, such as a page in a browser.
 
     Args:
         stage: folder of a finished stage.
@@ -86,6 +89,9 @@ def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | No
         lines += [f"{small}: {files[small.name]:,} bytes", ""]
         lines += ["  ".join(cells).rstrip() for cells in aligned(header, rows)]
         table = f"## Precision\n\n{markdown_table(header, rows)}"
+    spec = facts.description["spec"]
+    plain = {"classes": facts.description["classes"], "channels": spec["in_channels"], "image_size": spec["image_size"]}
+    write_json(file.with_suffix(".json"), {**facts.metadata, **plain})
     page = file.with_suffix(".md")
     write_atomically(page, card(facts, files, table).encode())
     return [*lines, f"model card: {page}"]

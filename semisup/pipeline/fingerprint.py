@@ -9,6 +9,7 @@ from typing import Any
 
 from semisup._version import __version__
 from semisup.config import StageConfig, TrainConfig
+from semisup.engine import ranks
 from semisup.plugins import source_hashes
 from semisup.stages.networks import hashed_model
 from semisup.stages.planned import Plan, StagePlan
@@ -52,6 +53,8 @@ def fingerprint(plan: Plan, stage: StagePlan, inputs: list[str]) -> str:
         content["compile"] = True
     if recipe.data.fit != "crop" and trains:  # squares alone have the same pixels and hash either way
         content["fit"] = recipe.data.fit
+    if not recipe.sync_batchnorm and trains and ranks.size() > 1:
+        content["batchnorm_of"] = ranks.size()
     if recipe.deterministic and trains:
         content["deterministic"] = True
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]

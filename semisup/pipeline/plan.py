@@ -15,7 +15,8 @@ from semisup.data.sources import at_hand
 from semisup.data.store import Watch, unwatched
 from semisup.engine import resolve_device, resolve_precision
 from semisup.errors import SemisupError, collecting, raise_all
-from semisup.pipeline.check import check_blocks, check_recipe
+from semisup.methods import Method
+from semisup.pipeline.check import check_blocks, check_machine, check_place
 from semisup.pipeline.fingerprint import fingerprint
 from semisup.pipeline.notes import stage_notes
 from semisup.pipeline.sound import sound_part
@@ -52,12 +53,13 @@ def make_plan(recipe: Recipe, data: ImageData | None = None, *, trial: bool = Tr
         SemisupError: everything that is wrong, in one message.
     """
     subject = f"recipe '{recipe.name}'"
-    problems = check_recipe(recipe)
+    raw = recipe.model_dump(by_alias=True)
+    problems = [*check_blocks(raw), *check_machine(raw), *(check_place(raw) if data is None else ())]
     if not problems:
         with collecting(problems):
             data = load_data(recipe.data, watch) if data is None else data
             budget = recipe_budget(recipe, data)
-    raise_all(problems and [*problems, *_other_mistakes(recipe.model_dump(by_alias=True), problems, data)], subject)
+    raise_all(problems and [*problems, *_other_mistakes(raw, problems, data)], subject)
     assert data is not None
     device = resolve_device(recipe.device)
     precision = resolve_precision(recipe.precision, device)
@@ -81,7 +83,9 @@ def load_checked(ref: str | Path | Mapping[str, Any], overrides: Sequence[str] =
 def complete(reading: Reading, *, own: bool = True) -> Recipe:
     """Return the recipe that was read; see `load_checked`."""
     if reading.problems:
-        found = list(dict.fromkeys([*reading.problems, *check_blocks(reading.raw)]))
+        raw = reading.raw
+        seen = [*reading.problems, *check_blocks(raw), *check_machine(raw), *(check_place(raw) if own else ())]
+        found = list(dict.fromkeys(seen))
         raise_all([*found, *(_other_mistakes(reading.raw, found, None) if own else ())], reading.subject)
     return reading.recipe()
 
@@ -148,9 +152,15 @@ def _plan_stages(plan: Plan, problems: list[str]) -> dict[str, StagePlan]:
         with collecting(problems, f"stages.{name}."):
             one = kind_of(stage.kind).plan(plan, name, stage, planned)
             hashes = [planned[needed].fingerprint for needed in one.inputs]
-            notes = () if one.method is None else tuple(stage_notes(one.method, one.training, one.steps))
+            notes = () if one.method is None else tuple(_notes(one, one.method))
             planned[name] = dataclasses.replace(one, fingerprint=fingerprint(plan, one, hashes), notes=notes)
     return planned
+
+
+def _notes(stage: StagePlan, method: Method) -> list[str]:
+    config = stage.training
+    pretrained = config.init is not None or stage.weights is not None
+    return stage_notes(method, config, stage.steps, pretrained=pretrained)
 
 
 def _tried(plan: Plan, stage: StagePlan) -> StagePlan:

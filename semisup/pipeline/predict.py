@@ -198,8 +198,10 @@ def _rows(
     images: NDArray[np.uint8],
     errors: Sequence[str],
 ) -> list[dict[str, Any]]:
-    probs = predictor.predict_proba(images, mirror=options.mirror)
-    features = predictor.embed(images, mirror=options.mirror) if options.embed else np.empty((len(images), 0))
+    if options.embed:
+        probs, features = predictor.predict_and_embed(images, mirror=options.mirror)
+    else:
+        probs, features = predictor.predict_proba(images, mirror=options.mirror), np.empty((len(images), 0))
     predictions = iter(zip(probs, features, strict=True))
     return [
         {"path": name, "class": "", "error": error} if error else _row(predictor, options, name, *next(predictions))

@@ -13,7 +13,14 @@ from semisup.stages import Artifact, Predictor, load_predictor
 
 __all__ = ["RunResult", "StageResult"]
 
-HEADLINE = ("test/accuracy", "knn/accuracy", "probe/accuracy", "pseudo_labels/coverage", "pseudo_labels/kept_accuracy")
+HEADLINE = (
+    "test/accuracy",
+    "knn/accuracy",
+    "probe/accuracy",
+    "pseudo_labels/coverage",
+    "pseudo_labels/kept_accuracy",
+    "pool/part_left_out",
+)
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def _run(
                 reporter.stage_done(result.stages[-1])
                 _log_artifact(log, stage, artifact, folder / stage.name, status)
             write_json(folder / "result.json", result.to_json())
-            log.artifact(None, folder / "result.json", "")
+            _log_result(log, plan, result, folder)
             log.artifact(None, write_page(folder, plan.data, plan.budget, PAGE_SECONDS), "")
     reporter.show_result(result)
     for note in plan.data.notes:  # once more: the first time was long ago
@@ -226,6 +226,7 @@ def _tracked(plan: Plan, folder: Path, reporter: Reporter) -> Iterator[EventLog]
     del params["stages"]  # each stage's run has its own
     log.run_start(recipe.name, params, tags)
     log.artifact(None, folder / "recipe.yaml", "")
+    _log_data(log, plan)
 
     def on_closed(delivered: bool) -> None:
         if delivered and uploader is not None:
@@ -247,6 +248,30 @@ def _log_artifact(log: EventLog, stage: StagePlan, artifact: Artifact, folder: P
     if stage.network is not None and stage.network.kind == "classifier":
         log.model(name, folder, folder / "example.npy", stage.network.spec.num_classes)
     log.stage_end(name, status, numbers)
+
+
+def _log_data(log: EventLog, plan: Plan) -> None:
+    """Tell the tracker what the run reads, by split; no path is among it."""
+    data, budget = plan.data, plan.budget
+    draw: dict[str, str | int] = {"split_hash": budget.hash, "labels": len(budget.index)}
+    validation = len(data.validation(budget.validation)[1])
+    log.dataset(None, data.name, "training", data.hash, len(data.x_train), draw)
+    if validation:
+        log.dataset(None, data.name, "validation", data.hash, validation, {"split_hash": budget.hash})
+    if len(data.x_test):
+        log.dataset(None, data.name, "test", data.hash, len(data.x_test), {})
+
+
+def _log_result(log: EventLog, plan: Plan, result: RunResult, folder: Path) -> None:
+    """Send the run's result to the tracker: the last stage's first numbers, and its model."""
+    log.artifact(None, folder / "result.json", "")
+    if result.final is None:
+        return
+    numbers = {name: value for name, value in result.final.headline().items() if value is not None}
+    log.metrics(None, 0, numbers)
+    network = plan.stages[-1].network
+    if network is not None and network.kind == "classifier":
+        log.final_model(result.final.name)
 
 
 def git_commit() -> str | None:

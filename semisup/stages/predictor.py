@@ -115,8 +115,8 @@ class Predictor:
         """The classes' names, in the order of the probabilities, under the name that scikit-learn gives them."""
         return self.classes
 
-    def predict(self, images: Images, params: Any = None) -> np.ndarray:
-        """Return the same as `predict_proba`; `params` is there because MLflow passes one."""
+    def predict(self, images: Images) -> np.ndarray:
+        """Return the same as `predict_proba`."""
         return self.predict_proba(images)
 
     def predict_proba(self, images: Images, *, mirror: bool = False) -> np.ndarray:
@@ -143,6 +143,17 @@ class Predictor:
         """
         return self._run(images, self.network.features, mirror=mirror)
 
+    def predict_and_embed(self, images: Images, *, mirror: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `predict_proba` and `embed` do, from one pass through the network."""
+
+        def both(inputs: Tensor) -> Tensor:
+            features = self.network.features(inputs)
+            return torch.cat([self._softmax(self.network.head(features)), features.float()], dim=1)
+
+        found = self._run(images, both, mirror=mirror)
+        probs, features = np.split(found, [len(self.classes)], axis=1)
+        return probs, features
+
     def _run(self, images: Images, function: Callable[[Tensor], Tensor], *, mirror: bool) -> np.ndarray:
         """Apply a function of network inputs to all images, some at a time."""
         ready = images_of(images, self.image_size, self.channels, self.fit)
@@ -156,7 +167,9 @@ class Predictor:
         return torch.cat(parts).cpu().numpy()
 
     def _probabilities(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.network(inputs)
+        return self._softmax(self.network(inputs))
+
+    def _softmax(self, logits: Tensor) -> Tensor:
         return (logits.float() / self.temperature).softmax(1)
 
 
@@ -282,6 +295,19 @@ def load_predictor(folder: str | Path, device: str | torch.device = "cpu", *, ra
     return Predictor(network, normalize, classes, spec.image_size, spec.in_channels, temperature, fit)
 
 
-def _load_pyfunc(path: str) -> Predictor:
-    """Loader of `mlflow.pyfunc`: a model is this function's name and data files, nothing is unpickled."""
-    return load_predictor(path)
+class _Served:
+    """A predictor as MLflow wants it: its answer has a column of probabilities for each class, by name."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+
+    def predict(self, images: Images, params: Any = None) -> Any:
+        """Return a data frame (N, classes); `params` is there because MLflow passes one."""
+        import pandas as pd
+
+        return pd.DataFrame(self.predictor.predict_proba(images).astype(float), columns=self.predictor.classes)
+
+
+def _load_pyfunc(path: str) -> _Served:
+    """Load a model of `mlflow.pyfunc`: it is this function's name and data files, nothing is unpickled."""
+    return _Served(load_predictor(path))

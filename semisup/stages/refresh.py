@@ -25,14 +25,14 @@ UNSETTLED = 0.05
 """Part of BatchNorm's initial statistics that may be left at the end of a stage."""
 
 
-def refreshes(stage: TrainConfig, method: Method, steps: int) -> bool:
+def refreshes(stage: TrainConfig, method: Method, steps: int, *, pretrained: bool) -> bool:
     """Say whether a stage ends with statistics that are estimated anew: `auto` where the running ones cannot settle.
 
-    A stage that starts from another network starts from settled ones.
+    A stage that starts from another network or from somebody's weights (`pretrained`) starts from settled ones.
     """
     if stage.refresh_batchnorm != "auto":
         return stage.refresh_batchnorm
-    return stage.init is None and initial_share(method, steps) > UNSETTLED
+    return not pretrained and initial_share(method, steps) > UNSETTLED
 
 
 def refresh(context: StageContext, method: Method, predictor: nn.Module) -> None:

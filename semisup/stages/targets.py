@@ -55,6 +55,7 @@ def select(
     per_class: int | None = None,
     soft: bool = True,
     balance: bool = False,
+    allowed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Choose and balance pseudo-labels (Noisy Student, arXiv:1911.04252, sec. 3.1: filter, then balance).
 
@@ -69,14 +70,16 @@ def select(
         per_class: most images of a class; None: all.
         soft: return probabilities, not the best class.
         balance: repeat images of rarer classes.
+        allowed: (N,) bool, which images may be chosen; None: all.
 
     Returns:
         Rows to train on (M,), with repeats, and targets (N, C): the probabilities, or one-hot guesses if not `soft`.
     """
     confidence, labels = probs.max(1)
+    confident = confidence >= threshold if allowed is None else (confidence >= threshold) & allowed
     chosen = []
     for c in range(probs.shape[1]):
-        rows = torch.nonzero((labels == c) & (confidence >= threshold)).flatten()
+        rows = torch.nonzero((labels == c) & confident).flatten()
         rows = rows[confidence[rows].argsort(descending=True, stable=True)]
         chosen.append(rows if per_class is None else rows[:per_class])
     if balance:

@@ -61,6 +61,7 @@ from semisup.stages.networks import (
     weightless,
 )
 from semisup.stages.planned import Plan, StagePlan
+from semisup.stages.pool import own_images, pool_metrics
 from semisup.stages.predictor import load_headless, load_network, read_network, save_predictor
 from semisup.stages.refresh import refresh, refreshes
 from semisup.stages.requirements import names_of, require_classifier, require_labels
@@ -107,15 +108,16 @@ def plan_training(
         if labeled:
             require_labels(whole, "method", stage.method["name"])
     steps = _steps(stage, len(data.x_train), len(whole.budget.index), reads_unlabeled=bool(unlabeled))
+    pretrained = stage.init is not None or weights is not None
     with collecting(problems):
-        check_tuning(method, stage, steps, pretrained=stage.init is not None or weights is not None)
+        check_tuning(method, stage, steps, pretrained=pretrained, compiled=whole.recipe.compile)
     raise_all(problems)
     parameters, described = count_parameters(method.predictor()), network_of(method, spec)
     tune(method, stage, name)
     # As resolved, for all that follows: what is used, not "auto".
     resolved = {
         "augment": {**following_background(stage, method.views, data.background), "backend": backend},
-        "refresh_batchnorm": refreshes(stage, method, steps),
+        "refresh_batchnorm": refreshes(stage, method, steps, pretrained=pretrained),
     }
     return StagePlan(
         name=name,
@@ -242,6 +244,7 @@ def _settings(context: StageContext) -> FitSettings:
         key=(recipe.seed, context.name),
         frozen_until=frozen_until(stage, context.steps),
         accumulate=stage.gradient_accumulation,
+        sync_batchnorm=recipe.sync_batchnorm,
         log_every=recipe.log_every,
     )
 
@@ -271,6 +274,10 @@ def fit_stage(context: StageContext, method: Method, batches: BatchSource) -> Fi
 def _pool(context: StageContext, stage: TrainConfig) -> Tensor | None:
     """Rows that unlabeled batches are made of, if the recipe asks for fewer than all."""
     size, images = stage.batch.pool, len(context.data.x_train)
+    source = stage.init.source if stage.init is not None else None
+    own = own_images(context, stage.pool, source or next(iter(stage.teacher), None))
+    if own is not None:
+        return torch.nonzero(own).flatten()
     if size is None or size >= images:
         return None
     return torch.randperm(images, generator=generator(context.recipe.seed, context.name, "images"))[:size]
@@ -338,6 +345,8 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
         with uncompiled(recipe.compile):
             refresh(context, method, predictor)
     metrics: dict[str, Any] = {f"train/{name}": value for name, value in result.log.items()}
+    if stage.pool.keep != "all":
+        metrics |= pool_metrics(len(data.x_train), len(batches.pool))
     with uncompiled(recipe.compile):
         if method.trains == "classifier":
             judged, temperature, files = _evaluate(context, method, predictor, raw)

@@ -27,7 +27,7 @@ def frozen_until(stage: TrainConfig, steps: int) -> tuple[int | None, int] | Non
     return stage.freeze.blocks, max(1, round(until * steps)) if until < 1 else int(until)
 
 
-def check_tuning(method: Method, stage: TrainConfig, steps: int, *, pretrained: bool) -> None:
+def check_tuning(method: Method, stage: TrainConfig, steps: int, *, pretrained: bool, compiled: bool) -> None:
     """Refuse keys that ask for what the method or its network does not have; others were refused without these.
 
     Args:
@@ -35,11 +35,17 @@ def check_tuning(method: Method, stage: TrainConfig, steps: int, *, pretrained: 
         stage: its settings.
         steps: its length.
         pretrained: it starts from weights that somebody has trained.
+        compiled: the recipe has `compile: true`.
 
     Raises:
         SemisupError: all of it.
     """
-    raise_all(list(_problems(method, stage, steps, pretrained=pretrained)))
+    problems = list(_problems(method, stage, steps, pretrained=pretrained))
+    if stage.activation_checkpointing and compiled:
+        problems.append(
+            "activation_checkpointing: with compile: true torch decides what to keep; remove one of the two"
+        )
+    raise_all(problems)
 
 
 def _problems(method: Method, stage: TrainConfig, steps: int, *, pretrained: bool) -> Iterator[str]:

@@ -8,6 +8,7 @@ what was sent: a crash costs a repeat, never a loss or a duplicate.
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -15,14 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from semisup._version import __version__
-from semisup.errors import SemisupError, first_line
+from semisup.errors import SemisupError
 from semisup.files import write_atomically
 from semisup.records import RECORD, checked, read_json, read_record, verify
 from semisup.tracking.events import EVENTS_FILE, Event, iter_events
+from semisup.tracking.packages import read_classes, read_images, save_package
 
 __all__ = ["CURSOR_FILE", "Cursor", "Delivery", "Summary"]
 
@@ -33,14 +33,14 @@ ITEMS_PER_CALL = {"metrics": 1000, "params": 100}  # MLflow's own limits for log
 
 # Answers to one event that will be the same tomorrow: that event is given up, with a warning. Anything else (no
 # connection, overload, credentials, a wrong address) holds delivery up until it is mended.
-REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
+# ENDPOINT_NOT_FOUND: a server older than MLflow 3 has no logged models.
+REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "ENDPOINT_NOT_FOUND"}
 HTTP_REFUSALS = {400, 404, 411, 413, 414, 415, 422}  # from the artifact store, e.g. a proxy's size limit
 
-LOADER = "semisup.stages.predictor"
-"""What MLflow loads a model with; never taken from a file."""
 WRITERS = 16
 """Processes whose runs are remembered: killed ones stay in the list until others have taken their place."""
 
+DIGEST_LENGTH = 36  # MLflow's limit of a data set's digest
 TAG_LENGTH = 5000  # longer ones are refused, by older servers together with the whole run
 
 STATUS = {"failed": "FAILED", "killed": "KILLED"}  # any other word: FINISHED
@@ -57,6 +57,8 @@ class Writer(BaseModel):
     """MLflow id of the latest child run of each stage."""
     steps: dict[str, int] = Field(default_factory=dict)
     """Highest step seen of each stage; its final metrics are filed there."""
+    models: dict[str, str] = Field(default_factory=dict)
+    """MLflow id of the logged model of each stage that has one."""
 
 
 class Cursor(BaseModel):
@@ -190,6 +192,10 @@ class Delivery:
                 self._artifact(event)
             case "model":
                 self._model(event)
+            case "final_model":
+                self._final_model(event)
+            case "dataset":
+                self._dataset(event)
             case "stage_end":
                 self._stage_end(event)
             case "run_end":
@@ -242,7 +248,8 @@ class Delivery:
 
     def _stage_end(self, event: Event) -> None:
         stage, run = event["stage"], self._run_of(event)
-        metrics = _metrics(event["metrics"], self._writer(event).steps[stage], event)
+        writer = self._writer(event)
+        metrics = _metrics(event["metrics"], writer.steps[stage], event, writer.models.get(stage))
         if self._log_batch(run, "metrics", metrics):
             self.summary.metrics += len(metrics)
         self._send(f"the status of stage {stage}", self.client.set_tag, run, "semisup.status", event["status"])
@@ -276,17 +283,64 @@ class Delivery:
         if path is None or example is None:
             return
         try:
-            read_record(path)
-            images = _read_images(example)
+            record = read_record(path)
+            images, classes = read_images(example), read_classes(path)
         except SemisupError as error:
             self._refused(str(path), str(error))
             return
+        found = self._send_for(f"the model of {path}", self._logged_model, event, run, record["fingerprint"])
+        if found is None:
+            return
         with tempfile.TemporaryDirectory(prefix="semisup-model-") as temporary:
             package = Path(temporary) / "model"
-            if self._send(str(path), _save_pyfunc, package, path, images, event) and self._send(
-                str(path), self.client.log_artifacts, run, str(package), "model"
+            if (
+                self._send(str(path), save_package, package, path, images, classes, found, run)
+                and self._send(str(path), self.client.log_model_artifacts, found, str(package))
+                and self._send(str(path), self.client.finalize_logged_model, found, "READY")
             ):
+                self._writer(event).models[event["stage"]] = found
+                self._output(run, found, self._writer(event).steps.get(event["stage"], 0))
                 self.summary.models += 1
+
+    def _logged_model(self, event: Event, run: str, fingerprint: str) -> str:
+        """Return the id of the model that this event began; an earlier, interrupted delivery may have made it."""
+        query = f"tags.`{EVENT_TAG}` = '{event['id']}'"
+        found = self.client.search_logged_models([self.experiment_id], query, max_results=1)
+        if found:
+            return str(found[0].model_id)
+        tags = {EVENT_TAG: event["id"], "fingerprint": fingerprint}
+        made = self.client.create_logged_model(
+            self.experiment_id, name=_model_name(event["stage"]), source_run_id=run, tags=tags, model_type="classifier"
+        )
+        return str(made.model_id)
+
+    def _output(self, run: str, model: str, step: int) -> None:
+        """Say that a run has made a model, once: MLflow itself would take it again."""
+        from mlflow.entities import LoggedModelOutput
+
+        known = self.client.get_run(run).outputs
+        if known is None or model not in [output.model_id for output in known.model_outputs]:
+            self._send(f"the model of run {run}", self.client.log_outputs, run, [LoggedModelOutput(model, step)])
+
+    def _final_model(self, event: Event) -> None:
+        writer = self._writer(event)
+        if event["stage"] in writer.models:  # else it was refused, with a warning
+            self._output(writer.run, writer.models[event["stage"]], 0)
+
+    def _dataset(self, event: Event) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        facts = {"images": event["images"], **event["facts"]}
+        dataset = Dataset(
+            name=f"{event['name']}-{event['split']}"[:500],
+            digest=event["digest"][:DIGEST_LENGTH],
+            source_type="semisup",
+            source=json.dumps({"name": event["name"], "hash": event["digest"], **facts}),
+            profile=json.dumps({"num_rows": event["images"], **facts}),
+        )
+        read = DatasetInput(dataset, [InputTag("mlflow.data.context", event["split"])])
+        run = self._run_of(event)
+        self._send(f"the data of run {run}", self.client.log_inputs, run, [read])
 
     def _find(self, name: str) -> Path | None:
         """Return a file or folder of this folder, which may be sent; None, after a warning, of any other.
@@ -333,6 +387,12 @@ class Delivery:
             taken &= self._send(f"{kind} of run {run}", self.client.log_batch, run, synchronous=True, **part)
         return taken
 
+    def _send_for(self, what: str, call: Callable[..., str], *args: Any) -> str | None:
+        """Make one call and return its answer; None, after a warning, as of `_send`."""
+        answers: list[str] = []
+        self._send(what, lambda: answers.append(call(*args)))
+        return answers[0] if answers else None
+
     def _send(self, what: str, call: Callable[..., object], *args: Any, **kwargs: Any) -> bool:
         """Make one call; return False, after a warning, if this one thing can never be delivered."""
         from mlflow.exceptions import MlflowException
@@ -355,40 +415,6 @@ class Delivery:
         return False
 
 
-def _read_images(path: Path) -> np.ndarray:
-    """Read a model's example, uint8 images (n, H, W, C).
-
-    Raises:
-        SemisupError: it is something else.
-    """
-    try:
-        images = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise SemisupError(f"{path}: not an array of images ({first_line(error)})") from error
-    if not isinstance(images, np.ndarray) or images.ndim != 4 or images.dtype != np.uint8:
-        raise SemisupError(f"{path}: not uint8 images (n, H, W, C)")
-    return images
-
-
-def _save_pyfunc(package: Path, model: Path, images: np.ndarray, event: Event) -> None:
-    """Write an MLflow model folder around `model`: plain files and a module's name, nothing pickled."""
-    import mlflow.pyfunc
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    mlflow.pyfunc.save_model(
-        path=str(package),
-        loader_module=LOADER,
-        data_path=str(model),
-        signature=ModelSignature(
-            inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, *images.shape[1:]))]),
-            outputs=Schema([TensorSpec(np.dtype("float32"), (-1, event["outputs"]))]),
-        ),
-        input_example=images,
-        pip_requirements=[f"semisup=={__version__}"],
-    )
-
-
 def _group_key(pair: tuple[Event, int]) -> tuple[bool, Any]:
     event, end = pair
     return (True, (event["writer"], event["stage"])) if event["event"] == "metrics" else (False, end)
@@ -398,10 +424,12 @@ def _milliseconds(event: Event) -> int:
     return int(event["time"] * 1000)
 
 
-def _metrics(values: Mapping[str, Any], step: int, event: Event) -> list[Any]:
+def _metrics(values: Mapping[str, Any], step: int, event: Event, model: str | None = None) -> list[Any]:
+    """Return numbers as MLflow has them; those of a logged model are shown beside it, too."""
     from mlflow.entities import Metric
 
-    return [Metric(_key(key), float(value), _milliseconds(event), step) for key, value in values.items()]
+    time = _milliseconds(event)
+    return [Metric(_key(key), float(value), time, step, model_id=model) for key, value in values.items()]
 
 
 def _params(params: Mapping[str, Any]) -> list[Any]:
@@ -416,6 +444,11 @@ def _flat(params: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield _key(prefix + key), str(value)
+
+
+def _model_name(stage: str) -> str:
+    """Return `stage` without the characters that MLflow does not allow in a model's name."""
+    return re.sub(r"[/:.%\"']", "_", stage)
 
 
 def _key(name: str) -> str:

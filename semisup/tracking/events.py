@@ -89,6 +89,21 @@ class _Model(_Line):
     outputs: Annotated[int, Field(ge=1, lt=2**31)]
 
 
+class _FinalModel(_Line):
+    event: Literal["final_model"]
+    stage: str
+
+
+class _Dataset(_Line):
+    event: Literal["dataset"]
+    stage: str | None
+    name: str
+    split: Literal["training", "validation", "test"]
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{8,128}$")]
+    images: Annotated[int, Field(ge=0, lt=2**63)]
+    facts: dict[str, str | int]
+
+
 class _StageEnd(_Line):
     event: Literal["stage_end"]
     stage: str
@@ -102,7 +117,10 @@ class _RunEnd(_Line):
 
 
 _EVENT: TypeAdapter[_Line] = TypeAdapter(
-    Annotated[_RunStart | _StageStart | _Metrics | _File | _Model | _StageEnd | _RunEnd, Field(discriminator="event")]
+    Annotated[
+        _RunStart | _StageStart | _Metrics | _File | _Model | _FinalModel | _Dataset | _StageEnd | _RunEnd,
+        Field(discriminator="event"),
+    ]
 )
 
 
@@ -183,6 +201,33 @@ class EventLog:
             path=self._portable(path),
             example=self._portable(example),
             outputs=outputs,
+        )
+
+    def final_model(self, stage: str) -> None:
+        """Record that the run's result is the model of a stage, which `model` was told of."""
+        self._append("final_model", stage=self._known(stage))
+
+    def dataset(
+        self, stage: str | None, name: str, split: str, digest: str, images: int, facts: Mapping[str, str | int]
+    ) -> None:
+        """Record what a run, or a stage of it, reads.
+
+        Args:
+            stage: a started stage; None: the run as a whole.
+            name: of the data, without a path.
+            split: training, validation or test.
+            digest: hexadecimal hash of the data.
+            images: how many.
+            facts: anything else that tells them apart, e.g. the hash of the labels' draw.
+        """
+        self._append(
+            "dataset",
+            stage=self._known(stage),
+            name=name,
+            split=split,
+            digest=digest,
+            images=images,
+            facts=dict(facts),
         )
 
     def stage_end(self, stage: str, status: str, metrics: Mapping[str, float]) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -23,8 +22,7 @@ from semisup.bench.suites.suite import Suite
 from semisup.errors import SemisupError
 from semisup.tracking import replay
 from tests.bench.bench_small import PRETRAIN, small
-
-SEMISUP = Path(sys.executable).with_name("semisup")
+from tests.nursery import Nursery
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,11 +93,12 @@ def test_more_draws_run_only_what_is_new(shared: Path) -> None:
     assert (shown["runs"], shown["stages_left"]) == (31, 10), "the pretraining serves the new draw too"
 
 
-def test_local_workers_share_the_folder_of_a_recipe(tmp_path: Path) -> None:
+def test_local_workers_share_the_folder_of_a_recipe(nursery: Nursery, tmp_path: Path) -> None:
     """Own workers; what `semisup run` has trained below the same folder is not trained again."""
     words = ["digits/quickstart", "model.width=4", "threads=1", "tracking.mlflow=false", *PRETRAIN]
     words += [f"stages.{stage}.steps=1" for stage in ("supervised", "finetune", "selftrain", "student")]
-    subprocess.run([SEMISUP, "run", *words, "--out", tmp_path / "run"], check=True, capture_output=True)
+    code, output = nursery.run(tmp_path, "run", *words, "--out", "run")
+    assert code == 0, output
     suite = small("labels=[20]", "draws=1", only=("supervised", "finetuned"))
     shown = bench(suite, out=tmp_path / "small", dry_run=True, quiet=True)
     assert shown["stages_left"] == 2
@@ -219,28 +218,17 @@ def test_everything_is_in_mlflow(tmp_path: Path, scheduler: Any, monkeypatch: py
 
 
 def test_a_killed_worker_costs_its_run_in_flight_only(tmp_path: Path, scheduler: Any) -> None:
-    command = subprocess.Popen(
-        [sys.executable, "-c", RUN, scheduler.scheduler_address, tmp_path / "small"],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
-    )
-    victim = busy_worker(scheduler)
-    assert victim != os.getpid()
-    os.kill(victim, signal.SIGKILL)
-    assert command.wait(120) == 0
+    suite = small("labels=[20]", "draws=2", "defaults.steps=400", only=("supervised",))
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(bench, suite, out=tmp_path / "small", scheduler=scheduler.scheduler_address, quiet=True)
+        victim = busy_worker(scheduler)
+        assert victim != os.getpid()
+        os.kill(victim, signal.SIGKILL)
+        done.result(120)
     found = rows(tmp_path / "small")
     assert {row.status for row in found.values()} == {"done"} and len(found) == 2
     with Client(scheduler) as client:
         assert victim not in client.run(os.getpid).values(), "it had died, and its nanny has started another"
-
-
-RUN = """
-import sys
-from tests.bench.bench_small import small
-from semisup.bench.execution.benchmark import bench
-if __name__ == "__main__":
-    suite = small("labels=[20]", "draws=2", "defaults.steps=400", only=("supervised",))
-    bench(suite, out=sys.argv[2], scheduler=sys.argv[1], quiet=True)
-"""
 
 
 def busy_worker(cluster: Any) -> int:
@@ -265,12 +253,16 @@ def test_nobody_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             bench(small("draws=1"), scheduler=address, out=tmp_path / "x", quiet=True)
 
 
-def test_tables_are_there_while_the_suite_runs_and_a_lost_scheduler_is_no_failed_run(tmp_path: Path) -> None:
-    """The first run is in the tables while the second goes on; then the command ends with a message."""
+def test_tables_are_there_while_the_suite_runs_and_a_lost_scheduler_is_no_failed_run(
+    tmp_path: Path, scheduler: Any
+) -> None:
+    """The first run is in the tables while the second goes on; then the command ends with a message.
+
+    The last test here: its cluster is closed.
+    """
     suite = small("labels=[20]", "draws=1", only=("supervised", "logistic"))
     suite.entries["supervised"].train["steps"] = 1_000_000
     table = tmp_path / "small" / "runs.csv"
-    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50)
     seen: list[str] = []
 
     def watch() -> None:
@@ -278,13 +270,13 @@ def test_tables_are_there_while_the_suite_runs_and_a_lost_scheduler_is_no_failed
         while not table.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         seen.extend(row.entry for row in read_rows(table))
-        cluster.close()
+        scheduler.close()
 
     killer = threading.Thread(target=watch)
     killer.start()
     try:
         with pytest.raises(SemisupError, match="the connection to the Dask scheduler was lost"):
-            bench(suite, out=tmp_path / "small", scheduler=cluster.scheduler_address, quiet=True)
+            bench(suite, out=tmp_path / "small", scheduler=scheduler.scheduler_address, quiet=True)
     finally:
         killer.join()
     assert seen == ["logistic"]

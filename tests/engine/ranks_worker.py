@@ -118,7 +118,16 @@ def ranks_number() -> int:
     return int(os.environ["RANK"])
 
 
-def fit_case(method: Any, steps: int, observers: list[Observer]) -> None:
+def norms() -> float:
+    """How far BatchNorm of each rank's own images leads from that of all."""
+    alone = weights("supervised-weak", 4)
+    with ranks.joined():
+        method = CASES["supervised-weak"].build()
+        fit_case(method, 4, [], sync_batchnorm=False)
+    return difference(method.state_dict(), alone)
+
+
+def fit_case(method: Any, steps: int, observers: list[Observer], **more: Any) -> None:
     settings = FitSettings(
         steps=steps,
         optimizer=OptimizerConfig(name="sgd", lr=0.05, weight_decay=5e-4),
@@ -126,6 +135,7 @@ def fit_case(method: Any, steps: int, observers: list[Observer]) -> None:
         ema=0.9,
         device=torch.device("cpu"),
         log_every=2,
+        **more,
     )
     fit(method, Source(method), settings, observers)
 
@@ -145,6 +155,7 @@ JOBS: dict[str, Callable[[dict[str, Any], Path], Any]] = {
     "methods": lambda job, folder: methods(job["names"], job["steps"]),
     "views": lambda job, folder: views(),
     "resumed": lambda job, folder: resumed(folder),
+    "norms": lambda job, folder: norms(),
     "told": lambda job, folder: told(),
 }
 

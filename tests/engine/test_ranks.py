@@ -21,6 +21,8 @@ EIGHT += ["moco-v2", "swav-crops", "meta_pseudo_labels-dropout"]
 ROUNDING = 1e-9
 """In float64, after steps that make much of a small difference."""
 
+pytestmark = pytest.mark.timeout(900)  # two processes on a busy machine
+
 
 def ports(count: int) -> list[int]:
     probes = [socket.socket() for _ in range(count)]
@@ -32,7 +34,7 @@ def ports(count: int) -> list[int]:
     return found
 
 
-def pair(folder: Path, jobs: list[dict[str, Any]], ranks: int = 2, timeout: float = 300) -> list[dict[str, Any]]:
+def pair(folder: Path, jobs: list[dict[str, Any]], ranks: int = 2, timeout: float = 900) -> list[dict[str, Any]]:
     """What each rank found, job by job; the interpreters are started once for all jobs."""
     given = [{**job, "port": port} for job, port in zip(jobs, ports(len(jobs)), strict=True)]
     (folder / "jobs.json").write_text(json.dumps(given))
@@ -57,7 +59,13 @@ def pair(folder: Path, jobs: list[dict[str, Any]], ranks: int = 2, timeout: floa
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    jobs = [{"do": "methods", "names": EIGHT, "steps": 4}, {"do": "views"}, {"do": "resumed"}, {"do": "told"}]
+    jobs: list[dict[str, Any]] = [
+        {"do": "methods", "names": EIGHT, "steps": 4},
+        {"do": "views"},
+        {"do": "resumed"},
+        {"do": "told"},
+        {"do": "norms"},
+    ]
     return pair(tmp_path_factory.mktemp("pair"), jobs)
 
 
@@ -80,6 +88,10 @@ def test_a_checkpoint_of_two_ranks_goes_on_on_two_and_on_one(found: list[dict[st
 def test_a_mistake_of_one_rank_is_told_once(found: list[dict[str, Any]]) -> None:
     assert found[0]["3 told"] == "SemisupError: rank 1: data: not here"
     assert found[1]["3 told"].startswith("SaidElsewhereError")
+
+
+def test_batchnorm_of_each_rank_is_another(found: list[dict[str, Any]]) -> None:
+    assert min(rank["4 norms"] for rank in found) > 1e-4
 
 
 @pytest.mark.slow

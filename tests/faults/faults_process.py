@@ -1,24 +1,16 @@
-"""The `semisup` command as a process of its own that can be watched, killed and started again.
-
-Importing torch takes seconds. `Nursery` imports everything once and forks: each start is then a fresh process that is
-at work within a tenth of a second, and the tests can afford a kill per stage. `command` is the slow, plain way.
-"""
+"""The recipes of the fault tests, the `semisup` command as a plain process, and what a run has left."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tests.nursery import ENVIRONMENT
 
 TRAIN = {"method": {"name": "supervised"}, "batch": {"labeled": 16}, "ema": 0.9}
 BOTH = {"labeled": 8, "unlabeled": 16}
@@ -111,38 +103,23 @@ STAGES: dict[str, dict[str, Any]] = {
     },
 }
 """Every method for gray images once, with every optimizer, and what has a state: memory, averages, networks, tables."""
-
-ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-PATIENCE = 240.0
-"""Seconds after which a process that does nothing has failed the test."""
-
-SERVER = """
-import json, os, resource, signal, sys, tempfile
-from pathlib import Path
-import sklearn.linear_model, sklearn.pipeline, torch._dynamo, semisup.pipeline
-from semisup.cli.app import main
-from semisup.evaluate import confusion_figure
-
-with tempfile.TemporaryDirectory() as folder:  # looks for fonts, which takes a second
-    confusion_figure(torch.eye(2, dtype=torch.long), ["0", "1"], Path(folder) / "warm.png")
-
-for line in sys.stdin:
-    job = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        os.dup2(os.open(job["log"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC), 1)
-        os.dup2(1, 2)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.chdir(job["cwd"])
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell has it ignored
-        if job["largest_file"]:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (job["largest_file"], job["largest_file"]))
-        sys.argv = ["semisup", *job["args"]]
-        main()
-        sys.exit(0)
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
+FEW = (
+    "pretrain",  # a memory and its network
+    "contrast",  # LARS
+    "swapped",  # a queue, normalized prototypes
+    "painted",  # a transformer, its decoder
+    "finetune",  # what it starts from
+    "match",  # two averages, AdamW, a running distribution
+    "temporal",  # a row for each image
+    "remix",  # rates of augmentation
+    "mean",  # a teacher
+    "meta",  # two optimizers
+    "probed",
+    "labels",
+    "noisy",
+    "student",
+)
+"""Stages for the kills of every day, each with another kind of state or another way from one to the next."""
 
 
 def command(*args: str) -> list[str]:
@@ -168,93 +145,8 @@ def write_recipe(folder: Path, *stages: str, steps: int = 12) -> None:
 
 
 def environment() -> dict[str, str]:
-    """One thread: as fast for tiny networks, and the sums are always in one order."""
+    """What a process of its own gets; see `tests.nursery`."""
     return os.environ | ENVIRONMENT
-
-
-class Nursery:
-    """Starts `semisup` processes, one at a time, without the seconds that importing torch takes."""
-
-    def __init__(self) -> None:
-        self.server = subprocess.Popen(
-            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
-        )
-        self.child: Child | None = None
-
-    def start(self, cwd: Path, *args: str, largest_file: int = 0, log: Path | None = None) -> Child:
-        """Start `semisup ARGS` in `cwd`; no file may grow beyond `largest_file` bytes, if given: a full disk."""
-        if self.child is not None and self.child.code is None:  # its test has failed
-            self.child.kill()
-            self.child.wait()
-        log = log or cwd / "output.log"
-        job = {"cwd": str(cwd), "args": args, "log": str(log), "largest_file": largest_file}
-        assert self.server.stdin is not None
-        self.server.stdin.write(json.dumps(job) + "\n")
-        self.server.stdin.flush()
-        self.child = Child(self.number(), log, self)
-        return self.child
-
-    def number(self) -> int:
-        """The next number that the server says."""
-        assert self.server.stdout is not None
-        return int(self.server.stdout.readline())
-
-    def run(self, cwd: Path, *args: str, largest_file: int = 0, log: Path | None = None) -> tuple[int, str]:
-        """Start and wait: exit status and everything printed."""
-        child = self.start(cwd, *args, largest_file=largest_file, log=log)
-        return child.wait(), child.log.read_text()
-
-    def __enter__(self) -> Nursery:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        assert self.server.stdin is not None and self.server.stdout is not None
-        self.server.stdin.close()
-        self.server.wait(PATIENCE)
-        self.server.stdout.close()
-
-
-@dataclass
-class Child:
-    """One process of a nursery."""
-
-    pid: int
-    log: Path
-    nursery: Nursery
-    code: int | None = None
-    """Exit status, negative the number of the signal that ended it; None before `wait`."""
-
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal; a process that has ended already is left alone."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
-
-    def wait(self) -> int:
-        """Wait for the end and return the exit status."""
-        self.code = self.nursery.number()
-        return self.code
-
-    def has_said(self, words: str) -> bool:
-        """Whether its output has these words so far."""
-        return self.log.exists() and words in self.log.read_text()
-
-    def alive(self) -> bool:
-        """Whether the server has not reaped it yet."""
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
-
-    def wait_for(self, what: str, condition: Callable[[], object]) -> None:
-        """Poll every millisecond until `condition()`; the process must not end before."""
-        end = time.monotonic() + PATIENCE
-        while not condition():
-            if not self.alive() and not condition():
-                raise AssertionError(f"the process ended before {what}:\n{self.log.read_text()}")
-            if time.monotonic() > end:
-                raise TimeoutError(f"waited {PATIENCE:g} s for {what}:\n{self.log.read_text()}")
-            time.sleep(0.001)
 
 
 def events(out: Path, kind: str) -> list[dict[str, Any]]:

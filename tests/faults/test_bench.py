@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from semisup.bench.execution.jobs import make_jobs, plan_run
+from semisup.bench.execution.worker import Pack, run_job
 from semisup.bench.results.rows import read_rows
+from semisup.bench.suites.runs import expand
+from semisup.bench.suites.suite import parse_suite
+from semisup.data import load_data
 
 SEMISUP = Path(sys.executable).with_name("semisup")
 SUITE = {
@@ -22,7 +27,7 @@ SUITE = {
     "labels": [20, 40],
     "draws": 2,
     "baseline": "supervised",
-    "defaults": {"batch": {"labeled": 16, "unlabeled": 16}, "ema": 0.5, "steps": 400},
+    "defaults": {"batch": {"labeled": 16, "unlabeled": 16}, "ema": 0.5, "steps": 120},
     "tracking": {"mlflow": False},
     "entries": {
         "supervised": {"train": {"method": {"name": "supervised"}}},
@@ -75,28 +80,40 @@ def left_behind(session: int) -> list[str]:
 
 
 def test_a_killed_command_goes_on(tmp_path: Path) -> None:
-    command = start(tmp_path / "disturbed")
+    command = start(tmp_path)
     deadline = time.monotonic() + 240
-    while len(finished(tmp_path / "disturbed")) < 3 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    while len(finished(tmp_path)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
     os.kill(command.pid, signal.SIGKILL)
     command.wait()
-    before = finished(tmp_path / "disturbed")
+    before = finished(tmp_path)
     assert 3 <= len(before) < 8, "killed in the middle"
     assert left_behind(command.pid) == [], "workers end with the command that started them"
 
-    assert start(tmp_path / "disturbed").wait(600) == 0
-    after = finished(tmp_path / "disturbed")
+    assert start(tmp_path).wait(600) == 0
+    after = finished(tmp_path)
     assert len(after) == 8 and before.items() <= after.items(), "nothing that was finished is run again"
-    assert start(tmp_path / "undisturbed").wait(600) == 0
-    disturbed, undisturbed = (
-        {(r.entry, r.labels, r.draw): (r.fingerprint, r.accuracy, r.metrics["nll"]) for r in read_rows(path)}
-        for path in (tmp_path / name / "out" / "killed" / "runs.csv" for name in ("disturbed", "undisturbed"))
-    )
-    assert disturbed == undisturbed
+    disturbed = {
+        row.fingerprint: (row.accuracy, row.metrics["nll"]) for row in read_rows(tmp_path / "out/killed/runs.csv")
+    }
+    assert disturbed == undisturbed(tmp_path / "undisturbed")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def undisturbed(store: Path) -> dict[str, tuple[float, float]]:
+    """Fingerprint -> test accuracy and NLL of every run of the suite, one after the other in this process."""
+    suite, found = parse_suite(SUITE), {}
+    data = load_data(suite.data)
+    for spec in expand(suite):
+        (job,) = make_jobs(suite, plan_run(suite, spec, data), {})
+        done = run_job(job, {}, str(store))
+        assert isinstance(done, Pack)
+        found[job.fingerprint] = (done.record["metrics"]["test/accuracy"], done.record["metrics"]["test/nll"])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_signal_writes_the_tables_of_what_is_finished(number: int, code: int, tmp_path: Path) -> None:
     command = start(tmp_path, "entries.supervised.train.steps=1000000")  # the second entry: it cannot be over in time
     deadline = time.monotonic() + 240

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.faults_process import Nursery, tensors, write_recipe
+from tests.faults.faults_process import tensors, write_recipe
+from tests.nursery import Nursery
 
 RUN = ("run", "recipe.yaml", "--out", "out")
 

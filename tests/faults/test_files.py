@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.faults_process import Nursery, homes, statuses, tensors, write_recipe
+from tests.faults.faults_process import homes, statuses, tensors, write_recipe
+from tests.nursery import Nursery
 
 RUN = ("run", "recipe.yaml", "--out", "out")
 
@@ -24,11 +25,11 @@ def assert_message(code: int, output: str, *words: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def killed(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def killed(forks: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a run that was killed in the middle of its only stage."""
     folder = tmp_path_factory.mktemp("killed")
     write_recipe(folder, "train", steps=40)
-    child = nursery.start(folder, *RUN)
+    child = forks.start(folder, *RUN)
     child.wait_for("a checkpoint", lambda: list(folder.glob(".semisup/stages/*/checkpoint.pt")))
     child.kill()
     assert child.wait() == -signal.SIGKILL
@@ -74,10 +75,10 @@ def test_a_damaged_checkpoint_is_named_and_never_silently_ignored(
     assert code == 0 and statuses(tmp_path / "out") == {"train": "trained"}, output
 
 
-def test_a_full_disk_while_the_model_is_written(nursery: Nursery, tmp_path: Path) -> None:
+def test_a_full_disk_while_the_first_file_of_a_stage_is_written(nursery: Nursery, tmp_path: Path) -> None:
     write_recipe(tmp_path, "train")
     code, output = nursery.run(tmp_path, *RUN, "checkpoint_seconds=1000", largest_file=6000)
-    assert_message(code, output, "model.safetensors")
+    assert_message(code, output, "confusion.png", "cannot be written", "File too large")
 
 
 def test_a_full_disk_while_an_event_is_written(nursery: Nursery, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ SUITE = {
         "finetuned": {
             "recipe": "digits/quickstart",
             "stage": "finetune",
-            "overrides": ["stages.pretrain.steps=30", "stages.finetune.steps=30"],
+            "overrides": ["stages.pretrain.steps=10", "stages.finetune.steps=20"],
         },
     },
 }
@@ -72,6 +72,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.slow  # on one host files travel in tests/bench, too
 def test_two_hosts_with_folders_of_their_own(hosts: None, tmp_path: Path) -> None:
     mine, theirs = tmp_path / "command", tmp_path / "hosts"
     mine.mkdir()

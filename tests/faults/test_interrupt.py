@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.faults_process import Child, Nursery, environment, events, statuses, tensors, write_recipe
+from tests.faults.faults_process import environment, events, statuses, tensors, write_recipe
+from tests.nursery import Child, Nursery
 
 RUN = ("run", "recipe.yaml", "--out", "out")
 
@@ -118,23 +119,23 @@ def test_after_ctrl_c_the_same_command_goes_on_bit_for_bit(nursery: Nursery, sin
     assert tensors(tmp_path / "out") == tensors(single / "out")
 
 
-def waiting(first: Nursery, second: Nursery, folder: Path) -> tuple[Child, Child]:
+def waiting(nursery: Nursery, folder: Path) -> tuple[Child, Child]:
     """Start two commands that share a stage: the first stopped in the middle of it, the second at the stage's door."""
     write_recipe(folder, "train")
-    one = first.start(folder, *RUN)
+    one = nursery.start(folder, *RUN)
     one.wait_for("a checkpoint", lambda: checkpoint_in(folder))
     one.kill(signal.SIGSTOP)
     one.log = one.log.rename(folder / "first.log")  # the second writes one of its own
-    other = second.start(folder, "run", "recipe.yaml", "--out", "other")
+    other = nursery.start(folder, "run", "recipe.yaml", "--out", "other")
     other.wait_for("the second run to wait", lambda: other.has_said("waiting for it"))
     assert not events(folder / "other", "stage_start")
     return one, other
 
 
 def test_a_second_process_waits_and_reuses_what_the_first_trains(
-    nursery: Nursery, second_nursery: Nursery, single: Path, tmp_path: Path
+    nursery: Nursery, single: Path, tmp_path: Path
 ) -> None:
-    one, other = waiting(nursery, second_nursery, tmp_path)
+    one, other = waiting(nursery, tmp_path)
     one.kill(signal.SIGCONT)
     assert one.wait() == 0, one.log.read_text()
     assert other.wait() == 0, other.log.read_text()
@@ -143,10 +144,8 @@ def test_a_second_process_waits_and_reuses_what_the_first_trains(
     assert tensors(tmp_path / "out") == tensors(tmp_path / "other") == tensors(single / "out")
 
 
-def test_a_second_process_takes_over_when_the_first_is_killed(
-    nursery: Nursery, second_nursery: Nursery, single: Path, tmp_path: Path
-) -> None:
-    one, other = waiting(nursery, second_nursery, tmp_path)
+def test_a_second_process_takes_over_when_the_first_is_killed(nursery: Nursery, single: Path, tmp_path: Path) -> None:
+    one, other = waiting(nursery, tmp_path)
     one.kill(signal.SIGKILL)
     assert one.wait() == -signal.SIGKILL
     assert other.wait() == 0, other.log.read_text()
@@ -154,15 +153,13 @@ def test_a_second_process_takes_over_when_the_first_is_killed(
     assert tensors(tmp_path / "other") == tensors(single / "out")
 
 
-def test_one_result_folder_belongs_to_one_process_at_a_time(
-    nursery: Nursery, second_nursery: Nursery, tmp_path: Path
-) -> None:
+def test_one_result_folder_belongs_to_one_process_at_a_time(nursery: Nursery, tmp_path: Path) -> None:
     write_recipe(tmp_path, "train")
     one = nursery.start(tmp_path, *RUN)
     one.wait_for("a checkpoint", lambda: checkpoint_in(tmp_path))
     one.kill(signal.SIGSTOP)
     one.log = one.log.rename(tmp_path / "first.log")
-    other = second_nursery.start(tmp_path, *RUN, "seed=4")
+    other = nursery.start(tmp_path, *RUN, "seed=4")
     other.wait_for("the second run to wait", lambda: other.has_said("waiting for it"))
     assert len(events(tmp_path / "out", "run_start")) == 1
     one.kill(signal.SIGCONT)

@@ -17,7 +17,6 @@ from semisup.pipeline.plan import needed_stages
 from semisup.reading import load_recipe
 from tests.faults.faults_process import (
     STAGES,
-    Nursery,
     command,
     environment,
     events,
@@ -27,6 +26,7 @@ from tests.faults.faults_process import (
     timeless,
     write_recipe,
 )
+from tests.nursery import Nursery
 
 RUN = ("run", "recipe.yaml", "--out", "out")
 
@@ -44,28 +44,37 @@ def assert_same_result(out: Path, reference: Path) -> None:
     assert timeless(out / "result.json") == timeless(reference / "result.json")
 
 
+def test_a_kill_in_a_stage_of_each_kind_changes_no_bit(nursery: Nursery, few: Path, tmp_path: Path) -> None:
+    assert_kills_change_nothing(nursery, few, tmp_path)
+
+
+@pytest.mark.slow
 def test_a_kill_in_every_stage_changes_no_bit(nursery: Nursery, whole: Path, tmp_path: Path) -> None:
+    assert_kills_change_nothing(nursery, whole, tmp_path)
+
+
+def assert_kills_change_nothing(nursery: Nursery, whole: Path, folder: Path) -> None:
     """One process for each stage, killed soon after that stage's first checkpoint; one that does not train: at once.
 
     Its recipe has that stage and what it needs; that of the last process has all, and goes on with what is there.
     """
-    out = tmp_path / "out"
+    out = folder / "out"
     draws = random.Random(0)
     stages = load_recipe(whole / "recipe.yaml").stages
     interrupted = []
     for name, reference in homes(whole / "out").items():
-        home = tmp_path / ".semisup" / "stages" / reference.name
+        home = folder / ".semisup" / "stages" / reference.name
         begun = home / ("lock" if "kind" in STAGES[name] else "checkpoint.pt")
-        write_recipe(tmp_path, *needed_stages(stages, name))
-        child = nursery.start(tmp_path, *RUN)
+        write_recipe(folder, *needed_stages(stages, name))
+        child = nursery.start(folder, *RUN)
         child.wait_for(f"{name} to begin", begun.exists)
         time.sleep(draws.uniform(0, 0.05))
         child.kill()
         assert child.wait() == -signal.SIGKILL
         if (home / "checkpoint.pt").exists() and not (home / "stage.json").exists():
             interrupted.append(name)
-    write_recipe(tmp_path)
-    code, output = nursery.run(tmp_path, *RUN)
+    write_recipe(folder, *stages)
+    code, output = nursery.run(folder, *RUN)
     assert code == 0, output
     assert_same_result(out, whole / "out")
     ends = {event["stage"]: event["status"] for event in events(out, "stage_end") if event["status"] != "reused"}
@@ -104,9 +113,9 @@ def test_many_kills_of_the_command_itself_change_no_bit(nursery: Nursery, tmp_pa
     assert_same_result(tmp_path / "killed/out", tmp_path / "whole/out")
 
 
-def test_a_kill_between_the_last_stage_and_the_result(nursery: Nursery, whole: Path, tmp_path: Path) -> None:
+def test_a_kill_between_the_last_stage_and_the_result(nursery: Nursery, few: Path, tmp_path: Path) -> None:
     write_recipe(tmp_path, "pretrain", "finetune")
-    record = tmp_path / ".semisup/stages" / homes(whole / "out")["finetune"].name / "stage.json"
+    record = tmp_path / ".semisup/stages" / homes(few / "out")["finetune"].name / "stage.json"
     for _ in range(5):
         child = nursery.start(tmp_path, *RUN)
         child.wait_for("the last stage", record.exists)
@@ -120,10 +129,10 @@ def test_a_kill_between_the_last_stage_and_the_result(nursery: Nursery, whole: P
     code, output = nursery.run(tmp_path, *RUN)
     assert code == 0, output
     assert statuses(tmp_path / "out") == {"pretrain": "reused", "finetune": "reused"}
-    mine, theirs = tensors(tmp_path / "out"), tensors(whole / "out")
+    mine, theirs = tensors(tmp_path / "out"), tensors(few / "out")
     assert len(mine) == 2 and all(mine[name] == theirs[name] for name in mine)
     assert timeless(tmp_path / "out/result.json")["stages"] == [
-        stage for stage in timeless(whole / "out/result.json")["stages"] if stage["name"] in ("pretrain", "finetune")
+        stage for stage in timeless(few / "out/result.json")["stages"] if stage["name"] in ("pretrain", "finetune")
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from semisup.methods import METHODS, Batch, Labeled, Method, Progress, Unlabeled, Views
 from semisup.methods.base import frozen, given_to
+from semisup.methods.distill import Distill
 from semisup.models import Encoder, build_backbone
 from semisup.options import check_options, option_defaults
 from tests.methods import methods_reference as ref
@@ -97,3 +99,11 @@ def test_pretext_confusion_gives_the_answers_of_the_loss(name: str, classes: int
     logits, truth = confusion
     assert logits.shape == (len(truth), classes)
     torch.testing.assert_close(F.cross_entropy(logits, truth), update.loss)
+
+
+def test_a_class_that_hands_its_arguments_on_is_given_what_the_one_above_takes() -> None:
+    class Mine(Distill):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+
+    assert given_to(Mine) == given_to(Distill) == ("teacher",)

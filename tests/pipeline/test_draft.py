@@ -79,7 +79,7 @@ def test_steps_take_the_wished_time(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     wanted = Wishes(minutes=2, device="cpu", cache=tmp_path / "cache")
     found = survey(pictures(tmp_path / "p", unlabeled=5), wanted)
     made = draft(found, wanted)
-    assert {name: round(seconds) for name, seconds in made.seconds.items()} == {"labels_alone": 60, "train": 60}
+    assert {name: round(seconds) for name, seconds in made.seconds.items()} == {"labels_alone": 30, "train": 90}
 
 
 def test_bad_files_leaks_and_contradictions_are_allowed_for_and_told(make: Make, tmp_path: Path) -> None:

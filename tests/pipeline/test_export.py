@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -71,6 +73,22 @@ def test_the_card_says_what_it_is_worth(stage: Path, lines: list[str]) -> None:
         assert part in page
     assert load_data(small().data).hash in page and "method:" in page
     assert "Temperature" in page and "NaN" not in page
+
+
+def test_the_pages_python_works_without_torch(stage: Path, lines: list[str], tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert "semisup" not in code and "torch" not in code
+    shutil.copy(stage.parent / "m.onnx", tmp_path / "student.onnx")
+    image = load_data(small().data).x_test[0, :, :, 0]
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        names: dict[str, Any] = {}
+        exec(code, names)  # noqa: S102 - the page's own code
+    expected = load_predictor(stage).predict_proba(image)
+    assert np.allclose(names["probabilities"], expected, atol=1e-4)
+    assert json.loads((stage.parent / "m.json").read_text())["classes"] == names["classes"]
 
 
 def test_other_images_are_taken_where_the_run_is_not_at_hand(stage: Path, lines: list[str], tmp_path: Path) -> None:

@@ -167,13 +167,13 @@ def test_mistakes_everywhere_are_answered_in_one_message() -> None:
     assert lines == [
         "data.labels: must be 'all', a number of images (40), images per class ('4/class' or '4 per class') or a "
         "percentage ('10%'), not '1:30'",
-        "device: 'cuda:77' is not on this machine (0 CUDA devices found)",
-        "data.source: unknown source 'digitz'",
         "model.name: unknown model 'cnnn'",
         "stages.pretrain.method.temprature: unknown key",
         "stages.finetune.method.label_smoothing: must be less than 1, not 7",
         "stages.finetune.augment.weak.policy: unknown policy 'weakk'",
         "stages.student.model.widht: unknown key",
+        "device: 'cuda:77' is not on this machine (0 CUDA devices found)",
+        "data.source: unknown source 'digitz'",
     ]
     for name in ("cnn", "temperature", "weak", "width", "digits"):
         assert f"; did you mean '{name}'?" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from semisup.data import load_data
 from semisup.errors import SemisupError
 from semisup.pipeline import RunResult
 from semisup.stages import load_predictor
+from semisup.tracking.wheel import WHEEL
 from tests.pipeline.pipeline_small import run_small, small
 
 
@@ -167,21 +169,51 @@ def test_a_run_is_tracked_and_its_models_load_from_mlflow(tracked: Path) -> None
         return {file.path for file in client.list_artifacts(run.info.run_id)}
 
     assert {"recipe.yaml", "result.json"} <= artifacts(parent)
-    assert {"stage.json", "confusion.png", "model"} <= artifacts(children["student"])
+    assert {"stage.json", "confusion.png"} <= artifacts(children["student"])
     assert artifacts(children["pretrain"]) == {"stage.json", "neighbors.png", "embedding.png"}
 
-    local = client.download_artifacts(children["student"].info.run_id, "model")
+
+def test_the_model_of_mlflow_answers_by_class_names(tracked: Path) -> None:
+    import mlflow
+
+    uri = f"sqlite:///{tracked}/mlflow.db"
+    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    (experiment,) = [found for found in client.search_experiments() if found.name == "here"]
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    models = {model.name: model for model in client.search_logged_models([experiment.experiment_id])}
+    assert set(models) == {"finetune", "student"} and {model.status for model in models.values()} == {"READY"}
+
+    student, parent = models["student"], runs["small"]
+    assert [output.model_id for output in parent.outputs.model_outputs] == [student.model_id]
+    assert [output.model_id for output in runs["student"].outputs.model_outputs] == [student.model_id]
+    content = read(tracked / "out" / "result.json")
+    accuracy = content["final"]["test/accuracy"]
+    assert parent.data.metrics["test/accuracy"] == pytest.approx(accuracy)
+    (shown,) = [metric for metric in client.get_logged_model(student.model_id).metrics if metric.key == "test/accuracy"]
+    assert shown.value == pytest.approx(accuracy)
+    read_sets = {read.tags[0].value: read.dataset for read in parent.inputs.dataset_inputs}
+    assert set(read_sets) == {"training", "test"}
+    assert content["data"]["hash"].startswith(read_sets["training"].digest)
+    assert content["data"]["split_hash"] in read_sets["training"].source and str(tracked) not in str(read_sets)
+
+    local = mlflow.artifacts.download_artifacts(artifact_uri=student.artifact_location)
     model = mlflow.pyfunc.load_model(local)
     data = load_data(small().data)
     expected = load_predictor(tracked / "out" / "student").predict(data.x_test)
-    np.testing.assert_allclose(model.predict(data.x_test), expected, rtol=1e-5)
+    found = model.predict(data.x_test)
+    assert list(found.columns) == model.metadata.metadata["classes"] == data.classes
+    np.testing.assert_allclose(found.to_numpy(), expected, rtol=1e-5)
     assert model.metadata.signature.inputs.inputs[0].type == np.dtype("uint8")
-    assert model.metadata.signature.inputs.inputs[0].shape == (-1, 8, 8, 1)
-    assert model.metadata.signature.outputs.inputs[0].shape == (-1, 10)
+    assert model.metadata.signature.inputs.inputs[0].shape == (-1, -1, -1, 1)
+    assert [one.name for one in model.metadata.signature.outputs] == data.classes
     example = np.asarray(model.input_example)
     assert example.shape == (2, 8, 8, 1)
     with pytest.raises(mlflow.exceptions.MlflowException):
         model.predict(data.x_test.astype(np.float64))
+    wheel = Path(local) / "wheels" / WHEEL
+    assert f"wheels/{WHEEL}" in (Path(local) / "requirements.txt").read_text()
+    assert "semisup/py.typed" in zipfile.ZipFile(wheel).namelist()
 
 
 def test_track_finds_nothing_left_to_send(tracked: Path, capsys: pytest.CaptureFixture[str]) -> None:

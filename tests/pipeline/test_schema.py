@@ -7,12 +7,10 @@ import jsonschema
 import pytest
 
 from semisup.augment import POLICIES
-from semisup.config.read import read_mapping
 from semisup.methods import METHODS
 from semisup.models import BACKBONES
 from semisup.options import option_defaults
 from semisup.pipeline.schema import recipe_schema
-from semisup.reading import find_recipe, shipped_recipes
 
 
 def test_the_schema_has_the_options_of_everything_a_recipe_can_name() -> None:
@@ -30,12 +28,6 @@ def test_the_schema_has_the_options_of_everything_a_recipe_can_name() -> None:
 @pytest.fixture(scope="module")
 def validator() -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(json.loads(json.dumps(recipe_schema())))
-
-
-def test_an_editor_finds_no_mistake_in_a_shipped_recipe(validator: jsonschema.Draft202012Validator) -> None:
-    for name in shipped_recipes():
-        errors = [error.message for error in validator.iter_errors(read_mapping(find_recipe(name)))]
-        assert errors == [], name
 
 
 @pytest.mark.parametrize(

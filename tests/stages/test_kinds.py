@@ -78,11 +78,10 @@ for _ in range(2):
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """The folder of a copy of the package that has one kind more."""
+    """The folder of a copy of the package, with what Python has compiled of it, that has one kind more."""
     package = Path(semisup.__file__).parent
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(package, tmp_path / "semisup", ignore=ignored)
-    shutil.copytree(Path(__file__).parents[1] / "pipeline", tmp_path / "tests" / "pipeline", ignore=ignored)
+    shutil.copytree(package, tmp_path / "semisup")
+    shutil.copytree(Path(__file__).parents[1] / "pipeline", tmp_path / "tests" / "pipeline")
     home = tmp_path / "semisup" / "stages" / "kinds"
     (home / "count.py").write_text(COUNT)
     text = (home / "__init__.py").read_text()

@@ -148,6 +148,7 @@ def test_a_frozen_network_is_planned_with_less_memory() -> None:
         ),
         ({"freeze": True, "optimizer": {"lr_decay": 0.5}}, "second.optimizer.lr_decay: freeze leaves no block"),
         ({"freeze": True, "activation_checkpointing": True}, "second.activation_checkpointing: nothing is kept"),
+        ({"freeze": True, "refresh_batchnorm": True}, "second.refresh_batchnorm: would change the statistics"),
         ({"freeze": True, "options": {"freeze": True}}, "second.freeze: method.freeze leaves"),
         ({"lora": {"targets": ["qvk"]}}, "lora.targets: no layer's path ends with 'qvk'"),
         ({"lora": {"targets": "qkv"}}, "second.lora.targets: must be auto or a list"),
@@ -180,3 +181,8 @@ def test_the_stage_of_the_documentation_is_one(tmp_path: Path) -> None:
     (tmp_path / "shown.yaml").write_text(shown, encoding="utf-8")
     stage = parse_recipe({"name": "x", "stages": read_mapping(tmp_path / "shown.yaml")}).stages["finetune"]
     assert stage.optimizer.lr_decay == 0.8 and stage.freeze.blocks == 12  # type: ignore[attr-defined]
+
+
+def test_compiled_networks_choose_by_themselves_what_they_keep() -> None:
+    with pytest.raises(SemisupError, match=r"second.activation_checkpointing: with compile: true torch decides"):
+        small_plan(stages(activation_checkpointing=True), DATA, model=VIT, trial=False, compile=True)

@@ -19,10 +19,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import semisup
 from semisup.errors import SemisupError
+from semisup.stages.artifact import finish
 from semisup.tracking import EventLog, MlflowUploader, replay, resolve_uri
 
 
@@ -212,6 +214,53 @@ def test_delivering_twice_changes_nothing(server: Server, tmp_path: Path) -> Non
         assert server.history(after[1], "loss") == [(step, 1.0 / (step + 1)) for step in range(5)]
     again = replay(tmp_path, server.url)
     assert (again.runs, again.stages, again.metrics) == (0, 0, 0)
+
+
+def write_model(folder: Path) -> EventLog:
+    """A run with a stage that has a model, data sets and a result."""
+    stage = folder / "train"
+    stage.mkdir()
+    np.save(stage / "example.npy", np.zeros((2, 8, 8, 1), np.uint8))
+    (stage / "model.json").write_text(json.dumps({"classes": ["bag", "boot"], "spec": {}}))
+    fields = {"name": "train", "method": "m", "fingerprint": "f00d", "steps": 1, "seconds": 1.0, "parameters": 1}
+    finish(stage, ["example.npy", "model.json"], {**fields, "metrics": {}})
+    log = EventLog(folder)
+    log.run_start("recipe", {}, {})
+    for split in ("training", "test"):
+        log.dataset(None, "digits", split, "ab" * 32, 1438, {"split_hash": "cd" * 32})
+    log.stage_start("train", {}, {})
+    log.model("train", stage, stage / "example.npy", 2)
+    log.stage_end("train", "trained", {"test/accuracy": 0.75})
+    log.metrics(None, 0, {"test/accuracy": 0.75})
+    log.final_model("train")
+    log.run_end("finished")
+    return log
+
+
+def test_models_and_data_arrive_once_whatever_is_sent_again(server: Server, tmp_path: Path) -> None:
+    write_model(tmp_path)
+    sent = replay(tmp_path, server.url)
+    assert sent.models == 1 and sent.refused == []
+
+    def arrived() -> tuple[list[Any], list[Any]]:
+        runs = [run for run in server.runs("semisup") if "test/accuracy" in run["metrics"] and run.get("outputs")]
+        body = {"experiment_ids": [runs[0]["info"]["experiment_id"]]}
+        models = server.post("mlflow/logged-models/search", body)["models"]
+        for model in models:
+            del model["info"]["last_updated_timestamp_ms"]
+        return models, [[run["outputs"], run.get("inputs"), run["metrics"]] for run in runs]
+
+    before = arrived()
+    (model,), (parent, child) = before
+    assert model["info"]["name"] == "train" and model["info"]["status"] == "LOGGED_MODEL_READY"
+    assert [metric["value"] for metric in model["data"]["metrics"]] == [0.75]
+    assert [one["model_id"] for one in parent[0]["model_outputs"]] == [model["info"]["model_id"]]
+    assert [one["model_id"] for one in child[0]["model_outputs"]] == [model["info"]["model_id"]]
+    assert {one["dataset"]["name"] for one in parent[1]["dataset_inputs"]} == {"digits-training", "digits-test"}
+    cursor = json.loads((tmp_path / "mlflow.json").read_text())
+    (tmp_path / "mlflow.json").write_text(json.dumps(cursor | {"offset": 0, "open": [], "writers": {}, "run": None}))
+    replay(tmp_path, server.url)
+    assert arrived() == before
 
 
 def test_killed_run_is_marked_and_continued(server: Server, tmp_path: Path) -> None:

@@ -15,18 +15,14 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Generator, Tensor
 
-from semisup.augment.kernels import ops
-from semisup.augment.policies.operations import GEOMETRIC, IDENTITY, PHOTOMETRIC, geometric_matrices
+from semisup.augment.policies.operations import GEOMETRIC, IDENTITY, PHOTOMETRIC, geometric_matrices, weak_then
 from semisup.augment.policies.policy import (
     Drawn,
     Policy,
     Shape,
-    apply_in_turn,
     draw_flips,
     draw_shifts,
     fill_for,
-    moved,
-    pixels,
 )
 from semisup.options import Color, Fraction, Range
 
@@ -133,21 +129,8 @@ class Listed(Policy):
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
         """Weak view, the operations in order, cutout."""
-        fill = fill_for(images, self.fill)
-        strengths, matrices = self.arguments(drawn, images.shape)
-        out = apply_in_turn(
-            ops.translate_reflect(images, moved(drawn["shifts"], images), moved(drawn["flips"], images)),
-            drawn["ops"],
-            strengths,
-            [PHOTOMETRIC.get(name) for name in OPERATIONS],
-            matrices,
-            torch.tensor([name in GEOMETRIC for name in OPERATIONS]),
-            fill,
-        )
-        side = pixels(self.cutout, min(images.shape[2:]))
-        if side:
-            out = ops.cutout(out, moved(drawn["centers"], images), side, fill)
-        return out.contiguous(memory_format=torch.channels_last)
+        arguments = self.arguments(drawn, images.shape)
+        return weak_then(images, drawn, OPERATIONS, arguments, self.cutout, fill_for(images, self.fill))
 
     def arguments(self, drawn: Drawn, shape: Shape) -> tuple[Tensor, Tensor]:
         """Return what the drawn operations do: (N, K) strengths and (N, K, 2, 3) matrices, see `apply_in_turn`."""

@@ -19,13 +19,12 @@ from torch import Generator, Tensor
 from semisup.augment.kernels import ops
 from semisup.augment.policies.automatic import AutoAugment, RandAugmentNM, TrivialAugment
 from semisup.augment.policies.ctaugment import CTAugment, CTAugmentCutout, CTAugmentProbe
-from semisup.augment.policies.operations import GEOMETRIC, IDENTITY, PHOTOMETRIC, geometric_matrices
+from semisup.augment.policies.operations import GEOMETRIC, IDENTITY, PHOTOMETRIC, geometric_matrices, weak_then
 from semisup.augment.policies.policy import (
     Drawn,
     Policy,
     Shape,
     apply_each,
-    apply_in_turn,
     draw_boxes,
     draw_flips,
     draw_shifts,
@@ -194,22 +193,10 @@ class RandAugment(Policy):
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
         """Weak view, the two operations, cutout."""
-        pool, fill = self.pool_for(images.shape[1]), fill_for(images, self.fill)
-        strengths, matrices = self.arguments(drawn, images.shape)
-        out = ops.translate_reflect(images, moved(drawn["shifts"], images), moved(drawn["flips"], images))
-        out = apply_in_turn(
-            out,
-            drawn["ops"],
-            strengths,
-            [PHOTOMETRIC.get(name) for name in pool],
-            matrices,
-            torch.tensor([name in GEOMETRIC for name in pool]),
-            fill,
+        arguments = self.arguments(drawn, images.shape)
+        return weak_then(
+            images, drawn, self.pool_for(images.shape[1]), arguments, self.cutout, fill_for(images, self.fill)
         )
-        side = pixels(self.cutout, min(images.shape[2:]))
-        if side:
-            out = ops.cutout(out, moved(drawn["centers"], images), side, fill)
-        return out.contiguous(memory_format=torch.channels_last)
 
     def arguments(self, drawn: Drawn, shape: Shape) -> tuple[Tensor, Tensor]:
         """Return what the drawn operations do: (N, 2) strengths and (N, 2, 2, 3) matrices, see `apply_in_turn`."""

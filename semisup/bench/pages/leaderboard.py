@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from semisup.bench.pages.advice import advice
 from semisup.bench.pages.legend import legend
 from semisup.bench.pages.tables import Table, accuracy_text, needed_table, place_columns, result_columns, table
 from semisup.bench.suites.computes import compute_name, compute_unit
@@ -36,6 +37,8 @@ def leaderboard_markdown(summary: Summary) -> str:
     parts += _labels_needed(summary)
     parts += _equal_compute(summary)
     parts += _saved(summary["saved"])
+    if todo := advice(summary):
+        parts += ["## What to do", markdown_text(todo)]
     if summary["failures"]:
         parts += ["## Failed runs", "\n".join(map(_failure, summary["failures"]))]
     if summary["notes"]:

@@ -31,6 +31,7 @@ __all__ = [
     "load_suite",
     "parse_suite",
     "shipped_suites",
+    "suite_schema",
 ]
 
 
@@ -189,6 +190,7 @@ class Suite(Settings):
     workers, one that died (a cluster elsewhere has its own setting for these, distributed.scheduler.allowed-
     failures)."""
     tracking: TrackingConfig = TrackingConfig()
+    """Where the runs are recorded."""
     settings: str = ""
     """For the reader of the tables: how the settings were found."""
 
@@ -220,7 +222,7 @@ def load_suite(ref: str | Path, overrides: Sequence[str] = ()) -> Suite:
 
 
 def parse_suite(mapping: Mapping[str, Any], overrides: Sequence[str] = (), subject: str = "suite") -> Suite:
-    """Turn what a YAML file says into a checked suite; arguments as for `semisup.config.parse_recipe`."""
+    """Turn what a YAML file says into a checked suite; arguments as for `semisup.reading.parse_recipe`."""
     if overrides:
         subject = f"{subject} with {' '.join(overrides)[:200]}"
     problems: list[str] = []
@@ -302,6 +304,14 @@ def _entry_problems(name: str, entry: EntryConfig, suite: Suite) -> list[str]:
                 "give more values to try"
             )
     return problems
+
+
+def suite_schema() -> dict[str, Any]:
+    """Return the JSON Schema of suites, for editors that complete keys."""
+    schema = Suite.model_json_schema(by_alias=True)
+    for key in ("draws", "inits"):  # a number is short for the first so many
+        schema["properties"][key] = {"anyOf": [{"type": "integer"}, schema["properties"][key]]}
+    return schema
 
 
 def find_suite(ref: str | Path) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from semisup.config import Recipe
+from semisup.config import Recipe, StageConfig
 from semisup.config.read import dump
 from semisup.data import ImageData, LabelBudget, load_data
 from semisup.data.store import Watch, unwatched
@@ -22,7 +22,7 @@ from semisup.pipeline.page.curves import HEIGHT, WIDTH, Curve, curve, logged, re
 from semisup.pipeline.page.doubts import find_doubts
 from semisup.pipeline.plan import recipe_budget
 from semisup.plugins import load_plugins
-from semisup.reading import load_recipe
+from semisup.reading import load_recipe, to_yaml
 from semisup.records import read_json
 from semisup.stages import load_predictor
 from semisup.text import duration, number, percent
@@ -89,7 +89,7 @@ def write_page(folder: Path, data: ImageData | None, budget: LabelBudget | None,
         commands=_commands(folder, model),
         where=str(folder / model) if model is not None else "",
         cited=_cited(result),
-        recipe_text=dump(recipe.model_dump(by_alias=True, exclude_defaults=True)),
+        recipe_text=to_yaml(recipe),
         run_folder=str(folder),
         percent=percent,
         number=number,
@@ -128,7 +128,7 @@ def _stages(folder: Path, result: Mapping[str, Any], recipe: Recipe) -> list[dic
         stages.append(
             {
                 **stage,
-                "settings": dump(recipe.stages[name].model_dump(by_alias=True, exclude_defaults=True)),
+                "settings": _settings(recipe.stages[name]),
                 "quality": [line for term, line in lines.items() if line and term.startswith(QUALITY)],
                 "curves": [line for term, line in lines.items() if line and not term.startswith(QUALITY)],
                 "numbers": metrics,
@@ -139,6 +139,11 @@ def _stages(folder: Path, result: Mapping[str, Any], recipe: Recipe) -> list[dic
         )
         begun += stage["seconds"]
     return stages
+
+
+def _settings(stage: StageConfig) -> str:
+    """Return what a stage's recipe says, but for defaults."""
+    return dump({"kind": stage.kind} | stage.model_dump(by_alias=True, exclude_defaults=True))
 
 
 def _trained(key: str) -> bool:
@@ -205,6 +210,8 @@ def _commands(folder: Path, model: str | None) -> str:
     if model is not None:
         path = shlex.quote(str(folder / model))
         lines.append(f"semisup predict {path} NEW-IMAGES --out predictions.csv")
+        lines.append(f"semisup export {path} model.onnx --int8")
+        lines.append(f"semisup distill {path} --student cnn,width=8")
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from semisup.config import Input, StageConfig
+from semisup.config import Input, PoolConfig, StageConfig
 from semisup.errors import SemisupError
 from semisup.options import Fraction, Range, Size
 
@@ -43,6 +43,8 @@ class Config(StageConfig):
     folds: Annotated[int, Range(2, 100)] = 5
     """Of `vote: best`: parts of the labels, each of which is predicted by the others, >= 2; every teacher is run so
     many times more."""
+    pool: PoolConfig = PoolConfig()
+    """Images without those of no class, as the stage `by` sees them."""
 
 
 LEAVES = ("pseudo-labels", "predictions")
@@ -50,13 +52,16 @@ LEAVES = ("pseudo-labels", "predictions")
 
 def inputs(stage: Config) -> list[Input]:
     """Return the earlier stages that a stage names."""
-    return [Input(f"teacher[{i}]", name, "predictions") for i, name in enumerate(stage.teacher)]
+    looked = [] if stage.pool.by is None else [Input("pool.by", stage.pool.by, "features")]
+    return [*(Input(f"teacher[{i}]", name, "predictions") for i, name in enumerate(stage.teacher)), *looked]
 
 
 def check(stage: Config) -> Iterator[tuple[str, str]]:
     """Yield a key and a sentence for each mistake that the stage alone shows."""
     if not stage.teacher:
         yield "teacher", "missing; a relabel stage needs the stage that predicts the labels"
+    if stage.pool.keep != "all" and stage.pool.by is None:
+        yield "pool.by", "missing; name the stage by whose features images are told apart, e.g. a pretraining"
 
 
 def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]) -> StagePlan:
@@ -91,12 +96,14 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     batch has their true labels.
     """
     from semisup.engine import generator
+    from semisup.stages.pool import own_images, pool_metrics
     from semisup.stages.targets import save_targets, select
 
     started = time.perf_counter()
     stage = context.config
     assert isinstance(stage, Config)
     probs, judged = _chosen(context, stage) if stage.vote == "best" else (_voted(context, stage), {})
+    own = own_images(context, stage.pool, None)
     pool, targets = select(
         probs,
         generator(context.recipe.seed, context.name, "balance"),
@@ -104,12 +111,15 @@ def run(context: StageContext) -> tuple[Artifact, None]:
         per_class=stage.per_class,
         soft=stage.soft,
         balance=stage.balance,
+        allowed=own,
     )
     if not len(pool):
         raise SemisupError(
             f"stages.{context.name}.threshold: no image reaches {stage.threshold:g}; the most "
             f"confident one has {probs.max():.3f}"
         )
+    if own is not None:
+        judged |= pool_metrics(len(own), int(own.sum()))
     return save_targets(context, pool, targets, started, len(probs) * len(stage.teacher), judged), None
 
 

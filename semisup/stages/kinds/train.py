@@ -26,6 +26,8 @@ def inputs(stage: TrainConfig) -> list[Input]:
     found += [Input(f"teacher[{i}]", name, "features") for i, name in enumerate(stage.teacher)]
     if stage.pseudo_labels is not None:
         found.append(Input("pseudo_labels", stage.pseudo_labels, "pseudo-labels"))
+    if stage.pool.by is not None:
+        found.append(Input("pool.by", stage.pool.by, "features"))
     return found
 
 
@@ -39,16 +41,31 @@ def check(stage: TrainConfig) -> Iterator[tuple[str, str]]:
         yield "", "needs its length, steps or epochs"
     if stage.init is not None and (stage.init.source is None) == (stage.init.weights is None):
         yield "init", "needs one of from (a stage) and weights (a file), and not both"
+    yield from _check_pool(stage)
     optimizer = stage.optimizer
     if optimizer.name == "sgd" and optimizer.nesterov and optimizer.momentum == 0:
         yield "optimizer", "nesterov needs momentum > 0; with momentum 0, set nesterov: false"
     yield from _check_tuning(stage)
 
 
+def _check_pool(stage: TrainConfig) -> Iterator[tuple[str, str]]:
+    if stage.pool.keep == "all":
+        return
+    if stage.batch.pool is not None:
+        yield "pool.keep", "with batch.pool, which draws some of all images, it has no say; remove one of the two"
+    if stage.pseudo_labels is not None:
+        yield "pool.keep", f"the images are those of '{stage.pseudo_labels}'; give it the key, if it is a relabel stage"
+    elif stage.pool.by is None and not stage.teacher and (stage.init is None or stage.init.source is None):
+        yield "pool.by", "missing; name the stage by whose features images are told apart, e.g. a pretraining"
+
+
 def _check_tuning(stage: TrainConfig) -> Iterator[tuple[str, str]]:
     """Yield what the keys on what learns ask of each other in vain."""
     if stage.lora is not None and stage.train == "norm":
         yield "train", "with lora it is all (LoRA alone) or bias (LoRA and the biases), not 'norm'"
+    stays = stage.lora is not None or (stage.freeze is not None and stage.freeze.until is None)
+    if stays and stage.refresh_batchnorm is True:
+        yield "refresh_batchnorm", "would change the statistics of what is frozen; remove it"
     if stage.freeze is None:
         return
     whole, until = stage.freeze.blocks is None, stage.freeze.until is not None

@@ -1,0 +1,48 @@
+"""The `semisup distill` command: smaller networks that predict what a finished one does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from semisup.cli.stop import saying_how_to_go_on
+from semisup.errors import SemisupError
+
+__all__ = ["distill"]
+
+
+def distill(
+    model: Annotated[Path, typer.Argument(help="Folder of a finished stage in its run, e.g. out/train.")],
+    student: Annotated[list[str], typer.Option(help="A network, e.g. cnn,width=8; several: give it again.")],
+    data: Annotated[Path | None, typer.Option(help="Where the run's images lie now; default: where they lay.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of every student.")] = 1000,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results, next to the run's folder.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, train nothing.")] = False,
+) -> None:
+    """Train smaller networks on what a finished one predicts for all images; say what each costs and is worth.
+
+    The recipe that does this is written into the results' folder, as of every run.
+    """
+    if not (model / "model.json").is_file():  # asked before torch is imported: 2 s
+        raise SemisupError(f"{model}: not a model folder (no model.json); name a finished stage's folder")
+    home = model.absolute().parent.parent
+    if out is not None and out.absolute().parent != home:
+        raise SemisupError(f"--out: must be a folder in {home}, where the finished stages are, not {out}")
+    with saying_how_to_go_on():
+        from semisup.pipeline import run
+        from semisup.pipeline.distill import distillation
+        from semisup.pipeline.students import compare_students, students_figure, students_table
+
+        recipe = distillation(model, student, steps=steps, data=data, name=None if out is None else out.name)
+        folder = model.parent.parent / recipe.name if out is None else out
+        run(recipe, out=folder, dry_run=dry_run)
+        if dry_run:
+            return
+        students = compare_students(folder)
+        table = students_table(students)
+        (folder / "students.md").write_text(table + "\n", encoding="utf-8")
+        students_figure(students, folder / "students.png")
+        typer.echo(table)
+        typer.echo(f"students: {folder / 'students.md'}, {folder / 'students.png'}; recipe: {folder / 'recipe.yaml'}")

@@ -1,0 +1,44 @@
+"""The schemas that editors read and the reference pages of docs/ are made from the models, and committed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import reference
+
+from semisup.config.read import read_mapping
+from semisup.config.shipped import MODELINE
+from semisup.options import keys_of
+from semisup.stages.kinds import KINDS
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_what_is_committed_is_up_to_date() -> None:
+    stale = [path for path, text in reference.files().items() if (ROOT / path).read_text(encoding="utf-8") != text]
+    assert stale == [], "run: make reference"
+
+
+@pytest.mark.parametrize(
+    ("folder", "schema"), [("recipes", "recipe.schema.json"), ("benchmarks/suites", "suite.schema.json")]
+)
+def test_a_shipped_file_points_to_its_schema_and_an_editor_finds_no_mistake_in_it(folder: str, schema: str) -> None:
+    files = sorted((ROOT / folder).rglob("*.yaml"))
+    validator = jsonschema.Draft202012Validator(json.loads((ROOT / folder / schema).read_text(encoding="utf-8")))
+    assert files
+    for path in files:
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        assert first.startswith(MODELINE), path
+        assert (path.parent / first.removeprefix(MODELINE)).samefile(ROOT / folder / schema)
+        assert [error.message for error in validator.iter_errors(read_mapping(path))] == [], path
+
+
+def test_every_key_is_documented() -> None:
+    models = [reference.Recipe, reference.Suite, *reference.PARTS.values(), *(kind.Config for kind in KINDS)]
+    silent = [
+        f"{model.__name__}.{key}" for model in models for key, field in keys_of(model).items() if not field.description
+    ]
+    assert silent == []

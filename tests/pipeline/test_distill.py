@@ -1,0 +1,108 @@
+"""`semisup distill`: students of a finished stage, and what they cost."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from semisup.cli.app import app
+from semisup.errors import SemisupError
+from semisup.pipeline import run
+from semisup.pipeline.distill import distillation, parse_student
+from semisup.pipeline.students import Student, compare_students, students_figure, students_table
+from semisup.reading import load_recipe
+from tests.pipeline.pipeline_small import run_small, statuses
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "out"
+    run_small(folder)
+    return folder
+
+
+def test_a_command_distills_reuses_the_teacher_and_compares(out: Path) -> None:
+    words = ["distill", str(out / "finetune"), "--student", "cnn,width=2", "--student", "wrn,depth=10", "--steps", "2"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    folder = out.parent / "small-student-cnn-width-2"
+    table = (folder / "students.md").read_text()
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [
+        "finetune (teacher)",
+        "student\\_wrn\\_depth\\_10" if "\\_" in table else "student_wrn_depth_10",
+        "student\\_cnn\\_width\\_2" if "\\_" in table else "student_cnn_width_2",
+    ]
+    assert table.strip() in done.output and (folder / "students.png").read_bytes().startswith(b"\x89PNG")
+    again = run(folder / "recipe.yaml", out=folder, quiet=True)
+    assert statuses(again) == dict.fromkeys(
+        ["pretrain", "finetune", "student_cnn_width_2", "student_wrn_depth_10"], "reused"
+    )
+
+
+def test_the_recipe_keeps_what_the_teacher_needs_and_no_more(out: Path) -> None:
+    recipe = distillation(out / "finetune", ["cnn,width=2", "cnn,width=2"], steps=7, name="x")
+    assert list(recipe.stages) == ["pretrain", "finetune", "student_cnn_width_2", "student_cnn_width_2_2"]
+    assert recipe.stages["student_cnn_width_2_2"].model_dump()["steps"] == 7
+    assert recipe.stages["finetune"] == load_recipe(out / "recipe.yaml").stages["finetune"]
+
+
+def test_a_network_in_words() -> None:
+    assert parse_student("cnn") == {"name": "cnn"}
+    assert parse_student("wrn,depth=10, width=2,bn_momentum=0.1") == {
+        "name": "wrn",
+        "depth": 10,
+        "width": 2,
+        "bn_momentum": 0.1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("cnm", "did you mean 'cnn'"), ("cnn,width", "key=value"), ("cnn,with=3", "width"), ("cnn,width=0", "width")],
+)
+def test_wrong_networks(text: str, words: str) -> None:
+    with pytest.raises(SemisupError, match=words):
+        parse_student(text)
+
+
+def test_a_teacher_is_never_trained_again(out: Path, tmp_path: Path) -> None:
+    with pytest.raises(SemisupError, match="not a finished stage"):
+        distillation(tmp_path, ["cnn"])
+    shutil.copytree(out, tmp_path / "moved")
+    with pytest.raises(SemisupError, match="'pretrain' is not in"):
+        distillation(tmp_path / "moved" / "finetune", ["cnn"])
+    text = (tmp_path / "moved" / "recipe.yaml").read_text()
+    (tmp_path / "moved" / "recipe.yaml").write_text(text.replace("labels: 40", "labels: 30"))
+    with pytest.raises(SemisupError, match="would be trained again"):
+        distillation(tmp_path / "moved" / "finetune", ["cnn"])
+    words = ["distill", str(out / "finetune"), "--student", "cnn", "--out", str(tmp_path / "elsewhere")]
+    assert "must be a folder in" in str(CliRunner().invoke(app, words).exception)
+
+
+def test_costs_are_counted(out: Path) -> None:
+    teacher, student = compare_students(out, rounds=2)
+    assert (teacher.name, teacher.teacher, student.name, student.teacher) == ("finetune", True, "student", False)
+    # 3x3 convolutions of 3, 6 and 12 channels on 8x8, 4x4 and 2x2 pixels, then 12 x 10 weights; a multiplication and an
+    # addition are two. The teacher has more channels, and a layer of its projection.
+    assert student.flops == 2 * (64 * 9 * 3 + 16 * 9 * 3 * 6 + 4 * 9 * 6 * 12 + 12 * 10) < teacher.flops
+    for one in (teacher, student):
+        assert one.bytes > 4 * one.parameters and one.milliseconds > 0
+    with pytest.raises(SemisupError, match="not the folder"):
+        compare_students(out / "student")
+
+
+def test_table_and_figure(tmp_path: Path) -> None:
+    found = [
+        Student("big", 0.9, 1000, 4000, 2_000_000, 1.5, teacher=True),
+        Student("a|b $x$", 0.89, 100, 400, 20_000, 0.1),
+        Student("unknown", None, 10, 40, 2000, 0.05),
+    ]
+    lines = [[cell.strip() for cell in line.split(" | ")] for line in students_table(found).splitlines()]
+    assert lines[2][1:6] == ["90.0", "", "1,000", "1.00", "4"]
+    assert lines[3][1:6] == ["89.0", "-1.0", "100", "0.10", "0"] and "\\|" in lines[3][0]
+    assert lines[4][1:3] == ["", ""]
+    students_figure(found, tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
