@@ -81,5 +81,6 @@ def _self_training(head: nn.Sequential, unlabeled: Tensor, threshold: float, siz
     features = unlabeled[torch.randint(len(unlabeled), (size,))]
     with torch.no_grad():
         confidence, guesses = head.eval()(features).softmax(1).max(1)
-    kept = (confidence >= threshold).float()
-    return (F.cross_entropy(_dropped(head, features), guesses, reduction="none") * kept).mean()
+    kept: Tensor = (confidence >= threshold).float()
+    losses = F.cross_entropy(_dropped(head, features), guesses, reduction="none")
+    return (losses * kept).mean()
