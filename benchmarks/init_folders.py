@@ -164,8 +164,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--only", nargs="*", default=list(FOLDERS), choices=list(FOLDERS))
     parser.add_argument("--out", type=Path, help="Markdown file to write")
+    parser.add_argument("--build", action="store_true", help="write the pictures and stop")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
+    if given.build:
+        for name in given.only:
+            build(name, given.work / name)
+        return
     found = table([run(name, given.work, given.minutes) for name in given.only])
     if given.out is not None:
         given.out.write_text(found)

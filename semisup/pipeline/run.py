@@ -140,7 +140,8 @@ def _run(
     reporter.show_result(result)
     for note in plan.data.notes:  # once more: the first time was long ago
         reporter.say(f"data: {note}")
-    reporter.say(f"results: {folder / 'result.json'}, {folder / PAGE}")
+    reporter.say(f"report: {folder / PAGE}")
+    reporter.say(f"results: {folder / 'result.json'}")
     return result
 
 

@@ -23,7 +23,7 @@ from semisup.errors import SemisupError
 from semisup.models import save_weights
 
 ROOT = Path(__file__).parents[2]
-SHAPES = {"fashion_mnist": (60_000, 28, 1), "cifar10": (50_000, 32, 3), "folder": (449, 64, 3)}
+SHAPES = {"fashion_mnist": (60_000, 28, 1), "cifar10": (50_000, 32, 3), "folder": (400, 32, 3)}
 
 
 def data_of(suite: Suite) -> ImageData:
