@@ -157,12 +157,8 @@ def prepare_folder(config: DataConfig, *, workers: int | None = None, watch: Wat
     Raises:
         SemisupError: a setting is missing, the folder has not the layout, or the store cannot be written.
     """
-    if config.path is None:
-        raise SemisupError("data.path: missing; source folder needs the folder of images, e.g. data.path=photos")
-    if config.size is None:
-        raise SemisupError(
-            "data.size: missing; source folder needs the side that images are scaled to, in pixels, e.g. data.size=64"
-        )
+    raise_all(missing_settings(config))
+    assert config.path is not None and config.size is not None
     root = Path(config.path).expanduser()
     table = None if config.csv is None else Path(config.csv).expanduser()
     unlabeled = UNLABELED if config.unlabeled_values is None else config.unlabeled_values
@@ -188,6 +184,16 @@ def store_folder(
     key = hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()[:12]
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", root.resolve().name)[:60]
     return home / f"{name}-{key}-{size}x{channels}{'' if fit == 'crop' else f'-{fit}'}"
+
+
+def missing_settings(config: DataConfig) -> list[str]:
+    """Return a sentence for each key of `data` that a folder needs and that is not there."""
+    needed = {
+        "path": (config.path, "the folder of images, e.g. data.path=photos"),
+        "size": (config.size, "the side that images are scaled to, in pixels, e.g. data.size=64"),
+    }
+    missing = [(key, what) for key, (value, what) in needed.items() if value is None]
+    return [f"data.{key}: missing; source folder needs {what}" for key, what in missing]
 
 
 def read_folder(config: DataConfig, watch: Watch = unwatched) -> ImageData:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from semisup.config.schema import DataConfig
 from semisup.data.downloads import CACHE, Download, download, read_cifar10, read_cifar100, read_stl10, read_svhn
-from semisup.data.folder import read_folder
+from semisup.data.folder import missing_settings, read_folder
 from semisup.data.image_data import ImageData
 from semisup.data.npz import read_npz, without_duplicates
 from semisup.data.shaped import long_tail, with_foreign
@@ -50,7 +50,6 @@ def load_data(config: DataConfig, watch: Watch = unwatched) -> ImageData:
     if config.source == "folder":
         data = read_folder(config, watch)
     else:
-        raise_all(_of_own_data_only(config), f"source {config.source}")
         data = _read_npz(path, config) if config.source == "npz" else SOURCES[config.source](path)
     data = _shaped(data, config)
     if config.size is not None and config.size != data.size:
@@ -71,12 +70,14 @@ def check_source(config: DataConfig) -> Path | None:
     """Return where a data set is, without reading anything; None: at the source's usual places.
 
     Raises:
-        SemisupError: unknown source, or a path that does not exist or is of the wrong kind.
+        SemisupError: unknown source, a key that is missing or that the source does not read, or a path that does not
+            exist or is of the wrong kind.
     """
     if config.source != "folder" and config.source not in SOURCES:
         raise SemisupError(
             f"data.source: unknown source '{config.source}'{nearest(config.source, [*SOURCES, 'folder'])}"
         )
+    raise_all(missing_settings(config) if config.source == "folder" else _of_own_data_only(config))
     return _folder_or_file(config)
 
 

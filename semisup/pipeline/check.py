@@ -73,11 +73,10 @@ def check_place(raw: Mapping[str, Any]) -> list[str]:
     """Problems of where the data are, as far as they can be told without decoding or downloading anything."""
     data = raw.get("data", {})
     clean, _ = read(DataConfig, data) if isinstance(data, Mapping) else ({}, [])
-    try:
+    problems: list[str] = []
+    with collecting(problems):
         check_source(DataConfig.model_validate(clean))
-    except SemisupError as error:
-        return [str(error)]
-    return []
+    return problems
 
 
 def _check_view(settings: Mapping[str, Any], at: str) -> list[str]:

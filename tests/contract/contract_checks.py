@@ -289,7 +289,7 @@ def check_no_hidden_labels() -> None:
     names = {cls: {field.name for field in fields(cls)} for cls in (Batch, Labeled, Unlabeled)}
     assert names == {
         Batch: {"labeled", "unlabeled"},
-        Labeled: {"views", "y", "index", "trace"},
+        Labeled: {"views", "y", "index", "trace", "loss"},
         Unlabeled: {"views", "index", "target"},
     }
     nothing = torch.empty(0)

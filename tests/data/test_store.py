@@ -239,7 +239,7 @@ def test_killed_processes_leave_what_the_next_one_goes_on_with(tmp_path: Path) -
 def test_two_processes_at_once_make_one_store(root: Path, tmp_path: Path) -> None:
     processes = [subprocess.Popen(command(root, tmp_path, 1), stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [process.communicate()[0] for process in processes]
-    assert sorted("300 decoded now, 0 before" in output for output in outputs) == [False, True]
+    assert sorted("300 decoded now, 0 before" in output for output in outputs) == [False, True], outputs
     assert all("0 decoded now, 300 before" in output or "300 decoded now" in output for output in outputs)
 
 

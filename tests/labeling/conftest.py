@@ -11,8 +11,7 @@ from PIL import Image
 import semisup
 from semisup.config import DataConfig
 from semisup.data import ImageData, load_data
-from semisup.pipeline.check import complete
-from semisup.reading.load import read_recipe
+from semisup.reading.load import load_recipe
 
 RECIPE = """
 name: tiny
@@ -42,7 +41,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Finished stages encoder, classifier and second."""
     folder = tmp_path_factory.mktemp("models")
     (folder / "tiny.yaml").write_text(RECIPE)
-    result = semisup.run(complete(read_recipe(str(folder / "tiny.yaml"))), out=folder / "out", quiet=True)
+    result = semisup.run(load_recipe(str(folder / "tiny.yaml")), out=folder / "out", quiet=True)
     assert result.out is not None
     return result.out
 

@@ -168,7 +168,7 @@ def test_a_run_prints_plan_progress_and_result(tmp_path: Path, capsys: pytest.Ca
             *("accuracy", "balanced", "macro F1", "majority class"),
         ]
         assert {"NLL", "ECE", "coverage", "kNN"} <= set(titles)
-        assert text.splitlines()[-1] == f"results: {tmp_path / 'a' / 'result.json'}"
+        assert text.splitlines()[-1] == f"results: {tmp_path / 'a' / 'result.json'}, {tmp_path / 'a' / 'report.html'}"
     assert second.count("done before") == 4
     assert "done before" not in first
 

@@ -41,7 +41,7 @@ def read(path: Path) -> Any:
 def test_result_json_has_the_promised_keys_and_no_others(out: Path, result: RunResult) -> None:
     content = read(out / "result.json")
     assert list(content) == ["recipe", "seed", "version", "device", "data", "stages", "final"]
-    keys = ["source", "hash", "n_train", "n_labeled", "n_validation", "n_test", "split_hash", "notes"]
+    keys = ["source", "hash", "n_train", "n_labeled", "n_validation", "n_test", "split_hash", "class_ratio", "notes"]
     assert list(content["data"]) == keys
     for stage in content["stages"]:
         assert list(stage) == [
@@ -55,7 +55,7 @@ def test_result_json_has_the_promised_keys_and_no_others(out: Path, result: RunR
             "parameters",
             "metrics",
         ]
-    assert list(content["final"]) == ["stage", "path", "test/accuracy"]
+    assert list(content["final"]) == ["stage", "path", "test/accuracy", "headline"]
     assert content == json.loads(json.dumps(result.to_json()))
 
 
@@ -86,6 +86,7 @@ def test_result_json_says_what_was_done(out: Path, result: RunResult) -> None:
     assert content["final"] == {
         "stage": "student",
         "path": str(out / "student"),
+        "headline": "test/accuracy",
         "test/accuracy": stages["student"]["metrics"]["test/accuracy"],
     }
 

@@ -118,7 +118,7 @@ def test_compiling_makes_other_stages_and_its_absence_none(monkeypatch: pytest.M
         return json.dumps(value, **how)
 
     monkeypatch.setattr("semisup.pipeline.fingerprint.json", SimpleNamespace(dumps=dumps))
-    monkeypatch.setattr("semisup.pipeline.plan.check_compiler", lambda device: None)  # takes 10 s
+    monkeypatch.setattr("semisup.pipeline.check.check_compiler", lambda device: None)  # takes 10 s
     plain = {stage.name: stage.fingerprint for stage in make_plan(small(), trial=False).stages}
     assert len(hashed) == len(ALL) and not any("compile" in content for content in hashed)
     compiled = {stage.name: stage.fingerprint for stage in make_plan(small("compile=true"), trial=False).stages}
