@@ -9,10 +9,10 @@ demo: $(VENV)/.ready
 	$(BIN)/semisup run digits/quickstart
 
 test: $(VENV)/.ready
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist worksteal
 
 test-all: $(VENV)/.ready
-	$(BIN)/pytest -n auto -m "not reference"
+	$(BIN)/pytest -n auto --dist worksteal -m "not reference"
 
 # The losses next to those of other packages, which need no more than tqdm for what is used of them.
 test-reference: $(VENV)/.ready

@@ -24,6 +24,7 @@ from semisup.cli.app import app, main
 from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled
 from semisup.models import ModelSpec, build_classifier
 from semisup.reading import load_recipe
+from tests.nursery import Nursery
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -56,15 +57,14 @@ def semisup(words: list[str], folder: Path) -> None:
     assert not stopped.value.code, f"{shlex.join(words)}: exit status {stopped.value.code}, see what it printed"
 
 
-def with_mlflow(words: list[str], folder: Path) -> None:
+def with_mlflow(words: list[str], folder: Path, forks: Nursery) -> None:
     """Run a command in a process of its own: MLflow's warnings are errors in this one."""
-    command = Path(sys.executable).with_name("semisup")
-    done = subprocess.run([command, *words[1:]], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    code, output = forks.run(folder, *words[1:], log=folder.with_suffix(".log"))
+    assert code == 0, output
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workplace(tmp_path_factory: pytest.TempPathFactory, forks: Nursery) -> Path:
     """A folder with what the commands name: `my.yaml`, `my-images.yaml`, a finished run of the quickstart's name."""
     folder = tmp_path_factory.mktemp("readme")
     recipe = """
@@ -79,7 +79,7 @@ stages:
 """
     for name in ("my.yaml", "mine.yaml"):
         (folder / name).write_text(recipe, encoding="utf-8")
-    with_mlflow(["semisup", "run", "my.yaml", "tracking.mlflow=true", "--out", "runs/digits-quickstart"], folder)
+    with_mlflow(["semisup", "run", "my.yaml", "tracking.mlflow=true", "--out", "runs/digits-quickstart"], folder, forks)
     for name in ("before", "after"):
         shutil.copytree(ROOT / "benchmarks" / "results" / "digits-budgets", folder / "runs" / name)
     (suite,) = (block for block in blocks("yaml") if "entries:" in block)
@@ -98,7 +98,7 @@ stages:
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_commands(words: list[str], workplace: Path) -> None:
+def test_commands(words: list[str], workplace: Path, forks: Nursery) -> None:
     if words[1:3] == ["run", "digits/quickstart"]:
         words = [*words, "--dry-run"]  # a minute of training; `make demo` is the whole of it
     if words[1:3] == ["init", "my-images"]:
@@ -113,7 +113,10 @@ def test_commands(words: list[str], workplace: Path) -> None:
     if starts_long and "--dry-run" not in words:
         words = [*words, "--dry-run"]
     words = [word for word in words if word != "--int8"]  # tests/pipeline/test_export.py measures
-    (with_mlflow if words[1] == "track" else semisup)(words, workplace)
+    if words[1] == "track":
+        with_mlflow(words, workplace, forks)
+    else:
+        semisup(words, workplace)
 
 
 def test_every_command_is_shown() -> None:

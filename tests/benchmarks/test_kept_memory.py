@@ -27,6 +27,7 @@ def given_back() -> float:
     return (before - psutil.Process().memory_info().rss) / size
 
 
+@pytest.mark.slow  # tests/engine has the same of two shorter processes
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's way of keeping memory")
 def test_of_two_processes_one_keeps_the_memory_of_its_steps() -> None:
     """Seen from behind the steps: what is freed stays in one process and leaves the other."""

@@ -12,6 +12,12 @@ from tests.contract import contract_checks as checks
 from tests.contract.contract_settings import CASES, SETTINGS, Case, cases
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+FIRST = {f"{method}-{next(iter(variants))}" for method, variants in SETTINGS.items()}
+every_method = pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=name, marks=() if name in FIRST else pytest.mark.slow) for name, case in CASES.items()],
+)
+"""For what the variants of a method have in common; the further ones are slow."""
 
 
 class Unheard(Method):
@@ -52,7 +58,7 @@ def test_logged_terms(case: Case) -> None:
     checks.check_logged_terms(case)
 
 
-@every_case
+@every_method
 def test_logged_terms_under_bf16_autocast(case: Case) -> None:
     checks.check_logged_terms(case, precision=torch.bfloat16)
 
@@ -68,7 +74,7 @@ def test_logged_terms_on_cuda() -> None:
         checks.check_logged_terms(case, device="cuda")
 
 
-@every_case
+@every_method
 def test_generator_protocol(case: Case) -> None:
     checks.check_generator_protocol(case)
 
@@ -78,12 +84,12 @@ def test_pseudo_labels(case: Case) -> None:
     checks.check_pseudo_labels(case)
 
 
-@every_case
+@every_method
 def test_embeddings(case: Case) -> None:
     checks.check_embeddings(case)
 
 
-@every_case
+@every_method
 def test_predictor_learns(case: Case) -> None:
     checks.check_predictor_learns(case)
 
@@ -98,7 +104,7 @@ def test_probe_moves_rates_alone(name: str) -> None:
     checks.check_probe_moves_rates_alone(CASES[name])
 
 
-@every_case
+@every_method
 def test_seeds(case: Case) -> None:
     checks.check_seeds(case)
 

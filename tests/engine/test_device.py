@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from semisup.engine import autocast, generator, resolve_device, resolve_precision, seed_for, seed_global
 from semisup.errors import SemisupError
+from tests.nursery import Nursery
 
 CPU = torch.device("cpu")
 
@@ -89,9 +90,9 @@ print(before - psutil.Process().memory_info().rss, last.sum())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's way of keeping memory")
-def test_what_a_stage_has_freed_goes_back_to_the_system() -> None:
-    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
-    assert int(done.stdout.split()[0]) > 100_000_000
+def test_what_a_stage_has_freed_goes_back_to_the_system(nursery: Nursery, tmp_path: Path) -> None:
+    code, output = nursery.run(tmp_path, code=FREED)
+    assert code == 0 and int(output.split()[0]) > 100_000_000, output
 
 
 KEPT = """
@@ -113,12 +114,13 @@ print(kept - before, resident() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's way of keeping memory")
-def test_memory_of_a_step_serves_the_next_until_it_is_released() -> None:
+def test_memory_of_a_step_serves_the_next_until_it_is_released(nursery: Nursery, tmp_path: Path) -> None:
     """By resident memory: how many pages a system clears at once is its own affair."""
 
     def freed(*words: str) -> list[int]:
-        done = subprocess.run([sys.executable, "-c", KEPT, *words], capture_output=True, text=True, check=True)
-        return [int(word) for word in done.stdout.split()]
+        code, output = nursery.run(tmp_path, *words, code=KEPT)
+        assert code == 0, output
+        return [int(word) for word in output.split()]
 
     a_step = 120_000_000
     assert max(freed()) < a_step / 10  # or the test shows nothing

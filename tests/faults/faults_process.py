@@ -92,6 +92,11 @@ STAGES: dict[str, dict[str, Any]] = {
     "copied": {"method": {"name": "s4l_exemplar", "embedding": 8}, "batch": BOTH},
     "mean": {"method": {"name": "mean_teacher"}, "batch": BOTH},
     "meta": {"method": {"name": "meta_pseudo_labels", "student_start": 0.2}, "batch": BOTH},
+    "embedded": {
+        "teacher": "contrast",
+        "method": {"name": "distill_features", "form": "queue", "memory": 48},
+        "batch": {"unlabeled": 16},
+    },
     "probed": {"kind": "probe", "of": "contrast", "layers": True},
     "labels": {"kind": "relabel", "teacher": ["match", "mean"], "per_class": 20, "balance": True},
     "noisy": {"pseudo_labels": "labels", "method": {"name": "noisy_student"}, "batch": BOTH},

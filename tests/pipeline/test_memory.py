@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.nursery import Nursery
 
 RUN = """
 import sys, psutil, torch
@@ -21,8 +22,7 @@ print(psutil.Process().memory_info().rss - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's way of keeping memory")
-def test_a_run_keeps_the_memory_of_its_steps(tmp_path: Path) -> None:
+def test_a_run_keeps_the_memory_of_its_steps(nursery: Nursery, tmp_path: Path) -> None:
     """Seen from behind it: what is freed stays with the process."""
-    command = [sys.executable, "-c", RUN, str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
-    assert int(done.stdout.split()[-1]) > 100_000_000
+    code, output = nursery.run(Path(__file__).parents[2], str(tmp_path / "run"), code=RUN, log=tmp_path / "log")
+    assert code == 0 and int(output.split()[-1]) > 100_000_000, output

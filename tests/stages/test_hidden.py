@@ -74,6 +74,7 @@ STAGES: dict[str, Any] = {
     "student": train_stage("noisy_student", stage={"pseudo_labels": "labels"}),
     "graph": {"kind": "propagate", "teacher": "fixmatch", "neighbors": 5, "soft": True},
     "propagated": train_stage("noisy_student", stage={"pseudo_labels": "graph"}),
+    "embedded": train_stage("distill_features", stage={"teacher": "pretrain_simclr"}),
     "distilled": train_stage("distill", alpha=0.5, stage={"teacher": "student"}),
 }
 

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import semisup
 from semisup.errors import SemisupError
 from semisup.stages.artifact import finish
 from semisup.tracking import EventLog, MlflowUploader, replay, resolve_uri
+from tests.nursery import Nursery
 
 
 class Server:
@@ -97,19 +97,6 @@ class Server:
             f"{self.url}/api/2.0/mlflow-artifacts/artifacts/{root}/{path}", timeout=20
         ) as answer:
             return bytes(answer.read())
-
-
-def python(code: str, *arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    """Start `code` in a new interpreter that finds this checkout from any folder; stderr goes to stdout."""
-    path = os.pathsep.join([str(Path(semisup.__path__[0]).parent), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def wait_for(condition: Callable[[], object], seconds: float) -> None:
@@ -379,7 +366,7 @@ def test_what_can_never_be_delivered_is_named_and_passed_over(server: Server, tm
     assert [run["info"]["run_name"] for run in server.runs("refused")] == ["next"]
 
 
-def test_the_default_database_keeps_to_its_folder(tmp_path: Path) -> None:
+def test_the_default_database_keeps_to_its_folder(nursery: Nursery, tmp_path: Path) -> None:
     """Two processes at once, in a folder of their own: one database, nothing printed, nothing in the current folder."""
     root, cwd = tmp_path / "all runs", tmp_path / "cwd"
     root.mkdir()
@@ -393,10 +380,9 @@ def test_the_default_database_keeps_to_its_folder(tmp_path: Path) -> None:
         "log.artifact(None, log.path, ''); log.run_end('finished')\n"
         "sys.exit(0 if uploader.close(60) else 3)\n"
     )
-    processes = [python(code, str(root), name, cwd=cwd) for name in ("one", "two")]
-    outputs = [process.communicate(timeout=90)[0] for process in processes]
-    assert outputs == ["", ""]
-    assert [process.returncode for process in processes] == [0, 0]
+    processes = [nursery.start(cwd, str(root), name, code=code, log=tmp_path / name) for name in ("one", "two")]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert [process.log.read_text() for process in processes] == ["", ""]
     assert list(cwd.iterdir()) == []
     assert {path.name for path in root.iterdir()} == {"mlflow.db", "mlflow.db.lock", "mlartifacts", "one", "two"}
 
