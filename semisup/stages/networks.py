@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,15 @@ class Network:
         classifier = build_classifier(self.spec, pretrained=False)
         classifier.average_turns = self.average_turns
         return classifier
+
+    @cached_property
+    def shapes(self) -> Classifier:
+        """The same without memory for its weights, built once for all who ask what it is like; not to be changed."""
+        with weightless():
+            return self.build_classifier()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "shapes"}
 
 
 @contextmanager
