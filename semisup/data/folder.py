@@ -32,6 +32,7 @@ from semisup.data.rows import take
 from semisup.data.store import Store, Watch, prepare, unwatched, write_table
 from semisup.data.table import UNLABELED
 from semisup.errors import SemisupError, raise_all
+from semisup.files import locked
 
 __all__ = ["PreparedFolder", "prepare_folder", "read_folder", "store_folder"]
 
@@ -170,8 +171,9 @@ def prepare_folder(config: DataConfig, *, workers: int | None = None, watch: Wat
     items = [Item(r.path, r.part, labels[r.part, r.path], r.hash) for r in store.records if r.hash is not None]
     found = find_duplicates(items, drop_leaks=config.drop_leaks)
     dropped = frozenset(path for path, _ in found.leaks) if config.drop_leaks else frozenset()
-    write_table(folder / "leaks.csv", ("path", "same_as"), found.leaks)
-    write_table(folder / "conflicts.csv", ("path", "class", "same_as", "of_class"), found.conflicts)
+    with locked(folder):  # who takes the lock clears away what looks like a killed process's writes
+        write_table(folder / "leaks.csv", ("path", "same_as"), found.leaks)
+        write_table(folder / "conflicts.csv", ("path", "class", "same_as", "of_class"), found.conflicts)
     return PreparedFolder(listing, store, config, found, dropped)
 
 

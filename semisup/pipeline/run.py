@@ -140,8 +140,7 @@ def _run(
     reporter.show_result(result)
     for note in plan.data.notes:  # once more: the first time was long ago
         reporter.say(f"data: {note}")
-    reporter.say(f"report: {folder / PAGE}")
-    reporter.say(f"results: {folder / 'result.json'}")
+    reporter.say(f"results: {folder / 'result.json'}, {folder / PAGE}")
     return result
 
 

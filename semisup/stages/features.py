@@ -23,7 +23,7 @@ from semisup.stages.cache import read_features
 from semisup.stages.context import StageContext
 from semisup.stages.predictor import load_features
 
-__all__ = ["LOOK", "Layers", "features_of_images", "finish_evaluated", "look", "unchanged"]
+__all__ = ["LOOK", "Layers", "features_of_images", "finish_evaluated", "look", "stored_features", "unchanged"]
 
 LOOK = "look.json"
 """How a features stage looked at its network: options of `Layers`."""
@@ -128,6 +128,23 @@ def look(folder: Path, device: torch.device, *, layers: bool = False, grid: int 
     return Layers(network, stored=True, **(read_json(settings) if settings.exists() else {}))
 
 
+def stored_features(folder: Path, network: Layers, part: str, rows: np.ndarray | None = None) -> Tensor | None:
+    """Return the features (N, D) that a features stage has stored, on the CPU; None: looked at in another way, or none.
+
+    Args:
+        folder: of the stage.
+        network: its network, as `look` gives it.
+        part: of the data, train or test.
+        rows: which images; None: all of them.
+    """
+    path = folder / f"{part}.npy"
+    if not network.stored or not path.exists():
+        return None
+    found = read_features(path, rows)
+    network.widths = {"features": found.shape[1]}
+    return found
+
+
 def features_of_images(
     context: StageContext,
     source: str,
@@ -146,11 +163,9 @@ def features_of_images(
         part: of the data.
         rows: which images.
     """
-    path = context.inputs[source].folder / f"{part}.npy"
-    if network.stored and path.exists():
-        found = read_features(path, rows).to(context.device)
-        network.widths = {"features": found.shape[1]}
-        return found
+    stored = stored_features(context.inputs[source].folder, network, part, rows)
+    if stored is not None:
+        return stored.to(context.device)
     images = context.data.x_train if part == "train" else context.data.x_test
     return predict_logits(network, context.clean_batches(images, rows))
 

@@ -274,7 +274,8 @@ def test_a_broken_stage_is_not_called_unknown_by_the_others() -> None:
         ({"refresh_batchnorm": 1}, "refresh_batchnorm: must be true, false or auto, not 1"),
         (
             {"kind": "trian"},
-            "kind: must be one of train, features, relabel, propagate, probe, knn, not 'trian'; did you mean 'train'?",
+            "kind: must be one of train, features, relabel, propagate, probe, knn, head, not 'trian'; "
+            "did you mean 'train'?",
         ),
         ({"method": "supervised"}, "method: must be a mapping, such as {name: ...}, not 'supervised'"),
         ({"method": None}, "method: must be a mapping, such as {name: ...}, not null"),

@@ -15,11 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import semisup.data.folder as folder_module
+from semisup.config.schema import DataConfig
 from semisup.data.decode import Fit, decode
+from semisup.data.folder import prepare_folder
 from semisup.data.listing import list_folders
 from semisup.data.rows import take
 from semisup.data.store import BLOCK, Store, prepare
 from semisup.errors import SemisupError
+from semisup.files import LOCK, locked_file
 from tests.data.data_folders import make_root, picture, resident, save
 
 
@@ -241,6 +245,23 @@ def test_two_processes_at_once_make_one_store(root: Path, tmp_path: Path) -> Non
     outputs = [process.communicate()[0] for process in processes]
     assert sorted("300 decoded now, 0 before" in output for output in outputs) == [False, True], outputs
     assert all("0 decoded now, 300 before" in output or "300 decoded now" in output for output in outputs)
+
+
+def test_the_tables_of_a_store_are_written_by_who_has_its_lock(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever takes the lock removes temporary files in the folder, those of a table being written too."""
+    free: list[bool] = []
+    write = folder_module.write_table
+
+    def noting(path: Path, *content: Any) -> None:
+        with locked_file(path.parent / LOCK, wait=False) as got:
+            free.append(got)
+        write(path, *content)
+
+    monkeypatch.setattr(folder_module, "write_table", noting)
+    prepare_folder(DataConfig(source="folder", path=str(root), size=24, cache=str(tmp_path)), workers=1)
+    assert free == [False, False]
 
 
 # Memory

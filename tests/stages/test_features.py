@@ -16,6 +16,7 @@ from semisup.data import draw_budget
 from semisup.errors import SemisupError
 from semisup.models import load_weights, save_weights
 from semisup.stages.cache import extract, read_features
+from semisup.stages.features import Layers, stored_features
 from semisup.stages.predictor import load_features
 from tests.stages.stages_small import CPU, run_stages, small_data, small_plan, train_stage
 
@@ -146,6 +147,15 @@ def test_several_features_side_by_side_and_test_images(test: str, tmp_path: Path
     assert done["spread"].metrics["test/accuracy"] > 0.6
     assert "confusion.png" in done["spread"].record["files"]
     assert len(load_weights(done["spread"].folder / "targets.safetensors")["targets"]) == 60
+
+
+def test_what_is_stored_is_read_only_where_it_is_what_was_asked_for(tmp_path: Path) -> None:
+    np.save(tmp_path / "train.npy", np.arange(6, dtype=np.float16).reshape(3, 2))
+    stored, other = Layers(nn.Identity(), stored=True), Layers(nn.Identity(), grid=2)
+    found = stored_features(tmp_path, stored, "train", np.array([2, 0]))
+    assert found is not None and found.tolist() == [[4, 5], [0, 1]]
+    assert stored_features(tmp_path, other, "train") is None
+    assert stored_features(tmp_path, stored, "validation") is None
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from semisup.augment import Normalize
 from semisup.bench.execution.jobs import Job, baseline_fingerprint
@@ -39,7 +38,7 @@ from semisup.signals import asked_to_stop
 from semisup.stages import Artifact, read_artifact, write_json
 from semisup.stages.artifact import finish
 from semisup.stages.context import clean_batches
-from semisup.stages.predictor import load_features
+from semisup.stages.features import Layers, look, stored_features
 
 __all__ = ["Failed", "Pack", "at_work", "device_name", "machine", "measure", "open_pack", "run_job", "write_pack"]
 
@@ -224,23 +223,23 @@ def _run_baseline(job: Job, plan: Plan, home: Path, finished: Mapping[str, Artif
     given = np.concatenate([budget.index, budget.validation])
     others = choose_unlabeled(np.setdiff1d(np.arange(len(data.x_train)), given), plan.recipe.seed)
     (source,) = finished.values() or (None,)
-    encoder = None if source is None else load_features(source.folder, plan.device)
-
-    def vectors(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        return _pixels(images) if encoder is None else _features(plan, encoder, images)
-
-    labeled = vectors(data.x_train[budget.index])
-
-    asked = {"test": (data.x_test, data.y_test)} if len(data.x_test) else {}
+    vectors = (
+        _pixels
+        if source is None
+        else functools.partial(_features, plan, source.folder, look(source.folder, plan.device))
+    )
+    labeled = vectors(data.x_train, "train", budget.index)
+    asked = {"test": (vectors(data.x_test, "test", None), data.y_test)} if len(data.x_test) else {}
     images, rows, y = data.validation(budget.validation)
     if len(rows):
-        asked["validation"] = (take(images, rows), y)
+        part = "train" if images is data.x_train else "validation"
+        asked["validation"] = (vectors(images, part, rows), y)
     predictions = fit_baseline(
         job.baseline,
         labeled,
         data.y_train[budget.index],
-        vectors(data.x_train[others]) if len(others) else np.empty((0, labeled.shape[1])),
-        [vectors(images) for images, _ in asked.values()],
+        vectors(data.x_train, "train", others) if len(others) else np.empty((0, labeled.shape[1])),
+        [x for x, _ in asked.values()],
         data.num_classes,
     )
     metrics: dict[str, Any] = {}
@@ -261,10 +260,17 @@ def _run_baseline(job: Job, plan: Plan, home: Path, finished: Mapping[str, Artif
     return finish(home, [], record)
 
 
-def _pixels(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    return images.reshape(len(images), -1) / 255.0
+def _pixels(images: NDArray[np.uint8], part: str, rows: NDArray[np.int64] | None) -> NDArray[np.float64]:
+    chosen = take(images, slice(None) if rows is None else rows)
+    return chosen.reshape(len(chosen), -1) / 255.0
 
 
-def _features(plan: Plan, encoder: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    batches = clean_batches(images, Normalize(*plan.statistics).to(plan.device), plan.device)
-    return predict_logits(encoder, batches).double().cpu().numpy()
+def _features(
+    plan: Plan, folder: Path, network: Layers, images: NDArray[np.uint8], part: str, rows: NDArray[np.int64] | None
+) -> NDArray[np.float64]:
+    """Return what a features stage has stored of a part's images, else what the network sees in them."""
+    stored = stored_features(folder, network, part, rows)
+    if stored is None:
+        normalize = Normalize(*plan.statistics).to(plan.device)
+        stored = predict_logits(network, clean_batches(images, normalize, plan.device, rows)).cpu()
+    return stored.double().numpy()

@@ -26,8 +26,8 @@ class Config(StageConfig):
     kind: Literal["relabel"] = "relabel"
     """What the stage does."""
     teacher: list[str] = []
-    """Earlier stages whose predictions are put together (`vote`): train stages that classify, and probe, propagate and
-    relabel stages. One may be written without the brackets."""
+    """Earlier stages whose predictions are put together (`vote`): train stages that classify, and probe, head,
+    propagate and relabel stages. One may be written without the brackets."""
     threshold: Fraction = 0.0
     """Smallest confidence kept, 0 (keep all) to 1."""
     per_class: Size | None = None
