@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-reference bench bench-quick bench-lightly lint format check reference docs docker clean
+.PHONY: demo test test-all test-reference bench bench-quick bench-lightly lint audit format check reference docs docker clean
 
 demo: $(VENV)/.ready
 	$(BIN)/semisup run digits/quickstart
@@ -48,10 +48,16 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml semisup
 
 # The schemas that editors read, and the reference pages of docs/, from the models themselves.
 reference: $(VENV)/.ready
 	$(BIN)/python benchmarks/reference.py
+
+# Known faults of what is installed, by the list of the package index.
+audit: $(VENV)/.ready
+	$(BIN)/pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit
 
 # The pages of docs/ as a site, which needs no network to be read.
 docs: $(VENV)/.ready

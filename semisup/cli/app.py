@@ -16,6 +16,7 @@ from semisup.cli.init import init
 from semisup.cli.label import label
 from semisup.cli.launch import PROCESSES_HELP, launch, one_of_several
 from semisup.cli.lists import methods, recipe_names, recipes, schema, suite_names
+from semisup.cli.model_folder import require_model
 from semisup.cli.stop import GRACE_HELP, NO_LOCK_HELP, go_without_locks, saying_how_to_go_on
 from semisup.cli.terminal import print_anything
 from semisup.errors import SaidElsewhereError, SemisupError
@@ -149,8 +150,7 @@ def predict(
     Files are found and read as in training. A file that cannot be read has a row with an empty class and the error, and
     the command ends with 1, unless --skip-bad says otherwise.
     """
-    if not (model / "model.json").is_file():  # asked before torch is imported: 2 s
-        raise SemisupError(f"{model}: not a model folder (no model.json); name a finished stage's folder")
+    require_model(model)
     if tta not in (None, "mirror"):
         raise SemisupError(f"--tta: must be mirror, not {tta}")
     from rich.console import Console

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from semisup.cli.label import import_command
+from semisup.cli.model_folder import require_model
 from semisup.cli.stop import saying_how_to_go_on
-from semisup.errors import SemisupError
 
 __all__ = ["check"]
 
@@ -30,8 +31,7 @@ def check(
     Every label is predicted from what the model sees by the labels of other images. Writes check_labels.csv (all
     labels, the least believable first), check_images.csv and check.html (the images, with fields to correct).
     """
-    if not (model / "model.json").is_file():  # asked before torch is imported: 2 s
-        raise SemisupError(f"{model}: not a model folder (no model.json); name a finished stage's folder")
+    require_model(model)
     with saying_how_to_go_on():
         from rich.console import Console
 
@@ -52,3 +52,6 @@ def check(
         typer.echo(f"{done.odd:,} images like no other")
         for file in done.files:
             typer.echo(f"  {file}")
+        typer.echo(
+            f"next: correct labels in {out / 'check.html'}, save, then {import_command(folder, 'SAVED.csv', csv)}"
+        )

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from semisup.cli.model_folder import require_model
 from semisup.cli.stop import saying_how_to_go_on
 from semisup.errors import SemisupError
 
@@ -25,8 +26,7 @@ def distill(
 
     The recipe that does this is written into the results' folder, as of every run.
     """
-    if not (model / "model.json").is_file():  # asked before torch is imported: 2 s
-        raise SemisupError(f"{model}: not a model folder (no model.json); name a finished stage's folder")
+    require_model(model)
     home = model.absolute().parent.parent
     if out is not None and out.absolute().parent != home:
         raise SemisupError(f"--out: must be a folder in {home}, where the finished stages are, not {out}")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from semisup.cli.model_folder import require_model
 from semisup.errors import SemisupError
 
 __all__ = ["export"]
@@ -33,8 +34,7 @@ def export(
         raise SemisupError(f"{file}: must end in .onnx, .pt2 or .safetensors")
     if (suffix == ".safetensors") != (to is not None):
         raise SemisupError(f"{file}: --to torchvision or --to timm goes with .safetensors, and .safetensors with --to")
-    if not (stage / "model.json").is_file():
-        raise SemisupError(f"{stage}: not a model folder (no model.json); name a finished stage's folder")
+    require_model(stage)
     if to is None:
         from semisup.pipeline.export import export_model
 

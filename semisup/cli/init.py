@@ -56,11 +56,11 @@ def init(
         if path.exists() and not force:
             raise SemisupError(f"{path}: is there already; name another with --out, or replace it with --force")
         write_atomically(path, made.text.encode())
-        for line in _lines(made, path):
+        for line in _lines(made, path, minutes):
             typer.echo(line)
 
 
-def _lines(made: Draft, path: Path) -> list[str]:
+def _lines(made: Draft, path: Path, minutes: float) -> list[str]:
     """Return what to tell: what was found, and the next three commands."""
     from semisup.data.entries import some
     from semisup.data.walk import printable
@@ -78,9 +78,11 @@ def _lines(made: Draft, path: Path) -> list[str]:
         lines.append(f"near copies: {len(found.near):,} training images look like another one: {pairs}")
     lines += [f"note: {note}" for note in found.prepared.notes()]
     file = shlex.quote(str(path))
+    seconds = sum(made.seconds.values())
+    longer = f", more than --minutes {minutes:g}: fewer steps teach too little" if seconds > 90 * minutes else ""
     return [
         *lines,
-        f"recipe: {path}, about {duration(sum(made.seconds.values()))} of training here",
+        f"recipe: {path}, about {duration(seconds)} of training here{longer}",
         f"next: semisup data show {file} --out views.png",
         f"      semisup run {file}",
         f"      semisup predict runs/{made.name}/{list(made.seconds)[-1]} NEW-IMAGES --out predictions.csv",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from semisup.cli.model_folder import require_model
 from semisup.cli.stop import saying_how_to_go_on
 from semisup.errors import SemisupError, nearest
 
-__all__ = ["label"]
+__all__ = ["import_command", "label"]
 
 
 def label(
@@ -50,8 +52,7 @@ def label(
         return
     if model is None:
         raise SemisupError("label: name the folder of a finished stage too, e.g. out/pretrain; or --import FILE")
-    if not (model / "model.json").is_file():  # asked before torch is imported: 2 s
-        raise SemisupError(f"{model}: not a model folder (no model.json); name a finished stage's folder")
+    require_model(model)
     with saying_how_to_go_on():
         from rich.console import Console
 
@@ -78,10 +79,18 @@ def label(
         )
         for file in done.files:
             typer.echo(f"  {file}")
-        typer.echo(f"next: fill in labels, then semisup label {folder} --import {done.files[0]}")
+        typer.echo(f"next: fill in labels, then {import_command(folder, str(done.files[0]), csv)}")
+
+
+def import_command(folder: Path, file: str, table: Path | None) -> str:
+    """Return the command that takes labels from `file` back, next to those of the table that was read."""
+    words = ["semisup", "label", str(folder), "--import", file]
+    return shlex.join(words if table is None else [*words, "--csv", str(table)])
 
 
 def _take_back(folder: Path, file: Path, table: Path | None, out: Path) -> None:
+    if out.exists() and table is None:  # else the labels of the last import would be lost
+        raise SemisupError(f"{out}: is there already; add to it with --csv {out}, or name another table with --out")
     from semisup.labeling.folder import list_pictures
     from semisup.labeling.merge import merge, read_answers, write_labels
 
@@ -91,4 +100,5 @@ def _take_back(folder: Path, file: Path, table: Path | None, out: Path) -> None:
     for note in (*notes, *merged.notes):
         typer.echo(f"note: {note}", err=True)
     typer.echo(f"{out}: {merged.new:,} new labels, {merged.changed:,} changed, of {len(merged.entries):,} images")
-    typer.echo(f"next: semisup run folder/small data.path={folder} data.csv={out}")
+    typer.echo(f"next: semisup run YOUR-RECIPE data.csv={shlex.quote(str(out))}")
+    typer.echo(f"  or: semisup init {shlex.quote(str(folder))} --labels {shlex.quote(str(out))}")

@@ -231,7 +231,8 @@ def test_predict_answers_its_mistakes(semisup: Semisup, tmp_path: Path) -> None:
         (["o/train", "a.png", "--out", "a.xlsx"], ["--out a.xlsx", ".csv, .jsonl, .parquet"]),
         (["o/train", "o/train/confusion.png", "--out", "nosuch/p.csv"], ["--out nosuch/p.csv", "cannot be written"]),
         (["o/train", "o/train/confusion.png", "--device", "quantum"], ["device", "quantum"]),
-        (["o", "a.png"], ["o: not a model folder"]),
+        (["o", "a.png"], ["o: not a model folder", "name a finished stage's folder: o/train"]),
+        (["o.onnx", "a.png"], ["o.onnx: an exported file", "docs/export.md"]),
     ]:
         code, out, err = semisup("predict", *args)
         assert (code, out) == (2, "")

@@ -178,7 +178,7 @@ def build(name: str) -> Method:
         "second": build_classifier(spec),
         "num_images": 10,
         "num_labeled": 10,
-        "image_shape": (1, 8, 8),
+        "image_shape": (3, 8, 8),
         "statistics": ([0.5] * 3, [0.25] * 3),
     }
     given: dict[str, Any] = {name: there_is[name] for name in given_to(cls)}

@@ -121,6 +121,11 @@ def test_a_filled_table_becomes_data(semisup: Semisup, photos: Path, models: Pat
         writer.writerows(filled)
     status, shown, told = semisup("label", photos, "--import", "filled.csv")
     assert status == 0 and "3 new labels, 0 changed, of 54 images" in shown and "class '8' is new" in told
+    before = Path("labels.csv").read_bytes()
+    status, _, told = semisup("label", photos, "--import", "filled.csv")
+    assert status == 2 and "labels.csv: is there already; add to it with --csv labels.csv" in told
+    status, shown, _ = semisup("label", photos, "--import", "filled.csv", "--csv", "labels.csv")
+    assert status == 0 and "0 new labels, 0 changed" in shown and Path("labels.csv").read_bytes() == before
     config = DataConfig(
         source="folder", path=str(photos), csv="labels.csv", size=8, channels=1, cache=str(tmp_path / "c"), max_bad=0.5
     )

@@ -231,12 +231,12 @@ def test_memory_smaller_than_the_batch() -> None:
 # --- sabotage --------------------------------------------------------------------------------------------------------
 
 
-def unmasked(z: Tensor, temperature: float, extra: Tensor | None = None, *, decoupled: bool = False) -> Tensor:
+def unmasked(z: Tensor, temperature: float, extra: Tensor | None = None, **settings: Any) -> Tensor:
     unit = F.normalize(z, dim=1)
     return F.cross_entropy(unit @ unit.T / temperature, torch.arange(len(z)).roll(len(z) // 2))
 
 
-def unnormalized(z: Tensor, temperature: float, extra: Tensor | None = None, *, decoupled: bool = False) -> Tensor:
+def unnormalized(z: Tensor, temperature: float, extra: Tensor | None = None, **settings: Any) -> Tensor:
     similarities = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
     return F.cross_entropy(similarities, torch.arange(len(z)).roll(len(z) // 2))
 
@@ -344,7 +344,7 @@ def test_own_key_check_finds_early_keys() -> None:
 
 
 def test_memory_check_finds_gradient_into_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    def leaky(z: Tensor, temperature: float, extra: Tensor, *, decoupled: bool) -> Tensor:
+    def leaky(z: Tensor, temperature: float, extra: Tensor, **settings: Any) -> Tensor:
         unit = F.normalize(z, dim=1)
         own = (unit @ unit.T / temperature).fill_diagonal_(-torch.inf)
         similarities = torch.cat([own, unit @ extra.T / temperature], dim=1)

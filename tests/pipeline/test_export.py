@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from typer.testing import CliRunner
 
 from semisup.cli.app import app
@@ -81,14 +83,45 @@ def test_the_pages_python_works_without_torch(stage: Path, lines: list[str], tmp
     assert "semisup" not in code and "torch" not in code
     shutil.copy(stage.parent / "m.onnx", tmp_path / "student.onnx")
     image = load_data(small().data).x_test[0, :, :, 0]
-    Image.fromarray(image).save(tmp_path / "photo.png")
+    _as_photo(image, tmp_path / "photo.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         names: dict[str, Any] = {}
         exec(code, names)  # noqa: S102 - the page's own code
-    expected = load_predictor(stage).predict_proba(image)
+    expected = load_predictor(stage).predict_proba(_hidden_white(image))
     assert np.allclose(names["probabilities"], expected, atol=1e-4)
     assert json.loads((stage.parent / "m.json").read_text())["classes"] == names["classes"]
+
+
+def test_the_example_predicts_what_predict_does(stage: Path, lines: list[str], tmp_path: Path) -> None:
+    image = load_data(small().data).x_test[0, :, :, 0]
+    photo = tmp_path / "photo.png"
+    _as_photo(image, photo)
+    example = Path(__file__).parents[2] / "examples" / "onnx_predict.py"
+    table = subprocess.run(
+        [sys.executable, example, stage.parent / "m.onnx", photo], check=True, capture_output=True, text=True
+    ).stdout
+    expected = load_predictor(stage).predict_proba(_hidden_white(image))[0]
+    _, named, confidence = table.splitlines()[1].rsplit(",", 2)
+    assert named == load_predictor(stage).classes[expected.argmax()]
+    assert float(confidence) == pytest.approx(float(expected.max()), abs=2e-4)
+
+
+def _as_photo(image: np.ndarray, file: Path) -> None:
+    """Save it lying on its side, as its EXIF data say, and with its left half transparent."""
+    alpha = np.full_like(image, 255)
+    alpha[:, : image.shape[1] // 2] = 0
+    pixels = np.rot90(np.stack((image, image, image, alpha), axis=-1))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # a quarter turn clockwise makes it upright
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, exif=exif)
+
+
+def _hidden_white(image: np.ndarray) -> np.ndarray:
+    """Return what such a photo shows on white ground."""
+    shown = image.copy()
+    shown[:, : image.shape[1] // 2] = 255
+    return shown
 
 
 def test_other_images_are_taken_where_the_run_is_not_at_hand(stage: Path, lines: list[str], tmp_path: Path) -> None:

@@ -90,8 +90,10 @@ def small_budget() -> LabelBudget:
 
 
 def weights(artifact: Artifact) -> dict[str, torch.Tensor]:
-    (file,) = [name for name in artifact.record["files"] if name.endswith(".safetensors")]
-    return load_weights(artifact.folder / file)
+    """Every tensor of every file of weights that a stage left."""
+    files = [name for name in artifact.record["files"] if name.endswith(".safetensors")]
+    assert files
+    return {f"{file}: {key}": value for file in files for key, value in load_weights(artifact.folder / file).items()}
 
 
 def same_weights(first: dict[str, Artifact], second: dict[str, Artifact]) -> dict[str, bool]:

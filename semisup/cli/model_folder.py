@@ -1,0 +1,22 @@
+"""The folder of a finished stage, asked for before torch is imported (2 s)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from semisup.errors import SemisupError
+
+__all__ = ["require_model"]
+
+_MODEL = "model.json"
+
+
+def require_model(folder: Path) -> None:
+    """Raise SemisupError where no finished stage has left its network; names those of a run, and how to use a file."""
+    if (folder / _MODEL).is_file():
+        return
+    if folder.suffix in (".onnx", ".pt2"):
+        raise SemisupError(f"{folder}: an exported file, not a model folder; docs/export.md shows how to use it")
+    stages = sorted(str(file.parent) for file in folder.glob(f"*/{_MODEL}"))
+    these = f": {', '.join(stages)}" if stages else ""
+    raise SemisupError(f"{folder}: not a model folder (no {_MODEL}); name a finished stage's folder{these}")
