@@ -17,7 +17,18 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 from semisup.errors import SemisupError, raise_all
 
-__all__ = ["DIGEST", "RECORD", "PlainName", "checked", "digest", "file_digest", "read_json", "read_record", "verify"]
+__all__ = [
+    "DIGEST",
+    "RECORD",
+    "PlainName",
+    "WritableText",
+    "checked",
+    "digest",
+    "file_digest",
+    "read_json",
+    "read_record",
+    "verify",
+]
 
 RECORD = "stage.json"
 """Written last: a folder that has it holds a finished stage."""
@@ -38,6 +49,20 @@ def plain_name(name: str) -> str:
     return name
 
 
+def writable(text: str) -> str:
+    """Return text that came out of a file, if it can be written as UTF-8, the bytes of file names included.
+
+    Raises:
+        ValueError: it has half a character, which JSON's escapes can spell.
+    """
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise ValueError(f"must be text, not {text!r}") from None
+    return text
+
+
+WritableText = Annotated[str, AfterValidator(writable)]
 PlainName = Annotated[str, AfterValidator(plain_name)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -12,10 +12,17 @@ from semisup.data.entries import PARTS, Entry, Listing, make_listing, several, s
 from semisup.data.walk import printable
 from semisup.errors import SemisupError, nearest, raise_all
 
-__all__ = ["UNLABELED", "list_csv", "read_labels", "read_paths"]
+__all__ = ["UNLABELED", "is_label", "list_csv", "read_labels", "read_paths"]
 
 UNLABELED = ("-1", "-1.0", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "nan", "null")
 """Labels that stand for none, unless `data.unlabeled_values` says otherwise: what pandas and R write for nothing."""
+
+
+def is_label(text: str) -> bool:
+    """Tell whether a cell names a class: it is not empty, and does not stand for none."""
+    return text.strip() not in ("", *UNLABELED)
+
+
 _COLUMNS = {
     "path": ("path", "file", "filename", "file_name", "filepath", "image", "image_path"),
     "label": ("label", "class", "category", "target"),

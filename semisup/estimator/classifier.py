@@ -20,6 +20,7 @@ from semisup.data import ImageData
 from semisup.errors import SemisupError
 from semisup.estimator.pixels import ImageShape, folded, pixel_range, scaled, squares
 from semisup.estimator.recipes import Named, RecipeLike, plan_of, recipe_of
+from semisup.estimator.settings import check_settings
 from semisup.pipeline.execute import execute
 from semisup.pipeline.plan import Plan
 from semisup.stages import Artifact, load_predictor
@@ -95,10 +96,12 @@ class SemiSupervisedClassifier(  # scikit-learn has no types
         Raises:
             SemisupError: wrong parameters, shapes or classes. It is a ValueError.
         """
+        check_settings(self.get_params(deep=False))
         X, y = validate_data(self, X, y, allow_nd=True, ensure_min_samples=2, **_READING)
         self.classes_, labels = _classes(column_or_1d(y))
+        laid = folded(X, self.image_shape)
         self.pixel_range_ = pixel_range(X)
-        images = squares(scaled(folded(X, self.image_shape), *self.pixel_range_), self.size)
+        images = squares(scaled(laid, *self.pixel_range_), self.size)
         recipe = recipe_of(self.recipe, self.method, self.backbone, list(self.overrides))
         data = _data(images, labels, [str(name) for name in self.classes_.tolist()], flip=self.flip)
         plan = plan_of(recipe, data, max_steps=self.max_steps, seed=self._seed(), device=self.device)
@@ -171,6 +174,8 @@ def _classes(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """
     known = ~_unlabeled(y)
     named = y[known]
+    if len({isinstance(value, str) for value in named.tolist()}) > 1 or any(value is None for value in named.tolist()):
+        raise SemisupError("y: classes must be all numbers or all text; -1 is unlabeled")
     check_classification_targets(named)
     classes, places = np.unique(named, return_inverse=True)
     if len(classes) < 2:

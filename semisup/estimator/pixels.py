@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -34,7 +35,7 @@ def folded(values: NDArray[Any], image_shape: ImageShape) -> NDArray[Any]:
     if image_shape is not None:
         raise SemisupError(f"image_shape: is for flat vectors (n, d), and X has shape {values.shape}; leave it out")
     images = values[..., None] if values.ndim == 3 else values
-    if images.ndim != 4 or images.shape[3] not in (1, 3):
+    if images.ndim != 4 or not images.size or images.shape[3] not in (1, 3):
         raise SemisupError(f"X: must be (n, h, w), (n, h, w, 1), (n, h, w, 3) or flat (n, d), not {values.shape}")
     return images
 
@@ -54,14 +55,28 @@ def _unfolded(vectors: NDArray[Any], image_shape: ImageShape) -> NDArray[Any]:
         side = max(SMALLEST, math.isqrt(length - 1) + 1)
         return np.pad(vectors, ((0, 0), (0, side * side - length))).reshape(count, side, side, 1)
     shape = tuple(image_shape)
-    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3)) or math.prod(shape) != length:
+    if (
+        any(not isinstance(side, Integral) or side < 1 for side in shape)
+        or len(shape) not in (2, 3)
+        or (len(shape) == 3 and shape[2] not in (1, 3))
+        or math.prod(shape) != length
+    ):
         raise SemisupError(f"image_shape: must be (h, w), (h, w, 1) or (h, w, 3) of {length} numbers, not {shape}")
     return vectors.reshape(count, *shape, *([1] if len(shape) == 2 else []))
 
 
 def pixel_range(values: NDArray[Any]) -> tuple[float, float]:
-    """Return the numbers that become black and white: of bytes 0 and 255, of others the smallest and the largest."""
-    return (0.0, 255.0) if values.dtype == np.uint8 else (float(values.min()), float(values.max()))
+    """Return the numbers that become black and white: of bytes 0 and 255, of others the smallest and the largest.
+
+    Raises:
+        SemisupError: their difference is no number.
+    """
+    if values.dtype == np.uint8:
+        return 0.0, 255.0
+    lowest, highest = float(values.min()), float(values.max())
+    if not math.isfinite(highest - lowest):
+        raise SemisupError(f"X: its numbers, from {lowest:.3g} to {highest:.3g}, are too far apart")
+    return lowest, highest
 
 
 def scaled(values: NDArray[Any], lowest: float, highest: float) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from xml.sax.saxutils import quoteattr
 from pydantic import BaseModel, TypeAdapter
 
 from semisup._version import __version__
+from semisup.data.table import is_label
 from semisup.errors import SemisupError
 from semisup.records import checked
 
@@ -56,9 +57,13 @@ def _prediction(guess: str, confidence: float) -> dict[str, Any]:
     return {"model_version": f"semisup {__version__}", "score": round(confidence, 4), "result": [result]}
 
 
+class _Value(BaseModel):
+    choices: list[str] | None = None
+
+
 class _Result(BaseModel):
     from_name: str = ""
-    value: dict[str, Any] = {}
+    value: _Value = _Value()
 
 
 class _Annotation(BaseModel):
@@ -82,13 +87,13 @@ class _Task(BaseModel):
 
     def classes(self) -> Iterator[str]:
         """Yield the class of each annotation that has one."""
-        if self.data is None and isinstance(self.label, str):
-            yield self.label
+        if self.data is None and isinstance(self.label, str) and is_label(self.label):
+            yield self.label.strip()
         for annotation in self.annotations or ():
             for result in () if annotation.was_cancelled else annotation.result or ():
-                choices = result.value.get("choices")
-                if result.from_name == CONTROL and isinstance(choices, list) and len(choices) == 1:
-                    yield str(choices[0])
+                choices = result.value.choices or ()
+                if result.from_name == CONTROL and len(choices) == 1 and is_label(choices[0]):
+                    yield choices[0].strip()
 
 
 _EXPORT: TypeAdapter[list[_Task]] = TypeAdapter(list[_Task])

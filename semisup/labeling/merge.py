@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from semisup.data.entries import Entry, Listing, some
-from semisup.data.table import UNLABELED, read_labels
+from semisup.data.table import is_label, read_labels
 from semisup.data.walk import printable
 from semisup.errors import SemisupError, nearest, raise_all
 from semisup.files import write_atomically
@@ -17,6 +18,9 @@ from semisup.records import read_json
 from semisup.text import from_csv_text
 
 __all__ = ["Merged", "merge", "read_answers", "write_labels"]
+
+LONGEST = 255
+"""Letters of a class's name, as of a folder's."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,9 @@ def read_answers(file: Path, root: Path) -> tuple[dict[str, str], list[str]]:
     labels: dict[str, str] = {}
     problems = []
     for line, path, label in read_labels(file, root):
-        label = label.strip()
-        if not label or label in UNLABELED:
+        if not is_label(label):
             continue
+        label = label.strip()
         if labels.setdefault(path, label) != label:
             problems.append(f"line {line}: {printable(path)} is '{label}' here and '{labels[path]}' before")
     raise_all(problems, str(file))
@@ -69,10 +73,11 @@ def merge(listing: Listing, answers: dict[str, str], subject: str) -> Merged:
         subject: the file that they came from.
 
     Raises:
-        SemisupError: a path is not one of the folder's images.
+        SemisupError: a path is not one of the folder's images, or a label is no name for a class.
     """
     known = {entry.path for entry in listing.entries}
-    found = {path if path in known else from_csv_text(path): label for path, label in answers.items()}
+    found = {_meant(path, known): _meant(label, listing.classes) for path, label in answers.items()}
+    raise_all(_no_names(set(found.values()) - set(listing.classes)), subject)
     unknown = [printable(path) for path in found if path not in known]
     if unknown:
         raise SemisupError(f"{subject}: not images of {listing.root}: {some(unknown)}{_near(unknown[0], known)}")
@@ -83,6 +88,20 @@ def merge(listing: Listing, answers: dict[str, str], subject: str) -> Merged:
         changed += entry.label is not None and label != entry.label
         entries.append(Entry(entry.part, entry.path, label, entry.bytes, entry.mtime))
     return Merged(entries, new, changed, tuple(_new_classes(listing, found)))
+
+
+def _meant(cell: str, known: Collection[str]) -> str:
+    """Return a cell as it was before a quote was put in front for spreadsheets."""
+    return cell if cell in known else from_csv_text(cell)
+
+
+def _no_names(labels: Iterable[str]) -> list[str]:
+    """Return a problem for each label that cannot be a class: too long, or with letters that do not print."""
+    return [
+        f"a class must have a name of 1 to {LONGEST} letters that print, not '{printable(label)[:LONGEST]}'"
+        for label in sorted(labels)
+        if not 0 < len(label) <= LONGEST or not label.isprintable()
+    ]
 
 
 def _near(path: str, known: set[str]) -> str:

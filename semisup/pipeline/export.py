@@ -67,16 +67,17 @@ def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | No
     Raises:
         SemisupError: no model there, no images for `int8`, or the file does not give what torch gives.
     """
-    if int8 and file.suffix != ".onnx":
+    onnx = file.suffix.lower() == ".onnx"
+    if int8 and not onnx:
         raise SemisupError(f"--int8: is of .onnx files, not of {file}")
-    if file.suffix == ".onnx":
+    if onnx:
         require_onnx()
     facts = facts_of(stage)
     predictor, module = load_deployed(stage)
     images = _images(stage, facts, data, predictor) if int8 else None
-    write = write_onnx if file.suffix == ".onnx" else write_pt2
+    write = write_onnx if onnx else write_pt2
     worst = write(predictor, module, facts.metadata, examples(stage), file)
-    told = f", opset {OPSET}" if file.suffix == ".onnx" else ""
+    told = f", opset {OPSET}" if onnx else ""
     lines = [f"{file}: {file.stat().st_size:,} bytes{told}; differs from torch by at most {max(worst.values()):.1g}"]
     files, table = {file.name: file.stat().st_size}, ""
     if images is not None:
@@ -93,7 +94,7 @@ def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | No
     plain = {"classes": facts.description["classes"], "channels": spec["in_channels"], "image_size": spec["image_size"]}
     write_json(file.with_suffix(".json"), {**facts.metadata, **plain})
     page = file.with_suffix(".md")
-    write_atomically(page, card(facts, files, table).encode())
+    write_atomically(page, card(facts, files, table).encode("utf-8", "backslashreplace"))
     return [*lines, *_squares_first(predictor), f"model card: {page}"]
 
 

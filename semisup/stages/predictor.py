@@ -21,7 +21,7 @@ from semisup.files import write_atomically
 from semisup.models import BACKBONES, Classifier, load_into
 from semisup.models.weights import read_shapes, save_weights
 from semisup.plugins import load_plugins, package_of
-from semisup.records import checked, read_json, read_record, verify
+from semisup.records import WritableText, checked, read_json, read_record, verify
 from semisup.stages.networks import Network, wanted_weights
 
 __all__ = [
@@ -62,8 +62,8 @@ class _Description(BaseModel):
     projector: list[Annotated[int, Field(ge=1)]]
     mean: list[Annotated[float, Field(allow_inf_nan=False)]]
     std: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]]
-    classes: list[str]
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    classes: list[WritableText]
+    temperature: Annotated[float, Field(ge=1e-3, le=1e3)] = 1.0
     """That the logits are divided by; models of before there was such a thing have none."""
     fit: Fit = "crop"
     package: str | None = None
@@ -164,13 +164,28 @@ class Predictor:
                 inputs = self.normalize(to_float(torch.from_numpy(part).to(device)))
                 values = function(inputs).float()
                 parts.append((values + function(inputs.flip(3)).float()) / 2 if mirror else values)
-        return torch.cat(parts).cpu().numpy()
+        return _finite(torch.cat(parts).cpu().numpy())
 
     def _probabilities(self, inputs: Tensor) -> Tensor:
         return self._softmax(self.network(inputs))
 
     def _softmax(self, logits: Tensor) -> Tensor:
         return (logits.float() / self.temperature).softmax(1)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Return what a network gives, which must be numbers.
+
+    Raises:
+        SemisupError: a row of them is not.
+    """
+    bad = int((~np.isfinite(values)).any(1).sum())
+    if bad:
+        raise SemisupError(
+            f"the network gives NaN or infinity for {bad:,} of {len(values):,} images: its weights, or mean and std in "
+            "model.json, are damaged"
+        )
+    return values
 
 
 def _chunks(images: np.ndarray, size: int = 512) -> Iterator[np.ndarray]:

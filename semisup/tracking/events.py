@@ -276,10 +276,12 @@ def iter_events(path: Path, offset: int) -> Iterator[tuple[Event, int]]:
     """Yield each complete event from byte `offset` on, with the offset just behind it; a torn last line is left out.
 
     Raises:
-        SemisupError: a complete line is not an event.
+        SemisupError: a complete line is not an event, or the log is no file.
     """
     if not path.exists():
         return
+    if not path.is_file():
+        raise SemisupError(f"{path}: cannot be read (not a file)")
     with path.open("rb") as file:
         file.seek(offset)
         for line in file:

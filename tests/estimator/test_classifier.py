@@ -117,6 +117,15 @@ def test_the_callers_random_numbers_go_on() -> None:
         ({"recipe": "digits/quickstart", "method": "fixmatch"}, "method"),
         ({"method": "fixmach"}, "did you mean 'fixmatch'"),
         ({"recipe": {"name": "x", "stages": {}}}, "at least one stage"),
+        ({"size": 7}, "size: must be 8 to 224 or None, not 7"),
+        ({"size": "16", "max_steps": 0}, "(?s)size: .*max_steps: must be 1 or more, or None, not 0"),
+        ({"max_steps": True}, "max_steps"),
+        ({"recipe": 3}, "recipe: must be a name"),
+        ({"method": 3}, "method: must be a name"),
+        ({"overrides": [3]}, "overrides: must be a list"),
+        ({"flip": "x"}, "flip: must be True or False"),
+        ({"device": 3}, "device: must be auto"),
+        ({"image_shape": 8}, "image_shape: must be"),
     ],
 )
 def test_wrong_parameters(parameters: dict[str, Any], words: str) -> None:
@@ -134,3 +143,15 @@ def test_wrong_data() -> None:
     encoder = {"name": "x", "stages": {"a": {"method": {"name": "simclr"}, "steps": 1}}}
     with pytest.raises(SemisupError, match="'a', leaves no classifier"):
         SemiSupervisedClassifier(encoder).fit(X, y)
+    for none in (None, 1):
+        with pytest.raises(SemisupError, match="all numbers or all text"):
+            SemiSupervisedClassifier(**TINY).fit(X, np.array(["a", none] * 10, object))
+    for shape in ((8.0, 8.0), (-8, -8), ("a", "b")):
+        with pytest.raises(SemisupError, match="image_shape: must be"):
+            SemiSupervisedClassifier(**TINY, image_shape=shape).fit(X.reshape(20, 64), y)
+    far = X.copy()
+    far[0, 0, :2] = 1.7e308, -1.7e308
+    with pytest.raises(SemisupError, match="too far apart"):
+        SemiSupervisedClassifier(**TINY).fit(far, y)
+    with pytest.raises(SemisupError, match="X: must be"):
+        SemiSupervisedClassifier(**TINY).fit(np.zeros((20, 0, 8)), y)

@@ -170,7 +170,7 @@ def test_tasks_are_label_studios() -> None:
 def test_what_was_not_meant(semisup: Semisup, photos: Path, models: Path, tmp_path: Path) -> None:
     (tmp_path / "answers.csv").write_text("path,label\nunlabeled/00.pn,1\n")
     (tmp_path / "twice.csv").write_text("path,label\nunlabeled/00.png,1\nunlabeled/00.png,2\n")
-    (tmp_path / "typo.json").write_text(json.dumps([{"path": "unlabeled/00.png", "label": "2 "}]))
+    (tmp_path / "typo.json").write_text(json.dumps([{"path": "unlabeled/00.png", "label": "2x"}]))
     encoder = models / "encoder"
     for words, said in (
         (["label", photos], "name the folder of a finished stage too"),
@@ -186,4 +186,31 @@ def test_what_was_not_meant(semisup: Semisup, photos: Path, models: Path, tmp_pa
         status, _, told = semisup(*words)
         assert status == 2 and said in told, told
     status, _, told = semisup("label", photos, "--import", "typo.json")
-    assert status == 0 and "class '2 ' is new; did you mean '2'?" in told
+    assert status == 0 and "class '2x' is new; did you mean '2'?" in told
+
+
+@pytest.mark.parametrize("none", ["", "  ", "NA", None])
+def test_a_label_that_stands_for_none_takes_no_label_away(none: str | None) -> None:
+    choice = {"result": [{"from_name": "label", "value": {"choices": None if none is None else [none]}}]}
+    tasks_done = [{"path": "a.png", "label": none}, {"data": {"path": "b.png"}, "annotations": [choice]}]
+    assert read_export(tasks_done, "export.json") == ({}, [])
+
+
+@pytest.mark.parametrize("name", ["c0\nfoo", "a\0b", "\ud800", "x" * 300])
+def test_what_cannot_name_a_class(semisup: Semisup, photos: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "got.json").write_text(json.dumps([{"path": "unlabeled/00.png", "label": name}]))
+    status, _, told = semisup("label", photos, "--import", "got.json")
+    assert status == 2 and "a class must have a name of 1 to 255 letters that print" in told and len(told) < 500
+    assert not (tmp_path / "labels.csv").exists()
+
+
+def test_a_choice_is_text() -> None:
+    task = {"data": {"path": "a"}, "annotations": [{"result": [{"from_name": "label", "value": {"choices": [{}]}}]}]}
+    with pytest.raises(SemisupError, match=r"choices\.0: Input should be a valid string"):
+        read_export([task], "export.json")
+
+
+def test_the_quote_before_a_formula_is_no_part_of_the_class(semisup: Semisup, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "quoted.csv").write_text("path,label\nunlabeled/00.png,'-x\n")
+    status, _, told = semisup("label", photos, "--import", "quoted.csv")
+    assert status == 0 and "class '-x' is new" in told

@@ -147,6 +147,11 @@ def test_other_images_are_taken_where_the_run_is_not_at_hand(stage: Path, lines:
     )
 
 
+def test_a_suffix_in_capitals_is_the_same_format(stage: Path, tmp_path: Path) -> None:
+    (told, _) = export_model(stage, tmp_path / "M.ONNX")
+    assert "opset 20" in told and onnx.load(tmp_path / "M.ONNX").metadata_props
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [

@@ -134,6 +134,51 @@ def test_numbers_of_the_page() -> None:
     assert [(dot["x"], dot["y"]) for dot in dots] == [(50, 75), (100, 0)] and dots[0]["r"] < dots[1]["r"]
 
 
+@pytest.mark.parametrize(
+    ("keys", "value", "said"),
+    [
+        ([], [], "valid dictionary"),
+        (["stages"], "x", "stages: Input should be a valid list"),
+        (["data", "n_test"], 0, "data.n_test is 0"),
+        (["data", "notes"], 3, "data.notes"),
+        (["stages", -1, "name"], "../out/student", "the recipe has no stage '../out/student'"),
+        (["stages", -1, "seconds"], float("nan"), "seconds"),
+        (["stages", -1, "metrics", "x"], 10**400, "metrics.x"),
+        (["stages", -1, "metrics", "test/accuracy"], 7.0, "test/accuracy"),
+        (["stages", -1, "metrics", "test/confusion"], [[1], [1, 2]], "as many columns as rows"),
+        (["stages", -1, "metrics", "test/reliability"], [[1, 2]], "test/reliability"),
+        (["recipe"], "\ud800", "recipe: Value error, must be text"),
+    ],
+)
+def test_a_damaged_result_is_refused(out: Path, tmp_path: Path, keys: list[Any], value: Any, said: str) -> None:
+    folder = tmp_path
+    shutil.copy(out / "recipe.yaml", folder)
+    found = place = {"whole": json.loads((out / "result.json").read_text())}
+    for key in (keys := ["whole", *keys])[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    (folder / "result.json").write_text(json.dumps(found["whole"]))
+    with pytest.raises(SemisupError, match=re.escape(said)) as told:
+        write_page(folder, None, None)
+    assert "result.json: damaged" in str(told.value)
+
+
+def test_a_received_folder_shows_nothing_of_elsewhere(out: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(out, tmp_path / "received")
+    (tmp_path / "secret").write_text("secret")
+    (folder / "student" / "a.png").symlink_to(tmp_path / "secret")
+    (folder / "student" / "b.png").symlink_to(tmp_path / "nowhere")
+    (folder / "student" / "c.png").mkdir()
+    assert "c2VjcmV0" not in write_page(folder, None, None).read_text(encoding="utf-8")
+    (folder / "events.jsonl").unlink()
+    (folder / "events.jsonl").mkdir()
+    with pytest.raises(SemisupError, match=r"events\.jsonl: cannot be read"):
+        write_page(folder, None, None)
+    (folder / "student" / "model.json").write_text("[]")
+    with pytest.raises(SemisupError, match="not a model's description"):
+        write_page(folder, None, None)
+
+
 @pytest.mark.parametrize("width", [1400, 400])
 def test_chromium_shows_it_without_an_error_or_a_request(browser: Any, out: Path, nasty: RunResult, width: int) -> None:
     assert nasty.out is not None

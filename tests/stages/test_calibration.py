@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +65,21 @@ def test_it_changes_no_prediction_and_no_other_number(done: dict[str, Artifact])
     assert {name: done["with"].metrics[name] for name in shared} == shared
 
 
-def test_a_temperature_that_is_none_is_refused(done: dict[str, Artifact], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"temperature": 0.0}, "temperature: Input should be greater than"),
+        ({"temperature": 1e-320}, "temperature: Input should be greater than"),
+        ({"temperature": 1e308}, "temperature: Input should be less than"),
+        ({"temperature": float("nan")}, "temperature: Input should be"),
+        ({"temperature": "x"}, "temperature: Input should be a valid number"),
+        ({"classes": ["\ud800", *"123456789"]}, "classes.0: Value error, must be text"),
+        ({"std": [1e-320]}, "gives NaN or infinity for 2 of 2 images"),
+    ],
+)
+def test_a_description_that_is_none_is_refused(
+    done: dict[str, Artifact], tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
     from semisup.errors import SemisupError
     from semisup.stages.artifact import finish
 
@@ -72,8 +87,8 @@ def test_a_temperature_that_is_none_is_refused(done: dict[str, Artifact], tmp_pa
     for name in record["files"]:
         (tmp_path / name).write_bytes((done["with"].folder / name).read_bytes())
     description = json.loads((tmp_path / "model.json").read_text())
-    (tmp_path / "model.json").write_text(json.dumps(description | {"temperature": 0.0}))
+    (tmp_path / "model.json").write_text(json.dumps(description | changed))
     rest = {key: value for key, value in record.items() if key != "digest"}
     finish(tmp_path, list(record["files"]), rest)
-    with pytest.raises(SemisupError, match="temperature: Input should be greater than 0"):
-        load_predictor(tmp_path)
+    with pytest.raises(SemisupError, match=said):
+        load_predictor(tmp_path).predict_proba(np.ones((2, 8, 8, 1), np.uint8))

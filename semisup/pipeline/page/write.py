@@ -20,10 +20,10 @@ from semisup.files import write_atomically
 from semisup.methods import METHODS
 from semisup.pipeline.page.curves import HEIGHT, WIDTH, Curve, curve, logged, reliability_dots
 from semisup.pipeline.page.doubts import find_doubts
+from semisup.pipeline.page.read import TESTED, last_model, read_run
 from semisup.pipeline.plan import recipe_budget
 from semisup.plugins import load_plugins
-from semisup.reading import load_recipe, to_yaml
-from semisup.records import read_json
+from semisup.reading import to_yaml
 from semisup.stages import load_predictor
 from semisup.text import duration, number, percent
 
@@ -48,7 +48,7 @@ def report(folder: Path, watch: Watch = unwatched) -> tuple[Path, str | None]:
     Raises:
         SemisupError: no finished run there.
     """
-    result, recipe = _read(folder)
+    result, recipe = read_run(folder)
     try:
         data = load_data(recipe.data, watch)
         if data.hash != result["data"]["hash"]:
@@ -69,10 +69,10 @@ def write_page(folder: Path, data: ImageData | None, budget: LabelBudget | None,
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # which reading a recipe need not wait for
 
-    result, recipe = _read(folder)
+    result, recipe = read_run(folder)
     load_plugins()
-    final = next((stage for stage in reversed(result["stages"]) if "test/accuracy" in stage["metrics"]), None)
-    model = _last_model(folder, result)
+    final = next((stage for stage in reversed(result["stages"]) if TESTED in stage["metrics"]), None)
+    model = last_model(folder, result)
     doubts = None
     if data is not None and budget is not None and model is not None:
         doubts = find_doubts(load_predictor(folder / model), data, budget, seconds)
@@ -96,24 +96,8 @@ def write_page(folder: Path, data: ImageData | None, budget: LabelBudget | None,
         width=WIDTH,
         height=HEIGHT,
     )
-    write_atomically(folder / PAGE, text.encode())
+    write_atomically(folder / PAGE, text.encode("utf-8", "backslashreplace"))
     return folder / PAGE
-
-
-def _read(folder: Path) -> tuple[dict[str, Any], Recipe]:
-    if not (folder / "result.json").is_file():
-        raise SemisupError(f"{folder}: not the folder of a finished run (no result.json)")
-    result: dict[str, Any] = read_json(folder / "result.json")
-    return result, load_recipe(folder / "recipe.yaml")
-
-
-def _last_model(folder: Path, result: Mapping[str, Any]) -> str | None:
-    """Return the last stage that leaves a classifier."""
-    for stage in reversed(result["stages"]):
-        path = folder / stage["name"] / "model.json"
-        if path.is_file() and read_json(path).get("kind") == "classifier":
-            return str(stage["name"])
-    return None
 
 
 def _stages(folder: Path, result: Mapping[str, Any], recipe: Recipe) -> list[dict[str, Any]]:
@@ -157,9 +141,14 @@ def _curve(term: str, values: list[tuple[int, float]]) -> Curve | None:
 
 
 def _figures(folder: Path) -> list[tuple[str, str]]:
-    """Return a stage's own figures, but for the confusion matrix, which the page draws itself."""
+    """Return a stage's own figures, but for the confusion matrix, which the page draws itself.
+
+    A link is none of them: a folder that was received may not show what lies elsewhere.
+    """
     found = []
     for path in sorted(folder.glob("*.png")):
+        if path.is_symlink() or not path.is_file():
+            continue
         if path.name != "confusion.png" and path.stat().st_size <= LARGEST_PICTURE:
             encoded = base64.b64encode(path.read_bytes()).decode()
             found.append((path.stem.replace("_", " "), f"data:image/png;base64,{encoded}"))
@@ -170,7 +159,7 @@ def _final(stage: Mapping[str, Any], tested: int, data: ImageData | None) -> dic
     """Return what is told of the last stage that was tested."""
     metrics = stage["metrics"]
     matrix = np.array(metrics.get("test/confusion") or [[]], float)
-    classes = [str(k) for k in range(len(matrix))] if data is None else data.classes
+    classes = [str(k) for k in range(len(matrix))] if data is None or len(data.classes) != len(matrix) else data.classes
     low, high = _wilson(metrics["test/accuracy"], tested)
     return {
         "name": stage["name"],
