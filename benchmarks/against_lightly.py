@@ -32,13 +32,13 @@ from throughput import stage_context
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
+from semisup.config import load_recipe
 from semisup.data import ImageData
 from semisup.engine import Batches, keep_memory
 from semisup.methods import Batch, Method
 from semisup.models import build_backbone
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
 from semisup.pipeline.timing import fresh_method
-from semisup.reading import load_recipe
 from semisup.stages.training import fit_stage
 
 RECIPE, STAGE, B = "fashion_mnist/simclr", "pretrain", 256

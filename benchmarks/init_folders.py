@@ -26,8 +26,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from semisup.config import DataConfig
 from semisup.data import ImageData, load_data
+from semisup.settings import DataConfig
 
 STAMPS = Path("/usr/share/tuxpaint/stamps")
 CATEGORIES = ("animals", "food", "household", "plants", "symbols", "vehicles")

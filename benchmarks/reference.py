@@ -16,12 +16,12 @@ from pydantic import BaseModel
 
 from semisup.augment import POLICIES
 from semisup.bench.suites.suite import Suite, suite_schema
-from semisup.config import Recipe, StageConfig, TrainConfig
 from semisup.methods import METHODS
 from semisup.models import BACKBONES
 from semisup.options import Settings, keys_of
 from semisup.pipeline.describe import describe_method, described_options, words
 from semisup.pipeline.schema import recipe_schema
+from semisup.settings import Recipe, StageConfig, TrainConfig
 from semisup.stages.kinds import KINDS, name_of
 
 ROOT = Path(__file__).parents[1]

@@ -37,13 +37,13 @@ from torch import Tensor
 
 from semisup.augment.policies.backend import HostFirst
 from semisup.augment.policies.ctaugment import CTAugmentProbe
-from semisup.config import TrainConfig
+from semisup.config import load_recipe, shipped_recipes
 from semisup.data import ImageData
 from semisup.engine import Batches, compile_backbones, keep_memory
 from semisup.methods import METHODS, Batch, Method
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
 from semisup.pipeline.timing import fresh_method
-from semisup.reading import load_recipe, shipped_recipes
+from semisup.settings import TrainConfig
 from semisup.stages import StageContext
 from semisup.stages.training import fit_stage
 from semisup.text import percent

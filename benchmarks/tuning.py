@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
+from semisup.config import parse_recipe
 from semisup.pipeline import run
-from semisup.reading import parse_recipe
 
 FEW, MANY = 5e-3, 1e-3
 """Learning rates for few and for many weights that learn, as is usual; AdamW."""

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from semisup.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from semisup.engine import FitSettings, Training
 from semisup.methods import METHODS, Batch, Labeled, Unlabeled
 from semisup.models import Classifier, build_backbone, build_neck
+from semisup.settings import OptimizerConfig, ScheduleConfig, TrainConfig
 from semisup.stages.tuning import tune
 
 NETWORKS = ("timm/vit_tiny_patch16_224", "timm/tf_efficientnet_lite0", "torchvision/resnet50")

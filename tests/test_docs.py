@@ -21,9 +21,9 @@ from PIL import Image
 
 from semisup.bench.results.write import RESULTS, rewrite_results
 from semisup.cli.app import app, main
+from semisup.config import load_recipe
 from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled
 from semisup.models import ModelSpec, build_classifier
-from semisup.reading import load_recipe
 from tests.nursery import Nursery
 
 ROOT = Path(__file__).parent.parent

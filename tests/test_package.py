@@ -13,7 +13,7 @@ import pytest
 
 from semisup import __version__
 from semisup.bench import shipped_suites
-from semisup.reading import shipped_recipes
+from semisup.config import shipped_recipes
 
 ROOT = Path(__file__).parents[1]
 
@@ -73,7 +73,7 @@ def test_an_unpacked_wheel_finds_its_recipes_from_any_folder(wheel: Path, tmp_pa
         archive.extractall(tmp_path / "site")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
-        "import semisup, semisup.reading as c, semisup.bench as b\n"
+        "import semisup, semisup.config as c, semisup.bench as b\n"
         "print(semisup.__file__); print(*c.shipped_recipes()); print(c.load_recipe('digits/quickstart').name)\n"
         "print(*b.shipped_suites()); print(b.load_suite('digits/budgets').name)"
     )

@@ -65,7 +65,7 @@ def run(
     """Run a recipe, stage by stage; finished stages are reused, an unfinished one is resumed."""
     go_without_locks(no_lock)
     with saying_how_to_go_on(grace):
-        from semisup.reading import read_recipe
+        from semisup.config import read_recipe
 
         reading = read_recipe(recipe, overrides or [])  # before torch is imported: what cannot be read is told at once
         if processes > 1 and not one_of_several():

@@ -12,7 +12,7 @@ from semisup.cli.lists import recipe_names
 from semisup.cli.stop import saying_how_to_go_on
 
 if TYPE_CHECKING:
-    from semisup.config import DataConfig
+    from semisup.settings import DataConfig
 
 __all__ = ["data"]
 
@@ -49,10 +49,10 @@ def prepare(
     with saying_how_to_go_on():
         from rich.console import Console
 
-        from semisup.config import DataConfig
         from semisup.data.folder import prepare_folder
         from semisup.data.watch import watching
         from semisup.errors import SemisupError, raise_all
+        from semisup.settings import DataConfig
 
         if channels not in (1, 3):
             raise SemisupError(f"--channels: must be 1 (gray) or 3 (color), not {channels}")
@@ -101,7 +101,7 @@ def show(
 ) -> None:
     """Draw what training sees: each view (weak, strong, ...) of some images next to them; print the label budget."""
     with saying_how_to_go_on():
-        from semisup.reading import read_recipe
+        from semisup.config import read_recipe
 
         reading = read_recipe(recipe, overrides or [])  # before torch is imported
         from rich.console import Console

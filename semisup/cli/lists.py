@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from semisup.config.shipped import MODELINE, modeline
 from semisup.errors import SemisupError, nearest
+from semisup.settings.shipped import MODELINE, modeline
 
 __all__ = ["method_names", "methods", "recipe_names", "recipes", "schema", "suite_names"]
 
@@ -18,7 +18,7 @@ _WIDTH = 110  # of a line that sums up
 
 def recipe_names(incomplete: str) -> list[str]:
     """Shipped recipes that begin so, for the shell's completion."""
-    from semisup.reading import shipped_recipes
+    from semisup.config import shipped_recipes
 
     return [name for name in shipped_recipes() if name.startswith(incomplete)]
 
@@ -70,7 +70,7 @@ def recipes(
     copy: Annotated[Path | None, typer.Option(help="Write it to this file instead.")] = None,
 ) -> None:
     """List the shipped recipes with a line each; or print one, or copy it to a file to change it there."""
-    from semisup.reading import find_recipe, shipped_recipes
+    from semisup.config import find_recipe, shipped_recipes
 
     if name is None:
         if copy is not None:

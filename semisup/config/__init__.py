@@ -1,35 +1,18 @@
-"""Recipes: their models, and the parts of reading them that know no kind of stage."""
+"""Recipes as one reads them: from YAML and overrides, with every mistake answered at once.
 
-from semisup.config.schema import (
-    BatchConfig,
-    DataConfig,
-    FreezeConfig,
-    InitConfig,
-    Input,
-    LoraConfig,
-    LossConfig,
-    OptimizerConfig,
-    PoolConfig,
-    Recipe,
-    ScheduleConfig,
-    StageConfig,
-    TrackingConfig,
-    TrainConfig,
-)
+The models of what is read are in `semisup.settings`, below the stages; `Recipe` is named here too.
+"""
+
+from semisup.config.load import Reading, find_recipe, load_recipe, parse_recipe, read_recipe, shipped_recipes, to_yaml
+from semisup.settings import Recipe
 
 __all__ = [
-    "BatchConfig",
-    "DataConfig",
-    "FreezeConfig",
-    "InitConfig",
-    "Input",
-    "LoraConfig",
-    "LossConfig",
-    "OptimizerConfig",
-    "PoolConfig",
+    "Reading",
     "Recipe",
-    "ScheduleConfig",
-    "StageConfig",
-    "TrackingConfig",
-    "TrainConfig",
+    "find_recipe",
+    "load_recipe",
+    "parse_recipe",
+    "read_recipe",
+    "shipped_recipes",
+    "to_yaml",
 ]

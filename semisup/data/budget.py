@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from semisup.config.labels import Labels, parse_labels
 from semisup.errors import SemisupError
+from semisup.settings.labels import Labels, parse_labels
 
 __all__ = ["UNEQUAL", "LabelBudget", "Labels", "class_ratio", "draw_budget", "parse_labels"]
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from semisup.config.schema import DataConfig
 from semisup.data.entries import several, some
 from semisup.data.walk import printable
+from semisup.settings.schema import DataConfig
 
 __all__ = ["Duplicates", "Item", "find_duplicates", "image_hashes"]
 

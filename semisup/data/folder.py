@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from semisup.config.schema import DataConfig
 from semisup.data.decode import Fit
 from semisup.data.downloads import CACHE
 from semisup.data.duplicates import Duplicates, Item, find_duplicates
@@ -33,6 +32,7 @@ from semisup.data.store import Store, Watch, prepare, unwatched, write_table
 from semisup.data.table import UNLABELED
 from semisup.errors import SemisupError, raise_all
 from semisup.files import locked
+from semisup.settings.schema import DataConfig
 
 __all__ = ["PreparedFolder", "prepare_folder", "read_folder", "store_folder"]
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from semisup.config.schema import DataConfig
 from semisup.data.duplicates import Item, find_duplicates, image_hashes
 from semisup.data.image_data import ImageData, level_notes
 from semisup.data.table import UNLABELED
 from semisup.errors import SemisupError, first_line, nearest, raise_all
+from semisup.settings.schema import DataConfig
 
 __all__ = ["read_images", "read_npz", "without_duplicates"]
 

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from semisup.config.schema import DataConfig
 from semisup.data.downloads import CACHE, Download, download, read_cifar10, read_cifar100, read_stl10, read_svhn
 from semisup.data.folder import missing_settings, read_folder
 from semisup.data.image_data import ImageData
@@ -22,6 +21,7 @@ from semisup.data.shaped import long_tail, with_foreign
 from semisup.data.store import Watch, unwatched
 from semisup.data.table import UNLABELED
 from semisup.errors import SemisupError, nearest, raise_all
+from semisup.settings.schema import DataConfig
 
 __all__ = ["SOURCES", "at_hand", "check_source", "load_data"]
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from semisup.config import OptimizerConfig, ScheduleConfig
 from semisup.errors import nearest, raise_all
 from semisup.methods import Method
 from semisup.models import Classifier, Encoder
 from semisup.models.blocks import blocks_of
+from semisup.settings import OptimizerConfig, ScheduleConfig
 
 __all__ = [
     "LARS",

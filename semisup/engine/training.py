@@ -13,7 +13,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from torch import Tensor, nn
 
-from semisup.config import OptimizerConfig, ScheduleConfig
 from semisup.engine import ranks
 from semisup.engine.device import autocast
 from semisup.engine.optim import build_optimizers, learning_rate, set_learning_rates
@@ -24,6 +23,7 @@ from semisup.methods import Batch, Method, Progress, Update
 from semisup.models import EMA, Classifier, Encoder
 from semisup.models.freeze import first_blocks, freeze, thaw
 from semisup.records import checked
+from semisup.settings import OptimizerConfig, ScheduleConfig
 
 __all__ = ["FitSettings", "NonFiniteLossError", "Training"]
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from semisup.config import DataConfig, Recipe, TrackingConfig, TrainConfig
+from semisup.config import parse_recipe
 from semisup.data import ImageData
 from semisup.errors import SemisupError
 from semisup.pipeline.plan import Plan, load_checked, make_plan
-from semisup.reading import parse_recipe
+from semisup.settings import DataConfig, Recipe, TrackingConfig, TrainConfig
 
 __all__ = ["Named", "RecipeLike", "plan_of", "recipe_of"]
 

@@ -7,9 +7,9 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from semisup.config import Recipe
 from semisup.errors import raise_all
 from semisup.estimator.pixels import LARGEST, SMALLEST
+from semisup.settings import Recipe
 
 __all__ = ["check_settings"]
 

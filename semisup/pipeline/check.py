@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from semisup.augment import check_policy
-from semisup.config import DataConfig, LossConfig, Recipe
-from semisup.config.labels import parse_labels
 from semisup.data.sources import check_source
 from semisup.engine import check_compiler, resolve_device, resolve_precision
 from semisup.errors import SemisupError, collecting
@@ -17,6 +15,8 @@ from semisup.models import check_model
 from semisup.models.foreign import file_shapes
 from semisup.options import check_named, keys_of, read
 from semisup.plugins import load_plugins
+from semisup.settings import DataConfig, LossConfig, Recipe
+from semisup.settings.labels import parse_labels
 
 __all__ = ["check_blocks", "check_machine", "check_method", "check_place", "check_recipe"]
 

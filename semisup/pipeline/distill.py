@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from semisup.config import Recipe
+from semisup.config import load_recipe, parse_recipe
+from semisup.config.load import read_overrides
 from semisup.errors import SemisupError, raise_all
 from semisup.models import check_model
 from semisup.pipeline.execute import STORE
 from semisup.pipeline.plan import make_plan, needed_stages
-from semisup.reading import load_recipe, parse_recipe
-from semisup.reading.load import read_overrides
 from semisup.records import RECORD, read_record
+from semisup.settings import Recipe
 
 __all__ = ["distillation", "parse_student"]
 

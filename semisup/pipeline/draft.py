@@ -14,8 +14,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from semisup._version import __version__
-from semisup.config import DataConfig
-from semisup.config.shipped import modeline
+from semisup.config import parse_recipe
 from semisup.data.folder import prepare_folder
 from semisup.data.listing import list_csv, list_folders
 from semisup.data.store import Watch, unwatched
@@ -25,7 +24,8 @@ from semisup.engine import resolve_device
 from semisup.errors import SemisupError
 from semisup.pipeline.plan import make_plan
 from semisup.pipeline.timing import step_seconds
-from semisup.reading import parse_recipe
+from semisup.settings import DataConfig
+from semisup.settings.shipped import modeline
 from semisup.text import duration
 
 __all__ = ["Draft", "Wishes", "draft", "survey"]

@@ -95,7 +95,14 @@ def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | No
     write_json(file.with_suffix(".json"), {**facts.metadata, **plain})
     page = file.with_suffix(".md")
     write_atomically(page, card(facts, files, table).encode("utf-8", "backslashreplace"))
-    return [*lines, f"model card: {page}"]
+    return [*lines, *_squares_first(predictor), f"model card: {page}"]
+
+
+def _squares_first(predictor: Predictor) -> list[str]:
+    """Return a note where training saw more of a picture than the center square, which is what the file reads."""
+    if predictor.fit == "crop":
+        return []
+    return [f"note: data.fit is {predictor.fit}: {predictor.fit} pictures to squares before the file gets them"]
 
 
 def _images(stage: Path, facts: Facts, given: Path | None, predictor: Predictor) -> _Images:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from semisup._version import __version__
-from semisup.config import StageConfig, TrainConfig
 from semisup.engine import ranks
 from semisup.plugins import source_hashes
+from semisup.settings import StageConfig, TrainConfig
 from semisup.stages.networks import hashed_model
 from semisup.stages.planned import Plan, StagePlan
 from semisup.stages.views import policy_names

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from semisup.config import TrainConfig
 from semisup.methods import Method
 from semisup.models import initial_share
+from semisup.settings import TrainConfig
 from semisup.stages.refresh import UNSETTLED
 
 __all__ = ["stage_notes"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from semisup.config import Recipe, StageConfig
+from semisup.config import Reading, read_recipe
 from semisup.data import ImageData, LabelBudget, draw_budget, load_data
 from semisup.data.sources import at_hand
 from semisup.data.store import Watch, unwatched
@@ -21,7 +21,7 @@ from semisup.pipeline.fingerprint import fingerprint
 from semisup.pipeline.notes import stage_notes
 from semisup.pipeline.sound import sound_part
 from semisup.pipeline.trial import available_memory, step_memory
-from semisup.reading import Reading, read_recipe
+from semisup.settings import Recipe, StageConfig
 from semisup.stages.kinds import kind_of
 from semisup.stages.planned import Plan, StagePlan
 from semisup.stages.requirements import names_of

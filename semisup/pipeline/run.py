@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from semisup._version import __version__
-from semisup.config import Recipe
+from semisup.config import to_yaml
 from semisup.data.budget import class_ratio
 from semisup.data.given import Given, write_given
 from semisup.data.watch import watching
@@ -28,8 +28,8 @@ from semisup.pipeline.plan import Plan, StagePlan, load_checked, make_plan
 from semisup.pipeline.result import RunResult, StageResult
 from semisup.pipeline.several import help_to_run, not_shared
 from semisup.pipeline.timing import expected_seconds
-from semisup.reading import to_yaml
 from semisup.records import RECORD
+from semisup.settings import Recipe
 from semisup.stages import Artifact, read_artifact, write_json
 from semisup.stages.training import CHECKPOINT
 from semisup.tracking import EventLog, MlflowUploader, ending_run, resolve_uri

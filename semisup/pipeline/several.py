@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from semisup.config import Recipe, TrainConfig
 from semisup.engine import ranks
 from semisup.pipeline.execute import help_to_execute
 from semisup.pipeline.plan import Plan
+from semisup.settings import Recipe, TrainConfig
 from semisup.stages import Artifact
 
 __all__ = ["help_to_run", "not_shared"]

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from semisup.augment import to_float
 from semisup.augment.policies.backend import HostFirst
-from semisup.config import Recipe
 from semisup.data import take
 from semisup.data.store import Watch, unwatched
 from semisup.engine import generator
 from semisup.errors import SemisupError, nearest
 from semisup.evaluate.plots import views_figure
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
+from semisup.settings import Recipe
 from semisup.stages.views import stage_policies
 
 __all__ = ["show_data"]

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from semisup.config import Recipe
+from semisup.config.check import check_recipe
 from semisup.options import without
 from semisup.pipeline.check import check_blocks
-from semisup.reading.check import check_recipe
+from semisup.settings import Recipe
 from semisup.stages.kinds import CheckedRecipe
 
 __all__ = ["sound_part"]

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from semisup.config.schema import TrainConfig
+from semisup.config import load_recipe
 from semisup.errors import SemisupError
 from semisup.files import write_atomically
-from semisup.reading import load_recipe
 from semisup.records import read_record
+from semisup.settings.schema import TrainConfig
 from semisup.stages.predictor import WEIGHTS, load_network, read_network
 from semisup.text import markdown_table, markdown_text, percent, signed
 

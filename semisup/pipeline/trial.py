@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from semisup.augment import POLICIES
 from semisup.augment.policies.adaptive import Probe
-from semisup.config import TrainConfig
 from semisup.data import ImageData
 from semisup.errors import SemisupError, first_line
 from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled
 from semisup.models.recompute import recomputed
+from semisup.settings import TrainConfig
 
 __all__ = ["available_memory", "step_memory"]
 

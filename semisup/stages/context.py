@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from semisup.augment import Normalize, to_float
-from semisup.config import Recipe, StageConfig
 from semisup.data import ImageData, LabelBudget, take
+from semisup.settings import Recipe, StageConfig
 from semisup.stages.artifact import Artifact
 from semisup.stages.networks import Network
 

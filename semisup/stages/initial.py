@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from semisup.config import InitConfig
 from semisup.errors import SemisupError
 from semisup.methods import Method
 from semisup.methods.base import given_to
@@ -19,6 +18,7 @@ from semisup.models.foreign import Fit, file_shapes, file_tensors, fit_names
 from semisup.models.from_timm import fit_file_whole
 from semisup.models.origin import weights_origin
 from semisup.models.weights import Shape, compare, renamed
+from semisup.settings import InitConfig
 
 __all__ = [
     "Initial",

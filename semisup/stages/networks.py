@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from semisup.config import TrainConfig
 from semisup.errors import SemisupError
 from semisup.methods import METHODS, Method
 from semisup.methods.base import Statistics, given_to
@@ -29,6 +28,7 @@ from semisup.models import (
 from semisup.models.origin import file_origin, input_spec, weights_origin
 from semisup.models.prepared import InputSpec, InputWishes
 from semisup.options import keys_of
+from semisup.settings import TrainConfig
 
 __all__ = [
     "Network",

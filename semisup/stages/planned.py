@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from semisup.config import Recipe, StageConfig, TrainConfig
 from semisup.data import ImageData, LabelBudget
 from semisup.methods import Method, Views
 from semisup.models import WeightsReport
+from semisup.settings import Recipe, StageConfig, TrainConfig
 from semisup.stages.networks import Network
 
 __all__ = ["Plan", "StagePlan"]

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from semisup.config import PoolConfig
 from semisup.evaluate.openness import kept, openness
+from semisup.settings import PoolConfig
 from semisup.stages.context import StageContext
 from semisup.stages.features import features_of_images, look
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from semisup.config import TrainConfig
 from semisup.engine.seeding import generator
 from semisup.methods import Method
 from semisup.models import initial_share, refresh_statistics
+from semisup.settings import TrainConfig
 from semisup.stages.context import StageContext, clean_batches
 
 __all__ = ["refresh", "refreshes"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from semisup.config import Input
 from semisup.data import ImageData
 from semisup.errors import SemisupError
 from semisup.models import Classifier
+from semisup.settings import Input
 from semisup.stages.planned import Plan, StagePlan
 
 __all__ = [

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semisup.config import Input, TrainConfig
 from semisup.data import take
 from semisup.engine import (
     Batches,
@@ -35,6 +34,7 @@ from semisup.engine.seeding import generator
 from semisup.errors import SemisupError, collecting, first_line, raise_all
 from semisup.methods import METHODS, Method
 from semisup.models import ModelSpec, WeightsReport, count_parameters, stage_decay
+from semisup.settings import Input, TrainConfig
 from semisup.stages.artifact import Artifact, finish
 from semisup.stages.context import StageContext
 from semisup.stages.encoder_figures import encoder_figures

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from semisup.config import TrainConfig
 from semisup.errors import SemisupError, raise_all
 from semisup.methods import Method
 from semisup.models import Classifier, Encoder
@@ -14,6 +13,7 @@ from semisup.models.blocks import blocks_of
 from semisup.models.freeze import all_but, first_blocks, freeze
 from semisup.models.lora import add_lora, lora_targets, merge_lora
 from semisup.models.recompute import recompute_blocks
+from semisup.settings import TrainConfig
 from semisup.stages.initial import networks_within
 
 __all__ = ["check_tuning", "frozen_until", "merge", "tune", "tuning_note"]

@@ -14,7 +14,6 @@ from semisup.augment import POLICIES, Normalize, build_policy
 from semisup.augment.policies.adaptive import Adaptive, Probe
 from semisup.augment.policies.backend import HostFirst, ImageByImage, resolve_backend
 from semisup.augment.policies.views import COLOR_POOL, NoAugment, RandAugment
-from semisup.config import LossConfig, TrainConfig
 from semisup.data import ImageData, take
 from semisup.engine import Batches, TrainingImages
 from semisup.errors import nearest, raise_all
@@ -22,6 +21,7 @@ from semisup.losses import LabelLoss
 from semisup.methods import METHODS, Method, Views
 from semisup.models import Classifier
 from semisup.options import option_defaults
+from semisup.settings import LossConfig, TrainConfig
 
 __all__ = ["check_views", "following_background", "policy_names", "stage_backend", "stage_batches", "stage_policies"]
 

@@ -11,9 +11,9 @@ import pytest
 from semisup.bench.execution.jobs import Job, longest_steps, make_jobs, plan_run, step_kind, unique_jobs
 from semisup.bench.suites.runs import RunSpec, check_entries, expand, trial_options
 from semisup.bench.suites.suite import FeaturesConfig, Suite
-from semisup.config import DataConfig
 from semisup.data import ImageData, draw_budget, load_data
 from semisup.errors import SemisupError
+from semisup.settings import DataConfig
 from tests.bench.bench_small import small
 
 

@@ -16,11 +16,11 @@ import torch
 from semisup.bench.execution.jobs import Job, make_jobs, plan_run
 from semisup.bench.execution.worker import Failed, Pack, measure, open_pack, run_job, write_pack
 from semisup.bench.suites.runs import expand
-from semisup.config import DataConfig
 from semisup.data import load_data
 from semisup.errors import SemisupError
 from semisup.pipeline.timing import step_seconds
 from semisup.records import digest
+from semisup.settings import DataConfig
 from semisup.stages.artifact import RECORD
 from tests.bench.bench_small import small
 

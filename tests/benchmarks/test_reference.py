@@ -9,9 +9,9 @@ import jsonschema
 import pytest
 import reference
 
-from semisup.config.read import read_mapping
-from semisup.config.shipped import MODELINE
 from semisup.options import keys_of
+from semisup.settings.read import read_mapping
+from semisup.settings.shipped import MODELINE
 from semisup.stages.kinds import KINDS
 
 ROOT = Path(__file__).parents[2]

@@ -22,12 +22,12 @@ from yaml import safe_load as load_yaml
 
 from semisup._version import __version__
 from semisup.cli.app import main
-from semisup.config import DataConfig
-from semisup.config.shipped import MODELINE
+from semisup.config import shipped_recipes
 from semisup.data import load_data
 from semisup.methods import METHODS
 from semisup.pipeline.describe import describe_method
-from semisup.reading import shipped_recipes
+from semisup.settings import DataConfig
+from semisup.settings.shipped import MODELINE
 
 RECIPE = """
 name: tiny

@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import pytest
 
-from semisup.config.labels import Labels, parse_labels
 from semisup.errors import SemisupError
+from semisup.settings.labels import Labels, parse_labels
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from semisup.config import OptimizerConfig, Recipe
+from semisup.config import find_recipe, load_recipe, parse_recipe, shipped_recipes, to_yaml
 from semisup.errors import SemisupError
-from semisup.reading import find_recipe, load_recipe, parse_recipe, shipped_recipes, to_yaml
+from semisup.settings import OptimizerConfig, Recipe
 from semisup.stages.kinds import knn, probe, propagate
 
 QUICKSTART = """
@@ -649,7 +649,7 @@ def test_shipped_recipes_are_found_by_name(tmp_path: Path, monkeypatch: pytest.M
         file = tmp_path / f"{name}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(QUICKSTART)
-    monkeypatch.setattr("semisup.reading.load._shipped_folder", lambda: tmp_path)
+    monkeypatch.setattr("semisup.config.load._shipped_folder", lambda: tmp_path)
     assert shipped_recipes() == ["cifar10/fixmatch", "digits/deep/er", "digits/quickstart"]
     assert find_recipe("digits/quickstart") == tmp_path / "digits" / "quickstart.yaml"
     assert load_recipe("digits/quickstart").name == "digits-quickstart"
@@ -661,13 +661,13 @@ def test_shipped_recipes_are_found_by_name(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_checkout_has_a_folder_of_recipes() -> None:
-    assert find_recipe.__module__ == "semisup.reading.load"
+    assert find_recipe.__module__ == "semisup.config.load"
     assert all(find_recipe(name).is_file() for name in shipped_recipes())
 
 
 def test_reading_recipes_does_not_wait_for_torch(quickstart: Path) -> None:
     code = (
-        "import sys; from semisup.reading import load_recipe; load_recipe(sys.argv[1]);"
+        "import sys; from semisup.config import load_recipe; load_recipe(sys.argv[1]);"
         "print([m for m in ('torch', 'numpy', 'sklearn', 'mlflow') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(quickstart)], capture_output=True, text=True, check=True)

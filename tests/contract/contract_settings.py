@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.augment.policies.ctaugment import BINS, new_rates
-from semisup.config import OptimizerConfig, ScheduleConfig
 from semisup.engine import Checkpoints, FitResult, FitSettings, fit
 from semisup.methods import METHODS, Batch, Labeled, Method, Unlabeled
 from semisup.methods.base import given_to
 from semisup.models import Classifier, Encoder, image_channels
 from semisup.models.cnn import SmallCNN
 from semisup.models.vit import VisionTransformer
+from semisup.settings import OptimizerConfig, ScheduleConfig
 
 CLASSES, SIZE, LABELED, UNLABELED, DATA = 5, 12, 8, 12, 100
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semisup.config.schema import DataConfig
+from semisup.settings.schema import DataConfig
 
 
 def picture(number: int, side: int = 24) -> np.ndarray:

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from semisup.config.schema import DataConfig
 from semisup.data import downloads
 from semisup.data.sources import load_data
 from semisup.errors import SemisupError
+from semisup.settings.schema import DataConfig
 
 
 def closed_port() -> int:

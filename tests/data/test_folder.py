@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from semisup.config import DataConfig
 from semisup.data import ImageData, channel_statistics, is_mapped, load_data
 from semisup.errors import SemisupError
+from semisup.settings import DataConfig
 from tests.data.data_folders import make_root, picture, save, settings
 
 
@@ -112,7 +112,7 @@ def test_wrong_layouts_are_one_message(tmp_path: Path) -> None:
 
 
 def test_other_sources_refuse_the_keys() -> None:
-    from semisup.config.schema import DataConfig
+    from semisup.settings.schema import DataConfig
 
     with pytest.raises(SemisupError) as caught:
         load_data(DataConfig(channels=3, memory=0.5))

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from semisup.config.schema import DataConfig
 from semisup.data.npz import read_npz
 from semisup.data.sources import load_data
 from semisup.errors import SemisupError
+from semisup.settings.schema import DataConfig
 
 
 def arrays(**changes: Any) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from semisup.config import DataConfig
 from semisup.data import load_data
 from semisup.errors import SemisupError
+from semisup.settings import DataConfig
 
 
 def test_a_long_tail() -> None:

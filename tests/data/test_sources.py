@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semisup.config.schema import DataConfig
 from semisup.data.image_data import ImageData
 from semisup.data.sources import SOURCES, load_data
 from semisup.errors import SemisupError
+from semisup.settings.schema import DataConfig
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 DIGITS_HASH = "74e2d2ec795314909d74069c517b5206e39ce673083bd66312813e16dbd24dc6"
@@ -63,7 +63,7 @@ def test_digits_have_a_stratified_test_set_that_never_changes() -> None:
 
 def test_digits_do_not_import_scikit_learn_or_torch() -> None:
     code = (
-        "import sys; from semisup.data import load_data; from semisup.config import DataConfig;"
+        "import sys; from semisup.data import load_data; from semisup.settings import DataConfig;"
         "load_data(DataConfig(size=16)); print([m for m in ('sklearn', 'torch', 'torchvision') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 import semisup.data.folder as folder_module
-from semisup.config.schema import DataConfig
 from semisup.data.decode import Fit, decode
 from semisup.data.folder import prepare_folder
 from semisup.data.listing import list_folders
@@ -24,6 +23,7 @@ from semisup.data.rows import take
 from semisup.data.store import BLOCK, Store, prepare
 from semisup.errors import SemisupError
 from semisup.files import LOCK, locked_file
+from semisup.settings.schema import DataConfig
 from tests.data.data_folders import make_root, picture, resident, save
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from semisup.config import DataConfig
 from semisup.data import load_data
 from semisup.data.entries import Entry
 from semisup.data.survey import near_duplicates, shapes_of
+from semisup.settings import DataConfig
 
 
 def stripes(n: int) -> np.ndarray:

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from semisup.augment import Normalize, build_policy
-from semisup.config import OptimizerConfig, ScheduleConfig
 from semisup.engine import Batches, Checkpoints, FitSettings, TrainingImages, fit, ranks
 from semisup.engine.observers import Observer
 from semisup.engine.training import Training
 from semisup.errors import SemisupError
 from semisup.methods import Update
+from semisup.settings import OptimizerConfig, ScheduleConfig
 from tests.contract.contract_settings import CASES, Source, train
 
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-from semisup.config import OptimizerConfig, ScheduleConfig
 from semisup.engine import Checkpoints, FitSettings, check_compiler, compile_backbones, fit, uncompiled
 from semisup.engine.seeding import generator
 from semisup.errors import SemisupError
 from semisup.methods import METHODS, Batch, Labeled, Method, Unlabeled
 from semisup.models import Classifier
 from semisup.models.cnn import SmallCNN
+from semisup.settings import OptimizerConfig, ScheduleConfig
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semisup.config import OptimizerConfig, ScheduleConfig
 from semisup.engine import (
     Checkpoints,
     CollapseError,
@@ -35,6 +34,7 @@ from semisup.engine.seeding import generator
 from semisup.errors import SemisupError
 from semisup.evaluate import collapse_panel
 from semisup.methods import Batch, Labeled, Method, Progress, PseudoLabels, Unlabeled, Update
+from semisup.settings import OptimizerConfig, ScheduleConfig
 
 CPU = torch.device("cpu")
 CONSTANT = ScheduleConfig(name="constant")

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from semisup.config import OptimizerConfig, ScheduleConfig
 from semisup.engine.optim import LARS, build_optimizers, learning_rate, set_learning_rates, warmup_steps
 from semisup.errors import SemisupError
 from semisup.methods import METHODS, Batch, Method, Progress, Update
 from semisup.methods.base import given_to
 from semisup.models import Encoder, ModelSpec, build_backbone, build_classifier
+from semisup.settings import OptimizerConfig, ScheduleConfig
 
 SCHEDULES = ("cosine", "cosine_7_16", "constant")
 

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semisup.config import OptimizerConfig, ScheduleConfig
 from semisup.engine import Checkpoints, FitSettings, Training, fit
 from semisup.engine.optim import build_optimizers
 from semisup.engine.seeding import generator
 from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled, Update
 from semisup.models import Classifier, build_backbone, build_neck
+from semisup.settings import OptimizerConfig, ScheduleConfig
 
 CPU = torch.device("cpu")
 PLAIN = OptimizerConfig(lr=0.1, momentum=0.0, nesterov=False, weight_decay=0.0)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from semisup.config import OptimizerConfig, ScheduleConfig
 from semisup.engine import FitSettings, Training
 from semisup.methods import Batch, Progress, Update
 from semisup.models import ModelSpec, build_classifier
+from semisup.settings import OptimizerConfig, ScheduleConfig
 from tests.contract.contract_settings import CASES, Source
 
 CPU = torch.device("cpu")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from semisup.config import DataConfig
 from semisup.data import ImageData, load_data
 from semisup.errors import SemisupError
 from semisup.evaluate.openness import kept, openness
+from semisup.settings import DataConfig
 
 
 def test_distance_by_hand() -> None:

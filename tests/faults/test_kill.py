@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from semisup.config import load_recipe
 from semisup.methods import METHODS
 from semisup.pipeline.plan import needed_stages
-from semisup.reading import load_recipe
 from tests.faults.faults_process import (
     STAGES,
     command,

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 import semisup
-from semisup.config import DataConfig
+from semisup.config.load import load_recipe
 from semisup.data import ImageData, load_data
-from semisup.reading.load import load_recipe
+from semisup.settings import DataConfig
 
 RECIPE = """
 name: tiny

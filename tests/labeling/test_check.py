@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from semisup.config import DataConfig
 from semisup.data import ImageData, load_data
 from semisup.errors import SemisupError
 from semisup.labeling.review import review
 from semisup.labeling.wrong import likely_wrong, odd_ones, out_of_fold
+from semisup.settings import DataConfig
 
 
 def found_early(features: np.ndarray, labels: np.ndarray, seed: int) -> float:

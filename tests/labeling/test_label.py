@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from semisup.cli.app import main
-from semisup.config import DataConfig
 from semisup.data import load_data
 from semisup.errors import SemisupError
 from semisup.labeling import seen
 from semisup.labeling.label_studio import labeling_interface, read_export, tasks
 from semisup.labeling.next import LabelOptions, label_next
+from semisup.settings import DataConfig
 
 Semisup = Callable[..., tuple[int, str, str]]
 

@@ -13,11 +13,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from semisup.config import InitConfig
+from semisup.config import parse_recipe
 from semisup.errors import SemisupError
 from semisup.models import ModelSpec, save_weights
 from semisup.models.foreign import file_shapes, file_tensors, fit_names
-from semisup.reading import parse_recipe
+from semisup.settings import InitConfig
 from semisup.stages.initial import load_initial_weights
 from semisup.stages.networks import build_method
 from tests.stages.stages_small import small_data, train_stage

@@ -86,7 +86,7 @@ def local_hub(home: Path, repository: str, config: dict[str, object], state: dic
 
 RUN = """
 import sys, semisup
-from semisup.reading import parse_recipe
+from semisup.config import parse_recipe
 recipe = {
     "name": "hub", "device": "cpu", "tracking": {"mlflow": False},
     "data": {"source": "digits", "labels": 40},

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from semisup.config import Recipe
+from semisup.config import parse_recipe
 from semisup.pipeline import RunResult, run
-from semisup.reading import parse_recipe
+from semisup.settings import Recipe
 
 SMALL: dict[str, Any] = {
     "name": "small",

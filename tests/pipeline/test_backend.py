@@ -11,13 +11,13 @@ import yaml
 
 from semisup.augment.policies import backend
 from semisup.bench.execution.jobs import step_kind
+from semisup.config import parse_recipe, to_yaml
 from semisup.engine.batches import Batches
 from semisup.errors import SemisupError
 from semisup.methods import METHODS, Batch
 from semisup.pipeline import run
 from semisup.pipeline.plan import Plan, make_plan
 from semisup.pipeline.show import show_data
-from semisup.reading import parse_recipe, to_yaml
 from tests.pipeline.pipeline_small import SMALL, small
 
 OWN = "{albumentations: [{name: GaussNoise, std_range: [0.05, 0.1], p: 1}, {name: Blur, p: 0.5}], policy: weak}"

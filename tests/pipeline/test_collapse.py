@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from semisup.config import parse_recipe
 from semisup.engine import CollapseError
 from semisup.errors import SemisupError
 from semisup.losses import nt_xent
 from semisup.methods import METHODS, Batch, Method, Progress, Update, Views
 from semisup.models import Encoder
 from semisup.pipeline import make_plan, run
-from semisup.reading import parse_recipe
 
 STAGE: dict[str, Any] = {
     "optimizer": {"lr": 0.1},

@@ -14,7 +14,7 @@ from tests.pipeline.pipeline_small import SMALL, run_small, small
 
 RUN = f"""
 import sys, semisup
-from semisup.reading import parse_recipe
+from semisup.config import parse_recipe
 recipe = {SMALL!r} | {{"deterministic": True, "threads": 1}}
 recipe["stages"] = {{"pretrain": recipe["stages"]["pretrain"]}}
 semisup.run(parse_recipe(recipe), out=sys.argv[1], quiet=True)

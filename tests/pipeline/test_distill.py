@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from semisup.cli.app import app
+from semisup.config import load_recipe
 from semisup.errors import SemisupError
 from semisup.pipeline import run
 from semisup.pipeline.distill import distillation, parse_student
 from semisup.pipeline.students import Student, compare_students, students_figure, students_table
-from semisup.reading import load_recipe
 from tests.pipeline.pipeline_small import run_small, statuses
 
 

@@ -12,12 +12,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from semisup.cli.app import app
-from semisup.config.read import read_mapping
+from semisup.config import load_recipe
 from semisup.data.survey import Survey
 from semisup.errors import SemisupError
 from semisup.pipeline import run
 from semisup.pipeline.draft import Draft, Wishes, draft, survey
-from semisup.reading import load_recipe
+from semisup.settings.read import read_mapping
 
 Make = Callable[..., tuple[Draft, Path]]
 

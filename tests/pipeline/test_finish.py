@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from semisup.config import parse_recipe
 from semisup.models import stage_decay
 from semisup.pipeline import make_plan, run
-from semisup.reading import parse_recipe
 from tests.pipeline.pipeline_small import SMALL
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from semisup.config import parse_recipe
 from semisup.data import load_data
 from semisup.errors import SemisupError
 from semisup.pipeline import RunResult, run
 from semisup.pipeline.predict import PredictOptions, predict_files
-from semisup.reading import parse_recipe
 from tests.pipeline.pipeline_small import SMALL
 
 CLASSES = ("blue", "red")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from semisup.config import parse_recipe
 from semisup.pipeline import make_plan, run
-from semisup.reading import parse_recipe
 from tests.pipeline.pipeline_small import SMALL
 
 MOCO = {"name": "moco", "bn_splits": 8}

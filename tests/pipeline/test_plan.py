@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from semisup.config import parse_recipe
 from semisup.errors import SemisupError
 from semisup.methods import METHODS, Method
 from semisup.methods.base import Fraction, NonNegative, Positive, Range
@@ -21,7 +22,6 @@ from semisup.options import show
 from semisup.pipeline import make_plan, run
 from semisup.pipeline.check import check_method
 from semisup.pipeline.plan import Plan, plan_stages
-from semisup.reading import parse_recipe
 from tests.pipeline.pipeline_small import SMALL, small
 
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from semisup import evaluate
+from semisup.config import load_recipe
 from semisup.data import load_data
 from semisup.errors import SemisupError
 from semisup.models import load_weights, save_weights
 from semisup.pipeline import make_plan, run
 from semisup.pipeline.plan import plan_stages
-from semisup.reading import load_recipe
 from semisup.stages import training
 from semisup.stages.artifact import RECORD
 from tests.pipeline.pipeline_small import run_small, small, statuses

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from semisup.config import Recipe
+from semisup.config import parse_recipe
 from semisup.pipeline import run
-from semisup.reading import parse_recipe
+from semisup.settings import Recipe
 from tests.pipeline.pipeline_small import run_small, statuses
 
 

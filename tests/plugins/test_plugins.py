@@ -16,13 +16,13 @@ import pytest
 
 import semisup
 from semisup.augment import POLICIES
+from semisup.config import parse_recipe
 from semisup.errors import SemisupError
 from semisup.methods import METHODS
 from semisup.models import BACKBONES
 from semisup.pipeline import run
 from semisup.pipeline.plan import make_plan
 from semisup.plugins import _REGISTERED, load_plugins, registered
-from semisup.reading import parse_recipe
 from semisup.stages import load_predictor
 
 MODULE = '''
@@ -162,7 +162,7 @@ def test_workers_get_what_was_registered_where_the_job_was_planned(folder: Path)
     register_all(load(folder))
     fingerprint = make_plan(parse_recipe(recipe())).stages[0].fingerprint
     code = (
-        "import pickle, sys; from semisup.plugins import register; from semisup.reading import parse_recipe;"
+        "import pickle, sys; from semisup.plugins import register; from semisup.config import parse_recipe;"
         "from semisup.pipeline.plan import make_plan; plugins, recipe = pickle.load(sys.stdin.buffer);"
         "[register(plugin.cls, plugin.source) for plugin in plugins];"
         "print(make_plan(parse_recipe(recipe)).stages[0].fingerprint)"

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from semisup.config import DataConfig, Recipe
-from semisup.config.read import read_mapping
+from semisup.config import find_recipe, load_recipe, shipped_recipes, to_yaml
 from semisup.data import ImageData, channel_statistics, draw_budget, load_data
 from semisup.errors import SemisupError
 from semisup.methods import METHODS
 from semisup.models import save_weights
 from semisup.pipeline.check import check_recipe
 from semisup.pipeline.plan import Plan, plan_stages
-from semisup.reading import find_recipe, load_recipe, shipped_recipes, to_yaml
+from semisup.settings import DataConfig, Recipe
+from semisup.settings.read import read_mapping
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 FILES = sorted(FOLDER.rglob("*.y*ml"))

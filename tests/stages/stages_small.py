@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from semisup.config import parse_recipe
 from semisup.data import ImageData, LabelBudget, draw_budget
 from semisup.pipeline.execute import again
 from semisup.pipeline.plan import Plan, plan_stages
-from semisup.reading import parse_recipe
 from semisup.stages import Artifact, StageContext
 from semisup.stages.kinds import kind_of
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from semisup.augment.policies.views import GRAY_POOL
-from semisup.config import DataConfig
+from semisup.config import parse_recipe
 from semisup.data import ImageData, load_data
 from semisup.pipeline import make_plan
-from semisup.reading import parse_recipe
+from semisup.settings import DataConfig
 from semisup.stages.views import stage_policies
 
 RECIPE = {

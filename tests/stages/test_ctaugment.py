@@ -10,11 +10,11 @@ from torch import Tensor
 
 from semisup.augment import Normalize
 from semisup.augment.policies.ctaugment import OPERATIONS, new_rates
-from semisup.config import OptimizerConfig, ScheduleConfig
 from semisup.engine import Batches, Checkpoints, FitSettings, TrainingImages, fit
 from semisup.methods import Batch
 from semisup.methods.fixmatch import FixMatch
 from semisup.models import ModelSpec, build_classifier
+from semisup.settings import OptimizerConfig, ScheduleConfig
 from semisup.stages.views import stage_policies
 from tests.stages.stages_small import CPU, small_data
 

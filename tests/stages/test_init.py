@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from semisup.config import InitConfig
+from semisup.config import parse_recipe
 from semisup.errors import SemisupError
 from semisup.models import ModelSpec, load_weights, save_weights
 from semisup.pipeline.check import check_recipe
-from semisup.reading import parse_recipe
+from semisup.settings import InitConfig
 from semisup.stages import Artifact
 from semisup.stages.initial import load_initial_weights
 from semisup.stages.networks import build_method

@@ -16,7 +16,7 @@ from semisup.stages import kinds
 COUNT = """
 from typing import Literal
 
-from semisup.config import Input, StageConfig
+from semisup.settings import Input, StageConfig
 from semisup.options import Count
 
 __all__ = ["LEAVES", "Config", "check", "inputs", "plan", "run"]
@@ -59,7 +59,7 @@ def run(context):
 USE = """
 import sys
 from pathlib import Path
-from semisup.reading import parse_recipe
+from semisup.config import parse_recipe
 from semisup.errors import SemisupError
 from semisup.pipeline import run
 from tests.pipeline.pipeline_small import SMALL

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from semisup.config import DataConfig
 from semisup.data import ImageData, draw_budget, load_data
 from semisup.engine import generator
 from semisup.errors import SemisupError
@@ -26,6 +25,7 @@ from semisup.graph import (
     wanted_shares,
     whitened,
 )
+from semisup.settings import DataConfig
 from semisup.stages import load_predictor
 from semisup.stages.predictor import load_features
 from semisup.stages.targets import read_targets

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from semisup.config.read import read_mapping
+from semisup.config import parse_recipe
 from semisup.engine import Stopped
 from semisup.errors import SemisupError
 from semisup.models import load_weights
-from semisup.reading import parse_recipe
+from semisup.settings.read import read_mapping
 from semisup.stages import Artifact
 from semisup.stages.predictor import load_network, load_predictor
 from tests.stages.stages_small import run_stages, small_data, small_plan, train_stage

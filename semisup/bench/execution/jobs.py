@@ -17,11 +17,11 @@ from typing import Any
 from semisup._version import __version__
 from semisup.bench.suites.runs import RunSpec, expand, option_values, spec_recipe
 from semisup.bench.suites.suite import Compute, Suite
-from semisup.config import Recipe
 from semisup.data import ImageData
 from semisup.errors import SemisupError
 from semisup.pipeline.fingerprint import stage_settings
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
+from semisup.settings import Recipe
 
 __all__ = [
     "Job",

@@ -18,10 +18,10 @@ from semisup.bench.execution.progress import BenchConsole
 from semisup.bench.execution.scheduler import JobBoard
 from semisup.bench.execution.worker import device_name, measure
 from semisup.bench.suites.suite import Suite
-from semisup.config import Recipe
 from semisup.errors import first_line
 from semisup.pipeline.plan import StagePlan
 from semisup.pipeline.timing import is_busy
+from semisup.settings import Recipe
 from semisup.stages import write_json
 
 __all__ = ["STEP_TIMES", "Call", "step_times"]

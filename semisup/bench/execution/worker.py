@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from semisup.augment import Normalize
 from semisup.bench.execution.jobs import Job, baseline_fingerprint
 from semisup.bench.suites.baselines import choose_unlabeled, fit_baseline
-from semisup.config import Recipe
-from semisup.config.schema import DataConfig
 from semisup.data import ImageData, load_data, take
 from semisup.engine import Stopped
 from semisup.errors import SemisupError
@@ -34,6 +32,8 @@ from semisup.pipeline.plan import Plan, make_plan
 from semisup.pipeline.timing import seconds_and_load
 from semisup.plugins import Plugin, register
 from semisup.records import RECORD, check_record
+from semisup.settings import Recipe
+from semisup.settings.schema import DataConfig
 from semisup.signals import asked_to_stop
 from semisup.stages import Artifact, read_artifact, write_json
 from semisup.stages.artifact import finish

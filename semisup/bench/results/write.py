@@ -18,11 +18,11 @@ from semisup.bench.results.summary import summarize
 from semisup.bench.suites.runs import RunSpec
 from semisup.bench.suites.suite import Suite
 from semisup.columns import measured
-from semisup.config import TrainConfig
 from semisup.data import ImageData
 from semisup.files import write_atomically
 from semisup.pipeline.plan import recipe_budget
 from semisup.pipeline.run import git_commit
+from semisup.settings import TrainConfig
 from semisup.stages import write_json
 
 __all__ = ["RESULTS", "rewrite_results", "write_results"]

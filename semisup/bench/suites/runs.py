@@ -12,14 +12,14 @@ from typing import Any
 
 from semisup.bench.suites.baselines import check_baseline
 from semisup.bench.suites.suite import Compute, EntryConfig, FeaturesConfig, Suite
-from semisup.config import Recipe
-from semisup.config.labels import parse_labels
-from semisup.config.read import read_mapping
+from semisup.config import find_recipe, parse_recipe
+from semisup.config.load import overlay
 from semisup.data import ImageData, draw_budget
 from semisup.errors import SemisupError, nearest, raise_all
 from semisup.pipeline.plan import Plan, StagePlan, make_plan, needed_stages
-from semisup.reading import find_recipe, parse_recipe
-from semisup.reading.load import overlay
+from semisup.settings import Recipe
+from semisup.settings.labels import parse_labels
+from semisup.settings.read import read_mapping
 
 __all__ = ["RunSpec", "check_entries", "expand", "option_values", "spec_recipe", "trial_options"]
 

@@ -11,15 +11,15 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from semisup.bench.suites.baselines import check_baseline
-from semisup.config import DataConfig, TrackingConfig
-from semisup.config.interpolate import forbidden, resolve
-from semisup.config.labels import parse_labels
-from semisup.config.read import read_mapping
-from semisup.config.schema import Named, Precision, RecipeName, Threads
-from semisup.config.shipped import shipped_folder, shipped_names
+from semisup.config.load import overlay, read_overrides
 from semisup.errors import SemisupError, nearest, raise_all
 from semisup.options import Range, Seed, Settings, Size, read
-from semisup.reading.load import overlay, read_overrides
+from semisup.settings import DataConfig, TrackingConfig
+from semisup.settings.interpolate import forbidden, resolve
+from semisup.settings.labels import parse_labels
+from semisup.settings.read import read_mapping
+from semisup.settings.schema import Named, Precision, RecipeName, Threads
+from semisup.settings.shipped import shipped_folder, shipped_names
 
 __all__ = [
     "Compute",
@@ -222,7 +222,7 @@ def load_suite(ref: str | Path, overrides: Sequence[str] = ()) -> Suite:
 
 
 def parse_suite(mapping: Mapping[str, Any], overrides: Sequence[str] = (), subject: str = "suite") -> Suite:
-    """Turn what a YAML file says into a checked suite; arguments as for `semisup.reading.parse_recipe`."""
+    """Turn what a YAML file says into a checked suite; arguments as for `semisup.config.parse_recipe`."""
     if overrides:
         subject = f"{subject} with {' '.join(overrides)[:200]}"
     problems: list[str] = []

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from semisup.config import Recipe
+from semisup.config import load_recipe
 from semisup.errors import SemisupError, nearest, raise_all
-from semisup.reading import load_recipe
 from semisup.records import WritableText, checked, read_json
+from semisup.settings import Recipe
 
 __all__ = ["TESTED", "last_model", "read_run"]
 

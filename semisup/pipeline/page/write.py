@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from semisup.config import Recipe, StageConfig
-from semisup.config.read import dump
+from semisup.config import to_yaml
 from semisup.data import ImageData, LabelBudget, load_data
 from semisup.data.store import Watch, unwatched
 from semisup.errors import SemisupError
@@ -23,7 +22,8 @@ from semisup.pipeline.page.doubts import find_doubts
 from semisup.pipeline.page.read import TESTED, last_model, read_run
 from semisup.pipeline.plan import recipe_budget
 from semisup.plugins import load_plugins
-from semisup.reading import to_yaml
+from semisup.settings import Recipe, StageConfig
+from semisup.settings.read import dump
 from semisup.stages import load_predictor
 from semisup.text import duration, number, percent
 

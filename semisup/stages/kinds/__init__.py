@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, Union
 
 from pydantic import Discriminator, Tag
 
-from semisup.config import Input, Recipe, StageConfig
+from semisup.settings import Input, Recipe, StageConfig
 from semisup.stages.kinds import features, head, knn, probe, propagate, relabel, train
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from semisup.config import Input, StageConfig
-from semisup.config.schema import Named
 from semisup.errors import SemisupError
 from semisup.options import Range
+from semisup.settings import Input, StageConfig
+from semisup.settings.schema import Named
 
 if TYPE_CHECKING:  # what a stage runs is imported when it is planned or run: reading recipes waits for none of it
     import numpy as np
@@ -82,7 +82,7 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
 
 def _pretrained(whole: Plan, stage: Config) -> tuple[Network, str]:
     """Return the network of `model`, and what is to be said of its weights."""
-    from semisup.config import TrainConfig
+    from semisup.settings import TrainConfig
     from semisup.stages.initial import check_model_weights
     from semisup.stages.networks import Network, stage_network, weightless
 

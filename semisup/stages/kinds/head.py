@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
-from semisup.config import Input, StageConfig
 from semisup.options import BelowOne, Count, CountOrZero, Fraction, NonNegative, Positive, Size
+from semisup.settings import Input, StageConfig
 
 if TYPE_CHECKING:  # what a stage runs is imported when it is planned or run: reading recipes waits for none of it
     from semisup.stages.artifact import Artifact

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from semisup.config import Input, PoolConfig, StageConfig
 from semisup.errors import SemisupError
 from semisup.options import Fraction, Range, Size
+from semisup.settings import Input, PoolConfig, StageConfig
 
 if TYPE_CHECKING:  # what a stage runs is imported when it is planned or run: reading recipes waits for none of it
     from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from semisup.config import Input, TrainConfig
+from semisup.settings import Input, TrainConfig
 
 if TYPE_CHECKING:  # what a stage runs is imported when it is planned or run: reading recipes waits for none of it
     from semisup.stages.artifact import Artifact

@@ -1,6 +1,6 @@
 """A recipe's models: every setting, its default, its unit and its range.
 
-References between stages are checked by `semisup.reading.check`. The options of methods, networks and augmentation
+References between stages are checked by `semisup.config.check`. The options of methods, networks and augmentation
 policies, which are the constructors' own signatures, and the label budget are checked by `semisup.pipeline.check`.
 """
 

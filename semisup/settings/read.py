@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from semisup.config.interpolate import wrong_text
 from semisup.errors import SemisupError, first_line, raise_all
+from semisup.settings.interpolate import wrong_text
 
 __all__ = ["dump", "read_mapping", "read_value"]
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from semisup.config.interpolate import forbidden, resolve
-from semisup.config.read import dump, read_mapping, read_value
-from semisup.config.schema import Recipe
-from semisup.config.shipped import shipped_folder, shipped_names
+from semisup.config.check import check_recipe
 from semisup.errors import SemisupError, nearest, raise_all
 from semisup.options import show
-from semisup.reading.check import check_recipe
+from semisup.settings.interpolate import forbidden, resolve
+from semisup.settings.read import dump, read_mapping, read_value
+from semisup.settings.schema import Recipe
+from semisup.settings.shipped import shipped_folder, shipped_names
 from semisup.stages.kinds import CheckedRecipe
 
 __all__ = [

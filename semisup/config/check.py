@@ -6,9 +6,9 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from semisup.config.schema import BACKENDS, Input, StageConfig
 from semisup.errors import nearest
 from semisup.options import one_of, read, show
+from semisup.settings.schema import BACKENDS, Input, StageConfig
 from semisup.stages.kinds import KINDS, CheckedRecipe, kind_of, name_of
 
 __all__ = ["check_recipe"]
