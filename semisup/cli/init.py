@@ -21,7 +21,9 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Images: FOLDER/labeled/CLASS/..., perhaps unlabeled/, val/, test/.")],
     labels: Annotated[Path | None, typer.Option(help="Table of path,label[,split] in place of the folders.")] = None,
     out: Annotated[Path | None, typer.Option(help="Recipe to write; default: <folder's name>.yaml.")] = None,
-    minutes: Annotated[float, typer.Option(min=0.1, help="That training may take on this machine.")] = 10.0,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, max=100_000, help="That training may take on this machine.")
+    ] = 10.0,
     size: Annotated[
         int | None, typer.Option(min=8, max=224, help="Side of the images, pixels; default: by them.")
     ] = None,
