@@ -46,7 +46,7 @@ class SemiSupervisedClassifier(  # scikit-learn has no types
         max_steps: the most optimizer steps of each stage; None: the recipe's own, else 1,000.
         image_shape: of flat vectors, (height, width) or (height, width, 3); "square": they are no images, and are laid
             into the smallest square that holds them. None: X has images.
-        size: side that the images are scaled to, pixels, 8 to 224; None: as they are. The center square is taken.
+        size: side that the images are scaled to, pixels, 8 to 518; None: as they are. The center square is taken.
         flip: may images be mirrored left to right.
         overrides: `key=value` words laid over the recipe, e.g. "stages.train.optimizer.lr=0.001".
         random_state: an integer is the recipe's seed; None: the recipe's own, else 0.

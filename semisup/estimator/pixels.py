@@ -14,7 +14,7 @@ from semisup.errors import SemisupError
 
 __all__ = ["SMALLEST", "ImageShape", "folded", "pixel_range", "scaled", "squares"]
 
-SMALLEST, LARGEST = 8, 224
+SMALLEST, LARGEST = 8, 518
 """Sides of the images that networks take, pixels."""
 ImageShape: TypeAlias = tuple[int, ...] | Literal["square"] | None
 
@@ -88,6 +88,6 @@ def scaled(values: NDArray[Any], lowest: float, highest: float) -> NDArray[np.ui
 
 
 def squares(images: NDArray[np.uint8], size: int | None) -> NDArray[np.uint8]:
-    """Return (n, size, size, c): the center square of each image, scaled; None: its own side, kept within 8 to 224."""
+    """Return (n, size, size, c): the center square of each image, scaled; None: its own side, kept within 8 to 518."""
     side = min(images.shape[1:3]) if size is None else size
     return images_of(images, min(max(side, SMALLEST), LARGEST), images.shape[3])
