@@ -117,7 +117,7 @@ def test_the_callers_random_numbers_go_on() -> None:
         ({"recipe": "digits/quickstart", "method": "fixmatch"}, "method"),
         ({"method": "fixmach"}, "did you mean 'fixmatch'"),
         ({"recipe": {"name": "x", "stages": {}}}, "at least one stage"),
-        ({"size": 7}, "size: must be 8 to 224 or None, not 7"),
+        ({"size": 7}, "size: must be 8 to 518 or None, not 7"),
         ({"size": "16", "max_steps": 0}, "(?s)size: .*max_steps: must be 1 or more, or None, not 0"),
         ({"max_steps": True}, "max_steps"),
         ({"recipe": 3}, "recipe: must be a name"),
