@@ -89,7 +89,8 @@ def _by_typicality(x: Floats, rows: Rows, labeled: Rows) -> list[int]:
     k = min(NEIGHBORS + 1, len(rows))  # the nearest of each is itself
     distances, _ = NearestNeighbors(n_neighbors=k).fit(x[rows]).kneighbors(x[rows])
     order = rows[np.argsort(distances.sum(1), kind="stable")]
-    return [int(row) for row in order if row not in set(labeled.tolist())]
+    unlabeled: list[int] = order[~np.isin(order, labeled)].tolist()
+    return unlabeled
 
 
 def coverage(features: Floats, labeled: Rows, n: int, seed: int) -> Iterator[int]:
