@@ -58,7 +58,7 @@ def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | No
     Args:
         stage: folder of a finished stage.
         file: .onnx, or .pt2 of torch.export.
-        int8: of .onnx: write `<name>-int8.onnx`, too, and measure both beside torch.
+        int8: of .onnx: write `<name>-int8.onnx`, too, and measure both next to torch.
         data: a folder of images or an .npz file for `int8`; None: the data of the run that the stage's folder lies in.
 
     Returns:

@@ -37,7 +37,7 @@ def lines(stage: Path) -> list[str]:
     return export_model(stage, stage.parent / "m.onnx", int8=True)
 
 
-def test_float_and_int8_are_measured_beside_torch(stage: Path, lines: list[str]) -> None:
+def test_float_and_int8_are_measured_next_to_torch(stage: Path, lines: list[str]) -> None:
     folder = stage.parent
     assert "opset 20" in lines[0] and lines[0].startswith(str(folder / "m.onnx"))
     table = {line.rsplit(None, 4)[0].strip(): line.split() for line in lines[4:7]}
