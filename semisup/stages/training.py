@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -157,8 +158,8 @@ def _describe(whole: Plan, stage: TrainConfig, networks: Mapping[str, Network]) 
 def _shapes(whole: Plan, stage: TrainConfig, spec: ModelSpec, networks: Mapping[str, Network]) -> Method:
     """Return the stage's method without memory for its weights."""
     data = whole.data
+    teachers = [copy.deepcopy(networks[teacher].shapes).eval() for teacher in stage.teacher]
     with weightless():
-        teachers = [networks[teacher].build_classifier().eval() for teacher in stage.teacher]
         try:
             return build_method(
                 stage,
@@ -370,9 +371,9 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
         metrics |= {f"choice/{name}": accuracy for name, accuracy in choice.accuracy.items()}
     with uncompiled(recipe.compile):
         if method.trains == "classifier":
-            judged, temperature, files = _evaluate(context, method, predictor, raw)
+            evaluated, temperature, files = _evaluate(context, method, predictor, raw)
         else:
-            judged, temperature = evaluate_encoder(context, predictor), 1.0
+            evaluated, temperature = evaluate_encoder(context, predictor), 1.0
             files = encoder_figures(context, method, predictor, batches)
     assert context.network is not None
     files += save_predictor(
@@ -404,7 +405,7 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
             "data": _data_note(context),
             "views": None if choice is None else str(choice),
             "settings": stage.model_dump(exclude_defaults=True, by_alias=True, mode="json"),
-            "metrics": metrics | judged,
+            "metrics": metrics | evaluated,
         },
     )
     for name in (CHECKPOINT, CURVE, CHOICE):
