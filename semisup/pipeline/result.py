@@ -39,12 +39,15 @@ class StageResult:
     parameters: int
     metrics: dict[str, Any]
     """Names to numbers or lists; None where it could not be measured."""
+    views: str | None = None
+    """How strong its views are and why, where `augment: auto` chose."""
 
     @staticmethod
     def of(artifact: Artifact, status: str) -> StageResult:
         """Return the result of a finished stage."""
         keys = ("name", "method", "fingerprint", "steps", "seconds", "images_per_second", "parameters", "metrics")
-        return StageResult(status=status, **{key: artifact.record[key] for key in keys})
+        known = {key: artifact.record[key] for key in keys}
+        return StageResult(status=status, views=artifact.record.get("views"), **known)
 
     def headline(self) -> dict[str, float | None]:
         """Return the few numbers to show first, and what a choice among stages was made by."""
