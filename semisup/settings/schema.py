@@ -129,6 +129,9 @@ class DataConfig(Settings):
     foreign: Size | None = None
     """So many of the last classes are none: their training images are among the unlabeled ones, as images of no class,
     and their test images are left out. Not for source folder."""
+    holdout: Annotated[float, Range(0, 0.5, open_low=True)] | None = None
+    """Where there are no test images, this part of every class's labeled images becomes them, one at least, above 0 up
+    to 0.5, the same ones for every seed; they stay among the unlabeled images. Null: then nothing is tested."""
     flip: bool | None = None
     """May images be mirrored left to right; null: the source knows."""
     csv: NotEmpty | None = None
