@@ -17,7 +17,7 @@ __all__ = ["distill"]
 def distill(
     model: Annotated[Path, typer.Argument(help="Folder of a finished stage in its run, e.g. out/train.")],
     student: Annotated[list[str], typer.Option(help="A network, e.g. cnn,width=8; several: give it again.")],
-    data: Annotated[Path | None, typer.Option(help="Where the run's images lie now; default: where they lay.")] = None,
+    data: Annotated[str | None, typer.Option(help="Where the run's images lie now; default: where they lay.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of every student.")] = 1000,
     out: Annotated[Path | None, typer.Option(help="Folder of the results, next to the run's folder.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, train nothing.")] = False,

@@ -9,6 +9,7 @@ from typing import Any
 
 from semisup.config import load_recipe, parse_recipe
 from semisup.config.load import read_overrides
+from semisup.data.addresses import refuse_recorded
 from semisup.errors import SemisupError, raise_all
 from semisup.models import check_model
 from semisup.pipeline.execute import STORE
@@ -35,7 +36,7 @@ def parse_student(text: str) -> dict[str, Any]:
 
 
 def distillation(
-    model: Path, students: Sequence[str], *, steps: int = STEPS, data: Path | None = None, name: str | None = None
+    model: Path, students: Sequence[str], *, steps: int = STEPS, data: str | Path | None = None, name: str | None = None
 ) -> Recipe:
     """Return the recipe of a finished run up to its stage `model`, and a student of that stage for every network.
 
@@ -45,7 +46,7 @@ def distillation(
         model: folder of a finished stage, in the folder of its run.
         students: networks, as `parse_student` reads them.
         steps: of every student.
-        data: where the run's images lie now; None: where they lay.
+        data: where the run's images lie now; None: where they lay, unless that is an address.
         name: of the recipe; None: that of the run and the first student.
 
     Raises:
@@ -59,6 +60,8 @@ def distillation(
     recipe = load_recipe(model.parent / "recipe.yaml")
     if model.name not in recipe.stages:
         raise SemisupError(f"{model}: the recipe next to it has no stage '{model.name}'")
+    if data is None:
+        refuse_recorded(recipe.data.path, "if you trust it, give it: --data ADDRESS")
     before = needed_stages(recipe.stages, model.name)
     raw = recipe.model_copy(update={"stages": before}).model_dump(by_alias=True)
     if data is not None:
