@@ -353,7 +353,8 @@ class TrainConfig(StageConfig):
     """View name -> {policy: ..., its options}; other views keep the method's own policy. A view's `albumentations:
     [{name: ..., its arguments}, ...]` come first, or alone where it names no policy. Besides the views, `backend`
     says where they are made: device (batched), albumentations (image by image on the CPU), auto (on a CPU above 64
-    px the latter, if all policies have such a form, else the former)."""
+    px the latter, if all policies have such a form, else the former). And `policy: auto` chooses how strong the views
+    are that are not named, by labels that short trainings predict without; `augment: auto` is short for that."""
     stop_on_collapse: bool = False
     """Stop when a joint-embedding method's embeddings have collapsed (collapse/std or collapse/rank of the log)."""
 
@@ -365,7 +366,12 @@ class TrainConfig(StageConfig):
     @property
     def view_settings(self) -> dict[str, dict[str, Any]]:
         """What `augment` says of the views."""
-        return {view: settings for view, settings in self.augment.items() if view != "backend"}
+        return {view: settings for view, settings in self.augment.items() if view not in ("backend", "policy")}
+
+    @property
+    def chooses_views(self) -> bool:
+        """Whether labels choose how strong the views are: `augment: auto`."""
+        return self.augment.get("policy") == "auto"
 
 
 class Recipe(Settings):

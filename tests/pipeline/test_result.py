@@ -174,7 +174,7 @@ def test_a_run_is_tracked_and_its_models_load_from_mlflow(tracked: Path) -> None
     assert artifacts(children["pretrain"]) == {"stage.json", "neighbors.png", "embedding.png"}
 
 
-def test_the_model_of_mlflow_answers_by_class_names(tracked: Path) -> None:
+def test_the_model_of_mlflow_predicts_class_names(tracked: Path) -> None:
     import mlflow
 
     uri = f"sqlite:///{tracked}/mlflow.db"
