@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from semisup.data.addresses import is_address, require_address
 from semisup.data.downloads import CACHE, Download, download, read_cifar10, read_cifar100, read_stl10, read_svhn
 from semisup.data.folder import missing_settings, read_folder
 from semisup.data.image_data import ImageData
@@ -103,6 +104,11 @@ def _folder_or_file(config: DataConfig) -> Path | None:
         return None
     if config.source == "digits":
         raise SemisupError(f"data.path: source digits comes with scikit-learn and takes no path, not '{config.path}'")
+    if is_address(config.path):
+        if config.source != "folder":
+            raise SemisupError(f"data.path: source {config.source} reads files on this machine, not from addresses")
+        require_address(config.path)
+        return None
     path = Path(config.path)
     if config.path.startswith("~/"):
         path = path.expanduser()

@@ -179,7 +179,7 @@ def _recipe(found: Survey, wishes: Wishes, device: torch.device) -> dict[str, An
             strong = {"policy": "randaugment", "pool": EASY_POOL, "ranges": "paper", "cutout": 0.0}
             stages["train"]["augment"] = {"strong": strong}
     return {
-        "name": re.sub(r"[^A-Za-z0-9._-]", "-", found.prepared.listing.root.resolve().name)[:60].strip("-.")
+        "name": re.sub(r"[^A-Za-z0-9._-]", "-", Path(str(found.prepared.listing.root)).resolve().name)[:60].strip("-.")
         or "photos",
         "seed": 0,
         "device": wishes.device,

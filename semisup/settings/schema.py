@@ -120,7 +120,8 @@ class DataConfig(Settings):
     images stay among the unlabeled ones."""
     path: NotEmpty | None = None
     """Of npz: the file; of folder: has labeled/<class>/..., unlabeled/..., val/<class>/..., test/<class>/... (the
-    first is needed); other sources: the folder that has the files or gets them; null: the source's usual places."""
+    first is needed), and may be an address such as s3://bucket/photos; other sources: the folder that has the files or
+    gets them; null: the source's usual places."""
     size: Annotated[int, Range(8, 518)] | None = None
     """Side of the square images, pixels, 8 to 518; null: as they come. folder: the center square is scaled to it."""
     long_tail: Annotated[float, Range(1, 10**4, open_low=True)] | None = None
