@@ -69,7 +69,8 @@ def read_npz(path: Path, unlabeled: Collection[str] = UNLABELED) -> ImageData:
     given = None if "classes" not in arrays else _as_text(arrays["classes"])
     problems += _class_problems(labels, names or (None if given is None else given.tolist()))
     raise_all(problems, str(path))
-    classes = _class_names(given, int(labels["train"].max()) + 1, path) if names is None else names
+    count = int(labels["train"].max()) + 1 or (0 if given is None else len(given))
+    classes = _class_names(given, count, path) if names is None else names
     x_train = np.ascontiguousarray(images["train"])
     none = x_train[:0], np.empty(0, np.int64)
     return ImageData(
@@ -260,6 +261,8 @@ def _class_problems(labels: dict[str, NDArray[np.int64]], names: list[str] | Non
     if y_train.size and y_train.min() < -1:
         problems.append(f"y_train: must be classes from 0 on, or -1 for unlabeled, not {y_train.min()}")
     seen = np.unique(y_train[y_train >= 0])
+    if not seen.size and names is not None and len(names) >= 2:
+        seen = np.arange(len(names))  # no label at all: the classes are those that the file names
     if seen.size < 2:
         problems.append(f"y_train: needs labeled images of at least two classes, not {seen.size}")
     elif seen.size != seen[-1] + 1:

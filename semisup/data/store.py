@@ -33,6 +33,7 @@ from semisup.data.decode import NEEDS_HEIF, Fit, can_read_heif
 from semisup.data.decoders import CHUNK, Decoded, decoders
 from semisup.data.image_data import channel_levels, mean_and_deviation
 from semisup.data.listing import Entry
+from semisup.data.remote import Fetch, Root
 from semisup.data.rows import take
 from semisup.errors import SemisupError
 from semisup.files import locked, replacing, write_atomically
@@ -45,6 +46,9 @@ VERSION = 1
 """Of the layout and of what `decode` makes of a file; another one makes a store anew."""
 BLOCK = 256
 """Files between two writes to the disk, where there are few processors: what a kill can cost, a second or less."""
+
+SHARD = "shard"
+"""Folder in a store that holds the files of a block that come from an address."""
 
 Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Shows progress: gets what is done and the number of files; its context gives a function that gets how many are."""
@@ -126,7 +130,7 @@ class Store:
 
 
 def prepare(
-    root: Path,
+    root: Root,
     entries: Sequence[Entry],
     size: int,
     channels: int,
@@ -141,7 +145,7 @@ def prepare(
     Two processes that ask for one store wait for each other. Processes that still have the old array mapped keep it.
 
     Args:
-        root: where relative paths begin.
+        root: where relative paths begin; from an address files are fetched a block at a time.
         entries: the files, in the order of their rows.
         size: side of the images, pixels.
         channels: 1 or 3.
@@ -151,7 +155,8 @@ def prepare(
         watch: shows progress.
 
     Raises:
-        SemisupError: no room for it, the folder cannot be written to, or a worker died. What is done is kept.
+        SemisupError: no room for it, the folder cannot be written to, a worker died, or a server fails. What is done is
+            kept.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -174,19 +179,27 @@ def prepare(
                 f"{free / 2**30:.1f}; name another folder"
             )
         decoded = 0
-        with done, watch(f"decoding {root}", len(entries)) as advance, decoders(workers) as run:
+        shown = watch(f"decoding {root}", len(entries))
+        with done, shown as advance, decoders(workers) as run, _at_hand(root, folder / SHARD) as fetch:
             kept = _Kept(old)
             advance(len(done.records))
             step = max(BLOCK, 4 * CHUNK * (os.cpu_count() or 1))
             for start in range(len(done.records), len(entries), step):
                 block = entries[start : start + step]
                 known = [kept.find(entry) for entry in block]
-                fresh = [entry.path for entry, found in zip(block, known, strict=True) if found is None]
-                results = run(root, fresh, size, channels, fit)
+                fresh = [(entry.path, entry.bytes) for entry, found in zip(block, known, strict=True) if found is None]
+                results = run(*fetch(fresh), size, channels, fit)
                 done.append(block, (found or next(results) for found in known))
                 decoded += len(fresh)
                 advance(len(done.records))
         return _finish(done, decoded)
+
+
+def _at_hand(root: Root, shard: Path) -> AbstractContextManager[Fetch]:
+    """Give a function that says where some files are on this machine, which fetches those that are not."""
+    if isinstance(root, Path):
+        return nullcontext(lambda files: (root, [path for path, _ in files]))
+    return root.fetching(shard)
 
 
 class _Kept:

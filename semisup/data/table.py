@@ -6,10 +6,12 @@ import csv
 import io
 import itertools
 import os
+import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 
 from semisup.data.entries import PARTS, Entry, Listing, make_listing, several, some
+from semisup.data.remote import Root
 from semisup.data.walk import printable
 from semisup.errors import SemisupError, nearest, raise_all
 
@@ -39,7 +41,7 @@ _MOST = 10  # problems that are written out
 class _Rows:
     """The rows so far: each file once."""
 
-    def __init__(self, root: Path, unlabeled: Sequence[str]) -> None:
+    def __init__(self, root: Root, unlabeled: Sequence[str]) -> None:
         self.root = root
         self.unlabeled = unlabeled
         self.entries: dict[str, tuple[Entry, int]] = {}
@@ -66,7 +68,7 @@ class _Rows:
             self._keep(_entry(self.root, path, label or None, part), line)
 
     def _keep(self, entry: Entry, line: int) -> None:
-        key = os.path.normpath(self.root.absolute() / entry.path)  # `a.png` and `./a.png` are one file
+        key = _file(self.root, entry.path)  # `a.png` and `./a.png` are one file
         if key not in self.entries:
             self.entries[key] = entry, line
             return
@@ -94,7 +96,7 @@ class _Rows:
         return notes
 
 
-def list_csv(root: Path, table: Path, unlabeled: Sequence[str] = UNLABELED) -> Listing:
+def list_csv(root: Root, table: Path, unlabeled: Sequence[str] = UNLABELED) -> Listing:
     """List the rows of a CSV with the columns `path` (below `root`, or absolute) and `label` (empty: unlabeled).
 
     A column `split` says `train` (or nothing), `val` or `test`; other columns are not read. Commas, semicolons
@@ -146,7 +148,7 @@ def read_labels(table: Path, root: Path) -> list[tuple[int, str, str]]:
 
 
 def _read_rows(
-    table: Path, root: Path, needed: Sequence[str]
+    table: Path, root: Root, needed: Sequence[str]
 ) -> tuple[list[tuple[int, str, str, str]], list[str], list[str]]:
     """Return line number, path, label and split of every row, the problems of its columns, and notes.
 
@@ -211,15 +213,21 @@ def _text(table: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _is_there(root: Path, path: str) -> bool:
+def _is_there(root: Root, path: str) -> bool:
+    if not isinstance(root, Path):
+        return False  # its paths are looked up when they are listed
     try:
         return (root / path).is_file()
     except (OSError, ValueError):
         return False
 
 
-def _entry(root: Path, path: str, label: str | None, part: str) -> Entry:
+def _entry(root: Root, path: str, label: str | None, part: str) -> Entry:
     """Return the file of a row, with its size; backslashes separate folders where no file is called so."""
+    if not isinstance(root, Path):
+        name = _file(root, path.replace("\\", "/"))
+        there = root.find(name)
+        return Entry(part, name, label, -1, 0) if there is None else Entry(part, name, label, *there)
     for name in (path, path.replace("\\", "/")):
         try:
             found = (root / name).stat()  # an absolute path stays what it is
@@ -229,8 +237,15 @@ def _entry(root: Path, path: str, label: str | None, part: str) -> Entry:
     return Entry(part, path, label, -1, 0)
 
 
-def _nowhere(root: Path, table: Path, path: str) -> str:
+def _file(root: Root, path: str) -> str:
+    """Return the one name of a file that may be written in several ways."""
+    return os.path.normpath(root.absolute() / path) if isinstance(root, Path) else posixpath.normpath(path)
+
+
+def _nowhere(root: Root, table: Path, path: str) -> str:
     """Say that no file of the table is there, and where its paths begin if that can be found out."""
+    if not isinstance(root, Path):
+        return f"none of its files is there; paths begin at data.path, e.g. {root}/{printable(path)}"
     near = [place for place in (Path(), table.parent, root.parent) if _is_there(place, path)]
     hint = f"; it is there from {near[0].absolute()}: did you mean data.path={near[0]}?" if near else ""
     return f"none of its files is there; paths begin at data.path, e.g. {root.absolute() / printable(path)}{hint}"

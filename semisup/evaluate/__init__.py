@@ -9,7 +9,7 @@ from semisup.evaluate.metrics import classification_metrics, confusion_matrix, e
 from semisup.evaluate.plots import confusion_figure, reliability_figure
 from semisup.evaluate.probe import LinearProbe, fit_probe
 from semisup.evaluate.pseudo_labels import pseudo_label_quality
-from semisup.evaluate.temperature import fit_temperature
+from semisup.evaluate.temperature import fit_temperature, probabilities
 
 __all__ = [
     "LinearProbe",
@@ -24,6 +24,7 @@ __all__ = [
     "knn_accuracy",
     "knn_predict",
     "predict_logits",
+    "probabilities",
     "pseudo_label_quality",
     "reliability_figure",
 ]

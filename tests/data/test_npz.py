@@ -155,6 +155,12 @@ def test_labels_as_text(npz: Path) -> None:
     )
 
 
+def test_no_label_at_all_where_the_classes_are_named(tmp_path: Path) -> None:
+    arrays = {"x_train": np.zeros((5, 8, 8), np.uint8), "y_train": np.full(5, -1), "classes": np.array(["a", "b", "c"])}
+    np.savez(tmp_path / "x.npz", **arrays)
+    assert read_npz(tmp_path / "x.npz").classes == ["a", "b", "c"]
+
+
 def test_no_test_set(npz: Path) -> None:
     for changes in ({"x_test": None, "y_test": None}, {"x_test": np.zeros((0, 8, 8), np.uint8), "y_test": np.zeros(0)}):
         data = load_data(save(npz, **changes))

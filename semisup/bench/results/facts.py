@@ -35,6 +35,8 @@ class SuiteFacts(BaseModel):
     """Names of the classes."""
     num_test: int
     """Images in the test set."""
+    class_ratio: float = 1.0
+    """Of the largest class to the smallest, of the test images or a budget's labels, whichever is the greatest."""
     provenance: dict[str, Any]
     """Version, commit, machines, data and their hash."""
     settings: str
