@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from semisup.columns import COLUMNS, measured
-from semisup.data.budget import UNEQUAL, class_ratio
+from semisup.columns import COLUMNS, UNEQUAL, measured
+from semisup.data.budget import class_ratio
 from semisup.engine.optim import warmup_steps
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.pipeline.result import RunResult, StageResult

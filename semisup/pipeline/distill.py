@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from semisup.config import load_recipe, parse_recipe
 from semisup.config.load import read_overrides
 from semisup.data import load_data
+from semisup.data.addresses import refuse_recorded
 from semisup.data.decoders import decoders
 from semisup.data.inputs import images_of
 from semisup.data.npz import read_images
@@ -89,6 +90,8 @@ def distillation(
     recipe = load_recipe(model.parent / "recipe.yaml")
     if model.name not in recipe.stages:
         raise SemisupError(f"{model}: the recipe next to it has no stage '{model.name}'")
+    if data is None:
+        refuse_recorded(recipe.data.path, "name a folder of images: --data FOLDER")
     before = needed_stages(recipe.stages, model.name)
     raw = recipe.model_copy(update={"stages": before}).model_dump(by_alias=True)
     if data is not None:
@@ -120,8 +123,9 @@ def distillation(
 
 
 def _hash(config: DataConfig) -> str | None:
-    """Return the hash of data, or None where there are none."""
+    """Return the hash of data, or None where there are none, or at an address that only a record names."""
     try:
+        refuse_recorded(config.path, "name a folder")
         return load_data(config).hash
     except SemisupError:
         return None

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from semisup.data import load_data, take
+from semisup.data.addresses import refuse_recorded
 from semisup.data.inputs import images_of
 from semisup.data.npz import read_images
 from semisup.data.walk import walk
@@ -118,7 +119,9 @@ def _images(stage: Path, facts: Facts, given: Path | None, predictor: Predictor)
     recipe = stage.parent / "recipe.yaml"
     if not recipe.is_file():
         raise SemisupError(f"--int8: there is no {recipe}, so name training images: --data FOLDER or --data FILE.npz")
-    data = load_data(load_checked(recipe).data)
+    recorded = load_checked(recipe).data
+    refuse_recorded(recorded.path, "name images: --data FOLDER or --data FILE.npz")
+    data = load_data(recorded)
     known = facts.record.get("data", {}).get("hash")
     if known is not None and known != data.hash:
         raise SemisupError(f"{recipe}: its data have changed since the stage was trained; name images: --data FOLDER")

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from semisup.data.budget import UNEQUAL
+from semisup.columns import headline
 from semisup.errors import SemisupError
 from semisup.stages import Artifact, Predictor, load_predictor
 
@@ -121,7 +121,7 @@ class RunResult:
                 "stage": self.final.name,
                 "path": str(self.out / self.final.name),
                 "test/accuracy": self.final.metrics.get("test/accuracy"),
-                "headline": "test/balanced_accuracy" if self.data.get("class_ratio", 1) > UNEQUAL else "test/accuracy",
+                "headline": headline(self.data.get("class_ratio", 1)).key,
             }
         return {
             "recipe": self.recipe,

@@ -120,7 +120,8 @@ class DataConfig(Settings):
     images stay among the unlabeled ones."""
     path: NotEmpty | None = None
     """Of npz: the file; of folder: has labeled/<class>/..., unlabeled/..., val/<class>/..., test/<class>/... (the
-    first is needed); other sources: the folder that has the files or gets them; null: the source's usual places."""
+    first is needed), and may be an address such as s3://bucket/photos; other sources: the folder that has the files or
+    gets them; null: the source's usual places."""
     size: Annotated[int, Range(8, 518)] | None = None
     """Side of the square images, pixels, 8 to 518; null: as they come. folder: the center square is scaled to it."""
     long_tail: Annotated[float, Range(1, 10**4, open_low=True)] | None = None
@@ -129,6 +130,9 @@ class DataConfig(Settings):
     foreign: Size | None = None
     """So many of the last classes are none: their training images are among the unlabeled ones, as images of no class,
     and their test images are left out. Not for source folder."""
+    holdout: Annotated[float, Range(0, 0.5, open_low=True)] | None = None
+    """Where there are no test images, this part of every class's labeled images becomes them, one at least, above 0 up
+    to 0.5, the same ones for every seed; they stay among the unlabeled images. Null: then nothing is tested."""
     flip: bool | None = None
     """May images be mirrored left to right; null: the source knows."""
     csv: NotEmpty | None = None
