@@ -26,6 +26,7 @@ from semisup.data import draw_budget, load_data
 from semisup.models import refresh_statistics
 from semisup.settings import DataConfig
 from semisup.stages import load_predictor
+from semisup.stages.context import clean_batches
 from semisup.text import markdown_table
 
 STEPS, DRAWS, BUDGETS = 200, (10, 11, 12), ("4/class", "60/class")
@@ -132,8 +133,16 @@ def measure(data: dict[str, Any], method: dict[str, Any], labels: str, draw: int
     if method["name"] == "supervised":  # it reads no other images
         rows = draw_budget(data["y_train"], labels, draw, 10).index
     rows = np.random.default_rng(draw).permutation(rows)[:2048]
-    batches = [data["x_train"][part] for part in np.array_split(rows, max(1, round(len(rows) / 256)))]
-    refresh_statistics(network, (predictor.normalize(torch.from_numpy(part)) for part in batches))
+    parts = np.array_split(rows, max(1, round(len(rows) / 256)))
+    cpu = torch.device("cpu")
+    refresh_statistics(
+        network,
+        (
+            batch
+            for part in parts
+            for batch in clean_batches(data["x_train"], predictor.normalize, cpu, part, size=len(part))
+        ),
+    )
     results["anew"] = accuracy()
     return results
 
@@ -157,10 +166,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/batchnorm"), help="where finished runs are kept")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--draws", nargs="*", type=int, default=DRAWS)
     arguments = parser.parse_args()
     data = _data()
     arguments.runs.mkdir(parents=True, exist_ok=True)
-    for draw in DRAWS:
+    for draw in arguments.draws:
         for name in arguments.methods:
             for labels in BUDGETS:
                 key = f"{METHODS[name]['name']}-{labels.replace('/', '-')}-{draw}"

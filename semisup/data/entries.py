@@ -6,8 +6,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from semisup.data.remote import Root
 from semisup.data.walk import printable
 from semisup.errors import raise_all
 
@@ -29,7 +29,7 @@ class Entry:
         path: below the root, with `/`, or absolute.
         label: its class, or None.
         bytes: size of the file; -1 if it is not there.
-        mtime: time of its last change, nanoseconds.
+        mtime: time of its last change, nanoseconds; behind an address a number that is another one when it changes.
     """
 
     part: str
@@ -50,13 +50,13 @@ class Listing:
         notes: what a person should know, a sentence each.
     """
 
-    root: Path
+    root: Root
     entries: list[Entry]
     classes: list[str]
     notes: tuple[str, ...] = ()
 
 
-def make_listing(root: Path, entries: list[Entry], problems: list[str], notes: Sequence[str]) -> Listing:
+def make_listing(root: Root, entries: list[Entry], problems: list[str], notes: Sequence[str]) -> Listing:
     """Sort the files and check their classes.
 
     Raises:

@@ -14,7 +14,7 @@ from semisup.evaluate.metrics import (
 from semisup.evaluate.plots import confusion_figure, reliability_figure
 from semisup.evaluate.probe import LinearProbe, fit_probe
 from semisup.evaluate.pseudo_labels import pseudo_label_quality
-from semisup.evaluate.temperature import fit_temperature
+from semisup.evaluate.temperature import fit_temperature, probabilities
 
 __all__ = [
     "LinearProbe",
@@ -30,6 +30,7 @@ __all__ = [
     "knn_predict",
     "predict_logits",
     "predictions_collapsed",
+    "probabilities",
     "pseudo_label_quality",
     "reliability_figure",
 ]

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from semisup.data.budget import UNEQUAL
+from semisup.columns import headline
 from semisup.errors import SemisupError
 from semisup.stages import Artifact, Predictor, load_predictor
 from semisup.text import percent
@@ -60,12 +60,15 @@ class StageResult:
     parameters: int
     metrics: dict[str, Any]
     """Names to numbers or lists; None where it could not be measured."""
+    views: str | None = None
+    """How strong its views are and why, where `augment: auto` chose."""
 
     @staticmethod
     def of(artifact: Artifact, status: str) -> StageResult:
         """Return the result of a finished stage."""
         keys = ("name", "method", "fingerprint", "steps", "seconds", "images_per_second", "parameters", "metrics")
-        return StageResult(status=status, **{key: artifact.record[key] for key in keys})
+        known = {key: artifact.record[key] for key in keys}
+        return StageResult(status=status, views=artifact.record.get("views"), **known)
 
     def headline(self) -> dict[str, float | None]:
         """Return the few numbers to show first, and what a choice among stages was made by."""
@@ -139,7 +142,7 @@ class RunResult:
                 "stage": self.final.name,
                 "path": str(self.out / self.final.name),
                 "test/accuracy": self.final.metrics.get("test/accuracy"),
-                "headline": "test/balanced_accuracy" if self.data.get("class_ratio", 1) > UNEQUAL else "test/accuracy",
+                "headline": headline(self.data.get("class_ratio", 1)).key,
             }
         return {
             "recipe": self.recipe,

@@ -13,6 +13,7 @@ import numpy as np
 
 from semisup.config import to_yaml
 from semisup.data import ImageData, LabelBudget, load_data
+from semisup.data.addresses import refuse_recorded
 from semisup.data.store import Watch, unwatched
 from semisup.errors import SemisupError
 from semisup.files import write_atomically
@@ -51,6 +52,7 @@ def report(folder: Path, watch: Watch = unwatched) -> tuple[Path, str | None]:
     """
     result, recipe = read_run(folder)
     try:
+        refuse_recorded(recipe.data.path, "run the recipe again if you trust it")
         data = load_data(recipe.data, watch)
         if data.hash != result["data"]["hash"]:
             raise SemisupError("the data are not those of the run any more")
