@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from semisup.data.duplicates import Item, find_duplicates, image_hashes
 from semisup.data.image_data import ImageData, level_notes
 from semisup.data.table import UNLABELED
-from semisup.errors import SemisupError, first_line, nearest, raise_all
+from semisup.errors import UNREADABLE, SemisupError, first_line, nearest, raise_all
 from semisup.settings.schema import DataConfig
 
 __all__ = ["read_images", "read_npz", "without_duplicates"]
@@ -25,11 +23,6 @@ _PARTS = ("train", "val", "test")
 _NEEDED = ("x_train", "y_train")
 _NAMES = {f"{kind}_{part}": f"{part}_{word}" for kind, word in (("x", "images"), ("y", "labels")) for part in _PARTS}
 """The arrays, and how MedMNIST calls them."""
-# What zipfile and numpy raise on encrypted, oddly packed or damaged members, and on headers that are no header.
-_UNREADABLE = (
-    *(ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error),
-    *(RuntimeError, SyntaxError, TypeError, LookupError, ArithmeticError, tokenize.TokenError),
-)
 _PREDICTED = ("x", "images", "x_test", "test_images", "x_train", "train_images")
 
 
@@ -62,6 +55,9 @@ def read_npz(path: Path, unlabeled: Collection[str] = UNLABELED) -> ImageData:
     names = None
     if labels["train"].dtype.kind in "US":
         labels, names = _named(labels, unlabeled, problems, notes)
+    else:
+        texts = [part for part, values in labels.items() if values.dtype.kind in "US"]
+        problems += [f"y_{part}: must be integers, as y_train is" for part in texts]
     raise_all(problems, str(path))
     labels = {part: values.astype(np.int64) for part, values in labels.items()}
     for part in parts:
@@ -148,7 +144,7 @@ def _opened(path: Path) -> Any:
         raise SemisupError(f"{path}: not an .npz file (as written by numpy.savez), or cut short")
     try:
         return np.load(path, allow_pickle=False)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise SemisupError(f"{path}: cannot be read: {error}") from error
 
 
@@ -181,13 +177,24 @@ def _read_arrays(path: Path, problems: list[str], notes: list[str]) -> dict[str,
 def _read_array(archive: Any, key: str, name: str, problems: list[str]) -> NDArray[Any] | None:
     try:
         array = archive[key]
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         problems.append(f"{name}: cannot be read: {first_line(error) if str(error) else 'no memory'}")
         return None
-    if isinstance(array, np.ndarray):
-        return array
-    problems.append(f"{name}: not a numpy array")  # numpy hands over a member without its array header as bytes
-    return None
+    if not isinstance(array, np.ndarray):
+        problems.append(f"{name}: not a numpy array")  # numpy hands over a member without its array header as bytes
+        return None
+    if _is_no_text(array):
+        problems.append(f"{name}: not text (it has numbers that stand for no character)")
+        return None
+    return array
+
+
+def _is_no_text(array: NDArray[Any]) -> bool:
+    """Return whether an array of text has what is no character, or half of one, which Python could not write."""
+    if array.dtype.kind != "U" or not array.nbytes:
+        return False
+    codes = np.ascontiguousarray(array).view(np.dtype("u4").newbyteorder(array.dtype.byteorder))
+    return bool(((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes <= 0xDFFF))).any())
 
 
 def _image_problems(images: NDArray[Any]) -> list[str]:

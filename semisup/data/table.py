@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 import posixpath
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ _COLUMNS = {
 }
 """How columns may be called, in capitals too."""
 _SPLITS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+_END = "\1"
+"""A last row of our own: it is read as a row unless a quote before it is still open."""
 _MOST = 10  # problems that are written out
 
 
@@ -55,6 +58,8 @@ class _Rows:
             label = ""
         if not path:
             self.problems.append(f"line {line}: no path")
+        elif "\n" in label:
+            self.problems.append(f"line {line}: its label goes over several lines; a quote may be missing or too many")
         elif part not in PARTS:
             self.problems.append(f"line {line}: unknown split '{split.strip()}'{nearest(part, PARTS)}")
         elif part != "train" and not label:
@@ -160,10 +165,12 @@ def _read_rows(
     delimiter = max(",;\t", key=first.count)
     notes = [] if delimiter == "," else [f"{table}: columns are separated by {'tabs' if delimiter != ';' else ';'}"]
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        lines = itertools.chain(io.StringIO(text, newline=""), ["\n", _END])
+        reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
         rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
         raise SemisupError(f"data.csv: {table} is not a CSV file ({error})") from error
+    open_quote = [] if rows.pop()[1] == [_END] else [_open_quote(rows, text)]
     header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
     place = {name: next((header.index(n) for n in names if n in header), None) for name, names in _COLUMNS.items()}
     if rows and place["path"] is None and place["label"] is None and _is_there(root, rows[0][1][0]):
@@ -173,6 +180,7 @@ def _read_rows(
         rows = rows[1:]
     missing = [name for name in needed if place[name] is None]
     problems = [f"no column '{name}' in its first line{nearest(name, header) if header else ''}" for name in missing]
+    problems = open_quote or problems
 
     def cell(row: list[str], name: str) -> str:
         at = place[name]
@@ -180,6 +188,16 @@ def _read_rows(
 
     cells = [(n, cell(row, "path"), cell(row, "label"), cell(row, "split")) for n, row in rows if not missing]
     return cells, problems, notes
+
+
+def _open_quote(rows: Sequence[tuple[int, list[str]]], text: str) -> str:
+    """Say where the quote stands that is never closed: in the row after the last whole one."""
+    after = rows[-1][0] if rows else 0
+    line = next(n for n, words in enumerate(text.split("\n"), 1) if n > after and '"' in words)
+    return (
+        f'line {line}: a quote (") is opened and never closed, which would swallow the rows after it; close it, or '
+        f'write "" for a quote that is part of a text'
+    )
 
 
 def _text(table: Path) -> str:

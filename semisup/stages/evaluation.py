@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field, StringConstraints, TypeAdapter
 from torch import Tensor, nn
 
 from semisup.evaluate import (
@@ -23,6 +23,8 @@ from semisup.evaluate import (
     reliability_figure,
 )
 from semisup.methods import PseudoLabels
+from semisup.options import Fraction
+from semisup.records import checked, read_json
 from semisup.stages.artifact import write_json
 from semisup.stages.context import StageContext
 
@@ -125,6 +127,11 @@ def evaluate_validation(context: StageContext, predict: Callable[[Iterator[Tenso
     return {f"validation/{name}": found[name] for name in ("accuracy", "nll")}
 
 
+_CURVE: TypeAdapter[dict[str, float]] = TypeAdapter(
+    Annotated[dict[Annotated[str, StringConstraints(pattern=r"^[0-9]{1,10}$")], Fraction], Field(min_length=1)]
+)
+
+
 def oracle(context: StageContext, path: Path) -> Callable[[int, nn.Module], None]:
     """Return a function that notes the test accuracy of a step's predictor in the JSON file `path`, steps -> accuracy.
 
@@ -133,16 +140,20 @@ def oracle(context: StageContext, path: Path) -> Callable[[int, nn.Module], None
     y = torch.from_numpy(context.data.y_test)
 
     def look(step: int, predictor: nn.Module) -> None:
-        curve = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        curve = _read_curve(path) if path.exists() else {}
         logits = predict_logits(predictor, context.clean_batches(context.data.x_test)).cpu()
         write_json(path, {**curve, str(step): float((logits.argmax(1) == y).double().mean())})
 
     return look
 
 
+def _read_curve(path: Path) -> dict[str, float]:
+    return checked(_CURVE, read_json(path), f"{path}: damaged")
+
+
 def oracle_metrics(path: Path) -> dict[str, Any]:
     """Return what an oracle would choose: the best test accuracy of a stage and the first step that had it."""
-    curve: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    curve = _read_curve(path)
     step = max(sorted(curve, key=int), key=lambda name: curve[name])
     return {"oracle/accuracy": curve[step], "oracle/step": int(step)}
 

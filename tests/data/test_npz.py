@@ -90,6 +90,12 @@ X = "x_train"
         ({"y_train": np.zeros((50, 5), int)}, "y_train: must be (n,), one class per image, not 2-dimensional (50, 5)"),
         ({"y_train": np.zeros(50)}, "y_train: must be integers or text, not float64"),
         ({"y_train": np.array(["a"] * 50)}, "y_test: must be text, as y_train is"),
+        ({"y_test": np.array(["a"] * 9)}, "y_test: must be integers, as y_train is"),
+        (
+            {"classes": np.frombuffer(b"\xff" * 40, "<U2")},
+            "classes: not text (it has numbers that stand for no character)",
+        ),
+        ({"classes": np.array(["a\ud800"] * 5)}, "classes: not text (it has numbers that stand for no character)"),
         (
             {"y_train": np.eye(5)[np.arange(50) % 5]},
             "y_train: must be (n,), one class per image, not one-hot (50, 5); take its argmax(1)",
