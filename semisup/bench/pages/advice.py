@@ -42,7 +42,10 @@ def advice(summary: Mapping[str, Any]) -> str:
 
 
 def _interval(found: Mapping[str, Any], num_test: int) -> str:
-    """Write the interval over draws; of a single draw, as of all labels, that of a share of so many test images."""
+    """Write the interval over draws; of a single draw, as of all labels, that of a share of so many test images.
+
+    For the mean over unequal classes that is a rough one.
+    """
     if found["low"] is not None:
         return f", 95% interval {interval(found['low'], found['high'])}"
     from scipy.stats import binomtest
