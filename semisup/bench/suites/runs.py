@@ -54,8 +54,6 @@ def expand(suite: Suite) -> list[RunSpec]:
     specs = []
     for draw, init, compute in itertools.product(suite.draws, suite.inits, suite.computes):
         for name, entry in suite.entries.items():
-            if draw not in suite.draws[: entry.draws]:
-                continue
             for labels in suite.labels if entry.labels is None else entry.labels:
                 if _is_everything(labels) and draw != suite.draws[0]:
                     continue

@@ -136,8 +136,6 @@ class EntryConfig(Settings):
     """A baseline's inputs: null for pixels, or the features of {recipe: ..., stage: ..., overrides: [...]}."""
     labels: Budgets | None = None
     """Budgets of this row alone, e.g. [all] for full supervision; null: the suite's."""
-    draws: Size | None = None
-    """This row has the first so many of the suite's draws, >= 1, as it takes long; null: all of them."""
     search: dict[str, Annotated[list[Any], AfterValidator(_different)]] = {}
     """Values to search over: option -> list of values. Keys: of `train`, of the baseline, else of the whole recipe."""
 
