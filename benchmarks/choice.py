@@ -84,12 +84,11 @@ def look(name: str, photos: Path, weights: Path) -> Seen:
     kept = [rows_of(y, most, tail) for (_, y), most in zip(parts, (TRAIN, TEST), strict=True)]
     images = [x[rows] for (x, _), rows in zip(parts, kept, strict=True)]
     wide = torch.nn.Sequential(network, torch.nn.Sequential())
-    how = {"mirror": "digits" not in name}
-    found = [
-        predict_logits(Layers(wide, **how, **more).eval(), batches(images)) for more in ({}, {"maps": 2, "grid": 2})
-    ]
+    mirror = "digits" not in name
+    features = predict_logits(Layers(wide, mirror=mirror).eval(), batches(images))
+    maps = predict_logits(Layers(wide, maps=2, grid=2, mirror=mirror).eval(), batches(images))
     y = np.concatenate([y[rows] for (_, y), rows in zip(parts, kept, strict=True)])
-    return Seen(*found, len(kept[0]), y)
+    return Seen(features, maps, len(kept[0]), y)
 
 
 def batches(parts: list[np.ndarray]) -> Iterator[Tensor]:
@@ -149,7 +148,8 @@ def hits(crossed: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def one(index: int) -> np.ndarray:
     """Return the weights of one candidate alone."""
-    return np.eye(len(CANDIDATES))[index]
+    weights: np.ndarray = np.eye(len(CANDIDATES))[index]
+    return weights
 
 
 def most_hits(repeats: int) -> Rule:
@@ -172,7 +172,8 @@ def within(errors: float, repeats: int = REPEATS) -> Rule:
         behind = found[found.mean(1).argmax()] - found
         noise = behind.std(1, ddof=1) / np.sqrt(behind.shape[1])
         kept = (behind.mean(1) <= errors * noise).astype(float)
-        return kept / kept.sum()
+        weights: np.ndarray = kept / kept.sum()
+        return weights
 
     return rule
 
@@ -233,7 +234,7 @@ def main() -> None:
                 file = given.out / f"{name}-{budget.replace('/', '-')}-{draw}.npz"
                 if not file.exists():
                     seen = seen or look(name, given.photos, given.weights)
-                    np.savez_compressed(file, **measured(seen, budget, draw))
+                    np.savez_compressed(file, **measured(seen, budget, draw))  # type: ignore[arg-type]
                 runs.setdefault(f"{name} {budget}", []).append(dict(np.load(file)))
     print(f"Regret in points, {given.draws} draws:\n\n{table(runs)}")
 

@@ -258,7 +258,7 @@ def _end_after(network: nn.Module, blocks: int, subject: str) -> None:
     if not hasattr(network, "prune_intermediate_layers"):
         raise SemisupError(f"{subject}: blocks: timm cannot end this network early; remove it")
     pool = () if hasattr(network, "num_prefix_tokens") else ("avg",)
-    network.prune_intermediate_layers(1, prune_norm=True, prune_head=False)  # what follows the last block
+    network.prune_intermediate_layers(1, prune_norm=True, prune_head=False)  # type: ignore[operator]  # what follows the last block
     network.reset_classifier(0, *pool)  # type: ignore[operator]
     left_out = {id(module) for module in found[blocks:]}
     for parent in list(network.modules()):
