@@ -6,9 +6,11 @@
     python benchmarks/choice.py photos lite0.safetensors
 
 The candidates are those of `folder/few_labels` without its fine-tuning: regression on features, regression on maps, and
-the graph of both. For each data set, budget and draw they are fitted on all labels, and twice by five folds on all but
-a part; `--out` keeps what was predicted, so that a rule more costs no time. A rule's regret is the test accuracy of
-the best candidate less that of what the rule takes, in points.
+the graph of both. Of the gray sets, digits and Fashion-MNIST, features and maps are pixels, averaged in few and in many
+parts: what is compared are the rules, and candidates that cost seconds allow more runs. For each data set, budget and
+draw they are fitted on all labels, and twice by five folds on all but a part; `--out` keeps what was predicted, so that
+a rule more costs no time. A rule's regret is the test accuracy of the best candidate less that of what the rule takes,
+in points.
 """
 
 from __future__ import annotations
@@ -75,19 +77,21 @@ def rows_of(y: np.ndarray, most: int, tail: bool) -> np.ndarray:
 
 
 def look(name: str, photos: Path, weights: Path) -> Seen:
-    """Look at a set's images through the network, 112 px, an image and its mirror image (not of digits)."""
+    """Look at a set's images: at pictures through the network, at gray ones by the means of few and of many parts."""
     data, tail = images_of(name, photos), name.endswith("-tail")
-    network = build_backbone(
-        "timm/tf_efficientnet_lite0", {"weights": str(weights)}, in_channels=3, image_size=112
-    ).eval()
     parts = [(data.x_train, data.y_train), (data.x_test, data.y_test)]
     kept = [rows_of(y, most, tail) for (_, y), most in zip(parts, (TRAIN, TEST), strict=True)]
     images = [x[rows] for (x, _), rows in zip(parts, kept, strict=True)]
-    wide = torch.nn.Sequential(network, torch.nn.Sequential())
-    mirror = "digits" not in name
-    features = predict_logits(Layers(wide, mirror=mirror).eval(), batches(images))
-    maps = predict_logits(Layers(wide, maps=2, grid=2, mirror=mirror).eval(), batches(images))
     y = np.concatenate([y[rows] for (_, y), rows in zip(parts, kept, strict=True)])
+    if data.channels == 1:
+        gray = torch.from_numpy(np.concatenate(images)).permute(0, 3, 1, 2).float()
+        fine = 8 if data.size == 8 else 14
+        coarse, fine_parts = (F.adaptive_avg_pool2d(gray, side).flatten(1) for side in (fine // 2, fine))
+        return Seen(coarse, fine_parts, len(kept[0]), y)
+    network = build_backbone("timm/tf_efficientnet_lite0", {"weights": str(weights)}, in_channels=3, image_size=112)
+    wide = torch.nn.Sequential(network, torch.nn.Sequential()).eval()
+    features = predict_logits(Layers(wide, mirror=True).eval(), batches(images))
+    maps = predict_logits(Layers(wide, maps=2, grid=2, mirror=True).eval(), batches(images))
     return Seen(features, maps, len(kept[0]), y)
 
 
@@ -224,18 +228,20 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/choice"), help="what was measured is taken from there")
     parser.add_argument("--draws", type=int, default=4)
+    parser.add_argument("--known", action="store_true", help="print the table of what was measured so far")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     runs: dict[str, list[dict[str, np.ndarray]]] = {}
-    for name in ("stamps", "digits", "fashion", "stamps-tail", "digits-tail", "fashion-tail"):
+    for name in ("digits", "digits-tail", "fashion", "fashion-tail", "stamps", "stamps-tail"):
         seen: Seen | None = None
         for draw in range(given.draws):
             for budget in BUDGETS[2:] if name.endswith("-tail") else BUDGETS[:2]:
                 file = given.out / f"{name}-{budget.replace('/', '-')}-{draw}.npz"
-                if not file.exists():
+                if not file.exists() and not given.known:
                     seen = seen or look(name, given.photos, given.weights)
                     np.savez_compressed(file, **measured(seen, budget, draw))  # type: ignore[arg-type]
-                runs.setdefault(f"{name} {budget}", []).append(dict(np.load(file)))
+                if file.exists():
+                    runs.setdefault(f"{name} {budget}", []).append(dict(np.load(file)))
     print(f"Regret in points, {given.draws} draws:\n\n{table(runs)}")
 
 
