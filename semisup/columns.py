@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from semisup.text import count, number, percent
 
-__all__ = ["COLUMNS", "Column", "measured"]
+__all__ = ["COLUMNS", "UNEQUAL", "Column", "headline", "measured"]
 
 Format = Literal["percent", "decimal", "seconds", "count"]
 Better = Literal["higher", "lower", ""]
@@ -79,6 +79,18 @@ COLUMNS = (
     Column("calibrated_seconds", "run/calibrated_seconds", "seconds alone", "steps x one step alone", "seconds", DOWN),
 )
 """In the order of the tables."""
+UNEQUAL = 3.0
+"""Ratio of class sizes from which accuracy says little of the small classes."""
+
+
+def headline(class_ratio: float) -> Column:
+    """Return what results are ranked, sorted and compared by: accuracy, or balanced accuracy where classes are unequal.
+
+    Args:
+        class_ratio: how many times the largest class is as large as the smallest, see `semisup.data.class_ratio`.
+    """
+    wanted = "balanced_accuracy" if class_ratio > UNEQUAL else "accuracy"
+    return next(column for column in COLUMNS if column.name == wanted)
 
 
 def measured(metrics: Mapping[str, Any]) -> dict[str, float | None]:

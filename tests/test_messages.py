@@ -122,7 +122,7 @@ stages.own.optimizer.group_lr: the method has no parameter group 'head'; valid: 
 
 
 @pytest.mark.parametrize(("recipe", "answers"), [(RECIPE, ANSWERS), (AGAINST_DATA, ANSWERS_AGAINST_DATA)])
-def test_one_mistake_of_each_kind_is_answered_in_one_message(recipe: str, answers: str, tmp_path: Path) -> None:
+def test_one_mistake_of_each_kind_is_named_in_one_message(recipe: str, answers: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(recipe)
     with pytest.raises(SemisupError) as caught:

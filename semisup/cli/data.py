@@ -23,7 +23,7 @@ data = typer.Typer(
 
 @data.command()
 def prepare(
-    root: Annotated[Path, typer.Argument(help="Folder of images.")],
+    root: Annotated[str, typer.Argument(help="Folder of images, or its address, e.g. s3://bucket/photos.")],
     size: Annotated[int, typer.Option(min=8, max=518, help="Side that the squares are scaled to, pixels.")],
     csv: Annotated[Path | None, typer.Option(help="Table of path,label[,split] in place of the folders.")] = None,
     fit: Annotated[str, typer.Option(help="How they become squares: crop, pad or stretch.")] = "crop",
@@ -61,7 +61,7 @@ def prepare(
         config = DataConfig(
             source="folder",
             fit="pad" if fit == "pad" else "stretch" if fit == "stretch" else "crop",
-            path=str(root),
+            path=root,
             size=size,
             csv=None if csv is None else str(csv),
             channels=1 if channels == 1 else 3,
@@ -77,7 +77,7 @@ def prepare(
         refused = prepared.problems(flags=True)
         for note in prepared.notes(refused):
             typer.echo(f"warning: {note}", err=True)
-        raise_all(list(refused.values()), str(root))
+        raise_all(list(refused.values()), root)
         typer.echo(f"next: semisup run folder/small {_as_keys(config)} --dry-run")
 
 

@@ -17,7 +17,9 @@ __all__ = ["distill"]
 def distill(
     model: Annotated[Path, typer.Argument(help="Folder of a finished stage in its run, e.g. out/train.")],
     student: Annotated[list[str], typer.Option(help="A network, e.g. cnn,width=8; several: give it again.")],
-    data: Annotated[Path | None, typer.Option(help="Where the run's images lie now; default: where they lay.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The run's images where they lie now, or others to learn on.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of every student.")] = 1000,
     out: Annotated[Path | None, typer.Option(help="Folder of the results, next to the run's folder.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, train nothing.")] = False,
@@ -35,9 +37,11 @@ def distill(
         from semisup.pipeline.distill import distillation
         from semisup.pipeline.students import compare_students, students_figure, students_table
 
-        recipe = distillation(model, student, steps=steps, data=data, name=None if out is None else out.name)
-        folder = model.parent.parent / recipe.name if out is None else out
-        run(recipe, out=folder, dry_run=dry_run)
+        found = distillation(model, student, steps=steps, data=data, name=None if out is None else out.name)
+        for note in found.notes:
+            typer.echo(f"note: {note}", err=True)
+        folder = model.parent.parent / found.recipe.name if out is None else out
+        run(found.recipe, data=found.data, out=folder, dry_run=dry_run)
         if dry_run:
             return
         students = compare_students(folder)

@@ -129,11 +129,16 @@ def _wrong_reference(one: Input, stage: str, names: Collection[str], found: dict
 
 
 def _check_augment(augment: dict[str, Any], path: str, problems: list[str]) -> None:
-    """Check `backend` and the form of the views; which policies and transforms exist is the pipeline's knowledge."""
+    """Check `backend`, `policy` and the form of views; which policies and transforms there are the pipeline knows."""
     for view, settings in augment.items():
         if view == "backend":
             if settings not in BACKENDS:
                 problems.append(f"{path}.backend: {one_of(settings, BACKENDS)}")
+        elif view == "policy":
+            if settings != "auto":
+                problems.append(
+                    f"{path}.policy: must be auto, not {show(settings)}; a view's own is {path}.VIEW.policy"
+                )
         elif not isinstance(settings, dict):
             problems.append(f"{path}.{view}: must be a mapping, not {show(settings)}")
         elif "policy" not in settings and "albumentations" not in settings:

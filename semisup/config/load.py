@@ -177,7 +177,7 @@ def read_overrides(overrides: Sequence[str], problems: list[str]) -> dict[str, A
 
 
 def _spell_out(raw: Any) -> dict[str, Any]:
-    """Write the short forms in full, so that an override can reach into them: `init: pretrain`, `freeze: true`."""
+    """Write the short forms in full, so that an override can reach into them: `init: pretrain`, `freeze: true`, ..."""
     stages = raw.get("stages")
     for stage in stages.values() if isinstance(stages, dict) else ():
         if isinstance(stage, dict) and isinstance(stage.get("init"), str):
@@ -187,6 +187,8 @@ def _spell_out(raw: Any) -> dict[str, Any]:
         for key in ("freeze", "lora"):
             if isinstance(stage, dict) and isinstance(stage.get(key), bool):
                 stage[key] = {} if stage[key] else None
+        if isinstance(stage, dict) and stage.get("augment") == "auto":
+            stage["augment"] = {"policy": "auto"}
     return dict(raw)
 
 

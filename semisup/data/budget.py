@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from semisup.errors import SemisupError
 from semisup.settings.labels import Labels, parse_labels
 
-__all__ = ["UNEQUAL", "LabelBudget", "Labels", "class_ratio", "draw_budget", "parse_labels"]
+__all__ = ["LabelBudget", "Labels", "class_ratio", "draw_budget", "parse_labels"]
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,6 @@ def draw_budget(
     if budget.kind != "fraction" and per_class.max() - per_class.min() > 1:
         raise SemisupError(_unbalanced(budget, wanted, available, names))
     return _budget(drawn, y_train, orders, validation, names)
-
-
-UNEQUAL = 3.0
-"""Ratio of class sizes from which accuracy says little of the small classes, and balanced accuracy is the headline."""
 
 
 def class_ratio(budget: LabelBudget, y_test: NDArray[np.int64]) -> float:

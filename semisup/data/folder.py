@@ -5,8 +5,9 @@
     root/val/<class>/...         perhaps: only validates (`validation/accuracy`), is never trained on
     root/test/<class>/...        perhaps: read once, at the end
 
-or `data.path` and `data.csv`, a table of `path,label` and perhaps `split`; see `semisup.data.listing`. How a
-file becomes pixels is said in `semisup.data.decode`, where they are kept in `semisup.data.store`.
+or `data.path` and `data.csv`, a table of `path,label` and perhaps `split`; see `semisup.data.listing`. Both may be at
+an address, see `semisup.data.remote`. How a file becomes pixels is said in `semisup.data.decode`, where they are kept
+in `semisup.data.store`.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from semisup.data.addresses import place
 from semisup.data.decode import Fit
 from semisup.data.downloads import CACHE
 from semisup.data.duplicates import Duplicates, Item, find_duplicates
 from semisup.data.entries import some
 from semisup.data.image_data import ImageData, Known, level_notes
 from semisup.data.listing import PARTS, Entry, Listing, list_csv, list_folders, printable
+from semisup.data.remote import Root
 from semisup.data.rows import take
 from semisup.data.store import Store, Watch, prepare, unwatched, write_table
 from semisup.data.table import UNLABELED
@@ -160,7 +163,7 @@ def prepare_folder(config: DataConfig, *, workers: int | None = None, watch: Wat
     """
     raise_all(missing_settings(config))
     assert config.path is not None and config.size is not None
-    root = Path(config.path).expanduser()
+    root = place(config.path)
     table = None if config.csv is None else Path(config.csv).expanduser()
     unlabeled = UNLABELED if config.unlabeled_values is None else config.unlabeled_values
     listing = list_folders(root) if table is None else list_csv(root, table, unlabeled)
@@ -178,13 +181,14 @@ def prepare_folder(config: DataConfig, *, workers: int | None = None, watch: Wat
 
 
 def store_folder(
-    root: Path, table: Path | None, size: int, channels: int, cache: str | None = None, fit: Fit = "crop"
+    root: Root, table: Path | None, size: int, channels: int, cache: str | None = None, fit: Fit = "crop"
 ) -> Path:
     """Return where the decoded images of a folder lie, at a size; `cache` and `fit` are the keys of `data`."""
     home = CACHE / "folders" if cache is None else Path(cache).expanduser()
-    place = f"{root.resolve()}\n{'' if table is None else table.resolve()}"
-    key = hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", root.resolve().name)[:60]
+    whole = root.resolve() if isinstance(root, Path) else root
+    both = f"{whole}\n{'' if table is None else table.resolve()}"
+    key = hashlib.sha256(both.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", whole.name)[:60]
     return home / f"{name}-{key}-{size}x{channels}{'' if fit == 'crop' else f'-{fit}'}"
 
 

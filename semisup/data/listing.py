@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 from semisup.data.entries import PARTS, Entry, Listing, make_listing, several, some
+from semisup.data.remote import Remote, Root
 from semisup.data.table import list_csv
-from semisup.data.walk import is_system, printable, walk
+from semisup.data.walk import LocalFolder, printable
 from semisup.errors import SemisupError, nearest
 
 __all__ = ["PARTS", "Entry", "Listing", "list_csv", "list_folders", "printable"]
@@ -20,10 +21,11 @@ _NAMES = {
     "test": ("test", "testing"),
 }
 """The folders that are read, and how else they are called, in capitals too."""
+Folder: TypeAlias = LocalFolder | Remote
 _LAYOUT = "labeled/<class>/..., and perhaps unlabeled/..., val/<class>/..., test/<class>/..."
 
 
-def list_folders(root: Path) -> Listing:
+def list_folders(root: Root) -> Listing:
     """List `root/labeled/<class>/...` and, where they are, `unlabeled/...`, `val/<class>/...`, `test/<class>/`.
 
     The folders may have the names that torchvision and others give them (train, valid, ...), and where none of the
@@ -37,16 +39,16 @@ def list_folders(root: Path) -> Listing:
     problems: list[str] = []
     notes: list[str] = []
     others: list[str] = []
+    tree = LocalFolder(root) if isinstance(root, Path) else root
     try:
-        with os.scandir(root) as found:
-            present = sorted(entry.name for entry in found if entry.is_dir() and not is_system(entry.name))
-        folders, classes = _folders(root, present, problems, notes)
+        present = tree.folders()
+        folders, classes = _folders(root, tree, present, problems, notes)
         for part, folder in folders.items():
-            entries += _list_part(root, part, folder, problems, notes, others)
+            entries += _list_part(tree, part, folder, problems, notes, others)
         for name in classes:
-            entries += [Entry("train", path, name, *file) for path, *file in walk(root / name, name, others)]
+            entries += [Entry("train", path, name, *file) for path, *file in tree.images(name, others)]
     except NotADirectoryError:
-        raise SemisupError(f"data.path: {root.absolute()} is a file; unpack it, and name the folder") from None
+        raise SemisupError(f"data.path: {_full(root)} is a file; unpack it, and name the folder") from None
     except OSError as error:
         raise SemisupError(f"data.path: {error.filename or root} cannot be read ({error.strerror})") from error
     unread = [name for name in present if name not in (*folders.values(), *classes)]
@@ -58,7 +60,13 @@ def list_folders(root: Path) -> Listing:
     return make_listing(root, entries, problems, notes)
 
 
-def _folders(root: Path, present: list[str], problems: list[str], notes: list[str]) -> tuple[dict[str, str], list[str]]:
+def _full(root: Root) -> Root:
+    return root.absolute() if isinstance(root, Path) else root
+
+
+def _folders(
+    root: Root, tree: Folder, present: list[str], problems: list[str], notes: list[str]
+) -> tuple[dict[str, str], list[str]]:
     """Return which folder has which part (a key of `_NAMES`), and the classes' folders where they lie in the root."""
     folders = {}
     for part, names in _NAMES.items():
@@ -71,28 +79,28 @@ def _folders(root: Path, present: list[str], problems: list[str], notes: list[st
                 notes.append(f"the folder '{found[0]}' is read as '{part}'")
     if "labeled" in folders or problems:
         return folders, []
-    classes = [name for name in present if name not in folders.values() and _has_images(root / name)]
+    classes = [name for name in present if name not in folders.values() and _has_images(tree, name)]
     if len(classes) < 2:
         raise SemisupError(
-            f"data.path: {root.absolute()} has no folder 'labeled' (wanted: {_LAYOUT}){_hint(root, present)}"
+            f"data.path: {_full(root)} has no folder 'labeled' (wanted: {_LAYOUT}){_hint(root, tree, present)}"
         )
     shown = some([printable(name) for name in classes])
     notes.append(f"there is no folder 'labeled'; the folders {shown} are read as its classes")
     return folders, classes
 
 
-def _has_images(folder: Path) -> bool:
-    """Return whether some of the files right in it are images."""
-    return any(file.path.count("/") == 1 for file in walk(folder, "x"))
+def _has_images(tree: Folder, name: str) -> bool:
+    """Return whether some of the files right in a folder are images."""
+    return any(file.path.count("/") == 1 for file in tree.images(name))
 
 
-def _hint(root: Path, present: list[str]) -> str:
+def _hint(root: Root, tree: Folder, present: list[str]) -> str:
     """Say where the layout may be instead, else what is there."""
     for name in present:
-        with os.scandir(root / name) as found:
-            inner = [entry.name for entry in found if entry.is_dir() and entry.name.lower() in _NAMES["labeled"]]
+        inner = [folder for folder in tree.folders(name) if folder.lower() in _NAMES["labeled"]]
         if inner:
-            return f"; {printable(name)} has a folder '{inner[0]}': did you mean data.path={root / printable(name)}?"
+            near = root / printable(name) if isinstance(root, Path) else f"{root}/{printable(name)}"
+            return f"; {printable(name)} has a folder '{inner[0]}': did you mean data.path={near}?"
     known = [other for others in _NAMES.values() for other in others]
     for name in (name for name in present if name.lower() not in known):
         if "did you mean" in (near := nearest(name, ["labeled"])):
@@ -102,13 +110,13 @@ def _hint(root: Path, present: list[str]) -> str:
 
 
 def _list_part(
-    root: Path, part: str, folder: str, problems: list[str], notes: list[str], others: list[str]
+    tree: Folder, part: str, folder: str, problems: list[str], notes: list[str], others: list[str]
 ) -> Iterator[Entry]:
     """Yield the files of one of `_NAMES`; the first folder below it is the class."""
     in_part = "train" if part.endswith("labeled") else part
     stray: list[str] = []
     filled: dict[str, set[str]] = {}
-    for path, size, mtime in walk(root / folder, folder, others):
+    for path, size, mtime in tree.images(folder, others):
         words = path.split("/")
         if part == "unlabeled":
             yield Entry(in_part, path, None, size, mtime)
@@ -131,12 +139,10 @@ def _list_part(
                 f"say nothing; move them up"
             )
     if part != "unlabeled":
-        notes += _empty_classes(root, folder, set(filled))
+        notes += _empty_classes(tree, folder, set(filled))
 
 
-def _empty_classes(root: Path, folder: str, filled: set[str]) -> list[str]:
+def _empty_classes(tree: Folder, folder: str, filled: set[str]) -> list[str]:
     """Return notes of the folders that would be classes if anything lay in them."""
-    with os.scandir(root / folder) as found:
-        there = sorted(entry.name for entry in found if entry.is_dir() and not is_system(entry.name))
-    empty = [f"{folder}/{printable(name)}" for name in there if name not in filled]
+    empty = [f"{folder}/{printable(name)}" for name in tree.folders(folder) if name not in filled]
     return [f"no image in {some(empty)}: no class is made of an empty folder"] if empty else []

@@ -24,7 +24,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +33,11 @@ from semisup.data.decode import NEEDS_HEIF, Fit, can_read_heif
 from semisup.data.decoders import CHUNK, Decoded, decoders
 from semisup.data.image_data import channel_levels, mean_and_deviation
 from semisup.data.listing import Entry
+from semisup.data.remote import Fetch, Root
 from semisup.data.rows import take
 from semisup.errors import SemisupError
 from semisup.files import locked, replacing, write_atomically
+from semisup.records import plain_name
 from semisup.text import csv_text
 
 __all__ = ["Record", "Store", "Watch", "prepare", "unwatched"]
@@ -44,6 +46,9 @@ VERSION = 1
 """Of the layout and of what `decode` makes of a file; another one makes a store anew."""
 BLOCK = 256
 """Files between two writes to the disk, where there are few processors: what a kill can cost, a second or less."""
+
+SHARD = "shard"
+"""Folder in a store that holds the files of a block that come from an address."""
 
 Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Shows progress: gets what is done and the number of files; its context gives a function that gets how many are."""
@@ -125,7 +130,7 @@ class Store:
 
 
 def prepare(
-    root: Path,
+    root: Root,
     entries: Sequence[Entry],
     size: int,
     channels: int,
@@ -140,7 +145,7 @@ def prepare(
     Two processes that ask for one store wait for each other. Processes that still have the old array mapped keep it.
 
     Args:
-        root: where relative paths begin.
+        root: where relative paths begin; from an address files are fetched a block at a time.
         entries: the files, in the order of their rows.
         size: side of the images, pixels.
         channels: 1 or 3.
@@ -150,7 +155,8 @@ def prepare(
         watch: shows progress.
 
     Raises:
-        SemisupError: no room for it, the folder cannot be written to, or a worker died. What is done is kept.
+        SemisupError: no room for it, the folder cannot be written to, a worker died, or a server fails. What is done is
+            kept.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -173,19 +179,27 @@ def prepare(
                 f"{free / 2**30:.1f}; name another folder"
             )
         decoded = 0
-        with done, watch(f"decoding {root}", len(entries)) as advance, decoders(workers) as run:
+        shown = watch(f"decoding {root}", len(entries))
+        with done, shown as advance, decoders(workers) as run, _at_hand(root, folder / SHARD) as fetch:
             kept = _Kept(old)
             advance(len(done.records))
             step = max(BLOCK, 4 * CHUNK * (os.cpu_count() or 1))
             for start in range(len(done.records), len(entries), step):
                 block = entries[start : start + step]
                 known = [kept.find(entry) for entry in block]
-                fresh = [entry.path for entry, found in zip(block, known, strict=True) if found is None]
-                results = run(root, fresh, size, channels, fit)
+                fresh = [(entry.path, entry.bytes) for entry, found in zip(block, known, strict=True) if found is None]
+                results = run(*fetch(fresh), size, channels, fit)
                 done.append(block, (found or next(results) for found in known))
                 decoded += len(fresh)
                 advance(len(done.records))
         return _finish(done, decoded)
+
+
+def _at_hand(root: Root, shard: Path) -> AbstractContextManager[Fetch]:
+    """Give a function that says where some files are on this machine, which fetches those that are not."""
+    if isinstance(root, Path):
+        return nullcontext(lambda files: (root, [path for path, _ in files]))
+    return root.fetching(shard)
 
 
 class _Kept:
@@ -245,15 +259,16 @@ class _Partial:
             end += len(line)
             try:
                 fields = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
+            except (ValueError, RecursionError):
                 break
             if number == 0 and fields != [VERSION, *self.shape]:
                 break
             if number == 0:
                 continue
-            if fields is None or len(fields) != 6:
+            try:
+                record = _record(fields)
+            except TypeError:
                 break
-            record = Record(*fields)
             rows -= record.hash is not None
             if rows < 0:
                 break
@@ -338,13 +353,30 @@ def _read(folder: Path, size: int, channels: int) -> Store | None:
         index = json.loads((folder / "index.json").read_bytes())
         if index["version"] != VERSION or index["shape"] != [size, size, channels]:
             return None
-        records = [Record(*fields) for fields in index["files"]]
+        records = [_record(fields) for fields in index["files"]]
         mean, std = index["statistics"]
-        store = Store(folder, folder / index["images"], records, (mean, std))
+        if not all(isinstance(value, float) for value in (*mean, *std)) or not {len(mean), len(std)} <= {0, channels}:
+            return None
+        store = Store(folder, folder / plain_name(index["images"]), records, (mean, std))
         wanted = len(_header(0, (size, size, channels))) + len(store.good) * size * size * channels
         return store if store.nbytes == wanted else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _record(fields: Any) -> Record:
+    """Return a record that was read.
+
+    Raises:
+        TypeError: its values are not of their types.
+    """
+    record = Record(*fields)
+    part, path, size, mtime, digest, reason = fields
+    if not all(isinstance(value, str) for value in (part, path, digest or "", reason or "")):
+        raise TypeError("text")
+    if type(size) is not int or type(mtime) is not int:
+        raise TypeError("numbers")
+    return record
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

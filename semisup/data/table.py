@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
+import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 
 from semisup.data.entries import PARTS, Entry, Listing, make_listing, several, some
+from semisup.data.remote import Root
 from semisup.data.walk import printable
 from semisup.errors import SemisupError, nearest, raise_all
 
 __all__ = ["UNLABELED", "is_label", "list_csv", "read_labels", "read_paths"]
 
-UNLABELED = ("-1", "-1.0", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "nan", "null")
+UNLABELED = ("#N/A", "#NA", "-1", "-1.0", "<NA>", "N/A", "NA", "NULL", "NaN", "NaT", "None", "n/a", "nan", "null")
 """Labels that stand for none, unless `data.unlabeled_values` says otherwise: what pandas and R write for nothing."""
 
 
@@ -30,13 +33,15 @@ _COLUMNS = {
 }
 """How columns may be called, in capitals too."""
 _SPLITS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+_END = "\1"
+"""A last row of our own: it is read as a row unless a quote before it is still open."""
 _MOST = 10  # problems that are written out
 
 
 class _Rows:
     """The rows so far: each file once."""
 
-    def __init__(self, root: Path, unlabeled: Sequence[str]) -> None:
+    def __init__(self, root: Root, unlabeled: Sequence[str]) -> None:
         self.root = root
         self.unlabeled = unlabeled
         self.entries: dict[str, tuple[Entry, int]] = {}
@@ -53,6 +58,8 @@ class _Rows:
             label = ""
         if not path:
             self.problems.append(f"line {line}: no path")
+        elif "\n" in label:
+            self.problems.append(f"line {line}: its label goes over several lines; a quote may be missing or too many")
         elif part not in PARTS:
             self.problems.append(f"line {line}: unknown split '{split.strip()}'{nearest(part, PARTS)}")
         elif part != "train" and not label:
@@ -61,7 +68,7 @@ class _Rows:
             self._keep(_entry(self.root, path, label or None, part), line)
 
     def _keep(self, entry: Entry, line: int) -> None:
-        key = os.path.normpath(self.root.absolute() / entry.path)  # `a.png` and `./a.png` are one file
+        key = _file(self.root, entry.path)  # `a.png` and `./a.png` are one file
         if key not in self.entries:
             self.entries[key] = entry, line
             return
@@ -89,7 +96,7 @@ class _Rows:
         return notes
 
 
-def list_csv(root: Path, table: Path, unlabeled: Sequence[str] = UNLABELED) -> Listing:
+def list_csv(root: Root, table: Path, unlabeled: Sequence[str] = UNLABELED) -> Listing:
     """List the rows of a CSV with the columns `path` (below `root`, or absolute) and `label` (empty: unlabeled).
 
     A column `split` says `train` (or nothing), `val` or `test`; other columns are not read. Commas, semicolons
@@ -118,15 +125,25 @@ def list_csv(root: Path, table: Path, unlabeled: Sequence[str] = UNLABELED) -> L
     return make_listing(root, entries, [], [*notes, *rows.notes()])
 
 
-def read_paths(table: Path) -> list[Path]:
+def read_paths(table: Path, notes: list[str] | None = None) -> list[Path]:
     """Return the column of paths of a CSV, whatever else it has; they begin at the table's own folder.
+
+    Args:
+        table: the file.
+        notes: gets what a person should know.
 
     Raises:
         SemisupError: it cannot be read, or has no such column.
     """
-    rows, problems, _ = _read_rows(table, table.parent, ("path",))
+    rows, problems, _ = _read_rows(table, table.parent, ("path",), "")
     raise_all(problems, str(table))
-    return [table.parent / path for _, path, _, _ in rows]
+    entries = [_entry(table.parent, path, None, "test") for _, path, _, _ in rows]
+    if notes is not None and len(entries) > 1 and all(entry.bytes < 0 for entry in entries):
+        notes.append(
+            f"{table}: none of its files is there; paths begin at its own folder, e.g. "
+            f"{table.parent.absolute() / printable(entries[0].path)}"
+        )
+    return [table.parent / entry.path for entry in entries]
 
 
 def read_labels(table: Path, root: Path) -> list[tuple[int, str, str]]:
@@ -135,13 +152,13 @@ def read_labels(table: Path, root: Path) -> list[tuple[int, str, str]]:
     Raises:
         SemisupError: it cannot be read, or a column is missing.
     """
-    rows, problems, _ = _read_rows(table, root, ("path", "label"))
+    rows, problems, _ = _read_rows(table, root, ("path", "label"), "")
     raise_all(problems, str(table))
     return [(line, path, label) for line, path, label, _ in rows]
 
 
 def _read_rows(
-    table: Path, root: Path, needed: Sequence[str]
+    table: Path, root: Root, needed: Sequence[str], key: str = "data.csv: "
 ) -> tuple[list[tuple[int, str, str, str]], list[str], list[str]]:
     """Return line number, path, label and split of every row, the problems of its columns, and notes.
 
@@ -149,19 +166,22 @@ def _read_rows(
         table: the file.
         root: tells a first row without names from one with them: a file of that path is there.
         needed: columns that must be there.
+        key: what a message about the file begins with.
 
     Raises:
         SemisupError: it cannot be read, or is no text.
     """
-    text = _text(table)
+    text = _text(table, key)
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)
     notes = [] if delimiter == "," else [f"{table}: columns are separated by {'tabs' if delimiter != ';' else ';'}"]
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        lines = itertools.chain(io.StringIO(text, newline=""), ["\n", _END])
+        reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
         rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
-        raise SemisupError(f"data.csv: {table} is not a CSV file ({error})") from error
+        raise SemisupError(f"{key}{table} is not a CSV file ({error})") from error
+    open_quote = [] if rows.pop()[1] == [_END] else [_open_quote(rows, text)]
     header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
     place = {name: next((header.index(n) for n in names if n in header), None) for name, names in _COLUMNS.items()}
     if rows and place["path"] is None and place["label"] is None and _is_there(root, rows[0][1][0]):
@@ -171,6 +191,7 @@ def _read_rows(
         rows = rows[1:]
     missing = [name for name in needed if place[name] is None]
     problems = [f"no column '{name}' in its first line{nearest(name, header) if header else ''}" for name in missing]
+    problems = open_quote or problems
 
     def cell(row: list[str], name: str) -> str:
         at = place[name]
@@ -180,28 +201,44 @@ def _read_rows(
     return cells, problems, notes
 
 
-def _text(table: Path) -> str:
+def _open_quote(rows: Sequence[tuple[int, list[str]]], text: str) -> str:
+    """Say where the quote stands that is never closed: in the row after the last whole one."""
+    after = rows[-1][0] if rows else 0
+    line = next(n for n, words in enumerate(text.split("\n"), 1) if n > after and '"' in words)
+    return (
+        f'line {line}: a quote (") is opened and never closed, which would swallow the rows after it; close it, or '
+        f'write "" for a quote that is part of a text'
+    )
+
+
+def _text(table: Path, key: str) -> str:
     """Return the whole file, with line feeds as line ends."""
     try:
         content = table.read_bytes()
         utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
         text = content.decode("utf-16" if utf16 else "utf-8-sig")
     except OSError as error:
-        raise SemisupError(f"data.csv: {table.absolute()} cannot be read ({error.strerror})") from error
+        raise SemisupError(f"{key}{table.absolute()} cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise SemisupError(f"data.csv: {table} is not text in UTF-8 ({error}); save it as CSV in UTF-8") from error
+        raise SemisupError(f"{key}{table} is not text in UTF-8 ({error}); save it as CSV in UTF-8") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _is_there(root: Path, path: str) -> bool:
+def _is_there(root: Root, path: str) -> bool:
+    if not isinstance(root, Path):
+        return False  # its paths are looked up when they are listed
     try:
         return (root / path).is_file()
     except (OSError, ValueError):
         return False
 
 
-def _entry(root: Path, path: str, label: str | None, part: str) -> Entry:
+def _entry(root: Root, path: str, label: str | None, part: str) -> Entry:
     """Return the file of a row, with its size; backslashes separate folders where no file is called so."""
+    if not isinstance(root, Path):
+        name = _file(root, path.replace("\\", "/"))
+        there = root.find(name)
+        return Entry(part, name, label, -1, 0) if there is None else Entry(part, name, label, *there)
     for name in (path, path.replace("\\", "/")):
         try:
             found = (root / name).stat()  # an absolute path stays what it is
@@ -211,8 +248,15 @@ def _entry(root: Path, path: str, label: str | None, part: str) -> Entry:
     return Entry(part, path, label, -1, 0)
 
 
-def _nowhere(root: Path, table: Path, path: str) -> str:
+def _file(root: Root, path: str) -> str:
+    """Return the one name of a file that may be written in several ways."""
+    return os.path.normpath(root.absolute() / path) if isinstance(root, Path) else posixpath.normpath(path)
+
+
+def _nowhere(root: Root, table: Path, path: str) -> str:
     """Say that no file of the table is there, and where its paths begin if that can be found out."""
+    if not isinstance(root, Path):
+        return f"none of its files is there; paths begin at data.path, e.g. {root}/{printable(path)}"
     near = [place for place in (Path(), table.parent, root.parent) if _is_there(place, path)]
     hint = f"; it is there from {near[0].absolute()}: did you mean data.path={near[0]}?" if near else ""
     return f"none of its files is there; paths begin at data.path, e.g. {root.absolute() / printable(path)}{hint}"

@@ -7,13 +7,14 @@ files and folders, and what operating systems leave behind, are passed over; of 
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from semisup.data.decode import SUFFIXES
 
-__all__ = ["FoundFile", "is_system", "printable", "walk"]
+__all__ = ["FoundFile", "LocalFolder", "is_system", "named_as_image", "printable", "walk"]
 
 _SYSTEM = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found"}
 _SYSTEM.add("system volume information")
@@ -36,12 +37,29 @@ def is_system(name: str) -> bool:
 
 
 def printable(path: str) -> str:
-    """Return a path without what a terminal cannot show: the bytes of names that are not UTF-8."""
-    return path.encode("utf-8", "backslashreplace").decode()
+    """Return a path without what a terminal cannot show or would obey: bytes that are no UTF-8, control characters."""
+    text = path.encode("utf-8", "backslashreplace").decode()
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in text)
 
 
 def _fail(error: OSError) -> NoReturn:
     raise error
+
+
+class LocalFolder:
+    """A folder of images on this machine, as `list_folders` asks of it; `semisup.data.remote.Remote` is its twin."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folders(self, below: str = "") -> list[str]:
+        """Return the names of the folders in a folder, sorted, but for those of operating systems."""
+        with os.scandir(self.root / below) as found:
+            return sorted(entry.name for entry in found if entry.is_dir() and not is_system(entry.name))
+
+    def images(self, below: str, others: list[str] | None = None) -> Iterator[FoundFile]:
+        """Yield every image at any depth below a folder, with its path below the root."""
+        yield from walk(self.root / below, below, others)
 
 
 def walk(
@@ -86,19 +104,20 @@ def _walk(
                     yield FoundFile(path, status.st_size, status.st_mtime_ns)
                 else:
                     others.append(path)
-            elif entry.is_symlink() and _named_as_image(entry.name):
+            elif entry.is_symlink() and named_as_image(entry.name):
                 yield FoundFile(path, -1, 0)  # to nowhere: will be a bad file
         except OSError as error:
             on_error(error)
 
 
-def _named_as_image(name: str) -> bool:
+def named_as_image(name: str) -> bool:
+    """Return whether a file's name ends as those of images do."""
     return name.lower().endswith((*SUFFIXES, *_OTHER_PICTURES))
 
 
 def _is_image(file: Path) -> bool:
     """Return whether a regular file is to be read: by its name, else by how it begins."""
-    if _named_as_image(file.name):
+    if named_as_image(file.name):
         return True
     try:
         with file.open("rb") as opened:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["fit_temperature"]
+__all__ = ["fit_temperature", "probabilities"]
 
 LIMITS = (0.05, 20.0)
 """Lowest and highest temperature."""
@@ -42,3 +42,8 @@ def fit_temperature(logits: Tensor, y: Tensor) -> float:
     with torch.inference_mode():
         found = minimize_scalar(cost, bounds=tuple(map(math.log, LIMITS)), method="bounded", options={"xatol": 1e-4})
     return float(math.exp(found.x))
+
+
+def probabilities(logits: Tensor, temperature: float) -> Tensor:
+    """Return softmax(logits / T) over the last axis, float32, (..., C)."""
+    return (logits.float() / temperature).softmax(-1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,20 +12,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from semisup.augment import Normalize
+from semisup.data import take
 from semisup.data.decode import Fit
 from semisup.data.store import Watch, unwatched
-from semisup.errors import SemisupError
+from semisup.errors import UNREADABLE
 from semisup.files import replacing
 from semisup.labeling.folder import Pictures
-from semisup.stages.context import clean_batches
-from semisup.stages.predictor import describe, load_features, load_network, read_network
+from semisup.stages.predictor import apply_network, describe, load_features, load_predictor, read_network
 
 __all__ = ["Seen", "look", "model_images"]
 
 WEIGHTS = "model.safetensors"
+BLOCK = 128
+"""Images between two signs of progress."""
+See = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -85,28 +89,21 @@ def _weights_hash(model: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Return what was kept, by the hash of an image; nothing of a damaged file, which is made anew."""
     if not path.exists():
         return {}
-    with np.load(path, allow_pickle=False) as stored:
-        return dict(zip(stored["hashes"].tolist(), stored["values"], strict=True))
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            hashes, values = stored["hashes"].tolist(), stored["values"]
+    except UNREADABLE:
+        return {}
+    sound = values.ndim == 2 and values.dtype == np.float32 and len(hashes) == len(values)
+    return dict(zip(hashes, values, strict=True)) if sound else {}
 
 
 def _write(path: Path, kept: dict[str, NDArray[np.float32]]) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, hashes=np.array(list(kept)), values=np.stack(list(kept.values())))
-
-
-class _Both(nn.Module):
-    """Features and probabilities next to each other, from one forward."""
-
-    def __init__(self, network: Any, temperature: float) -> None:
-        super().__init__()
-        self.network = network
-        self.temperature = temperature
-
-    def forward(self, images: Tensor) -> Tensor:
-        features = self.network.features(images)
-        return torch.cat([features.float(), (self.network.head(features).float() / self.temperature).softmax(1)], dim=1)
 
 
 def _run(
@@ -117,20 +114,26 @@ def _run(
     device: torch.device,
     watch: Watch,
 ) -> NDArray[np.float32]:
-    """Return features and probabilities (n, D + C) of some rows."""
-    encoder = description["kind"] == "encoder"
-    network = (
-        load_features(model, device)
-        if encoder
-        else _Both(load_network(model, device), description.get("temperature", 1.0))
-    )
-    normalize = Normalize(description["mean"], description["std"]).to(device)
-    parts: list[Tensor] = []
-    with watch("looking at images", len(rows)) as advance, torch.inference_mode():
-        for batch in clean_batches(pictures.images, normalize, device, rows):
-            parts.append(network(batch).float().cpu())
+    """Return features and, of a classifier, probabilities (n, D + C) of some rows."""
+    see = _encoder(model, description, device) if description["kind"] == "encoder" else _classifier(model, device)
+    parts: list[NDArray[np.float32]] = []
+    with watch("looking at images", len(rows)) as advance:
+        for start in range(0, len(rows), BLOCK):
+            parts.append(see(take(pictures.images, rows[start : start + BLOCK])))
             advance(sum(map(len, parts)))
-    values: NDArray[np.float32] = torch.cat(parts).numpy()
-    if not np.isfinite(values).all():
-        raise SemisupError(f"{model}: its features of {pictures.root} are not finite; the network has diverged")
-    return values
+    return np.concatenate(parts)
+
+
+def _encoder(model: Path, description: dict[str, Any], device: torch.device) -> See:
+    normalize = Normalize(description["mean"], description["std"]).to(device)
+    return functools.partial(apply_network, load_features(model, device), normalize)
+
+
+def _classifier(model: Path, device: torch.device) -> See:
+    predictor = load_predictor(model, device)
+
+    def see(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        probs, features = predictor.predict_and_embed(images)
+        return np.concatenate([features, probs], axis=1)
+
+    return see

@@ -100,7 +100,7 @@ def _check_train(stage: Mapping[str, Any], at: str) -> list[str]:
             problems.append(f"{at}.init.{error}")
     # Whether the method asks for these views depends on its options: see plan.
     for view, settings in _items(augment):
-        if view != "backend" and isinstance(settings, Mapping):
+        if view not in ("backend", "policy") and isinstance(settings, Mapping):
             problems += _check_view(settings, f"{at}.augment.{view}")
     method = stage.get("method")
     name = method.get("name") if isinstance(method, Mapping) else None

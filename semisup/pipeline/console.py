@@ -13,11 +13,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from semisup.columns import COLUMNS, measured
-from semisup.data.budget import UNEQUAL, class_ratio
+from semisup.columns import COLUMNS, UNEQUAL, measured
+from semisup.data.budget import class_ratio
 from semisup.engine.optim import warmup_steps
 from semisup.pipeline.plan import Plan, StagePlan
-from semisup.pipeline.result import RunResult, StageResult
+from semisup.pipeline.result import RunResult, StageResult, collapse_note
 from semisup.text import duration, number, percent
 
 __all__ = ["Reporter", "StageProgress", "Terminal"]
@@ -116,6 +116,8 @@ class Reporter(Terminal):
                 self.say(f"{stage.name}: the network scales its images to {stage.network.spec.input}")
             if stage.tuning is not None:
                 self.say(f"{stage.name}: {stage.tuning}")
+            if stage.choice is not None:
+                self.say(f"{stage.name}: {stage.choice}")
         table = Table(box=None, pad_edge=False, header_style="bold")
         columns = [("stage", "left"), ("method", "left"), ("from", "left"), ("network", "left"), ("views", "left")]
         columns += [(c, "right") for c in ("parameters", "steps", "images/step", "peak lr", "warm-up", "memory")]
@@ -161,8 +163,12 @@ class Reporter(Terminal):
         numbers = {name: value for name, value in result.headline().items() if value is not None}
         shown = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
         self.say(f"{result.name} {result.status}, {result.seconds:.1f} s{': ' if shown else ''}{shown}{_asked(result)}")
+        if result.views is not None:
+            self.say(f"{result.name}: {result.views}")
         if told := _calibrated(result):
             self.say(told)
+        if note := collapse_note(result.name, result.metrics):
+            self.warn(note)
 
     def show_result(self, result: RunResult) -> None:
         """Say the result table, a line for every metric that some stage has and a column for every stage."""
@@ -180,6 +186,9 @@ class Reporter(Terminal):
             if any(value is not None for value in values):
                 table.add_row(column.title, *("" if value is None else column.write(value) for value in values))
         self.console.print(table)
+        for stage in result.stages:
+            if note := collapse_note(stage.name, stage.metrics):
+                self.say(note)
 
 
 def _calibrated(result: StageResult) -> str:

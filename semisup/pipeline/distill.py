@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from semisup.config import load_recipe, parse_recipe
 from semisup.config.load import read_overrides
+from semisup.data import load_data
+from semisup.data.addresses import refuse_recorded
+from semisup.data.decoders import decoders
+from semisup.data.inputs import images_of
+from semisup.data.npz import read_images
+from semisup.data.walk import walk
 from semisup.errors import SemisupError, raise_all
 from semisup.models import check_model
 from semisup.pipeline.execute import STORE
 from semisup.pipeline.plan import make_plan, needed_stages
 from semisup.records import RECORD, read_record
 from semisup.settings import Recipe
+from semisup.settings.schema import DataConfig
+from semisup.stages import Predictor, load_predictor
 
-__all__ = ["distillation", "parse_student"]
+__all__ = ["Distillation", "distillation", "parse_student"]
 
 STEPS = 1000
+Arrays = dict[str, NDArray[Any]]
 
 
 def parse_student(text: str) -> dict[str, Any]:
@@ -34,18 +47,36 @@ def parse_student(text: str) -> dict[str, Any]:
     return given
 
 
+@dataclass(frozen=True)
+class Distillation:
+    """What `semisup.run` is given.
+
+    Attributes:
+        recipe: the teacher and its students.
+        data: images that are not the run's own, as arrays; None: the recipe names its data.
+        notes: what to tell of them.
+    """
+
+    recipe: Recipe
+    data: Arrays | None = None
+    notes: tuple[str, ...] = ()
+
+
 def distillation(
     model: Path, students: Sequence[str], *, steps: int = STEPS, data: Path | None = None, name: str | None = None
-) -> Recipe:
+) -> Distillation:
     """Return the recipe of a finished run up to its stage `model`, and a student of that stage for every network.
 
-    The stages before the students are those of the run: whatever runs the recipe next to it finds them finished.
+    On the images of the run the stages before the students are those of the run: whatever runs the recipe next to it
+    finds them finished. On others the teacher is one that another run has finished (`kind: finished`), and the test
+    images are still those of the run, where they are at hand.
 
     Args:
         model: folder of a finished stage, in the folder of its run.
         students: networks, as `parse_student` reads them.
         steps: of every student.
-        data: where the run's images lie now; None: where they lay.
+        data: a folder of images or an .npz file to distill on: where the run's images lie now, or any others, whose
+            labels, if they have some, are not read; None: the run's images where they lay.
         name: of the recipe; None: that of the run and the first student.
 
     Raises:
@@ -59,10 +90,18 @@ def distillation(
     recipe = load_recipe(model.parent / "recipe.yaml")
     if model.name not in recipe.stages:
         raise SemisupError(f"{model}: the recipe next to it has no stage '{model.name}'")
+    if data is None:
+        refuse_recorded(recipe.data.path, "name a folder of images: --data FOLDER")
     before = needed_stages(recipe.stages, model.name)
     raw = recipe.model_copy(update={"stages": before}).model_dump(by_alias=True)
     if data is not None:
         raw["data"]["path"] = str(data)
+    given, notes = None, tuple[str, ...]()
+    known = read_record(model).get("data", {}).get("hash")
+    if data is not None and _hash(recipe.data.model_copy(update={"path": str(data)})) != known:
+        given, notes = _other(model, recipe.data, known, data)
+        raw["data"] = {"labels": "all", "flip": recipe.data.flip, "drop_leaks": True, "allow_conflicts": True}
+        raw["stages"] = {model.name: {"kind": "finished", "path": str(model.absolute())}}
     names = _names(networks, list(raw["stages"]))
     raw["name"] = name or f"{recipe.name[:60]}-{names[0].replace('_', '-')}"
     for stage, network in zip(names, networks, strict=True):
@@ -78,8 +117,57 @@ def distillation(
             "steps": steps,
         }
     distilled = parse_recipe(raw)
-    _require_finished(distilled, model, list(before))
-    return distilled
+    if given is None:
+        _require_finished(distilled, model, list(before))
+    return Distillation(distilled, given, notes)
+
+
+def _hash(config: DataConfig) -> str | None:
+    """Return the hash of data, or None where there are none, or at an address that only a record names."""
+    try:
+        refuse_recorded(config.path, "name a folder")
+        return load_data(config).hash
+    except SemisupError:
+        return None
+
+
+def _other(model: Path, own: DataConfig, known: str | None, path: Path) -> tuple[Arrays, tuple[str, ...]]:
+    """Return other images to distill on, next to the test images of the run, and what to tell of them.
+
+    Raises:
+        SemisupError: no images, or none that can be read.
+    """
+    predictor = load_predictor(model)
+    images, bad = _images(path, predictor)
+    notes = [f"distilled on {len(images):,} images of {path}, which are not those of the run; no label of them is read"]
+    notes += [f"{len(bad)} of its files cannot be read, e.g. {bad[0]}"] * bool(bad)
+    arrays: Arrays = {
+        "x_train": images,
+        "y_train": np.full(len(images), -1),
+        "classes": np.array(predictor.classes),
+    }
+    if known is not None and _hash(own) == known:
+        data = load_data(own)
+        arrays |= {"x_test": np.asarray(data.x_test), "y_test": data.y_test}
+    else:
+        notes.append("the run's test images are not at hand: what the students are worth is not measured")
+    return arrays, tuple(notes)
+
+
+def _images(path: Path, predictor: Predictor) -> tuple[NDArray[np.uint8], list[str]]:
+    """Return the images of a folder or an .npz file as the teacher takes them, and the files that cannot be read."""
+    size, channels, fit = predictor.image_size, predictor.channels, predictor.fit
+    if path.is_file():
+        return images_of(read_images(path)[1], size, channels, fit), []
+    if not path.is_dir():
+        raise SemisupError(f"--data {path}: must be a folder of images or an .npz file")
+    names = [found.path for found in walk(path, str(path), [], lambda error: None)]
+    with decoders() as decode:
+        found = list(decode(Path(), names, size, channels, fit))
+    images = [image for image, _ in found if image is not None]
+    if not images:
+        raise SemisupError(f"--data {path}: no images found that can be read")
+    return np.stack(images), [name for name, (image, _) in zip(names, found, strict=True) if image is None]
 
 
 def _names(networks: Sequence[dict[str, Any]], taken: list[str]) -> list[str]:

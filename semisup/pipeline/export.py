@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from semisup.data import load_data, take
+from semisup.data.addresses import refuse_recorded
 from semisup.data.inputs import images_of
 from semisup.data.npz import read_images
 from semisup.data.walk import walk
@@ -58,7 +59,7 @@ def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | No
     Args:
         stage: folder of a finished stage.
         file: .onnx, or .pt2 of torch.export.
-        int8: of .onnx: write `<name>-int8.onnx`, too, and measure both beside torch.
+        int8: of .onnx: write `<name>-int8.onnx`, too, and measure both next to torch.
         data: a folder of images or an .npz file for `int8`; None: the data of the run that the stage's folder lies in.
 
     Returns:
@@ -95,14 +96,7 @@ def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | No
     write_json(file.with_suffix(".json"), {**facts.metadata, **plain})
     page = file.with_suffix(".md")
     write_atomically(page, card(facts, files, table).encode("utf-8", "backslashreplace"))
-    return [*lines, *_squares_first(predictor), f"model card: {page}"]
-
-
-def _squares_first(predictor: Predictor) -> list[str]:
-    """Return a note where training saw more of a picture than the center square, which is what the file reads."""
-    if predictor.fit == "crop":
-        return []
-    return [f"note: data.fit is {predictor.fit}: {predictor.fit} pictures to squares before the file gets them"]
+    return [*lines, f"model card: {page}"]
 
 
 def _images(stage: Path, facts: Facts, given: Path | None, predictor: Predictor) -> _Images:
@@ -120,12 +114,14 @@ def _images(stage: Path, facts: Facts, given: Path | None, predictor: Predictor)
         )
         if not len(found):
             raise SemisupError(f"--data {given}: no images found")
-        images = images_of(_some(found, CALIBRATION), size, channels)
+        images = images_of(_some(found, CALIBRATION), size, channels, predictor.fit)
         return _Images(images, images)
     recipe = stage.parent / "recipe.yaml"
     if not recipe.is_file():
         raise SemisupError(f"--int8: there is no {recipe}, so name training images: --data FOLDER or --data FILE.npz")
-    data = load_data(load_checked(recipe).data)
+    recorded = load_checked(recipe).data
+    refuse_recorded(recorded.path, "name images: --data FOLDER or --data FILE.npz")
+    data = load_data(recorded)
     known = facts.record.get("data", {}).get("hash")
     if known is not None and known != data.hash:
         raise SemisupError(f"{recipe}: its data have changed since the stage was trained; name images: --data FOLDER")

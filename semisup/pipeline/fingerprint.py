@@ -11,8 +11,10 @@ from semisup._version import __version__
 from semisup.engine import ranks
 from semisup.plugins import source_hashes
 from semisup.settings import StageConfig, TrainConfig
+from semisup.stages.kinds import finished
 from semisup.stages.networks import hashed_model
 from semisup.stages.planned import Plan, StagePlan
+from semisup.stages.predictor import WEIGHTS
 from semisup.stages.views import policy_names
 
 __all__ = ["fingerprint", "stage_settings"]
@@ -31,7 +33,7 @@ def fingerprint(plan: Plan, stage: StagePlan, inputs: list[str]) -> str:
     """
     recipe, config = plan.recipe, stage.config
     trains = stage.network is not None
-    content = {
+    content: dict[str, Any] = {
         "version": __version__,
         "name": stage.name,
         "stage": _hashed_settings(config),
@@ -49,6 +51,8 @@ def fingerprint(plan: Plan, stage: StagePlan, inputs: list[str]) -> str:
     }
     if outside := _from_outside(stage):
         content["plugins"] = outside
+    if plan.statistics != plan.data.statistics:  # those of a finished stage
+        content["statistics"] = plan.statistics
     if recipe.compile and trains:  # other rounding
         content["compile"] = True
     if recipe.data.fit != "crop" and trains:  # squares alone have the same pixels and hash either way
@@ -70,7 +74,7 @@ def _from_outside(stage: StagePlan) -> dict[str, str]:
 
 def _hashed_settings(config: StageConfig) -> dict[str, Any]:
     settings = stage_settings(config)
-    for key in ("epochs", "steps", "model", "of"):  # hashed as resolved
+    for key in ("epochs", "steps", "model", "of", "path"):  # hashed as resolved
         settings.pop(key, None)
     return settings
 
@@ -87,7 +91,10 @@ def stage_settings(stage: StageConfig) -> dict[str, Any]:
 
 
 def _file_hash(stage: StageConfig) -> str | None:
-    if not isinstance(stage, TrainConfig) or stage.init is None or stage.init.weights is None:
+    path = stage.init.weights if isinstance(stage, TrainConfig) and stage.init is not None else None
+    if isinstance(stage, finished.Config):
+        path = str(Path(str(stage.path)) / WEIGHTS)
+    if path is None:
         return None
-    with Path(stage.init.weights).open("rb") as file:
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

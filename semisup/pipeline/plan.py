@@ -22,8 +22,9 @@ from semisup.pipeline.notes import stage_notes
 from semisup.pipeline.sound import sound_part
 from semisup.pipeline.trial import available_memory, step_memory
 from semisup.settings import Recipe, StageConfig
-from semisup.stages.kinds import kind_of
+from semisup.stages.kinds import finished, kind_of
 from semisup.stages.planned import Plan, StagePlan
+from semisup.stages.predictor import describe
 from semisup.stages.requirements import names_of
 
 __all__ = [
@@ -63,7 +64,30 @@ def make_plan(recipe: Recipe, data: ImageData | None = None, *, trial: bool = Tr
     assert data is not None
     device = resolve_device(recipe.device)
     precision = resolve_precision(recipe.precision, device)
-    return plan_stages(Plan(recipe, data, budget, device, precision, data.statistics, []), trial=trial)
+    return plan_stages(Plan(recipe, data, budget, device, precision, _statistics(recipe, data), []), trial=trial)
+
+
+def _statistics(recipe: Recipe, data: ImageData) -> tuple[list[float], list[float]]:
+    """Return what images are normalized by: what a finished stage of another run knows, else the data's own.
+
+    Raises:
+        SemisupError: two finished stages that know different ones.
+    """
+    stages = {name: stage for name, stage in recipe.stages.items() if isinstance(stage, finished.Config)}
+    found = {}
+    for name, stage in stages.items():
+        description = describe(Path(str(stage.path)))
+        found[name] = (description["mean"], description["std"])
+    first = next(iter(found.values()), data.statistics)
+    raise_all(
+        [
+            f"stages.{name}.path: its images were normalized in another way than those of '{next(iter(found))}'"
+            for name, own in found.items()
+            if own != first
+        ],
+        f"recipe '{recipe.name}'",
+    )
+    return first
 
 
 def load_checked(ref: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, own: bool = True) -> Recipe:

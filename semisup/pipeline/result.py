@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from semisup.data.budget import UNEQUAL
+from semisup.columns import headline
 from semisup.errors import SemisupError
 from semisup.stages import Artifact, Predictor, load_predictor
+from semisup.text import percent
 
-__all__ = ["RunResult", "StageResult"]
+__all__ = ["RunResult", "StageResult", "collapse_note"]
 
 HEADLINE = (
     "test/accuracy",
@@ -21,6 +23,25 @@ HEADLINE = (
     "pseudo_labels/kept_accuracy",
     "pool/part_left_out",
 )
+
+
+def collapse_note(stage: str, metrics: Mapping[str, Any]) -> str | None:
+    """Return a sentence on a stage that predicts hardly more than one class; None of a sound one.
+
+    Args:
+        stage: its name.
+        metrics: of it, see `semisup.stages.evaluation.collapse_metrics`.
+    """
+    if "collapsed/most_frequent" not in metrics:
+        return None
+    names = {"test/accuracy": "test", "validation/accuracy": "validation"}
+    images = next((images for name, images in names.items() if name in metrics), "labeled training")
+    most, majority = (percent(metrics[f"collapsed/{name}"]) for name in ("most_frequent", "majority_rate"))
+    return (
+        f"{stage}: has collapsed: it predicts one class for {most}% of the {images} images, of which the largest class "
+        f"is {majority}%, and hardly ever finds the others. Try refresh_batchnorm: auto, a smaller learning rate, more "
+        f"steps or more labels"
+    )
 
 
 @dataclass(frozen=True)
@@ -39,12 +60,15 @@ class StageResult:
     parameters: int
     metrics: dict[str, Any]
     """Names to numbers or lists; None where it could not be measured."""
+    views: str | None = None
+    """How strong its views are and why, where `augment: auto` chose."""
 
     @staticmethod
     def of(artifact: Artifact, status: str) -> StageResult:
         """Return the result of a finished stage."""
         keys = ("name", "method", "fingerprint", "steps", "seconds", "images_per_second", "parameters", "metrics")
-        return StageResult(status=status, **{key: artifact.record[key] for key in keys})
+        known = {key: artifact.record[key] for key in keys}
+        return StageResult(status=status, views=artifact.record.get("views"), **known)
 
     def headline(self) -> dict[str, float | None]:
         """Return the few numbers to show first, and what a choice among stages was made by."""
@@ -118,7 +142,7 @@ class RunResult:
                 "stage": self.final.name,
                 "path": str(self.out / self.final.name),
                 "test/accuracy": self.final.metrics.get("test/accuracy"),
-                "headline": "test/balanced_accuracy" if self.data.get("class_ratio", 1) > UNEQUAL else "test/accuracy",
+                "headline": headline(self.data.get("class_ratio", 1)).key,
             }
         return {
             "recipe": self.recipe,

@@ -27,7 +27,8 @@ def recipe_schema() -> dict[str, Any]:
             if key in owner.get("properties", {}):
                 owner["properties"][key] = {"$ref": f"#/$defs/{name}"}
         if "augment" in owner.get("properties", {}):
-            owner["properties"]["augment"] = {"additionalProperties": {"$ref": "#/$defs/View"}}
+            views = {"properties": {"policy": {"const": "auto"}}, "additionalProperties": {"$ref": "#/$defs/View"}}
+            owner["properties"]["augment"] = {"anyOf": [{"const": "auto"}, views]}
     for stage in schema["properties"]["stages"]["additionalProperties"]["oneOf"]:
         _take_short_forms(schema["$defs"][stage["$ref"].rpartition("/")[2]])
     schema["$defs"]["View"]["anyOf"] += [{"type": "string"}, {"required": ["albumentations"]}]

@@ -120,7 +120,8 @@ class DataConfig(Settings):
     images stay among the unlabeled ones."""
     path: NotEmpty | None = None
     """Of npz: the file; of folder: has labeled/<class>/..., unlabeled/..., val/<class>/..., test/<class>/... (the
-    first is needed); other sources: the folder that has the files or gets them; null: the source's usual places."""
+    first is needed), and may be an address such as s3://bucket/photos; other sources: the folder that has the files or
+    gets them; null: the source's usual places."""
     size: Annotated[int, Range(8, 518)] | None = None
     """Side of the square images, pixels, 8 to 518; null: as they come. folder: the center square is scaled to it."""
     long_tail: Annotated[float, Range(1, 10**4, open_low=True)] | None = None
@@ -129,6 +130,9 @@ class DataConfig(Settings):
     foreign: Size | None = None
     """So many of the last classes are none: their training images are among the unlabeled ones, as images of no class,
     and their test images are left out. Not for source folder."""
+    holdout: Annotated[float, Range(0, 0.5, open_low=True)] | None = None
+    """Where there are no test images, this part of every class's labeled images becomes them, one at least, above 0 up
+    to 0.5, the same ones for every seed; they stay among the unlabeled images. Null: then nothing is tested."""
     flip: bool | None = None
     """May images be mirrored left to right; null: the source knows."""
     csv: NotEmpty | None = None
@@ -148,8 +152,8 @@ class DataConfig(Settings):
     allow_conflicts: bool = False
     """Go on though one picture is there under two classes (npz too)."""
     unlabeled_values: list[str] | None = None
-    """Labels of a CSV (npz too, where they are text) that stand for none; null: nan, NaN, NA, N/A, <NA>, None, null,
-    NULL, -1 and -1.0."""
+    """Labels of a CSV (npz too, where they are text) that stand for none; null: nan, NaN, NaT, NA, N/A, n/a, <NA>,
+    #N/A, #NA, None, null, NULL, -1 and -1.0."""
     cache: NotEmpty | None = None
     """Folder that holds the decoded images; null: ~/.cache/semisup/folders."""
     memory: NonNegative = 4.0
@@ -352,7 +356,8 @@ class TrainConfig(StageConfig):
     """View name -> {policy: ..., its options}; other views keep the method's own policy. A view's `albumentations:
     [{name: ..., its arguments}, ...]` come first, or alone where it names no policy. Besides the views, `backend`
     says where they are made: device (batched), albumentations (image by image on the CPU), auto (on a CPU above 64
-    px the latter, if all policies have such a form, else the former)."""
+    px the latter, if all policies have such a form, else the former). And `policy: auto` chooses how strong the views
+    are that are not named, by labels that short trainings predict without; `augment: auto` is short for that."""
     stop_on_collapse: bool = False
     """Stop when a joint-embedding method's embeddings have collapsed (collapse/std or collapse/rank of the log)."""
 
@@ -364,7 +369,12 @@ class TrainConfig(StageConfig):
     @property
     def view_settings(self) -> dict[str, dict[str, Any]]:
         """What `augment` says of the views."""
-        return {view: settings for view, settings in self.augment.items() if view != "backend"}
+        return {view: settings for view, settings in self.augment.items() if view not in ("backend", "policy")}
+
+    @property
+    def chooses_views(self) -> bool:
+        """Whether labels choose how strong the views are: `augment: auto`."""
+        return self.augment.get("policy") == "auto"
 
 
 class Recipe(Settings):

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semisup.errors import SemisupError
+from semisup.errors import UNREADABLE, SemisupError
 from semisup.files import write_atomically
+from semisup.records import read_json
 
 __all__ = ["extract", "read_features", "stored_views", "view_files"]
 
@@ -40,10 +41,8 @@ def extract(network: nn.Module, batches: Callable[[int], Iterator[Tensor]], rows
     if path.exists():
         return rows
     part, progress = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.json")
-    start = int(json.loads(progress.read_text())["rows"]) if progress.exists() and part.exists() else 0
-    if start:
-        written = np.lib.format.open_memmap(part, mode="r+")
-    else:
+    start, written = _begun(part, progress, (rows, width))
+    if written is None:
         written = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=(rows, width))
     at = start
     for i, images in enumerate(batches(start)):
@@ -60,6 +59,20 @@ def extract(network: nn.Module, batches: Callable[[int], Iterator[Tensor]], rows
     part.replace(path)
     progress.unlink(missing_ok=True)
     return start
+
+
+def _begun(part: Path, progress: Path, shape: tuple[int, int]) -> tuple[int, np.memmap | None]:
+    """Return the rows that are done and their file; 0 and None where there is nothing, or nothing to go on from."""
+    if not (progress.exists() and part.exists()):
+        return 0, None
+    done = read_json(progress)
+    try:
+        written = np.lib.format.open_memmap(part, mode="r+")
+        start = int(done["rows"])
+    except UNREADABLE:
+        return 0, None
+    sound = written.shape == shape and written.dtype == np.float16 and 0 < start <= len(written)
+    return (start, written) if sound else (0, None)
 
 
 def read_features(path: Path, rows: np.ndarray | None = None) -> Tensor:

@@ -12,6 +12,13 @@ from semisup.text import markdown_table, markdown_text, number, percent
 
 __all__ = ["card"]
 
+_SQUARES = {
+    "crop": "of which the largest centered square is taken",
+    "pad": "which bands of the border's color make a square",
+    "stretch": "whose sides are scaled apart to a square",
+}
+"""What becomes of pictures that are no squares, by `data.fit`."""
+
 
 def card(facts: Facts, files: Mapping[str, int], comparison: str = "") -> str:
     """Return the model card of an exported stage.
@@ -29,8 +36,8 @@ def card(facts: Facts, files: Mapping[str, int], comparison: str = "") -> str:
         f"Network: {spec['name']}, {record['parameters']:,} parameters, images of {size} x {size} px with "
         f"{channels} channel{'s' if channels > 1 else ''}. Written by semisup {facts.metadata['semisup_version']}.",
         "## Files\n\n" + markdown_table(["file", "bytes"], [[name, f"{length:,}"] for name, length in files.items()]),
-        f"Input `{INPUT}`: uint8 (n, height, width, {channels}) of any size, of which the largest centered square is "
-        f"taken. Outputs: `{OUTPUTS[0]}` (n, {len(classes)}), `{OUTPUTS[1]}` (n, features). Scaling, normalization and "
+        f"Input `{INPUT}`: uint8 (n, height, width, {channels}) of any size, {_SQUARES[facts.metadata['fit']]}. "
+        f"Outputs: `{OUTPUTS[0]}` (n, {len(classes)}), `{OUTPUTS[1]}` (n, features). Scaling, normalization and "
         "calibration are inside; class names, data hash and license are in the file's metadata.",
         comparison,
         _data(record.get("data")),

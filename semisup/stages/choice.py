@@ -16,7 +16,7 @@ from semisup.errors import SemisupError
 from semisup.stages.context import StageContext
 from semisup.stages.predictions import predictions
 
-__all__ = ["cross_fitted", "folds_of"]
+__all__ = ["cross_fitted", "folds_of", "without"]
 
 FOLDS = "folds"
 """Folder of the runs; what is finished there is not run again after a stop."""
@@ -41,7 +41,7 @@ def cross_fitted(context: StageContext, candidates: Sequence[str], folds: int) -
     hits: dict[str, list[bool]] = {name: [] for name in candidates}
     seed = seed_for(context.recipe.seed, context.name, "folds")
     for i, part in enumerate(folds_of(budget, data.y_train, folds, seed)):
-        rest = _without(budget, part, data.y_train, data.num_classes)
+        rest = without(budget, part, data.y_train, data.num_classes)
         for name in candidates:
             done = context.again(name, rest, context.folder / FOLDS / str(i))
             guesses = predictions(done, name, part).argmax(1)
@@ -79,7 +79,8 @@ def folds_of(budget: LabelBudget, y_train: np.ndarray, folds: int, seed: int) ->
     yield from filled
 
 
-def _without(budget: LabelBudget, part: np.ndarray, y_train: np.ndarray, num_classes: int) -> LabelBudget:
+def without(budget: LabelBudget, part: np.ndarray, y_train: np.ndarray, num_classes: int) -> LabelBudget:
+    """Return the labels of a budget but for some rows."""
     index = np.setdiff1d(budget.index, part)
     return dataclasses.replace(
         budget,

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from semisup._version import __version__
-from semisup.errors import SemisupError
+from semisup.errors import UNREADABLE, SemisupError
+from semisup.evaluate import probabilities
 from semisup.records import read_record
 from semisup.stages.predictor import Predictor, describe, load_predictor
+from semisup.stages.squares import square
 
 __all__ = [
     "INPUT",
@@ -38,9 +40,7 @@ TOLERANCE = 1e-4
 class Deployed(nn.Module):
     """Images (n, h, w, C) uint8 of any size to calibrated probabilities (n, classes) and embeddings (n, features).
 
-    As `semisup.data.decode` does for training, the largest centered square is scaled to the network's size with a
-    filter that averages when it shrinks; images of that size pass unchanged. Others differ from what was decoded for
-    training by less than one of 255 levels: Pillow rounds where this does not.
+    Images that are no squares become some as in training, see `semisup.stages.squares`.
 
     Args:
         predictor: on the CPU.
@@ -50,34 +50,13 @@ class Deployed(nn.Module):
         super().__init__()
         self.network = predictor.network
         self.normalize = predictor.normalize
-        self.size, self.temperature = predictor.image_size, predictor.temperature
+        self.size, self.fit, self.temperature = predictor.image_size, predictor.fit, predictor.temperature
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return probabilities and embeddings."""
-        height, width = images.shape[1:3]
-        side = torch.sym_min(height, width)
-        rows, columns = _weights(height, side, self.size), _weights(width, side, self.size)
-        scaled = rows @ images.permute(0, 3, 1, 2).float() @ columns.T
+        scaled = square(images, self.size, self.fit)
         embeddings = self.network.features(self.normalize(scaled / 255))
-        return (self.network.head(embeddings) / self.temperature).softmax(1), embeddings
-
-
-def _weights(length: int, side: int | torch.SymInt, size: int) -> Tensor:
-    """Return what each pixel of a line of `length` adds to each of the `size` that its middle part is scaled to.
-
-    These are Pillow's weights of its bilinear filter, written as arithmetic on the sides so that they stay free in an
-    exported file, with operations that every runtime has.
-
-    Returns:
-        (size, length); rows add up to 1, and are those of the identity where `side` is `size`.
-    """
-    start = (length - side) // 2
-    places = torch.arange(length)
-    centers: Any = (torch.arange(size) + 0.5) * side / size - 0.5 + start
-    reach: Any = torch.sym_max(side, size)  # a whole number, which torch's types do not say
-    distance = (places - centers[:, None]).abs() * size / reach
-    weights: Tensor = (1 - distance).clamp(min=0) * ((places >= start) & (places < start + side))
-    return weights / weights.sum(1, keepdim=True)
+        return probabilities(self.network.head(embeddings), self.temperature), embeddings
 
 
 @dataclass(frozen=True)
@@ -110,6 +89,7 @@ def facts_of(stage: Path) -> Facts:
     metadata = {
         "classes": json.dumps(description["classes"]),
         "channels": str(spec["in_channels"]),
+        "fit": description.get("fit", "crop"),
         "image_size": str(spec["image_size"]),
         "temperature": f"{description.get('temperature', 1.0):.6g}",
         "data": str(record.get("data", {}).get("source", "unknown")),
@@ -130,7 +110,7 @@ def examples(stage: Path) -> NDArray[np.uint8]:
     """
     try:
         images: NDArray[np.uint8] = np.load(stage / "example.npy", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise SemisupError(f"{stage / 'example.npy'}: cannot be read; the network is checked on its images") from error
     return images
 

@@ -42,6 +42,8 @@ class StagePlan:
     """What published weights or file the model's own options start it from, and their license."""
     tuning: str | None = None
     """What of the network is frozen and trained; None: all of it learns alike."""
+    choice: str | None = None
+    """What is chosen before it trains, and how; None: nothing."""
     views: Views | None = None
     """What its method asks for; None for a stage that does not train."""
     notes: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ from semisup.data import take
 from semisup.data.decode import Fit
 from semisup.data.inputs import Images, images_of
 from semisup.errors import SemisupError, raise_all
+from semisup.evaluate import probabilities
 from semisup.files import write_atomically
 from semisup.models import BACKBONES, Classifier, load_into
 from semisup.models.weights import read_shapes, save_weights
@@ -28,6 +29,7 @@ __all__ = [
     "MODEL",
     "WEIGHTS",
     "Predictor",
+    "apply_network",
     "describe",
     "load_features",
     "load_headless",
@@ -129,7 +131,7 @@ class Predictor:
         Raises:
             SemisupError: files that cannot be read, or arrays of another type or shape.
         """
-        return self._run(images, self._probabilities, mirror=mirror)
+        return self._run(images, lambda x: probabilities(self.network(x), self.temperature), mirror=mirror)
 
     def embed(self, images: Images, *, mirror: bool = False) -> np.ndarray:
         """Return features (N, num_features), float32: what the classifier's last layer sees.
@@ -148,29 +150,43 @@ class Predictor:
 
         def both(inputs: Tensor) -> Tensor:
             features = self.network.features(inputs)
-            return torch.cat([self._softmax(self.network.head(features)), features.float()], dim=1)
+            return torch.cat([probabilities(self.network.head(features), self.temperature), features.float()], dim=1)
 
         found = self._run(images, both, mirror=mirror)
         probs, features = np.split(found, [len(self.classes)], axis=1)
         return probs, features
 
     def _run(self, images: Images, function: Callable[[Tensor], Tensor], *, mirror: bool) -> np.ndarray:
-        """Apply a function of network inputs to all images, some at a time."""
+        """Apply a function of network inputs to whatever a person hands over."""
         ready = images_of(images, self.image_size, self.channels, self.fit)
-        device = self.normalize.mean.device
-        parts = []
-        with torch.inference_mode():
-            for part in _chunks(ready):
-                inputs = self.normalize(to_float(torch.from_numpy(part).to(device)))
-                values = function(inputs).float()
-                parts.append((values + function(inputs.flip(3)).float()) / 2 if mirror else values)
-        return _finite(torch.cat(parts).cpu().numpy())
+        return apply_network(function, self.normalize, ready, mirror=mirror)
 
-    def _probabilities(self, inputs: Tensor) -> Tensor:
-        return self._softmax(self.network(inputs))
 
-    def _softmax(self, logits: Tensor) -> Tensor:
-        return (logits.float() / self.temperature).softmax(1)
+def apply_network(
+    function: Callable[[Tensor], Tensor], normalize: Normalize, images: np.ndarray, *, mirror: bool = False
+) -> np.ndarray:
+    """Apply a function of network inputs to images, some at a time, without gradients.
+
+    Args:
+        function: inputs (n, C, size, size) to values (n, D).
+        normalize: the input scaling, on the device where the network is.
+        images: (N, size, size, C) uint8.
+        mirror: give the mean over each image and its mirror image.
+
+    Returns:
+        (N, D) float32.
+
+    Raises:
+        SemisupError: a row is not finite.
+    """
+    device = normalize.mean.device
+    parts = []
+    with torch.inference_mode():
+        for part in _chunks(images):
+            inputs = normalize(to_float(torch.from_numpy(part).to(device)))
+            values = function(inputs).float()
+            parts.append((values + function(inputs.flip(3)).float()) / 2 if mirror else values)
+    return _finite(torch.cat(parts).cpu().numpy())
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ from semisup.methods import METHODS, Method
 from semisup.models import ModelSpec, WeightsReport, count_parameters, stage_decay
 from semisup.settings import Input, TrainConfig
 from semisup.stages.artifact import Artifact, finish
+from semisup.stages.auto_views import CHOICE, check_auto, choice_note, choose_views
 from semisup.stages.context import StageContext
 from semisup.stages.encoder_figures import encoder_figures
 from semisup.stages.evaluation import (
@@ -69,7 +71,7 @@ from semisup.stages.targets import training_images
 from semisup.stages.tuning import check_tuning, frozen_until, merge, tune, tuning_note
 from semisup.stages.views import check_views, following_background, stage_backend, stage_batches
 
-__all__ = ["fit_stage", "help_to_train", "plan_training", "train"]
+__all__ = ["fit_quietly", "fit_stage", "help_to_train", "plan_training", "train"]
 
 CHECKPOINT, CURVE = "checkpoint.pt", "oracle.json"
 """What a stage keeps in its folder only while it is unfinished."""
@@ -103,6 +105,7 @@ def plan_training(
         check_group_lr(method, stage.optimizer)
     with collecting(problems):
         check_views(stage, method, data)
+        check_auto(whole, stage, method)
         backend = stage_backend(stage, method.views, whole.device, data.size)
     with collecting(problems):
         if labeled:
@@ -115,8 +118,9 @@ def plan_training(
     parameters, described = count_parameters(method.predictor()), network_of(method, spec)
     tune(method, stage, name)
     # As resolved, for all that follows: what is used, not "auto".
+    followed = following_background(stage, method.views, data.background)
     resolved = {
-        "augment": {**following_background(stage, method.views, data.background), "backend": backend},
+        "augment": {**(stage.augment if stage.chooses_views else followed), "backend": backend},
         "refresh_batchnorm": refreshes(stage, method, steps, pretrained=pretrained),
     }
     return StagePlan(
@@ -132,6 +136,7 @@ def plan_training(
         loaded=loaded,
         weights=weights,
         tuning=tuning_note(method, stage, steps),
+        choice=choice_note(stage, steps),
         views=method.views,
         method=method,
     )
@@ -153,8 +158,8 @@ def _describe(whole: Plan, stage: TrainConfig, networks: Mapping[str, Network]) 
 def _shapes(whole: Plan, stage: TrainConfig, spec: ModelSpec, networks: Mapping[str, Network]) -> Method:
     """Return the stage's method without memory for its weights."""
     data = whole.data
+    teachers = [copy.deepcopy(networks[teacher].shapes).eval() for teacher in stage.teacher]
     with weightless():
-        teachers = [networks[teacher].build_classifier().eval() for teacher in stage.teacher]
         try:
             return build_method(
                 stage,
@@ -283,9 +288,23 @@ def _pool(context: StageContext, stage: TrainConfig) -> Tensor | None:
     return torch.randperm(images, generator=generator(context.recipe.seed, context.name, "images"))[:size]
 
 
+def fit_quietly(context: StageContext) -> nn.Module:
+    """Train a stage without a look at it, and return its predictor."""
+    stage = context.config
+    assert isinstance(stage, TrainConfig) and context.network is not None
+    method, _ = _start(context)
+    fit(method, _batches(context, method), _settings(context))
+    pretrained = stage.init is not None or weights_note(context.network.spec) is not None
+    if refreshes(stage, method, context.steps, pretrained=pretrained):
+        refresh(context, method, method.predictor())
+    merge(stage, method)
+    return method.predictor()
+
+
 def help_to_train(context: StageContext) -> None:
     """Take this rank's part in a training stage that rank 0 runs by `train`; nothing is written."""
     method, _ = _start(context)
+    context, _ = choose_views(context, method.views, fit_quietly)
     fit(method, _batches(context, method), _settings(context))
 
 
@@ -332,9 +351,10 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
     Returns:
         The finished stage, and the step it was resumed from (None: from the start).
     """
+    method, report = _start(context)
+    context, choice = choose_views(context, method.views, fit_quietly)
     stage, recipe, data = context.config, context.recipe, context.data
     assert isinstance(stage, TrainConfig)
-    method, report = _start(context)
     batches = _batches(context, method)
     result = fit_stage(context, method, batches)
     raw = method.predictor()
@@ -347,11 +367,13 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
     metrics: dict[str, Any] = {f"train/{name}": value for name, value in result.log.items()}
     if stage.pool.keep != "all":
         metrics |= pool_metrics(len(data.x_train), len(batches.pool))
+    if choice is not None:
+        metrics |= {f"choice/{name}": accuracy for name, accuracy in choice.accuracy.items()}
     with uncompiled(recipe.compile):
         if method.trains == "classifier":
-            judged, temperature, files = _evaluate(context, method, predictor, raw)
+            evaluated, temperature, files = _evaluate(context, method, predictor, raw)
         else:
-            judged, temperature = evaluate_encoder(context, predictor), 1.0
+            evaluated, temperature = evaluate_encoder(context, predictor), 1.0
             files = encoder_figures(context, method, predictor, batches)
     assert context.network is not None
     files += save_predictor(
@@ -381,10 +403,11 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
             "weights": None if stage.init is not None else weights_note(context.network.spec),
             "origins": _origins(context),
             "data": _data_note(context),
+            "views": None if choice is None else str(choice),
             "settings": stage.model_dump(exclude_defaults=True, by_alias=True, mode="json"),
-            "metrics": metrics | judged,
+            "metrics": metrics | evaluated,
         },
     )
-    for name in (CHECKPOINT, CURVE):
+    for name in (CHECKPOINT, CURVE, CHOICE):
         (context.folder / name).unlink(missing_ok=True)
     return artifact, result.resumed_from

@@ -425,7 +425,7 @@ def _milliseconds(event: Event) -> int:
 
 
 def _metrics(values: Mapping[str, Any], step: int, event: Event, model: str | None = None) -> list[Any]:
-    """Return numbers as MLflow has them; those of a logged model are shown beside it, too."""
+    """Return numbers as MLflow has them; those of a logged model are shown next to it, too."""
     from mlflow.entities import Metric
 
     time = _milliseconds(event)

@@ -29,7 +29,7 @@ def test_masking_takes_its_part_of_the_energy(amount: float) -> None:
     assert len({tuple(image) for image in hit[:, 0].flatten(1).tolist()}) == 200, "every image has its own"
 
 
-def test_gaussian_noise_has_its_deviation() -> None:
+def test_gaussian_noise_has_its_standard_deviation() -> None:
     noise = corrupt(IMAGES, "gaussian", 0.4) - IMAGES
     assert float(noise.square().mean()) == pytest.approx(0.16, rel=0.03)
     assert float(noise.mean()) == pytest.approx(0, abs=0.01)

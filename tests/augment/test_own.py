@@ -49,12 +49,12 @@ def test_transforms_of_an_image_are_offered_and_nothing_else() -> None:
         ([{"name": "Blur", "blur_limit": [{"a": print}]}], "[0].blur_limit: must be plain data"),
     ],
 )
-def test_a_mistake_is_answered_with_its_place(steps: object, problem: str) -> None:
+def test_a_mistake_is_named_with_its_place(steps: object, problem: str) -> None:
     found = check_own(steps)
     assert found and all(problem in line for line in found)
 
 
-def test_all_mistakes_are_answered() -> None:
+def test_all_mistakes_are_named() -> None:
     steps = [{"name": "Blurr"}, {"name": "Blur", "p": 3}, {"name": "Blur", "q": 1, "r": 1}]
     assert [problem[:3] for problem in check_own(steps)] == ["[0]", "[1]", "[2]", "[2]"]
     with pytest.raises(SemisupError, match="4 problems"):

@@ -219,7 +219,7 @@ def test_short_and_too_different_paraphrases_are_rejected(old: int, new: int, ke
     ],
 )
 @pytest.mark.parametrize("name", ["there", "back"])
-def test_a_translator_that_answers_otherwise_is_named(answer: Sequence[str], message: str, name: str) -> None:
+def test_a_translator_that_returns_something_else_is_named(answer: Sequence[str], message: str, name: str) -> None:
     translators = {"there": Dictionary({}), "back": Dictionary({}), name: lambda sentences: answer}
     with pytest.raises(SemisupError, match=f"translator `{name}`: must return {message}"):
         back_translate(["the first one", "the second one"], **translators)

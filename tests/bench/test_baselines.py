@@ -42,7 +42,7 @@ def test_every_baseline_finds_the_blobs(name: str, blobs: Arrays) -> None:
     np.testing.assert_array_equal(probs[:1], again)
 
 
-def test_the_answers_are_scikit_learns(blobs: Arrays) -> None:
+def test_the_predictions_are_scikit_learns(blobs: Arrays) -> None:
     labeled, y, unlabeled, queries = blobs
     scaler = StandardScaler().fit(np.concatenate([labeled, unlabeled]))
     x, u, q = (scaler.transform(part) for part in (labeled, unlabeled, queries))

@@ -163,7 +163,7 @@ def test_a_search_tries_equally_often_and_keeps_the_best(tmp_path: Path, schedul
     assert sum("trial" in name for name in started) == 3 * 4 and len(started) == 16
 
 
-def test_probe_and_knn_stages_are_judged(tmp_path: Path, scheduler: Any) -> None:
+def test_probe_and_knn_stages_are_evaluated(tmp_path: Path, scheduler: Any) -> None:
     """Few-label results of frozen features: one pretraining for all, and a search chooses by validation labels."""
     recipe = tmp_path / "judges.yaml"
     recipe.write_text(

@@ -126,7 +126,7 @@ def test_columns_line_up_in_the_source(page):
         assert len({len(line) for line in block.splitlines()}) == 1
 
 
-def test_equal_steps_stand_beside_equal_seconds(page):
+def test_equal_steps_stand_next_to_equal_seconds(page):
     lines = table(page, "## Accuracy at equal steps and at equal seconds")
     assert lines[1] == {"labels": "40", "entry": "fixmatch", "400 steps": "62.5 ± 3.1 †", "20 s": "62.5 ± 3.1 †"}
     assert [line["entry"] for line in lines] == ["supervised", "fixmatch", "pseudo"] * 2 + ["ceiling"]
@@ -189,7 +189,7 @@ def test_no_baseline_and_no_runs():
     assert sections(empty) == ["# small", "## Notes", "## Provenance"]
 
 
-def test_an_entry_judged_by_knn_only_has_no_accuracy_and_did_not_fail():
+def test_an_entry_evaluated_by_knn_only_has_no_accuracy_and_did_not_fail():
     rows = runs("supervised", 40, [0.5, 0.6]) + [row("simclr", draw=d, accuracy=None, knn=0.7) for d in (0, 1)]
     page = leaderboard_markdown(summary(rows))
     assert table(page, "## Accuracy, as the recipe says")[1] == {"labels": "simclr", "40": ""}

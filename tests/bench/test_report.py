@@ -325,7 +325,7 @@ def test_a_curve_rises_with_accuracy_and_is_log_in_labels() -> None:
     assert mark.low is not None and mark.high is not None and mark.high < mark.y < mark.low  # SVG's y points down
 
 
-def test_all_labels_beside_other_budgets_is_a_point_of_the_curve() -> None:
+def test_all_labels_next_to_other_budgets_is_a_point_of_the_curve() -> None:
     cells = fake_summary(NAMES[:2], (("10", 10), ("all", 1437)), fully=False)["cells"]
     assert [len(own.marks) for own in lines_of(cells).values()] == [2, 2]
 

@@ -56,7 +56,7 @@ def test_one_pretraining_serves_every_budget_and_draw(data: ImageData) -> None:
     assert other[0][0].fingerprint != runs[0][0].fingerprint, "other initial weights are another pretraining"
 
 
-def test_only_what_the_judged_stage_needs_is_run(data: ImageData) -> None:
+def test_only_what_the_evaluated_stage_needs_is_run(data: ImageData) -> None:
     (jobs,) = [j for c, j in plan(small("labels=[20]", "draws=1"), data) if c.entry == "finetuned"]
     assert [job.stage for job in jobs] == ["pretrain", "finetune"]
     assert jobs[1].inputs == (("pretrain", jobs[0].fingerprint),)

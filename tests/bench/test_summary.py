@@ -7,7 +7,10 @@ import statistics
 import pytest
 from scipy import stats
 
+from semisup.bench.pages.advice import advice
+from semisup.bench.pages.leaderboard import leaderboard_markdown
 from semisup.bench.pages.legend import legend
+from semisup.bench.pages.report import report_html
 from semisup.bench.suites.computes import compute_name, ordered_computes
 from semisup.errors import SemisupError
 from tests.bench.bench_rows import cell, row, runs, summary
@@ -299,3 +302,24 @@ def test_an_entry_of_another_spread_keeps_its_own_interval():
     assert not wild["pooled"] and (wild["low"], wild["high"]) == (wild["t"]["low"], wild["t"]["high"])
     assert cell(made, "e1")["difference"]["pooled"]
     assert any("Set apart" in note and "wild at 40" in note for note in made["notes"])
+
+
+def test_unequal_classes_are_compared_ranked_and_sorted_by_balanced_accuracy():
+    rows = [
+        row(entry, draw=draw, accuracy=accuracy, balanced_accuracy=balanced + draw / 100)
+        for entry, accuracy, balanced in (("supervised", 0.9, 0.5), ("adjusted", 0.8, 0.7))
+        for draw in range(3)
+    ]
+    equal, unequal = summary(rows, class_ratio=3.0), summary(rows, class_ratio=3.1)
+    assert (equal["headline"], unequal["headline"]) == ("accuracy", "balanced_accuracy")
+    assert cell(equal, "adjusted")["rank"] == 2 and cell(unequal, "adjusted")["rank"] == 1
+    assert cell(equal, "adjusted")["difference"]["mean"] == pytest.approx(-0.1)
+    assert cell(unequal, "adjusted")["difference"]["mean"] == pytest.approx(0.2)
+    assert not any("balanced accuracy" in part for part in legend(equal))
+    assert any("compared by balanced accuracy" in part for part in legend(unequal))
+    page = leaderboard_markdown(unequal)
+    table = page[page.index("### 40 labels") :]
+    assert "## Balanced accuracy" in page and table.index("adjusted") < table.index("| supervised")
+    assert "Best mean balanced accuracy: " in report_html(unequal)
+    own = unequal | {"provenance": {"data": "folder: 400"}}
+    assert advice(own).startswith("Take adjusted: 71.0% of 500 test images (mean over classes) with 40 labels")

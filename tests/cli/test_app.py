@@ -221,7 +221,7 @@ def test_predict_writes_a_table(semisup: Semisup, tmp_path: Path) -> None:
     assert len(list(csv.DictReader(io.StringIO((tmp_path / "p.csv").read_text())))) == 4
 
 
-def test_predict_answers_its_mistakes(semisup: Semisup, tmp_path: Path) -> None:
+def test_predict_names_its_mistakes(semisup: Semisup, tmp_path: Path) -> None:
     semisup("run", "tiny.yaml", "--out", "o")
     (tmp_path / "a.png").write_text("text")
     (tmp_path / "empty").mkdir()
@@ -466,7 +466,7 @@ def test_data_prepare_says_what_is_in_a_folder(semisup: Semisup, tmp_path: Path)
     assert len(list((tmp_path / "cache").rglob("bad_files.csv"))) == 1
 
 
-def test_data_prepare_answers_leaks_and_conflicts_once_by_its_own_flags(semisup: Semisup, tmp_path: Path) -> None:
+def test_data_prepare_names_leaks_and_conflicts_once_by_its_own_flags(semisup: Semisup, tmp_path: Path) -> None:
     own_images(tmp_path / "photos")
     (tmp_path / "photos/unlabeled/notes.png").unlink()
     shutil.copy(tmp_path / "photos/labeled/ant/0.png", tmp_path / "photos/test/ant/copy.png")
@@ -516,7 +516,7 @@ def test_data_show_and_run_on_ones_own_folder(semisup: Semisup, tmp_path: Path) 
     assert json.loads((tmp_path / "o/train/model.json").read_text())["classes"] == ["ant", "bee"]
 
 
-def test_data_answers_its_mistakes(semisup: Semisup, tmp_path: Path) -> None:
+def test_data_names_its_mistakes(semisup: Semisup, tmp_path: Path) -> None:
     (tmp_path / "flat" / "ants").mkdir(parents=True)
     for args, words in [
         (["prepare", "nosuch", "--size", "16"], ["nosuch", "No such file"]),

@@ -179,7 +179,7 @@ def test_another_name_leaves_no_options_behind(quickstart: Path) -> None:
     assert recipe.stages["student"].augment == {"strong": {"policy": "weak"}}
 
 
-def test_options_beside_the_same_name_are_merged(quickstart: Path) -> None:
+def test_options_of_the_same_name_are_merged(quickstart: Path) -> None:
     recipe = load_recipe(quickstart, ["model={name: cnn, depth: 2}", "stages.pretrain.method.name=simclr_v2"])
     assert recipe.model == {"name": "cnn", "width": 32, "depth": 2}
     assert recipe.stages["pretrain"].method == {"name": "simclr_v2", "temperature": 0.5}
@@ -206,7 +206,7 @@ def test_options_beside_the_same_name_are_merged(quickstart: Path) -> None:
         ),
     ],
 )
-def test_a_wrong_override_is_answered(quickstart: Path, override: str, problem: str) -> None:
+def test_a_wrong_override_is_named(quickstart: Path, override: str, problem: str) -> None:
     with pytest.raises(SemisupError) as caught:
         load_recipe(quickstart, [override])
     assert str(caught.value) == f"{quickstart} with {override}: {problem}"
@@ -536,7 +536,7 @@ def test_a_reference_that_leads_nowhere(value: str) -> None:
     ],
     ids=["text", "lists"],
 )
-def test_references_that_double_forty_times_are_answered_at_once(grows: dict[str, object]) -> None:
+def test_references_that_double_forty_times_are_named_at_once(grows: dict[str, object]) -> None:
     """By their length: two to the fortieth of anything would be waited for in vain."""
     tracemalloc.start()
     text = message({**minimal(), **grows})

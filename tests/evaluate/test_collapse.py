@@ -143,7 +143,7 @@ def test_nothing_is_left_in_the_graph_and_halves_are_computed_in_fp32() -> None:
         torch.testing.assert_close(found[name], expected[name], rtol=0, atol=0)
 
 
-def test_nan_is_an_answer_and_no_error() -> None:
+def test_nan_is_a_value_and_no_error() -> None:
     """The engine says that the loss is not finite; the panel must not stop the run before it can."""
     broken = rows(20, 6, 0)
     broken[3, 2] = math.nan

@@ -86,7 +86,7 @@ def tiles(image: np.ndarray, rows: int, size: int) -> list[int]:
     return [image.shape[0] - (rows - i) * size for i in range(rows)]
 
 
-def test_neighbors_stand_beside_their_query_in_frames_of_their_class(tmp_path: Path) -> None:
+def test_neighbors_stand_next_to_their_query_in_frames_of_their_class(tmp_path: Path) -> None:
     images = np.zeros((5, 8, 8, 3), np.uint8)
     for i in range(5):
         images[i] = 50 * (i + 1)

@@ -75,7 +75,7 @@ def test_autocast_and_half_features():
     assert knn_predict(features.half(), labels, queries.half(), num_classes=3, k=5).dtype == torch.float32
 
 
-def test_accuracy_counts_right_answers():
+def test_accuracy_counts_right_predictions():
     features, labels = torch.eye(2), torch.tensor([0, 1])
     queries = torch.tensor([[1.0, 0.1], [0.1, 1.0], [1.0, 0.2], [0.3, 1.0]])
     assert knn_accuracy(features, labels, queries, torch.tensor([0, 1, 1, 1]), num_classes=2, k=1) == 0.75

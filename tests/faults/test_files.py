@@ -128,7 +128,7 @@ def test_a_lost_artifact_is_named_and_the_advice_helps(nursery: Nursery, finishe
     assert tensors(tmp_path / "out") == before
 
 
-def test_what_is_lost_beside_the_result_is_put_back(nursery: Nursery, finished: Path, tmp_path: Path) -> None:
+def test_what_is_lost_next_to_the_result_is_put_back(nursery: Nursery, finished: Path, tmp_path: Path) -> None:
     before = tensors(tmp_path / "out")
     (tmp_path / "out/train/model.safetensors").unlink()
     (tmp_path / "out/train/model.json").unlink()

@@ -54,7 +54,7 @@ def test_matches_loops(views, assigned, n):
     )
 
 
-def test_no_view_answers_to_itself():
+def test_no_view_is_compared_with_itself():
     logits, given = torch.tensor(normal(3, 4, 5)), torch.tensor(targets(1, 4, 5))
     slopes = gradient(lambda z: cross_view_cross_entropy(z, given), logits)
     assert not slopes[0].any()
@@ -67,7 +67,7 @@ def test_targets_are_a_variable_like_any_other():
 
 
 @pytest.mark.parametrize("clusters", [1, 7, 4096])
-def test_uniform_answers_cost_log_k(clusters):
+def test_uniform_predictions_cost_log_k(clusters):
     given = torch.rand(2, 3, clusters, generator=torch.Generator().manual_seed(0)).softmax(2)
     value = float(cross_view_cross_entropy(torch.full((4, 3, clusters), 2.0), given))
     assert value == pytest.approx(math.log(clusters), abs=1e-5)

@@ -74,7 +74,7 @@ def test_projective_is_the_default() -> None:
 
 
 @both
-def test_every_image_is_transformed_in_its_own_way_and_beside_the_plain_ones(kind: Kind) -> None:
+def test_every_image_is_transformed_in_its_own_way_and_next_to_the_plain_ones(kind: Kind) -> None:
     method = build(AET, kind)
     seen: list[Tensor] = []
     method.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))

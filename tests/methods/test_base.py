@@ -86,7 +86,7 @@ def test_frozen() -> None:
 
 
 @pytest.mark.parametrize(("name", "classes"), [("rotation", 4), ("jigsaw", 100), ("context_prediction", 8)])
-def test_pretext_confusion_gives_the_answers_of_the_loss(name: str, classes: int) -> None:
+def test_pretext_confusion_gives_the_predictions_of_the_loss(name: str, classes: int) -> None:
     """Same seed, same puzzle: the cross-entropy of what the picture shows is the loss of the step."""
     torch.manual_seed(0)
     method = METHODS[name](Encoder(build_backbone("cnn", {"width": 4}, in_channels=1, image_size=24)))

@@ -146,7 +146,7 @@ def test_equation(options: dict[str, Any]) -> None:
     assert any(0 < share < 1 for share in kept), "the mask is trivial"
 
 
-def test_smoothing_of_1_leaves_the_answers_as_they_are() -> None:
+def test_smoothing_of_1_leaves_the_predictions_as_they_are() -> None:
     assert check_equation(CoMatch, threshold=0.6, smoothing=1.0)
 
 

@@ -129,7 +129,7 @@ def test_temperature_ramp() -> None:
         ref.close(update.loss, loss(layer(method.encoder), batch, targets, 0.1), rtol=1e-4)
 
 
-def test_teacher_answers_to_large_views_in_one_forward_with_its_own_statistics() -> None:
+def test_teacher_sees_large_views_in_one_forward_with_its_own_statistics() -> None:
     torch.manual_seed(0)
     method = DINO(
         Encoder(SmallCNN(2, in_channels=1)), out_features=CLUSTERS, hidden=6, bottleneck=3, crops=3, momentum=0.0

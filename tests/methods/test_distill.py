@@ -114,7 +114,7 @@ def test_student_that_agrees() -> None:
         ref.close(ref.gradient(update.loss, model), 0 * ref.weights(model), atol=1e-6)
 
 
-def test_student_of_another_architecture_learns_the_teachers_answers() -> None:
+def test_student_of_another_architecture_learns_the_teachers_predictions() -> None:
     torch.manual_seed(0)
     teacher = ref.regression(1)
     student = Classifier(ref.Layer(10), nn.Sequential(nn.ReLU()), ref.CLASSES)

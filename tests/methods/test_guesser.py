@@ -50,7 +50,7 @@ def check_guesses(name: str, cls: type[Method] | None = None) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_the_average_guesses_and_is_judged(name: str) -> None:
+def test_the_average_guesses_and_is_evaluated(name: str) -> None:
     check_guesses(name)
 
 

@@ -252,7 +252,7 @@ def test_baseline() -> None:
         ref.close(update.log["help"], h - running)
 
 
-def test_the_student_is_judged() -> None:
+def test_the_student_is_evaluated() -> None:
     method = build(MetaPseudoLabels)
     assert method.predictor() is method.student
     student, teacher = method.groups()["student"], method.groups()["teacher"]

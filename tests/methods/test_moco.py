@@ -314,14 +314,6 @@ class RawKeys(MoCo):
         self.queue *= 2
 
 
-class Swapped(MoCo):
-    """The key network sees the queries' view."""
-
-    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        views = batch.unlabeled.views
-        return super().step(given_views(views["key"], views["query"]), progress)
-
-
 class Doubled(MoCo):
     """The logits are divided by half the temperature."""
 
@@ -381,7 +373,6 @@ def given_views(query: Tensor, key: Tensor) -> Batch:
         (OnlineKeys, check_steps),
         (WarmStart, check_steps),
         (RawKeys, check_steps),
-        (Swapped, check_steps),
         (Doubled, check_steps),
         (ThroughKeys, check_nothing_is_learned_through_keys),
         (LeftShuffled, check_keys_return_to_their_places),

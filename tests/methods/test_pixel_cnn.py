@@ -94,7 +94,7 @@ def test_levels_are_those_of_the_image_before_its_normalization() -> None:
     assert method.quantize(torch.full((1, 1, 1, 1), -9.0)).item() == 0
 
 
-def test_zero_answers_cost_the_logarithm_of_the_levels() -> None:
+def test_zero_logits_cost_the_logarithm_of_the_levels() -> None:
     method = build(levels=8)
     nn.init.zeros_(method.decoder.out[3].weight)
     nn.init.zeros_(method.decoder.out[3].bias)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semisup.methods import Batch, Progress, Unlabeled, Update
+from semisup.methods import Batch, Progress, Update
 from semisup.methods.fixmatch import FixMatch
 from semisup.methods.uda import UDA, Schedule, tsa_threshold
 from tests.methods import methods_reference as ref
@@ -215,16 +215,6 @@ class KnownOnly(Other):
         return (losses * kept).sum() / kept.sum().clamp(min=1)
 
 
-class StrongTarget(UDA):
-    """Target and answer come from one view."""
-
-    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
-        u = batch.unlabeled
-        return super().step(
-            Batch(batch.labeled, Unlabeled({"weak": u["strong"], "strong": u["strong"]}, u.index)), progress
-        )
-
-
 @pytest.mark.parametrize(
     "cls",
     [
@@ -236,7 +226,6 @@ class StrongTarget(UDA):
         DividedByAll,
         LargestProbability,
         KnownOnly,
-        StrongTarget,
     ],
 )
 def test_equation_finds(cls: type[UDA]) -> None:

@@ -70,5 +70,5 @@ def test_estimated_frequencies_mend_what_a_balanced_budget_hides(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["fixmatch", "comatch"])
-def test_estimated_frequencies_stay_beside_labels_that_are_right(name: str) -> None:
+def test_estimated_frequencies_stay_close_to_labels_that_are_right(name: str) -> None:
     assert accuracy(name, "estimated") > accuracy(name, "labels") - 0.01

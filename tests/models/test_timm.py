@@ -63,7 +63,7 @@ def test_a_file_fills_it_and_its_own_input_is_used(tmp_path: Path) -> None:
         ("timm/resnet10t", {"depth": 3}, "depth: unknown key"),
     ],
 )
-def test_wrong_names_and_options_are_answered(name: str, options: dict[str, object], rule: str) -> None:
+def test_wrong_names_and_options_are_named(name: str, options: dict[str, object], rule: str) -> None:
     assert rule in " ".join(check_model({"name": name, **options}, "model"))
 
 

@@ -152,7 +152,7 @@ def test_the_choice_can_be_read_in_the_plan_and_in_the_log(tmp_path: Path, capsy
         ),
     ],
 )
-def test_a_mistake_is_answered_before_training(override: str, problem: str) -> None:
+def test_a_mistake_is_named_before_training(override: str, problem: str) -> None:
     with pytest.raises(SemisupError, match=problem):
         make_plan(parse_recipe(SHORT, [f"stages.pretrain.augment.{override}"]), trial=False)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from semisup.cli.app import app
@@ -14,6 +16,8 @@ from semisup.errors import SemisupError
 from semisup.pipeline import run
 from semisup.pipeline.distill import distillation, parse_student
 from semisup.pipeline.students import Student, compare_students, students_figure, students_table
+from semisup.records import read_record
+from semisup.stages.predictor import describe
 from tests.pipeline.pipeline_small import run_small, statuses
 
 
@@ -43,7 +47,7 @@ def test_a_command_distills_reuses_the_teacher_and_compares(out: Path) -> None:
 
 
 def test_the_recipe_keeps_what_the_teacher_needs_and_no_more(out: Path) -> None:
-    recipe = distillation(out / "finetune", ["cnn,width=2", "cnn,width=2"], steps=7, name="x")
+    recipe = distillation(out / "finetune", ["cnn,width=2", "cnn,width=2"], steps=7, name="x").recipe
     assert list(recipe.stages) == ["pretrain", "finetune", "student_cnn_width_2", "student_cnn_width_2_2"]
     assert recipe.stages["student_cnn_width_2_2"].model_dump()["steps"] == 7
     assert recipe.stages["finetune"] == load_recipe(out / "recipe.yaml").stages["finetune"]
@@ -106,3 +110,34 @@ def test_table_and_figure(tmp_path: Path) -> None:
     assert lines[4][1:3] == ["", ""]
     students_figure(found, tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_other_images_are_distilled_on_and_the_runs_test_images_compare(out: Path) -> None:
+    photos = out.parent / "others"
+    (photos / "deep").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (12, 9, 20), dtype=np.uint8)
+    for i, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(photos / f"deep/{i}.png")
+    (photos / "bad.png").write_bytes(b"no image")
+    words = ["distill", str(out / "finetune"), "--student", "cnn,width=2", "--steps", "2", "--data", str(photos)]
+    done = CliRunner().invoke(app, [*words, "--out", str(out.parent / "other")])
+    assert done.exit_code == 0, done.output
+    assert "12 images" in done.output and "bad.png" in done.output
+    record = read_record(out.parent / "other" / "student_cnn_width_2")
+    assert (record["data"]["images"], record["data"]["labels"], record["data"]["test"]) == (12, 0, 359)
+    teacher, own = (read_record(out.parent / where / "finetune")["metrics"] for where in ("other", "out"))
+    assert teacher["test/accuracy"] == own["test/accuracy"] and teacher["test/nll"] == pytest.approx(own["test/nll"])
+    descriptions = [describe(out.parent / where) for where in ("other/student_cnn_width_2", "out/finetune")]
+    assert descriptions[0]["mean"] == descriptions[1]["mean"], "normalized as the teacher was"
+    again = CliRunner().invoke(app, [*words, "--out", str(out.parent / "other")])
+    assert again.exit_code == 0 and "reused" in again.output
+
+
+def test_what_does_not_fit_a_finished_stage_is_refused(out: Path) -> None:
+    stages = {"teacher": {"kind": "finished", "path": str(out / "finetune")}}
+    recipe = {"name": "x", "tracking": {"mlflow": False}, "data": {"source": "digits", "size": 16}, "stages": stages}
+    with pytest.raises(SemisupError, match=r"stages\.teacher\.path: the network of .* takes images of 8x8x1"):
+        run(recipe, out=out.parent / "x", dry_run=True)
+    stages["teacher"]["path"] = str(out.parent / "nosuch")
+    with pytest.raises(SemisupError, match="nosuch: not a model folder"):
+        run(recipe, out=out.parent / "x", dry_run=True)

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from semisup.cli.app import app
 from semisup.data import load_data
 from semisup.errors import SemisupError
-from semisup.pipeline.export import _images, _squares_first, export_model
+from semisup.pipeline.export import _images, export_model
 from semisup.stages import load_predictor
 from semisup.stages.deployed import facts_of
 from tests.pipeline.pipeline_small import run_small, small
@@ -37,7 +37,7 @@ def lines(stage: Path) -> list[str]:
     return export_model(stage, stage.parent / "m.onnx", int8=True)
 
 
-def test_float_and_int8_are_measured_beside_torch(stage: Path, lines: list[str]) -> None:
+def test_float_and_int8_are_measured_next_to_torch(stage: Path, lines: list[str]) -> None:
     folder = stage.parent
     assert "opset 20" in lines[0] and lines[0].startswith(str(folder / "m.onnx"))
     table = {line.rsplit(None, 4)[0].strip(): line.split() for line in lines[4:7]}
@@ -55,6 +55,7 @@ def test_the_metadata_are_texts_of_the_model_alone(stage: Path, lines: list[str]
     predictor = load_predictor(stage)
     assert json.loads(found["classes"]) == predictor.classes
     assert float(found["temperature"]) == pytest.approx(predictor.temperature, rel=1e-5) and predictor.temperature != 1
+    assert found["fit"] == "crop"
     assert found["data_hash"] == load_data(small().data).hash and found["precision"] == "float32"
     content = (stage.parent / "m.onnx").read_bytes()
     assert b"/work" not in content and b"site-packages" not in content and b".py" not in content
@@ -91,13 +92,6 @@ def test_the_pages_python_works_without_torch(stage: Path, lines: list[str], tmp
     expected = load_predictor(stage).predict_proba(_hidden_white(image))
     assert np.allclose(names["probabilities"], expected, atol=1e-4)
     assert json.loads((stage.parent / "m.json").read_text())["classes"] == names["classes"]
-
-
-def test_a_file_that_cuts_what_training_padded_is_noted(stage: Path, lines: list[str]) -> None:
-    predictor = load_predictor(stage)
-    assert _squares_first(predictor) == [] and not any(line.startswith("note:") for line in lines)
-    predictor.fit = "pad"
-    assert "data.fit is pad" in _squares_first(predictor)[0]
 
 
 def test_the_example_predicts_what_predict_does(stage: Path, lines: list[str], tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_second_run_reuses_the_store_and_the_stages(
     assert "decoding" not in capsys.readouterr().out
 
 
-def test_validation_images_of_its_own_are_judged_and_never_trained_on(root: Path, tmp_path: Path) -> None:
+def test_validation_images_of_its_own_are_evaluated_and_never_trained_on(root: Path, tmp_path: Path) -> None:
     stages = {"train": {"method": {"name": "supervised"}, "batch": {"labeled": 10}, "steps": 60}}
     data = DATA | {"path": str(root), "cache": str(tmp_path / "cache")}
     recipe = parse_recipe(SMALL | {"data": data, "stages": stages})

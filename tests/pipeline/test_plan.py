@@ -129,12 +129,12 @@ def test_valid_options_are_accepted(given: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "problem"), [*((k, v, f"{k}: {rule}, not {show(v)}") for k, v, rule in WRONG), *WRONG_INSIDE]
 )
-def test_wrong_options_are_answered_with_key_rule_and_value(key: str, value: Any, problem: str) -> None:
+def test_wrong_options_are_named_with_key_rule_and_value(key: str, value: Any, problem: str) -> None:
     assert check_method({"name": "options", key: value}) == [problem]
 
 
 @pytest.mark.usefixtures("options")
-def test_several_wrong_options_are_answered_together() -> None:
+def test_several_wrong_options_are_named_together() -> None:
     problems = check_method({"name": "options", "fractoin": 1, "count": 0, "zzz": 1, "flag": False}, "stages.a.method")
     assert len(problems) == 3
     assert "stages.a.method.fractoin: unknown key; did you mean 'fraction'?" in problems
@@ -144,14 +144,14 @@ def test_several_wrong_options_are_answered_together() -> None:
     )
 
 
-def test_an_unknown_method_is_answered_with_the_nearest() -> None:
+def test_an_unknown_method_is_named_with_the_nearest() -> None:
     assert check_method({"name": "fixmach"}) == ["name: unknown method 'fixmach'; did you mean 'fixmatch'?"]
 
 
 # Mistakes of a recipe
 
 
-def test_mistakes_everywhere_are_answered_in_one_message() -> None:
+def test_mistakes_everywhere_are_named_in_one_message() -> None:
     text = mistakes(
         "model.name=cnnn",
         "data.source=digitz",
@@ -201,7 +201,7 @@ def test_a_budget_that_is_none_is_one_mistake() -> None:
         (["model.width=1000000"], "use smaller batches or a smaller model"),
     ],
 )
-def test_a_mistake_is_answered_with_its_key(overrides: list[str], message: str) -> None:
+def test_a_mistake_is_named_with_its_key(overrides: list[str], message: str) -> None:
     assert message in mistakes(*overrides)
 
 

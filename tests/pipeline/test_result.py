@@ -54,6 +54,7 @@ def test_result_json_has_the_promised_keys_and_no_others(out: Path, result: RunR
             "images_per_second",
             "parameters",
             "metrics",
+            "views",
         ]
     assert list(content["final"]) == ["stage", "path", "test/accuracy", "headline"]
     assert content == json.loads(json.dumps(result.to_json()))
@@ -174,7 +175,7 @@ def test_a_run_is_tracked_and_its_models_load_from_mlflow(tracked: Path) -> None
     assert artifacts(children["pretrain"]) == {"stage.json", "neighbors.png", "embedding.png"}
 
 
-def test_the_model_of_mlflow_answers_by_class_names(tracked: Path) -> None:
+def test_the_model_of_mlflow_predicts_class_names(tracked: Path) -> None:
     import mlflow
 
     uri = f"sqlite:///{tracked}/mlflow.db"

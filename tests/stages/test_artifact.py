@@ -174,7 +174,7 @@ def test_the_saved_model_gives_the_recorded_accuracy(tmp_path: Path) -> None:
     assert logs == pytest.approx(done.metrics["test/nll"], rel=1e-4)
 
 
-def test_the_average_is_saved_and_both_are_judged(tmp_path: Path) -> None:
+def test_the_average_is_saved_and_both_are_evaluated(tmp_path: Path) -> None:
     data = small_data()
     done = run_stages({"train": train_stage("supervised", stage={"steps": 8, "ema": 0.95})}, data, tmp_path)["train"]
     assert done.metrics["test/nll"] != done.metrics["test_raw/nll"]
@@ -196,7 +196,7 @@ def test_a_class_without_test_images_has_no_accuracy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["supervised", "simclr"])
-def test_without_test_images_a_stage_is_trained_and_not_judged(method: str, tmp_path: Path) -> None:
+def test_without_test_images_a_stage_is_trained_and_not_evaluated(method: str, tmp_path: Path) -> None:
     data = small_data()
     data = with_test(data, data.x_test[:0], data.y_test[:0])
     done = run_stages({"train": train_stage(method)}, data, tmp_path)["train"]
@@ -239,7 +239,7 @@ def test_a_predictor_takes_images_of_any_kind_and_size(model_folder: Path, tmp_p
     torch.testing.assert_close(predictor.network.head(features).softmax(1).detach(), torch.from_numpy(expected))
 
 
-def test_a_predictor_answers_no_images_with_no_rows(model_folder: Path) -> None:
+def test_a_predictor_gives_no_rows_for_no_images(model_folder: Path) -> None:
     assert load_predictor(model_folder).predict(np.zeros((0, 8, 8, 1), np.uint8)).shape == (0, 3)
 
 
@@ -306,7 +306,7 @@ def test_channel_statistics_are_those_of_numpy() -> None:
     np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)))
 
 
-def test_a_constant_channel_has_deviation_one() -> None:
+def test_a_constant_channel_has_standard_deviation_one() -> None:
     assert channel_statistics(np.full((2, 8, 8, 1), 51, np.uint8)) == ([pytest.approx(0.2)], [1.0])
 
 

@@ -261,7 +261,7 @@ def test_a_lower_minimum_match_accepts_it(backbone_file: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("content", "rule"), [(None, "no such file"), (b"not safetensors at all", "not a readable safetensors file")]
 )
-def test_an_unreadable_file_is_answered_with_everything_else(content: bytes | None, rule: str, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_named_with_everything_else(content: bytes | None, rule: str, tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     if content is not None:
         path.write_bytes(content)
@@ -306,7 +306,7 @@ def test_a_head_that_stands_on_projection_layers_is_not_put_on_the_backbone(tmp_
 
 
 @pytest.mark.parametrize("classify", ["all", "upright"])
-def test_a_finished_s4l_rotation_answers_as_it_was_judged(classify: str, tmp_path: Path) -> None:
+def test_a_finished_s4l_rotation_predicts_as_it_was_evaluated(classify: str, tmp_path: Path) -> None:
     """With `classify: all` the mean of the logits over four turns, also after it was written and read."""
     done = run_stages({"train": train_stage("s4l_rotation", classify=classify)}, small_data(), tmp_path)
     network = load_network(done["train"].folder, torch.device("cpu"))

@@ -10,12 +10,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from PIL import Image
 
+from semisup.data.decode import Fit
+from semisup.data.inputs import images_of
 from semisup.errors import SemisupError
 from semisup.stages import deployed, programs
 from semisup.stages.deployed import examples, facts_of, load_deployed
 from semisup.stages.predictor import Predictor
+from semisup.stages.squares import square
 from tests.stages.stages_small import run_stages, small_data, train_stage
 
 slow = pytest.mark.slow  # torch takes some seconds to export one
@@ -58,18 +60,35 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained({"name": "cnn", "width": 4}, tmp_path_factory.mktemp("gray") / "run", 1)
 
 
-def test_scaling_is_pillows_but_for_rounding() -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (37, 90), dtype=np.uint8)
-    for height, width, size in ((37, 90, 8), (37, 30, 16), (20, 20, 20), (9, 12, 32)):
+SHAPES = ((37, 90, 8), (37, 30, 16), (20, 20, 20), (9, 12, 32), (90, 3, 16), (5, 90, 24), (1, 90, 8), (32, 17, 32))
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_scaling_is_pillows_but_for_rounding(fit: Fit, channels: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (90, 90, channels), dtype=np.uint8)
+    noise[:, :, 0] //= 2  # so that channels have medians of their own
+    for height, width, size in SHAPES:
         image = noise[:height, :width]
-        side = min(height, width)
-        rows, columns = deployed._weights(height, side, size), deployed._weights(width, side, size)
-        found = (rows @ torch.from_numpy(image).float() @ columns.T).numpy()
-        top, left = (height - side) // 2, (width - side) // 2
-        square = Image.fromarray(image[top : top + side, left : left + side])
-        expected = np.asarray(square.resize((size, size), Image.Resampling.BILINEAR)).astype(float)
-        assert np.abs(found - expected).max() <= 1.0
-        assert side != size or np.array_equal(found, expected)
+        found = square(torch.from_numpy(image[None]), size, fit)[0].permute(1, 2, 0).numpy()
+        expected = images_of(image, size, channels, fit)[0].astype(float)
+        assert np.abs(found - expected).max() <= 1.0, (height, width, size)
+        assert (height, width) != (size, size) or np.array_equal(found, expected)
+
+
+@slow
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_a_file_makes_squares_as_training_did(fit: Fit, model: Path, tmp_path: Path) -> None:
+    predictor, _ = load_deployed(model)
+    predictor.fit = fit
+    module, file = deployed.Deployed(predictor).eval(), tmp_path / "m.onnx"
+    programs.write_onnx(predictor, module, {}, examples(model), file)
+    run, noise = programs.run_onnx(file), np.random.default_rng(0).integers(0, 256, (2, 90, 90, 1), dtype=np.uint8)
+    for height, width, _ in SHAPES[:-3]:
+        images = np.ascontiguousarray(noise[:, :height, :width])
+        assert np.allclose(run(images)[0], predictor.predict_proba(images), atol=0.01), (height, width)
+    quantized = programs.quantize(file, small_data().x_train, {}, tmp_path / "q.onnx")
+    assert np.abs(quantized(images)[0] - run(images)[0]).max() < 0.1
 
 
 def test_pt2_gives_the_same_and_says_what_it_is(model: Path, tmp_path: Path) -> None:

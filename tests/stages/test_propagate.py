@@ -354,7 +354,7 @@ def test_the_stage_leaves_what_its_functions_say(teacher: str, soft: bool, tmp_p
     assert 0 <= done["graph"].metrics["pseudo_labels/coverage"] <= 1
 
 
-def test_the_options_change_features_and_answers_as_they_say(tmp_path: Path) -> None:
+def test_the_options_change_features_and_predictions_as_they_say(tmp_path: Path) -> None:
     data = replace(small_data(), flip=True)
     options = {"grid": 2, "components": 3, "balance": True, "mirror": True}
     done = run_stages(stages(soft=True, alpha=0.9, **options), data, tmp_path)

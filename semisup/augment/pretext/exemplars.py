@@ -92,7 +92,8 @@ def _contrast(images: Tensor, factors: Tensor) -> Tensor:
     """Stretch every image about 0 by (N, 3) factors of the axes of color, a gray one by its first."""
     if images.shape[1] == 1:
         return images * factors[:, :1, None, None]
-    axes = F.normalize(torch.tensor(COLOR_AXES, device=images.device, dtype=images.dtype), dim=1)
+    colors = torch.tensor(COLOR_AXES, dtype=images.dtype, device="cpu")
+    axes = F.normalize(colors.to(images.device, non_blocking=True), dim=1)
     # (N, 3, 3): axes' diag(factors) axes. Products and sums, since autocast would round a matrix product.
     mixing = (axes[None, :, :, None] * axes[None, :, None, :] * factors[:, :, None, None]).sum(1)
     return (mixing[..., None, None] * images[:, None]).sum(2)

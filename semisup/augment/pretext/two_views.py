@@ -31,7 +31,8 @@ def lightness_and_color(images: Tensor) -> tuple[Tensor, Tensor]:
     low, span = batch_range(images)
     lab = rgb_to_lab((images - low) / span)
     lightness = lab[:, :1] / 100 * span + low
-    lowest, highest = (lab.new_tensor(ends).view(2, 1, 1) for ends in (LOWEST, HIGHEST))
+    ends = torch.tensor([LOWEST, HIGHEST], dtype=lab.dtype, device="cpu").view(2, 2, 1, 1)
+    lowest, highest = ends.to(lab.device, non_blocking=True)
     color = (2 * lab[:, 1:] - lowest - highest) / (highest - lowest)
     return lightness, torch.cat([color, torch.zeros_like(color[:, :1])], dim=1)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from semisup.bench.pages.tables import best_first, first_of
 from semisup.text import count, interval, percent
 
 __all__ = ["advice"]
@@ -30,28 +31,30 @@ def advice(summary: Mapping[str, Any]) -> str:
     if not cells:
         return ""
     most = max(cell["n_labels"] for cell in cells)
-    ranked = sorted((c for c in cells if c["n_labels"] == most), key=lambda c: -c["accuracy"]["mean"])
-    best, found = ranked[0], ranked[0]["accuracy"]
+    name = first_of(summary)
+    ranked = best_first(summary, [cell for cell in cells if cell["n_labels"] == most])
+    best, found = ranked[0], ranked[0][name]
     sure = f", 95% interval {interval(found['low'], found['high'])}" if found["low"] is not None else ", one draw"
-    right = f"{percent(found['mean'])}% of {summary['num_test']:,} test images"
+    what = "" if name == "accuracy" else " (mean over classes)"
+    right = f"{percent(found['mean'])}% of {summary['num_test']:,} test images{what}"
     sentence = f"Take {best['entry']}: {right} with {count(most)} labels{sure}."
-    return " ".join(part for part in (sentence, _second(ranked), _more(cells, best)) if part)
+    return " ".join(part for part in (sentence, _second(ranked, name), _more(cells, best, name)) if part)
 
 
-def _second(ranked: list[Mapping[str, Any]]) -> str:
+def _second(ranked: list[Mapping[str, Any]], name: str) -> str:
     """Name the runner-up where the best one's interval does not rule it out."""
     if len(ranked) < 2:
         return ""
-    best, second = ranked[0]["accuracy"], ranked[1]["accuracy"]
+    best, second = ranked[0][name], ranked[1][name]
     text = f"{ranked[1]['entry']} has {percent(second['mean'])}%"
     if best["low"] is not None and second["mean"] < best["low"]:
         return f"{text}, which is less."
     return f"{text}, which may be as good."
 
 
-def _more(cells: list[Mapping[str, Any]], best: Mapping[str, Any]) -> str:
+def _more(cells: list[Mapping[str, Any]], best: Mapping[str, Any], name: str) -> str:
     """Say what the next 100 labels would bring, by the best entry's last two budgets on a log scale."""
-    curve = sorted((c["n_labels"], c["accuracy"]["mean"]) for c in cells if c["entry"] == best["entry"])
+    curve = sorted((c["n_labels"], c[name]["mean"]) for c in cells if c["entry"] == best["entry"])
     if len(curve) < 2 or curve[-1][0] <= curve[-2][0]:
         return ""
     (before, low), (now, high) = curve[-2:]

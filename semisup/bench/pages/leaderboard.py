@@ -7,7 +7,16 @@ from typing import Any
 
 from semisup.bench.pages.advice import advice
 from semisup.bench.pages.legend import legend
-from semisup.bench.pages.tables import Table, accuracy_text, needed_table, place_columns, result_columns, table
+from semisup.bench.pages.tables import (
+    Table,
+    accuracy_text,
+    best_first,
+    first_of,
+    needed_table,
+    place_columns,
+    result_columns,
+    table,
+)
 from semisup.bench.suites.computes import compute_name, compute_unit
 from semisup.errors import SemisupError, nearest
 from semisup.text import budget, duration, markdown_table, markdown_text, percent
@@ -28,10 +37,11 @@ def leaderboard_markdown(summary: Summary) -> str:
     for compute in summary["computes"]:
         here = {cell["entry"] for cell in summary["cells"] if cell["compute"] == compute}
         entries = [entry for entry in summary["entries"] if entry["entry"] in here]
-        parts += [f"## Accuracy, {compute_name(compute)}", _overview(summary, entries, compute)]
+        parts += [f"## {_title(summary)}, {compute_name(compute)}", _overview(summary, entries, compute)]
         for place in summary["budgets"]:
             cells = [c for c in summary["cells"] if (c["compute"], c["labels"]) == (compute, place["labels"])]
             if cells:
+                cells = cells if first_of(summary) == "accuracy" else best_first(summary, cells)
                 columns = [place_columns(summary)[0], *result_columns(summary)]
                 parts += [f"### {_budget(place)} labels, {compute_name(compute)}", _markdown(table(columns, cells))]
     parts += _labels_needed(summary)
@@ -70,6 +80,10 @@ def readme_table(summary: Summary, entries: Sequence[str] | None = None, compute
     return _overview(summary, [known[entry] for entry in (known if entries is None else entries)], compute) + "\n"
 
 
+def _title(summary: Summary) -> str:
+    return first_of(summary).replace("_", " ").capitalize()
+
+
 def _budget(place: Mapping[str, Any]) -> str:
     return markdown_text(budget(place["labels"], place["n_labels"]))
 
@@ -89,7 +103,10 @@ def _overview(summary: Summary, entries: Sequence[Mapping[str, Any]], compute: s
     lines = [
         [
             markdown_text(entry["entry"]),
-            *(accuracy_text(found.get((entry["entry"], place["labels"]))) for place in summary["budgets"]),
+            *(
+                accuracy_text(found.get((entry["entry"], place["labels"])), first_of(summary))
+                for place in summary["budgets"]
+            ),
         ]
         for entry in entries
     ]

@@ -20,6 +20,11 @@ def legend(summary: Mapping[str, Any]) -> list[str]:
         "recipe has one; none were selected on the test set. Budgets count the validation labels too. Brackets hold "
         "95% intervals, cut to what is possible; that of a mean is the t interval over draws."
     ]
+    if summary.get("headline", "accuracy") != "accuracy":
+        text.append(
+            "Class sizes differ by more than 3 times: entries are sorted, ranked and compared by balanced accuracy, "
+            "the mean over classes, and labels needed are of it."
+        )
     if summary["baselines"]:
         text += _comparisons(summary)
     shown = [c for c in COLUMNS if c.name != "accuracy" and any(cell.get(c.name) for cell in summary["cells"])]

@@ -11,7 +11,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from semisup.bench.pages import charts
 from semisup.bench.pages.legend import legend
-from semisup.bench.pages.tables import difference_text, mark, needed_table, place_columns, result_columns, table
+from semisup.bench.pages.tables import (
+    best_first,
+    difference_text,
+    first_of,
+    mark,
+    needed_table,
+    place_columns,
+    result_columns,
+    table,
+)
 from semisup.bench.suites.computes import compute_name
 from semisup.text import budget, duration, interval, percent
 
@@ -59,13 +68,15 @@ def report_html(summary: Mapping[str, Any]) -> str:
     }
     by_compute = {compute: own for compute, own in by_compute.items() if own}
     named = summary["computes"] != [""]
-    ranked = [cell for own in by_compute.values() for group in ranking(own) for cell in group]
+    ranked = [cell for own in by_compute.values() for group in ranking(summary, own) for cell in group]
     shown = charts.accuracy_range(cells) if cells else (0.0, 1.0)
     return page.render(
         summary=summary,
         styles=styles(summary),
         named_computes=named,
-        answers=[(compute, answer_line(own, named), ranking(own)) for compute, own in by_compute.items()],
+        answers=[
+            (compute, answer_line(summary, own, named), ranking(summary, own)) for compute, own in by_compute.items()
+        ],
         curves=[(compute, charts.efficiency_chart(own, compute)) for compute, own in by_compute.items()],
         times=[chart for compute, own in by_compute.items() if (chart := charts.time_chart(own, compute))],
         ranked=ranked,
@@ -129,23 +140,24 @@ def spoken(cell: Mapping[str, Any]) -> str:
 # The answer on top
 
 
-def ranking(cells: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+def ranking(summary: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
     """Return one compute's cells by budget, fewest labels first, best mean first; of equals, the suite's order."""
     budgets: dict[str, list[Mapping[str, Any]]] = {}
-    for cell in sorted(cells, key=lambda cell: (cell["n_labels"], -cell["accuracy"]["mean"])):
+    for cell in sorted(best_first(summary, cells), key=lambda cell: cell["n_labels"]):
         budgets.setdefault(cell["labels"], []).append(cell)
     return list(budgets.values())
 
 
-def answer_line(cells: Sequence[Mapping[str, Any]], named: bool) -> list[tuple[str, bool]]:
+def answer_line(summary: Mapping[str, Any], cells: Sequence[Mapping[str, Any]], named: bool) -> list[tuple[str, bool]]:
     """Return the page's first sentence on one compute, in pieces (text, whether it is an entry's name)."""
+    metric = first_of(summary).replace("_", " ")
     wins: dict[str, list[str]] = {}
-    for group in ranking(cells):
+    for group in ranking(summary, cells):
         best = group[0]
         note = "" if best["labels"] == str(best["n_labels"]) else f" ({best['labels']})"
         wins.setdefault(best["entry"], []).append(f"{best['n_labels']:,}{note}")
     pieces = [
-        (f"Best mean accuracy, {compute_name(cells[0]['compute'])}: " if named else "Best mean accuracy: ", False)
+        (f"Best mean {metric}, {compute_name(cells[0]['compute'])}: " if named else f"Best mean {metric}: ", False)
     ]
     for place, (entry, budgets) in enumerate(wins.items()):
         listed = " and ".join(filter(None, [", ".join(budgets[:-1]), budgets[-1]]))

@@ -15,7 +15,9 @@ __all__ = [
     "PageColumn",
     "Table",
     "accuracy_text",
+    "best_first",
     "difference_text",
+    "first_of",
     "mark",
     "needed_table",
     "place_columns",
@@ -155,13 +157,24 @@ def mark(cell: Cell) -> str:
     return "†" if difference["p_holm"] is not None and difference["p_holm"] < HOLM_LEVEL else ""
 
 
-def accuracy_text(cell: Cell | None) -> str:
-    """Write a cell's accuracy with its mark, or room for one; `failed` where every run did."""
+def first_of(summary: Mapping[str, Any]) -> str:
+    """Return the metric that a summary's entries are compared, ranked and sorted by; those of old have accuracy."""
+    return str(summary.get("headline", "accuracy"))
+
+
+def best_first(summary: Mapping[str, Any], cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells sorted by the metric that comes first; of equals, and without a result, in their order."""
+    name = first_of(summary)
+    return sorted(cells, key=lambda cell: -((cell.get(name) or {}).get("mean") or 0))
+
+
+def accuracy_text(cell: Cell | None, name: str = "accuracy") -> str:
+    """Write a cell's accuracy (or another metric) with its mark, or room for one; `failed` where every run did."""
     if cell is None:
         return ""
     if not cell["draws"]:
         return "failed  "
-    text = mean_std(cell["accuracy"], percent)
+    text = mean_std(cell[name], percent)
     return f"{text} {mark(cell) or ' '}" if text else ""
 
 

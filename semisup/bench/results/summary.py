@@ -12,11 +12,11 @@ from semisup.bench.results.notes import notes
 from semisup.bench.results.rows import BINS, Row
 from semisup.bench.results.statistics import estimate, holm, labels_needed, mean_ranks, paired_difference, within
 from semisup.bench.suites.computes import ordered_computes
-from semisup.columns import COLUMNS
+from semisup.columns import COLUMNS, headline
 from semisup.errors import nearest, raise_all
 from semisup.evaluate.metrics import predictions_collapsed
 
-__all__ = ["accuracy_by_draw", "summarize"]
+__all__ = ["summarize"]
 
 Key = tuple[str, str, str]  # compute, labels, entry
 ByDraw = Mapping[int, float]
@@ -32,6 +32,7 @@ def summarize(
     targets: Sequence[float],
     classes: Sequence[str],
     num_test: int,
+    class_ratio: float = 1.0,
     provenance: Mapping[str, Any],
     settings: str,
     saved: Mapping[str, Any],
@@ -52,6 +53,8 @@ def summarize(
         targets: accuracies in (0, 1] whose labels needed are asked for.
         classes: names of the classes, at least two.
         num_test: images in the test set.
+        class_ratio: of the largest class to the smallest; where it is large, `semisup.columns.headline` names another
+            metric than accuracy, by which entries are then compared and ranked.
         provenance: passed through.
         settings: passed through.
         saved: what the stage cache saved; passed through.
@@ -72,7 +75,8 @@ def summarize(
     runs: dict[Key, list[Row]] = {}
     for row in rows:
         runs.setdefault((row.compute, row.labels, row.entry), []).append(row)
-    values = {key: accuracy_by_draw(of_cell) for key, of_cell in runs.items()}
+    first = headline(class_ratio).name
+    values = {key: _by_draw(of_cell, first) for key, of_cell in runs.items()}
 
     cells: list[dict[str, Any]] = []
     places = []
@@ -84,9 +88,9 @@ def summarize(
             shared = _pool(compared, base)
             differences = {} if base is None else _differences(compared, base, shared)
             ranks = mean_ranks(compared)
-            for entry, by_draw in here.items():
+            for entry in here:
                 cell = {"entry": entry, "labels": labels, "n_labels": n_labels[labels], "compute": compute}
-                cell |= _cell(runs[compute, labels, entry], by_draw)
+                cell |= _cell(runs[compute, labels, entry], first)
                 cells.append(cell | {"difference": differences.get(entry), "rank": ranks.get(entry)})
             if base is not None:
                 apart = [] if shared is None else list(shared.apart)
@@ -100,6 +104,7 @@ def summarize(
         "compared_with": places,
         "classes": list(classes),
         "num_test": num_test,
+        "headline": first,
         "provenance": dict(provenance),
         "settings": settings,
         "computes": computes,
@@ -166,11 +171,6 @@ def _differences(values: Mapping[str, ByDraw], base: str, shared: Pool | None) -
             "t": {"low": other.low, "high": other.high, "p": own.p},
         }
     return found
-
-
-def accuracy_by_draw(rows: Sequence[Row]) -> dict[int, float]:
-    """Accuracy by draw, averaged over the initial weights; draws without a finished, evaluated run are left out."""
-    return _by_draw(rows, "accuracy")
 
 
 def _problems(
@@ -240,20 +240,27 @@ def _spread(rows: Sequence[Row], name: str) -> dict[str, Any] | None:
     return {"mean": found.mean, "std": found.std, "n": found.n} if found.n else None
 
 
-def _cell(rows: Sequence[Row], accuracy: ByDraw) -> dict[str, Any]:
-    """Return what the runs of one entry at one budget and compute say by themselves."""
+def _cell(rows: Sequence[Row], first: str) -> dict[str, Any]:
+    """Return what the runs of one entry at one budget and compute say by themselves.
+
+    Of accuracy and of the metric that comes first there are interval and values too.
+    """
     done = [row for row in rows if row.status == "done"]
-    values = {"values": {str(draw): value for draw, value in accuracy.items()}}  # JSON's keys are text
     return {
         "draws": len({row.draw for row in done}),
         "runs": len(rows),
         "failed": len(rows) - len(done),
         "collapsed": sum(_collapsed(row) for row in done),
         **{column.name: _spread(rows, column.name) for column in COLUMNS},
-        "accuracy": dataclasses.asdict(within(estimate(list(accuracy.values())), 0, 1)) | values,
+        **{name: _estimate(_by_draw(rows, name)) for name in ("accuracy", first)},
         "per_class": _per_class([row.per_class for row in done if row.per_class]),
         "reliability": _pooled([row.reliability for row in done if row.reliability]),
     }
+
+
+def _estimate(found: ByDraw) -> dict[str, Any]:
+    values = {str(draw): value for draw, value in found.items()}  # JSON's keys are text
+    return dataclasses.asdict(within(estimate(list(found.values())), 0, 1)) | {"values": values}
 
 
 def _collapsed(row: Row) -> bool:

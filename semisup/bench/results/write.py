@@ -19,6 +19,7 @@ from semisup.bench.suites.runs import RunSpec
 from semisup.bench.suites.suite import Suite
 from semisup.columns import measured
 from semisup.data import ImageData
+from semisup.data.budget import class_ratio
 from semisup.files import write_atomically
 from semisup.pipeline.plan import recipe_budget
 from semisup.pipeline.run import git_commit
@@ -68,6 +69,7 @@ def write_results(
         targets=list(suite.targets),
         classes=list(data.classes),
         num_test=len(data.x_test),
+        class_ratio=_class_ratio(data, final),
         provenance=_provenance(suite, data, machines),
         settings=suite.settings.strip(),
         saved=_saved(runs, board),
@@ -95,6 +97,11 @@ def _write(folder: Path, rows: Sequence[Row], facts: SuiteFacts) -> dict[str, An
     write_atomically(folder / "leaderboard.md", leaderboard_markdown(summary).encode())
     write_atomically(folder / "report.html", report_html(summary).encode())
     return summary
+
+
+def _class_ratio(data: ImageData, runs: Runs) -> float:
+    budgets = {str(spec.labels): jobs[-1].recipe for spec, jobs in runs}
+    return max((class_ratio(recipe_budget(recipe, data), data.y_test) for recipe in budgets.values()), default=1.0)
 
 
 def _row(spec: RunSpec, jobs: Sequence[Job], data: ImageData, board: JobBoard) -> Row:

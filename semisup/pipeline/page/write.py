@@ -13,6 +13,7 @@ import numpy as np
 
 from semisup.config import to_yaml
 from semisup.data import ImageData, LabelBudget, load_data
+from semisup.data.addresses import refuse_recorded
 from semisup.data.store import Watch, unwatched
 from semisup.errors import SemisupError
 from semisup.files import write_atomically
@@ -21,6 +22,7 @@ from semisup.pipeline.page.curves import HEIGHT, WIDTH, Curve, curve, logged, re
 from semisup.pipeline.page.doubts import find_doubts
 from semisup.pipeline.page.read import TESTED, last_model, read_run
 from semisup.pipeline.plan import recipe_budget
+from semisup.pipeline.result import collapse_note
 from semisup.plugins import load_plugins
 from semisup.settings import Recipe, StageConfig
 from semisup.settings.read import dump
@@ -50,6 +52,7 @@ def report(folder: Path, watch: Watch = unwatched) -> tuple[Path, str | None]:
     """
     result, recipe = read_run(folder)
     try:
+        refuse_recorded(recipe.data.path, "run the recipe again if you trust it")
         data = load_data(recipe.data, watch)
         if data.hash != result["data"]["hash"]:
             raise SemisupError("the data are not those of the run any more")
@@ -116,6 +119,7 @@ def _stages(folder: Path, result: Mapping[str, Any], recipe: Recipe) -> list[dic
                 "quality": [line for term, line in lines.items() if line and term.startswith(QUALITY)],
                 "curves": [line for term, line in lines.items() if line and not term.startswith(QUALITY)],
                 "numbers": metrics,
+                "collapse": collapse_note(name, metrics),
                 "figures": _figures(folder / name),
                 "begun": begun / total,
                 "share": stage["seconds"] / total,

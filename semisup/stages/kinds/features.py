@@ -99,7 +99,7 @@ def _pretrained(whole: Plan, stage: Config) -> tuple[Network, str]:
     """Return the network of `model`, and what is to be said of its weights."""
     from semisup.settings import TrainConfig
     from semisup.stages.initial import check_model_weights
-    from semisup.stages.networks import Network, stage_network, weightless
+    from semisup.stages.networks import Network, stage_network
 
     data = whole.data
     spec = stage_network(
@@ -112,9 +112,7 @@ def _pretrained(whole: Plan, stage: Config) -> tuple[Network, str]:
         statistics=whole.statistics,
     )
     network = Network(spec, "encoder")
-    with weightless():
-        backbone = network.build_classifier().backbone
-    weights = check_model_weights(backbone, spec)
+    weights = check_model_weights(network.shapes.backbone, spec)
     if weights is None:
         raise SemisupError(
             f"model.weights: a features stage asks a pretrained network, and '{spec.name}' would start from random "

@@ -151,7 +151,7 @@ def run(context: StageContext) -> tuple[Artifact, None]:
 
 
 def _compared(context: StageContext, config: Config) -> Tensor:
-    """Return what images are compared by (N, D): the training images, then the test images if they are judged."""
+    """Return what images are compared by (N, D): the training images, then the test images if they are evaluated."""
     import torch
     import torch.nn.functional as F
 

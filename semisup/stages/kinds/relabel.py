@@ -102,7 +102,7 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     started = time.perf_counter()
     stage = context.config
     assert isinstance(stage, Config)
-    probs, judged = _chosen(context, stage) if stage.vote == "best" else (_voted(context, stage), {})
+    probs, evaluated = _chosen(context, stage) if stage.vote == "best" else (_voted(context, stage), {})
     own = own_images(context, stage.pool, None)
     pool, targets = select(
         probs,
@@ -119,8 +119,8 @@ def run(context: StageContext) -> tuple[Artifact, None]:
             f"confident one has {probs.max():.3f}"
         )
     if own is not None:
-        judged |= pool_metrics(len(own), int(own.sum()))
-    return save_targets(context, pool, targets, started, len(probs) * len(stage.teacher), judged), None
+        evaluated |= pool_metrics(len(own), int(own.sum()))
+    return save_targets(context, pool, targets, started, len(probs) * len(stage.teacher), evaluated), None
 
 
 def _voted(context: StageContext, stage: Config) -> Tensor:

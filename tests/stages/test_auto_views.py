@@ -1,0 +1,118 @@
+"""`augment: auto`: labels that are left out choose how strong the views are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from semisup.config import parse_recipe
+from semisup.data import ImageData, draw_budget
+from semisup.errors import SemisupError
+from semisup.methods import Views
+from semisup.models.weights import load_weights
+from semisup.settings import TrainConfig
+from semisup.stages.auto_views import CHOICE, STRENGTHS, with_strength
+from tests.stages.stages_small import run_stages, small_data, small_plan, train_stage
+
+
+def auto(method: str = "fixmatch", **stage: Any) -> dict[str, Any]:
+    return {"train": train_stage(method, stage={"augment": "auto", **stage})}
+
+
+def sides(n: int = 40) -> ImageData:
+    """Images whose brighter half, left or right, is the class; they are said to keep it when they are mirrored."""
+    data = small_data(n, classes=2)
+    images = np.random.default_rng(0).integers(0, 90, (n, 8, 8, 1)).astype(np.uint8)
+    for image, y in zip(images, data.y_train, strict=True):
+        image[:, 4 * y : 4 * y + 4] += 120
+    return dataclasses.replace(data, x_train=images, flip=True)
+
+
+def test_trains_as_if_the_chosen_views_had_been_asked_for(tmp_path: Path) -> None:
+    found = run_stages(auto(), small_data(), tmp_path / "auto")["train"]
+    strength = str(found.record["views"]).partition(" ")[0]
+    (stage,) = auto().values()
+    (config,) = parse_recipe({"name": "x", "stages": {"train": stage}}).stages.values()
+    assert isinstance(config, TrainConfig)
+    named = with_strength(config, Views(labeled=("weak",), unlabeled=("weak", "strong")), strength)
+    asked = run_stages({"train": stage | {"augment": named}}, small_data(), tmp_path / "asked")["train"]
+    one, other = (load_weights(artifact.folder / "model.safetensors") for artifact in (found, asked))
+    assert all(one[name].equal(other[name]) for name in other)
+    assert found.record["settings"]["augment"] == {"policy": "auto", "backend": "device", **named}
+    assert {f"choice/{name}" for name in STRENGTHS} < set(found.metrics)
+    assert not (found.folder / CHOICE).exists() and asked.record["views"] is None
+
+
+def test_what_was_chosen_before_a_stop_is_not_chosen_again(tmp_path: Path) -> None:
+    numbers = dict.fromkeys(STRENGTHS, 0.5)
+    kept = {"strength": "strong", "labels": 6, "accuracy": numbers, "loss": numbers}
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / CHOICE).write_text(json.dumps(kept))
+    found = run_stages(auto("supervised"), small_data(), tmp_path)["train"]
+    assert found.record["settings"]["augment"]["weak"]["policy"] == "randaugment"
+
+
+def test_weights_that_know_the_labels_have_no_part_in_the_choice(tmp_path: Path) -> None:
+    before = {"before": train_stage("supervised", stage={"steps": 9, "optimizer": {"lr": 0.5}})}
+    alone = run_stages(auto("supervised"), small_data(), tmp_path / "alone")["train"]
+    after = run_stages(before | auto("supervised", init="before"), small_data(), tmp_path / "after")["train"]
+    assert after.record["views"] == alone.record["views"]
+
+
+@pytest.mark.slow
+def test_classes_that_mirroring_turns_into_each_other_have_gentle_views(tmp_path: Path) -> None:
+    stages = auto("supervised", steps=40, optimizer={"name": "adamw", "lr": 0.01})
+    data = sides()
+    found = run_stages(stages, data, tmp_path, draw_budget(data.y_train, "10/class", 0, 2))["train"]
+    assert found.record["settings"]["augment"]["weak"] == STRENGTHS["gentle"]
+
+
+def test_is_part_of_the_fingerprint() -> None:
+    with_it, without = (
+        small_plan({"train": stage}, small_data(), trial=False)[0].stages[0]
+        for stage in (*auto().values(), train_stage("fixmatch"))
+    )
+    assert with_it.fingerprint != without.fingerprint
+    assert with_it.choice is not None and without.choice is None
+
+
+@pytest.mark.parametrize(
+    ("stage", "named"),
+    [
+        ({"augment": {"policy": "auto", "strong": {"policy": "crop_flip"}}}, {"weak"}),
+        ({"method": {"name": "supervised", "strong": True}, "augment": "auto"}, {"strong"}),
+        ({"method": {"name": "supervised"}, "augment": "auto"}, {"weak"}),
+    ],
+)
+def test_only_views_that_are_not_named_are_chosen(stage: dict[str, Any], named: set[str]) -> None:
+    plan, _ = small_plan({"train": train_stage("fixmatch") | stage}, small_data(), trial=False)
+    views = plan.stages[0].views
+    assert views is not None and set(with_strength(plan.stages[0].training, views, "strong")) == named
+
+
+def test_weak_views_are_never_strong_next_to_strong_ones() -> None:
+    plan, _ = small_plan(auto(), small_data(), trial=False)
+    views = plan.stages[0].views
+    assert views is not None
+    found = with_strength(plan.stages[0].training, views, "strong")
+    assert found == {"weak": STRENGTHS["weak"], "strong": STRENGTHS["strong"]}
+
+
+@pytest.mark.parametrize(
+    ("stages", "labels", "said"),
+    [
+        (auto("simclr"), "2/class", r"augment\.policy: .*'simclr' leaves it none"),
+        (auto(), "1/class", r"augment\.policy: .* no class has two"),
+        (auto(augment={"policy": "weak"}), "2/class", r"stages\.train\.augment\.policy: must be auto"),
+        (auto(augment="strong"), "2/class", r"stages\.train\.augment: must be a mapping"),
+    ],
+)
+def test_mistakes(stages: dict[str, Any], labels: str, said: str) -> None:
+    data = small_data()
+    with pytest.raises(SemisupError, match=said):
+        small_plan(stages, data, draw_budget(data.y_train, labels, 0, 3), trial=False)
