@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import pickle
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-__all__ = ["SaidElsewhereError", "SemisupError", "collecting", "first_line", "nearest", "raise_all"]
+__all__ = ["UNREADABLE", "SaidElsewhereError", "SemisupError", "collecting", "first_line", "nearest", "raise_all"]
+
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError),
+    *(SyntaxError, RuntimeError, MemoryError, SystemError),
+    *(struct.error, zlib.error, zipfile.BadZipFile, pickle.UnpicklingError, tokenize.TokenError),
+)
+"""What the readers of numpy, Pillow and torch raise on damaged bytes.
+
+They parse and trust, and fail wherever the damage shows. A `SemisupError` is among them: only the other library's call
+goes into such a `try`."""
 
 
 class SemisupError(ValueError):

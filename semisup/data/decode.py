@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import stat
-import struct
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from semisup.errors import first_line
+from semisup.errors import UNREADABLE, first_line
 
 __all__ = ["FORMATS", "NEEDS_HEIF", "SUFFIXES", "BadImageError", "Fit", "can_read_heif", "decode", "fit_image"]
 
@@ -26,10 +25,6 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 SUFFIXES = (".bmp", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """How such files are usually called, and HEIC's, which is read where pillow-heif is installed."""
 NEEDS_HEIF = "HEIC is read where pillow-heif is installed: pip install pillow-heif"
-
-# What Pillow's readers raise on damaged bytes: they parse and trust, and fail wherever the damage shows.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError)
-_UNREADABLE_TOO = (struct.error, MemoryError, RuntimeError)
 
 LARGEST = 384 * 2**20
 """Bytes that a worker may take to decode one file."""
@@ -94,7 +89,7 @@ def decode(path: Path, size: int, channels: int, fit: Fit = "crop") -> NDArray[n
         raise BadImageError(f"too large: {first_line(error)[:200]}") from error
     except UnidentifiedImageError as error:
         raise BadImageError(_unidentified(path)) from error
-    except (*_UNREADABLE, *_UNREADABLE_TOO) as error:
+    except UNREADABLE as error:
         raise BadImageError(f"not a readable image ({first_line(error)[:200]})") from error
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisup.data.duplicates import Item, find_duplicates, image_hashes
+from semisup.data.entries import class_notes
 from semisup.data.image_data import ImageData, level_notes
 from semisup.data.table import UNLABELED
-from semisup.errors import SemisupError, first_line, nearest, raise_all
+from semisup.errors import UNREADABLE, SemisupError, first_line, nearest, raise_all
 from semisup.settings.schema import DataConfig
 
 __all__ = ["read_images", "read_npz", "without_duplicates"]
@@ -25,11 +24,6 @@ _PARTS = ("train", "val", "test")
 _NEEDED = ("x_train", "y_train")
 _NAMES = {f"{kind}_{part}": f"{part}_{word}" for kind, word in (("x", "images"), ("y", "labels")) for part in _PARTS}
 """The arrays, and how MedMNIST calls them."""
-# What zipfile and numpy raise on encrypted, oddly packed or damaged members, and on headers that are no header.
-_UNREADABLE = (
-    *(ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error),
-    *(RuntimeError, SyntaxError, TypeError, LookupError, ArithmeticError, tokenize.TokenError),
-)
 _PREDICTED = ("x", "images", "x_test", "test_images", "x_train", "train_images")
 
 
@@ -62,6 +56,9 @@ def read_npz(path: Path, unlabeled: Collection[str] = UNLABELED) -> ImageData:
     names = None
     if labels["train"].dtype.kind in "US":
         labels, names = _named(labels, unlabeled, problems, notes)
+    else:
+        texts = [part for part, values in labels.items() if values.dtype.kind in "US"]
+        problems += [f"y_{part}: must be integers, as y_train is" for part in texts]
     raise_all(problems, str(path))
     labels = {part: values.astype(np.int64) for part, values in labels.items()}
     for part in parts:
@@ -87,7 +84,7 @@ def read_npz(path: Path, unlabeled: Collection[str] = UNLABELED) -> ImageData:
         flip=False,
         x_val=np.ascontiguousarray(images["val"]) if "val" in parts else None,
         y_val=labels.get("val"),
-        notes=(*notes, *level_notes(x_train)),
+        notes=(*notes, *class_notes(classes), *level_notes(x_train)),
     )
 
 
@@ -138,6 +135,8 @@ def read_images(path: Path) -> tuple[str, NDArray[np.uint8]]:
         images = _read_array(archive, name, name, problems)
     if images is not None and (images.dtype != np.uint8 or images.ndim not in (3, 4)):
         problems.append(f"{name}: must be uint8 (n, h, w) or (n, h, w, c), not {images.dtype} {images.shape}")
+    elif images is not None and ((images.ndim == 4 and images.shape[3] not in (1, 3)) or images.size == 0):
+        problems.append(f"{name}: must be at least one image of 1 or 3 channels, not {images.shape}")
     raise_all(problems, str(path))
     assert images is not None
     return name, images if images.ndim == 4 else images[..., None]
@@ -148,7 +147,7 @@ def _opened(path: Path) -> Any:
         raise SemisupError(f"{path}: not an .npz file (as written by numpy.savez), or cut short")
     try:
         return np.load(path, allow_pickle=False)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise SemisupError(f"{path}: cannot be read: {error}") from error
 
 
@@ -181,13 +180,24 @@ def _read_arrays(path: Path, problems: list[str], notes: list[str]) -> dict[str,
 def _read_array(archive: Any, key: str, name: str, problems: list[str]) -> NDArray[Any] | None:
     try:
         array = archive[key]
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         problems.append(f"{name}: cannot be read: {first_line(error) if str(error) else 'no memory'}")
         return None
-    if isinstance(array, np.ndarray):
-        return array
-    problems.append(f"{name}: not a numpy array")  # numpy hands over a member without its array header as bytes
-    return None
+    if not isinstance(array, np.ndarray):
+        problems.append(f"{name}: not a numpy array")  # numpy hands over a member without its array header as bytes
+        return None
+    if _is_no_text(array):
+        problems.append(f"{name}: not text (it has numbers that stand for no character)")
+        return None
+    return array
+
+
+def _is_no_text(array: NDArray[Any]) -> bool:
+    """Return whether an array of text has what is no character, or half of one, which Python could not write."""
+    if array.dtype.kind != "U" or not array.nbytes:
+        return False
+    codes = np.ascontiguousarray(array).view(np.dtype("u4").newbyteorder(array.dtype.byteorder))
+    return bool(((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes <= 0xDFFF))).any())
 
 
 def _image_problems(images: NDArray[Any]) -> list[str]:

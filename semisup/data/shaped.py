@@ -1,4 +1,4 @@
-"""A data set as the world might have it: unequal classes, images of no class. For measuring what helps against that."""
+"""A data set as the world might have it: unequal classes, images of no class, no test images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from semisup.data.image_data import ImageData
 from semisup.data.rows import take
 from semisup.errors import SemisupError
 
-__all__ = ["long_tail", "with_foreign"]
+__all__ = ["held_out", "long_tail", "with_foreign"]
 
 _SEED = 2019  # of the images that stay; never the recipe's seed, so that all runs share one data set
 
@@ -57,6 +57,31 @@ def with_foreign(data: ImageData, foreign: int) -> ImageData:
         classes=data.classes[:own],
         known=None,
     )
+
+
+def held_out(data: ImageData, part: float) -> ImageData:
+    """Return data of which a part of every class's labeled images is the test; as it is where there is a test.
+
+    They stay among the training images without their label, as unlabeled photos of the same kind would. A class with
+    one label is not tested.
+
+    Args:
+        data: perhaps with labels.
+        part: in (0, 0.5], of every class; one image at least.
+    """
+    if len(data.x_test):
+        return data
+    random = np.random.RandomState(_SEED)
+    held = []
+    for k in range(data.num_classes):
+        rows = random.permutation(np.flatnonzero(data.y_train == k))
+        held.append(rows[: max(1, round(part * len(rows))) if len(rows) > 1 else 0])
+    tested = np.sort(np.concatenate(held))
+    y_train = data.y_train.copy()
+    y_train[tested] = -1
+    note = f"there are no test images: {len(tested):,} labeled ones became them (data.holdout)"
+    x_test, y_test = take(data.x_train, tested), data.y_train[tested]
+    return replace(data, y_train=y_train, x_test=x_test, y_test=y_test, notes=(*data.notes, note))
 
 
 def _training_rows(data: ImageData, rows: NDArray[np.int64]) -> ImageData:

@@ -18,7 +18,7 @@ from semisup.data.downloads import CACHE, Download, download, read_cifar10, read
 from semisup.data.folder import missing_settings, read_folder
 from semisup.data.image_data import ImageData
 from semisup.data.npz import read_npz, without_duplicates
-from semisup.data.shaped import long_tail, with_foreign
+from semisup.data.shaped import held_out, long_tail, with_foreign
 from semisup.data.store import Watch, unwatched
 from semisup.data.table import UNLABELED
 from semisup.errors import SemisupError, nearest, raise_all
@@ -61,10 +61,11 @@ def load_data(config: DataConfig, watch: Watch = unwatched) -> ImageData:
 
 
 def _shaped(data: ImageData, config: DataConfig) -> ImageData:
-    """Return the data with unequal classes and with foreign images, where a recipe asks for them."""
+    """Return the data with foreign images, unequal classes and a test part, where a recipe asks for them."""
     if config.foreign is not None:
         data = with_foreign(data, config.foreign)
-    return data if config.long_tail is None else long_tail(data, config.long_tail)
+    data = data if config.long_tail is None else long_tail(data, config.long_tail)
+    return data if config.holdout is None else held_out(data, config.holdout)
 
 
 def check_source(config: DataConfig) -> Path | None:

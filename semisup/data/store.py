@@ -24,7 +24,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ from semisup.data.remote import Fetch, Root
 from semisup.data.rows import take
 from semisup.errors import SemisupError
 from semisup.files import locked, replacing, write_atomically
+from semisup.records import plain_name
 from semisup.text import csv_text
 
 __all__ = ["Record", "Store", "Watch", "prepare", "unwatched"]
@@ -258,15 +259,16 @@ class _Partial:
             end += len(line)
             try:
                 fields = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
+            except (ValueError, RecursionError):
                 break
             if number == 0 and fields != [VERSION, *self.shape]:
                 break
             if number == 0:
                 continue
-            if fields is None or len(fields) != 6:
+            try:
+                record = _record(fields)
+            except TypeError:
                 break
-            record = Record(*fields)
             rows -= record.hash is not None
             if rows < 0:
                 break
@@ -351,13 +353,30 @@ def _read(folder: Path, size: int, channels: int) -> Store | None:
         index = json.loads((folder / "index.json").read_bytes())
         if index["version"] != VERSION or index["shape"] != [size, size, channels]:
             return None
-        records = [Record(*fields) for fields in index["files"]]
+        records = [_record(fields) for fields in index["files"]]
         mean, std = index["statistics"]
-        store = Store(folder, folder / index["images"], records, (mean, std))
+        if not all(isinstance(value, float) for value in (*mean, *std)) or not {len(mean), len(std)} <= {0, channels}:
+            return None
+        store = Store(folder, folder / plain_name(index["images"]), records, (mean, std))
         wanted = len(_header(0, (size, size, channels))) + len(store.good) * size * size * channels
         return store if store.nbytes == wanted else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _record(fields: Any) -> Record:
+    """Return a record that was read.
+
+    Raises:
+        TypeError: its values are not of their types.
+    """
+    record = Record(*fields)
+    part, path, size, mtime, digest, reason = fields
+    if not all(isinstance(value, str) for value in (part, path, digest or "", reason or "")):
+        raise TypeError("text")
+    if type(size) is not int or type(mtime) is not int:
+        raise TypeError("numbers")
+    return record
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from semisup.errors import SemisupError
+from semisup.errors import UNREADABLE, SemisupError, first_line
 from semisup.files import write_atomically
 
 __all__ = ["from_bytes", "load_checkpoint", "save_checkpoint", "to_bytes"]
@@ -48,8 +47,8 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
         raise SemisupError(f"{path}: the checkpoint is damaged (checksum mismatch); delete it to start the stage again")
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise SemisupError(f"{path}: not a semisup checkpoint ({str(error).partition(chr(10))[0]})") from error
+    except UNREADABLE as error:
+        raise SemisupError(f"{path}: not a semisup checkpoint ({first_line(error)})") from error
     if not isinstance(state, dict):
         raise SemisupError(f"{path}: not a semisup checkpoint (it holds a {type(state).__name__})")
     return state

@@ -17,6 +17,7 @@ from semisup.augment import Normalize
 from semisup.data import take
 from semisup.data.decode import Fit
 from semisup.data.store import Watch, unwatched
+from semisup.errors import UNREADABLE
 from semisup.files import replacing
 from semisup.labeling.folder import Pictures
 from semisup.stages.predictor import apply_network, describe, load_features, load_predictor, read_network
@@ -88,10 +89,16 @@ def _weights_hash(model: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Return what was kept, by the hash of an image; nothing of a damaged file, which is made anew."""
     if not path.exists():
         return {}
-    with np.load(path, allow_pickle=False) as stored:
-        return dict(zip(stored["hashes"].tolist(), stored["values"], strict=True))
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            hashes, values = stored["hashes"].tolist(), stored["values"]
+    except UNREADABLE:
+        return {}
+    sound = values.ndim == 2 and values.dtype == np.float32 and len(hashes) == len(values)
+    return dict(zip(hashes, values, strict=True)) if sound else {}
 
 
 def _write(path: Path, kept: dict[str, NDArray[np.float32]]) -> None:

@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from semisup.errors import SemisupError, first_line
+from semisup.errors import UNREADABLE, SemisupError, first_line
 from semisup.models.weights import Shape, load_weights, read_shapes
 
 __all__ = ["SUFFIXES", "TORCH_SUFFIXES", "Fit", "file_shapes", "file_tensors", "fit_names", "is_ours"]
@@ -83,8 +83,10 @@ def _torch_tensors(path: str | Path) -> dict[str, Tensor]:
             f"{subject}: holds more than tensors and plain data, and unpacking that could run code; where it was made, "
             f"save its state_dict alone ({_last_words(error)})"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise SemisupError(f"{subject}: not a readable file of torch.save, perhaps cut short ({error})") from error
+    except UNREADABLE as error:
+        raise SemisupError(
+            f"{subject}: not a readable file of torch.save, perhaps cut short ({first_line(error)})"
+        ) from error
     found: dict[str, Tensor] = {}
     _collect(content, "", found)
     if not found:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import math
-import pickle
 import re
 import warnings
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from semisup.errors import SemisupError, first_line, nearest, raise_all
+from semisup.errors import UNREADABLE, SemisupError, first_line, nearest, raise_all
 from semisup.models.foreign import SUFFIXES, file_shapes
 from semisup.models.from_timm import fill_from_file
 from semisup.options import show
@@ -163,9 +162,11 @@ def _fetch(url: str, subject: str) -> dict[str, Tensor]:
                 )
             file.seek(0)
             state = torch.load(file, map_location="cpu", weights_only=True)
+    except SemisupError:
+        raise
     except OSError as error:
         raise SemisupError(f"{subject}: weights of {url} could not be fetched ({error})") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except UNREADABLE as error:
         raise SemisupError(f"{subject}: {path} holds no weights ({first_line(error)}); delete it") from error
     # DenseNet's file has the dotted names of an older torchvision.
     return {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", key): value for key, value in state.items()}

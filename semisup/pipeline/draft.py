@@ -26,6 +26,7 @@ from semisup.pipeline.plan import make_plan
 from semisup.pipeline.timing import step_seconds
 from semisup.settings import DataConfig
 from semisup.settings.shipped import modeline
+from semisup.stages.auto_views import FOLDS, STEPS, STRENGTHS
 from semisup.text import duration
 
 __all__ = ["Draft", "Wishes", "draft", "survey"]
@@ -38,7 +39,9 @@ ENOUGH = 20
 """Labels of every class from which on some of them only validate."""
 MANY = 40
 """Labels of every class from which on small shifts teach more than strong changes: of Fashion-MNIST, 77.2% against
-74.7% with 60 of each class, 53.6% against 62.0% with 4 (`benchmarks/results/fashion_mnist-methods`)."""
+74.7% with 60 of each class, 53.6% against 62.0% with 4 (`benchmarks/results/fashion_mnist-methods`). With fewer the
+labels choose, as strong changes are worse where shape or direction is the class (`benchmarks/results/auto_views.md`);
+not with weights, of whose large networks the short trainings would take too long."""
 SHORTEST, LONGEST = 300, 4000
 """Steps of a stage."""
 SHARES = {"labels_alone": 0.25, "train": 0.75}
@@ -128,9 +131,18 @@ def draft(found: Survey, wishes: Wishes) -> Draft:
         share = 1.0 if len(each) == 1 else SHARES[name]
         steps = min(LONGEST, max(SHORTEST, int(wishes.minutes * 60 * share / seconds)))
         recipe["stages"][name]["steps"] = steps - steps % 50 if steps > 50 else steps
-    expected = {name: recipe["stages"][name]["steps"] * seconds for name, seconds in each.items()}
+    expected = {
+        name: recipe["stages"][name]["steps"] * seconds + _choosing(recipe["stages"][name], each["labels_alone"])
+        for name, seconds in each.items()
+    }
     text = _written(found, wishes, recipe, device, expected)
     return Draft(recipe["name"], text, found, expected)
+
+
+def _choosing(stage: Mapping[str, Any], seconds: float) -> float:
+    """Seconds that `augment: auto` takes, by those of a step on labels alone."""
+    trials = FOLDS * len(STRENGTHS) * min(STEPS, stage["steps"])
+    return trials * seconds if stage.get("augment") == "auto" else 0.0
 
 
 def _recipe(found: Survey, wishes: Wishes, device: torch.device) -> dict[str, Any]:
@@ -138,11 +150,12 @@ def _recipe(found: Survey, wishes: Wishes, device: torch.device) -> dict[str, An
     data = found.prepared.config
     small = (data.size or 0) <= SMALL
     gentle = small or min(found.labels.values()) >= MANY
+    unsure = not gentle and wishes.weights is None and max(found.labels.values()) > 1
     labels_alone: dict[str, Any] = {
         "method": {"name": "supervised"},
         "optimizer": {"name": "adamw", "lr": 5e-4 if wishes.weights else 2e-3, "weight_decay": 1e-2},
         "schedule": {"name": "cosine", "warmup": 0.05},
-        "augment": {"weak": {"policy": "weak" if gentle else "randaugment"}},
+        "augment": "auto" if unsure else {"weak": {"policy": "weak" if gentle else "randaugment"}},
         "batch": {"labeled": 32 if device.type == "cpu" else 64},
         "ema": "auto",
         "refresh_batchnorm": "auto",
@@ -160,6 +173,8 @@ def _recipe(found: Survey, wishes: Wishes, device: torch.device) -> dict[str, An
             "refresh_batchnorm": "auto",
             "steps": 1,
         }
+        if unsure:
+            stages["train"]["augment"] = "auto"
         if small:
             strong = {"policy": "randaugment", "pool": EASY_POOL, "ranges": "paper", "cutout": 0.0}
             stages["train"]["augment"] = {"strong": strong}

@@ -130,6 +130,9 @@ class DataConfig(Settings):
     foreign: Size | None = None
     """So many of the last classes are none: their training images are among the unlabeled ones, as images of no class,
     and their test images are left out. Not for source folder."""
+    holdout: Annotated[float, Range(0, 0.5, open_low=True)] | None = None
+    """Where there are no test images, this part of every class's labeled images becomes them, one at least, above 0 up
+    to 0.5, the same ones for every seed; they stay among the unlabeled images. Null: then nothing is tested."""
     flip: bool | None = None
     """May images be mirrored left to right; null: the source knows."""
     csv: NotEmpty | None = None
@@ -149,8 +152,8 @@ class DataConfig(Settings):
     allow_conflicts: bool = False
     """Go on though one picture is there under two classes (npz too)."""
     unlabeled_values: list[str] | None = None
-    """Labels of a CSV (npz too, where they are text) that stand for none; null: nan, NaN, NA, N/A, <NA>, None, null,
-    NULL, -1 and -1.0."""
+    """Labels of a CSV (npz too, where they are text) that stand for none; null: nan, NaN, NaT, NA, N/A, n/a, <NA>,
+    #N/A, #NA, None, null, NULL, -1 and -1.0."""
     cache: NotEmpty | None = None
     """Folder that holds the decoded images; null: ~/.cache/semisup/folders."""
     memory: NonNegative = 4.0

@@ -22,9 +22,21 @@ from semisup.stages.artifact import write_json
 from semisup.stages.choice import folds_of, without
 from semisup.stages.context import StageContext
 from semisup.stages.planned import Plan
+from semisup.stages.predictor import read_network
 from semisup.stages.views import following_background
 
-__all__ = ["CHOICE", "STRENGTHS", "Choice", "check_auto", "choice_note", "choose", "choose_views", "with_strength"]
+__all__ = [
+    "CHOICE",
+    "FOLDS",
+    "STEPS",
+    "STRENGTHS",
+    "Choice",
+    "check_auto",
+    "choice_note",
+    "choose",
+    "choose_views",
+    "with_strength",
+]
 
 CHOICE = "views.json"
 """What was chosen, in the folder of a stage that is not finished."""
@@ -106,8 +118,9 @@ def choose_views(
     """Return a stage's context with the views that its labels choose, and the choice; as it is without `auto`.
 
     Each strength trains the stage's network, from the weights that the stage starts from, on the labels of all parts
-    but one, and predicts that part's. All see the same images in the same order. What was chosen is kept in the stage's
-    folder: a stage that goes on after a stop does not choose again.
+    but one, and predicts that part's. Weights of a stage that was trained on labels know those that are left out: then
+    training starts from the first ones. All see the same images in the same order. What was chosen is kept in the
+    stage's folder: a stage that goes on after a stop does not choose again.
 
     Args:
         context: of the stage.
@@ -171,8 +184,12 @@ def _on_labels_alone(context: StageContext, strength: str) -> TrainConfig:
     """Return a stage's settings for a short training on its labels alone: the network and its optimizer stay."""
     stage = context.config
     assert isinstance(stage, TrainConfig)
+    source = None if stage.init is None else stage.init.source
+    knows = source is not None and read_network(context.inputs[source].folder).kind == "classifier"
+    anew = {"init": None, "freeze": None, "lora": None, "train": "all"}
     return stage.model_copy(
-        update={
+        update=(anew if knows else {})
+        | {
             "method": {"name": "supervised"},
             "augment": {"weak": STRENGTHS[strength], "backend": "device"},
             "optimizer": stage.optimizer.model_copy(update={"group_lr": {}}),

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semisup.errors import SemisupError
+from semisup.errors import UNREADABLE, SemisupError
 from semisup.files import write_atomically
+from semisup.records import read_json
 
-__all__ = ["extract", "read_features"]
+__all__ = ["extract", "read_features", "stored_views", "view_files"]
 
 SAVE_EVERY = 20
 """Batches between notes of how far it is."""
@@ -40,10 +41,8 @@ def extract(network: nn.Module, batches: Callable[[int], Iterator[Tensor]], rows
     if path.exists():
         return rows
     part, progress = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.json")
-    start = int(json.loads(progress.read_text())["rows"]) if progress.exists() and part.exists() else 0
-    if start:
-        written = np.lib.format.open_memmap(part, mode="r+")
-    else:
+    start, written = _begun(part, progress, (rows, width))
+    if written is None:
         written = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=(rows, width))
     at = start
     for i, images in enumerate(batches(start)):
@@ -62,7 +61,32 @@ def extract(network: nn.Module, batches: Callable[[int], Iterator[Tensor]], rows
     return start
 
 
+def _begun(part: Path, progress: Path, shape: tuple[int, int]) -> tuple[int, np.memmap | None]:
+    """Return the rows that are done and their file; 0 and None where there is nothing, or nothing to go on from."""
+    if not (progress.exists() and part.exists()):
+        return 0, None
+    done = read_json(progress)
+    try:
+        written = np.lib.format.open_memmap(part, mode="r+")
+        start = int(done["rows"])
+    except UNREADABLE:
+        return 0, None
+    sound = written.shape == shape and written.dtype == np.float16 and 0 < start <= len(written)
+    return (start, written) if sound else (0, None)
+
+
 def read_features(path: Path, rows: np.ndarray | None = None) -> Tensor:
     """Read features (N, D) that `extract` wrote, or some rows of them, as float32 in memory."""
     stored = np.load(path, mmap_mode="r")
     return torch.from_numpy(np.array(stored if rows is None else stored[rows], dtype=np.float32))
+
+
+def view_files(views: int) -> list[str]:
+    """Return the names of the files that hold so many views of the training images, (N, D) each."""
+    return [f"view{i}.npy" for i in range(views)]
+
+
+def stored_views(folder: Path) -> Tensor | None:
+    """Read the views (K, N, D) that a features stage has stored, as float32 in memory; None: it has none."""
+    found = view_files(len(list(folder.glob("view*.npy"))))
+    return torch.stack([read_features(folder / name) for name in found]) if found else None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from semisup._version import __version__
-from semisup.errors import SemisupError
+from semisup.errors import UNREADABLE, SemisupError
 from semisup.evaluate import probabilities
 from semisup.records import read_record
 from semisup.stages.predictor import Predictor, describe, load_predictor
@@ -110,7 +110,7 @@ def examples(stage: Path) -> NDArray[np.uint8]:
     """
     try:
         images: NDArray[np.uint8] = np.load(stage / "example.npy", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise SemisupError(f"{stage / 'example.npy'}: cannot be read; the network is checked on its images") from error
     return images
 

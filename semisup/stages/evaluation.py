@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field, StringConstraints, TypeAdapter
 from torch import Tensor, nn
 
 from semisup.evaluate import (
@@ -19,15 +19,19 @@ from semisup.evaluate import (
     fit_temperature,
     knn_accuracy,
     predict_logits,
+    predictions_collapsed,
     pseudo_label_quality,
     reliability_figure,
 )
 from semisup.methods import PseudoLabels
+from semisup.options import Fraction
+from semisup.records import checked, read_json
 from semisup.stages.artifact import write_json
 from semisup.stages.context import StageContext
 
 __all__ = [
     "calibrated",
+    "collapse_metrics",
     "evaluate_classifier",
     "evaluate_encoder",
     "evaluate_test",
@@ -49,7 +53,8 @@ def evaluate_classifier(
     """Test metrics of the predictor (the EMA, where there is one) and of the raw weights.
 
     The test images are read once, for both. Without test images only the validation labels, if any, have something to
-    say. Those also give the temperature, see `calibrated`; `test/*` is without it.
+    say. Those also give the temperature, see `calibrated`; `test/*` is without it. Whether hardly more than one class
+    is predicted is then asked of the validation images, else of the labeled training images: see `collapse_metrics`.
 
     Returns:
         The metrics, the predictor's temperature (1: not calibrated), and the names of the figures that were written.
@@ -57,7 +62,7 @@ def evaluate_classifier(
     data = context.data
     metrics, temperature, files = calibrated(context, predictor)
     if not len(data.x_test):
-        return metrics, temperature, files
+        return metrics | _collapse_without_test(context, predictor), temperature, files
     y = torch.from_numpy(data.y_test)
     logits = predict_logits(_SideBySide(predictor, raw), context.clean_batches(data.x_test)).cpu()
     metrics |= evaluate_test(context, logits[:, 0])
@@ -112,7 +117,29 @@ def evaluate_test(context: StageContext, logits: Tensor) -> dict[str, Any]:
     metrics = {f"test/{name}": value for name, value in classification_metrics(logits, y, data.num_classes).items()}
     matrix = confusion_matrix(logits.argmax(1), y, data.num_classes)
     confusion_figure(matrix, data.classes, context.folder / "confusion.png")
-    return metrics | {"test/confusion": matrix.tolist()}
+    return metrics | {"test/confusion": matrix.tolist()} | collapse_metrics(matrix)
+
+
+def collapse_metrics(matrix: Tensor) -> dict[str, float]:
+    """Return `collapsed/most_frequent` and `collapsed/majority_rate` of a confusion matrix; nothing of a sound one.
+
+    See `semisup.evaluate.metrics.predictions_collapsed`.
+    """
+    counts = matrix.double()
+    true, predicted = counts.sum(dim=1), counts.sum(dim=0)
+    most, majority = float(predicted.max() / counts.sum()), float(true.max() / counts.sum())
+    if not predictions_collapsed((counts.diagonal() / true).tolist(), most, majority):
+        return {}
+    return {"collapsed/most_frequent": most, "collapsed/majority_rate": majority}
+
+
+def _collapse_without_test(context: StageContext, predictor: nn.Module) -> dict[str, float]:
+    images, rows, y = context.data.validation(context.budget.validation)
+    if not len(rows):
+        images, rows = context.data.x_train, context.budget.index[:BANK]
+        y = context.data.y_train[rows]
+    predicted = predict_logits(predictor, context.clean_batches(images, rows)).cpu().argmax(1)
+    return collapse_metrics(confusion_matrix(predicted, torch.from_numpy(y), context.data.num_classes))
 
 
 def evaluate_validation(context: StageContext, predict: Callable[[Iterator[Tensor]], Tensor]) -> dict[str, float]:
@@ -125,6 +152,11 @@ def evaluate_validation(context: StageContext, predict: Callable[[Iterator[Tenso
     return {f"validation/{name}": found[name] for name in ("accuracy", "nll")}
 
 
+_CURVE: TypeAdapter[dict[str, float]] = TypeAdapter(
+    Annotated[dict[Annotated[str, StringConstraints(pattern=r"^[0-9]{1,10}$")], Fraction], Field(min_length=1)]
+)
+
+
 def oracle(context: StageContext, path: Path) -> Callable[[int, nn.Module], None]:
     """Return a function that notes the test accuracy of a step's predictor in the JSON file `path`, steps -> accuracy.
 
@@ -133,16 +165,20 @@ def oracle(context: StageContext, path: Path) -> Callable[[int, nn.Module], None
     y = torch.from_numpy(context.data.y_test)
 
     def look(step: int, predictor: nn.Module) -> None:
-        curve = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        curve = _read_curve(path) if path.exists() else {}
         logits = predict_logits(predictor, context.clean_batches(context.data.x_test)).cpu()
         write_json(path, {**curve, str(step): float((logits.argmax(1) == y).double().mean())})
 
     return look
 
 
+def _read_curve(path: Path) -> dict[str, float]:
+    return checked(_CURVE, read_json(path), f"{path}: damaged")
+
+
 def oracle_metrics(path: Path) -> dict[str, Any]:
     """Return what an oracle would choose: the best test accuracy of a stage and the first step that had it."""
-    curve: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    curve = _read_curve(path)
     step = max(sorted(curve, key=int), key=lambda name: curve[name])
     return {"oracle/accuracy": curve[step], "oracle/step": int(step)}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from semisup.models.foreign import Fit, file_shapes, file_tensors, fit_names
 from semisup.models.from_timm import fit_file_whole
 from semisup.models.origin import weights_origin
 from semisup.models.weights import Shape, compare, renamed
+from semisup.records import read_json
 from semisup.settings import InitConfig
 
 __all__ = [
@@ -185,10 +185,7 @@ def _other_classes(path: Path, classes: Sequence[str]) -> bool:
     description = path.with_name("model.json")
     if not description.exists():
         return False
-    try:
-        content = json.loads(description.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SemisupError(f"{description}: not a model's description ({error})") from error
+    content = read_json(description)
     named = content.get("classes") if isinstance(content, dict) else None
     return named is not None and named != list(classes)
 

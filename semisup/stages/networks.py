@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from semisup.models import (
 from semisup.models.origin import file_origin, input_spec, weights_origin
 from semisup.models.prepared import InputSpec, InputWishes
 from semisup.options import keys_of
+from semisup.records import read_json
 from semisup.settings import TrainConfig
 
 __all__ = [
@@ -205,7 +205,14 @@ def _described_input(path: Path) -> InputSpec | None:
     description = path.with_name("model.json")
     if not description.exists():
         return None
-    return Network.from_json(json.loads(description.read_text(encoding="utf-8"))).spec.input
+    content = read_json(description)
+    spec = content.get("spec") if isinstance(content, dict) else None
+    if not isinstance(spec, dict):
+        raise SemisupError(f"{description}: not a model's description (no spec)")
+    try:
+        return ModelSpec.from_json(spec).input
+    except SemisupError as error:
+        raise SemisupError(f"{description}: not a model's description ({error})") from error
 
 
 def _architecture(spec: ModelSpec) -> tuple[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from semisup.errors import SemisupError, first_line
+from semisup.errors import UNREADABLE, SemisupError, first_line
 from semisup.records import checked, read_json
 from semisup.tracking.wheel import WHEEL, write_wheel
 
@@ -46,7 +46,7 @@ def read_images(path: Path) -> NDArray[np.uint8]:
     """
     try:
         images = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except UNREADABLE as error:
         raise SemisupError(f"{path}: not an array of images ({first_line(error)})") from error
     if not isinstance(images, np.ndarray) or images.ndim != 4 or images.dtype != np.uint8:
         raise SemisupError(f"{path}: not uint8 images (n, H, W, C)")

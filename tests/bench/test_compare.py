@@ -136,7 +136,7 @@ def test_folders_that_are_no_results(tmp_path):
     with pytest.raises(SemisupError, match=r"nowhere/runs\.csv: no such file"):
         compare_suites(good, tmp_path / "nowhere")
     bad = folder(tmp_path / "b", runs("x", 40, [0.5]))
-    for text, message in (("{", "not a readable JSON file"), ("[]", "does not hold a suite's facts")):
+    for text, message in (("{", "damaged"), ("[]", "does not hold a suite's facts")):
         (bad / "suite.json").write_text(text)
         with pytest.raises(SemisupError, match=rf"suite\.json: {message}"):
             compare_suites(good, bad)

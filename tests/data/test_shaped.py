@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from semisup.data import load_data
+from semisup.data.shaped import held_out
 from semisup.errors import SemisupError
 from semisup.settings import DataConfig
 
@@ -33,3 +35,19 @@ def test_two_classes_are_left(tmp_path: Path) -> None:
         load_data(DataConfig(source="digits", foreign=9))
     with pytest.raises(SemisupError, match=r"data\.foreign: a folder is what it is"):
         load_data(DataConfig(source="folder", path=str(tmp_path), foreign=2, size=8))
+
+
+def test_labels_become_the_test_where_there_is_none() -> None:
+    data = load_data(DataConfig())
+    assert held_out(data, 0.3) is data
+    y_train = np.where(data.y_train < 3, data.y_train, -1)
+    without = replace(data, x_test=data.x_test[:0], y_test=data.y_test[:0], y_train=y_train)
+    first = np.flatnonzero(without.y_train == 1)
+    without.y_train[first[1:]] = -1
+    found = held_out(without, 0.3)
+    there, left = (np.bincount(y[y >= 0], minlength=10) for y in (without.y_train, found.y_train))
+    tested = np.bincount(found.y_test, minlength=10)
+    assert (left + tested == there).all() and len(found.x_train) == len(data.x_train)
+    assert tested[1] == 0 and tested[0] == round(0.3 * there[0]) and tested[3:].sum() == 0
+    assert found.hash != without.hash and found.hash == held_out(without, 0.3).hash
+    assert "there are no test images" in found.notes[-1]

@@ -93,3 +93,27 @@ def test_what_is_no_table(root: Path) -> None:
     ]:
         with pytest.raises(SemisupError, match=words):
             read(root, content)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ('path,label\na/0.png,"cat\na/1.png,dog\n', 2),
+        ('path,label\na/0.png,cat\n"a/1.png,dog', 3),
+        ('"path,label\na/0.png,cat\n', 1),
+        ('path;label\na/0.png;"c;at"\na/1.png;"dog\n', 3),
+    ],
+)
+def test_a_quote_that_is_never_closed_is_named_with_its_line(root: Path, content: str, line: int) -> None:
+    with pytest.raises(SemisupError, match=rf"line {line}: a quote .* never closed"):
+        read(root, content)
+
+
+def test_quotes_that_are_part_of_a_text_are_no_mistake(root: Path) -> None:
+    listing = read(root, 'path,label\na/0.png,c"at\n"a/1.png","d""og"\n"a/2.png",')
+    assert [entry.label for entry in listing.entries] == ['c"at', 'd"og', None]
+
+
+def test_a_label_over_several_lines_is_a_quote_too_many(root: Path) -> None:
+    with pytest.raises(SemisupError, match="line 3: its label goes over several lines"):
+        read(root, 'path,label\na/0.png,"cat\na/1.png,dog"\na/2.png,\n')

@@ -57,6 +57,13 @@ def test_what_was_chosen_before_a_stop_is_not_chosen_again(tmp_path: Path) -> No
     assert found.record["settings"]["augment"]["weak"]["policy"] == "randaugment"
 
 
+def test_weights_that_know_the_labels_have_no_part_in_the_choice(tmp_path: Path) -> None:
+    before = {"before": train_stage("supervised", stage={"steps": 9, "optimizer": {"lr": 0.5}})}
+    alone = run_stages(auto("supervised"), small_data(), tmp_path / "alone")["train"]
+    after = run_stages(before | auto("supervised", init="before"), small_data(), tmp_path / "after")["train"]
+    assert after.record["views"] == alone.record["views"]
+
+
 @pytest.mark.slow
 def test_classes_that_mirroring_turns_into_each_other_have_gentle_views(tmp_path: Path) -> None:
     stages = auto("supervised", steps=40, optimizer={"name": "adamw", "lr": 0.01})

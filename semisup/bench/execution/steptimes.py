@@ -7,7 +7,6 @@ the next command, as long as no run was made with it.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +17,10 @@ from semisup.bench.execution.progress import BenchConsole
 from semisup.bench.execution.scheduler import JobBoard
 from semisup.bench.execution.worker import device_name, measure
 from semisup.bench.suites.suite import Suite
-from semisup.errors import first_line
+from semisup.errors import SemisupError, first_line
 from semisup.pipeline.plan import StagePlan
 from semisup.pipeline.timing import is_busy
+from semisup.records import read_json
 from semisup.settings import Recipe
 from semisup.stages import write_json
 
@@ -115,9 +115,9 @@ def _read(path: Path, console: BenchConsole) -> dict[str, Times]:
     if not path.exists():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # JSON's and UTF-8's errors are ValueErrors
-        console.warn(f"{path}: not readable ({first_line(error)}); step times are measured anew")
+        found = read_json(path)
+    except SemisupError as error:
+        console.warn(f"{first_line(error)}; step times are measured anew")
         return {}
     if not _is_times(found):
         console.warn(f"{path}: holds no step times; they are measured anew")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from semisup.errors import SemisupError
+from semisup.records import read_json
 
 __all__ = ["FACTS", "SuiteFacts", "read_facts"]
 
@@ -56,10 +56,8 @@ def read_facts(folder: Path) -> SuiteFacts:
     """
     path = folder / FACTS
     try:
-        return SuiteFacts.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return SuiteFacts.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the whole file"
         raise SemisupError(f"{path}: does not hold a suite's facts ({key}: {first['msg']})") from error
-    except (OSError, ValueError) as error:  # JSON's and UTF-8's errors are ValueErrors
-        raise SemisupError(f"{path}: not a readable JSON file ({error})") from error

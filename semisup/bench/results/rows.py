@@ -187,8 +187,8 @@ def _read_row(cells: Mapping[str, str], number: int, problems: list[str]) -> Row
         kind = FIELDS.get(name, "float | None")
         try:
             values[name] = _from_cell(kind, cell)
-        except ValueError:  # JSON's errors are ValueErrors
-            wrong.append(f"line {number}, column {name}: not of type {kind}: {cell!r}")
+        except (ValueError, RecursionError):  # JSON's errors are ValueErrors
+            wrong.append(f"line {number}, column {name}: not of type {kind}: {cell[:200]!r}")
             continue
         problem = _problem(name, kind, values[name]) if name in FIELDS else ""
         if name in METRICS and values[name] is not None:

@@ -1,0 +1,133 @@
+"""Recipes, overrides and suites with random damage: each works or is refused in one message."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from semisup.bench.suites.suite import find_suite, load_suite, shipped_suites
+from semisup.config import find_recipe, parse_recipe, shipped_recipes, to_yaml
+from semisup.pipeline.plan import load_checked
+from semisup.settings.read import dump, read_mapping
+from tests.faults.fuzzing import damaged, fuzz, outcome, places, scalars, watched
+
+FEW, MANY = 10, 2500
+"""Of each of four kinds of damaged recipe: 10,000 in all."""
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Shipped recipes, on forty images: what is wrong with one is looked for with its data, read for each mutant."""
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    draws = np.random.default_rng(0)
+    arrays = {f"x_{part}": draws.integers(0, 256, (40, 8, 8), dtype=np.uint8) for part in ("train", "test")}
+    np.savez(path, **arrays, y_train=np.arange(40) % 4, y_test=np.arange(40) % 4)
+    trees = [read_mapping(find_recipe(name)) for name in shipped_recipes()]
+    return [tree | {"data": {"source": "npz", "path": str(path), "labels": 8}} for tree in trees]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that a recipe names are not asked for on a network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def written(path: Path, tree: Any) -> bool:
+    """Write a tree as YAML; False where YAML cannot say it."""
+    try:
+        path.write_bytes(dump(tree).encode())
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+sizes = pytest.mark.parametrize("cases", [FEW, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
+
+
+@sizes
+def test_recipes(cases: int, recipes: list[Any], tmp_path: Path) -> None:
+    outcomes: Counter[str] = Counter()
+
+    def one(data: st.DataObject) -> None:
+        path = tmp_path / "recipe.yaml"
+        if not written(path, damaged(data, data.draw(st.sampled_from(recipes)), recipes)):
+            return
+
+        def check() -> None:
+            text = to_yaml(load_checked(path))
+            (tmp_path / "again.yaml").write_text(text)
+            assert to_yaml(parse_recipe(read_mapping(tmp_path / "again.yaml"))) == text
+
+        with watched(tmp_path, 400):
+            outcomes[outcome(check)] += 1
+
+    fuzz(cases, one)
+    assert outcomes["works"] and outcomes["refused"], outcomes
+
+
+@sizes
+def test_texts_of_recipes(cases: int, recipes: list[Any], tmp_path: Path) -> None:
+    """Damage to the YAML itself."""
+    marks = st.sampled_from(
+        [*"{}[]:,&*!|>'\"#%@`-?~ \t\n", "\0", "&a ", "*a", "<<: ", "- ", "? ", "!!set ", "---\n", "\x85"]
+    )
+
+    def one(data: st.DataObject) -> None:
+        text = dump(data.draw(st.sampled_from(recipes)))
+        for _ in range(data.draw(st.integers(1, 5))):
+            at = data.draw(st.integers(0, len(text)))
+            end = at + data.draw(st.integers(0, 12))
+            text = text[:at] + data.draw(st.one_of(marks, st.text(max_size=5))) + text[end:]
+        path = tmp_path / "recipe.yaml"
+        path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        with watched(tmp_path, 400):
+            outcome(lambda: load_checked(path))
+
+    fuzz(cases, one)
+
+
+@sizes
+def test_overrides(cases: int, recipes: list[Any], tmp_path: Path) -> None:
+    def one(data: st.DataObject) -> None:
+        recipe = data.draw(st.sampled_from(recipes))
+        paths = [".".join(map(str, place)) for place in places(recipe)]
+        values = st.one_of(
+            scalars.map(json.dumps), scalars.map(str), st.text(), st.sampled_from(["{", "[", "!!x", "{}"])
+        )
+        overrides = [
+            f"{data.draw(st.sampled_from(paths))}={data.draw(values)}"
+            if data.draw(st.booleans())
+            else data.draw(st.text())
+            for _ in range(data.draw(st.integers(1, 4)))
+        ]
+        path = tmp_path / "recipe.yaml"
+        assert written(path, recipe)
+        with watched(tmp_path, 400):
+            outcome(lambda: load_checked(path, overrides))
+
+    fuzz(cases, one)
+
+
+@sizes
+def test_suites(cases: int, tmp_path: Path) -> None:
+    suites = [read_mapping(find_suite(name)) for name in shipped_suites()]
+    outcomes: Counter[str] = Counter()
+
+    def one(data: st.DataObject) -> None:
+        path = tmp_path / "suite.yaml"
+        if not written(path, damaged(data, data.draw(st.sampled_from(suites)), suites)):
+            return
+        overrides = data.draw(
+            st.lists(st.sampled_from(["draws=1", "labels=[40]", "entries.x=1", "entries=null"]), max_size=1)
+        )
+        with watched(tmp_path, 400):
+            outcomes[outcome(lambda: load_suite(path, overrides))] += 1
+
+    fuzz(cases, one)
+    assert outcomes["works"] and outcomes["refused"], outcomes
