@@ -120,7 +120,7 @@ def training(path: Path, steps: int) -> list[str]:
     """Return seconds of a step of FixMatch, the share of reading in it, and MiB at its first and its last step."""
     drop(path)
     torch.manual_seed(0)
-    method = METHODS["fixmatch"](build_classifier(ModelSpec("wrn", {"depth": 10, "width": 1}, 3, SIDE), 10))
+    method = METHODS["fixmatch"](build_classifier(ModelSpec("wrn", {"depth": 10, "width": 1}, 3, SIDE, 10)))
     images = TrainingImages(np.load(path, mmap_mode="r"), torch.arange(1000), torch.arange(1000) % 10)
     views = {name: build_policy(name, {}, flip=True) for name in ("weak", "randaugment")}
     batches = Batches(

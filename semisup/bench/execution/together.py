@@ -57,8 +57,9 @@ def train_together(
     """
     with tempfile.TemporaryDirectory() as folder:
         job, answer = Path(folder) / "job.json", Path(folder) / "answer.txt"
-        content = {"recipe": recipe.model_dump(by_alias=True), "stage": stage, "fingerprints": dict(fingerprints)}
-        content |= {"store": str(store.resolve()), "answer": str(answer), "asked_by": os.getpid()}
+        content: dict[str, Any] = {"recipe": recipe.model_dump(by_alias=True), "stage": stage}
+        content |= {"fingerprints": dict(fingerprints), "store": str(store.resolve())}
+        content |= {"answer": str(answer), "asked_by": os.getpid()}
         job.write_text(json.dumps(content), encoding="utf-8")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         environment = dict(os.environ) | {"OMP_NUM_THREADS": str(recipe.threads or 1)}
