@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisup.data.duplicates import Item, find_duplicates, image_hashes
+from semisup.data.entries import class_notes
 from semisup.data.image_data import ImageData, level_notes
 from semisup.data.table import UNLABELED
 from semisup.errors import UNREADABLE, SemisupError, first_line, nearest, raise_all
@@ -83,7 +84,7 @@ def read_npz(path: Path, unlabeled: Collection[str] = UNLABELED) -> ImageData:
         flip=False,
         x_val=np.ascontiguousarray(images["val"]) if "val" in parts else None,
         y_val=labels.get("val"),
-        notes=(*notes, *level_notes(x_train)),
+        notes=(*notes, *class_notes(classes), *level_notes(x_train)),
     )
 
 
@@ -134,6 +135,8 @@ def read_images(path: Path) -> tuple[str, NDArray[np.uint8]]:
         images = _read_array(archive, name, name, problems)
     if images is not None and (images.dtype != np.uint8 or images.ndim not in (3, 4)):
         problems.append(f"{name}: must be uint8 (n, h, w) or (n, h, w, c), not {images.dtype} {images.shape}")
+    elif images is not None and ((images.ndim == 4 and images.shape[3] not in (1, 3)) or images.size == 0):
+        problems.append(f"{name}: must be at least one image of 1 or 3 channels, not {images.shape}")
     raise_all(problems, str(path))
     assert images is not None
     return name, images if images.ndim == 4 else images[..., None]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from semisup.data.npz import read_npz
+from semisup.data.npz import read_images, read_npz
 from semisup.data.sources import load_data
 from semisup.errors import SemisupError
 from semisup.settings.schema import DataConfig
@@ -291,3 +291,18 @@ def test_members_that_cannot_be_unpacked_are_named(tmp_path: Path) -> None:
                 archive.writestr(name, bytes(content))
         with pytest.raises(SemisupError, match="x_train: cannot be read"):
             read_npz(path)
+
+
+def test_arrays_to_predict_are_named_with_their_file(npz: Path) -> None:
+    for images in (np.zeros((2, 8, 8, 4), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)):
+        np.savez(npz, x=images)
+        with pytest.raises(SemisupError, match=r"images.npz: x: must be at least one image of 1 or 3 channels"):
+            read_images(npz)
+
+
+def test_classes_that_may_stand_for_no_label_are_told(npz: Path) -> None:
+    names = np.array(["a", "b", "unknown", "B", "NaT"])
+    data = load_data(save(npz, y_train=names[np.arange(50) % 5], x_test=None, y_test=None))
+    assert data.classes == ["B", "a", "b", "unknown"] and (data.y_train == -1).sum() == 10
+    assert any("'unknown' may stand for no label" in note for note in data.notes)
+    assert any("'B' and 'b' are read as 2 classes" in note for note in data.notes)
