@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-reference bench bench-quick bench-lightly lint audit format check reference docs docker clean
+.PHONY: demo test test-all test-reference looks bench bench-quick bench-lightly lint audit format check reference docs docker clean
 
 demo: $(VENV)/.ready
 	$(BIN)/semisup run digits/quickstart
@@ -13,6 +13,12 @@ test: $(VENV)/.ready
 
 test-all: $(VENV)/.ready
 	$(BIN)/pytest -n auto --dist worksteal -m "not reference"
+
+# The site and the reports in a browser, with the contrast of their texts, and the site's links.
+looks: $(VENV)/.ready
+	$(BIN)/pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.5'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps axe-playwright-python
+	$(BIN)/pytest tests/test_looks.py -m ""
 
 # The losses next to those of other packages, which need no more than tqdm for what is used of them.
 test-reference: $(VENV)/.ready

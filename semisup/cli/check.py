@@ -35,6 +35,7 @@ def check(
     with saying_how_to_go_on():
         from rich.console import Console
 
+        from semisup.data.entries import several
         from semisup.data.watch import watching
         from semisup.labeling.review import review
 
@@ -44,12 +45,14 @@ def check(
         )  # fmt: skip
         for note in done.notes:
             typer.echo(f"note: {note}", err=True)
-        typer.echo(f"{done.wrong:,} of {done.labels:,} labels are likely wrong")
+        are = "is" if done.wrong == 1 else "are"
+        typer.echo(f"{done.wrong:,} of {done.labels:,} labels {are} likely wrong")
+        groups = several(done.copies, "group", "groups")
         typer.echo(
-            f"{done.copies:,} groups of near copies, {done.conflicts:,} of them of several classes, {done.leaks:,} in "
-            f"several parts (training, val, test)"
+            f"{groups} of near copies, {done.conflicts:,} of them of several classes, {done.leaks:,} in several parts "
+            f"(training, val, test)"
         )
-        typer.echo(f"{done.odd:,} images like no other")
+        typer.echo(f"{several(done.odd, 'image', 'images')} like no other")
         for file in done.files:
             typer.echo(f"  {file}")
         typer.echo(

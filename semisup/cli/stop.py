@@ -40,7 +40,7 @@ def saying_how_to_go_on(grace: float = GRACE) -> Iterator[None]:
             say(f"stopped; {again}")
             raise typer.Exit(128 + last()) from None
         except OSError as error:  # a full disk, a folder that vanished
-            say(f"error: {error}; once that is mended, {again}")
+            say(f"error: {str(error) or type(error).__name__}; once that is mended, {again}")
             raise typer.Exit(2) from None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,11 +11,13 @@ from semisup.data.remote import Root
 from semisup.data.walk import printable
 from semisup.errors import raise_all
 
-__all__ = ["PARTS", "Entry", "Listing", "make_listing", "several", "some"]
+__all__ = ["PARTS", "Entry", "Listing", "class_notes", "make_listing", "several", "some"]
 
 PARTS = ("train", "val", "test")
 """In the order in which a store holds them."""
 _SHOWN = 5  # names in a message
+_NO_CLASS = {"?", "-", "--", "n/a", "na", "nan", "nat", "no label", "no_label", "nolabel", "none", "null", "#n/a", "-1"}
+_NO_CLASS |= {"-2", "-99", "-100", "-999", "missing", "undefined", "unknown", "unlabeled", "unlabelled", "tbd", "todo"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,28 @@ def make_listing(root: Root, entries: list[Entry], problems: list[str], notes: S
                 problems.append(f"{part}: class '{printable(label)}' has no labeled training image")
     raise_all(problems, f"data.path: {root}")
     entries.sort(key=lambda e: (PARTS.index(e.part), e.path))
-    return Listing(root, entries, classes, tuple(notes))
+    return Listing(root, entries, classes, (*notes, *class_notes(classes)))
+
+
+def class_notes(classes: Sequence[str]) -> list[str]:
+    """Say which names of classes may stand for no label, and which may be one class written in two ways."""
+    notes = []
+    if none := [f"'{printable(name)}'" for name in classes if name.strip().casefold() in _NO_CLASS]:
+        notes.append(
+            f"{some(none)} may stand for no label, and is read as a class; if it is none, its images belong in the "
+            f"folder 'unlabeled', or its name in data.unlabeled_values"
+        )
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        key = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
+        alike.setdefault(key, []).append(f"'{printable(name)}'")
+    notes += [
+        f"{' and '.join(names)} are read as {len(names)} classes, although they differ in nothing but capitals, spaces "
+        f"or how letters are encoded"
+        for names in alike.values()
+        if len(names) > 1
+    ]
+    return notes
 
 
 def several(number: int, one: str, many: str) -> str:

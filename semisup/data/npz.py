@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisup.data.duplicates import Item, find_duplicates, image_hashes
+from semisup.data.entries import class_notes
 from semisup.data.image_data import ImageData, level_notes
 from semisup.data.table import UNLABELED
 from semisup.errors import UNREADABLE, SemisupError, first_line, nearest, raise_all
@@ -83,7 +84,7 @@ def read_npz(path: Path, unlabeled: Collection[str] = UNLABELED) -> ImageData:
         flip=False,
         x_val=np.ascontiguousarray(images["val"]) if "val" in parts else None,
         y_val=labels.get("val"),
-        notes=(*notes, *level_notes(x_train)),
+        notes=(*notes, *class_notes(classes), *level_notes(x_train)),
     )
 
 
@@ -134,6 +135,8 @@ def read_images(path: Path) -> tuple[str, NDArray[np.uint8]]:
         images = _read_array(archive, name, name, problems)
     if images is not None and (images.dtype != np.uint8 or images.ndim not in (3, 4)):
         problems.append(f"{name}: must be uint8 (n, h, w) or (n, h, w, c), not {images.dtype} {images.shape}")
+    elif images is not None and ((images.ndim == 4 and images.shape[3] not in (1, 3)) or images.size == 0):
+        problems.append(f"{name}: must be at least one image of 1 or 3 channels, not {images.shape}")
     raise_all(problems, str(path))
     assert images is not None
     return name, images if images.ndim == 4 else images[..., None]
@@ -223,15 +226,16 @@ def _label_problems(labels: NDArray[Any]) -> list[str]:
     if labels.ndim != 1 and not (labels.ndim == 2 and labels.shape[1] == 1):
         return [f"must be (n,), one class per image, not {labels.ndim}-dimensional {labels.shape}"]
     if labels.dtype.kind not in "iuUS":
-        return [f"must be integers or text, not {labels.dtype}"]
+        hint = "; write whole numbers, and -1 in place of nan" if labels.dtype.kind == "f" else ""
+        return [f"must be integers or text, not {labels.dtype}{hint}"]
     if labels.dtype.kind in "iu" and labels.size and int(labels.max()) > np.iinfo(np.int64).max:
         return ["must be classes 0 .. C - 1, not beyond 64 bits"]
     return []
 
 
 def _as_text(names: NDArray[Any]) -> NDArray[Any]:
-    """Return bytes as text, and anything else as it is."""
-    return np.char.decode(names, "utf-8", "replace") if names.dtype.kind == "S" else names
+    """Return bytes as text, those that are no UTF-8 by their numbers, and anything else as it is."""
+    return np.char.decode(names, "utf-8", "backslashreplace") if names.dtype.kind == "S" else names
 
 
 def _named(

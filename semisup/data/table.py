@@ -17,7 +17,7 @@ from semisup.errors import SemisupError, nearest, raise_all
 
 __all__ = ["UNLABELED", "is_label", "list_csv", "read_labels", "read_paths"]
 
-UNLABELED = ("-1", "-1.0", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "nan", "null")
+UNLABELED = ("#N/A", "#NA", "-1", "-1.0", "<NA>", "N/A", "NA", "NULL", "NaN", "NaT", "None", "n/a", "nan", "null")
 """Labels that stand for none, unless `data.unlabeled_values` says otherwise: what pandas and R write for nothing."""
 
 
@@ -125,15 +125,25 @@ def list_csv(root: Root, table: Path, unlabeled: Sequence[str] = UNLABELED) -> L
     return make_listing(root, entries, [], [*notes, *rows.notes()])
 
 
-def read_paths(table: Path) -> list[Path]:
+def read_paths(table: Path, notes: list[str] | None = None) -> list[Path]:
     """Return the column of paths of a CSV, whatever else it has; they begin at the table's own folder.
+
+    Args:
+        table: the file.
+        notes: gets what a person should know.
 
     Raises:
         SemisupError: it cannot be read, or has no such column.
     """
-    rows, problems, _ = _read_rows(table, table.parent, ("path",))
+    rows, problems, _ = _read_rows(table, table.parent, ("path",), "")
     raise_all(problems, str(table))
-    return [table.parent / path for _, path, _, _ in rows]
+    entries = [_entry(table.parent, path, None, "test") for _, path, _, _ in rows]
+    if notes is not None and len(entries) > 1 and all(entry.bytes < 0 for entry in entries):
+        notes.append(
+            f"{table}: none of its files is there; paths begin at its own folder, e.g. "
+            f"{table.parent.absolute() / printable(entries[0].path)}"
+        )
+    return [table.parent / entry.path for entry in entries]
 
 
 def read_labels(table: Path, root: Path) -> list[tuple[int, str, str]]:
@@ -142,13 +152,13 @@ def read_labels(table: Path, root: Path) -> list[tuple[int, str, str]]:
     Raises:
         SemisupError: it cannot be read, or a column is missing.
     """
-    rows, problems, _ = _read_rows(table, root, ("path", "label"))
+    rows, problems, _ = _read_rows(table, root, ("path", "label"), "")
     raise_all(problems, str(table))
     return [(line, path, label) for line, path, label, _ in rows]
 
 
 def _read_rows(
-    table: Path, root: Root, needed: Sequence[str]
+    table: Path, root: Root, needed: Sequence[str], key: str = "data.csv: "
 ) -> tuple[list[tuple[int, str, str, str]], list[str], list[str]]:
     """Return line number, path, label and split of every row, the problems of its columns, and notes.
 
@@ -156,11 +166,12 @@ def _read_rows(
         table: the file.
         root: tells a first row without names from one with them: a file of that path is there.
         needed: columns that must be there.
+        key: what a message about the file begins with.
 
     Raises:
         SemisupError: it cannot be read, or is no text.
     """
-    text = _text(table)
+    text = _text(table, key)
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)
     notes = [] if delimiter == "," else [f"{table}: columns are separated by {'tabs' if delimiter != ';' else ';'}"]
@@ -169,7 +180,7 @@ def _read_rows(
         reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
         rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
-        raise SemisupError(f"data.csv: {table} is not a CSV file ({error})") from error
+        raise SemisupError(f"{key}{table} is not a CSV file ({error})") from error
     open_quote = [] if rows.pop()[1] == [_END] else [_open_quote(rows, text)]
     header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
     place = {name: next((header.index(n) for n in names if n in header), None) for name, names in _COLUMNS.items()}
@@ -200,16 +211,16 @@ def _open_quote(rows: Sequence[tuple[int, list[str]]], text: str) -> str:
     )
 
 
-def _text(table: Path) -> str:
+def _text(table: Path, key: str) -> str:
     """Return the whole file, with line feeds as line ends."""
     try:
         content = table.read_bytes()
         utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
         text = content.decode("utf-16" if utf16 else "utf-8-sig")
     except OSError as error:
-        raise SemisupError(f"data.csv: {table.absolute()} cannot be read ({error.strerror})") from error
+        raise SemisupError(f"{key}{table.absolute()} cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise SemisupError(f"data.csv: {table} is not text in UTF-8 ({error}); save it as CSV in UTF-8") from error
+        raise SemisupError(f"{key}{table} is not text in UTF-8 ({error}); save it as CSV in UTF-8") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -7,6 +7,7 @@ files and folders, and what operating systems leave behind, are passed over; of 
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -36,8 +37,9 @@ def is_system(name: str) -> bool:
 
 
 def printable(path: str) -> str:
-    """Return a path without what a terminal cannot show: the bytes of names that are not UTF-8."""
-    return path.encode("utf-8", "backslashreplace").decode()
+    """Return a path without what a terminal cannot show or would obey: bytes that are no UTF-8, control characters."""
+    text = path.encode("utf-8", "backslashreplace").decode()
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in text)
 
 
 def _fail(error: OSError) -> NoReturn:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from semisup.evaluate.collapse import collapse_panel, collapsed
 from semisup.evaluate.forward import predict_logits
 from semisup.evaluate.knn import knn_accuracy, knn_predict
-from semisup.evaluate.metrics import classification_metrics, confusion_matrix, expected_calibration_error
+from semisup.evaluate.metrics import (
+    classification_metrics,
+    confusion_matrix,
+    expected_calibration_error,
+    predictions_collapsed,
+)
 from semisup.evaluate.plots import confusion_figure, reliability_figure
 from semisup.evaluate.probe import LinearProbe, fit_probe
 from semisup.evaluate.pseudo_labels import pseudo_label_quality
@@ -24,6 +29,7 @@ __all__ = [
     "knn_accuracy",
     "knn_predict",
     "predict_logits",
+    "predictions_collapsed",
     "probabilities",
     "pseudo_label_quality",
     "reliability_figure",

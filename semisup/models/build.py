@@ -191,7 +191,8 @@ def build_backbone(
     if name.startswith(TIMM):
         weights = options.get("weights") if pretrained else None
         sizes = {"in_channels": in_channels, "image_size": image_size}
-        return build_timm(name.removeprefix(TIMM), weights, pool=options.get("pool"), **sizes)
+        pool, blocks = options.get("pool"), options.get("blocks")
+        return build_timm(name.removeprefix(TIMM), weights, pool=pool, blocks=blocks, **sizes)
     if name.startswith(TORCHVISION):
         bare = name.removeprefix(TORCHVISION)
         weights = options.get("weights") if pretrained else None

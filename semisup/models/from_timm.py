@@ -12,14 +12,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from semisup.errors import SemisupError, first_line, nearest, raise_all
+from semisup.models.blocks import blocks_of
 from semisup.models.foreign import Fit, file_shapes, file_tensors, fit_names
 from semisup.models.weights import WeightsReport, compare
+from semisup.options import Range
 
 __all__ = [
     "PRETRAINED",
@@ -178,13 +180,19 @@ class TimmMaps(TimmBackbone):
         return maps
 
 
-def timm_options(weights: str | None = None, pool: Literal["mean", "class"] | None = None) -> None:
+def timm_options(
+    weights: str | None = None,
+    pool: Literal["mean", "class"] | None = None,
+    blocks: Annotated[int, Range(1, 1000)] | None = None,
+) -> None:
     """Take the options of a network of timm as a recipe has them.
 
     Args:
         weights: None for random ones, "pretrained" for the hub's, or a file.
         pool: of a network of tokens, what its features are: the mean of the patches, or the class token; None: what
             its makers chose.
+        blocks: the network ends after so many of its first blocks, >= 1, a small one that starts from the weights of a
+            large one; None: it is whole.
     """
 
 
@@ -195,6 +203,7 @@ def build_timm(
     in_channels: int,
     image_size: int,
     pool: str | None = None,
+    blocks: int | None = None,
 ) -> TimmBackbone:
     """Build a network of timm for images of one size.
 
@@ -204,9 +213,11 @@ def build_timm(
         in_channels: of its images.
         image_size: side of its images in pixels. A vision transformer interpolates its positions for it.
         pool: see `timm_options`.
+        blocks: likewise.
 
     Raises:
-        SemisupError: what `check_timm` finds, a size that the network cannot take, or weights that do not fit.
+        SemisupError: what `check_timm` finds, a size that the network cannot take, more blocks than it has, or weights
+            that do not fit.
     """
     import timm
 
@@ -222,10 +233,12 @@ def build_timm(
         raise SemisupError(f"{subject}: cannot be built for {image_size} px images: {first_line(error)}") from error
     if pool is not None:
         _set_pool(network, pool, subject)
+    if blocks is not None:
+        _end_after(network, blocks, subject)
     width = _width(network, in_channels, image_size, subject)
     if weights is not None:
         fill_from_file(network, weights_of(name) if weights == PRETRAINED else Path(weights), subject)
-    cls = TimmMaps if hasattr(network, "forward_intermediates") else TimmBackbone
+    cls = TimmMaps if blocks is None and hasattr(network, "forward_intermediates") else TimmBackbone
     return cls(network, width, in_channels)
 
 
@@ -235,6 +248,23 @@ def _set_pool(network: nn.Module, pool: str, subject: str) -> None:
     if pool == "class" and getattr(network, "cls_token", None) is None:
         raise SemisupError(f"{subject}: pool: 'class' needs a class token, which it has not; use mean")
     network.reset_classifier(0, "token" if pool == "class" else "avg")  # type: ignore[operator]
+
+
+def _end_after(network: nn.Module, blocks: int, subject: str) -> None:
+    """Take out what follows a network's first blocks, in place: its features are the means of the last map left."""
+    found = blocks_of(network).modules
+    if blocks >= len(found):
+        raise SemisupError(f"{subject}: blocks: must be less than the network's {len(found)} blocks, not {blocks}")
+    if not hasattr(network, "prune_intermediate_layers"):
+        raise SemisupError(f"{subject}: blocks: timm cannot end this network early; remove it")
+    pool = () if hasattr(network, "num_prefix_tokens") else ("avg",)
+    network.prune_intermediate_layers(1, prune_norm=True, prune_head=False)  # type: ignore[operator]  # what follows the last block
+    network.reset_classifier(0, *pool)  # type: ignore[operator]
+    left_out = {id(module) for module in found[blocks:]}
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if id(child) in left_out:
+                setattr(parent, name, nn.Identity())
 
 
 def _size_options(source: TimmSource, image_size: int) -> dict[str, Any]:

@@ -19,8 +19,10 @@ from semisup.errors import SemisupError, nearest
 
 __all__ = ["LowRank", "add_lora", "is_lora", "lora_targets", "merge_lora"]
 
-INSIDE = ".parametrizations.weight."
-"""Stands in the name of a weight that learns so: `original` follows it, or `0.down` and `0.up`."""
+WEIGHTS = ("weight", "in_proj_weight")
+"""Tensors that learn so: of linear layers and convolutions, and queries, keys and values of torch's attention in one
+(torchvision's transformers), whose path ends with `in_proj` here."""
+PACKED = ".in_proj"
 
 
 class LowRank(nn.Module):
@@ -63,20 +65,37 @@ def lora_targets(backbone: nn.Module, targets: Sequence[str] | None, frozen: Set
     Raises:
         SemisupError: a target fits no layer, with the nearest, or there is none.
     """
-    layers = {path: m for path, m in backbone.named_modules() if path and isinstance(m, nn.Linear | nn.Conv2d)}
-    plain = {path: layer for path, layer in layers.items() if not isinstance(layer, nn.Conv2d) or layer.groups == 1}
+    plain = _layers(backbone)
     if targets is None:
-        chosen = [path for path, layer in plain.items() if isinstance(layer, nn.Linear)]
+        chosen = [path for path, layer in plain.items() if not isinstance(layer, nn.Conv2d)]
         chosen = chosen or [path for path, layer in plain.items() if layer.kernel_size == (1, 1)]
     else:
         for target in targets:
             if not any(_ends(path, target) for path in plain):
                 raise SemisupError(f"lora.targets: no layer's path ends with '{target}'{nearest(target, plain)}")
         chosen = [path for path in plain if any(_ends(path, target) for target in targets)]
-    chosen = [path for path in chosen if f"{path}.weight" not in frozen]
+    chosen = [path for path in chosen if ".".join(_tensor(backbone, path)) not in frozen]
     if not chosen:
         raise SemisupError("lora: the network has no linear layer and no 1 x 1 convolution that could learn by it")
     return chosen
+
+
+def _layers(backbone: nn.Module) -> dict[str, nn.Linear | nn.Conv2d | nn.MultiheadAttention]:
+    """Return all that can learn so, by path; the packed weight of torch's attention stands for a layer of its own."""
+    found: dict[str, nn.Linear | nn.Conv2d | nn.MultiheadAttention] = {}
+    for path, layer in backbone.named_modules():
+        if isinstance(layer, nn.MultiheadAttention) and layer.in_proj_weight is not None:
+            found[f"{path}{PACKED}"] = layer
+        elif path and (isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)):
+            found[path] = layer
+    return found
+
+
+def _tensor(backbone: nn.Module, path: str) -> tuple[str, str]:
+    """Return the path of the module that has a target's weight, and the weight's name."""
+    home = path.removesuffix(PACKED)
+    packed = home != path and isinstance(backbone.get_submodule(home), nn.MultiheadAttention)
+    return (home, "in_proj_weight") if packed else (path, "weight")
 
 
 def _ends(path: str, target: str) -> bool:
@@ -94,22 +113,25 @@ def add_lora(backbone: nn.Module, paths: Sequence[str], rank: int, alpha: float,
         key: decides, with the layer's path, how `down` begins: copies of a network must begin alike.
     """
     for path in paths:
-        layer = backbone.get_submodule(path)
-        weight = layer.get_parameter("weight")
+        home, name = _tensor(backbone, path)
+        layer = backbone.get_submodule(home)
+        weight = layer.get_parameter(name)
         learns, rows = weight.requires_grad, weight[0].numel()
         seed = int.from_bytes(hashlib.sha256(f"{key}/{path}".encode()).digest()[:7], "big")
         low = LowRank(weight.detach(), min(rank, rows, len(weight)), alpha, torch.Generator().manual_seed(seed))
-        parametrize.register_parametrization(layer, "weight", low.requires_grad_(learns), unsafe=True)
+        parametrize.register_parametrization(layer, name, low.requires_grad_(learns), unsafe=True)
 
 
 def is_lora(name: str) -> bool:
     """Whether a parameter of this name is one of the small matrices."""
-    return INSIDE in f".{name}" and not name.endswith("original")
+    inside = any(f".parametrizations.{weight}." in f".{name}" for weight in WEIGHTS)
+    return inside and not name.endswith("original")
 
 
 @torch.no_grad()
 def merge_lora(module: nn.Module) -> None:
     """Put the products into the weights of all layers inside, in place: what is left is the network as it was built."""
     for layer in list(module.modules()):
-        if parametrize.is_parametrized(layer, "weight"):
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+        for name in WEIGHTS:
+            if parametrize.is_parametrized(layer, name):
+                parametrize.remove_parametrizations(layer, name, leave_parametrized=True)

@@ -17,7 +17,7 @@ from semisup.columns import COLUMNS, UNEQUAL, measured
 from semisup.data.budget import class_ratio
 from semisup.engine.optim import warmup_steps
 from semisup.pipeline.plan import Plan, StagePlan
-from semisup.pipeline.result import RunResult, StageResult
+from semisup.pipeline.result import RunResult, StageResult, collapse_note
 from semisup.text import duration, number, percent
 
 __all__ = ["Reporter", "StageProgress", "Terminal"]
@@ -167,6 +167,8 @@ class Reporter(Terminal):
             self.say(f"{result.name}: {result.views}")
         if told := _calibrated(result):
             self.say(told)
+        if note := collapse_note(result.name, result.metrics):
+            self.warn(note)
 
     def show_result(self, result: RunResult) -> None:
         """Say the result table, a line for every metric that some stage has and a column for every stage."""
@@ -184,6 +186,9 @@ class Reporter(Terminal):
             if any(value is not None for value in values):
                 table.add_row(column.title, *("" if value is None else column.write(value) for value in values))
         self.console.print(table)
+        for stage in result.stages:
+            if note := collapse_note(stage.name, stage.metrics):
+                self.say(note)
 
 
 def _calibrated(result: StageResult) -> str:

@@ -19,7 +19,7 @@ from semisup.data.inputs import images_of
 from semisup.data.npz import read_images
 from semisup.data.store import Watch, unwatched
 from semisup.data.table import read_paths
-from semisup.data.walk import printable, walk
+from semisup.data.walk import is_system, printable, walk
 from semisup.engine import resolve_device
 from semisup.errors import SemisupError, raise_all
 from semisup.pipeline.tables import Columns, check_table_name, open_table
@@ -125,9 +125,10 @@ def _sources(given: Path, predictor: Predictor, notes: list[str]) -> Iterator[_S
         name, images = read_images(given)
         yield _Source([f"{given}[{name}][{i}]" for i in range(len(images))], images)
     elif suffix in (".csv", ".tsv") and given.is_file():
-        yield _Source([str(path) for path in read_paths(given)])
+        yield _Source([str(path) for path in read_paths(given, notes)])
     elif glob.has_magic(str(given)) and not os.path.lexists(given):
         found = sorted(glob.glob(str(given), recursive=True))  # noqa: PTH207 - takes absolute patterns too
+        found = [path for path in found if not is_system(Path(path).name)]
         raise_all([] if found else [f"{given}: no file has such a name"], "predict")
         for path in found:
             yield from _sources(Path(path), predictor, notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 from semisup.columns import headline
 from semisup.errors import SemisupError
 from semisup.stages import Artifact, Predictor, load_predictor
+from semisup.text import percent
 
-__all__ = ["RunResult", "StageResult"]
+__all__ = ["RunResult", "StageResult", "collapse_note"]
 
 HEADLINE = (
     "test/accuracy",
@@ -21,6 +23,25 @@ HEADLINE = (
     "pseudo_labels/kept_accuracy",
     "pool/part_left_out",
 )
+
+
+def collapse_note(stage: str, metrics: Mapping[str, Any]) -> str | None:
+    """Return a sentence on a stage that predicts hardly more than one class; None of a sound one.
+
+    Args:
+        stage: its name.
+        metrics: of it, see `semisup.stages.evaluation.collapse_metrics`.
+    """
+    if "collapsed/most_frequent" not in metrics:
+        return None
+    names = {"test/accuracy": "test", "validation/accuracy": "validation"}
+    images = next((images for name, images in names.items() if name in metrics), "labeled training")
+    most, majority = (percent(metrics[f"collapsed/{name}"]) for name in ("most_frequent", "majority_rate"))
+    return (
+        f"{stage}: has collapsed: it predicts one class for {most}% of the {images} images, of which the largest class "
+        f"is {majority}%, and hardly ever finds the others. Try refresh_batchnorm: auto, a smaller learning rate, more "
+        f"steps or more labels"
+    )
 
 
 @dataclass(frozen=True)

@@ -152,8 +152,8 @@ class DataConfig(Settings):
     allow_conflicts: bool = False
     """Go on though one picture is there under two classes (npz too)."""
     unlabeled_values: list[str] | None = None
-    """Labels of a CSV (npz too, where they are text) that stand for none; null: nan, NaN, NA, N/A, <NA>, None, null,
-    NULL, -1 and -1.0."""
+    """Labels of a CSV (npz too, where they are text) that stand for none; null: nan, NaN, NaT, NA, N/A, n/a, <NA>,
+    #N/A, #NA, None, null, NULL, -1 and -1.0."""
     cache: NotEmpty | None = None
     """Folder that holds the decoded images; null: ~/.cache/semisup/folders."""
     memory: NonNegative = 4.0

@@ -14,7 +14,7 @@ from semisup.errors import UNREADABLE, SemisupError
 from semisup.files import write_atomically
 from semisup.records import read_json
 
-__all__ = ["extract", "read_features"]
+__all__ = ["extract", "read_features", "stored_views", "view_files"]
 
 SAVE_EVERY = 20
 """Batches between notes of how far it is."""
@@ -79,3 +79,14 @@ def read_features(path: Path, rows: np.ndarray | None = None) -> Tensor:
     """Read features (N, D) that `extract` wrote, or some rows of them, as float32 in memory."""
     stored = np.load(path, mmap_mode="r")
     return torch.from_numpy(np.array(stored if rows is None else stored[rows], dtype=np.float32))
+
+
+def view_files(views: int) -> list[str]:
+    """Return the names of the files that hold so many views of the training images, (N, D) each."""
+    return [f"view{i}.npy" for i in range(views)]
+
+
+def stored_views(folder: Path) -> Tensor | None:
+    """Read the views (K, N, D) that a features stage has stored, as float32 in memory; None: it has none."""
+    found = view_files(len(list(folder.glob("view*.npy"))))
+    return torch.stack([read_features(folder / name) for name in found]) if found else None

@@ -48,9 +48,9 @@ class StageContext:
         """Return the last step before the network."""
         return Normalize(*self.statistics).to(self.device)
 
-    def clean_batches(self, images: np.ndarray, rows: np.ndarray | None = None) -> Iterator[Tensor]:
+    def clean_batches(self, images: np.ndarray, rows: np.ndarray | None = None, size: int = 128) -> Iterator[Tensor]:
         """Yield images (N, H, W, C) uint8, or some rows of them, as `clean_batches`."""
-        return clean_batches(images, self.normalize(), self.device, rows)
+        return clean_batches(images, self.normalize(), self.device, rows, size)
 
 
 def clean_batches(

@@ -19,6 +19,7 @@ from semisup.evaluate import (
     fit_temperature,
     knn_accuracy,
     predict_logits,
+    predictions_collapsed,
     pseudo_label_quality,
     reliability_figure,
 )
@@ -30,6 +31,7 @@ from semisup.stages.context import StageContext
 
 __all__ = [
     "calibrated",
+    "collapse_metrics",
     "evaluate_classifier",
     "evaluate_encoder",
     "evaluate_test",
@@ -51,7 +53,8 @@ def evaluate_classifier(
     """Test metrics of the predictor (the EMA, where there is one) and of the raw weights.
 
     The test images are read once, for both. Without test images only the validation labels, if any, have something to
-    say. Those also give the temperature, see `calibrated`; `test/*` is without it.
+    say. Those also give the temperature, see `calibrated`; `test/*` is without it. Whether hardly more than one class
+    is predicted is then asked of the validation images, else of the labeled training images: see `collapse_metrics`.
 
     Returns:
         The metrics, the predictor's temperature (1: not calibrated), and the names of the figures that were written.
@@ -59,7 +62,7 @@ def evaluate_classifier(
     data = context.data
     metrics, temperature, files = calibrated(context, predictor)
     if not len(data.x_test):
-        return metrics, temperature, files
+        return metrics | _collapse_without_test(context, predictor), temperature, files
     y = torch.from_numpy(data.y_test)
     logits = predict_logits(_SideBySide(predictor, raw), context.clean_batches(data.x_test)).cpu()
     metrics |= evaluate_test(context, logits[:, 0])
@@ -74,9 +77,10 @@ def calibrated(context: StageContext, predictor: nn.Module) -> tuple[dict[str, A
     """Return validation metrics and the temperature that the validation labels give, see `fit_temperature`.
 
     Those labels trained nothing. Without them nothing honest is left: of the images whose labels the network was
-    trained on it is always too sure, and whatever is fitted on features that were trained on those labels is, too. The
-    temperature is 1 then. `calibration/labels` is the number of labels; ECE and NLL before and after are of the test
-    set as `test/*` and `test_calibrated/*`, and of the labels that it was fitted on as `calibration/*`.
+    trained on it is always too sure, and whatever is fitted on features that were trained on those labels is, too;
+    cross-fitting (benchmarks/calibration.py) is no better than nothing. The temperature is 1 then. `calibration/labels`
+    is the number of labels; ECE and NLL before and after are of the test set as `test/*` and `test_calibrated/*`, and
+    of the labels that it was fitted on as `calibration/*`.
     """
     images, rows, y = context.data.validation(context.budget.validation)
     if not len(rows):
@@ -114,7 +118,29 @@ def evaluate_test(context: StageContext, logits: Tensor) -> dict[str, Any]:
     metrics = {f"test/{name}": value for name, value in classification_metrics(logits, y, data.num_classes).items()}
     matrix = confusion_matrix(logits.argmax(1), y, data.num_classes)
     confusion_figure(matrix, data.classes, context.folder / "confusion.png")
-    return metrics | {"test/confusion": matrix.tolist()}
+    return metrics | {"test/confusion": matrix.tolist()} | collapse_metrics(matrix)
+
+
+def collapse_metrics(matrix: Tensor) -> dict[str, float]:
+    """Return `collapsed/most_frequent` and `collapsed/majority_rate` of a confusion matrix; nothing of a sound one.
+
+    See `semisup.evaluate.metrics.predictions_collapsed`.
+    """
+    counts = matrix.double()
+    true, predicted = counts.sum(dim=1), counts.sum(dim=0)
+    most, majority = float(predicted.max() / counts.sum()), float(true.max() / counts.sum())
+    if not predictions_collapsed((counts.diagonal() / true).tolist(), most, majority):
+        return {}
+    return {"collapsed/most_frequent": most, "collapsed/majority_rate": majority}
+
+
+def _collapse_without_test(context: StageContext, predictor: nn.Module) -> dict[str, float]:
+    images, rows, y = context.data.validation(context.budget.validation)
+    if not len(rows):
+        images, rows = context.data.x_train, context.budget.index[:BANK]
+        y = context.data.y_train[rows]
+    predicted = predict_logits(predictor, context.clean_batches(images, rows)).cpu().argmax(1)
+    return collapse_metrics(confusion_matrix(predicted, torch.from_numpy(y), context.data.num_classes))
 
 
 def evaluate_validation(context: StageContext, predict: Callable[[Iterator[Tensor]], Tensor]) -> dict[str, float]:

@@ -34,13 +34,20 @@ def build_head(num_features: int, num_classes: int, hidden: int, dropout: float)
 
 
 def fit_head(
-    labeled: Tensor, y: Tensor, unlabeled: Tensor, num_classes: int, settings: HeadSettings, seed: int
+    labeled: Tensor,
+    y: Tensor,
+    unlabeled: Tensor,
+    num_classes: int,
+    settings: HeadSettings,
+    seed: int,
+    views: Tensor | None = None,
 ) -> nn.Sequential:
     """Train a head by AdamW with a cosine schedule; returns it in eval mode.
 
     L = CE(labels) + CE(guesses that reach the threshold, mean over all unlabeled features of the batch). A guess is the
-    head's on whole features, what learns it sees features with dropout: FixMatch (arXiv:2001.07685, eq. 3 and 4) with
-    dropout in the place of strong augmentation.
+    head's on whole features of the image as it is; what learns it sees, with dropout, the features of one of its
+    augmented views: FixMatch (arXiv:2001.07685, eq. 3 and 4) on views that were made once. Without views dropout alone
+    takes the place of strong augmentation.
 
     Args:
         labeled: (L, D) features.
@@ -49,6 +56,8 @@ def fit_head(
         num_classes: C.
         settings: see `HeadSettings`.
         seed: of weights, batches and dropout; the global generator is left as it was.
+        views: (K, U, D) features of augmented views, one of which is drawn for each image and step; None: there are
+            none.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -62,7 +71,7 @@ def fit_head(
             rows = torch.randint(len(labeled), (settings.labeled,))
             loss = F.cross_entropy(_dropped(head, labeled[rows]), y[rows])
             if settings.threshold is not None:
-                loss = loss + _self_training(head, unlabeled, settings.threshold, settings.unlabeled)
+                loss = loss + _self_training(head, unlabeled, views, settings.threshold, settings.unlabeled)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -77,10 +86,13 @@ def _dropped(head: nn.Sequential, features: Tensor) -> Tensor:
     return logits
 
 
-def _self_training(head: nn.Sequential, unlabeled: Tensor, threshold: float, size: int) -> Tensor:
-    features = unlabeled[torch.randint(len(unlabeled), (size,))]
+def _self_training(head: nn.Sequential, unlabeled: Tensor, views: Tensor | None, threshold: float, size: int) -> Tensor:
+    rows = torch.randint(len(unlabeled), (size,))
+    features = unlabeled[rows]
     with torch.no_grad():
         confidence, guesses = head.eval()(features).softmax(1).max(1)
+    if views is not None:
+        features = views[torch.randint(len(views), (size,)), rows]
     kept: Tensor = (confidence >= threshold).float()
     losses = F.cross_entropy(_dropped(head, features), guesses, reduction="none")
     return (losses * kept).mean()

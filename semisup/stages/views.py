@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from semisup.augment import POLICIES, Normalize, build_policy
 from semisup.augment.policies.adaptive import Adaptive, Probe
 from semisup.augment.policies.backend import HostFirst, ImageByImage, resolve_backend
+from semisup.augment.policies.ctaugment import OPERATIONS
 from semisup.augment.policies.views import COLOR_POOL, NoAugment, RandAugment
 from semisup.data import ImageData, take
 from semisup.engine import Batches, TrainingImages
@@ -49,7 +50,8 @@ def following_background(stage: TrainConfig, views: Views, background: float) ->
     """Return `augment` with what the recipe leaves open about one-channel images on a background that is not black.
 
     What geometry and cutout bring into the frame then has the background's color, not black; and where that is clearly
-    brighter than black, RandAugment draws "solarize" too, which is left out for bright objects on black.
+    brighter than black, the pool has the operations, too, that are left out for bright objects on black: "solarize",
+    and CTAugment's "invert".
 
     Args:
         stage: of the recipe.
@@ -63,8 +65,9 @@ def following_background(stage: TrainConfig, views: Views, background: float) ->
         if "fill" in options and found.get("fill") is None:
             found["fill"] = background
             augment[view] = found
-        if POLICIES[name] is RandAugment and background > BLACK and found.get("pool") is None:
-            found["pool"] = [operation for operation in COLOR_POOL if operation != "color"]
+        if "pool" in options and background > BLACK and found.get("pool") is None:
+            whole = COLOR_POOL if POLICIES[name] is RandAugment else OPERATIONS
+            found["pool"] = [operation for operation in whole if operation != "color"]
             augment[view] = found
     return augment
 

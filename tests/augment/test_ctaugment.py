@@ -114,11 +114,11 @@ def test_geometry_goes_from_one_side_to_the_other(name: str, expected: Callable[
 
 def test_cutout_paints_up_to_half_the_side_at_the_drawn_pixel() -> None:
     images = torch.full((3, 3, 32, 32), 0.25)
-    out = ctaugment.LIGHT["cutout"](images, torch.tensor([[0.0, 5, 7], [0.5, 16, 16], [0.999, 16, 16]]))
+    out = ctaugment.LIGHT["cutout"](images, torch.tensor([[0.0, 5, 7], [0.5, 16, 16], [0.999, 16, 16]]), 0.5)
     assert (out != images).sum((1, 2, 3)).tolist() == [3, 3 * 8**2, 3 * 16**2]
     assert out[0, :, 5, 7].tolist() == [0.5] * 3
     assert out[1].max() == 0.5
-    black = ctaugment.LIGHT["cutout"](images[:1, :1], torch.tensor([[0.5, 16, 16]]))
+    black = ctaugment.LIGHT["cutout"](images[:1, :1], torch.tensor([[0.5, 16, 16]]), 0.0)
     assert black.min() == 0
 
 

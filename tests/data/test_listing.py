@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from semisup.data.listing import list_folders
+from semisup.data.entries import class_notes
+from semisup.data.listing import list_folders, printable
 from semisup.errors import SemisupError
 from tests.data.data_folders import make_root, picture, save
 
@@ -68,3 +69,15 @@ def test_layouts_that_cannot_be_meant(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"PK")
     with pytest.raises(SemisupError, match=r"a\.zip is a file; unpack it"):
         list_folders(tmp_path / "a.zip")
+
+
+def test_names_of_classes_that_may_mean_something_else() -> None:
+    found = " ".join(class_notes(["Cat", "cat", "cafe\u0301", "caf\xe9", "red fox", "red_fox", "unknown", "dog"]))
+    for names in ("'Cat' and 'cat'", "'cafe\u0301' and 'caf\xe9'", "'red fox' and 'red_fox'"):
+        assert f"{names} are read as 2 classes" in found
+    assert "'unknown' may stand for no label" in found and "dog" not in found
+    assert class_notes(["cat", "cats", "dog", "0", "1"]) == []
+
+
+def test_no_name_of_a_file_moves_the_cursor() -> None:
+    assert printable("a\x1b[31m\nb \xe9.png") == "a\\x1b[31m\\nb \xe9.png"

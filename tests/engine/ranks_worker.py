@@ -21,7 +21,8 @@ from semisup.engine.observers import Observer
 from semisup.engine.training import Training
 from semisup.errors import SemisupError
 from semisup.methods import Update
-from semisup.settings import OptimizerConfig, ScheduleConfig
+from semisup.settings import OptimizerConfig, ScheduleConfig, TrainConfig
+from semisup.stages.tuning import tune
 from tests.contract.contract_settings import CASES, Source, train
 
 
@@ -127,6 +128,30 @@ def norms() -> float:
     return difference(method.state_dict(), alone)
 
 
+TUNED: dict[str, dict[str, Any]] = {
+    "freeze": {"freeze": {"blocks": 2}},
+    "lora": {"lora": {"rank": 2, "targets": ["0"]}},
+    "bias": {"train": "bias"},
+}
+
+
+def _tuned(keys: dict[str, Any]) -> tuple[dict[str, Tensor], float]:
+    """Train a case of which a part learns; what it remembers, and the share of its tensors that did not move."""
+    method = CASES["fixmatch-aligned"].build()
+    tune(method, TrainConfig(method={"name": "fixmatch"}, **keys), "key")
+    before = {name: p.detach().clone() for name, p in method.named_parameters()}
+    fit_case(method, 4, [])
+    kept = [torch.equal(p, before[name]) for name, p in method.named_parameters()]
+    return {name: value.clone() for name, value in method.state_dict().items()}, sum(kept) / len(kept)
+
+
+def tuned() -> dict[str, list[float]]:
+    """How far this rank alone is from all of them where a part of the network learns, and how much of it does not."""
+    alone = {name: _tuned(keys) for name, keys in TUNED.items()}
+    with ranks.joined():
+        return {name: [difference(_tuned(keys)[0], alone[name][0]), alone[name][1]] for name, keys in TUNED.items()}
+
+
 def fit_case(method: Any, steps: int, observers: list[Observer], **more: Any) -> None:
     settings = FitSettings(
         steps=steps,
@@ -156,6 +181,7 @@ JOBS: dict[str, Callable[[dict[str, Any], Path], Any]] = {
     "views": lambda job, folder: views(),
     "resumed": lambda job, folder: resumed(folder),
     "norms": lambda job, folder: norms(),
+    "tuned": lambda job, folder: tuned(),
     "told": lambda job, folder: told(),
 }
 

@@ -19,7 +19,9 @@ from semisup.errors import SemisupError
 from semisup.methods import METHODS, Batch, Labeled, Method, Unlabeled
 from semisup.models import Classifier
 from semisup.models.cnn import SmallCNN
-from semisup.settings import OptimizerConfig, ScheduleConfig
+from semisup.settings import OptimizerConfig, ScheduleConfig, TrainConfig
+from semisup.stages.initial import networks_within
+from semisup.stages.tuning import tune
 
 CPU = torch.device("cpu")
 
@@ -111,6 +113,29 @@ def test_a_compiled_run_learns_the_same_resumes_bit_for_bit_and_keeps_every_name
         whole.predictor()(torch.rand(7, 1, 8, 8))  # a size that no step had
     average(torch.rand(7, 1, 8, 8))
     assert counted["unique_graphs"] == graphs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "keys", [{"freeze": {"blocks": 1}}, {"lora": {"rank": 2, "targets": ["0"]}}, {"train": "bias"}]
+)
+def test_what_learns_of_a_compiled_network_is_what_was_asked_for(keys: Any, counted: dict[str, int]) -> None:
+    plain, whole = make(), make()
+    for method in (plain, whole):
+        tune(method, TrainConfig(method={"name": "mean_teacher"}, **keys), "key")
+    before = {name: p.detach().clone() for name, p in whole.named_parameters()}
+    compile_backbones(whole)
+    with uncompiled(True):
+        train(plain, Images())
+    train(whole, Images())
+    assert counted["unique_graphs"] > 0
+    for (name, mine), theirs in zip(whole.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5, msg=name)
+    moved = [not torch.equal(p, before[name]) for name, p in whole.named_parameters() if p.requires_grad]
+    student = {id(p) for p in networks_within(whole)[0].parameters()}
+    frozen = [(name, p) for name, p in whole.named_parameters() if id(p) in student and not p.requires_grad]
+    still = [torch.equal(p, before[name]) for name, p in frozen]
+    assert moved and all(moved) and still and all(still)
 
 
 @pytest.mark.slow

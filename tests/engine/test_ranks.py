@@ -67,6 +67,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         {"do": "resumed"},
         {"do": "told"},
         {"do": "norms"},
+        {"do": "tuned"},
     ]
     return pair(tmp_path_factory.mktemp("pair"), jobs)
 
@@ -94,6 +95,13 @@ def test_a_mistake_of_one_rank_is_told_once(found: list[dict[str, Any]]) -> None
 
 def test_batchnorm_of_each_rank_is_another(found: list[dict[str, Any]]) -> None:
     assert min(rank["4 norms"] for rank in found) > 1e-4
+
+
+def test_a_part_of_a_network_learns_the_same_on_two_ranks(found: list[dict[str, Any]]) -> None:
+    for rank in found:
+        for change, kept in rank["5 tuned"].values():
+            assert change < ROUNDING
+            assert 0 < kept < 1
 
 
 @pytest.mark.slow

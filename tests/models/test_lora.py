@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import VisionTransformer
 
 from semisup.errors import SemisupError
 from semisup.models import EMA, build_backbone
@@ -75,6 +76,31 @@ def test_auto_takes_linear_layers_and_of_a_network_without_any_1x1_convolutions(
         lora_targets(backbone(), ["attn.qvk"])
     with pytest.raises(SemisupError, match="no linear layer and no 1 x 1"):
         lora_targets(backbone("cnn"), None)
+
+
+def test_queries_keys_and_values_of_torchs_attention_learn_so_in_one() -> None:
+    """torchvision's ViT keeps them in a tensor that is no layer's; the others of its block are linear layers."""
+    torch.manual_seed(0)
+    network = VisionTransformer(image_size=16, patch_size=8, num_layers=2, num_heads=2, hidden_dim=12, mlp_dim=24)
+    network.heads = nn.Identity()
+    images = torch.randn(2, 3, 16, 16)
+    paths = lora_targets(network.encoder, None)
+    layers = ("self_attention.in_proj", "self_attention.out_proj", "mlp.0", "mlp.3")
+    assert paths == [f"layers.encoder_layer_{i}.{layer}" for i in range(2) for layer in layers]
+    names, before = set(network.state_dict()), network.eval()(images)
+    packed = lora_targets(network.encoder, ["in_proj"])
+    add_lora(network.encoder, packed, 2, 4.0, "key")
+    assert torch.allclose(network(images), before, atol=1e-6)
+    moved(network)
+    learned = network.train()(images)
+    assert not torch.allclose(learned, before, atol=1e-3)
+    with torch.no_grad():
+        assert torch.allclose(network.eval()(images), learned, atol=1e-5), "torch's fast path of inference sees it too"
+    merge_lora(network)
+    assert set(network.state_dict()) == names
+    assert torch.allclose(network(images), learned, atol=1e-5)
+    frozen = {f"layers.encoder_layer_0.{end}" for end in ("self_attention.in_proj_weight", "mlp.0.weight")}
+    assert lora_targets(network.encoder, ["in_proj", "mlp.0"], frozen) == [paths[4], paths[6]]
 
 
 def test_only_the_small_matrices_are_left_to_learn() -> None:

@@ -137,3 +137,24 @@ def test_features_are_the_class_token_or_the_mean_of_the_patches() -> None:
     with pytest.raises(SemisupError, match="pool: only a network of tokens has a choice"):
         build_backbone("timm/resnet10t", {"pool": "mean"}, **sizes)
     assert "pool: must be one of mean, class" in check_model({"name": name, "pool": "token"}, "model")[0]
+
+
+def test_a_network_may_end_after_its_first_blocks(tmp_path: Path) -> None:
+    """The small one has the large one's weights: its features are the means of what the next block is given."""
+    torch.manual_seed(0)
+    whole = timm.create_model("tf_efficientnet_lite0").eval()
+    save_weights(tmp_path / "lite0.safetensors", whole.state_dict())
+    options = {"weights": str(tmp_path / "lite0.safetensors"), "blocks": 8}
+    backbone = build_backbone("timm/tf_efficientnet_lite0", options, in_channels=3, image_size=64).eval()
+    given: list[torch.Tensor] = []
+    whole.blocks[4].register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        whole(images)
+        assert torch.allclose(backbone(images), given[0].mean((2, 3)), atol=1e-6)
+    assert backbone.num_features == 80
+    assert sum(p.numel() for p in backbone.parameters()) < 300_000
+    with pytest.raises(SemisupError, match="blocks: must be less than the network's 16 blocks, not 16"):
+        build_backbone("timm/tf_efficientnet_lite0", {"blocks": 16}, in_channels=3, image_size=64)
+    tokens = build_backbone("timm/vit_tiny_patch16_224", {"blocks": 2}, in_channels=3, image_size=32)
+    assert tokens(images[:, :, :32, :32]).shape == (2, 192)

@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from semisup.config import parse_recipe
+from semisup.data import load_data
 from semisup.engine import CollapseError
 from semisup.errors import SemisupError
 from semisup.losses import nt_xent
 from semisup.methods import METHODS, Batch, Method, Progress, Update, Views
-from semisup.models import Encoder
+from semisup.models import Classifier, Encoder
 from semisup.pipeline import make_plan, run
+from semisup.settings import DataConfig
 
 STAGE: dict[str, Any] = {
     "optimizer": {"lr": 0.1},
@@ -96,3 +98,42 @@ def test_a_method_without_embeddings_cannot_be_watched() -> None:
         make_plan(recipe({"name": "supervised"}, stop_on_collapse=True))
     assert "stages.pretrain.stop_on_collapse: method 'supervised' hands over no embeddings" in str(caught.value)
     make_plan(recipe({"name": "simclr_v2"}, stop_on_collapse=True))
+
+
+class OneClass(Method):
+    """Whatever it is shown, it learns to name class 0."""
+
+    family = "supervised"
+    summary = "collapses"
+    citation = "none"
+    views = Views(labeled=("weak",))
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
+        yield Update(F.cross_entropy(self.model(batch.labeled["weak"]), torch.zeros_like(batch.labeled.y)))
+
+    def predictor(self) -> nn.Module:
+        return self.model
+
+
+@pytest.mark.parametrize("tested", [True, False])
+def test_a_classifier_of_one_class_is_told_in_log_summary_and_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tested: bool
+) -> None:
+    monkeypatch.setitem(METHODS, "one_class", OneClass)
+    data = load_data(DataConfig())
+    given = {"x_train": data.x_train, "y_train": data.y_train}
+    given |= {"x_test": data.x_test, "y_test": data.y_test} if tested else {}
+    settings = recipe({"name": "one_class"}, batch={"labeled": 16}, steps=10, refresh_batchnorm=True)
+    result = run(settings, data=given, out=tmp_path / "a")
+    told = f"pretrain: has collapsed: it predicts one class for 100.0% of the {'' if tested else 'labeled training'}"
+    text = capsys.readouterr()
+    assert told in text.err and told in text.out
+    assert result["pretrain"].metrics["collapsed/most_frequent"] == 1
+    assert told in (tmp_path / "a" / "report.html").read_text()
+    sound = run(recipe({"name": "supervised"}, batch={"labeled": 16}, steps=10), data=given, out=tmp_path / "b")
+    assert not any(name.startswith("collapsed/") for name in sound["pretrain"].metrics)
+    assert "has collapsed" not in capsys.readouterr().out

@@ -127,3 +127,16 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert CliRunner().invoke(app, [*words, "--minutes", "inf"]).exit_code == 2
     lone = CliRunner().invoke(app, [*words, "--network", "x"])
     assert isinstance(lone.exception, SemisupError) and "give both" in str(lone.exception)
+
+
+def test_few_labels_choose_how_strong_the_views_are(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("semisup.pipeline.draft.step_seconds", lambda plan, stage, warm_up: 0.1)
+    made, path = make(pictures(tmp_path / "p", unlabeled=8, size=24))
+    stages = load_recipe(path).stages
+    assert list(stages) == ["labels_alone", "train"]
+    assert all(getattr(stage, "chooses_views", False) for stage in stages.values())
+    assert "with views that the labels choose" in made.text
+    one, _ = make(pictures(tmp_path / "one", labeled=1, size=24))
+    assert "auto}" not in one.text and "strong changes of every image" in one.text

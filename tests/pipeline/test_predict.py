@@ -203,3 +203,22 @@ def test_an_empty_folder_is_an_error(model: Path, tmp_path: Path) -> None:
 def test_an_unknown_device_is_an_error(model: Path, photos: Path) -> None:
     with pytest.raises(SemisupError, match="device: unknown device 'quantum'"):
         predict_files(model, [photos], None, PredictOptions("quantum"))
+
+
+def test_patterns_pass_over_what_systems_leave_and_tables_say_where_they_begin(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    shutil.copy(photos / "00.png", tmp_path / "00.png")
+    (tmp_path / "Thumbs.db").write_bytes(b"x")
+    assert [row["path"] for row in predict(model, tmp_path / "*")] == [str(tmp_path / "00.png")]
+    table = tmp_path / "t.csv"
+    table.write_text("path\nx\\00.png\nx\\01.png\n")
+    found = predict_files(model, [table], tmp_path / "out.csv", PredictOptions("cpu"))
+    assert found.bad == 2 and "paths begin at its own folder" in found.notes[0]
+    (tmp_path / "x").mkdir()
+    shutil.copy(photos / "00.png", tmp_path / "x")
+    found = predict_files(model, [table], tmp_path / "out.csv", PredictOptions("cpu"))
+    assert (found.good, found.bad, found.notes) == (1, 1, ())  # backslashes separate folders, as in training
+    table.write_bytes("path\n\xe9.png\n".encode("latin-1"))
+    with pytest.raises(SemisupError, match=r"^/\S+t.csv is not text in UTF-8"):
+        predict(model, table)

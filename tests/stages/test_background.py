@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from semisup.augment import build_policy
+from semisup.augment.policies.ctaugment import OPERATIONS
 from semisup.augment.policies.views import GRAY_POOL
 from semisup.config import parse_recipe
 from semisup.data import ImageData, load_data
@@ -52,6 +54,18 @@ def test_other_backgrounds_are_filled_with() -> None:
     assert settings(photographs(20))["strong"] == {"policy": "randaugment", "fill": 0.08}
     given = settings(data, "stages.train.augment={strong: {policy: randaugment, fill: 0.2, pool: [rotate]}}")
     assert given["strong"] == {"policy": "randaugment", "fill": 0.2, "pool": ["rotate"]}
+
+
+def test_ctaugment_and_its_probe_follow_the_background_too() -> None:
+    remixmatch = ["stages.train.method={name: remixmatch, ctaugment: true}"]
+    data, plain = photographs(153), torch.full((40, 1, 8, 8), 153 / 255)
+    (stage,) = make_plan(parse_recipe(RECIPE, remixmatch), data, trial=False).stages
+    found = stage.config.view_settings
+    assert {view["fill"] for view in found.values() if view["policy"].startswith("ctaugment")} == {0.6}
+    assert all(set(OPERATIONS) - set(view["pool"]) == {"color"} for view in found.values() if "pool" in view)
+    for name in ("ctaugment", "ctaugment_cutout", "ctaugment_probe"):
+        policy = build_policy(name, {"pool": ["rotate", "translate_x", "cutout"], "fill": 0.6}, flip=False)
+        assert policy(plain, torch.Generator().manual_seed(0)).min() > 0.59
 
 
 @pytest.mark.parametrize("policy", ["randaugment", "trivialaugment"])

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 
 from semisup.data import draw_budget
 from semisup.errors import SemisupError
+from semisup.models import load_weights
+from semisup.stages.cache import stored_views
 from semisup.stages.head import HeadSettings, build_head, fit_head
 from semisup.stages.targets import read_targets
 from tests.stages.stages_small import run_stages, small_data, small_plan, train_stage
@@ -55,6 +57,21 @@ def test_self_training_learns_from_features_without_labels() -> None:
     assert right[0.6] > right[None] + 0.02
 
 
+def test_a_guess_of_the_image_is_learned_on_a_view_of_it() -> None:
+    """Labels tell one direction of two apart, views add the other: who learned on them can tell by that one alone."""
+    y = torch.arange(200) % 2
+    sign = 2.0 * y[:, None] - 1
+    noise = torch.randn(4, 200, 2, generator=torch.Generator().manual_seed(0))
+    clean = torch.cat([3 * sign, torch.zeros(200, 1)], 1) + 0.1 * noise[0]
+    views = torch.stack([torch.cat([torch.zeros(200, 1), 0.1 * sign], 1) + 0.01 * each for each in noise[1:]])
+    settings = replace(SETTINGS, threshold=0.6, steps=100, lr=5e-2, unlabeled=50)
+    right = []
+    for given in (None, views):
+        head = fit_head(clean[:10], y[:10], clean, 2, settings, 0, given)
+        right.append(float((head(views[0]).argmax(1) == y).float().mean()))
+    assert right[1] > 0.95 > right[0]
+
+
 def test_it_repeats_and_leaves_the_global_generator_alone() -> None:
     x, y = clusters(20)
     torch.manual_seed(5)
@@ -78,6 +95,32 @@ def test_relabel_asks_a_head(tmp_path: Path) -> None:
     _, targets = read_targets(done["labels"])
     assert float((targets.argmax(1).numpy() == data.y_train).mean()) > 0.6
     assert np.allclose(targets.sum(1), 1, atol=1e-5)
+
+
+def test_a_features_stage_stores_views_for_it(tmp_path: Path) -> None:
+    data = small_data()
+    features = {"kind": "features", "of": "encoder", "views": 2, "view": {"policy": "weak"}}
+    head = {"kind": "head", "of": "features", "steps": 20, "lr": 1e-2, "threshold": 0.4}
+    stages = {"encoder": train_stage("simclr", stage={"ema": None}), "features": features, "head": head}
+    done = run_stages(stages, data, tmp_path, draw_budget(data.y_train, "6/class", 0, 3))
+    folder = done["features"].folder
+    views = stored_views(folder)
+    assert views is not None and views.shape == (2, *np.load(folder / "train.npy").shape)
+    assert not torch.equal(views[0], views[1]) and not np.array_equal(views[0], np.load(folder / "train.npy"))
+    assert {"view0.npy", "view1.npy"} <= set(done["features"].record["files"])
+    plain = run_stages(stages | {"features": {**features, "views": 0}}, data, tmp_path / "plain")
+    heads = [load_weights(found["head"].folder / "head.safetensors") for found in (done, plain)]
+    assert any(not torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
+    assert stored_views(plain["features"].folder) is None
+
+
+def test_a_view_needs_a_policy_that_there_is() -> None:
+    stages = {
+        "encoder": train_stage("simclr"),
+        "features": {"kind": "features", "of": "encoder", "view": {"policy": "wek"}},
+    }
+    with pytest.raises(SemisupError, match=r"stages.features.view.policy: .*'wek'; did you mean 'weak'"):
+        small_plan(stages, small_data())
 
 
 def test_a_head_needs_features() -> None:

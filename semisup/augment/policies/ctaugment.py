@@ -37,7 +37,7 @@ from semisup.augment.policies.policy import (
     pixels,
     usable,
 )
-from semisup.options import Fraction, Range, subset
+from semisup.options import Color, Fraction, Range, subset
 
 __all__ = ["BINS", "OPERATIONS", "CTAugment", "CTAugmentCutout", "CTAugmentProbe", "new_rates", "update_rates"]
 
@@ -58,13 +58,13 @@ def _enhance(operation: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor,
     return lambda images, values: operation(images, 0.1 + 1.9 * values[:, 0])
 
 
-def _cutout(images: Tensor, values: Tensor) -> Tensor:
+def _cutout(images: Tensor, values: Tensor, fill: float | Tensor) -> Tensor:
     """Paint a square, from one pixel to half the shorter side."""
     sides = 1 + (values[:, 0] * 0.499 * min(images.shape[2:])).floor()
-    return ops.cutout(images, values[:, 1:], sides, fill_for(images, None))
+    return ops.cutout(images, values[:, 1:], sides, fill)
 
 
-LIGHT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+LIGHT: dict[str, Callable[..., Tensor]] = {
     "autocontrast": _partly(ops.autocontrast),
     "blur": _partly(ops.blur),
     "brightness": _enhance(ops.brightness),
@@ -78,7 +78,8 @@ LIGHT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "smooth": lambda images, values: ops.sharpness(images, 1 - values[:, 0]),
     "solarize": lambda images, values: ops.solarize(images, (values[:, 0] * 256).floor() / 255),
 }
-"""Operations on pixels in place: images and (N, 3) values, a level in [0, 1) and a pixel (row, column), to images."""
+"""Operations on pixels in place: images and (N, 3) values, a level in [0, 1) and a pixel (row, column), to images; and
+for cutout its color."""
 
 GEOMETRY: dict[str, Callable[[Tensor, tuple[int, int]], Tensor]] = {
     "rescale": lambda levels, size: ops.zoom(1 / (1 - 0.5 * levels)),
@@ -158,8 +159,7 @@ class CTAugment(Adaptive):
     (The older code in google-research/remixmatch draws between the middles of neighboring bins.) The two operations
     are drawn with replacement and always applied, in that order. Differences: resampling is bilinear (there: nearest;
     for "rescale" one of six filters, drawn by rates of its own), two geometric operations are composed into one
-    resampling, and translations go to 0.3 of the side, as the paper says (there: to 0.3 pixels, which is nothing). What
-    geometry brings into the frame is black, as there.
+    resampling, and translations go to 0.3 of the side, as the paper says (there: to 0.3 pixels, which is nothing).
 
     Args:
         flip: see `Policy`.
@@ -169,6 +169,8 @@ class CTAugment(Adaptive):
             into it).
         threshold: least weight of a bin that is drawn, relative to the best of its operation, 0 to 1. Paper: 0.8.
         cutout: side of a square painted last, as a fraction of the shorter side; 0 for none.
+        fill: color of cutout and of what geometry brings into the frame, a number or [red, green, blue]. Null: as in
+            the authors' code gray (0.5) for cutout and black for geometry; for one channel the background.
     """
 
     name: ClassVar = "ctaugment"
@@ -176,6 +178,7 @@ class CTAugment(Adaptive):
     pool: Annotated[Sequence[str], subset(OPERATIONS)] | None = None
     threshold: Fraction = 0.8
     cutout: Fraction = 0.0
+    fill: Color | None = None
 
     def draw(self, shape: Shape, generator: Generator) -> Drawn:
         """Draw the numbers of `_draw` and `races` (N, 2, 17) in (0, 1): one for each bin, see `apply`."""
@@ -185,10 +188,11 @@ class CTAugment(Adaptive):
     def apply(self, images: Tensor, drawn: Drawn, rates: Tensor | None = None) -> Tensor:
         """Augment; without `rates` (19, 17) all bins are as likely as each other, as at the start."""
         weights = _weights(moved(new_rates() if rates is None else rates, images), self.threshold)
-        out = _apply(images, drawn, _draw_bins(weights[moved(drawn["ops"], images)], moved(drawn["races"], images)))
+        bins = _draw_bins(weights[moved(drawn["ops"], images)], moved(drawn["races"], images))
+        out = _apply(images, drawn, bins, self.fill)
         side = pixels(self.cutout, min(images.shape[2:]))
         if side:
-            out = ops.cutout(out, moved(drawn["centers"], images), side, fill_for(images, None))
+            out = ops.cutout(out, moved(drawn["centers"], images), side, fill_for(images, self.fill))
         return out.contiguous(memory_format=torch.channels_last)
 
     def __call__(self, images: Tensor, generator: Generator, rates: Tensor | None = None) -> Tensor:
@@ -211,6 +215,7 @@ class CTAugmentCutout(CTAugment):
         pool: see `CTAugment`.
         threshold: see `CTAugment`.
         cutout: side of the painted square as a fraction of the shorter side; 0 for none.
+        fill: see `CTAugment`.
     """
 
     name: ClassVar = "ctaugment_cutout"
@@ -225,11 +230,13 @@ class CTAugmentProbe(Probe):
         flip: see `Policy`.
         shift: see `CTAugment`.
         pool: see `CTAugment`; the same as that of the views that the rates are for.
+        fill: see `CTAugment`.
     """
 
     name: ClassVar = "ctaugment_probe"
     shift: Annotated[float, Range(0, 0.5)] = 0.125
     pool: Annotated[Sequence[str], subset(OPERATIONS)] | None = None
+    fill: Color | None = None
     trace_width: ClassVar[int] = DEPTH
 
     def draw(self, shape: Shape, generator: Generator) -> Drawn:
@@ -240,7 +247,7 @@ class CTAugmentProbe(Probe):
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
         """Augment."""
-        out = _apply(images, drawn, moved(drawn["bins"], images))
+        out = _apply(images, drawn, moved(drawn["bins"], images), self.fill)
         return out.contiguous(memory_format=torch.channels_last)
 
     def probe(self, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -273,8 +280,9 @@ def _draw(policy: CTAugment | CTAugmentProbe, shape: Shape, generator: Generator
     }
 
 
-def _apply(images: Tensor, drawn: Drawn, bins: Tensor) -> Tensor:
+def _apply(images: Tensor, drawn: Drawn, bins: Tensor, fill: float | Sequence[float] | None) -> Tensor:
     """Make the weak view, and run the two operations in `bins` (N, 2), which are on the images' device."""
+    light = LIGHT | {"cutout": partial(_cutout, fill=fill_for(images, fill))}
     choice, size = drawn["ops"], (images.shape[2], images.shape[3])
     levels = (bins + moved(drawn["within"], images)) / moved(BINS_OF[choice], images)
     values = torch.cat([levels[:, :, None], moved(drawn["places"], images)], dim=2)
@@ -287,8 +295,8 @@ def _apply(images: Tensor, drawn: Drawn, bins: Tensor) -> Tensor:
         ops.translate_reflect(images, moved(drawn["shifts"], images), moved(drawn["flips"], images)),
         choice,
         values,
-        [LIGHT.get(name) for name in OPERATIONS],
+        [light.get(name) for name in OPERATIONS],
         all_of_them[pick, torch.arange(len(flat), device=flat.device)].view(*choice.shape, 2, 3),
         which > 0,
-        0.0,
+        0.0 if fill is None else fill_for(images, fill),
     )

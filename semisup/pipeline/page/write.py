@@ -22,6 +22,7 @@ from semisup.pipeline.page.curves import HEIGHT, WIDTH, Curve, curve, logged, re
 from semisup.pipeline.page.doubts import find_doubts
 from semisup.pipeline.page.read import TESTED, last_model, read_run
 from semisup.pipeline.plan import recipe_budget
+from semisup.pipeline.result import collapse_note
 from semisup.plugins import load_plugins
 from semisup.settings import Recipe, StageConfig
 from semisup.settings.read import dump
@@ -118,6 +119,7 @@ def _stages(folder: Path, result: Mapping[str, Any], recipe: Recipe) -> list[dic
                 "quality": [line for term, line in lines.items() if line and term.startswith(QUALITY)],
                 "curves": [line for term, line in lines.items() if line and not term.startswith(QUALITY)],
                 "numbers": metrics,
+                "collapse": collapse_note(name, metrics),
                 "figures": _figures(folder / name),
                 "begun": begun / total,
                 "share": stage["seconds"] / total,

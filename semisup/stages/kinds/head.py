@@ -23,7 +23,8 @@ class Config(StageConfig):
     kind: Literal["head"] = "head"
     """What the stage does."""
     of: str | None = None
-    """An earlier features or train stage, whose features are learned from."""
+    """An earlier features or train stage, whose features are learned from. Where a features stage has `views`, a
+    guess on an image is learned on one of them; else on the image's own features with dropout."""
     hidden: CountOrZero = 0
     """Width of a hidden layer; 0: the head is linear."""
     dropout: BelowOne = 0.5
@@ -67,7 +68,8 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
 
     assert stage.of is not None
     require_labels(whole, "kind", stage.kind)
-    numbers = features_of(earlier[stage.of]).num_features * len(whole.data.x_train)
+    views = getattr(earlier[stage.of].config, "views", 0)
+    numbers = (1 + views) * features_of(earlier[stage.of]).num_features * len(whole.data.x_train)
     memory = whole.data.resident_bytes + 4 * numbers
     return StagePlan(
         name=name, config=stage, inputs=(stage.of,), parameters=earlier[stage.of].parameters, memory=memory
@@ -81,6 +83,7 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     from semisup.engine import seed_for
     from semisup.evaluate import predict_logits
     from semisup.models.weights import save_weights
+    from semisup.stages.cache import stored_views
     from semisup.stages.evaluation import evaluate_test, evaluate_validation
     from semisup.stages.features import features_of_images, finish_evaluated, look
     from semisup.stages.head import HeadSettings, fit_head
@@ -95,7 +98,8 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     settings = HeadSettings(**config.model_dump(exclude={"kind", "of"}))
     labels = torch.from_numpy(data.y_train[budget.index])
     seed = seed_for(context.recipe.seed, context.name, "head")
-    head = fit_head(features[budget.index], labels, features, data.num_classes, settings, seed)
+    views = stored_views(context.inputs[of].folder)
+    head = fit_head(features[budget.index], labels, features, data.num_classes, settings, seed, views)
     save_weights(context.folder / HEAD, head.state_dict())
     seconds = time.perf_counter() - started
     with torch.no_grad():
