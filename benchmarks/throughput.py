@@ -4,6 +4,7 @@
     python benchmarks/throughput.py --only swav  # the cases with this in their name; the others' results stay
     python benchmarks/throughput.py --quick      # fewer steps, today's ratios next to the committed; writes nothing
     python benchmarks/throughput.py --busy       # by processor time, on one thread: where a machine does other work too
+    python benchmarks/throughput.py --to NAME    # into benchmarks/results/NAME.*: of another machine, see gpu.sh
     python benchmarks/throughput.py --compile    # what `compile: true` brings; benchmarks/results/compiled.json and .md
 
 The step is that of `semisup run`: the stage of a shipped recipe goes through the engine's own loop, with gathering and
@@ -362,9 +363,9 @@ KEPT = [title for title in HEADER if title not in ("ms", "bare ms", "committed")
 COMPILE_HEADER = ["bare step", "eager ms", "compiled ms", "faster (95%)", "warm-up s", "break-even step"]
 
 
-def run_steps(cases: Sequence[Case], blocks: int, *, keep: bool, busy: bool = False) -> None:
-    """Measure steps, print them next to the committed ratios, and put them in the place of those if asked to."""
-    before = committed("throughput").get("cases", {})
+def run_steps(cases: Sequence[Case], blocks: int, *, to: str | None, busy: bool = False) -> None:
+    """Measure steps, print them next to the committed ratios, and put them in the place of those of `to`, if any."""
+    before = committed(to or "throughput").get("cases", {})
     found: dict[str, Measured] = {}
     for case in cases:
         print(f"{case.name} ...", flush=True)
@@ -373,9 +374,9 @@ def run_steps(cases: Sequence[Case], blocks: int, *, keep: bool, busy: bool = Fa
     note = f"{torch.get_num_threads()} threads, {circumstances()}"
     note = f"processor time, {note}" if busy else note
     show(HEADER, lines_of(found, goals, before), note)
-    if keep:
+    if to is not None:
         now = {name: {"goal": goals[name], **m.to_json()} for name, m in found.items()}
-        write_cases("throughput", now, kept_line, KEPT, note)
+        write_cases(to, now, kept_line, KEPT, note)
 
 
 def run_compiled(cases: Sequence[Case], steps: int, *, keep: bool) -> None:
@@ -403,6 +404,8 @@ def main() -> None:
     only = "cases whose name has this in it; the others' results stay; with --busy or --compile write nothing"
     parser.add_argument("--only", default="", help=only)
     parser.add_argument("--busy", action="store_true", help="processor time, on one thread, for a busy machine")
+    parser.add_argument("--to", default="throughput", help="name of the results, in benchmarks/results")
+    parser.add_argument("--list", action="store_true", help="say which cases there are, measure nothing")
     arguments = parser.parse_args()
     if arguments.busy:
         torch.set_num_threads(1)  # of two, one would spin while the other waits for its turn
@@ -411,10 +414,12 @@ def main() -> None:
     chosen = [case for case in cases if arguments.only in case.name]
     # Processor time is not put among the clock's, and of compiled cases the record lacks what a line needs.
     keep = not arguments.quick and not (arguments.only and (arguments.busy or arguments.compile))
-    if arguments.compile:
+    if arguments.list:
+        print("\n".join(case.name for case in chosen))
+    elif arguments.compile:
         run_compiled(chosen, 5 if arguments.quick else 20, keep=keep)
     else:
-        run_steps(chosen, 3 if arguments.quick else 10, keep=keep, busy=arguments.busy)
+        run_steps(chosen, 3 if arguments.quick else 10, to=arguments.to if keep else None, busy=arguments.busy)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ def take(images: NDArray[np.uint8], rows: slice | NDArray[np.int64]) -> NDArray[
         images: (N, H, W, C), an array or a memory map.
         rows: which ones.
     """
+    if is_mapped(images):  # of scattered rows the system would read 128 KiB around each
+        images._mmap.madvise(mmap.MADV_NORMAL if isinstance(rows, slice) else mmap.MADV_RANDOM)  # type: ignore[attr-defined]
     # A slice is only a view, an index has made a copy already.
     part = np.array(images[rows], order="C") if isinstance(rows, slice) else np.ascontiguousarray(images[rows])
     if is_mapped(images):

@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from semisup.bench.execution.cluster import default_workers
 from semisup.bench.execution.jobs import Job, make_jobs, plan_run
 from semisup.bench.execution.worker import Failed, Pack, measure, open_pack, run_job, write_pack
 from semisup.bench.suites.runs import expand
@@ -138,3 +141,39 @@ def test_every_train_stage_can_be_timed_without_what_it_starts_from() -> None:
     seconds, load = measure(plan.recipe, "pretrain")
     assert seconds > 0 and load >= 0, "of a step; cores that other programs kept busy meanwhile"
     assert torch.get_num_threads() == suite.threads
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_stage_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
+    words = ("gpus_per_run=2", "entries.fixmatch.train.method.threshold=0.5")
+    (job,) = jobs_of("fixmatch", *words)
+    assert job.processes == 2
+    two = done(run_job(job, {}, str(tmp_path / "two")))
+    one = done(run_job(dataclasses.replace(job, processes=1), {}, str(tmp_path / "one")))
+    assert two.record["fingerprint"] == one.record["fingerprint"]
+    networks = [load_file(tmp_path / name / job.fingerprint / "model.safetensors") for name in ("one", "two")]
+    for name, weights in networks[0].items():
+        assert torch.allclose(weights, networks[1][name], atol=1e-5), name
+    assert two.record["metrics"].keys() == one.record["metrics"].keys()
+
+    (wild,) = jobs_of("supervised", "gpus_per_run=2", "entries.supervised.train.optimizer={name: sgd, lr: 1e30}")
+    answer = run_job(wild, {}, str(tmp_path / "two"))
+    assert isinstance(answer, Failed) and "not finite" in answer.error, answer
+    assert not [p for p in psutil.process_iter() if "semisup.bench.execution.together" in " ".join(_words(p))]
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
+def test_workers_leave_room_for_the_processes_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all(job.processes == 1 for job in jobs_of("logistic", "gpus_per_run=2")), "only train stages are shared"
+    monkeypatch.setattr("dask.system.CPU_COUNT", 8)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert (default_workers(2), default_workers(2, 2), default_workers(4, 4)) == (4, 2, 1)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    assert (default_workers(2), default_workers(2, 4)) == (8, 2)

@@ -102,7 +102,7 @@ def test_a_case_goes_through_the_engine(capsys: pytest.CaptureFixture[str], monk
 
     monkeypatch.setattr(throughput, "fit_stage", watched)
     monkeypatch.setattr(throughput, "committed", lambda name: {"cases": {"tiny": {"median": 1.234}}})
-    throughput.run_steps([dataclasses.replace(TINY, goal=1.1)], 2, keep=False)
+    throughput.run_steps([dataclasses.replace(TINY, goal=1.1)], 2, to=None)
     assert steps == [10]
     printed = capsys.readouterr().out
     assert "1.23" in printed and "load" in printed
@@ -127,7 +127,7 @@ def test_what_is_kept_are_ratios(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(speed_results, "RESULTS", tmp_path)
     measured = throughput.Measured(throughput.Ratio(1.05, 1.01, 1.09), 31.0, 29.0, 0.04, 0.02)
     monkeypatch.setattr(throughput, "measure", lambda case, blocks, busy: measured)
-    throughput.run_steps([dataclasses.replace(TINY, goal=1.1)], 2, keep=True)
+    throughput.run_steps([dataclasses.replace(TINY, goal=1.1)], 2, to="throughput")
     kept = json.loads((tmp_path / "throughput.json").read_text(encoding="utf-8"))
     assert kept["cases"] == {
         "tiny": {"goal": 1.1, "median": 1.05, "low": 1.01, "high": 1.09, "batch": 0.04, "view": 0.02}
@@ -136,7 +136,7 @@ def test_what_is_kept_are_ratios(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert table.splitlines()[0].replace(" ", "") == "|step|ratio(95%)|goal|batch%|view%|"
     assert "31.0" not in table
     assert speed_results.committed("throughput") == kept and speed_results.committed("nothing") == {}
-    throughput.run_steps([dataclasses.replace(TINY, name="other")], 2, keep=True)  # as with --only
+    throughput.run_steps([dataclasses.replace(TINY, name="other")], 2, to="throughput")  # as with --only
     both = json.loads((tmp_path / "throughput.json").read_text(encoding="utf-8"))["cases"]
     assert both["tiny"] == kept["cases"]["tiny"]
     assert both["other"]["goal"] is None

@@ -51,11 +51,11 @@ class NoLists(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if (
-            func in (torch.tensor, torch.as_tensor, torch.asarray)
-            and torch.device(kwargs.get("device") or "cpu") == META
-        ):
-            raise HostWaits(f"{func.__name__} copies numbers to the device and waits for that")
+        name = getattr(func, "__name__", "")
+        if name in ("tensor", "as_tensor", "asarray", "new_tensor"):
+            device = args[0].device if name == "new_tensor" else torch.device(kwargs.get("device") or "cpu")
+            if device == META:
+                raise HostWaits(f"{name} copies numbers to the device and waits for that")
         return func(*args, **kwargs)
 
 

@@ -68,6 +68,7 @@ def test_runs_on_meta(case: Case) -> None:
     checks.check_runs_on_meta(case)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_logged_terms_on_cuda() -> None:
     for case in CASES.values():

@@ -77,7 +77,7 @@ def bench(
         dry_run: check everything, measure step times, print the runs and the expected time, run nothing.
         scheduler: address of a Dask scheduler; None: workers on this machine. Workers elsewhere keep stages in
             folders of their own, and send the files.
-        workers: on this machine; default: one per GPU, else cores / threads.
+        workers: on this machine; default: GPUs / gpus_per_run, else cores / (threads x gpus_per_run).
         quiet: print nothing but warnings.
 
     Returns:
@@ -96,7 +96,7 @@ def bench(
     data = load_data(loaded.data)
     check_entries(loaded, data)
     state = _Bench(loaded, data, folder, JobBoard(folder.parent / STORE, ships=scheduler is not None), console)
-    own = default_workers(loaded.threads) if workers is None else workers
+    own = default_workers(loaded.threads, loaded.gpus_per_run) if workers is None else workers
     if dry_run and scheduler is None:
         return _prepare(state, own, lambda function, *arguments: function(*arguments))
     waiting = f"{folder}: another process is running this suite; waiting for it"

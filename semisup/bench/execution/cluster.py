@@ -21,12 +21,17 @@ every step: FixMatch on WRN-10-1 in a worker's thread took 0.61 s a step with it
 with this (CPU seconds in the kernel: 1.71, 0.35, 0.12), all measured in one sitting on one core."""
 
 
-def default_workers(threads: int) -> int:
-    """Workers of this machine: one per GPU where there are any, else its cores over the threads of a run."""
+def default_workers(threads: int, processes: int = 1) -> int:
+    """Workers of this machine: its GPUs over those of a run where there are any, else its cores over those of a run.
+
+    Args:
+        threads: of each process of a run.
+        processes: of a run, with a GPU each.
+    """
     from dask.system import CPU_COUNT  # this process's share of them, in a container too
 
     gpus = torch.cuda.device_count()
-    return gpus if gpus else max(1, CPU_COUNT // threads)
+    return max(1, gpus // processes if gpus else CPU_COUNT // (threads * processes))
 
 
 @contextmanager

@@ -54,6 +54,8 @@ class Job:
     seconds: float = 0.0
     """Expected, from measured step times; 0 where nothing was measured."""
     steps: int = 0
+    processes: int = 1
+    """That share it, of a train stage."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ def make_jobs(suite: Suite, planned: Planned, timing: Timing, longest: Mapping[s
             tuple((name, fingerprints[name]) for name in stage.inputs),
             seconds=stage.steps * timing.get(step_kind(plan, stage), 0.0),
             steps=stage.steps,
+            processes=suite.gpus_per_run if stage.config.kind == "train" else 1,
         )
         for stage in plan.stages
     ]

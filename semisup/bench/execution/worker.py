@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from semisup.augment import Normalize
 from semisup.bench.execution.jobs import Job, baseline_fingerprint
+from semisup.bench.execution.together import train_together
 from semisup.bench.suites.baselines import choose_unlabeled, fit_baseline
 from semisup.data import ImageData, load_data, take
 from semisup.engine import Stopped
@@ -104,12 +105,28 @@ def _run_job(job: Job, inputs: Mapping[str, Pack], store: str | None) -> Pack | 
                 (stage,) = [stage for stage in plan.stages if stage.name == job.stage]
                 if stage.fingerprint != job.fingerprint:
                     return other
+                if job.processes > 1 and read_artifact(home) is None:
+                    said = _together(job, folder)
+                    if said:
+                        return Failed(said)
                 artifact, _ = execute(plan, stage, home, finished)
     except SemisupError as error:
         if isinstance(error.__cause__, OSError):  # a file that could not be written or read
             raise
         return Failed(str(error))
     return Pack(artifact.record, None if store is not None else _read_files(artifact))
+
+
+def _together(job: Job, folder: Path) -> str:
+    """Train a job's stage as several ranks, on GPUs of this worker's own; return why it cannot be trained, or ""."""
+    assert job.stage is not None
+    first, here = _worker_number() * job.processes, torch.cuda.device_count()
+    gpus = [(first + i) % here for i in range(min(job.processes, here))]
+    fingerprints = {job.stage: job.fingerprint, **dict(job.inputs)}
+    try:
+        return train_together(job.recipe, job.stage, fingerprints, folder, job.processes, gpus)
+    except KeyboardInterrupt:
+        raise Stopped from None
 
 
 def at_work() -> bool:
