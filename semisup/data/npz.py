@@ -226,15 +226,16 @@ def _label_problems(labels: NDArray[Any]) -> list[str]:
     if labels.ndim != 1 and not (labels.ndim == 2 and labels.shape[1] == 1):
         return [f"must be (n,), one class per image, not {labels.ndim}-dimensional {labels.shape}"]
     if labels.dtype.kind not in "iuUS":
-        return [f"must be integers or text, not {labels.dtype}"]
+        hint = "; write whole numbers, and -1 in place of nan" if labels.dtype.kind == "f" else ""
+        return [f"must be integers or text, not {labels.dtype}{hint}"]
     if labels.dtype.kind in "iu" and labels.size and int(labels.max()) > np.iinfo(np.int64).max:
         return ["must be classes 0 .. C - 1, not beyond 64 bits"]
     return []
 
 
 def _as_text(names: NDArray[Any]) -> NDArray[Any]:
-    """Return bytes as text, and anything else as it is."""
-    return np.char.decode(names, "utf-8", "replace") if names.dtype.kind == "S" else names
+    """Return bytes as text, those that are no UTF-8 by their numbers, and anything else as it is."""
+    return np.char.decode(names, "utf-8", "backslashreplace") if names.dtype.kind == "S" else names
 
 
 def _named(

@@ -77,9 +77,10 @@ def calibrated(context: StageContext, predictor: nn.Module) -> tuple[dict[str, A
     """Return validation metrics and the temperature that the validation labels give, see `fit_temperature`.
 
     Those labels trained nothing. Without them nothing honest is left: of the images whose labels the network was
-    trained on it is always too sure, and whatever is fitted on features that were trained on those labels is, too. The
-    temperature is 1 then. `calibration/labels` is the number of labels; ECE and NLL before and after are of the test
-    set as `test/*` and `test_calibrated/*`, and of the labels that it was fitted on as `calibration/*`.
+    trained on it is always too sure, and whatever is fitted on features that were trained on those labels is, too;
+    cross-fitting (benchmarks/calibration.py) is no better than nothing. The temperature is 1 then. `calibration/labels`
+    is the number of labels; ECE and NLL before and after are of the test set as `test/*` and `test_calibrated/*`, and
+    of the labels that it was fitted on as `calibration/*`.
     """
     images, rows, y = context.data.validation(context.budget.validation)
     if not len(rows):

@@ -32,6 +32,7 @@ def test_the_best_and_what_more_labels_bring() -> None:
 
 def test_what_is_not_sure() -> None:
     text = advice(summary(cell("a", 50, 0.7, None), cell("a", 100, 0.7, None), cell("b", 100, 0.69, None)))
+    assert "one draw, 95% interval [63.3, 75.9] by the number of test images alone" in text  # Wilson, of 140 of 200
     assert (
         "one draw" in text and "b has 69.0%, which may be as good" in text and "more labels will bring little" in text
     )

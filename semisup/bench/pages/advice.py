@@ -34,11 +34,24 @@ def advice(summary: Mapping[str, Any]) -> str:
     name = first_of(summary)
     ranked = best_first(summary, [cell for cell in cells if cell["n_labels"] == most])
     best, found = ranked[0], ranked[0][name]
-    sure = f", 95% interval {interval(found['low'], found['high'])}" if found["low"] is not None else ", one draw"
+    sure = _interval(found, summary["num_test"])
     what = "" if name == "accuracy" else " (mean over classes)"
     right = f"{percent(found['mean'])}% of {summary['num_test']:,} test images{what}"
     sentence = f"Take {best['entry']}: {right} with {count(most)} labels{sure}."
     return " ".join(part for part in (sentence, _second(ranked, name), _more(cells, best, name)) if part)
+
+
+def _interval(found: Mapping[str, Any], num_test: int) -> str:
+    """Write the interval over draws; of a single draw, as of all labels, that of a share of so many test images.
+
+    For the mean over unequal classes that is a rough one.
+    """
+    if found["low"] is not None:
+        return f", 95% interval {interval(found['low'], found['high'])}"
+    from scipy.stats import binomtest
+
+    share = binomtest(round(found["mean"] * num_test), num_test).proportion_ci(method="wilson")
+    return f", one draw, 95% interval {interval(share.low, share.high)} by the number of test images alone"
 
 
 def _second(ranked: list[Mapping[str, Any]], name: str) -> str:
