@@ -53,7 +53,8 @@ def nearest(name: str, valid: Iterable[str]) -> str:
         valid: every name that would have been accepted.
     """
     names = sorted(valid)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    folded = {valid_name.casefold(): valid_name for valid_name in names}
+    close = [folded[found] for found in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)]
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; valid: {', '.join(names)}" if names else ""

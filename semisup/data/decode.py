@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from semisup.errors import UNREADABLE, first_line
 
@@ -68,17 +68,18 @@ def decode(path: Path, size: int, channels: int, fit: Fit = "crop") -> NDArray[n
 
     Raises:
         BadImageError: missing, empty, cut short, damaged, no image, or so large that decoding it would take more than
-            `LARGEST` bytes, as files that are meant to fill the memory do: some 50 megapixels in color, more of a JPEG,
-            which is decoded at a part of its size.
+            `LARGEST` bytes, as files that are meant to fill the memory do: some 96 megapixels in color, 50 of a TIFF or
+            HEIC, 25 of a WebP, 134 of a JPEG.
     """
     try:
         _require_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, and of images of 90 to 179 million pixels
             with Image.open(path, formats=_formats()) as image:
+                whole = image.size
                 image.draft(None, (2 * size, 2 * size))  # of JPEG alone: decodes 1/64 of the pixels of a photograph
                 png = image.format == "PNG"
-                _require_room(image, channels, fit)
+                _require_room(image, whole, size, channels, fit)
                 ImageOps.exif_transpose(image, in_place=True)  # else it makes a copy in any case
                 return fit_image(image, size, channels, fit, png=png)
     except FileNotFoundError:
@@ -111,17 +112,27 @@ def fit_image(
     Raises:
         ValueError: 32 bits per pixel.
     """
-    width, height = image.size if fit != "crop" else (min(image.size), min(image.size))
+    width, height, sides = _scaled(image.size, size, fit)
     left, top = (image.width - width) // 2, (image.height - height) // 2
-    plain = Image.new("L" if channels == 1 else "RGB", (width, height))
+    across = sides[0] if width >= height else width
+    narrow = Image.new("L" if channels == 1 else "RGB", (across, height))
     rows = max(1, STRIP // width)
-    for row in range(0, height, rows):  # what lies between two modes is several times as large as the image
+    # In strips, because what lies between two modes is several times as large as the image. Each is scaled to its width
+    # at once, which Pillow begins with unless an image is tall: bit for bit the same, without a copy of the image.
+    for row in range(0, height, rows):
         strip = image.crop((left, top + row, left + width, top + min(row + rows, height)))
-        plain.paste(_to_8_bits(strip, plain.mode, png=png), (0, row))
+        plain = _to_8_bits(strip, narrow.mode, png=png)
+        narrow.paste(plain.resize((across, plain.height), Image.Resampling.BILINEAR), (0, row))
+    scaled = np.asarray(narrow.resize(sides, Image.Resampling.BILINEAR), np.uint8)
+    return _padded(scaled.reshape(sides[1], sides[0], channels), size)
+
+
+def _scaled(shape: tuple[int, int], size: int, fit: Fit) -> tuple[int, int, tuple[int, int]]:
+    """Return width and height of the part of an image that is used, and the sides that it is scaled to."""
+    width, height = shape if fit != "crop" else (min(shape), min(shape))
     scale = size / max(width, height)
     sides = (size, size) if fit != "pad" else (max(1, round(width * scale)), max(1, round(height * scale)))
-    scaled = np.asarray(plain.resize(sides, Image.Resampling.BILINEAR), np.uint8)
-    return _padded(scaled.reshape(sides[1], sides[0], channels), size)
+    return width, height, sides
 
 
 def _padded(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -161,14 +172,51 @@ def _require_file(path: Path) -> None:
         raise BadImageError(f"{_NO_FILES.get(stat.S_IFMT(mode), 'something else')}, not a file")
 
 
-def _require_room(image: Image.Image, channels: int, fit: Fit) -> None:
-    """Refuse an image before it is decoded whose pixels, as Pillow holds them, and used part are too large."""
-    stored = 2 if image.mode.startswith("I;16") else 1 if image.mode in ("1", "L", "P") else 4
-    used = min(image.size) ** 2 if fit == "crop" else image.width * image.height
-    wanted = image.width * image.height * stored + used * (1 if channels == 1 else 4)
+def _require_room(image: Image.Image, whole: tuple[int, int], size: int, channels: int, fit: Fit) -> None:
+    """Refuse an image before it is decoded that takes too much memory, as Pillow and its libraries hold it.
+
+    Args:
+        image: opened, and perhaps a draft of a JPEG.
+        whole: width and height of the file's own.
+        size: side of the result, pixels.
+        channels: of the result.
+        fit: how it becomes a square.
+    """
+    width, height, sides = _scaled(image.size, size, fit)
+    across = sides[0] if width >= height else max(sides[0], width)
+    wanted = _decoding_bytes(image, whole) + height * (8 + across * (1 if channels == 1 else 4))
     if wanted > LARGEST:
-        size = f"{image.width} x {image.height} pixels"
-        raise BadImageError(f"too large: {size} take {wanted / 2**20:.0f} MiB to decode, more than {LARGEST >> 20}")
+        pixels = f"{whole[0]} x {whole[1]} pixels"
+        raise BadImageError(f"too large: {pixels} take {wanted / 2**20:.0f} MiB to decode, more than {LARGEST >> 20}")
+
+
+def _decoding_bytes(image: Image.Image, whole: tuple[int, int]) -> int:
+    """Return the bytes that an image's pixels take while they are decoded, measured for each library."""
+    pixels = image.width * image.height
+    stored = 2 if image.mode.startswith("I;16") else 1 if image.mode in ("1", "L", "P") else 4
+    copies = 2 if _orientation(image) != 1 else 1
+    wanted = copies * (pixels * stored + 8 * image.height)  # Pillow keeps the address of each row
+    if image.format == "WEBP":  # two canvases, their bytes, and the image
+        return max(wanted, 16 * pixels)
+    if image.format == "HEIF":  # luma and chroma, their colors, and the image
+        return max(wanted, 8 * pixels)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # a whole strip or tile next to the image
+        rows = image.tag_v2.get(TiffImagePlugin.ROWSPERSTRIP, image.height)
+        return wanted + min(int(rows), image.height) * image.width * 4
+    if isinstance(image, JpegImagePlugin.JpegImageFile):  # the coefficients of all scans, whatever part is decoded
+        widest = max((h * v for _, h, v, _ in image.layer), default=1)
+        return wanted + sum(2 * whole[0] * whole[1] * h * v // widest for _, h, v, _ in image.layer)
+    return wanted
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, of a PNG as its head has it: asked for it, Pillow decodes a PNG to its end."""
+    exif = Image.Exif()
+    if image.format == "PNG":
+        exif.load(image.info.get("exif", b""))
+    else:
+        exif = image.getexif()
+    return int(exif.get(ExifTags.Base.Orientation, 1))
 
 
 def _unidentified(path: Path) -> str:

@@ -88,7 +88,10 @@ X = "x_train"
         ({X: np.zeros((40, 8, 8), np.uint8)}, "y_train: must be as long as x_train, 40, not 50"),
         ({"y_test": np.zeros(8, int)}, "y_test: must be as long as x_test, 9, not 8"),
         ({"y_train": np.zeros((50, 5), int)}, "y_train: must be (n,), one class per image, not 2-dimensional (50, 5)"),
-        ({"y_train": np.zeros(50)}, "y_train: must be integers or text, not float64"),
+        (
+            {"y_train": np.zeros(50)},
+            "y_train: must be integers or text, not float64; write whole numbers, and -1 in place of nan",
+        ),
         ({"y_train": np.array(["a"] * 50)}, "y_test: must be text, as y_train is"),
         ({"y_test": np.array(["a"] * 9)}, "y_test: must be integers, as y_train is"),
         (
@@ -191,6 +194,20 @@ def test_labels_below_minus_one(npz: Path) -> None:
     assert text == "y_train: must be classes from 0 on, or -1 for unlabeled, not -2"
 
 
+def test_labels_that_are_infinite_are_told_without_a_warning(npz: Path) -> None:
+    wrong = problem(npz, y_train=np.full((50, 2), [np.inf, -np.inf]))
+    assert wrong == "y_train: must be (n,), one class per image, not 2-dimensional (50, 2)"
+
+
+def test_one_array_with_a_zip_file_behind_it_is_no_npz(npz: Path) -> None:
+    array = io.BytesIO()
+    np.save(array, np.zeros(3))
+    np.savez(npz, x_train=np.zeros(3))
+    npz.write_bytes(array.getvalue() + npz.read_bytes())
+    with pytest.raises(SemisupError, match=r"not an \.npz file"):
+        read_npz(npz)
+
+
 def test_huge_labels_cost_no_memory(npz: Path) -> None:
     text = problem(npz, y_train=np.arange(50) % 5 * 10**12)
     assert text.splitlines() == [
@@ -218,7 +235,7 @@ def test_problems_are_reported_together(npz: Path) -> None:
         "  - x_test: missing",
         "  - x_train: must be uint8, 0 to 255, not float64; scale 0..1 by 255 and round",
         "  - x_train: images must be square, not 8 x 9; pad or crop them",
-        "  - y_train: must be integers or text, not float64",
+        "  - y_train: must be integers or text, not float64; write whole numbers, and -1 in place of nan",
     ]
 
 
@@ -306,3 +323,15 @@ def test_classes_that_may_stand_for_no_label_are_told(npz: Path) -> None:
     assert data.classes == ["B", "a", "b", "unknown"] and (data.y_train == -1).sum() == 10
     assert any("'unknown' may stand for no label" in note for note in data.notes)
     assert any("'B' and 'b' are read as 2 classes" in note for note in data.notes)
+
+
+def test_names_in_bytes_that_are_no_utf8_stay_apart(npz: Path) -> None:
+    names = np.array([b"caf\xe9", b"caf\xe8", b"tea"])
+    data = load_data(save(npz, y_train=names[np.arange(50) % 3], x_test=None, y_test=None))
+    assert data.classes == ["caf\\xe8", "caf\\xe9", "tea"]
+
+
+def test_floats_and_capitals_are_told_what_to_write(npz: Path) -> None:
+    labels = np.where(np.arange(50) < 9, np.nan, np.arange(50) % 5)
+    assert "whole numbers, and -1 in place of nan" in problem(npz, y_train=labels)
+    assert "did you mean 'x_train'?" in problem(npz, x_train=None, X_TRAIN=arrays()["x_train"])
