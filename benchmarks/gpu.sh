@@ -3,7 +3,7 @@
 # published settings. Results go where the tables of README and docs read them: benchmarks/results.
 #
 #   bash benchmarks/gpu.sh              # a day or two on one GPU; the same command goes on where it was stopped
-#   bash benchmarks/gpu.sh --dry-run    # on any machine: collects the tests, plans the suite, trains and writes nothing
+#   bash benchmarks/gpu.sh --dry-run    # on any machine: collects the tests, plans the suite, trains nothing
 #
 # data.path=FOLDER after that names CIFAR-10's folder; else it is downloaded. Nothing of this has been run on a GPU yet.
 set -euo pipefail

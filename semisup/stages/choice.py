@@ -22,7 +22,7 @@ FOLDS = "folds"
 """Folder of the runs; what is finished there is not run again after a stop."""
 
 
-def cross_fitted(context: StageContext, candidates: Sequence[str], folds: int) -> dict[str, float]:
+def cross_fitted(context: StageContext, candidates: Sequence[str], folds: int, repeats: int = 1) -> dict[str, float]:
     """Return the accuracy of earlier stages on the labeled images, each predicted by a run without its label.
 
     A stage is run anew with the labels of all parts but one, together with the stages below it that read labels; the
@@ -32,6 +32,7 @@ def cross_fitted(context: StageContext, candidates: Sequence[str], folds: int) -
         context: of the stage that chooses; its inputs are all that the candidates read, directly or not.
         candidates: names of stages that predict classes.
         folds: parts of the labels; as many as there are labels of the second most frequent class, if those are fewer.
+        repeats: how often the labels are parted anew, >= 1.
 
     Raises:
         SemisupError: too few labels for two parts.
@@ -39,8 +40,7 @@ def cross_fitted(context: StageContext, candidates: Sequence[str], folds: int) -
     assert context.again is not None
     data, budget = context.data, context.budget
     hits: dict[str, list[bool]] = {name: [] for name in candidates}
-    seed = seed_for(context.recipe.seed, context.name, "folds")
-    for i, part in enumerate(folds_of(budget, data.y_train, folds, seed)):
+    for i, part in enumerate(_parts(context, folds, repeats)):
         rest = without(budget, part, data.y_train, data.num_classes)
         for name in candidates:
             done = context.again(name, rest, context.folder / FOLDS / str(i))
@@ -48,6 +48,12 @@ def cross_fitted(context: StageContext, candidates: Sequence[str], folds: int) -
             hits[name] += (guesses == torch.from_numpy(data.y_train[part])).tolist()
     shutil.rmtree(context.folder / FOLDS)
     return {name: sum(found) / len(found) for name, found in hits.items()}
+
+
+def _parts(context: StageContext, folds: int, repeats: int) -> Iterator[np.ndarray]:
+    for repeat in range(repeats):
+        seed = seed_for(context.recipe.seed, context.name, "folds", *([repeat] if repeat else []))
+        yield from folds_of(context.budget, context.data.y_train, folds, seed)
 
 
 def folds_of(budget: LabelBudget, y_train: np.ndarray, folds: int, seed: int) -> Iterator[np.ndarray]:

@@ -60,6 +60,20 @@ def test_the_best_teacher_is_that_of_the_labels_it_was_not_given(tmp_path: Path)
     ]
 
 
+def test_labels_may_be_parted_more_than_once(tmp_path: Path) -> None:
+    """Twelve labels of noise in five partings: a guess for each in each, and another share is right than in one."""
+    data = small_data()
+    data.y_train[:] = np.random.default_rng(0).permutation(data.y_train)
+    stages = {**ENCODER, "spread": {"kind": "propagate", "teacher": "features", "neighbors": 3}}
+    found = []
+    for repeats in (1, 5):
+        labels = {"labels": best("spread", folds=2, repeats=repeats)}
+        done = run_stages(stages | labels, data, tmp_path / str(repeats), draw_budget(data.y_train, "4/class", 0, 3))
+        found.append(done["labels"].metrics["choice/spread"])
+        assert found[-1] * 12 * repeats == pytest.approx(round(found[-1] * 12 * repeats))
+    assert found[0] != found[1]
+
+
 def test_no_run_of_the_choice_is_given_the_label_it_is_asked(tmp_path: Path) -> None:
     """Labels that are noise: a stage that was given them all keeps them, one that was not cannot know them."""
     data = small_data()

@@ -65,16 +65,16 @@ def train_together(
         environment = dict(os.environ) | {"OMP_NUM_THREADS": str(recipe.threads or 1)}
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+        command += ["-m", __name__, str(job)]
         quiet = subprocess.DEVNULL
-        # The interpreter's own modules, with a file that is made here (bandit's B603 asks to look at each call).
-        ranks_ = subprocess.Popen([*command, "-m", __name__, str(job)], env=environment, stdout=quiet, stderr=quiet)
-        with _ended(ranks_):
-            while ranks_.poll() is None and not asked_to_stop():
+        launched = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)  # nosec B603
+        with _ended(launched):
+            while launched.poll() is None and not asked_to_stop():
                 time.sleep(GLANCE)
         if asked_to_stop():
             raise KeyboardInterrupt
         said = answer.read_text(encoding="utf-8") if answer.exists() else ""
-        if ranks_.returncode and not said:
+        if launched.returncode and not said:
             raise ChildProcessError(f"{stage}: its {processes} processes ended without a word")
         return said
 

@@ -43,6 +43,9 @@ class Config(StageConfig):
     folds: Annotated[int, Range(2, 100)] = 5
     """Of `vote: best`: parts of the labels, each of which is predicted by the others, >= 2; every teacher is run so
     many times more."""
+    repeats: Annotated[int, Range(1, 20)] = 1
+    """Of `vote: best`: how often the labels are parted, >= 1. With a handful of labels per class two partings choose
+    better than one (benchmarks/results/choice.md), and take twice as long."""
     pool: PoolConfig = PoolConfig()
     """Images without those of no class, as the stage `by` sees them."""
 
@@ -148,7 +151,7 @@ def _chosen(context: StageContext, stage: Config) -> tuple[Tensor, dict[str, Any
     from semisup.stages.choice import cross_fitted
     from semisup.stages.predictions import predictions
 
-    found = cross_fitted(context, stage.teacher, stage.folds)
+    found = cross_fitted(context, stage.teacher, stage.folds, stage.repeats)
     best = max(found, key=lambda name: found[name])
     record: dict[str, Any] = {f"choice/{name}": accuracy for name, accuracy in found.items()}
     record["choice/chosen"] = stage.teacher.index(best)
