@@ -18,7 +18,7 @@ def distill(
     model: Annotated[Path, typer.Argument(help="Folder of a finished stage in its run, e.g. out/train.")],
     student: Annotated[list[str], typer.Option(help="A network, e.g. cnn,width=8; several: give it again.")],
     data: Annotated[
-        Path | None, typer.Option(help="The run's images where they lie now, or others to learn on.")
+        str | None, typer.Option(help="The run's images where they lie now, or others to learn on; may be an address.")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of every student.")] = 1000,
     out: Annotated[Path | None, typer.Option(help="Folder of the results, next to the run's folder.")] = None,
