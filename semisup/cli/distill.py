@@ -32,6 +32,8 @@ def distill(
     home = model.absolute().parent.parent
     if out is not None and out.absolute().parent != home:
         raise SemisupError(f"--out: must be a folder in {home}, where the finished stages are, not {out}")
+    if out is not None and out.absolute() == model.absolute().parent:
+        raise SemisupError(f"--out: {out} is the folder of the run itself, whose results would be lost; name another")
     with saying_how_to_go_on():
         from semisup.pipeline import run
         from semisup.pipeline.distill import distillation

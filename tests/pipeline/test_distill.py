@@ -17,6 +17,7 @@ from semisup.pipeline import run
 from semisup.pipeline.distill import distillation, parse_student
 from semisup.pipeline.students import Student, compare_students, students_figure, students_table
 from semisup.records import read_record
+from semisup.stages.deployed import examples
 from semisup.stages.predictor import describe
 from tests.data.data_folders import make_root, settings
 from tests.pipeline.pipeline_small import SMALL, run_small, statuses
@@ -130,6 +131,7 @@ def test_other_images_are_distilled_on_and_the_runs_test_images_compare(out: Pat
     assert teacher["test/accuracy"] == own["test/accuracy"] and teacher["test/nll"] == pytest.approx(own["test/nll"])
     descriptions = [describe(out.parent / where) for where in ("other/student_cnn_width_2", "out/finetune")]
     assert descriptions[0]["mean"] == descriptions[1]["mean"], "normalized as the teacher was"
+    assert examples(out.parent / "other" / "finetune").shape == (2, 8, 8, 1), "what MLflow and export show of a model"
     again = CliRunner().invoke(app, [*words, "--out", str(out.parent / "other")])
     assert again.exit_code == 0 and "reused" in again.output
 
@@ -153,6 +155,12 @@ def test_the_images_of_a_run_may_be_at_an_address_now(tmp_path: Path) -> None:
     url = f"file://{tmp_path}/r"
     found = distillation(tmp_path / "out" / "train", ["cnn"], data=url)
     assert found.data is None and found.recipe.data.path == url
+
+
+def test_a_runs_own_folder_is_not_written_over(out: Path) -> None:
+    words = ["distill", str(out / "finetune"), "--student", "cnn", "--out", str(out), "--dry-run"]
+    with pytest.raises(SemisupError, match=r"--out: .* is the folder of the run itself"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
 
 
 def test_a_model_is_found_from_within_its_folder(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
