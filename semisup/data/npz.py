@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,13 +143,19 @@ def read_images(path: Path) -> tuple[str, NDArray[np.uint8]]:
     return name, images if images.ndim == 4 else images[..., None]
 
 
-def _opened(path: Path) -> Any:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Give the archive; the file is opened here, because numpy leaves it open where it fails."""
     if not zipfile.is_zipfile(path):
         raise SemisupError(f"{path}: not an .npz file (as written by numpy.savez), or cut short")
-    try:
-        return np.load(path, allow_pickle=False)
-    except UNREADABLE as error:
-        raise SemisupError(f"{path}: cannot be read: {error}") from error
+    with path.open("rb") as file:
+        try:
+            archive = np.load(file, allow_pickle=False)
+        except UNREADABLE as error:
+            raise SemisupError(f"{path}: cannot be read: {first_line(error)}") from error
+        if not isinstance(archive, np.lib.npyio.NpzFile):  # one array with a zip file behind it
+            raise SemisupError(f"{path}: not an .npz file (as written by numpy.savez)")
+        yield archive
 
 
 def _read_arrays(path: Path, problems: list[str], notes: list[str]) -> dict[str, NDArray[Any]]:
@@ -221,7 +228,9 @@ def _image_problems(images: NDArray[Any]) -> list[str]:
 
 
 def _label_problems(labels: NDArray[Any]) -> list[str]:
-    if labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "iufb" and (labels.sum(1) == 1).all():
+    with np.errstate(all="ignore"):  # of floats that are no numbers
+        sums = labels.sum(1) if labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "iufb" else None
+    if sums is not None and (sums == 1).all():
         return [f"must be (n,), one class per image, not one-hot {labels.shape}; take its argmax(1)"]
     if labels.ndim != 1 and not (labels.ndim == 2 and labels.shape[1] == 1):
         return [f"must be (n,), one class per image, not {labels.ndim}-dimensional {labels.shape}"]

@@ -194,6 +194,20 @@ def test_labels_below_minus_one(npz: Path) -> None:
     assert text == "y_train: must be classes from 0 on, or -1 for unlabeled, not -2"
 
 
+def test_labels_that_are_infinite_are_told_without_a_warning(npz: Path) -> None:
+    wrong = problem(npz, y_train=np.full((50, 2), [np.inf, -np.inf]))
+    assert wrong == "y_train: must be (n,), one class per image, not 2-dimensional (50, 2)"
+
+
+def test_one_array_with_a_zip_file_behind_it_is_no_npz(npz: Path) -> None:
+    array = io.BytesIO()
+    np.save(array, np.zeros(3))
+    np.savez(npz, x_train=np.zeros(3))
+    npz.write_bytes(array.getvalue() + npz.read_bytes())
+    with pytest.raises(SemisupError, match=r"not an \.npz file"):
+        read_npz(npz)
+
+
 def test_huge_labels_cost_no_memory(npz: Path) -> None:
     text = problem(npz, y_train=np.arange(50) % 5 * 10**12)
     assert text.splitlines() == [
