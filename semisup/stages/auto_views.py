@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -35,6 +36,7 @@ __all__ = [
     "choice_note",
     "choose",
     "choose_views",
+    "choosing_steps",
     "with_strength",
 ]
 
@@ -62,6 +64,8 @@ class Choice:
     """Of each strength, on these labels."""
     loss: dict[str, float]
     """Mean negative log-likelihood of these labels, nats."""
+    seconds: float = 0.0
+    """That it took; they are of the stage's."""
 
     def __str__(self) -> str:
         each = ", ".join(f"{name} {self.loss[name]:.2f} ({self.accuracy[name]:.0%} right)" for name in self.loss)
@@ -95,6 +99,16 @@ def choice_note(stage: TrainConfig, steps: int) -> str | None:
         f"augment: auto first trains {len(STRENGTHS)} x {FOLDS} times on labels alone, {min(STEPS, steps)} steps each, "
         f"and takes {' or '.join(STRENGTHS)} views by the labels left out"
     )
+
+
+def choosing_steps(stage: TrainConfig, steps: int) -> int:
+    """Return how many steps the short trainings of `augment: auto` have together, labels alone; 0 without it.
+
+    Args:
+        stage: settings.
+        steps: of the stage itself.
+    """
+    return len(STRENGTHS) * FOLDS * min(STEPS, steps) if stage.chooses_views else 0
 
 
 def with_strength(stage: TrainConfig, views: Views, strength: str) -> dict[str, Any]:
@@ -155,7 +169,7 @@ def choose(context: StageContext, fitted: Callable[[StageContext], nn.Module]) -
     """Train and predict for every strength, see `choose_views`."""
     y_train, parts = context.data.y_train, _parts(context)
     truth = torch.from_numpy(np.concatenate([y_train[part] for part in parts]))
-    accuracy, loss = {}, {}
+    accuracy, loss, begun = {}, {}, time.perf_counter()
     for strength in STRENGTHS:
         recipe = context.recipe.model_copy(update={"compile": False})
         alone = _followed(context, _on_labels_alone(context, strength), Views(labeled=("weak",)))
@@ -164,7 +178,7 @@ def choose(context: StageContext, fitted: Callable[[StageContext], nn.Module]) -
         predicted = torch.cat(logits)
         accuracy[strength] = float((predicted.argmax(1) == truth).double().mean())
         loss[strength] = float(F.cross_entropy(predicted, truth))
-    return Choice(min(loss, key=loss.__getitem__), len(truth), accuracy, loss)
+    return Choice(min(loss, key=loss.__getitem__), len(truth), accuracy, loss, time.perf_counter() - begun)
 
 
 def _parts(context: StageContext) -> list[NDArray[np.int64]]:

@@ -273,7 +273,7 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
             "method": stage.method["name"],
             "fingerprint": context.folder.name,
             "steps": context.steps,
-            "seconds": result.seconds,
+            "seconds": result.seconds + (0.0 if choice is None else choice.seconds),
             "evaluation_seconds": time.perf_counter() - started,
             "images_per_second": result.images_per_second,
             "parameters": count_parameters(predictor),
