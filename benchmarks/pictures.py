@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.text import Text
 
 OUT = Path(__file__).parent.parent / "docs" / "pictures"
-WIDTH = 118
+WIDTH = 136
 """Columns of the terminal."""
 
 
@@ -36,7 +36,8 @@ def terminal(words: list[str], out: Path) -> None:
         [sys.executable, "-c", code, *words], env=os.environ | told, capture_output=True, text=True, check=True
     )
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
-    console.print(Text.from_ansi(f"$ semisup {' '.join(words)}\n{done.stdout}"))
+    said = done.stdout.replace(str(Path.cwd()), "/home/you")
+    console.print(Text.from_ansi(f"$ semisup {' '.join(words)}\n{said}"))
     plain = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
     out.write_text(
         console.export_svg(title="semisup", code_format=plain.replace("Fira Code", "Menlo, DejaVu Sans Mono"))
@@ -54,7 +55,7 @@ def page(report: Path, out: Path, *, width: int = 1100, height: int = 1250) -> N
         words = [*flags, f"--window-size={width},{height}", f"--screenshot={shot}", report.absolute().as_uri()]
         subprocess.run([chromium, *words], check=True, capture_output=True, timeout=120)
         with Image.open(shot) as image:
-            image.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(out, optimize=True)
+            image.convert("RGB").quantize(192, dither=Image.Dither.NONE).save(out, optimize=True)
 
 
 def main() -> None:

@@ -93,7 +93,7 @@ stages:
     small = (ROOT / "recipes" / "folder" / "small.yaml").read_text(encoding="utf-8")
     (folder / "my-images.yaml").write_text(small.replace("path: photos", "path: my-images"), encoding="utf-8")
     (folder / "photos").mkdir()
-    shutil.copy(ROOT / "benchmarks" / "results" / "quickstart_confusion.png", folder / "photos" / "a.png")
+    shutil.copy(ROOT / "docs" / "pictures" / "report.png", folder / "photos" / "a.png")
     return folder
 
 

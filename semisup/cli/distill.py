@@ -18,7 +18,7 @@ def distill(
     model: Annotated[Path, typer.Argument(help="Folder of a finished stage in its run, e.g. out/train.")],
     student: Annotated[list[str], typer.Option(help="A network, e.g. cnn,width=8; several: give it again.")],
     data: Annotated[
-        Path | None, typer.Option(help="The run's images where they lie now, or others to learn on.")
+        str | None, typer.Option(help="The run's images where they lie now, or others to learn on; may be an address.")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of every student.")] = 1000,
     out: Annotated[Path | None, typer.Option(help="Folder of the results, next to the run's folder.")] = None,
@@ -32,6 +32,8 @@ def distill(
     home = model.absolute().parent.parent
     if out is not None and out.absolute().parent != home:
         raise SemisupError(f"--out: must be a folder in {home}, where the finished stages are, not {out}")
+    if out is not None and out.absolute() == model.absolute().parent:
+        raise SemisupError(f"--out: {out} is the folder of the run itself, whose results would be lost; name another")
     with saying_how_to_go_on():
         from semisup.pipeline import run
         from semisup.pipeline.distill import distillation

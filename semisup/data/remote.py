@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from semisup.data.walk import FoundFile, is_system, named_as_image
 from semisup.errors import SemisupError, first_line
@@ -65,8 +65,9 @@ class Remote:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self.scheme = url.partition("://")[0].lower()
+        scheme, mark, rest = url.rstrip("/").partition("://")
+        self.scheme = scheme.lower()
+        self.url = self.scheme + mark + rest
         self.name = self.url.rpartition("/")[2]
 
     def __str__(self) -> str:
@@ -260,7 +261,9 @@ class Remote:
 
     def _at_server(self, path: str) -> str:
         if self.scheme.startswith("http") and path not in self.__dict__.get("_files", {}):
-            return f"{self.url}/{path}"  # of a table; the server may list nothing
+            return f"{self.url}/{quote(path)}"  # of a table; the server may list nothing
+        if path not in self._files:
+            raise FileNotFoundError(path)  # of a table, too
         return self._files[path][0]
 
 

@@ -40,7 +40,7 @@ from semisup.files import locked, replacing, write_atomically
 from semisup.records import plain_name
 from semisup.text import csv_text
 
-__all__ = ["Record", "Store", "Watch", "prepare", "unwatched"]
+__all__ = ["BLOCK", "Record", "Store", "Watch", "at_hand", "prepare", "unwatched"]
 
 VERSION = 1
 """Of the layout and of what `decode` makes of a file; another one makes a store anew."""
@@ -180,7 +180,7 @@ def prepare(
             )
         decoded = 0
         shown = watch(f"decoding {root}", len(entries))
-        with done, shown as advance, decoders(workers) as run, _at_hand(root, folder / SHARD) as fetch:
+        with done, shown as advance, decoders(workers) as run, at_hand(root, folder / SHARD) as fetch:
             kept = _Kept(old)
             advance(len(done.records))
             step = max(BLOCK, 4 * CHUNK * (os.cpu_count() or 1))
@@ -195,7 +195,7 @@ def prepare(
         return _finish(done, decoded)
 
 
-def _at_hand(root: Root, shard: Path) -> AbstractContextManager[Fetch]:
+def at_hand(root: Root, shard: Path) -> AbstractContextManager[Fetch]:
     """Give a function that says where some files are on this machine, which fetches those that are not."""
     if isinstance(root, Path):
         return nullcontext(lambda files: (root, [path for path, _ in files]))

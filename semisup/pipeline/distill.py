@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +16,12 @@ from numpy.typing import NDArray
 from semisup.config import load_recipe, parse_recipe
 from semisup.config.load import read_overrides
 from semisup.data import load_data
-from semisup.data.addresses import refuse_recorded
+from semisup.data.addresses import is_address, place, refuse_recorded
 from semisup.data.decoders import decoders
 from semisup.data.inputs import images_of
 from semisup.data.npz import read_images
+from semisup.data.remote import Remote
+from semisup.data.store import BLOCK, at_hand
 from semisup.data.walk import walk
 from semisup.errors import SemisupError, raise_all
 from semisup.models import check_model
@@ -63,7 +67,7 @@ class Distillation:
 
 
 def distillation(
-    model: Path, students: Sequence[str], *, steps: int = STEPS, data: Path | None = None, name: str | None = None
+    model: Path, students: Sequence[str], *, steps: int = STEPS, data: str | Path | None = None, name: str | None = None
 ) -> Distillation:
     """Return the recipe of a finished run up to its stage `model`, and a student of that stage for every network.
 
@@ -75,13 +79,14 @@ def distillation(
         model: folder of a finished stage, in the folder of its run.
         students: networks, as `parse_student` reads them.
         steps: of every student.
-        data: a folder of images or an .npz file to distill on: where the run's images lie now, or any others, whose
-            labels, if they have some, are not read; None: the run's images where they lay.
+        data: a folder of images, here or at an address, or an .npz file to distill on: where the run's images lie now,
+            or any others, whose labels, if they have some, are not read; None: the run's images where they lay.
         name: of the recipe; None: that of the run and the first student.
 
     Raises:
         SemisupError: no finished stage of a run, a network that there is not, or other data than those of the run.
     """
+    model = Path(os.path.normpath(model.absolute())) if model.name in ("", "..") else model  # its folder is the run's
     if not (model / RECORD).is_file() or not (model.parent / "recipe.yaml").is_file():
         raise SemisupError(
             f"{model}: not a finished stage in the folder of its run (with stage.json and ../recipe.yaml)"
@@ -99,7 +104,7 @@ def distillation(
     given, notes = None, tuple[str, ...]()
     known = read_record(model).get("data", {}).get("hash")
     if data is not None and _hash(recipe.data.model_copy(update={"path": str(data)})) != known:
-        given, notes = _other(model, recipe.data, known, data)
+        given, notes = _other(model, recipe.data, known, str(data))
         raw["data"] = {"labels": "all", "flip": recipe.data.flip, "drop_leaks": True, "allow_conflicts": True}
         raw["stages"] = {model.name: {"kind": "finished", "path": str(model.absolute())}}
     names = _names(networks, list(raw["stages"]))
@@ -123,15 +128,14 @@ def distillation(
 
 
 def _hash(config: DataConfig) -> str | None:
-    """Return the hash of data, or None where there are none, or at an address that only a record names."""
+    """Return the hash of data, or None where there are none."""
     try:
-        refuse_recorded(config.path, "name a folder")
         return load_data(config).hash
     except SemisupError:
         return None
 
 
-def _other(model: Path, own: DataConfig, known: str | None, path: Path) -> tuple[Arrays, tuple[str, ...]]:
+def _other(model: Path, own: DataConfig, known: str | None, path: str) -> tuple[Arrays, tuple[str, ...]]:
     """Return other images to distill on, next to the test images of the run, and what to tell of them.
 
     Raises:
@@ -140,13 +144,14 @@ def _other(model: Path, own: DataConfig, known: str | None, path: Path) -> tuple
     predictor = load_predictor(model)
     images, bad = _images(path, predictor)
     notes = [f"distilled on {len(images):,} images of {path}, which are not those of the run; no label of them is read"]
-    notes += [f"{len(bad)} of its files cannot be read, e.g. {bad[0]}"] * bool(bad)
+    notes += [f"{len(bad):,} of its files cannot be read, e.g. {name}" for name in bad[:1]]
     arrays: Arrays = {
         "x_train": images,
         "y_train": np.full(len(images), -1),
         "classes": np.array(predictor.classes),
     }
-    if known is not None and _hash(own) == known:
+    recorded = own.path is not None and is_address(own.path)  # by a folder that may have been received: not followed
+    if known is not None and not recorded and _hash(own) == known:
         data = load_data(own)
         arrays |= {"x_test": np.asarray(data.x_test), "y_test": data.y_test}
     else:
@@ -154,20 +159,25 @@ def _other(model: Path, own: DataConfig, known: str | None, path: Path) -> tuple
     return arrays, tuple(notes)
 
 
-def _images(path: Path, predictor: Predictor) -> tuple[NDArray[np.uint8], list[str]]:
+def _images(text: str, predictor: Predictor) -> tuple[NDArray[np.uint8], list[str]]:
     """Return the images of a folder or an .npz file as the teacher takes them, and the files that cannot be read."""
-    size, channels, fit = predictor.image_size, predictor.channels, predictor.fit
-    if path.is_file():
-        return images_of(read_images(path)[1], size, channels, fit), []
-    if not path.is_dir():
-        raise SemisupError(f"--data {path}: must be a folder of images or an .npz file")
-    names = [found.path for found in walk(path, str(path), [], lambda error: None)]
-    with decoders() as decode:
-        found = list(decode(Path(), names, size, channels, fit))
-    images = [image for image, _ in found if image is not None]
+    root, shape = place(text), (predictor.image_size, predictor.channels, predictor.fit)
+    if isinstance(root, Path) and root.is_file():
+        return images_of(read_images(root)[1], *shape), []
+    if isinstance(root, Path) and not root.is_dir():
+        raise SemisupError(f"--data {text}: must be a folder of images or an .npz file")
+    files = list(root.images("") if isinstance(root, Remote) else walk(root, ".", [], lambda error: None))
+    images, bad = list[NDArray[np.uint8]](), list[str]()
+    with tempfile.TemporaryDirectory() as shard, decoders() as decode, at_hand(root, Path(shard) / "files") as fetch:
+        for start in range(0, len(files), BLOCK):
+            block = files[start : start + BLOCK]
+            decoded = decode(*fetch([(file.path, file.bytes) for file in block]), *shape)
+            for file, (image, _) in zip(block, decoded, strict=True):
+                images += [] if image is None else [image]
+                bad += [os.path.normpath(file.path)] if image is None else []
     if not images:
-        raise SemisupError(f"--data {path}: no images found that can be read")
-    return np.stack(images), [name for name, (image, _) in zip(names, found, strict=True) if image is None]
+        raise SemisupError(f"--data {text}: no images found that can be read")
+    return np.stack(images), bad
 
 
 def _names(networks: Sequence[dict[str, Any]], taken: list[str]) -> list[str]:

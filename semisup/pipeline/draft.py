@@ -26,7 +26,7 @@ from semisup.pipeline.plan import make_plan
 from semisup.pipeline.timing import step_seconds
 from semisup.settings import DataConfig
 from semisup.settings.shipped import modeline
-from semisup.stages.auto_views import FOLDS, STEPS, STRENGTHS
+from semisup.stages.auto_views import choosing_steps
 from semisup.text import duration
 
 __all__ = ["Draft", "Wishes", "draft", "survey"]
@@ -131,18 +131,13 @@ def draft(found: Survey, wishes: Wishes) -> Draft:
         share = 1.0 if len(each) == 1 else SHARES[name]
         steps = min(LONGEST, max(SHORTEST, int(wishes.minutes * 60 * share / seconds)))
         recipe["stages"][name]["steps"] = steps - steps % 50 if steps > 50 else steps
-    expected = {
-        name: recipe["stages"][name]["steps"] * seconds + _choosing(recipe["stages"][name], each["labels_alone"])
-        for name, seconds in each.items()
-    }
+    expected = {}
+    for stage in plan.stages:
+        steps = recipe["stages"][stage.name]["steps"]
+        short = choosing_steps(stage.training, steps) * each["labels_alone"]
+        expected[stage.name] = steps * each[stage.name] + short
     text = _written(found, wishes, recipe, device, expected)
     return Draft(recipe["name"], text, found, expected)
-
-
-def _choosing(stage: Mapping[str, Any], seconds: float) -> float:
-    """Seconds that `augment: auto` takes, by those of a step on labels alone."""
-    trials = FOLDS * len(STRENGTHS) * min(STEPS, stage["steps"])
-    return trials * seconds if stage.get("augment") == "auto" else 0.0
 
 
 def _recipe(found: Survey, wishes: Wishes, device: torch.device) -> dict[str, Any]:

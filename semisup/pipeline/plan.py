@@ -76,7 +76,10 @@ def _statistics(recipe: Recipe, data: ImageData) -> tuple[list[float], list[floa
     stages = {name: stage for name, stage in recipe.stages.items() if isinstance(stage, finished.Config)}
     found = {}
     for name, stage in stages.items():
-        description = describe(Path(str(stage.path)))
+        try:
+            description = describe(Path(str(stage.path)))
+        except SemisupError as error:
+            raise SemisupError(f"recipe '{recipe.name}': stages.{name}.path: {error}") from error
         found[name] = (description["mean"], description["std"])
     first = next(iter(found.values()), data.statistics)
     raise_all(

@@ -43,7 +43,8 @@ def show_data(
         watch: shows the progress of decoding a folder of images for the first time.
 
     Returns:
-        Lines of a table: the budget, class by class; and what a person should know about the data.
+        Lines of a table: the budget, class by class; which views are chosen later; and what a person should know about
+        the data.
 
     Raises:
         SemisupError: the recipe cannot run, there is no such stage, or the file cannot be written.
@@ -55,7 +56,8 @@ def show_data(
     rows, labeled = _choose(plan, images)
     originals = torch.from_numpy(take(plan.data.x_train, rows))
     columns = [("original", originals.numpy() / 255.0)]
-    for planned in stages.values() if stage is None else [stages[stage]]:
+    shown = list(stages.values()) if stage is None else [stages[stage]]
+    for planned in shown:
         columns += _views(plan, planned, originals, labeled)
     classes, y = plan.data.classes, plan.data.y_train
     names = [classes[y[row]] if known else "unlabeled" for row, known in zip(rows, labeled, strict=True)]
@@ -64,7 +66,12 @@ def show_data(
         views_figure(columns, names, counts, f"{recipe.name}: {_headline(plan)}", out)
     except OSError as error:
         raise SemisupError(f"--out {out}: cannot be written ({error.strerror})") from error
-    return [*_table(plan), *(f"warning: {note}" for note in plan.data.notes)]
+    unsure = [
+        f"{one.name}: augment: auto chooses in training; drawn is what its method has without it"
+        for one in shown
+        if one.choice
+    ]
+    return [*_table(plan), *unsure, *(f"warning: {note}" for note in plan.data.notes)]
 
 
 def _choose(plan: Plan, images: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -13,6 +13,7 @@ from semisup.engine import Batches, FitSettings, compile_backbones, fit, keep_me
 from semisup.methods import Method
 from semisup.models import stage_decay
 from semisup.pipeline.plan import Plan, StagePlan
+from semisup.stages.auto_views import choosing_steps
 from semisup.stages.networks import build_method
 from semisup.stages.targets import training_images
 from semisup.stages.tuning import tune
@@ -150,11 +151,18 @@ def _machine_seconds() -> float:
 def expected_seconds(plan: Plan, done: Collection[str]) -> dict[str, float]:
     """Measure how long the training of every stage will take on this machine, as busy as it is now.
 
-    Evaluation, and stages that do not train, come on top of it.
+    The short trainings of `augment: auto` are in it, by the part of a step's images that are labeled. Evaluation, and
+    stages that do not train, come on top of it.
 
     Args:
         plan: of the recipe.
         done: stages that are finished already.
     """
     wanted = [stage for stage in plan.stages if stage.steps and stage.name not in done]
-    return {stage.name: stage.steps * step_seconds(plan, stage, warm_up=1) for stage in wanted}
+    return {stage.name: _all_steps(stage) * step_seconds(plan, stage, warm_up=1) for stage in wanted}
+
+
+def _all_steps(stage: StagePlan) -> float:
+    """Return a stage's steps, with the short trainings before them as so many of its own."""
+    short = choosing_steps(stage.training, stage.steps) * stage.training.batch.labeled
+    return stage.steps + short / stage.images_per_step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,7 @@ __all__ = [
     "choice_note",
     "choose",
     "choose_views",
+    "choosing_steps",
     "with_strength",
 ]
 
@@ -66,6 +68,8 @@ class Choice(BaseModel):
     """Of each strength, on these labels."""
     loss: dict[str, float]
     """Mean negative log-likelihood of these labels, nats."""
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+    """That it took; they are of the stage's."""
 
     @model_validator(mode="after")
     def _has_every_strength(self) -> Self:
@@ -105,6 +109,16 @@ def choice_note(stage: TrainConfig, steps: int) -> str | None:
         f"augment: auto first trains {len(STRENGTHS)} x {FOLDS} times on labels alone, {min(STEPS, steps)} steps each, "
         f"and takes {' or '.join(STRENGTHS)} views by the labels left out"
     )
+
+
+def choosing_steps(stage: TrainConfig, steps: int) -> int:
+    """Return how many steps the short trainings of `augment: auto` have together, labels alone; 0 without it.
+
+    Args:
+        stage: settings.
+        steps: of the stage itself.
+    """
+    return len(STRENGTHS) * FOLDS * min(STEPS, steps) if stage.chooses_views else 0
 
 
 def with_strength(stage: TrainConfig, views: Views, strength: str) -> dict[str, Any]:
@@ -179,7 +193,7 @@ def choose(context: StageContext, fitted: Callable[[StageContext], nn.Module]) -
     """Train and predict for every strength, see `choose_views`."""
     y_train, parts = context.data.y_train, _parts(context)
     truth = torch.from_numpy(np.concatenate([y_train[part] for part in parts]))
-    accuracy, loss = {}, {}
+    accuracy, loss, begun = {}, {}, time.perf_counter()
     for strength in STRENGTHS:
         recipe = context.recipe.model_copy(update={"compile": False})
         alone = _followed(context, _on_labels_alone(context, strength), Views(labeled=("weak",)))
@@ -188,8 +202,8 @@ def choose(context: StageContext, fitted: Callable[[StageContext], nn.Module]) -
         predicted = torch.cat(logits)
         accuracy[strength] = float((predicted.argmax(1) == truth).double().mean())
         loss[strength] = float(F.cross_entropy(predicted, truth))
-    strength = min(loss, key=loss.__getitem__)
-    return Choice(strength=strength, labels=len(truth), accuracy=accuracy, loss=loss)
+    strength, seconds = min(loss, key=loss.__getitem__), time.perf_counter() - begun
+    return Choice(strength=strength, labels=len(truth), accuracy=accuracy, loss=loss, seconds=seconds)
 
 
 def _parts(context: StageContext) -> list[NDArray[np.int64]]:

@@ -17,7 +17,7 @@ from semisup.data.remote import Remote
 from semisup.data.sources import check_source
 from semisup.errors import SemisupError
 from semisup.settings import DataConfig
-from tests.data.data_folders import make_root, settings
+from tests.data.data_folders import make_root, picture, save, settings
 
 
 class Site(ThreadingHTTPServer):
@@ -171,6 +171,22 @@ def test_a_table_of_a_server_that_lists_nothing(tmp_path: Path, site: Site) -> N
     assert data.y_train.tolist() == [0, 1, 2]
     assert any("labeled/ant/9999.png (no such file)" in note for note in data.notes)
     assert any("1 row says again" in note for note in data.notes)
+
+
+def test_names_of_a_table_are_those_of_files(tmp_path: Path, site: Site) -> None:
+    names = ["a#b.png", "5%20.png", "it's ü.png"]
+    for i, name in enumerate(names):
+        save(tmp_path / "r" / name, picture(100 + i))
+    rows = [f"{name},{label}\n" for name, label in zip(names, ("ant", "bee", "ant"), strict=True)]
+    (tmp_path / "t.csv").write_text("path,label\n" + "".join(rows))
+    assert len(read(site.url, tmp_path, csv=str(tmp_path / "t.csv")).x_train) == 3
+
+
+def test_a_table_names_a_file_that_a_server_that_lists_does_not_have(tmp_path: Path) -> None:
+    root = make_root(tmp_path / "r")
+    (tmp_path / "t.csv").write_text("path,label\nlabeled/ant/0000.png,ant\nlabeled/bee/0001.png,bee\nnowhere.png,bee\n")
+    data = read(f"FILE://{root}", tmp_path, csv=str(tmp_path / "t.csv"), max_bad=0.9)
+    assert len(data.x_train) == 2 and any("nowhere.png (no such file)" in note for note in data.notes)
 
 
 def test_what_is_not_there(tmp_path: Path, site: Site) -> None:

@@ -376,3 +376,10 @@ def test_tensors(cases: int, home: Path, tmp_path: Path) -> None:
             outcome(lambda: read_example(tmp_path / "e.npy"))
             outcome(lambda: read_json(tmp_path / "r.json"))
     outcomes_of(outcomes)
+
+
+def test_a_checkpoint_of_another_pickle_protocol_is_refused_without_a_warning(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    torch.save({"step": 3}, file, pickle_protocol=4)
+    (tmp_path / "c.pt").write_bytes(hashlib.sha256(file.getvalue()).digest() + file.getvalue())
+    assert outcome(load_checkpoint, tmp_path / "c.pt", torch.device("cpu")) == "refused"

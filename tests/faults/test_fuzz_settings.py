@@ -87,6 +87,12 @@ def test_keys_that_a_message_cannot_be_cut_at(recipes: list[Any]) -> None:
         assert f"{key if key.isprintable() and key else repr(key)}: unknown key" in str(error.value)
 
 
+@pytest.mark.parametrize("cases", [FEW], scope="module")
+def test_a_key_that_is_null_next_to_a_reference(recipes: list[Any]) -> None:
+    with pytest.raises(SemisupError, match=r"references .* cannot be followed"):
+        load_checked(recipes[0] | {"name": {None: "${seed}"}})
+
+
 @sizes
 def test_texts_of_recipes(cases: int, recipes: list[Any], tmp_path: Path) -> None:
     """Damage to the YAML itself."""

@@ -17,8 +17,10 @@ from semisup.pipeline import run
 from semisup.pipeline.distill import distillation, parse_student
 from semisup.pipeline.students import Student, compare_students, students_figure, students_table
 from semisup.records import read_record
+from semisup.stages.deployed import examples
 from semisup.stages.predictor import describe
-from tests.pipeline.pipeline_small import run_small, statuses
+from tests.data.data_folders import make_root, settings
+from tests.pipeline.pipeline_small import SMALL, run_small, statuses
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +131,41 @@ def test_other_images_are_distilled_on_and_the_runs_test_images_compare(out: Pat
     assert teacher["test/accuracy"] == own["test/accuracy"] and teacher["test/nll"] == pytest.approx(own["test/nll"])
     descriptions = [describe(out.parent / where) for where in ("other/student_cnn_width_2", "out/finetune")]
     assert descriptions[0]["mean"] == descriptions[1]["mean"], "normalized as the teacher was"
+    assert examples(out.parent / "other" / "finetune").shape == (2, 8, 8, 1), "what MLflow and export show of a model"
     again = CliRunner().invoke(app, [*words, "--out", str(out.parent / "other")])
     assert again.exit_code == 0 and "reused" in again.output
+
+
+@pytest.mark.parametrize("where", ["folder", "address"])
+def test_images_to_distill_on_may_all_be_good_and_elsewhere(out: Path, tmp_path: Path, where: str) -> None:
+    (tmp_path / "my photos").mkdir()
+    Image.new("L", (9, 20), 77).save(tmp_path / "my photos" / "é 'one'.png")
+    data = str(tmp_path / "my photos") if where == "folder" else f"file://{tmp_path}/my photos"
+    found = distillation(out / "finetune", ["cnn"], data=data)
+    assert found.data is not None and (found.data["x_train"] == 77).all() and len(found.data["x_train"]) == 1
+    assert len(found.notes) == 1 and "1 images" in found.notes[0]
+    (tmp_path / "my photos" / "bad.png").write_bytes(b"no image")
+    assert distillation(out / "finetune", ["cnn"], data=data).notes[1] == "1 of its files cannot be read, e.g. bad.png"
+
+
+def test_the_images_of_a_run_may_be_at_an_address_now(tmp_path: Path) -> None:
+    data = settings(make_root(tmp_path / "r"), size=8).model_dump(exclude_unset=True)
+    stages = {"train": {"method": {"name": "supervised"}, "steps": 1}}
+    run(SMALL | {"data": data, "stages": stages}, out=tmp_path / "out", quiet=True)
+    url = f"file://{tmp_path}/r"
+    found = distillation(tmp_path / "out" / "train", ["cnn"], data=url)
+    assert found.data is None and found.recipe.data.path == url
+
+
+def test_a_runs_own_folder_is_not_written_over(out: Path) -> None:
+    words = ["distill", str(out / "finetune"), "--student", "cnn", "--out", str(out), "--dry-run"]
+    with pytest.raises(SemisupError, match=r"--out: .* is the folder of the run itself"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+def test_a_model_is_found_from_within_its_folder(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(out / "finetune")
+    assert list(distillation(Path(), ["cnn"]).recipe.stages) == ["pretrain", "finetune", "student_cnn"]
 
 
 def test_what_does_not_fit_a_finished_stage_is_refused(out: Path) -> None:

@@ -17,7 +17,10 @@ from semisup.data.survey import Survey
 from semisup.errors import SemisupError
 from semisup.pipeline import run
 from semisup.pipeline.draft import Draft, Wishes, draft, survey
+from semisup.pipeline.plan import make_plan
+from semisup.pipeline.timing import expected_seconds
 from semisup.settings.read import read_mapping
+from tests.pipeline.pipeline_small import small
 
 Make = Callable[..., tuple[Draft, Path]]
 
@@ -138,5 +141,16 @@ def test_few_labels_choose_how_strong_the_views_are(
     assert list(stages) == ["labels_alone", "train"]
     assert all(getattr(stage, "chooses_views", False) for stage in stages.values())
     assert "with views that the labels choose" in made.text
+    steps = stages["labels_alone"].model_dump()["steps"]
+    assert made.seconds["labels_alone"] == pytest.approx(0.1 * (steps + 9 * min(100, steps)))
+    assert "(4 of each)" in made.text
     one, _ = make(pictures(tmp_path / "one", labeled=1, size=24))
     assert "auto}" not in one.text and "strong changes of every image" in one.text
+
+
+def test_expected_times_have_the_short_trainings_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semisup.pipeline.timing.step_seconds", lambda plan, stage, warm_up: 1.0)
+    names = [f"stages.finetune.{word}" for word in ("augment=auto", "steps=400")]
+    expected = expected_seconds(make_plan(small(*names), trial=False), ["pretrain"])
+    assert expected["finetune"] == 400 + 9 * 100
+    assert expected["student"] == small().stages["student"].model_dump()["steps"]

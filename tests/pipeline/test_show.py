@@ -113,3 +113,10 @@ def test_cells_are_the_images_with_room_between(tmp_path: Path) -> None:
     assert abs(side[0] - side[1]) <= 3 and side[0] > 60, "square"
     assert greens[:, 1].min() - reds[:, 1].max() > side[1], "the empty cell lies between"
     assert abs(greens[:, 0].min() - reds[:, 0].min()) <= 1, "in one row"
+
+
+def test_views_that_are_chosen_later_are_said_to_be(tmp_path: Path) -> None:
+    lines = show.show_data(small("stages.finetune.augment=auto"), tmp_path / "v.png")
+    assert [line for line in lines if "auto" in line] == [
+        "finetune: augment: auto chooses in training; drawn is what its method has without it"
+    ]

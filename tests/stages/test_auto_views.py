@@ -50,11 +50,12 @@ def test_trains_as_if_the_chosen_views_had_been_asked_for(tmp_path: Path) -> Non
 
 def test_what_was_chosen_before_a_stop_is_not_chosen_again(tmp_path: Path) -> None:
     numbers = dict.fromkeys(STRENGTHS, 0.5)
-    kept = {"strength": "strong", "labels": 6, "accuracy": numbers, "loss": numbers}
+    kept = {"strength": "strong", "labels": 6, "accuracy": numbers, "loss": numbers, "seconds": 1000.0}
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / CHOICE).write_text(json.dumps(kept))
     found = run_stages(auto("supervised"), small_data(), tmp_path)["train"]
     assert found.record["settings"]["augment"]["weak"]["policy"] == "randaugment"
+    assert 1000 < found.record["seconds"] < 2000
 
 
 @pytest.mark.parametrize(
