@@ -464,6 +464,7 @@ def _suggest(key: str, owner: Any) -> str:
 
 
 NO_TEXT = "the key must be text; quote it"
+HALF = re.compile("[\\ud800-\\udfff]")
 
 
 def _sentence(at: str, place: Place, words: str) -> str:
@@ -475,6 +476,8 @@ def _wrong_values(raw: Any, place: Place) -> Iterator[tuple[Place, str]]:
         for key, item in raw.items() if isinstance(raw, dict) else enumerate(raw):
             if isinstance(raw, dict) and not isinstance(key, str):
                 yield (*place, key), NO_TEXT
+            elif isinstance(raw, dict) and HALF.search(key):  # pydantic would then say nothing of the other keys
+                yield (*place, key), "the key has half a character"
             else:
                 yield from _wrong_values(item, (*place, key))
     elif isinstance(raw, float) and not math.isfinite(raw):
@@ -485,8 +488,7 @@ def _wrong_values(raw: Any, place: Place) -> Iterator[tuple[Place, str]]:
 
 def without(raw: Any, places: Iterable[Place]) -> Any:
     """Copy nested dicts without what stands at these places; a list with something wrong inside goes as a whole."""
-    # Without some of its items a list would mean something else.
-    bad = {place[: next((i for i, key in enumerate(place) if isinstance(key, int)), None)] for place in places}
+    bad = {_up_to_list(raw, place) for place in places}
 
     def rebuild(value: Any, place: Place) -> Any:
         if not isinstance(value, dict):
@@ -494,6 +496,15 @@ def without(raw: Any, places: Iterable[Place]) -> Any:
         return {key: rebuild(item, (*place, key)) for key, item in value.items() if (*place, key) not in bad}
 
     return rebuild(raw, ()) if bad else raw
+
+
+def _up_to_list(raw: Any, place: Place) -> Place:
+    """Cut a place where it enters a list: without some of its items that would mean something else."""
+    for i, key in enumerate(place):
+        if isinstance(raw, list | tuple):
+            return place[:i]
+        raw = raw.get(key) if isinstance(raw, dict) else None
+    return place
 
 
 def _path(at: str, place: Place) -> str:

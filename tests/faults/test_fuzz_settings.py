@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from semisup.bench.suites.suite import find_suite, load_suite, shipped_suites
+from semisup.bench.suites.suite import find_suite, load_suite, parse_suite, shipped_suites
 from semisup.config import find_recipe, parse_recipe, shipped_recipes, to_yaml
 from semisup.errors import SemisupError
 from semisup.pipeline.plan import load_checked
@@ -85,6 +85,25 @@ def test_keys_that_a_message_cannot_be_cut_at(recipes: list[Any]) -> None:
         with pytest.raises(SemisupError) as error:
             load_checked(recipes[0] | {key: 1})
         assert f"{key if key.isprintable() and key else repr(key)}: unknown key" in str(error.value)
+
+
+@pytest.mark.parametrize("cases", [FEW], scope="module")
+def test_half_a_character_as_a_key_hides_no_other_mistake(recipes: list[Any]) -> None:
+    stages = {"train": {"methodx": {"name": "supervised"}, "steps": 3}}
+    with pytest.raises(SemisupError, match=r"(?s)half a character.*stages\.train\.methodx: unknown key"):
+        load_checked(recipes[0] | {"\ud800": 1, "stages": stages})
+
+
+@pytest.mark.parametrize("cases", [FEW], scope="module")
+def test_a_key_that_is_no_text(recipes: list[Any]) -> None:
+    with pytest.raises(SemisupError, match=r"data\.False: the key must be text"):
+        load_checked(recipes[0] | {"data": {False: None}})
+
+
+def test_an_entry_whose_features_have_no_recipe() -> None:
+    entry = {"baseline": {"name": "logistic_regression"}, "features": {"recipe": None, "stage": "pretrain"}}
+    with pytest.raises(SemisupError, match=r"entries\.a\.features\.recipe: "):
+        parse_suite({"name": "x", "labels": [40], "entries": {"a": entry}})
 
 
 @pytest.mark.parametrize("cases", [FEW], scope="module")

@@ -243,7 +243,8 @@ def parse_suite(mapping: Mapping[str, Any], overrides: Sequence[str] = (), subje
     raise_all(problems, subject)
     clean, problems = read(Suite, merged)
     # What is between the keys is looked at where they are themselves right.
-    suite = Suite.model_validate({"name": "x", "entries": {}, **clean})
+    sound, _ = read(Suite, {"name": "x", "entries": {}, **clean})  # without what has lost a key that it needs
+    suite = Suite.model_validate(sound)
     raise_all(problems + _suite_problems(suite), subject)
     return suite
 
