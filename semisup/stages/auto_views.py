@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,7 @@ def choose_views(
     if not stage.chooses_views:
         return context, None
     path = context.folder / CHOICE
-    known = _same_everywhere(lambda: path.read_text(encoding="utf-8") if path.exists() else "")
+    known = _same_everywhere(lambda: _kept(path))
     found = Choice(**json.loads(known)) if known else choose(context, fitted)
     if not known:
         found = Choice(**json.loads(_same_everywhere(lambda: json.dumps(asdict(found)))))
@@ -154,6 +155,15 @@ def choose_views(
         write_json(path, asdict(found))
     augment = stage.augment | with_strength(stage, views, found.strength)
     return replace(context, config=_followed(context, stage.model_copy(update={"augment": augment}), views)), found
+
+
+def _kept(path: Path) -> str:
+    """Return a choice that a stopped stage has left, as JSON; "": none that can be read, and it will choose the same."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text if Choice(**json.loads(text)).strength in STRENGTHS else ""
+    except (OSError, ValueError, TypeError):
+        return ""
 
 
 def _followed(context: StageContext, stage: TrainConfig, views: Views) -> TrainConfig:
