@@ -58,6 +58,14 @@ def test_what_was_chosen_before_a_stop_is_not_chosen_again(tmp_path: Path) -> No
     assert 1000 < found.record["seconds"] < 2000
 
 
+@pytest.mark.parametrize("damaged", ["{", '{"strength": "huge"}'])
+def test_a_damaged_choice_is_made_again(tmp_path: Path, damaged: str) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / CHOICE).write_text(damaged)
+    found = run_stages(auto("supervised", steps=1), small_data(), tmp_path)["train"]
+    assert {f"choice/{name}" for name in STRENGTHS} < set(found.metrics)
+
+
 def test_weights_that_know_the_labels_have_no_part_in_the_choice(tmp_path: Path) -> None:
     before = {"before": train_stage("supervised", stage={"steps": 9, "optimizer": {"lr": 0.5}})}
     alone = run_stages(auto("supervised"), small_data(), tmp_path / "alone")["train"]
