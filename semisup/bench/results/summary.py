@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -72,9 +72,7 @@ def summarize(
     present = [entry for entry in entries if any(row.entry == entry for row in rows)]
     ceilings = [e for e in present if {row.labels for row in rows if row.entry == e} == {"all"}]
 
-    runs: dict[Key, list[Row]] = {}
-    for row in rows:
-        runs.setdefault((row.compute, row.labels, row.entry), []).append(row)
+    runs = _by_cell(rows)
     first = headline(class_ratio).name
     values = {key: _by_draw(of_cell, first) for key, of_cell in runs.items()}
 
@@ -222,6 +220,13 @@ def _name(row: Row) -> str:
     """One run, for people."""
     compute = f", {row.compute}" if row.compute else ""
     return f"{row.entry}, labels {row.labels}{compute}, draw {row.draw}, init {row.init}"
+
+
+def _by_cell(rows: Iterable[Row]) -> dict[Key, list[Row]]:
+    cells: dict[Key, list[Row]] = {}
+    for row in rows:
+        cells.setdefault((row.compute, row.labels, row.entry), []).append(row)
+    return cells
 
 
 def _by_draw(rows: Sequence[Row], name: str) -> dict[int, float]:

@@ -81,7 +81,7 @@ def _check_tuning(stage: TrainConfig) -> Iterator[tuple[str, str]]:
 
 def plan(whole: Plan, name: str, stage: TrainConfig, earlier: Mapping[str, StagePlan]) -> StagePlan:
     """Plan a train stage, see `semisup.stages.training`."""
-    from semisup.stages.training import plan_training
+    from semisup.stages.training_plan import plan_training
 
     return plan_training(whole, name, stage, earlier, inputs(stage))
 
