@@ -93,7 +93,9 @@ def _without_copies(data: ImageData, held: NDArray[np.int64]) -> NDArray[np.int6
     """Return the held out rows of which no labeled image that stays is an exact copy."""
     stays = np.setdiff1d(np.flatnonzero(data.y_train >= 0), held)
     known = set(_hashes(data, stays))
-    return held[np.array([digest not in known for digest in _hashes(data, held)], bool)]
+    return np.array(
+        [row for row, digest in zip(held, _hashes(data, held), strict=True) if digest not in known], np.int64
+    )
 
 
 def _hashes(data: ImageData, rows: NDArray[np.int64]) -> list[str]:
