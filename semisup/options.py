@@ -502,5 +502,6 @@ def _path(at: str, place: Place) -> str:
         if isinstance(key, int):
             text += f"[{key}]"
         else:
-            text += f".{key}" if text else str(key)
+            word = str(key) if key and str(key).isprintable() else repr(key)
+            text += f".{word}" if text else word
     return text or "recipe"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,9 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     if hashlib.sha256(payload).digest() != digest:
         raise SemisupError(f"{path}: the checkpoint is damaged (checksum mismatch); delete it to start the stage again")
     try:
-        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of another pickle protocol, which works or is refused
+            state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
     except UNREADABLE as error:
         raise SemisupError(f"{path}: not a semisup checkpoint ({first_line(error)})") from error
     if not isinstance(state, dict):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from semisup.errors import SemisupError, first_line, nearest, raise_all
 from semisup.models.blocks import blocks_of
 from semisup.models.foreign import Fit, file_shapes, file_tensors, fit_names
+from semisup.models.hub_description import read_description
 from semisup.models.weights import WeightsReport, compare
 from semisup.options import Range
 
@@ -92,7 +92,7 @@ def timm_source(name: str) -> TimmSource:
     """Look up a network in timm's registry, or read its description from a repository of the hub.
 
     Raises:
-        SemisupError: the repository is not in the hub's cache and cannot be reached, or describes no network.
+        SemisupError: the repository is not in the hub's cache and cannot be reached, or its description is refused.
     """
     import timm
 
@@ -101,11 +101,8 @@ def timm_source(name: str) -> TimmSource:
         assert cfg is not None
         return _source(name.split(".")[0], {}, cfg.hf_hub_id, dataclasses.asdict(cfg))
     repository = name.removeprefix(HUB)
-    described = json.loads(_hub_file(repository, "config.json").read_text(encoding="utf-8"))
-    if "architecture" not in described:
-        raise SemisupError(f"model timm/{name}: its config.json names no architecture of timm")
-    cfg = described.get("pretrained_cfg", described)
-    return _source(described["architecture"], described.get("model_args", {}), repository, cfg)
+    described, images = read_description(_hub_file(repository, "config.json"), f"model timm/{name}")
+    return _source(described.architecture, described.model_args, repository, images.model_dump())
 
 
 def _source(architecture: str, args: dict[str, Any], hub: str | None, cfg: Mapping[str, Any]) -> TimmSource:
@@ -224,12 +221,12 @@ def build_timm(
     subject = f"model timm/{name}"
     raise_all(check_timm(name, weights=weights), subject)
     source = timm_source(name)
-    sized = _size_options(source, image_size)
     try:
+        sized = _size_options(source, image_size)
         network = timm.create_model(
             source.architecture, pretrained=False, num_classes=0, in_chans=in_channels, **{**source.args, **sized}
         )
-    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+    except (RuntimeError, AssertionError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
         raise SemisupError(f"{subject}: cannot be built for {image_size} px images: {first_line(error)}") from error
     if pool is not None:
         _set_pool(network, pool, subject)

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from semisup.config.check import check_recipe
 from semisup.options import without
 from semisup.pipeline.check import check_blocks
@@ -30,7 +32,7 @@ def sound_part(raw: Mapping[str, Any], problems: Iterable[str]) -> Recipe | None
         problems: each begins with its full key.
 
     Returns:
-        None where it would be a recipe for other data.
+        None where it would be a recipe for other data, or a wrong key cannot be found again, such as one of spaces.
     """
     keys = [re.match(r"[^\s:]*", problem)[0] for problem in problems]  # type: ignore[index]
     if any(key.startswith("data") and key not in HARMLESS for key in keys):
@@ -43,7 +45,10 @@ def sound_part(raw: Mapping[str, Any], problems: Iterable[str]) -> Recipe | None
     }
     wrong = [problem.split(".")[1] for problem in [*check_recipe(kept), *check_blocks(kept)] if "stages." in problem]
     kept["stages"] = {name: stage for name, stage in kept["stages"].items() if name not in wrong}
-    return CheckedRecipe.model_validate(kept)
+    try:
+        return CheckedRecipe.model_validate(kept)
+    except ValidationError:
+        return None
 
 
 def _removed(key: str) -> tuple[str | int, ...] | None:

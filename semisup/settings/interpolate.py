@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from semisup.errors import first_line
 from semisup.options import show
 
 __all__ = ["forbidden", "resolve", "wrong_text"]
@@ -54,7 +55,12 @@ def resolve(raw: dict[str, Any], defaults: dict[str, Any], problems: list[str]) 
     if _Sizes(full).of(()) > MOST + _plain_size(full):
         problems.append(f"the references ${{...}} stand for more than {MOST} characters and values")
         return raw
-    resolved: dict[str, Any] = _resolve(raw, OmegaConf.create(full), "", problems)
+    try:
+        twin = OmegaConf.create(full)
+    except OmegaConfBaseException as error:  # a key that is null
+        problems.append(f"the references ${{...}} cannot be followed ({first_line(error)})")
+        return raw
+    resolved: dict[str, Any] = _resolve(raw, twin, "", problems)
     return resolved
 
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from torch import Tensor, nn
 
 from semisup.engine import ranks, seed_for
 from semisup.errors import SemisupError
 from semisup.evaluate import predict_logits
 from semisup.methods import Method, Views
+from semisup.records import checked, read_json
 from semisup.settings import PoolConfig, TrainConfig
 from semisup.stages.artifact import write_json
 from semisup.stages.choice import folds_of, without
@@ -52,20 +55,27 @@ FOLDS, STEPS = 3, 100
 """Parts of the labels, and steps of a short training, if the stage has as many."""
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(BaseModel):
     """How strong a stage's views are, and why."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     strength: str
     """A key of `STRENGTHS`."""
-    labels: int
+    labels: Annotated[int, Field(ge=1)]
     """That were predicted by networks without them."""
     accuracy: dict[str, float]
     """Of each strength, on these labels."""
     loss: dict[str, float]
     """Mean negative log-likelihood of these labels, nats."""
-    seconds: float = 0.0
+    seconds: Annotated[float, Field(ge=0)] = 0.0
     """That it took; they are of the stage's."""
+
+    @model_validator(mode="after")
+    def _has_every_strength(self) -> Self:
+        if not {self.strength} <= self.accuracy.keys() == self.loss.keys() == STRENGTHS.keys():
+            raise ValueError(f"strength, accuracy and loss must be of {', '.join(STRENGTHS)}")
+        return self
 
     def __str__(self) -> str:
         each = ", ".join(f"{name} {self.loss[name]:.2f} ({self.accuracy[name]:.0%} right)" for name in self.loss)
@@ -140,24 +150,38 @@ def choose_views(
         context: of the stage.
         views: that its method asks for.
         fitted: trains a stage of labels alone, and returns its predictor.
+
+    Raises:
+        SemisupError: what was kept is damaged. It is never silently ignored: a checkpoint was trained with its views.
     """
     stage = context.config
     assert isinstance(stage, TrainConfig)
     if not stage.chooses_views:
         return context, None
     path = context.folder / CHOICE
-    known = _same_everywhere(lambda: path.read_text(encoding="utf-8") if path.exists() else "")
+    known = _same_everywhere(lambda: _text(_kept(path)) if path.exists() else "")
     found = Choice(**json.loads(known)) if known else choose(context, fitted)
     if not known:
-        found = Choice(**json.loads(_same_everywhere(lambda: json.dumps(asdict(found)))))
+        found = Choice(**json.loads(_same_everywhere(lambda: _text(found))))
     if ranks.rank() == 0:
-        write_json(path, asdict(found))
+        write_json(path, found.model_dump())
     augment = stage.augment | with_strength(stage, views, found.strength)
     return replace(context, config=_followed(context, stage.model_copy(update={"augment": augment}), views)), found
 
 
 def _followed(context: StageContext, stage: TrainConfig, views: Views) -> TrainConfig:
     return stage.model_copy(update={"augment": following_background(stage, views, context.data.background)})
+
+
+def _kept(path: Path) -> Choice:
+    try:
+        return checked(TypeAdapter(Choice), read_json(path), f"{path}: no choice of views")
+    except SemisupError as error:
+        raise SemisupError(f"{error}; delete it, and the stage's checkpoint, to start the stage again") from None
+
+
+def _text(choice: Choice) -> str:
+    return json.dumps(choice.model_dump())
 
 
 def _same_everywhere(text: Callable[[], str]) -> str:
@@ -178,7 +202,8 @@ def choose(context: StageContext, fitted: Callable[[StageContext], nn.Module]) -
         predicted = torch.cat(logits)
         accuracy[strength] = float((predicted.argmax(1) == truth).double().mean())
         loss[strength] = float(F.cross_entropy(predicted, truth))
-    return Choice(min(loss, key=loss.__getitem__), len(truth), accuracy, loss, time.perf_counter() - begun)
+    strength, seconds = min(loss, key=loss.__getitem__), time.perf_counter() - begun
+    return Choice(strength=strength, labels=len(truth), accuracy=accuracy, loss=loss, seconds=seconds)
 
 
 def _parts(context: StageContext) -> list[NDArray[np.int64]]:

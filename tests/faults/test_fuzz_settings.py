@@ -13,22 +13,28 @@ from hypothesis import strategies as st
 
 from semisup.bench.suites.suite import find_suite, load_suite, shipped_suites
 from semisup.config import find_recipe, parse_recipe, shipped_recipes, to_yaml
+from semisup.errors import SemisupError
 from semisup.pipeline.plan import load_checked
 from semisup.settings.read import dump, read_mapping
 from tests.faults.fuzzing import damaged, fuzz, outcome, places, scalars, watched
 
-FEW, MANY = 10, 2500
-"""Of each of four kinds of damaged recipe: 10,000 in all."""
+FEW, MANY = 6, 2500
+"""Of damaged recipes, their texts, overrides and suites, each."""
+
+
+def some(names: list[str], cases: int) -> list[str]:
+    """Every tenth name for a few cases: reading them all would take longer than the cases."""
+    return names if cases > FEW else names[::10]
 
 
 @pytest.fixture(scope="module")
-def recipes(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def recipes(tmp_path_factory: pytest.TempPathFactory, cases: int) -> list[Any]:
     """Shipped recipes, on forty images: what is wrong with one is looked for with its data, read for each mutant."""
     path = tmp_path_factory.mktemp("data") / "tiny.npz"
     draws = np.random.default_rng(0)
     arrays = {f"x_{part}": draws.integers(0, 256, (40, 8, 8), dtype=np.uint8) for part in ("train", "test")}
     np.savez(path, **arrays, y_train=np.arange(40) % 4, y_test=np.arange(40) % 4)
-    trees = [read_mapping(find_recipe(name)) for name in shipped_recipes()]
+    trees = [read_mapping(find_recipe(name)) for name in some(shipped_recipes(), cases)]
     return [tree | {"data": {"source": "npz", "path": str(path), "labels": 8}} for tree in trees]
 
 
@@ -47,7 +53,9 @@ def written(path: Path, tree: Any) -> bool:
     return True
 
 
-sizes = pytest.mark.parametrize("cases", [FEW, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
+sizes = pytest.mark.parametrize(
+    "cases", [FEW, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])], scope="module"
+)
 
 
 @sizes
@@ -69,6 +77,20 @@ def test_recipes(cases: int, recipes: list[Any], tmp_path: Path) -> None:
 
     fuzz(cases, one)
     assert outcomes["works"] and outcomes["refused"], outcomes
+
+
+@pytest.mark.parametrize("cases", [FEW], scope="module")
+def test_keys_that_a_message_cannot_be_cut_at(recipes: list[Any]) -> None:
+    for key in ("", "n- ame", "\n\n", "a: b"):
+        with pytest.raises(SemisupError) as error:
+            load_checked(recipes[0] | {key: 1})
+        assert f"{key if key.isprintable() and key else repr(key)}: unknown key" in str(error.value)
+
+
+@pytest.mark.parametrize("cases", [FEW], scope="module")
+def test_a_key_that_is_null_next_to_a_reference(recipes: list[Any]) -> None:
+    with pytest.raises(SemisupError, match=r"references .* cannot be followed"):
+        load_checked(recipes[0] | {"name": {None: "${seed}"}})
 
 
 @sizes
@@ -116,7 +138,7 @@ def test_overrides(cases: int, recipes: list[Any], tmp_path: Path) -> None:
 
 @sizes
 def test_suites(cases: int, tmp_path: Path) -> None:
-    suites = [read_mapping(find_suite(name)) for name in shipped_suites()]
+    suites = [read_mapping(find_suite(name)) for name in some(shipped_suites(), cases)]
     outcomes: Counter[str] = Counter()
 
     def one(data: st.DataObject) -> None:

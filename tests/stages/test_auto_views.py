@@ -16,7 +16,7 @@ from semisup.errors import SemisupError
 from semisup.methods import Views
 from semisup.models.weights import load_weights
 from semisup.settings import TrainConfig
-from semisup.stages.auto_views import CHOICE, STRENGTHS, with_strength
+from semisup.stages.auto_views import CHOICE, STRENGTHS, _kept, with_strength
 from tests.stages.stages_small import run_stages, small_data, small_plan, train_stage
 
 
@@ -56,6 +56,24 @@ def test_what_was_chosen_before_a_stop_is_not_chosen_again(tmp_path: Path) -> No
     found = run_stages(auto("supervised"), small_data(), tmp_path)["train"]
     assert found.record["settings"]["augment"]["weak"]["policy"] == "randaugment"
     assert 1000 < found.record["seconds"] < 2000
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"strength": "brutal"}, "must be of weak, strong, gentle"),
+        ({"strength": 3, "labels": -1}, "strength: .*labels: "),
+        ({"loss": {"weak": 0.5}}, "must be of weak, strong, gentle"),
+        ({"more": 1}, "more: "),
+        (None, "damaged"),
+    ],
+)
+def test_a_damaged_choice_is_refused(changed: dict[str, Any] | None, said: str, tmp_path: Path) -> None:
+    numbers = dict.fromkeys(STRENGTHS, 0.5)
+    kept = {"strength": "strong", "labels": 6, "accuracy": numbers, "loss": numbers}
+    (tmp_path / CHOICE).write_text("{" if changed is None else json.dumps(kept | changed))
+    with pytest.raises(SemisupError, match=rf"(?s){CHOICE}: .*{said}.*delete it"):
+        _kept(tmp_path / CHOICE)
 
 
 def test_weights_that_know_the_labels_have_no_part_in_the_choice(tmp_path: Path) -> None:
