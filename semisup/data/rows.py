@@ -21,12 +21,18 @@ def take(images: NDArray[np.uint8], rows: slice | NDArray[np.int64]) -> NDArray[
         rows: which ones.
     """
     if is_mapped(images):  # of scattered rows the system would read 128 KiB around each
-        images._mmap.madvise(mmap.MADV_NORMAL if isinstance(rows, slice) else mmap.MADV_RANDOM)  # type: ignore[attr-defined]
+        _advise(images, "MADV_NORMAL" if isinstance(rows, slice) else "MADV_RANDOM")
     # A slice is only a view, an index has made a copy already.
     part = np.array(images[rows], order="C") if isinstance(rows, slice) else np.ascontiguousarray(images[rows])
     if is_mapped(images):
-        images._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]  # numpy's name for its mmap.mmap
+        _advise(images, "MADV_DONTNEED")
     return part
+
+
+def _advise(images: NDArray[np.uint8], advice: str) -> None:
+    """Tell the system how a file will be read, where it takes advice: Windows does not."""
+    if hasattr(mmap, advice):
+        images._mmap.madvise(getattr(mmap, advice))  # type: ignore[attr-defined]  # numpy's name for its mmap.mmap
 
 
 def is_mapped(images: NDArray[np.uint8]) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from semisup.data.duplicates import image_hashes
 from semisup.data.image_data import ImageData
 from semisup.data.rows import take
 from semisup.errors import SemisupError
@@ -14,6 +15,7 @@ from semisup.errors import SemisupError
 __all__ = ["held_out", "long_tail", "with_foreign"]
 
 _SEED = 2019  # of the images that stay; never the recipe's seed, so that all runs share one data set
+_AT_ONCE = 1024  # images that are read to be compared
 
 
 def long_tail(data: ImageData, ratio: float) -> ImageData:
@@ -63,7 +65,7 @@ def held_out(data: ImageData, part: float) -> ImageData:
     """Return data of which a part of every class's labeled images is the test; as it is where there is a test.
 
     They stay among the training images without their label, as unlabeled photos of the same kind would. A class with
-    one label is not tested.
+    one label is not tested, nor is an image whose exact copy keeps its label.
 
     Args:
         data: perhaps with labels.
@@ -76,12 +78,29 @@ def held_out(data: ImageData, part: float) -> ImageData:
     for k in range(data.num_classes):
         rows = random.permutation(np.flatnonzero(data.y_train == k))
         held.append(rows[: max(1, round(part * len(rows))) if len(rows) > 1 else 0])
-    tested = np.sort(np.concatenate(held))
+    tested = _without_copies(data, np.sort(np.concatenate(held)))
+    if not len(tested):
+        note = "there are no test images, and no labels for data.holdout to leave out: nothing is tested"
+        return replace(data, notes=(*data.notes, note))
     y_train = data.y_train.copy()
     y_train[tested] = -1
     note = f"there are no test images: {len(tested):,} labeled ones became them (data.holdout)"
     x_test, y_test = take(data.x_train, tested), data.y_train[tested]
     return replace(data, y_train=y_train, x_test=x_test, y_test=y_test, notes=(*data.notes, note))
+
+
+def _without_copies(data: ImageData, held: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the held out rows of which no labeled image that stays is an exact copy."""
+    stays = np.setdiff1d(np.flatnonzero(data.y_train >= 0), held)
+    known = set(_hashes(data, stays))
+    return np.array(
+        [row for row, digest in zip(held, _hashes(data, held), strict=True) if digest not in known], np.int64
+    )
+
+
+def _hashes(data: ImageData, rows: NDArray[np.int64]) -> list[str]:
+    parts = (rows[i : i + _AT_ONCE] for i in range(0, len(rows), _AT_ONCE))
+    return [digest for part in parts for digest in image_hashes(take(data.x_train, part))]
 
 
 def _training_rows(data: ImageData, rows: NDArray[np.int64]) -> ImageData:

@@ -20,7 +20,8 @@ def recipe_schema() -> dict[str, Any]:
     load_plugins()
     schema = CheckedRecipe.model_json_schema(by_alias=True)
     method, model, policy = _choice("name", METHODS), _choice("name", BACKBONES), _choice("policy", POLICIES)
-    other = {"properties": {"name": {"pattern": "^(torchvision|timm)/"}}, "required": ["name"]}
+    # Of packages, or of another key of the recipe: ${model.name}.
+    other = {"properties": {"name": {"pattern": r"^((torchvision|timm)/|\$\{)"}}, "required": ["name"]}
     schema["$defs"] |= {"Method": method, "Model": {"anyOf": [*model["anyOf"], other]}, "View": policy}
     for owner in (schema, *schema["$defs"].values()):
         for key, name in (("method", "Method"), ("model", "Model")):

@@ -51,3 +51,15 @@ def test_labels_become_the_test_where_there_is_none() -> None:
     assert tested[1] == 0 and tested[0] == round(0.3 * there[0]) and tested[3:].sum() == 0
     assert found.hash != without.hash and found.hash == held_out(without, 0.3).hash
     assert "there are no test images" in found.notes[-1]
+
+
+def test_an_image_whose_copy_keeps_its_label_is_not_tested_and_where_none_is_that_is_said() -> None:
+    data = load_data(DataConfig())
+    without = replace(data, x_test=data.x_test[:0], y_test=data.y_test[:0], x_train=data.x_train.copy())
+    held = np.flatnonzero(held_out(without, 0.3).y_train < 0)
+    stays = np.flatnonzero(held_out(without, 0.3).y_train == without.y_train[held[0]])[0]
+    without.x_train[stays] = without.x_train[held[0]]
+    found = held_out(without, 0.3)
+    assert np.flatnonzero(found.y_train < 0).tolist() == held[1:].tolist()
+    alone = replace(without, y_train=np.where(np.isin(np.arange(len(data.x_train)), held[:1]), without.y_train, -1))
+    assert not len(held_out(alone, 0.3).x_test) and "nothing is tested" in held_out(alone, 0.3).notes[-1]
