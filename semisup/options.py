@@ -476,7 +476,7 @@ def _wrong_values(raw: Any, place: Place) -> Iterator[tuple[Place, str]]:
         for key, item in raw.items() if isinstance(raw, dict) else enumerate(raw):
             if isinstance(raw, dict) and not isinstance(key, str):
                 yield (*place, key), NO_TEXT
-            elif isinstance(raw, dict) and HALF.search(key):  # pydantic would then say nothing of the other keys
+            elif isinstance(raw, dict) and HALF.search(str(key)):  # pydantic would then say nothing of the other keys
                 yield (*place, key), "the key has half a character"
             else:
                 yield from _wrong_values(item, (*place, key))
