@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from semisup.config import parse_recipe
 from semisup.data import ImageData, load_data
 from semisup.evaluate import predict_logits
+from semisup.pipeline.execute import stage_context
 from semisup.pipeline.plan import make_plan
 from semisup.settings import DataConfig
 from semisup.stages import StageContext
@@ -121,20 +122,7 @@ def context(data: ImageData, labels: str, seed: int, augment: Any, folder: Path)
     )
     plan = make_plan(recipe, data, trial=False)
     (stage,) = plan.stages
-    return StageContext(
-        name=stage.name,
-        config=stage.config,
-        recipe=recipe,
-        data=data,
-        budget=plan.budget,
-        inputs={},
-        steps=stage.steps,
-        folder=folder,
-        network=stage.network,
-        device=plan.device,
-        precision=plan.precision,
-        statistics=plan.statistics,
-    )
+    return stage_context(plan, stage, folder, {})
 
 
 def measure(data: ImageData, labels: str, seed: int, folder: Path) -> dict[str, Any]:

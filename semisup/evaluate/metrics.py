@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ __all__ = [
     "expected_calibration_error",
     "predictions_collapsed",
     "reliability",
+    "wilson",
 ]
 
 
@@ -123,6 +125,14 @@ def predictions_collapsed(recalls: Sequence[float | None], most_frequent: float 
         return False
     others = known[:-1]
     return sum(others) / len(others) < 1 / (2 * len(recalls))
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Return the 95% interval of a share of `count` images (Wilson 1927): of these images, not of other label draws."""
+    z = 1.96
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15) -> float:

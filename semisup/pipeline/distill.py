@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from semisup.config import load_recipe, parse_recipe
 from semisup.config.load import read_overrides
-from semisup.data import load_data
+from semisup.data import ImageData, load_data
 from semisup.data.addresses import is_address, place, refuse_recorded
 from semisup.data.decoders import decoders
 from semisup.data.inputs import images_of
@@ -103,7 +103,8 @@ def distillation(
         raw["data"]["path"] = str(data)
     given, notes = None, tuple[str, ...]()
     known = read_record(model).get("data", {}).get("hash")
-    if data is not None and _hash(recipe.data.model_copy(update={"path": str(data)})) != known:
+    there = None if data is None else _loaded(recipe.data.model_copy(update={"path": str(data)}))
+    if data is not None and (None if there is None else there.hash) != known:
         given, notes = _other(model, recipe.data, known, str(data))
         raw["data"] = {"labels": "all", "flip": recipe.data.flip, "drop_leaks": True, "allow_conflicts": True}
         raw["stages"] = {model.name: {"kind": "finished", "path": str(model.absolute())}}
@@ -127,10 +128,10 @@ def distillation(
     return Distillation(distilled, given, notes)
 
 
-def _hash(config: DataConfig) -> str | None:
-    """Return the hash of data, or None where there are none."""
+def _loaded(config: DataConfig) -> ImageData | None:
+    """Return data, or None where there are none."""
     try:
-        return load_data(config).hash
+        return load_data(config)
     except SemisupError:
         return None
 
@@ -151,9 +152,9 @@ def _other(model: Path, own: DataConfig, known: str | None, path: str) -> tuple[
         "classes": np.array(predictor.classes),
     }
     recorded = own.path is not None and is_address(own.path)  # by a folder that may have been received: not followed
-    if known is not None and not recorded and _hash(own) == known:
-        data = load_data(own)
-        arrays |= {"x_test": np.asarray(data.x_test), "y_test": data.y_test}
+    tested = None if known is None or recorded else _loaded(own)
+    if tested is not None and tested.hash == known:
+        arrays |= {"x_test": np.asarray(tested.x_test), "y_test": tested.y_test}
     else:
         notes.append("the run's test images are not at hand: what the students are worth is not measured")
     return arrays, tuple(notes)

@@ -17,7 +17,7 @@ from semisup.stages import Artifact, StageContext, read_artifact
 from semisup.stages.kinds import kind_of
 from semisup.stages.training import help_to_train
 
-__all__ = ["LOCK", "STORE", "again", "execute", "help_to_execute", "locked"]
+__all__ = ["LOCK", "STORE", "again", "execute", "help_to_execute", "locked", "stage_context"]
 
 STORE = ".semisup/stages"
 """Finished and unfinished stages by fingerprint, next to the output folders: every run below one folder shares it."""
@@ -52,7 +52,7 @@ def execute(
         ranks.tell(DONE)
         return artifact, "reused"
     keep_memory()
-    context = _context(plan, stage, home, finished, on_log)
+    context = stage_context(plan, stage, home, finished, on_log)
     context = replace(context, again=partial(again, plan, context))
     try:
         with deterministic(plan.recipe.deterministic):
@@ -73,7 +73,7 @@ def help_to_execute(plan: Plan, stage: StagePlan, home: Path, finished: Mapping[
     if ranks.hear() == TOGETHER:
         keep_memory()
         with deterministic(plan.recipe.deterministic):
-            help_to_train(_context(plan, stage, home, finished))
+            help_to_train(stage_context(plan, stage, home, finished))
         release_memory(plan.device)
     ranks.hear()
     artifact = read_artifact(home)
@@ -82,13 +82,22 @@ def help_to_execute(plan: Plan, stage: StagePlan, home: Path, finished: Mapping[
     return artifact
 
 
-def _context(
+def stage_context(
     plan: Plan,
     stage: StagePlan,
     home: Path,
     finished: Mapping[str, Artifact],
     on_log: Callable[[int, dict[str, float]], None] = lambda step, values: None,
 ) -> StageContext:
+    """Return what a planned stage is run with.
+
+    Args:
+        plan: that it is part of.
+        stage: itself.
+        home: its folder.
+        finished: the stages that it reads, by name.
+        on_log: gets the step and the logged values.
+    """
     return StageContext(
         name=stage.name,
         config=stage.config,

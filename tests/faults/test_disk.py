@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,18 +20,24 @@ def mount(*words: str) -> bool:
     return subprocess.run(["mount", *words], capture_output=True, check=False).returncode == 0
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, in memory, with the recipe on it."""
-    place = tmp_path / "disk"
+@contextmanager
+def in_memory(place: Path, options: str) -> Iterator[Path]:
+    """A file system of its own, in memory, at a new folder; its options are those of tmpfs."""
     place.mkdir()
-    if shutil.which("mount") is None or not mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)):
+    if shutil.which("mount") is None or not mount("-t", "tmpfs", "-o", options, "tmpfs", str(place)):
         pytest.skip("mounting needs root")
     try:
-        write_recipe(place, "train")
         yield place
     finally:
         subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small one, with the recipe on it."""
+    with in_memory(tmp_path / "disk", "size=1m") as place:
+        write_recipe(place, "train")
+        yield place
 
 
 def assert_refused(code: int, output: str, errno: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from semisup.errors import SemisupError
 from semisup.files import NO_LOCK, locked
 from tests.faults.faults_process import tensors, write_recipe
-from tests.faults.test_disk import assert_refused, mount
+from tests.faults.test_disk import assert_refused, in_memory, mount
 from tests.nursery import Nursery
 
 RUN = ("run", "recipe.yaml", "--out", "out")
@@ -57,15 +57,9 @@ def test_the_variable_does_as_the_option(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.fixture
 def few_files(tmp_path: Path) -> Iterator[Path]:
     """A file system that has room for nine files, as a quota of files."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if shutil.which("mount") is None or not mount("-t", "tmpfs", "-o", "size=8m,nr_inodes=9", "tmpfs", str(place)):
-        pytest.skip("mounting needs root")
-    try:
+    with in_memory(tmp_path / "disk", "size=8m,nr_inodes=9") as place:
         write_recipe(place, "train")
         yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.mark.slow

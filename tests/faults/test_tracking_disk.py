@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.faults_process import tensors, write_recipe
-from tests.faults.test_disk import mount
+from tests.faults.test_disk import in_memory, mount
 from tests.nursery import Nursery
 
 RUN = ("run", "recipe.yaml", "--out", "out", "tracking.mlflow=true")
@@ -23,14 +22,8 @@ FULL = ("database or disk is full", "No space left on device", "disk I/O error")
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, for the database and what lies next to it."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if shutil.which("mount") is None or not mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)):
-        pytest.skip("mounting needs root")
-    try:
+    with in_memory(tmp_path / "disk", "size=1m") as place:
         yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.mark.slow

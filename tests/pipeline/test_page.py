@@ -14,10 +14,11 @@ import pytest
 import semisup
 from semisup.data import load_data
 from semisup.errors import SemisupError
+from semisup.evaluate.metrics import wilson
 from semisup.pipeline import RunResult
 from semisup.pipeline.page import report, write_page
 from semisup.pipeline.page.curves import HEIGHT, WIDTH, curve, reliability_dots
-from semisup.pipeline.page.write import _confused, _wilson
+from semisup.pipeline.page.write import _confused
 from tests.pipeline.pipeline_small import SMALL, run_small, small
 
 NASTY = '<script>alert(1)</script> & "q"'
@@ -127,8 +128,8 @@ def test_lines_stay_in_their_box() -> None:
 
 
 def test_numbers_of_the_page() -> None:
-    assert _wilson(0.9, 100) == pytest.approx((0.8256, 0.9448), abs=1e-4)  # scipy's binomtest(90, 100), method wilson
-    assert _wilson(1.0, 10)[1] <= 1 and _wilson(0.0, 10)[0] >= 0
+    assert wilson(0.9, 100) == pytest.approx((0.8256, 0.9448), abs=1e-4)  # scipy's binomtest(90, 100), method wilson
+    assert wilson(1.0, 10)[1] <= 1 and wilson(0.0, 10)[0] >= 0
     assert _confused(np.array([[5.0, 2, 0], [0, 3, 0], [7, 0, 0]]), ["a", "b", "c"]) == [("c", "a", 7), ("a", "b", 2)]
     dots = reliability_dots([[0, 0.1, 0.5], [3, 0.5, 0.25], [9, 1.0, 1.0]], 100)
     assert [(dot["x"], dot["y"]) for dot in dots] == [(50, 75), (100, 0)] and dots[0]["r"] < dots[1]["r"]

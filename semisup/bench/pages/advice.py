@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from semisup.bench.pages.tables import best_first, first_of
+from semisup.evaluate.metrics import wilson
 from semisup.text import count, interval, percent
 
 __all__ = ["advice"]
@@ -48,10 +49,8 @@ def _interval(found: Mapping[str, Any], num_test: int) -> str:
     """
     if found["low"] is not None:
         return f", 95% interval {interval(found['low'], found['high'])}"
-    from scipy.stats import binomtest
-
-    share = binomtest(round(found["mean"] * num_test), num_test).proportion_ci(method="wilson")
-    return f", one draw, 95% interval {interval(share.low, share.high)} by the number of test images alone"
+    share = wilson(round(found["mean"] * num_test) / num_test, num_test)
+    return f", one draw, 95% interval {interval(*share)} by the number of test images alone"
 
 
 def _second(ranked: list[Mapping[str, Any]], name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from semisup.data import ImageData, LabelBudget, load_data
 from semisup.data.addresses import refuse_recorded
 from semisup.data.store import Watch, unwatched
 from semisup.errors import SemisupError
+from semisup.evaluate.metrics import wilson
 from semisup.files import write_atomically
 from semisup.methods import METHODS
 from semisup.pipeline.page.curves import HEIGHT, WIDTH, Curve, curve, logged, reliability_dots
@@ -164,7 +164,7 @@ def _final(stage: Mapping[str, Any], tested: int, data: ImageData | None) -> dic
     metrics = stage["metrics"]
     matrix = np.array(metrics.get("test/confusion") or [[]], float)
     classes = [str(k) for k in range(len(matrix))] if data is None or len(data.classes) != len(matrix) else data.classes
-    low, high = _wilson(metrics["test/accuracy"], tested)
+    low, high = wilson(metrics["test/accuracy"], tested)
     return {
         "name": stage["name"],
         "metrics": metrics,
@@ -183,14 +183,6 @@ def _confused(matrix: Any, classes: list[str]) -> list[tuple[str, str, int]]:
     order = np.argsort(-wrong, axis=None, kind="stable")[:8]
     places = [np.unravel_index(i, wrong.shape) for i in order]
     return [(classes[i], classes[j], int(wrong[i, j])) for i, j in places if wrong[i, j]]
-
-
-def _wilson(share: float, count: int) -> tuple[float, float]:
-    """Return the 95% interval of a share of `count` images (Wilson 1927): of these images, not of other label draws."""
-    z = 1.96
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _per_class(data: ImageData | None, budget: LabelBudget | None) -> list[tuple[str, int]]:
