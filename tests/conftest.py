@@ -87,5 +87,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     chrome = webdriver.Chrome(options=options, service=Service(driver))
+    chrome.get("about:blank")  # away from Chromium's own first page, whose requests may come after a test has begun
     yield chrome
     chrome.quit()
