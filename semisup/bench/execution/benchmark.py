@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from semisup.bench.execution.cluster import cluster, default_workers, worker_count
+from semisup.bench.execution.cluster import cluster, default_workers, gpu_problems, worker_count
 from semisup.bench.execution.jobs import Job, Planned, longest_steps, make_jobs, plan_run, unique_jobs
 from semisup.bench.execution.progress import BenchConsole
 from semisup.bench.execution.record import record_run, recorded
@@ -94,7 +94,7 @@ def bench(
     console = BenchConsole(quiet=quiet)
     folder = Path(out) if out is not None else Path("runs") / loaded.name
     data = load_data(loaded.data)
-    check_entries(loaded, data)
+    check_entries(loaded, data, gpu_problems(loaded.gpus_per_run) if scheduler is None else ())
     state = _Bench(loaded, data, folder, JobBoard(folder.parent / STORE, ships=scheduler is not None), console)
     own = default_workers(loaded.threads, loaded.gpus_per_run) if workers is None else workers
     if dry_run and scheduler is None:
