@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from semisup.bench.execution.benchmark import bench
-from semisup.bench.execution.cluster import default_workers, gpu_problems
+from semisup.bench.execution.cluster import default_workers
 from semisup.bench.execution.jobs import Job, make_jobs, plan_run
+from semisup.bench.execution.together import gpu_problems
 from semisup.bench.execution.worker import Failed, Pack, measure, open_pack, run_job, write_pack
 from semisup.bench.suites.runs import expand
 from semisup.data import load_data

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from semisup.bench.execution.cluster import cluster, default_workers, gpu_problems, worker_count
+from semisup.bench.execution.cluster import cluster, default_workers, worker_count
 from semisup.bench.execution.jobs import Job, Planned, longest_steps, make_jobs, plan_run, unique_jobs
 from semisup.bench.execution.progress import BenchConsole
 from semisup.bench.execution.record import record_run, recorded
 from semisup.bench.execution.scheduler import JobBoard, run_jobs
 from semisup.bench.execution.steptimes import Call, step_times
+from semisup.bench.execution.together import gpu_problems
 from semisup.bench.execution.worker import machine
 from semisup.bench.results.write import RESULTS, write_results
 from semisup.bench.suites.runs import RunSpec, check_entries, expand, trial_options

@@ -12,7 +12,7 @@ import torch
 
 from semisup.errors import SemisupError, first_line
 
-__all__ = ["cluster", "default_workers", "gpu_problems", "worker_count"]
+__all__ = ["cluster", "default_workers", "worker_count"]
 
 CONNECT_SECONDS = 10
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": 1 << 30, "MALLOC_MMAP_THRESHOLD_": 1 << 30, "MALLOC_ARENA_MAX": 1}
@@ -32,17 +32,6 @@ def default_workers(threads: int, processes: int = 1) -> int:
 
     gpus = torch.cuda.device_count()
     return max(1, gpus // processes if gpus else CPU_COUNT // (threads * processes))
-
-
-def gpu_problems(processes: int) -> Iterator[str]:
-    """Yield what is wrong with runs of so many processes on this machine; nothing where it has no GPU.
-
-    Runs whose number of processes does not divide the GPUs would share one, or leave some idle.
-    """
-    gpus = torch.cuda.device_count()
-    if gpus % processes:
-        valid = ", ".join(str(count) for count in range(1, gpus + 1) if gpus % count == 0)
-        yield f"gpus_per_run: must divide the {gpus} GPUs of this machine, not {processes}; valid: {valid}"
 
 
 @contextmanager

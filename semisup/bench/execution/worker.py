@@ -20,9 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from semisup.augment import Normalize
-from semisup.bench.execution.cluster import gpu_problems
 from semisup.bench.execution.jobs import Job, baseline_fingerprint
-from semisup.bench.execution.together import train_together
+from semisup.bench.execution.together import gpu_problems, train_together
 from semisup.bench.suites.baselines import choose_unlabeled, fit_baseline
 from semisup.data import ImageData, load_data, take
 from semisup.engine import Stopped
