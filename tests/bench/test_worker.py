@@ -182,7 +182,6 @@ def test_workers_leave_room_for_the_processes_of_a_run(monkeypatch: pytest.Monke
 
 
 def test_processes_of_a_run_divide_the_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    data = load_data(DataConfig(source="digits"))
     assert list(gpu_problems(3)) == [], "a machine without GPUs shares its cores"
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     assert [list(gpu_problems(count)) for count in (1, 2, 4)] == [[], [], []]
