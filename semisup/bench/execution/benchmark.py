@@ -17,6 +17,7 @@ from semisup.bench.execution.progress import BenchConsole
 from semisup.bench.execution.record import record_run, recorded
 from semisup.bench.execution.scheduler import JobBoard, run_jobs
 from semisup.bench.execution.steptimes import Call, step_times
+from semisup.bench.execution.together import gpu_problems
 from semisup.bench.execution.worker import machine
 from semisup.bench.results.facts import FACTS, read_facts
 from semisup.bench.results.write import RESULTS, write_results
@@ -95,7 +96,7 @@ def bench(
     console = BenchConsole(quiet=quiet)
     folder = Path(out) if out is not None else Path("runs") / loaded.name
     data = load_data(loaded.data)
-    check_entries(loaded, data)
+    check_entries(loaded, data, gpu_problems(loaded.gpus_per_run) if scheduler is None else ())
     state = _Bench(loaded, data, folder, JobBoard(folder.parent / STORE, ships=scheduler is not None), console)
     own = default_workers(loaded.threads, loaded.gpus_per_run) if workers is None else workers
     if dry_run and scheduler is None:
