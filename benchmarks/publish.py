@@ -90,10 +90,10 @@ def value(source: str, row: str, column: str, which: str = "1") -> str:
         raise SemisupError(f"{said}: no such cell{hint}")
     if len(cells) > 1:
         raise SemisupError(f"{said}: several cells, {', '.join(sorted(cells))}")
-    numbers = NUMBER.findall(cells.pop())
+    numbers: list[str] = NUMBER.findall(cells.pop())
     if int(which) > len(numbers):
         raise SemisupError(f"{said}: the cell has {len(numbers)} numbers, not {which}")
-    return numbers[int(which) - 1]
+    return str(numbers[int(which) - 1])
 
 
 @cache

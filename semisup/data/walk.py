@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from semisup.data.decode import SUFFIXES
+from semisup.errors import SemisupError
 
-__all__ = ["FoundFile", "LocalFolder", "is_system", "named_as_image", "printable", "walk"]
+__all__ = ["FoundFile", "LocalFolder", "images_below", "is_system", "named_as_image", "printable", "walk"]
 
 _SYSTEM = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found"}
 _SYSTEM.add("system volume information")
@@ -74,6 +75,18 @@ def walk(
         on_error: gets what a folder could not be read for; by default it is raised.
     """
     yield from _walk(folder, name, (), [] if others is None else others, on_error)
+
+
+def images_below(folder: Path, name: str) -> list[FoundFile]:
+    """Return every image at any depth below a folder, as `walk` does.
+
+    Raises:
+        SemisupError: a folder below it cannot be opened, so that some would be missing.
+    """
+    try:
+        return list(walk(folder, name))
+    except OSError as error:
+        raise SemisupError(f"{error.filename or folder}: cannot be opened ({error.strerror})") from error
 
 
 def _walk(

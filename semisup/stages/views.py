@@ -153,7 +153,7 @@ def check_views(stage: TrainConfig, method: Method, data: ImageData) -> None:
     Raises:
         SemisupError: names the view.
     """
-    asked = [*method.views.policies("labeled"), *method.views.policies("unlabeled")]
+    asked = method.views.policies("labeled") | method.views.policies("unlabeled")
     problems = [
         f"augment.{view}: method '{stage.method['name']}' asks for no such view{nearest(view, [*asked, 'backend'])}"
         for view in stage.view_settings

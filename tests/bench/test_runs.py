@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from semisup.bench.execution.jobs import Job, longest_steps, make_jobs, plan_run, step_kind, unique_jobs
+from semisup.bench.suites.folds import Folds, load_folds
 from semisup.bench.suites.runs import RunSpec, check_entries, expand, trial_options
 from semisup.bench.suites.suite import FeaturesConfig, Suite
 from semisup.data import ImageData, draw_budget, load_data
@@ -98,6 +100,56 @@ def test_equal_steps_and_equal_seconds(data: ImageData) -> None:
     assert pretrain.seconds + finetune.seconds == pytest.approx(3, rel=0.03)
     with pytest.raises(SemisupError, match=r"entries\.supervised: compute 3 s: stage 'train' could not be timed"):
         plan(suite, data)
+
+
+def test_seconds_have_the_choice_of_views_in_them(data: ImageData) -> None:
+    entries = {
+        "alone": {"train": {"method": {"name": "supervised"}, "augment": "auto", "steps": 200}},
+        "both": {"train": {"method": {"name": "fixmatch"}, "augment": "auto", "steps": 200}},
+        "chain": {"stages": {
+            "first": {"method": {"name": "supervised"}, "augment": "auto", "steps": 900},
+            "then": {"init": "first", "method": {"name": "supervised"}, "steps": 300},
+        }},
+    }  # fmt: skip
+    suite = small(labels=[20], draws=1, baseline=None, compute=["recipe", "12 s", "6 s", "100 steps"], entries=entries)
+    plans = [plan_run(suite, spec, data).plan for spec in expand(suite)]
+    timing = {step_kind(plan, stage): 0.01 for plan in plans for stage in plan.stages}
+    runs = {(spec.entry, spec.compute.text): jobs for spec, jobs in plan(suite, data, timing)}
+    assert [job.steps for job in runs["alone", "12 s"]] == [300], "and 900 on labels alone"
+    assert [job.steps for job in runs["both", "12 s"]] == [750], "and 900 of half as many images"
+    assert [job.steps for job in runs["alone", "6 s"]] == [60], "and 9 x 60"
+    assert [job.steps for job in runs["chain", "12 s"]] == [225, 75]
+    assert [job.steps for job in runs["chain", "6 s"]] == [58, 20], "and 9 x 58"
+    assert runs["alone", ""][0].seconds == pytest.approx(0.01 * (200 + 900))
+    assert all(jobs[-1].steps == 100 for (entry, text), jobs in runs.items() if text == "100 steps" and len(jobs) == 1)
+    for (entry, text), jobs in runs.items():
+        if text.endswith(" s"):
+            assert sum(job.seconds for job in jobs) == pytest.approx(float(text.split()[0]), rel=0.02), entry
+
+
+def test_draws_leave_out_the_parts_of_the_labels_in_turn_where_nothing_else_is_tested(tmp_path: Path) -> None:
+    digits = load_data(DataConfig(source="digits"))
+    npz = {"x_train": digits.x_train[:200], "y_train": digits.y_train[:200]}
+    np.savez(tmp_path / "alone.npz", **npz)
+    np.savez(tmp_path / "tested.npz", **npz, x_test=digits.x_test, y_test=digits.y_test)
+
+    def loaded(name: str) -> tuple[Suite, Folds]:
+        data = {"source": "npz", "path": str(tmp_path / f"{name}.npz"), "holdout": 0.33}
+        return load_folds(small("draws=[0, 2, 4, 5]", "labels=[20, all]", only=("supervised",), data=data))
+
+    suite, folds = loaded("alone")
+    runs = [spec for spec in expand(suite) if spec.labels == "all"]
+    assert [spec.draw for spec in runs] == [0, 2, 4], "5 is the third part again"
+    assert folds.count == len(folds.parts) == 3 and 0.95 * 200 < folds.num_test < 210
+    assert folds.of(5) is folds.of(2) is not folds.of(4)
+    for spec in expand(suite):
+        recipe = make_jobs(suite, plan_run(suite, spec, folds.of(spec.draw)), {})[-1].recipe
+        assert load_data(recipe.data).hash == folds.of(spec.draw).hash, "as a worker reads it"
+    suite, folds = loaded("tested")
+    assert [spec.draw for spec in expand(suite) if spec.labels == "all"] == [0]
+    assert folds.num_test == len(digits.x_test) and folds.of(5) is folds.of(0) and suite.data.holdout is None
+    with pytest.raises(SemisupError, match=r"data\.fold: a suite varies it; give 'draws'"):
+        small("data.fold=1")
 
 
 def test_rounding_and_warm_up_do_not_change_a_length(data: ImageData) -> None:
