@@ -13,7 +13,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
@@ -132,7 +132,9 @@ def measure(data: ImageData, labels: str, seed: int, folder: Path) -> dict[str, 
         one = context(data, labels, seed, {"weak": views}, folder)
         predicted = predict_logits(fit_quietly(one), one.clean_batches(data.x_test)).argmax(1)
         test[name] = float((predicted.numpy() == data.y_test).mean())
-    return {"test": test, "choice": asdict(choose(context(data, labels, seed, "auto", folder), fit_quietly))}
+    choice = choose(context(data, labels, seed, "auto", folder), fit_quietly)
+    found = {"strength": choice.strength, "accuracy": choice.accuracy, "loss": choice.loss, "seconds": choice.seconds}
+    return {"test": test, "choice": found}
 
 
 def page(rows: list[dict[str, Any]]) -> str:

@@ -17,6 +17,12 @@ one of which a line must have:
 
     <!-- table: throughput fixmatch simclr -->
     <!-- end of table -->
+
+A single number in a sentence is the first one of a cell, named by suite or benchmark, row and column, and 2 for the
+second one. The cell may be in any table of the suite's leaderboard or of `results/NAME.md`; `NAME#digits` looks below
+that headline alone:
+
+    Accuracy is <!-- value: digits-budgets / fixmatch / 40 -->91.2<!-- end --> with 40 labels.
 """
 
 from __future__ import annotations
@@ -28,18 +34,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from semisup.bench.pages.leaderboard import readme_table
+from semisup.bench.pages.leaderboard import leaderboard_markdown, readme_table
 from semisup.bench.results.facts import read_facts
 from semisup.bench.results.rows import read_rows
 from semisup.bench.results.summary import summarize
 from semisup.bench.results.write import RESULTS, rewrite_results
+from semisup.errors import SemisupError, nearest
 
 HERE = Path(__file__).parent
 MARKED = re.compile(r"(<!-- table: (\S+)((?: [^ >-]\S*)*) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+VALUE = re.compile(r"(<!-- value: ([^>]+?) -->)[^<]*(<!-- end -->)")
+NUMBER = re.compile(r"(?<![\d.])-?\d[\d,]*(?:\.\d+)?")
 
 
 def with_tables(text: str) -> str:
-    """Return a text with every marked table made anew from the committed results."""
+    """Return a text with every marked table and number made anew from the committed results."""
 
     def table(match: re.Match[str]) -> str:
         opening, suite, entries, closing = match.groups()
@@ -48,7 +57,56 @@ def with_tables(text: str) -> str:
             return opening + some_lines(single.read_text(encoding="utf-8"), entries.split()) + closing
         return opening + readme_table(summary_of(suite), entries.split() or None) + closing
 
-    return MARKED.sub(table, text)
+    text = MARKED.sub(table, text)
+    return VALUE.sub(lambda match: match[1] + value(*match[2].split(" / ")) + match[3], text)
+
+
+def value(source: str, row: str, column: str, which: str = "1") -> str:
+    """Return a number of a cell of a committed table.
+
+    Args:
+        source: a suite or benchmark, perhaps with `#` and the headline that the table is below.
+        row: the first cell of the line.
+        column: the title of the cell's column; of a budget, what stands before the number of labels will do.
+        which: 1 for the first number of the cell, 2 for the second.
+
+    Raises:
+        SemisupError: no such cell or number, or several cells that differ.
+    """
+    name, _, headline = source.partition("#")
+    lines = tables_of(name, headline)
+    cells = {
+        line[place]
+        for header, *rest in lines
+        for line in rest
+        for place, title in enumerate(header)
+        if place and line[0] == row and column in (title, title.partition(" (")[0])
+    } - {""}
+    said = f"{source} / {row} / {column}"
+    if not cells:
+        rows = [line[0] for _, *rest in lines for line in rest]
+        columns = [title for header, *_ in lines for title in header[1:]]
+        hint = nearest(row, rows) if row not in rows else nearest(column, columns)
+        raise SemisupError(f"{said}: no such cell{hint}")
+    if len(cells) > 1:
+        raise SemisupError(f"{said}: several cells, {', '.join(sorted(cells))}")
+    numbers: list[str] = NUMBER.findall(cells.pop())
+    if int(which) > len(numbers):
+        raise SemisupError(f"{said}: the cell has {len(numbers)} numbers, not {which}")
+    return numbers[int(which) - 1]
+
+
+@cache
+def tables_of(name: str, headline: str) -> list[list[list[str]]]:
+    """Return the tables of a committed result as cells, header first: those below a headline, or all."""
+    single = HERE / "results" / f"{name}.md"
+    text = single.read_text(encoding="utf-8") if single.exists() else leaderboard_markdown(summary_of(name))
+    if headline:
+        below = re.search(rf"^#+ {re.escape(headline)}$(.*?)(?=^#|\Z)", text, re.DOTALL | re.MULTILINE)
+        text = below[1] if below else ""
+    found = re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE)
+    lines = [[line.strip().strip("|").split("|") for line in table.splitlines()] for table in found]
+    return [[[cell.strip() for cell in line] for i, line in enumerate(table) if i != 1] for table in lines]
 
 
 @cache

@@ -38,6 +38,7 @@ from torch import Tensor
 
 from semisup.augment.policies.backend import HostFirst
 from semisup.augment.policies.ctaugment import CTAugmentProbe
+from semisup.augment.policies.policy import Augmentation, Part
 from semisup.config import load_recipe, shipped_recipes
 from semisup.data import ImageData
 from semisup.engine import Batches, compile_backbones, keep_memory
@@ -148,10 +149,10 @@ class InTurn:
                 if not isinstance(policy, CTAugmentProbe | HostFirst):  # the batches know these by their types
                     policies[view] = self._timed(f"{part} {view}", policy)
 
-    def _timed(self, name: str, policy: Callable[[Tensor, torch.Generator], Tensor]) -> Any:
-        def timed(images: Tensor, generator: torch.Generator) -> Tensor:
+    def _timed(self, name: str, policy: Augmentation) -> Any:
+        def timed(images: Tensor, generator: torch.Generator, *, part: Part | None = None) -> Tensor:
             begun = self.clock()
-            view = policy(images, generator)
+            view = policy(images, generator, part=part)
             if self._begun is not None:
                 self.blocks[-1].views.setdefault(name, []).append(self.clock() - begun)
             return view

@@ -22,6 +22,7 @@ from PIL import Image
 from semisup.bench.results.write import RESULTS, rewrite_results
 from semisup.cli.app import app, main
 from semisup.config import load_recipe
+from semisup.errors import SemisupError
 from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled
 from semisup.models import ModelSpec, build_classifier
 from tests.nursery import Nursery
@@ -152,6 +153,40 @@ def test_tables_are_those_of_the_committed_results(page: Path) -> None:
     assert publish.with_tables(text) == text, "stale: run python benchmarks/publish.py"
     stale = text.replace(" ± ", " +- ")
     assert stale == text or publish.with_tables(stale) != stale
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_numbers_in_sentences_are_those_of_the_committed_results(page: Path) -> None:
+    publish = _publish()
+    text = TEXT[page.name]
+    assert len(publish.VALUE.findall(text)) == text.count("<!-- value: ") == text.count("<!-- end -->")
+    stale = publish.VALUE.sub(r"\g<1>0.1\g<3>", text)
+    assert publish.with_tables(stale) == publish.with_tables(text) == text, "stale: run python benchmarks/publish.py"
+
+
+def test_a_number_is_found_by_suite_row_and_column_or_named() -> None:
+    value = _publish().value
+    assert value("digits-budgets", "fixmatch", "40") == "91.2"
+    assert value("digits-budgets", "fixmatch", "40", "2") == "2.8"
+    assert value("label_next#fashion_mnist", "random", "40 labels") == "58.8"
+    assert value("students", "cnn_6", "points") == "-0.3"
+    with pytest.raises(SemisupError, match="fixmtch / 40: no such cell; did you mean 'fixmatch'"):
+        value("digits-budgets", "fixmtch", "40")
+    with pytest.raises(SemisupError, match=r"40 labels: several cells, 58\.8 ± 3\.1, 89\.4 ± 2\.9"):
+        value("label_next", "random", "40 labels")
+    with pytest.raises(SemisupError, match="the cell has 2 numbers, not 3"):
+        value("digits-budgets", "fixmatch", "40", "3")
+
+
+def test_no_result_stands_in_a_sentence_by_hand() -> None:
+    """Decimals are the mark of a measurement; those of networks' sizes, versions and settings are named here."""
+    allowed = {"3.11", "3.17", "3.4", "0.25", "0.75^", "0.001", "5.7"}
+    hidden = (r"<!-- table: .*?<!-- end of table -->", r"<!-- value: .*?<!-- end -->", r"^```.*?^```$", r"`[^`]*`")
+    for page in PAGES:
+        text = TEXT[page.name] if not page.name.endswith("-reference.md") else ""
+        for pattern in (*hidden, r"\]\([^)]*\)"):
+            text = re.sub(pattern, "", text, flags=re.DOTALL | re.MULTILINE)
+        assert set(re.findall(r"(?<![\w.])\d+\.\d{1,3}\b\^?", text)) <= allowed, page.name
 
 
 def test_the_script_knows_every_page() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -65,6 +67,35 @@ def test_the_wheel_names_command_version_license_and_needs(wheel: Path) -> None:
     needs = metadata.get_all("Requires-Dist") or []
     assert not [need for need in needs if "==" in need.split(";")[0]], "nothing is pinned, no build of torch chosen"
     assert {"torch>=2.6", "mlflow>=3.0"} <= set(needs)
+
+
+def test_the_page_for_an_index_has_no_link_that_leads_nowhere(wheel: Path) -> None:
+    metadata = Parser().parsestr(read(wheel, "METADATA"))
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    page = str(metadata.get_payload())
+    assert page.startswith("# semisup\n") and "More about each (`docs/reliability.md`)." in page
+    assert [link for link in re.findall(r"\]\(([^)]*)\)", page) if not link.startswith("https://")] == []
+
+
+def test_twine_finds_nothing_wrong_with_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    pytest.importorskip("twine")
+    command = [sys.executable, "-m", "twine", "check", "--strict", str(wheel)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_with_an_address_links_and_pictures_are_absolute() -> None:
+    spec = importlib.util.spec_from_file_location("semisup_setup", ROOT / "setup.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = module.for_an_index(
+        "[how](docs/a.md#b), ![run](docs/r.svg) and [there](https://x.org)", "https://github.com/n/s/blob/main/"
+    )
+    assert page == (
+        "[how](https://github.com/n/s/blob/main/docs/a.md#b), ![run](https://github.com/n/s/raw/main/docs/r.svg) "
+        "and [there](https://x.org)"
+    )
 
 
 def test_an_unpacked_wheel_finds_its_recipes_from_any_folder(wheel: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from semisup.cli.label import label
 from semisup.cli.launch import PROCESSES_HELP, launch, one_of_several
 from semisup.cli.lists import methods, recipe_names, recipes, schema, suite_names
 from semisup.cli.model_folder import require_model
+from semisup.cli.replaced import note_replaced
 from semisup.cli.stop import GRACE_HELP, NO_LOCK_HELP, go_without_locks, saying_how_to_go_on
 from semisup.cli.terminal import print_anything
 from semisup.errors import SaidElsewhereError, SemisupError
@@ -153,6 +154,9 @@ def predict(
     require_model(model)
     if tta not in (None, "mirror"):
         raise SemisupError(f"--tta: must be mirror, not {tta}")
+    if out is not None and out.resolve() in {given.resolve() for given in images}:
+        raise SemisupError(f"--out {out}: is what is read; name another file")
+    note_replaced([out] if out is not None else [])
     from rich.console import Console
 
     from semisup.data.watch import watching

@@ -9,6 +9,7 @@ import typer
 
 from semisup.cli.label import import_command
 from semisup.cli.model_folder import require_model
+from semisup.cli.replaced import note_replaced
 from semisup.cli.stop import saying_how_to_go_on
 
 __all__ = ["check"]
@@ -32,6 +33,7 @@ def check(
     labels, the least believable first), check_images.csv and check.html (the images, with fields to correct).
     """
     require_model(model)
+    note_replaced(out / name for name in ("check_labels.csv", "check_images.csv", "check.html"))
     with saying_how_to_go_on():
         from rich.console import Console
 

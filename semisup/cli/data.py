@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from semisup.cli.lists import recipe_names
+from semisup.cli.replaced import note_replaced
 from semisup.cli.stop import saying_how_to_go_on
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def show(
         from semisup.config import read_recipe
 
         reading = read_recipe(recipe, overrides or [])  # before torch is imported
+        note_replaced([out])
         from rich.console import Console
 
         from semisup.data.watch import watching

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from semisup.cli.model_folder import require_model
+from semisup.cli.replaced import note_replaced
 from semisup.errors import SemisupError
 
 __all__ = ["export"]
@@ -35,6 +36,8 @@ def export(
     if (suffix == ".safetensors") != (to is not None):
         raise SemisupError(f"{file}: --to torchvision or --to timm goes with .safetensors, and .safetensors with --to")
     require_model(stage)
+    more = [] if to is not None else [file.with_suffix(".json"), file.with_suffix(".md")]
+    note_replaced([file, *more, *([file.with_name(f"{file.stem}-int8.onnx")] if int8 else [])])
     if to is None:
         from semisup.pipeline.export import export_model
 

@@ -89,7 +89,7 @@ def import_command(folder: Path, file: str, table: Path | None) -> str:
 
 
 def _take_back(folder: Path, file: Path, table: Path | None, out: Path) -> None:
-    if out.exists() and table is None:  # else the labels of the last import would be lost
+    if out.exists() and (table is None or not table.exists() or not out.samefile(table)):  # labels would be lost
         raise SemisupError(f"{out}: is there already; add to it with --csv {out}, or name another table with --out")
     from semisup.labeling.folder import list_pictures
     from semisup.labeling.merge import merge, read_answers, write_labels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from semisup.augment import Normalize, to_float
 from semisup.augment.policies.adaptive import Probe
 from semisup.augment.policies.backend import HostFirst
-from semisup.augment.policies.policy import Policy as Drawing
+from semisup.augment.policies.policy import Augmentation, Part
 from semisup.data import take
 from semisup.engine import ranks
 from semisup.engine.seeding import generator
@@ -22,8 +22,6 @@ from semisup.losses import LabelLoss
 from semisup.methods import Batch, Labeled, Unlabeled
 
 __all__ = ["Batches", "Order", "TrainingImages"]
-
-Policy = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -124,8 +122,8 @@ class Batches:
         self,
         data: TrainingImages,
         *,
-        labeled: Mapping[str, Policy | HostFirst],
-        unlabeled: Mapping[str, Policy | HostFirst],
+        labeled: Mapping[str, Augmentation | HostFirst],
+        unlabeled: Mapping[str, Augmentation | HostFirst],
         labeled_size: int,
         unlabeled_size: int,
         normalize: Normalize,
@@ -181,40 +179,30 @@ class Batches:
         return to_float(read.to(self.device, non_blocking=True))
 
     def _views(
-        self, policies: Mapping[str, Policy | HostFirst], rows: Tensor, part: str, step: int
+        self, policies: Mapping[str, Augmentation | HostFirst], rows: Tensor, part: str, step: int
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Return the views of some rows, and the trace of a probe if one is among them."""
-        if ranks.at_one_step() and len(rows) >= ranks.size() and all(map(_can_be_shared, policies.values())):
-            return self._shared_views(policies, rows, part, step), None
-        read = self._read(rows)
+        """Return the views of some rows, and the trace of a probe if one is among them.
+
+        At one step with others, a rank reads and augments its own rows, by what is drawn for all.
+        """
+        shared = ranks.at_one_step() and len(rows) >= ranks.size()
+        own = Part(len(rows), ranks.own_rows(len(rows))) if shared else None
+        read = self._read(rows if own is None else rows[own.rows])
         views, trace = {}, None
-        shared: Tensor | None = None
+        sent: Tensor | None = None
         for name, policy in policies.items():
             rng = generator(*self.key, part, name, step)
             if isinstance(policy, HostFirst):
-                images, policy = self._sent(policy.host(read, rng)), policy.then
+                images, policy = self._sent(policy.host(read, rng, part=own)), policy.then
             else:
-                images = shared = self._sent(read) if shared is None else shared
+                images = sent = self._sent(read) if sent is None else sent
             if isinstance(policy, Probe):
-                view, trace = policy.probe(images, rng)
+                view, trace = policy.probe(images, rng, part=own)
             else:
-                view = policy(images, rng)
-            views[name] = self.normalize(view)
+                view = policy(images, rng, part=own)
+            view = self.normalize(view)
+            views[name] = ranks.whole(view, len(rows)) if shared else view
         return views, trace
-
-    def _shared_views(
-        self, policies: Mapping[str, Policy | HostFirst], rows: Tensor, part: str, step: int
-    ) -> dict[str, Tensor]:
-        """Return the views of some rows, of which every rank makes its own by what is drawn for all of them."""
-        own = ranks.own_rows(len(rows))
-        images = self._sent(self._read(rows[own]))
-        views = {}
-        for name, policy in policies.items():
-            assert isinstance(policy, Drawing)
-            drawn = policy.draw((len(rows), *images.shape[1:]), generator(*self.key, part, name, step))
-            view = policy.apply(images, {what: numbers[own] for what, numbers in drawn.items()})
-            views[name] = ranks.whole(self.normalize(view), len(rows))
-        return views
 
     def __call__(self, step: int) -> Batch:
         """Return the batch of step `step`."""
@@ -232,8 +220,3 @@ class Batches:
             views, _ = self._views(self.unlabeled_policies, self.pool[at], "unlabeled", step)
             unlabeled = Unlabeled(views, rows, target)
         return Batch(labeled, unlabeled)
-
-
-def _can_be_shared(policy: Policy | HostFirst) -> bool:
-    """Return whether ranks can make a part of a view each; else all make the whole of it."""
-    return isinstance(policy, Drawing) and not isinstance(policy, Probe)

@@ -17,7 +17,7 @@ from semisup.labeling.label_studio import read_export
 from semisup.records import read_json
 from semisup.text import from_csv_text
 
-__all__ = ["Merged", "merge", "read_answers", "write_labels"]
+__all__ = ["Merged", "merge", "not_taken_back", "read_answers", "write_labels"]
 
 LONGEST = 255
 """Letters of a class's name, as of a folder's."""
@@ -88,6 +88,22 @@ def merge(listing: Listing, answers: dict[str, str], subject: str) -> Merged:
         changed += entry.label is not None and label != entry.label
         entries.append(Entry(entry.part, entry.path, label, entry.bytes, entry.mtime))
     return Merged(entries, new, changed, tuple(_new_classes(listing, found)))
+
+
+def not_taken_back(file: Path, root: Path, listing: Listing) -> int:
+    """Return how many answers of a file are not yet labels of a folder's images.
+
+    Args:
+        file: as `read_answers` takes it.
+        root: the folder.
+        listing: of it.
+
+    Raises:
+        SemisupError: the file cannot be read, or is of another form.
+    """
+    labels = {entry.path: entry.label for entry in listing.entries}
+    answers, _ = read_answers(file, root)
+    return sum(labels.get(_meant(path, labels)) != _meant(label, listing.classes) for path, label in answers.items())
 
 
 def _meant(cell: str, known: Collection[str]) -> str:

@@ -17,14 +17,18 @@ from semisup.engine import resolve_device
 from semisup.errors import SemisupError
 from semisup.files import write_atomically
 from semisup.labeling.choose import STRATEGIES, Choice, Question, choose, predictions, resolve
-from semisup.labeling.folder import Pictures, read_pictures
+from semisup.labeling.folder import Pictures, list_pictures, read_pictures
 from semisup.labeling.label_studio import LOCAL_FILES, labeling_interface, tasks
+from semisup.labeling.merge import not_taken_back
 from semisup.labeling.near import thumbnails
 from semisup.labeling.seen import Seen, look, model_images
 from semisup.labeling.sheet import Shown, sheet_html
 from semisup.text import csv_text
 
-__all__ = ["Asked", "LabelOptions", "label_next"]
+__all__ = ["TABLE", "Asked", "LabelOptions", "label_next"]
+
+TABLE = "to_label.csv"
+"""The file of what is asked for that a person fills in."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +97,11 @@ def label_next(
         watch: shows progress.
 
     Raises:
-        SemisupError: no images, no model, nothing left to label, or a strategy that lacks predictions.
+        SemisupError: no images, no model, nothing left to label, a strategy that lacks predictions, or labels filled in
+            at `out` that would be lost.
     """
     options = LabelOptions() if options is None else options
+    _refuse_lost(out / TABLE, folder, options.table)
     pictures = read_pictures(folder, model_images(model), options.table, options.cache, watch)
     question, classes = _question(pictures, model, options, watch)
     if not question.candidates.any():
@@ -103,9 +109,20 @@ def label_next(
     strategy = resolve(options.strategy, question)
     chosen, copies = choose(question, options.n, strategy, thumbnails(pictures.images))
     words = f"{len(chosen):,} of {int(question.candidates.sum()):,} images, by {strategy}: {STRATEGIES[strategy]}."
+    again = (f"{out / TABLE}: the list that was there is replaced",) if (out / TABLE).exists() else ()
     files = _write(out, pictures, chosen, classes, words, options.url)
     labeled, candidates = len(question.labeled), int(question.candidates.sum())
-    return Asked(strategy, len(chosen), labeled, candidates, copies, files, pictures.notes)
+    return Asked(strategy, len(chosen), labeled, candidates, copies, files, (*pictures.notes, *again))
+
+
+def _refuse_lost(filled: Path, folder: Path, table: Path | None) -> None:
+    """Refuse to write over a table that a person has filled in, unless the folder has its labels."""
+    lost = not_taken_back(filled, folder, list_pictures(folder, table)) if filled.exists() else 0
+    if lost:
+        raise SemisupError(
+            f"{filled}: {lost:,} labels filled in there are not yet among those of {table or folder} and would be "
+            f"lost; take them back with --import (then read them with --csv), or name another folder with --out"
+        )
 
 
 def _question(pictures: Pictures, model: Path, options: LabelOptions, watch: Watch) -> tuple[Question, list[str]]:
@@ -161,7 +178,7 @@ def _write(
         for choice, (path, guess, confidence) in zip(chosen, triples, strict=True)
     ]
     contents = {
-        "to_label.csv": _csv(triples),
+        TABLE: _csv(triples),
         "to_label.html": sheet_html("Images to label", lines, shown, classes),
         "label_studio.json": json.dumps(tasks(triples, url), indent=1),
         "label_studio.xml": labeling_interface(classes),

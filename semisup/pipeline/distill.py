@@ -35,6 +35,8 @@ from semisup.stages import Predictor, load_predictor
 __all__ = ["Distillation", "distillation", "parse_student"]
 
 STEPS = 1000
+LONGEST = 100
+"""Letters of a recipe's name."""
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -81,7 +83,7 @@ def distillation(
         steps: of every student.
         data: a folder of images, here or at an address, or an .npz file to distill on: where the run's images lie now,
             or any others, whose labels, if they have some, are not read; None: the run's images where they lay.
-        name: of the recipe; None: that of the run and the first student.
+        name: of the recipe; None: that of the run, the stage and the first student.
 
     Raises:
         SemisupError: no finished stage of a run, a network that there is not, or other data than those of the run.
@@ -109,7 +111,8 @@ def distillation(
         raw["data"] = {"labels": "all", "flip": recipe.data.flip, "drop_leaks": True, "allow_conflicts": True}
         raw["stages"] = {model.name: {"kind": "finished", "path": str(model.absolute())}}
     names = _names(networks, list(raw["stages"]))
-    raw["name"] = name or f"{recipe.name[:60]}-{names[0].replace('_', '-')}"
+    own = f"-{model.name}-{names[0]}".replace("_", "-")[-LONGEST:]
+    raw["name"] = name or f"{recipe.name[: LONGEST - len(own)]}{own}"
     for stage, network in zip(names, networks, strict=True):
         raw["stages"][stage] = {
             "teacher": model.name,

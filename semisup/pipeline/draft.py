@@ -26,7 +26,7 @@ from semisup.pipeline.plan import make_plan
 from semisup.pipeline.timing import step_seconds
 from semisup.settings import DataConfig
 from semisup.settings.shipped import modeline
-from semisup.stages.auto_views import choosing_steps
+from semisup.stages.auto_views import choosing_steps, steps_within
 from semisup.text import duration
 
 __all__ = ["Draft", "Wishes", "draft", "survey"]
@@ -127,15 +127,14 @@ def draft(found: Survey, wishes: Wishes) -> Draft:
     relaxed = once.model_copy(update={"data": once.data.model_copy(update={"max_bad": 1.0})})
     plan = make_plan(relaxed, trial=False)
     each = {stage.name: step_seconds(plan, stage, warm_up=1) for stage in plan.stages}
-    for name, seconds in each.items():
-        share = 1.0 if len(each) == 1 else SHARES[name]
-        steps = min(LONGEST, max(SHORTEST, int(wishes.minutes * 60 * share / seconds)))
-        recipe["stages"][name]["steps"] = steps - steps % 50 if steps > 50 else steps
     expected = {}
     for stage in plan.stages:
-        steps = recipe["stages"][stage.name]["steps"]
-        short = choosing_steps(stage.training, steps) * each["labels_alone"]
-        expected[stage.name] = steps * each[stage.name] + short
+        seconds, short = each[stage.name], each["labels_alone"]
+        share = 1.0 if len(each) == 1 else SHARES[stage.name]
+        steps = int(steps_within(stage.training, wishes.minutes * 60 * share / seconds, short / seconds))
+        steps = min(LONGEST, max(SHORTEST, steps))
+        recipe["stages"][stage.name]["steps"] = steps = steps - steps % 50 if steps > 50 else steps
+        expected[stage.name] = steps * seconds + choosing_steps(stage.training, steps) * short
     text = _written(found, wishes, recipe, device, expected)
     return Draft(recipe["name"], text, found, expected)
 

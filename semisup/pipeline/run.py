@@ -24,6 +24,7 @@ from semisup.files import write_atomically
 from semisup.pipeline.console import Reporter
 from semisup.pipeline.execute import LOCK, STORE, execute, locked
 from semisup.pipeline.page import PAGE, write_page
+from semisup.pipeline.page.read import read_run
 from semisup.pipeline.plan import Plan, StagePlan, load_checked, make_plan
 from semisup.pipeline.result import RunResult, StageResult
 from semisup.pipeline.several import help_to_run, not_shared
@@ -123,6 +124,11 @@ def _run(
         return result
     waiting = f"{folder}: another process is running in this folder; waiting for it"
     with locked(folder, lambda: reporter.say(waiting)):
+        if _has_other_results(folder, plan):
+            reporter.warn(
+                f"{folder}: the results of another recipe, or of other data, are replaced; their stages are kept in "
+                f"{store}, and that recipe shows them again, e.g. in a folder next to this one (out)"
+            )
         write_atomically(folder / "recipe.yaml", to_yaml(loaded).encode())
         result = dataclasses.replace(result, out=folder)
         with _tracked(plan, folder, reporter) as log:
@@ -142,6 +148,18 @@ def _run(
         reporter.say(f"data: {note}")
     reporter.say(f"results: {folder / 'result.json'}, {folder / PAGE}")
     return result
+
+
+def _has_other_results(folder: Path, plan: Plan) -> bool:
+    """Return whether a finished run is shown in a folder whose stages are not those of the plan."""
+    if not (folder / "result.json").exists():
+        return False
+    try:
+        result, _ = read_run(folder)
+    except SemisupError:  # damaged, or of another version: not this run's either
+        return True
+    shown = [(stage["name"], stage["fingerprint"]) for stage in result["stages"]]
+    return shown != [(stage.name, stage.fingerprint) for stage in plan.stages]
 
 
 def _warn(plan: Plan, reporter: Reporter) -> None:

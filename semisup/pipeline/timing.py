@@ -13,13 +13,21 @@ from semisup.engine import Batches, FitSettings, compile_backbones, fit, keep_me
 from semisup.methods import Method
 from semisup.models import stage_decay
 from semisup.pipeline.plan import Plan, StagePlan
-from semisup.stages.auto_views import choosing_steps
+from semisup.stages.auto_views import choosing_steps, steps_within
 from semisup.stages.networks import build_method
 from semisup.stages.targets import training_images
 from semisup.stages.tuning import tune
 from semisup.stages.views import stage_batches
 
-__all__ = ["expected_seconds", "fresh_method", "is_busy", "seconds_and_load", "step_seconds"]
+__all__ = [
+    "all_steps",
+    "expected_seconds",
+    "fresh_method",
+    "is_busy",
+    "own_steps",
+    "seconds_and_load",
+    "step_seconds",
+]
 
 WARM_UP, STEPS, REPEATS = 2, 3, 3
 SITTINGS = 3
@@ -159,10 +167,24 @@ def expected_seconds(plan: Plan, done: Collection[str]) -> dict[str, float]:
         done: stages that are finished already.
     """
     wanted = [stage for stage in plan.stages if stage.steps and stage.name not in done]
-    return {stage.name: _all_steps(stage) * step_seconds(plan, stage, warm_up=1) for stage in wanted}
+    return {stage.name: all_steps(stage, stage.steps) * step_seconds(plan, stage, warm_up=1) for stage in wanted}
 
 
-def _all_steps(stage: StagePlan) -> float:
-    """Return a stage's steps, with the short trainings before them as so many of its own."""
-    short = choosing_steps(stage.training, stage.steps) * stage.training.batch.labeled
-    return stage.steps + short / stage.images_per_step
+def all_steps(stage: StagePlan, steps: float) -> float:
+    """Return a train stage's steps, with the short trainings of `augment: auto` before them as so many of its own.
+
+    Args:
+        stage: planned.
+        steps: that it has itself.
+    """
+    return steps + choosing_steps(stage.training, steps) * _short_share(stage)
+
+
+def own_steps(stage: StagePlan, steps: float) -> float:
+    """Return the steps that a train stage has itself, if there are so many by `all_steps`."""
+    return steps_within(stage.training, steps, _short_share(stage))
+
+
+def _short_share(stage: StagePlan) -> float:
+    """Return what part of a step's time one of the short trainings takes: that of its images that are labeled."""
+    return stage.training.batch.labeled / stage.images_per_step

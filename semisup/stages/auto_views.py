@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from semisup.engine import ranks, seed_for
 from semisup.errors import SemisupError
@@ -35,11 +34,13 @@ __all__ = [
     "STEPS",
     "STRENGTHS",
     "Choice",
+    "Scores",
     "check_auto",
     "choice_note",
     "choose",
     "choose_views",
     "choosing_steps",
+    "steps_within",
     "with_strength",
 ]
 
@@ -55,27 +56,59 @@ FOLDS, STEPS = 3, 100
 """Parts of the labels, and steps of a short training, if the stage has as many."""
 
 
-class Choice(BaseModel):
-    """How strong a stage's views are, and why."""
+class Scores(BaseModel):
+    """What a short training predicted of the labels of one part, which it was not given."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    strength: str
-    """A key of `STRENGTHS`."""
     labels: Annotated[int, Field(ge=1)]
-    """That were predicted by networks without them."""
-    accuracy: dict[str, float]
-    """Of each strength, on these labels."""
-    loss: dict[str, float]
-    """Mean negative log-likelihood of these labels, nats."""
+    """Of the part."""
+    right: Annotated[int, Field(ge=0)]
+    """How many of them it predicted."""
+    loss: Annotated[float, Field(ge=0)]
+    """Their negative log-likelihood, nats, all together."""
     seconds: Annotated[float, Field(ge=0)] = 0.0
     """That it took; they are of the stage's."""
 
+
+class Choice(BaseModel):
+    """How strong a stage's views are, and why; or what of it is known before a stop."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    scores: dict[str, list[Scores]]
+    """Of each key of `STRENGTHS`, the parts in order, as far as they are trained."""
+
     @model_validator(mode="after")
     def _has_every_strength(self) -> Self:
-        if not {self.strength} <= self.accuracy.keys() == self.loss.keys() == STRENGTHS.keys():
-            raise ValueError(f"strength, accuracy and loss must be of {', '.join(STRENGTHS)}")
+        if self.scores.keys() != STRENGTHS.keys():
+            raise ValueError(f"scores must be of {', '.join(STRENGTHS)}")
         return self
+
+    @property
+    def strength(self) -> str:
+        """The chosen key of `STRENGTHS`, of equals the first."""
+        return min(self.loss, key=self.loss.__getitem__)
+
+    @property
+    def labels(self) -> int:
+        """How many were predicted by networks without them."""
+        return sum(part.labels for part in self.scores[self.strength])
+
+    @property
+    def accuracy(self) -> dict[str, float]:
+        """Of each strength, on these labels."""
+        return {name: sum(p.right for p in parts) / sum(p.labels for p in parts) for name, parts in self.scores.items()}
+
+    @property
+    def loss(self) -> dict[str, float]:
+        """Mean negative log-likelihood of these labels, nats."""
+        return {name: sum(p.loss for p in parts) / sum(p.labels for p in parts) for name, parts in self.scores.items()}
+
+    @property
+    def seconds(self) -> float:
+        """That all short trainings took, over all sittings."""
+        return sum(part.seconds for parts in self.scores.values() for part in parts)
 
     def __str__(self) -> str:
         each = ", ".join(f"{name} {self.loss[name]:.2f} ({self.accuracy[name]:.0%} right)" for name in self.loss)
@@ -111,7 +144,7 @@ def choice_note(stage: TrainConfig, steps: int) -> str | None:
     )
 
 
-def choosing_steps(stage: TrainConfig, steps: int) -> int:
+def choosing_steps(stage: TrainConfig, steps: float) -> float:
     """Return how many steps the short trainings of `augment: auto` have together, labels alone; 0 without it.
 
     Args:
@@ -119,6 +152,18 @@ def choosing_steps(stage: TrainConfig, steps: int) -> int:
         steps: of the stage itself.
     """
     return len(STRENGTHS) * FOLDS * min(STEPS, steps) if stage.chooses_views else 0
+
+
+def steps_within(stage: TrainConfig, steps: float, share: float) -> float:
+    """Return the steps of a stage that last as long as `steps` of its own, its short trainings among them.
+
+    Args:
+        stage: settings.
+        steps: in whose time the stage is to be done.
+        share: of the time of a step that one of the short trainings takes.
+    """
+    short = len(STRENGTHS) * FOLDS * share if stage.chooses_views else 0.0
+    return max(steps / (1 + short), steps - STEPS * short)  # as the stage has less or more than STEPS steps
 
 
 def with_strength(stage: TrainConfig, views: Views, strength: str) -> dict[str, Any]:
@@ -143,8 +188,8 @@ def choose_views(
 
     Each strength trains the stage's network, from the weights that the stage starts from, on the labels of all parts
     but one, and predicts that part's. Weights of a stage that was trained on labels know those that are left out: then
-    training starts from the first ones. All see the same images in the same order. What was chosen is kept in the
-    stage's folder: a stage that goes on after a stop does not choose again.
+    training starts from the first ones. All see the same images in the same order. What each short training scored is
+    kept in the stage's folder: a stage that goes on after a stop makes only those that are missing.
 
     Args:
         context: of the stage.
@@ -158,13 +203,7 @@ def choose_views(
     assert isinstance(stage, TrainConfig)
     if not stage.chooses_views:
         return context, None
-    path = context.folder / CHOICE
-    known = _same_everywhere(lambda: _text(_kept(path)) if path.exists() else "")
-    found = Choice(**json.loads(known)) if known else choose(context, fitted)
-    if not known:
-        found = Choice(**json.loads(_same_everywhere(lambda: _text(found))))
-    if ranks.rank() == 0:
-        write_json(path, found.model_dump())
+    found = choose(context, fitted)
     augment = stage.augment | with_strength(stage, views, found.strength)
     return replace(context, config=_followed(context, stage.model_copy(update={"augment": augment}), views)), found
 
@@ -173,37 +212,48 @@ def _followed(context: StageContext, stage: TrainConfig, views: Views) -> TrainC
     return stage.model_copy(update={"augment": following_background(stage, views, context.data.background)})
 
 
-def _kept(path: Path) -> Choice:
+def _kept(path: Path, sizes: list[int]) -> Choice:
+    """Return what is known of a choice.
+
+    Args:
+        path: where it is kept.
+        sizes: labels of each part.
+
+    Raises:
+        SemisupError: the file is damaged, or of other parts.
+    """
+    if not path.exists():
+        return Choice(scores={strength: [] for strength in STRENGTHS})
     try:
-        return checked(TypeAdapter(Choice), read_json(path), f"{path}: no choice of views")
+        found = checked(TypeAdapter(Choice), read_json(path), f"{path}: no choice of views")
+        if any([part.labels for part in parts] != sizes[: len(parts)] for parts in found.scores.values()):
+            raise SemisupError(f"{path}: a choice by other labels")
     except SemisupError as error:
         raise SemisupError(f"{error}; delete it, and the stage's checkpoint, to start the stage again") from None
+    return found
 
 
-def _text(choice: Choice) -> str:
-    return json.dumps(choice.model_dump())
-
-
-def _same_everywhere(text: Callable[[], str]) -> str:
-    """Return rank 0's text on every rank."""
-    return text() if ranks.size() == 1 else ranks.same_everywhere(lambda: text().encode()).decode()
+def _same_everywhere(choice: Callable[[], Choice]) -> Choice:
+    """Return rank 0's choice on every rank."""
+    if ranks.size() == 1:
+        return choice()
+    return Choice.model_validate_json(ranks.same_everywhere(lambda: choice().model_dump_json().encode()))
 
 
 def choose(context: StageContext, fitted: Callable[[StageContext], nn.Module]) -> Choice:
-    """Train and predict for every strength, see `choose_views`."""
-    y_train, parts = context.data.y_train, _parts(context)
-    truth = torch.from_numpy(np.concatenate([y_train[part] for part in parts]))
-    accuracy, loss, begun = {}, {}, time.perf_counter()
+    """Train and predict for every strength and part that is not scored yet, see `choose_views`."""
+    path, parts = context.folder / CHOICE, _parts(context)
+    choice = _same_everywhere(lambda: _kept(path, [len(part) for part in parts]))
+    recipe = context.recipe.model_copy(update={"compile": False})
     for strength in STRENGTHS:
-        recipe = context.recipe.model_copy(update={"compile": False})
         alone = _followed(context, _on_labels_alone(context, strength), Views(labeled=("weak",)))
         short = replace(context, config=alone, recipe=recipe, steps=min(STEPS, context.steps))
-        logits = [_predicted(short, part, fitted) for part in parts]
-        predicted = torch.cat(logits)
-        accuracy[strength] = float((predicted.argmax(1) == truth).double().mean())
-        loss[strength] = float(F.cross_entropy(predicted, truth))
-    strength, seconds = min(loss, key=loss.__getitem__), time.perf_counter() - begun
-    return Choice(strength=strength, labels=len(truth), accuracy=accuracy, loss=loss, seconds=seconds)
+        for part in parts[len(choice.scores[strength]) :]:
+            scored = [*choice.scores[strength], _scores(short, part, fitted)]
+            choice = Choice(scores=choice.scores | {strength: scored})
+            if ranks.rank() == 0:
+                write_json(path, choice.model_dump())
+    return _same_everywhere(lambda: choice)  # what another rank has rounded otherwise decides nothing
 
 
 def _parts(context: StageContext) -> list[NDArray[np.int64]]:
@@ -211,12 +261,15 @@ def _parts(context: StageContext) -> list[NDArray[np.int64]]:
     return list(folds_of(context.budget, context.data.y_train, FOLDS, seed))
 
 
-def _predicted(context: StageContext, part: NDArray[np.int64], fitted: Callable[[StageContext], nn.Module]) -> Tensor:
-    """Logits (n, C) float64 of some labeled images, on the CPU, by a network that was trained on the other labels."""
-    data = context.data
+def _scores(context: StageContext, part: NDArray[np.int64], fitted: Callable[[StageContext], nn.Module]) -> Scores:
+    """Score the labels of some images by a network that was trained on the others."""
+    data, begun = context.data, time.perf_counter()
     rest = without(context.budget, part, data.y_train, data.num_classes)
     network = fitted(replace(context, budget=rest))
-    return predict_logits(network, context.clean_batches(data.x_train, part)).double().cpu()
+    logits = predict_logits(network, context.clean_batches(data.x_train, part)).double().cpu()
+    truth = torch.from_numpy(data.y_train[part])
+    right, loss = int((logits.argmax(1) == truth).sum()), float(F.cross_entropy(logits, truth, reduction="sum"))
+    return Scores(labels=len(part), right=right, loss=loss, seconds=time.perf_counter() - begun)
 
 
 def _on_labels_alone(context: StageContext, strength: str) -> TrainConfig:

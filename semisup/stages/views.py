@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from semisup.augment import POLICIES, Normalize, build_policy
 from semisup.augment.policies.adaptive import Adaptive, Probe
 from semisup.augment.policies.backend import HostFirst, ImageByImage, resolve_backend
 from semisup.augment.policies.ctaugment import OPERATIONS
+from semisup.augment.policies.policy import Augmentation
 from semisup.augment.policies.views import COLOR_POOL, NoAugment, RandAugment
 from semisup.data import ImageData, take
 from semisup.engine import Batches, TrainingImages
@@ -80,17 +81,17 @@ def stage_policies(
     flip: bool,
     learned: Tensor | None,
     backend: str = "device",
-) -> dict[str, Callable[[Tensor, Generator], Tensor] | HostFirst]:
+) -> dict[str, Augmentation | HostFirst]:
     """View name -> augmentation: what the recipe's `augment:` says, else the method's default policy.
 
     Adaptive ones are bound to what the method has `learned`: to the buffer, not to its present values.
     """
-    policies: dict[str, Callable[[Tensor, Generator], Tensor] | HostFirst] = {}
+    policies: dict[str, Augmentation | HostFirst] = {}
     for view, default in views.policies(part).items():
         options = dict(augment.get(view, {"policy": default}))
         own = options.pop("albumentations", ())
         policy = build_policy(options.pop("policy", "none"), options, flip=flip)
-        then: Callable[[Tensor, Generator], Tensor] = policy
+        then: Augmentation = policy
         if isinstance(policy, Adaptive) and learned is not None:
             then = policy.bound(learned)
         if backend == "albumentations":
@@ -152,7 +153,7 @@ def check_views(stage: TrainConfig, method: Method, data: ImageData) -> None:
     Raises:
         SemisupError: names the view.
     """
-    asked = [*method.views.policies("labeled"), *method.views.policies("unlabeled")]
+    asked = method.views.policies("labeled") | method.views.policies("unlabeled")
     problems = [
         f"augment.{view}: method '{stage.method['name']}' asks for no such view{nearest(view, [*asked, 'backend'])}"
         for view in stage.view_settings

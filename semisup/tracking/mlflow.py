@@ -25,8 +25,8 @@ POLL_SECONDS = 1.0  # how far MLflow may lag behind the log
 RETRY_SECONDS = 10.0
 DEFAULT_EXPERIMENT = "semisup"
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Tag of an experiment by which MLflow's page opens on its training runs, not on the traces of language models. No
-documentation has it: it is what the page itself sets when one chooses "Machine learning" (MLflow 3.17)."""
+"""Tag that says of an experiment that it has training runs, not traces of language models. No documentation has it: it
+is what MLflow's page itself sets when one chooses "Machine learning" (3.17). Which view opens is up to the browser."""
 LOCK_FILE = f"{CURSOR_FILE}.lock"
 
 # Set for this process where the user has not set them. MLflow's own patience (7 retries of 120 s) would keep a

@@ -9,10 +9,11 @@ import torch
 from torch import Generator, Tensor
 
 from semisup.augment import to_float
+from semisup.augment.kernels.opencv import has_form
 from semisup.augment.policies import backend
 from semisup.augment.policies.backend import LARGEST_ON_DEVICE, ImageByImage, resolve_backend
-from semisup.augment.policies.policy import Drawn, Policy, Shape
-from semisup.augment.policies.views import SimCLR, Weak, build_policy
+from semisup.augment.policies.policy import Drawn, Part, Policy, Shape
+from semisup.augment.policies.views import POLICIES, SimCLR, Weak, build_policy
 from semisup.errors import SemisupError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -76,6 +77,16 @@ def test_the_same_seed_makes_the_same_views_in_any_number_of_threads(
     assert torch.equal(images, before)
     assert result.dtype == torch.uint8 and result.shape[3] == channels
     assert torch.equal(result, one(images, seeded(6))) == (name == "none")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", [name for name, cls in POLICIES.items() if has_form(cls)])
+def test_parts_of_a_batch_are_those_of_the_whole(name: str, channels: int) -> None:
+    own = [{"name": "GaussNoise", "p": 0.5}] if name == "simclr" else []
+    images, view = pictures(channels), ImageByImage(own, build_policy(name, {}, flip=True))
+    parts = [Part(9, slice(0, 2)), Part(9, slice(2, 9))]
+    made = [view(images[part.rows], seeded(), part=part) for part in parts]
+    assert torch.equal(torch.cat(made), view(images, seeded()))
 
 
 def test_it_draws_what_the_policy_draws_on_the_device() -> None:

@@ -21,6 +21,7 @@ from semisup.augment.policies.ctaugment import (
     new_rates,
     update_rates,
 )
+from semisup.augment.policies.policy import Part
 from tests.augment.test_ops import from_pil, make_images, to_pil
 
 LEVELS = (0.0, 0.1, 0.33, 0.5, 0.77, 0.9, 0.999)
@@ -230,6 +231,8 @@ def test_the_probe_tells_the_bins_that_made_it() -> None:
     images = make_images(MANY, 3, 8, 8)
     view, bins = policy.probe(images, seeded(2))
     assert torch.equal(view, policy(images, seeded(2)))
+    part, all_bins = policy.probe(images[10:20], seeded(2), part=Part(MANY, slice(10, 20)))
+    assert torch.equal(part, view[10:20]) and torch.equal(all_bins, bins)
     assert bins.shape == (MANY, 2) and bins.dtype == torch.int64
     operations, places = bins // BINS, bins % BINS
     assert (places < BINS_OF[operations]).all()

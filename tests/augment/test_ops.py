@@ -140,6 +140,14 @@ def test_gaussian_blur_equals_torchvision(images: Tensor, size: int) -> None:
     assert_each(ours, images, lambda image, n: tv.gaussian_blur(image, [size, size], [sigmas[n].item()]), FLOAT)
 
 
+def test_gaussian_blur_of_one_plane_is_that_of_it_among_others() -> None:
+    """torch's convolution of one channel is another than that of several groups."""
+    images = torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    sigmas = torch.linspace(0.1, 2.0, 5)
+    alone = [ops.gaussian_blur(images[n : n + 1], sigmas[n : n + 1], 3) for n in range(5)]
+    assert torch.equal(torch.cat(alone), ops.gaussian_blur(images, sigmas, 3))
+
+
 def test_gaussian_blur_refuses_sizes_that_cannot_be_reflected() -> None:
     with pytest.raises(ValueError, match="odd size below 16, got 4"):
         ops.gaussian_blur(torch.rand(1, 1, 8, 8), torch.ones(1), 4)

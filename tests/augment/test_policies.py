@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 
 from semisup.augment.kernels import ops
 from semisup.augment.policies import views as policies
+from semisup.augment.policies.policy import Part
 from semisup.augment.policies.views import POLICIES, LocalCrop, RandAugment, SimCLR, Weak, build_policy, check_policy
 from semisup.errors import SemisupError
 
@@ -112,13 +114,21 @@ def test_identical_images_come_out_different(name: str, channels: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
-def test_a_rank_can_take_its_slice_of_the_global_draw(name: str, options: dict[str, object]) -> None:
-    images = torch.rand(32, 3, 32, 32, generator=seeded(1))
+@pytest.mark.parametrize("shape", [(32, 3, 32, 32), (13, 1, 28, 28)], ids=str)
+def test_parts_of_a_batch_are_those_of_the_whole_bit_for_bit(
+    name: str, options: dict[str, object], shape: tuple[int, ...]
+) -> None:
+    images = torch.rand(shape, generator=seeded(1))
     policy = build_policy(name, options, flip=True)
-    drawn = policy.draw(images.shape, seeded(3))
-    assert all(len(values) == 32 and values.device.type == "cpu" for values in drawn.values())
-    part = policy.apply(images[8:16], {key: values[8:16] for key, values in drawn.items()})
-    torch.testing.assert_close(part, policy(images, seeded(3))[8:16], atol=1e-6, rtol=0)
+    drawn = policy.draw(shape, seeded(3))
+    assert all(len(values) == len(images) and values.device.type == "cpu" for values in drawn.values())
+    for seed in range(3):
+        whole = policy(images, seeded(seed))
+        for ranks in (1, 2, 4):
+            bounds = [len(images) * rank // ranks for rank in range(ranks + 1)]
+            parts = [Part(len(images), slice(*two)) for two in pairwise(bounds)]
+            made = [policy(images[part.rows], seeded(seed), part=part) for part in parts]
+            assert torch.equal(torch.cat(made), whole), ranks
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)

@@ -97,6 +97,20 @@ def test_a_second_command_runs_nothing_and_says_the_same(shared: Path, scheduler
     assert {row.entry + row.labels + str(row.draw): row for row in read_rows(shared / "small" / "runs.csv")} == before
 
 
+def test_tables_of_another_command_are_replaced_with_a_word(
+    shared: Path, scheduler: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = shared / "small" / "suite.json"
+    own = facts.read_text()
+    other = own.replace("semisup bench", "semisup bench x")
+    for text, said in ((own, ""), (other, "`semisup bench x"), ("{", "`an unknown command`")):
+        facts.write_text(text)
+        bench(small(), out=shared / "small", scheduler=scheduler.scheduler_address, quiet=True)
+        told = capsys.readouterr().err
+        assert f"tables of {said}" in told if said else "tables of" not in told
+        assert json.loads(facts.read_text())["command"] == json.loads(own)["command"]
+
+
 def test_more_draws_run_only_what_is_new(shared: Path) -> None:
     shown = bench(small("draws=3"), out=shared / "small", dry_run=True, quiet=True)
     assert (shown["runs"], shown["stages_left"]) == (31, 10), "the pretraining serves the new draw too"

@@ -100,6 +100,31 @@ def test_equal_steps_and_equal_seconds(data: ImageData) -> None:
         plan(suite, data)
 
 
+def test_seconds_have_the_choice_of_views_in_them(data: ImageData) -> None:
+    entries = {
+        "alone": {"train": {"method": {"name": "supervised"}, "augment": "auto", "steps": 200}},
+        "both": {"train": {"method": {"name": "fixmatch"}, "augment": "auto", "steps": 200}},
+        "chain": {"stages": {
+            "first": {"method": {"name": "supervised"}, "augment": "auto", "steps": 900},
+            "then": {"init": "first", "method": {"name": "supervised"}, "steps": 300},
+        }},
+    }  # fmt: skip
+    suite = small(labels=[20], draws=1, baseline=None, compute=["recipe", "12 s", "6 s", "100 steps"], entries=entries)
+    plans = [plan_run(suite, spec, data).plan for spec in expand(suite)]
+    timing = {step_kind(plan, stage): 0.01 for plan in plans for stage in plan.stages}
+    runs = {(spec.entry, spec.compute.text): jobs for spec, jobs in plan(suite, data, timing)}
+    assert [job.steps for job in runs["alone", "12 s"]] == [300], "and 900 on labels alone"
+    assert [job.steps for job in runs["both", "12 s"]] == [750], "and 900 of half as many images"
+    assert [job.steps for job in runs["alone", "6 s"]] == [60], "and 9 x 60"
+    assert [job.steps for job in runs["chain", "12 s"]] == [225, 75]
+    assert [job.steps for job in runs["chain", "6 s"]] == [58, 20], "and 9 x 58"
+    assert runs["alone", ""][0].seconds == pytest.approx(0.01 * (200 + 900))
+    assert all(jobs[-1].steps == 100 for (entry, text), jobs in runs.items() if text == "100 steps" and len(jobs) == 1)
+    for (entry, text), jobs in runs.items():
+        if text.endswith(" s"):
+            assert sum(job.seconds for job in jobs) == pytest.approx(float(text.split()[0]), rel=0.02), entry
+
+
 def test_rounding_and_warm_up_do_not_change_a_length(data: ImageData) -> None:
     entry = {"recipe": "digits/quickstart", "overrides": ["stages.selftrain.schedule.warmup=300"]}
     suite = small(labels=[20], draws=1, baseline=None, compute=["100 steps", "7 steps"], entries={"chain": entry})

@@ -15,8 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from semisup.bench.execution.benchmark import bench
 from semisup.bench.execution.cluster import default_workers
 from semisup.bench.execution.jobs import Job, make_jobs, plan_run
+from semisup.bench.execution.together import gpu_problems
 from semisup.bench.execution.worker import Failed, Pack, measure, open_pack, run_job, write_pack
 from semisup.bench.suites.runs import expand
 from semisup.data import load_data
@@ -177,3 +179,18 @@ def test_workers_leave_room_for_the_processes_of_a_run(monkeypatch: pytest.Monke
     assert (default_workers(2), default_workers(2, 2), default_workers(4, 4)) == (4, 2, 1)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
     assert (default_workers(2), default_workers(2, 4)) == (8, 2)
+
+
+def test_processes_of_a_run_divide_the_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert list(gpu_problems(3)) == [], "a machine without GPUs shares its cores"
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert [list(gpu_problems(count)) for count in (1, 2, 4)] == [[], [], []]
+    for count in (3, 8):
+        problem = f"gpus_per_run: must divide the 4 GPUs of this machine, not {count}; valid: 1, 2, 4"
+        suite = small(f"gpus_per_run={count}", "entries.supervised.train.method.nam=x", only=("supervised",))
+        with pytest.raises(SemisupError, match="2 problems") as caught:
+            bench(suite, out=tmp_path, dry_run=True, quiet=True)
+        assert f"  - {problem}\n" in str(caught.value)
+        (job,) = jobs_of("supervised", f"gpus_per_run={count}")
+        answer = run_job(job, {}, str(tmp_path / "stages"))
+        assert answer == Failed(problem), "a worker of another machine than the command's"

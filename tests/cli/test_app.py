@@ -219,6 +219,8 @@ def test_predict_writes_a_table(semisup: Semisup, tmp_path: Path) -> None:
     code, out, _ = semisup("predict", "o/train", "photos/0.png", "photos", "--out", "p.csv")
     assert (code, out) == (0, "")
     assert len(list(csv.DictReader(io.StringIO((tmp_path / "p.csv").read_text())))) == 4
+    code, _, err = semisup("predict", "o/train", "photos/0.png", "--out", "p.csv")
+    assert (code, err) == (0, "note: replaced: p.csv\n")
 
 
 def test_predict_names_its_mistakes(semisup: Semisup, tmp_path: Path) -> None:
@@ -228,6 +230,7 @@ def test_predict_names_its_mistakes(semisup: Semisup, tmp_path: Path) -> None:
     for args, words in [
         (["o/train", "empty"], ["no images found"]),
         (["o/train", "a.png", "--tta", "rotate"], ["--tta: must be mirror"]),
+        (["o/train", "a.png", "list.csv", "--out", "./list.csv"], ["--out list.csv: is what is read"]),
         (["o/train", "a.png", "--out", "a.xlsx"], ["--out a.xlsx", ".csv, .jsonl, .parquet"]),
         (["o/train", "o/train/confusion.png", "--out", "nosuch/p.csv"], ["--out nosuch/p.csv", "cannot be written"]),
         (["o/train", "o/train/confusion.png", "--device", "quantum"], ["device", "quantum"]),
@@ -510,6 +513,7 @@ def test_data_show_and_run_on_ones_own_folder(semisup: Semisup, tmp_path: Path) 
     assert (code, err) == (0, "")
     assert "decoding photos: 32 files" in out and "10 of 30 training images labeled, 5 per class" in out
     assert (tmp_path / "v.png").stat().st_size > 10_000
+    assert semisup("data", "show", "folder/fixmatch", *settings, "--out", "v.png")[2] == "note: replaced: v.png\n"
     code, out, err = semisup("run", "folder/fixmatch", *settings, "--out", "o")
     assert (code, err) == (0, "")
     assert "decoding" not in out, "prepared already"

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from semisup.augment import Normalize, build_policy
+from semisup.augment import POLICIES, Normalize, build_policy
+from semisup.augment.kernels.opencv import has_form
+from semisup.augment.policies.backend import HostFirst, ImageByImage
+from semisup.augment.policies.ctaugment import new_rates
+from semisup.augment.policies.policy import Drawn
+from semisup.augment.policies.views import NoAugment, Weak
 from semisup.engine import Batches, Checkpoints, FitSettings, TrainingImages, fit, ranks
 from semisup.engine.observers import Observer
 from semisup.engine.training import Training
@@ -55,13 +61,28 @@ def methods(names: list[str], steps: int) -> dict[str, float]:
         return {name: difference(weights(name, steps), alone[name]) for name in names}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counted(Weak):
+    """The weak view, which says how many images it is made of."""
+
+    seen: ClassVar[list[int]] = []
+
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        self.seen.append(len(images))
+        return super().apply(images, drawn)
+
+
 def _views(part: int) -> Any:
     images = torch.randint(0, 256, (30, 12, 12, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    policies = {name: build_policy(name, {}, flip=True) for name in ("weak", "randaugment", "simclr")}
+    policies: dict[str, Any] = {name: build_policy(name, {}, flip=True) for name in POLICIES}
+    forms = {f"{name} by image": policy for name, policy in policies.items() if has_form(type(policy))}
+    host = {name: HostFirst(ImageByImage([], policy), NoAugment()) for name, policy in forms.items()}
+    own = HostFirst(ImageByImage([{"name": "GaussNoise", "p": 1}], None), policies["ctaugment_probe"])
+    learned = {name: policies[name].bound(new_rates() * 0.5) for name in ("ctaugment", "ctaugment_cutout")}
     batches = Batches(
         TrainingImages(images, torch.arange(10), torch.arange(10) % 3),
-        labeled={"weak": policies["weak"]},
-        unlabeled=policies,
+        labeled={"weak": Counted(), "probe": own},
+        unlabeled=policies | host | learned,
         labeled_size=part,
         unlabeled_size=7,
         normalize=Normalize([0.5], [0.25]),
@@ -71,17 +92,24 @@ def _views(part: int) -> Any:
     return batches(3)
 
 
-def views() -> bool:
-    """Whether the ranks make the same views together as each of them alone, of parts that cannot be halved too."""
-    alone = [_views(part) for part in (5, 1)]
+def views() -> dict[str, Any]:
+    """Which views the ranks make otherwise together than alone, and of how many of 9 images and of 1 each makes them.
+
+    Of parts that cannot be halved, too.
+    """
+    alone = [_views(part) for part in (9, 1)]
+    Counted.seen.clear()
     with ranks.joined(), ranks.step_together():
-        together = [_views(part) for part in (5, 1)]
-    return all(
-        torch.equal(mine[view], theirs[view])
-        for a, b in zip(alone, together, strict=True)
-        for mine, theirs in ((a.labeled, b.labeled), (a.unlabeled, b.unlabeled))
-        for view in mine.views
-    )
+        together = [_views(part) for part in (9, 1)]
+    pairs = [pair for a, b in zip(alone, together, strict=True) for pair in _pairs(a, b)]
+    return {"others": [name for name, mine, theirs in pairs if not torch.equal(mine, theirs)], "seen": Counted.seen}
+
+
+def _pairs(a: Any, b: Any) -> Iterator[tuple[str, Tensor, Tensor]]:
+    yield "trace", a.labeled.trace, b.labeled.trace
+    for mine, theirs in ((a.labeled, b.labeled), (a.unlabeled, b.unlabeled)):
+        for view in mine.views:
+            yield view, mine[view], theirs[view]
 
 
 @dataclass

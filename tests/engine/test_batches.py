@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from semisup.augment import Normalize, build_policy
 from semisup.augment.policies.ctaugment import CTAugmentProbe
+from semisup.augment.policies.policy import Augmentation, Part
 from semisup.engine import Batches, TrainingImages, seeding
 from semisup.engine.batches import BalancedOrder, Order
 from semisup.errors import SemisupError
@@ -20,11 +20,11 @@ CPU = torch.device("cpu")
 N, CLASSES = 37, 3
 
 
-def same(images: Tensor, rng: torch.Generator) -> Tensor:
+def same(images: Tensor, rng: torch.Generator, *, part: Part | None = None) -> Tensor:
     return images
 
 
-def noise(images: Tensor, rng: torch.Generator) -> Tensor:
+def noise(images: Tensor, rng: torch.Generator, *, part: Part | None = None) -> Tensor:
     return images + torch.rand(images.shape, generator=rng)
 
 
@@ -39,8 +39,8 @@ def data() -> TrainingImages:
 def make(
     data: TrainingImages,
     *,
-    labeled: dict[str, Callable[[Tensor, torch.Generator], Tensor]] | None = None,
-    unlabeled: dict[str, Callable[[Tensor, torch.Generator], Tensor]] | None = None,
+    labeled: dict[str, Augmentation] | None = None,
+    unlabeled: dict[str, Augmentation] | None = None,
     sizes: tuple[int, int] = (5, 11),
     key: tuple[object, ...] = (0, "train"),
     normalize: Normalize | None = None,
@@ -207,7 +207,7 @@ def test_values_are_scaled_and_normalized_last() -> None:
     mean, std = [0.1, 0.2, 0.3], [0.5, 0.25, 2.0]
     seen: list[Tensor] = []
 
-    def watch(views: Tensor, rng: torch.Generator) -> Tensor:
+    def watch(views: Tensor, rng: torch.Generator, *, part: Part | None = None) -> Tensor:
         seen.append(views)
         return views
 

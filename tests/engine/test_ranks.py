@@ -79,7 +79,14 @@ def test_eight_methods_learn_the_same_on_two_ranks(found: list[dict[str, Any]]) 
 
 
 def test_views_are_those_of_one_process(found: list[dict[str, Any]]) -> None:
-    assert [rank["1 views"] for rank in found] == [True, True]
+    assert [rank["1 views"] for rank in found] == [{"others": [], "seen": [4, 1]}, {"others": [], "seen": [5, 1]}]
+
+
+@pytest.mark.slow
+def test_views_of_four_ranks_are_those_of_one_process(tmp_path: Path) -> None:
+    found = [rank["0 views"] for rank in pair(tmp_path, [{"do": "views"}], ranks=4)]
+    assert [rank["others"] for rank in found] == [[]] * 4
+    assert [rank["seen"] for rank in found] == [[2, 1], [2, 1], [2, 1], [3, 1]]
 
 
 def test_a_checkpoint_of_two_ranks_goes_on_on_two_and_on_one(found: list[dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -28,6 +29,7 @@ RECIPE = {
         "train": {
             "init": "pretrain",
             "method": {"name": "fixmatch"},
+            "augment": "auto",
             "steps": 150,
             "batch": {"labeled": 16, "unlabeled": 32},
         },
@@ -104,6 +106,26 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(whole: Path, tm
     code, output = finished(command(tmp_path, *RUN, "--processes", "2"))
     assert code == 0, output
     assert tensors(tmp_path / "out") == tensors(whole / "out"), "bit for bit"
+
+
+@pytest.mark.parametrize("rank", range(2))
+def test_a_kill_in_the_choice_of_views_keeps_what_is_scored(whole: Path, tmp_path: Path, rank: int) -> None:
+    process = command(tmp_path, *RUN, "--processes", "2")
+    kept = tmp_path / ".semisup" / "stages" / homes(whole / "out")["train"].name / "views.json"
+    while process.poll() is None and not kept.exists():
+        time.sleep(0.01)
+    victim = rank_of(process.pid, rank)
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
+    code, output = finished(process, 60)
+    assert code == 128 + signal.SIGKILL, output
+    scored = json.loads(kept.read_text())
+    scored["scores"]["weak"][0]["seconds"] = 1000.0  # by which it is known again
+    kept.write_text(json.dumps(scored))
+    code, output = finished(command(tmp_path, *RUN, "--processes", "2"))
+    assert code == 0, output
+    assert tensors(tmp_path / "out") == tensors(whole / "out"), "bit for bit"
+    assert json.loads((tmp_path / "out/train/stage.json").read_text())["seconds"] > 1000
 
 
 def test_torchrun_starts_a_killed_job_again(whole: Path, tmp_path: Path) -> None:

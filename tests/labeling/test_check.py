@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from semisup.cli.app import app
 from semisup.data import ImageData, load_data
 from semisup.errors import SemisupError
 from semisup.labeling.review import review
@@ -74,6 +76,15 @@ def test_what_is_written(photos: Path, models: Path, tmp_path: Path) -> None:
     images = (tmp_path / "out" / "check_images.csv").read_text()
     assert "unlabeled/copy.png,train,,near copies,unlabeled/00.png," in images
     assert (tmp_path / "out" / "check.html").read_text().count("<figure>") == 12
+
+
+def test_results_of_another_check_are_replaced_with_a_word(photos: Path, models: Path, tmp_path: Path) -> None:
+    words = ["check", str(photos), str(models / "encoder"), "--out", str(tmp_path), "--cache", str(tmp_path / "cache")]
+    first, second = (CliRunner().invoke(app, words) for _ in range(2))
+    assert first.exit_code == second.exit_code == 0 and "replaced" not in first.output
+    files = [str(tmp_path / name) for name in ("check_labels.csv", "check_images.csv", "check.html")]
+    assert f"note: replaced: {', '.join(files)}" in second.output
+    assert all(second.output.count(file) == 2 for file in files[:2]), "all that it writes"
 
 
 def test_one_class_is_not_enough(photos: Path, models: Path, tmp_path: Path) -> None:

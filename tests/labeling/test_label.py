@@ -133,6 +133,29 @@ def test_a_filled_table_becomes_data(semisup: Semisup, photos: Path, models: Pat
     assert data.classes == ["0", "1", "2", "8"] and (data.y_train >= 0).sum() == 15
 
 
+def test_what_a_person_has_filled_in_is_not_written_over(
+    semisup: Semisup, photos: Path, models: Path, tmp_path: Path
+) -> None:
+    words = ["label", photos, models / "encoder", "-n", 5, "--cache", tmp_path / "cache"]
+    assert semisup(*words)[0] == 0
+    status, _, told = semisup(*words)
+    assert status == 0 and "to_label.csv: the list that was there is replaced" in told, "nothing was filled in"
+    table = tmp_path / "to-label" / "to_label.csv"
+    filled = rows(table)
+    filled[0]["label"], filled[1]["label"] = "1", "NA"
+    table.write_text("path,label\n" + "".join(f"{row['path']},{row['label']}\n" for row in filled))
+    before = table.read_bytes()
+    status, _, told = semisup(*words)
+    assert status == 2 and "to_label.csv: 1 labels filled in there are not yet among those" in told
+    assert table.read_bytes() == before
+    assert semisup("label", photos, "--import", table)[0] == 0
+    Path("other.csv").write_text("path,label\nunlabeled/00.png,1\n")
+    status, _, told = semisup("label", photos, "--import", table, "--csv", "other.csv")
+    assert status == 2 and "labels.csv: is there already" in told, "it is not the table that is read"
+    status, _, told = semisup(*words, "--csv", "labels.csv")
+    assert status == 0 and table.read_bytes() != before, "its labels are in the table now"
+
+
 EXPORT = [
     {"id": 1, "data": {"path": "a.png", "image": "x"}, "annotations": [{"result": [
         {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": ["cat"]}}]}]},

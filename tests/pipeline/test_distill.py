@@ -34,7 +34,7 @@ def test_a_command_distills_reuses_the_teacher_and_compares(out: Path) -> None:
     words = ["distill", str(out / "finetune"), "--student", "cnn,width=2", "--student", "wrn,depth=10", "--steps", "2"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
-    folder = out.parent / "small-student-cnn-width-2"
+    folder = out.parent / "small-finetune-student-cnn-width-2"
     table = (folder / "students.md").read_text()
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [
         "finetune (teacher)",
@@ -53,6 +53,16 @@ def test_the_recipe_keeps_what_the_teacher_needs_and_no_more(out: Path) -> None:
     assert list(recipe.stages) == ["pretrain", "finetune", "student_cnn_width_2", "student_cnn_width_2_2"]
     assert recipe.stages["student_cnn_width_2_2"].model_dump()["steps"] == 7
     assert recipe.stages["finetune"] == load_recipe(out / "recipe.yaml").stages["finetune"]
+
+
+def test_two_stages_with_the_same_student_have_results_of_their_own(out: Path) -> None:
+    names = {distillation(out / stage, ["cnn"]).recipe.name for stage in ("finetune", "student")}
+    assert names == {"small-finetune-student-cnn", "small-student-student-cnn"}
+    shutil.copytree(out, out.parent / "long", dirs_exist_ok=True)
+    text = (out / "recipe.yaml").read_text().replace("name: small", f"name: {'x' * 100}", 1)
+    (out.parent / "long" / "recipe.yaml").write_text(text)
+    long = distillation(out.parent / "long" / "student", ["cnn"]).recipe.name
+    assert len(long) == 100 and long.endswith("x-student-student-cnn")
 
 
 def test_a_network_in_words() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,11 @@ def test_steps_take_the_wished_time(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     found = survey(pictures(tmp_path / "p", unlabeled=5), wanted)
     made = draft(found, wanted)
     assert {name: round(seconds) for name, seconds in made.seconds.items()} == {"labels_alone": 30, "train": 90}
+    monkeypatch.setattr("semisup.pipeline.draft.step_seconds", lambda plan, stage, warm_up: 0.05)
+    wanted = Wishes(minutes=4, device="cpu", cache=tmp_path / "cache")
+    made = draft(survey(pictures(tmp_path / "auto", unlabeled=8, size=24), wanted), wanted)
+    assert {name: round(seconds) for name, seconds in made.seconds.items()} == {"labels_alone": 60, "train": 180}
+    assert re.findall(r"steps: (\d+)", made.text) == ["300", "2700"], "the choices of views are a part of the time"
 
 
 def test_bad_files_leaks_and_contradictions_are_allowed_for_and_told(make: Make, tmp_path: Path) -> None:

@@ -141,6 +141,14 @@ def test_other_images_are_taken_where_the_run_is_not_at_hand(stage: Path, lines:
     )
 
 
+def test_files_of_another_export_are_replaced_with_a_word(stage: Path, tmp_path: Path) -> None:
+    for name, also in (("m.onnx", []), ("m.pt2", ["m.json", "m.md"])):
+        done = CliRunner().invoke(app, ["export", str(stage), str(tmp_path / name)])
+        assert done.exit_code == 0
+        there = ", ".join(str(tmp_path / file) for file in also)
+        assert (f"note: replaced: {there}\n" in done.output) if also else "replaced" not in done.output
+
+
 def test_a_suffix_in_capitals_is_the_same_format(stage: Path, tmp_path: Path) -> None:
     (told, _) = export_model(stage, tmp_path / "M.ONNX")
     assert "opset 20" in told and onnx.load(tmp_path / "M.ONNX").metadata_props

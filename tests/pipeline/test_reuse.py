@@ -109,6 +109,16 @@ def test_only_what_depends_on_a_change_runs_again(parent: Path) -> None:
     assert statuses(result) == {**dict.fromkeys(ALL, "reused"), "student": "trained"}
 
 
+def test_results_of_another_recipe_are_replaced_with_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "results of another recipe, or of other data, are replaced"
+    for overrides, said in (([], False), (["data.labels=60"], True), (["data.labels=60", "log_every=1"], False)):
+        run_small(tmp_path / "o", *overrides)
+        assert (words in capsys.readouterr().err) == said, overrides
+    (tmp_path / "o" / "result.json").write_text("{")
+    run_small(tmp_path / "o", "data.labels=60")
+    assert words in capsys.readouterr().err
+
+
 def test_compiling_makes_other_stages_and_its_absence_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """`compile: false` is not hashed: what was trained before there was the key is still found."""
     hashed: list[dict[str, Any]] = []

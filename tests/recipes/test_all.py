@@ -132,12 +132,17 @@ def recorded(recipe: str, result: str) -> bool:
     return results.is_dir() and any(re.search(rf"recipe: {recipe}\b", text) for text in texts)
 
 
+def header_of(path: Path) -> str:
+    """The comment that a recipe begins with, in one line."""
+    header = re.match(r"(#.*\n)+", path.read_text())
+    assert header is not None
+    return " ".join(line.lstrip("# ") for line in header[0].splitlines())
+
+
 def test_a_recipe_names_a_result_recorded_with_it_or_says_that_none_is() -> None:
     wrong = {}
     for path in FILES:
-        header = re.match(r"(#.*\n)+", path.read_text())
-        assert header is not None
-        text = " ".join(line.lstrip("# ") for line in header[0].splitlines())
+        text = header_of(path)
         if re.search("No recorded result of this recipe|not run to the end here|A template", text):
             continue
         suites = re.findall(r"made by `semisup bench (\w+)/(\w+)`", text)
@@ -146,6 +151,39 @@ def test_a_recipe_names_a_result_recorded_with_it_or_says_that_none_is() -> None
         if not any(recorded(name_of(path), result) for result in named):
             wrong[name_of(path)] = named
     assert wrong == {}
+
+
+def record_of(recipe: str, stage: str) -> dict[str, str]:
+    """What benchmarks/results/fashion_mnist_40.md or the quickstart's leaderboard has of a stage, by column."""
+    results = FOLDER.parent / "benchmarks" / "results"
+    file = "digits-quickstart-draws/leaderboard.md" if recipe == "digits/quickstart" else "fashion_mnist_40.md"
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (results / file).read_text().splitlines()]
+    header: list[str] = []
+    for row in rows:
+        if row and row[0] in ("recipe", "entry"):
+            header = row
+        if header and row and row[: 2 if header[0] == "recipe" else 1] in ([recipe, stage], [stage]):
+            return dict(zip(header, row, strict=True))
+    raise AssertionError(f"{file} has no {recipe} {stage}")
+
+
+def test_the_figures_of_a_header_are_those_of_its_record() -> None:
+    """Headers say "Test accuracy in % over N draws: STAGE MEAN ± STD, STAGE kNN NUMBER; recorded in FILE"."""
+    checked = 0
+    for path in FILES:
+        text = header_of(path)
+        said = re.search(r"Test accuracy in % over [^:]*: (.*?); (recorded in|made by)", text)
+        if said is None:
+            assert "±" not in text or "not run to the end here" in text, f"{path}: figures of no record"
+            continue
+        for part in said[1].split(", "):
+            found = re.fullmatch(r"(\w+) (kNN )?(\d+\.\d(?: ± \d+\.\d)?)", part)
+            assert found is not None, f"{path}: {part}"
+            stage, kind, figure = found.groups()
+            record = record_of(name_of(path), stage)
+            assert record["kNN" if kind else "accuracy"].rstrip(" *†") == figure, f"{name_of(path)}: {stage}"
+            checked += 1
+    assert checked > 15
 
 
 def _could_run(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, *, trial: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import nn
 
 from semisup.config import parse_recipe
 from semisup.data import ImageData, draw_budget
@@ -16,12 +17,21 @@ from semisup.errors import SemisupError
 from semisup.methods import Views
 from semisup.models.weights import load_weights
 from semisup.settings import TrainConfig
-from semisup.stages.auto_views import CHOICE, STRENGTHS, _kept, with_strength
+from semisup.stages import StageContext, training
+from semisup.stages.auto_views import CHOICE, FOLDS, STRENGTHS, _kept, with_strength
+from semisup.stages.training import fit_quietly
 from tests.stages.stages_small import run_stages, small_data, small_plan, train_stage
 
 
 def auto(method: str = "fixmatch", **stage: Any) -> dict[str, Any]:
     return {"train": train_stage(method, stage={"augment": "auto", **stage})}
+
+
+def kept(**losses: float) -> dict[str, Any]:
+    """What is kept of a finished choice by 6 labels in three parts, of which half are predicted."""
+    loss = dict.fromkeys(STRENGTHS, 0.5) | losses
+    part = {"labels": 2, "right": 1, "seconds": 1000.0}
+    return {"scores": {name: [part | {"loss": 2 * loss[name]}] * 3 for name in STRENGTHS}}
 
 
 def sides(n: int = 40) -> ImageData:
@@ -49,31 +59,51 @@ def test_trains_as_if_the_chosen_views_had_been_asked_for(tmp_path: Path) -> Non
 
 
 def test_what_was_chosen_before_a_stop_is_not_chosen_again(tmp_path: Path) -> None:
-    numbers = dict.fromkeys(STRENGTHS, 0.5)
-    kept = {"strength": "strong", "labels": 6, "accuracy": numbers, "loss": numbers, "seconds": 1000.0}
     (tmp_path / "train").mkdir()
-    (tmp_path / "train" / CHOICE).write_text(json.dumps(kept))
+    (tmp_path / "train" / CHOICE).write_text(json.dumps(kept(strong=0.25)))
     found = run_stages(auto("supervised"), small_data(), tmp_path)["train"]
     assert found.record["settings"]["augment"]["weak"]["policy"] == "randaugment"
-    assert 1000 < found.record["seconds"] < 2000
+    assert 9000 < found.record["seconds"] < 10_000
+    assert found.metrics["choice/weak"] == 0.5 and "of 6 labels" in str(found.record["views"])
+
+
+@pytest.mark.parametrize("stopped", [1, 2, 4, 9])
+def test_a_stop_costs_the_short_training_in_flight_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: int
+) -> None:
+    whole = run_stages(auto("supervised"), small_data(), tmp_path / "whole")["train"]
+    begun = []
+
+    def counted(context: StageContext) -> nn.Module:
+        begun.append(context.config)
+        if len(begun) == stopped:
+            raise KeyboardInterrupt
+        return fit_quietly(context)
+
+    monkeypatch.setattr(training, "fit_quietly", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(auto("supervised"), small_data(), tmp_path / "stopped")
+    found = run_stages(auto("supervised"), small_data(), tmp_path / "stopped")["train"]
+    assert len(begun) == FOLDS * len(STRENGTHS) + 1
+    assert found.record["views"] == whole.record["views"]
+    one, other = (load_weights(artifact.folder / "model.safetensors") for artifact in (found, whole))
+    assert all(one[name].equal(other[name]) for name in other)
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"strength": "brutal"}, "must be of weak, strong, gentle"),
-        ({"strength": 3, "labels": -1}, "strength: .*labels: "),
-        ({"loss": {"weak": 0.5}}, "must be of weak, strong, gentle"),
+        ({"scores": {"brutal": []}}, "must be of weak, strong, gentle"),
+        ({"scores": {"weak": [{"labels": -1, "right": "x"}]}}, r"labels: .*right: .*loss: "),
+        ({"scores": kept()["scores"] | {"weak": [{"labels": 3, "right": 1, "loss": 1.0}]}}, "by other labels"),
         ({"more": 1}, "more: "),
         (None, "damaged"),
     ],
 )
 def test_a_damaged_choice_is_refused(changed: dict[str, Any] | None, said: str, tmp_path: Path) -> None:
-    numbers = dict.fromkeys(STRENGTHS, 0.5)
-    kept = {"strength": "strong", "labels": 6, "accuracy": numbers, "loss": numbers}
-    (tmp_path / CHOICE).write_text("{" if changed is None else json.dumps(kept | changed))
+    (tmp_path / CHOICE).write_text("{" if changed is None else json.dumps(kept() | changed))
     with pytest.raises(SemisupError, match=rf"(?s){CHOICE}: .*{said}.*delete it"):
-        _kept(tmp_path / CHOICE)
+        _kept(tmp_path / CHOICE, [2, 2, 2])
 
 
 def test_weights_that_know_the_labels_have_no_part_in_the_choice(tmp_path: Path) -> None:

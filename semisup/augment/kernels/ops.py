@@ -419,6 +419,9 @@ def gaussian_blur(images: Tensor, sigmas: Tensor, size: int) -> Tensor:
     half = size // 2
     if size % 2 == 0 or half >= min(height, width):
         raise ValueError(f"gaussian_blur needs an odd size below {2 * min(height, width)}, got {size}")
+    if count * channels == 1:
+        # torch would add up a single plane in another order: an image would depend on how many others are blurred.
+        return gaussian_blur(images.expand(2, -1, -1, -1), sigmas.expand(2), size)[:1]
     taps = torch.arange(-half, half + 1, device=images.device, dtype=images.dtype)
     weights = torch.softmax(-0.5 * (taps / sigmas.to(images.dtype)[:, None]) ** 2, dim=1)
     weights = weights.repeat_interleave(channels, 0)

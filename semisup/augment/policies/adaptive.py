@@ -7,12 +7,11 @@ and is it a `Probe`, whose traces the method wants with the batch. No one else n
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Generator, Tensor
 
-from semisup.augment.policies.policy import Policy
+from semisup.augment.policies.policy import Augmentation, Part, Policy
 
 __all__ = ["Adaptive", "Probe"]
 
@@ -20,7 +19,7 @@ __all__ = ["Adaptive", "Probe"]
 class Adaptive(Policy):
     """A policy that draws by what a method has learned."""
 
-    def bound(self, learned: Tensor) -> Callable[[Tensor, Generator], Tensor]:
+    def bound(self, learned: Tensor) -> Augmentation:
         """Return this policy drawn by a buffer: by the values that it has whenever a view is made."""
         raise NotImplementedError
 
@@ -31,6 +30,10 @@ class Probe(Policy):
     trace_width: ClassVar[int]
     """Numbers that it tells of each image."""
 
-    def probe(self, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Augment images (N, C, H, W), and return with them the trace (N, `trace_width`) int64."""
+    def probe(self, images: Tensor, generator: Generator, *, part: Part | None = None) -> tuple[Tensor, Tensor]:
+        """Augment images (N, C, H, W), as of a policy's call, and return with them the trace of the whole batch.
+
+        Returns:
+            The views, and (N, `trace_width`) int64, or as many rows as the batch that `images` are a part of.
+        """
         raise NotImplementedError

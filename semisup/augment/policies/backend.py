@@ -6,7 +6,7 @@ Both take the same draws of the same policy (see `semisup.augment.kernels.opencv
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from semisup.augment.policies.policy import Policy
+from semisup.augment.policies.policy import Augmentation, Part, Policy, draw_for
 from semisup.augment.policies.views import POLICIES
 from semisup.errors import SemisupError
 
@@ -104,12 +104,13 @@ class ImageByImage:
 
             self.own = [OwnTransforms(own) for _ in range(self.threads)]
 
-    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, images: Tensor, generator: Generator, *, part: Part | None = None) -> Tensor:
         """Augment every image differently.
 
         Args:
             images: (N, H, W, C) uint8 on the CPU; they stay as they are.
             generator: a CPU generator; its state decides the result, and is moved on.
+            part: the rows that `images` are of a larger batch; None: they are the batch.
 
         Returns:
             (N, H', W', C) uint8, of the same size unless the policy makes smaller ones.
@@ -117,11 +118,12 @@ class ImageByImage:
         from semisup.augment.kernels.opencv import image_by_image
 
         count, height, width, channels = images.shape
-        seeds = torch.randint(2**62, (count,), generator=generator).tolist() if self.own else []
+        whole = Part(count, slice(None)) if part is None else part
+        seeds = torch.randint(2**62, (whole.count,), generator=generator)[whole.rows].tolist() if self.own else []
         apply = None
         if self.policy is not None:
             shape = (count, channels, height, width)
-            apply = image_by_image(self.policy, self.policy.draw(shape, generator), shape)
+            apply = image_by_image(self.policy, draw_for(self.policy, shape, generator, part), shape)
         source = images.numpy()
 
         def one(i: int, thread: int) -> NDArray[np.uint8]:
@@ -161,5 +163,5 @@ class HostFirst:
 
     host: ImageByImage
     """Of the stored images, (N, H, W, C) uint8."""
-    then: Callable[[Tensor, Generator], Tensor]
+    then: Augmentation
     """What the device makes of its result, as of other views: (N, C, H, W) in [0, 1] and the same generator."""

@@ -26,11 +26,14 @@ from torch import Generator, Tensor
 from semisup.augment.kernels import ops
 from semisup.augment.policies.adaptive import Adaptive, Probe
 from semisup.augment.policies.policy import (
+    Augmentation,
     Drawn,
+    Part,
     Shape,
     apply_in_turn,
     check_batch,
     draw_flips,
+    draw_for,
     draw_shifts,
     fill_for,
     moved,
@@ -195,12 +198,14 @@ class CTAugment(Adaptive):
             out = ops.cutout(out, moved(drawn["centers"], images), side, fill_for(images, self.fill))
         return out.contiguous(memory_format=torch.channels_last)
 
-    def __call__(self, images: Tensor, generator: Generator, rates: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, images: Tensor, generator: Generator, rates: Tensor | None = None, *, part: Part | None = None
+    ) -> Tensor:
         """Augment every image differently, see `Policy` and `apply`."""
         check_batch(images)
-        return self.apply(images, self.draw(images.shape, generator), rates)
+        return self.apply(images, draw_for(self, images.shape, generator, part), rates)
 
-    def bound(self, learned: Tensor) -> Callable[[Tensor, Generator], Tensor]:
+    def bound(self, learned: Tensor) -> Augmentation:
         """Return this policy drawn by rates (19, 17), by their values at each call."""
         return partial(self, rates=learned)
 
@@ -250,15 +255,17 @@ class CTAugmentProbe(Probe):
         out = _apply(images, drawn, moved(drawn["bins"], images), self.fill)
         return out.contiguous(memory_format=torch.channels_last)
 
-    def probe(self, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    def probe(self, images: Tensor, generator: Generator, *, part: Part | None = None) -> tuple[Tensor, Tensor]:
         """Augment, and tell by what.
 
         Returns:
-            The images, and (N, 2) int64: the bins they drew, counted through all rates (17 * operation + bin).
+            The images, and (N, 2) int64: the bins they drew, counted through all rates (17 * operation + bin); of the
+            whole batch that they are a part of.
         """
         check_batch(images)
-        drawn = self.draw(images.shape, generator)
-        return self.apply(images, drawn), moved(drawn["ops"] * BINS + drawn["bins"], images)
+        whole = Part(len(images), slice(None)) if part is None else part
+        drawn = self.draw((whole.count, *images.shape[1:]), generator)
+        return self.apply(images, whole.of(drawn)), moved(drawn["ops"] * BINS + drawn["bins"], images)
 
 
 def _draw(policy: CTAugment | CTAugmentProbe, shape: Shape, generator: Generator) -> Drawn:

@@ -13,7 +13,7 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -23,7 +23,9 @@ from semisup.errors import SemisupError, raise_all
 from semisup.options import check_options
 
 __all__ = [
+    "Augmentation",
     "Drawn",
+    "Part",
     "Policy",
     "Shape",
     "apply_each",
@@ -32,6 +34,7 @@ __all__ = [
     "color_for",
     "draw_boxes",
     "draw_flips",
+    "draw_for",
     "draw_shifts",
     "fill_for",
     "moved",
@@ -44,6 +47,26 @@ Drawn = dict[str, Tensor]
 
 Shape = Sequence[int]
 """(N, C, H, W)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Which rows of a larger batch some images are; numbers are drawn for all of it, as of the whole."""
+
+    count: int
+    """Images in the whole batch."""
+    rows: slice
+
+    def of(self, drawn: Drawn) -> Drawn:
+        """Return the numbers of these rows."""
+        return {name: numbers[self.rows] for name, numbers in drawn.items()}
+
+
+class Augmentation(Protocol):
+    """What makes a view of a batch: a policy, or one bound to what is learned. See `Policy.__call__`."""
+
+    def __call__(self, images: Tensor, generator: Generator, /, *, part: Part | None = None) -> Tensor:
+        """Augment every image differently."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,12 +96,13 @@ class Policy(ABC):
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
         """Return the augmented batch; the input stays as it is. `drawn` is `draw`'s, or a slice of it."""
 
-    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, images: Tensor, generator: Generator, *, part: Part | None = None) -> Tensor:
         """Augment every image differently.
 
         Args:
             images: (N, C, H, W), floating point in [0, 1], C 1 or 3, N at least 1, H and W at least 4.
             generator: a CPU generator; its state decides the result, and is moved on.
+            part: the rows that `images` are of a larger batch; None: they are the batch.
 
         Returns:
             Images of the same shape (`local`: smaller) and dtype, in [0, 1], in channels_last memory.
@@ -87,7 +111,14 @@ class Policy(ABC):
             ValueError: `images` is not such a batch.
         """
         check_batch(images)
-        return self.apply(images, self.draw(images.shape, generator))
+        return self.apply(images, draw_for(self, images.shape, generator, part))
+
+
+def draw_for(policy: Policy, shape: Shape, generator: Generator, part: Part | None) -> Drawn:
+    """Draw for images of `shape` (N, C, H, W), which may be a part of the batch that is drawn for."""
+    if part is None:
+        return policy.draw(shape, generator)
+    return part.of(policy.draw((part.count, *shape[1:]), generator))
 
 
 def check_batch(images: Tensor) -> None:

@@ -17,7 +17,9 @@ from semisup.bench.execution.progress import BenchConsole
 from semisup.bench.execution.record import record_run, recorded
 from semisup.bench.execution.scheduler import JobBoard, run_jobs
 from semisup.bench.execution.steptimes import Call, step_times
+from semisup.bench.execution.together import gpu_problems
 from semisup.bench.execution.worker import machine
+from semisup.bench.results.facts import FACTS, read_facts
 from semisup.bench.results.write import RESULTS, write_results
 from semisup.bench.suites.runs import RunSpec, check_entries, expand, trial_options
 from semisup.bench.suites.suite import Suite, load_suite
@@ -94,7 +96,7 @@ def bench(
     console = BenchConsole(quiet=quiet)
     folder = Path(out) if out is not None else Path("runs") / loaded.name
     data = load_data(loaded.data)
-    check_entries(loaded, data)
+    check_entries(loaded, data, gpu_problems(loaded.gpus_per_run) if scheduler is None else ())
     state = _Bench(loaded, data, folder, JobBoard(folder.parent / STORE, ships=scheduler is not None), console)
     own = default_workers(loaded.threads, loaded.gpus_per_run) if workers is None else workers
     if dry_run and scheduler is None:
@@ -114,6 +116,7 @@ def bench(
             return shown
         name = loaded.name if isinstance(suite, Suite) else str(suite)
         command = shlex.join(["semisup", "bench", name, *overrides])
+        _tell_replaced(folder, command, console)
         machines = sorted(client.run(machine).values())
 
         def write() -> dict[str, Any]:
@@ -147,6 +150,18 @@ def _prepare(state: _Bench, workers: int, call: Call) -> dict[str, Any]:
     left = [job for job in jobs if not state.board.find(job)]
     seconds = sum(job.seconds for job in left) / workers
     return {"runs": len(state.runs), "stages": len(jobs), "stages_left": len(left), "seconds": seconds}
+
+
+def _tell_replaced(folder: Path, command: str, console: BenchConsole) -> None:
+    """Say so where a folder has the tables of another command."""
+    if not (folder / FACTS).exists():
+        return
+    try:
+        made_by = read_facts(folder).command
+    except SemisupError:
+        made_by = "an unknown command"
+    if made_by != command:
+        console.warn(f"{folder}: the tables of `{made_by}` are replaced; its runs are kept, and it writes them again")
 
 
 def _let_finish(client: Any) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from semisup.data import ImageData
 from semisup.errors import SemisupError
 from semisup.pipeline.fingerprint import stage_settings
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
+from semisup.pipeline.timing import all_steps, own_steps
 from semisup.settings import Recipe
 
 __all__ = [
@@ -149,7 +150,7 @@ def make_jobs(suite: Suite, planned: Planned, timing: Timing, longest: Mapping[s
             plan.recipe,
             stage.name,
             tuple((name, fingerprints[name]) for name in stage.inputs),
-            seconds=stage.steps * timing.get(step_kind(plan, stage), 0.0),
+            seconds=all_steps(stage, stage.steps) * timing.get(step_kind(plan, stage), 0.0) if stage.steps else 0.0,
             steps=stage.steps,
             processes=suite.gpus_per_run if stage.config.kind == "train" else 1,
         )
@@ -166,15 +167,25 @@ def make_jobs(suite: Suite, planned: Planned, timing: Timing, longest: Mapping[s
 def _scaled(plan: Plan, compute: Compute, timing: Timing, entry: str) -> Recipe:
     """Return the recipe with every train stage's steps scaled by one factor, so that they take the compute together.
 
-    The last train stage gets what rounding leaves over. A warm-up that is given in steps is scaled with its stage.
+    The last train stage gets what rounding leaves over. A warm-up that is given in steps is scaled with its stage. Of
+    seconds, those of the short trainings of `augment: auto` are a part; steps are a stage's own.
     """
     trained = [stage for stage in plan.stages if stage.steps]
-    cost = {stage.name: _step_cost(plan, stage, compute, timing, entry) for stage in trained}
-    factor = compute.amount / sum(stage.steps * cost[stage.name] for stage in trained)
-    steps = {stage.name: max(1, round(stage.steps * factor)) for stage in trained}
-    last = trained[-1].name
-    others = sum(steps[name] * cost[name] for name in steps if name != last)
-    steps[last] = max(1, round((compute.amount - others) / cost[last]))
+    in_steps = compute.unit == "steps"
+    costs = [_step_cost(plan, stage, compute, timing, entry) for stage in trained]
+
+    def spent(steps: Iterable[float]) -> float:  # by the first stages, as many as there are numbers
+        return sum(
+            (n if in_steps else all_steps(stage, n)) * cost
+            for stage, n, cost in zip(trained, steps, costs, strict=False)
+        )
+
+    plain = compute.amount / sum(stage.steps * cost for stage, cost in zip(trained, costs, strict=True))
+    factor = _factor(lambda factor: spent(stage.steps * factor for stage in trained), compute.amount, plain)
+    counts = [max(1, round(stage.steps * factor)) for stage in trained]
+    left = (compute.amount - spent(counts[:-1])) / costs[-1]
+    counts[-1] = max(1, round(left if in_steps else own_steps(trained[-1], left)))
+    steps = {stage.name: n for stage, n in zip(trained, counts, strict=True)}
     stages = {}
     for stage in plan.stages:
         config = stage.config
@@ -186,6 +197,15 @@ def _scaled(plan: Plan, compute: Compute, timing: Timing, entry: str) -> Recipe:
             config = config.model_copy(update={"epochs": None, "steps": steps[stage.name], "schedule": schedule})
         stages[stage.name] = config
     return plan.recipe.model_copy(update={"stages": stages})
+
+
+def _factor(spent: Callable[[float], float], amount: float, most: float) -> float:
+    """Return where a growing function is `amount`: at most at `most`."""
+    least = 0.0
+    for _ in range(60):
+        middle = (least + most) / 2
+        least, most = (middle, most) if spent(middle) < amount else (least, middle)
+    return most
 
 
 def _step_cost(plan: Plan, stage: StagePlan, compute: Compute, timing: Timing, entry: str) -> float:

@@ -32,10 +32,21 @@ from semisup.settings import Recipe
 from semisup.signals import asked_to_stop, catching, grace
 from semisup.stages import read_artifact
 
-__all__ = ["train_together"]
+__all__ = ["gpu_problems", "train_together"]
 
 GLANCE = 0.1
 """Seconds between looks at the ranks."""
+
+
+def gpu_problems(processes: int) -> Iterator[str]:
+    """Yield what is wrong with runs of so many processes on this machine; nothing where it has no GPU.
+
+    Runs whose number of processes does not divide the GPUs would share one, or leave some idle.
+    """
+    gpus = torch.cuda.device_count()
+    if gpus % processes:
+        valid = ", ".join(str(count) for count in range(1, gpus + 1) if gpus % count == 0)
+        yield f"gpus_per_run: must divide the {gpus} GPUs of this machine, not {processes}; valid: {valid}"
 
 
 def train_together(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from semisup.augment import Normalize
 from semisup.bench.execution.jobs import Job, baseline_fingerprint
-from semisup.bench.execution.together import train_together
+from semisup.bench.execution.together import gpu_problems, train_together
 from semisup.bench.suites.baselines import choose_unlabeled, fit_baseline
 from semisup.data import ImageData, load_data, take
 from semisup.engine import Stopped
@@ -120,6 +120,9 @@ def _run_job(job: Job, inputs: Mapping[str, Pack], store: str | None) -> Pack | 
 def _together(job: Job, folder: Path) -> str:
     """Train a job's stage as several ranks, on GPUs of this worker's own; return why it cannot be trained, or ""."""
     assert job.stage is not None
+    said = "\n".join(gpu_problems(job.processes))  # of a machine that is not the command's
+    if said:
+        return said
     first, here = _worker_number() * job.processes, torch.cuda.device_count()
     gpus = [(first + i) % here for i in range(min(job.processes, here))]
     fingerprints = {job.stage: job.fingerprint, **dict(job.inputs)}

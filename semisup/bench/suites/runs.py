@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,17 +168,23 @@ def option_values(options: Sequence[str]) -> dict[str, Any]:
     return {key: json.loads(value) for key, _, value in (option.partition("=") for option in options)}
 
 
-def check_entries(suite: Suite, data: ImageData) -> None:
+def check_entries(suite: Suite, data: ImageData, found: Iterable[str] = ()) -> None:
     """Plan the first run of every entry with its trial steps, and every trial of a search: all mistakes show here.
+
+    Args:
+        suite: read.
+        data: that it names.
+        found: sentences on what is wrong with it where it is to run.
 
     Raises:
         SemisupError: all problems of all entries in one message.
     """
     specs = expand(suite)
+    problems = list(found)
     # A budget that cannot be drawn is said once, not by every entry.
     budgets = dict.fromkeys(spec.labels for spec in specs)
-    problems = [problem for labels in budgets for problem in _budget_problems(suite, labels, data)]
-    raise_all(problems, f"suite '{suite.name}'")
+    undrawn = [problem for labels in budgets for problem in _budget_problems(suite, labels, data)]
+    raise_all([*problems, *undrawn] if undrawn else [], f"suite '{suite.name}'")
     for name in suite.entries:
         first = next(spec for spec in specs if spec.entry == name)
         try:

@@ -186,8 +186,8 @@ class Suite(Settings):
     threads: Threads = 1
     """CPU threads of a run, >= 1."""
     gpus_per_run: Annotated[int, Range(1, 64)] = 1
-    """Processes that share each train stage: a GPU each, or `threads` cores each where there is none; they learn what
-    one learns."""
+    """Processes that share each train stage: a GPU each (they must divide the GPUs there are), or `threads` cores each
+    where there is none; they learn what one learns."""
     retries: Annotated[int, Range(0, 1000)] = 2
     """How often a stage is tried again after an error that is not the recipe's: a full disk, and, of this machine's own
     workers, one that died (a cluster elsewhere has its own setting for these, distributed.scheduler.allowed-

@@ -1,0 +1,17 @@
+"""What a command is about to write over, said before it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import typer
+
+__all__ = ["note_replaced"]
+
+
+def note_replaced(files: Iterable[Path]) -> None:
+    """Say which of these files are there already and get new contents."""
+    there = [str(file) for file in files if file.exists()]
+    if there:
+        typer.echo(f"note: replaced: {', '.join(there)}", err=True)
