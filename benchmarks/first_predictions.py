@@ -66,7 +66,7 @@ def seconds_of_a_run(folder: Path, number: int, weights: Path) -> tuple[float, d
     file = folder / "first.yaml"
     file.write_text(recipe(folder / "pictures", weights), encoding="utf-8")
     begun = time.perf_counter()
-    command = [SEMISUP, "run", file, "--out", folder / "run"]
+    command = [str(SEMISUP), "run", str(file), "--out", str(folder / "run")]
     subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
     whole = time.perf_counter() - begun
     stages = json.loads((folder / "run" / "result.json").read_text(encoding="utf-8"))["stages"]

@@ -93,7 +93,7 @@ def value(source: str, row: str, column: str, which: str = "1") -> str:
     numbers: list[str] = NUMBER.findall(cells.pop())
     if int(which) > len(numbers):
         raise SemisupError(f"{said}: the cell has {len(numbers)} numbers, not {which}")
-    return numbers[int(which) - 1]
+    return str(numbers[int(which) - 1])
 
 
 @cache

@@ -72,8 +72,8 @@ def decode(path: Path, size: int, channels: int, fit: Fit = "crop") -> NDArray[n
     Raises:
         BadImageError: missing, empty, cut short, damaged, no image, or so large that decoding it would take more than
             `LARGEST` bytes and 8 times the result, as files that are meant to fill the memory do: some 15 megapixels
-            in color of a BMP, 12 of a HEIC in tiles, 8 of a packed TIFF, 3.6 of a WebP, 19 of a progressive JPEG. Other JPEGs
-            are reduced, and PNGs read in strips, unless they are interlaced or have 16 bits in color.
+            in color of a BMP, 12 of a HEIC in tiles, 8 of a packed TIFF, 3.6 of a WebP, 19 of a progressive JPEG. Other
+            JPEGs are reduced, and PNGs read in strips, unless they are interlaced or have 16 bits in color.
     """
     try:
         _require_file(path)

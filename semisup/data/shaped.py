@@ -61,7 +61,7 @@ def with_foreign(data: ImageData, foreign: int) -> ImageData:
     )
 
 
-def held_out(data: ImageData, part: float) -> ImageData:
+def held_out(data: ImageData, part: float, fold: int = 0) -> ImageData:
     """Return data of which a part of every class's labeled images is the test; as it is where there is a test.
 
     They stay among the training images without their label, as unlabeled photos of the same kind would. A class with
@@ -70,6 +70,7 @@ def held_out(data: ImageData, part: float) -> ImageData:
     Args:
         data: perhaps with labels.
         part: in (0, 0.5], of every class; one image at least.
+        fold: which part, from 0.
     """
     if len(data.x_test):
         return data
@@ -77,7 +78,8 @@ def held_out(data: ImageData, part: float) -> ImageData:
     held = []
     for k in range(data.num_classes):
         rows = random.permutation(np.flatnonzero(data.y_train == k))
-        held.append(rows[: max(1, round(part * len(rows))) if len(rows) > 1 else 0])
+        start, end = (round(n * part * len(rows)) for n in (fold, fold + 1))
+        held.append(np.roll(rows, -start)[: max(1, end - start) if len(rows) > 1 else 0])
     tested = _without_copies(data, np.sort(np.concatenate(held)))
     if not len(tested):
         note = "there are no test images, and no labels for data.holdout to leave out: nothing is tested"

@@ -52,20 +52,15 @@ def load_data(config: DataConfig, watch: Watch = unwatched) -> ImageData:
         data = read_folder(config, watch)
     else:
         data = _read_npz(path, config) if config.source == "npz" else SOURCES[config.source](path)
-    data = _shaped(data, config)
+    if config.foreign is not None:
+        data = with_foreign(data, config.foreign)
+    data = data if config.long_tail is None else long_tail(data, config.long_tail)
     if config.size is not None and config.size != data.size:
         x_val = None if data.x_val is None else _resize(data.x_val, config.size)
         x_train, x_test = _resize(data.x_train, config.size), _resize(data.x_test, config.size)
         data = replace(data, x_train=x_train, x_test=x_test, x_val=x_val)
-    return data if config.flip is None else replace(data, flip=config.flip)
-
-
-def _shaped(data: ImageData, config: DataConfig) -> ImageData:
-    """Return the data with foreign images, unequal classes and a test part, where a recipe asks for them."""
-    if config.foreign is not None:
-        data = with_foreign(data, config.foreign)
-    data = data if config.long_tail is None else long_tail(data, config.long_tail)
-    return data if config.holdout is None else held_out(data, config.holdout)
+    data = data if config.flip is None else replace(data, flip=config.flip)
+    return data if config.holdout is None else held_out(data, config.holdout, config.fold)
 
 
 def check_source(config: DataConfig) -> Path | None:
@@ -80,6 +75,8 @@ def check_source(config: DataConfig) -> Path | None:
             f"data.source: unknown source '{config.source}'{nearest(config.source, [*SOURCES, 'folder'])}"
         )
     raise_all(missing_settings(config) if config.source == "folder" else _of_own_data_only(config))
+    if config.fold >= config.folds:
+        raise SemisupError(f"data.fold: data.holdout makes {config.folds} of them, from 0: there is no {config.fold}")
     return _folder_or_file(config)
 
 

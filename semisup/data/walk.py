@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from semisup.data.decode import SUFFIXES
+from semisup.errors import SemisupError
 
-__all__ = ["FoundFile", "LocalFolder", "is_system", "named_as_image", "printable", "walk"]
+__all__ = ["FoundFile", "LocalFolder", "images_below", "is_system", "named_as_image", "printable", "walk"]
 
 _SYSTEM = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found"}
 _SYSTEM.add("system volume information")
@@ -76,6 +77,18 @@ def walk(
     yield from _walk(folder, name, (), [] if others is None else others, on_error)
 
 
+def images_below(folder: Path, name: str) -> list[FoundFile]:
+    """Return every image at any depth below a folder, as `walk` does.
+
+    Raises:
+        SemisupError: a folder below it cannot be opened, so that some would be missing.
+    """
+    try:
+        return list(walk(folder, name))
+    except OSError as error:
+        raise SemisupError(f"{error.filename or folder}: cannot be opened ({error.strerror})") from error
+
+
 def _walk(
     folder: Path,
     name: str,
@@ -99,7 +112,7 @@ def _walk(
             if entry.is_dir():
                 yield from _walk(folder / entry.name, path, (*above, (here.st_dev, here.st_ino)), others, on_error)
             elif entry.is_file():  # and no pipe, socket or device, which are never opened
-                if _is_image(folder / entry.name):
+                if _is_image(entry):
                     status = entry.stat()
                     yield FoundFile(path, status.st_size, status.st_mtime_ns)
                 else:
@@ -115,12 +128,12 @@ def named_as_image(name: str) -> bool:
     return name.lower().endswith((*SUFFIXES, *_OTHER_PICTURES))
 
 
-def _is_image(file: Path) -> bool:
+def _is_image(file: os.DirEntry[str]) -> bool:
     """Return whether a regular file is to be read: by its name, else by how it begins."""
     if named_as_image(file.name):
         return True
     try:
-        with file.open("rb") as opened:
+        with Path(file.path).open("rb") as opened:
             start = opened.read(18)
     except OSError:
         return False

@@ -56,7 +56,7 @@ class CMC(Method):
     summary = "Lightness and colors of an image (gray: intensity and edges) find each other among all images."
     citation = "Tian et al. 2020, arXiv:1906.05849"
     trains = "encoder"
-    views = Views(unlabeled={"image": "crop_flip"})
+    views = Views(unlabeled={"image": "cmc"})
     banks: Tensor
     row_in_bank: Tensor
 

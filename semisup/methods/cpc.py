@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from semisup.augment import lose_color
 from semisup.errors import SemisupError
 from semisup.losses import info_nce
-from semisup.methods.base import AtLeastTwo, Batch, Count, Method, Positive, Progress, Update, Views
+from semisup.methods.base import AtLeastTwo, Batch, Count, Fraction, Method, Positive, Progress, Update, Views
 from semisup.models import Encoder
 
 __all__ = ["CPC", "overlapping_patches"]
@@ -29,7 +30,8 @@ class CPC(Method):
     is the cosine over a temperature, as in all contrastive losses of this package. The paper's encoder has no
     BatchNorm, whose statistics tell one patch about the others. Our backbones have it, over all patches of the batch at
     once; what stands on top has LayerNorm. Afterwards the backbone sees whole images, where the paper averages over
-    the grid.
+    the grid. There images are squares of 256 out of 300 pixels, mirrored (here the weak view), always gray, and of each
+    patch 60 x 60 of its 64 x 64 pixels are shown, at random (recalled; a patch here is a few pixels, and shown whole).
 
     Args:
         model: the bare encoder, around a backbone for images of any size; GRU and maps are next to it and are dropped
@@ -39,6 +41,7 @@ class CPC(Method):
         farthest: last distance, below `grid`. Paper: 5.
         temperature: of the similarities, > 0. Ours, see above.
         context: width of the GRU's state. Paper: 256 channels of its PixelCNN.
+        gray: part of color images that lose their color, in [0, 1]. Paper: 1, when it asks the encoder afterwards, too.
 
     Raises:
         SemisupError: distances that the grid does not have; at the first step, images too small for the grid.
@@ -49,7 +52,7 @@ class CPC(Method):
     summary = "The patches above predict those below, among all patches of the batch."
     citation = "van den Oord et al. 2018, arXiv:1807.03748"
     trains = "encoder"
-    views = Views(unlabeled={"image": "crop_flip"})
+    views = Views(unlabeled={"image": "weak"})
 
     def __init__(
         self,
@@ -60,6 +63,7 @@ class CPC(Method):
         farthest: Count = 5,
         temperature: Positive = 0.1,
         context: Count = 256,
+        gray: Fraction = 0.0,
     ) -> None:
         super().__init__()
         if not nearest <= farthest < grid:
@@ -73,10 +77,12 @@ class CPC(Method):
         self.grid = grid
         self.nearest = nearest
         self.temperature = temperature
+        self.gray = gray
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """Yield one update."""
-        patches = overlapping_patches(batch.unlabeled["image"], self.grid)
+        images = batch.unlabeled["image"]
+        patches = overlapping_patches(lose_color(images, self.gray) if self.gray else images, self.grid)
         latents = self.norm(self.encoder(patches.flatten(0, 2)))
         latents = latents.unflatten(0, patches.shape[:3])
         losses = [

@@ -28,7 +28,8 @@ class DenoisingAutoencoder(Method):
 
     Args:
         model: the bare encoder around a backbone that gives maps; the decoder is next to it and is dropped afterwards.
-        corruption: masking, gaussian or salt_and_pepper, see `semisup.augment.pretext.corruption.corrupt`.
+        corruption: masking, gaussian or salt_and_pepper, see `semisup.augment.pretext.corruption.corrupt`. Masked
+            pixels become the data's mean, in the papers black.
         amount: the part of the pixels that is hit, in [0, 1]; for gaussian the noise's std, >= 0, in those of the
             data set. Papers: 0.1 to 0.5.
         decoder_width: channels of the decoder.

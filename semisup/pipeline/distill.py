@@ -22,7 +22,7 @@ from semisup.data.inputs import images_of
 from semisup.data.npz import read_images
 from semisup.data.remote import Remote
 from semisup.data.store import BLOCK, at_hand
-from semisup.data.walk import walk
+from semisup.data.walk import images_below
 from semisup.errors import SemisupError, raise_all
 from semisup.models import check_model
 from semisup.pipeline.execute import STORE
@@ -170,7 +170,7 @@ def _images(text: str, predictor: Predictor) -> tuple[NDArray[np.uint8], list[st
         return images_of(read_images(root)[1], *shape), []
     if isinstance(root, Path) and not root.is_dir():
         raise SemisupError(f"--data {text}: must be a folder of images or an .npz file")
-    files = list(root.images("") if isinstance(root, Remote) else walk(root, ".", [], lambda error: None))
+    files = list(root.images("")) if isinstance(root, Remote) else images_below(root, ".")
     images, bad = list[NDArray[np.uint8]](), list[str]()
     with tempfile.TemporaryDirectory() as shard, decoders() as decode, at_hand(root, Path(shard) / "files") as fetch:
         for start in range(0, len(files), BLOCK):

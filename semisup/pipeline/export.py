@@ -16,7 +16,7 @@ from semisup.data import load_data, take
 from semisup.data.addresses import refuse_recorded
 from semisup.data.inputs import images_of
 from semisup.data.npz import read_images
-from semisup.data.walk import walk
+from semisup.data.walk import images_below
 from semisup.errors import SemisupError
 from semisup.files import write_atomically
 from semisup.pipeline.plan import load_checked
@@ -110,7 +110,7 @@ def _images(stage: Path, facts: Facts, given: Path | None, predictor: Predictor)
         found = (
             read_images(given)[1]
             if given.is_file()
-            else [Path(one.path) for one in walk(given, str(given).removesuffix("/"), [], lambda error: None)]
+            else [Path(one.path) for one in images_below(given, str(given).removesuffix("/"))]
         )
         if not len(found):
             raise SemisupError(f"--data {given}: no images found")

@@ -132,7 +132,10 @@ class DataConfig(Settings):
     and their test images are left out. Not for source folder."""
     holdout: Annotated[float, Range(0, 0.5, open_low=True)] | None = None
     """Where there are no test images, this part of every class's labeled images becomes them, one at least, above 0 up
-    to 0.5, the same ones for every seed; they stay among the unlabeled images. Null: then nothing is tested."""
+    to 0.5, the same ones for every seed; they stay among the unlabeled images. Null: then nothing is tested. In a suite
+    every draw leaves out another part, as many in turn as there are."""
+    fold: Annotated[int, Range(0, 10**9)] = 0
+    """Which part of that size it is, from 0."""
     flip: bool | None = None
     """May images be mirrored left to right; null: the source knows."""
     csv: NotEmpty | None = None
@@ -159,6 +162,11 @@ class DataConfig(Settings):
     memory: NonNegative = 4.0
     """Largest set of decoded images that is held in memory, GiB, >= 0; a larger one is read from its file batch by
     batch."""
+
+    @property
+    def folds(self) -> int:
+        """Parts of the size of `holdout` that the labeled images have, 3 of 0.3 or 0.33; 1 without it."""
+        return 1 if self.holdout is None else int(1 / self.holdout + 1e-9)
 
 
 class TrackingConfig(Settings):

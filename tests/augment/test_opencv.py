@@ -21,7 +21,7 @@ from semisup.errors import SemisupError
 EXACT = {"none", "weak"}
 """Nothing is computed with gray levels."""
 CROPS = {"simclr", "moco", "byol_first", "byol_second", "local", "crop_flip"} | {
-    *("swav", "swav_local", "dino_first", "dino_second", "dino_local", "mae", "maskfeat")
+    *("swav", "swav_local", "dino_first", "dino_second", "dino_local", "cmc", "mae", "maskfeat")
 }
 OPERATIONS = {"randaugment", "randaugment_nm", "trivialaugment", "autoaugment"}
 WITHOUT = {"ctaugment", "ctaugment_cutout", "ctaugment_probe"}

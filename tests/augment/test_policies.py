@@ -29,7 +29,10 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
     "byol_first": [{}],
     "byol_second": [{}, {"solarize": 1}],
     "local": [{}, {"size": 0.5, "scale": [0.1, 0.3], "blur": 0.5}, {"size": 0.0}],
-    **{name: [{}] for name in ("swav", "swav_local", "dino_first", "dino_second", "dino_local", "mae", "maskfeat")},
+    **{
+        name: [{}]
+        for name in ("swav", "swav_local", "dino_first", "dino_second", "dino_local", "cmc", "mae", "maskfeat")
+    },
     "crop_flip": [{}, {"scale": (1, 1), "ratio": (0.5, 2)}],
     "randaugment_nm": [{}, {"operations": 3, "magnitude": 4, "cutout": 0}],
     "trivialaugment": [{}, {"fill": 0.3}],
@@ -385,8 +388,8 @@ def test_views_have_the_published_numbers(
     assert (drawn["order"][:, 0] < 4).float().mean().item() == pytest.approx(0.8, abs=0.015)
 
 
-@pytest.mark.parametrize(("name", "least"), [("mae", 0.2), ("maskfeat", 0.5)])
-def test_crops_of_masked_autoencoders(name: str, least: float) -> None:
+@pytest.mark.parametrize(("name", "least"), [("cmc", 0.2), ("mae", 0.2), ("maskfeat", 0.5)])
+def test_plain_crops_are_as_large_as_published(name: str, least: float) -> None:
     boxes = build_policy(name, {}, flip=True).draw((MANY, 1, 32, 32), seeded())["boxes"]
     area = boxes[:, 2] * boxes[:, 3] / 32**2
     assert area.amin().item() == pytest.approx(least, abs=0.01)

@@ -7,6 +7,14 @@ from distributed import Client
 from distributed.security import Security
 
 from semisup.bench.execution.cluster import cluster
+from semisup.errors import SemisupError
+
+
+def test_workers_that_do_not_start_in_time_are_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semisup.bench.execution.cluster.OWN_SECONDS", 1e-3)
+    said = r"the workers of this machine have not started within .*--workers"
+    with pytest.raises(SemisupError, match=said), cluster(None, 1, 0):
+        pass
 
 
 def test_nobody_else_can_submit_work_to_own_workers() -> None:

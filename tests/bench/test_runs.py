@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from semisup.bench.execution.jobs import Job, longest_steps, make_jobs, plan_run, step_kind, unique_jobs
+from semisup.bench.suites.folds import Folds, load_folds
 from semisup.bench.suites.runs import RunSpec, check_entries, expand, trial_options
 from semisup.bench.suites.suite import FeaturesConfig, Suite
 from semisup.data import ImageData, draw_budget, load_data
@@ -123,6 +125,31 @@ def test_seconds_have_the_choice_of_views_in_them(data: ImageData) -> None:
     for (entry, text), jobs in runs.items():
         if text.endswith(" s"):
             assert sum(job.seconds for job in jobs) == pytest.approx(float(text.split()[0]), rel=0.02), entry
+
+
+def test_draws_leave_out_the_parts_of_the_labels_in_turn_where_nothing_else_is_tested(tmp_path: Path) -> None:
+    digits = load_data(DataConfig(source="digits"))
+    npz = {"x_train": digits.x_train[:200], "y_train": digits.y_train[:200]}
+    np.savez(tmp_path / "alone.npz", **npz)
+    np.savez(tmp_path / "tested.npz", **npz, x_test=digits.x_test, y_test=digits.y_test)
+
+    def loaded(name: str) -> tuple[Suite, Folds]:
+        data = {"source": "npz", "path": str(tmp_path / f"{name}.npz"), "holdout": 0.33}
+        return load_folds(small("draws=[0, 2, 4, 5]", "labels=[20, all]", only=("supervised",), data=data))
+
+    suite, folds = loaded("alone")
+    runs = [spec for spec in expand(suite) if spec.labels == "all"]
+    assert [spec.draw for spec in runs] == [0, 2, 4], "5 is the third part again"
+    assert folds.count == len(folds.parts) == 3 and 0.95 * 200 < folds.num_test < 210
+    assert folds.of(5) is folds.of(2) is not folds.of(4)
+    for spec in expand(suite):
+        recipe = make_jobs(suite, plan_run(suite, spec, folds.of(spec.draw)), {})[-1].recipe
+        assert load_data(recipe.data).hash == folds.of(spec.draw).hash, "as a worker reads it"
+    suite, folds = loaded("tested")
+    assert [spec.draw for spec in expand(suite) if spec.labels == "all"] == [0]
+    assert folds.num_test == len(digits.x_test) and folds.of(5) is folds.of(0) and suite.data.holdout is None
+    with pytest.raises(SemisupError, match=r"data\.fold: a suite varies it; give 'draws'"):
+        small("data.fold=1")
 
 
 def test_rounding_and_warm_up_do_not_change_a_length(data: ImageData) -> None:

@@ -53,6 +53,36 @@ def test_labels_become_the_test_where_there_is_none() -> None:
     assert "there are no test images" in found.notes[-1]
 
 
+def test_the_parts_test_every_image() -> None:
+    data = load_data(DataConfig())
+    without = replace(data, x_test=data.x_test[:0], y_test=data.y_test[:0])
+    parts = [held_out(without, 0.33, fold) for fold in range(DataConfig(holdout=0.33).folds)]
+    rows = [set(np.flatnonzero(part.y_train < 0)) for part in parts]
+    assert len(parts) == 3 and len({part.hash for part in parts}) == 3
+    assert len(set.union(*rows)) > 0.98 * len(data.x_train)
+    assert np.ptp([np.bincount(part.y_test) for part in parts], axis=0).max() <= 1, "about as many of each class"
+    for part, own in zip(parts, rows, strict=True):
+        assert np.array_equal(part.y_test, data.y_train[sorted(own)])
+    few = replace(without, y_train=np.where(np.arange(len(data.y_train)) < 80, without.y_train, -1))
+    counts = np.bincount(few.y_train[few.y_train >= 0], minlength=10)
+    assert counts.min() > 1
+    tested = [held_out(few, 0.33, fold) for fold in range(3)]
+    assert all(np.bincount(part.y_test, minlength=10).min() >= 1 for part in tested)
+    assert set.union(*(set(np.flatnonzero(part.y_train < 0)) for part in tested)) == set(range(len(data.y_train)))
+
+
+def test_there_is_no_part_beyond_the_last(tmp_path: Path) -> None:
+    with pytest.raises(SemisupError, match=r"data\.fold: data\.holdout makes 3 of them, from 0: there is no 3"):
+        load_data(DataConfig(holdout=0.33, fold=3))
+    with pytest.raises(SemisupError, match=r"data\.fold: "):
+        load_data(DataConfig(fold=1))
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8), np.uint8)
+    np.savez(tmp_path / "x.npz", x_train=images, y_train=np.arange(12) % 2)
+    config = DataConfig(source="npz", path=str(tmp_path / "x.npz"), holdout=0.5, fold=1)
+    found, scaled = load_data(config), load_data(config.model_copy(update={"size": 16}))
+    assert len(found.x_test) == len(scaled.x_test) == 6 and scaled.x_test.shape[1] == 16
+
+
 def test_an_image_whose_copy_keeps_its_label_is_not_tested_and_where_none_is_that_is_said() -> None:
     data = load_data(DataConfig())
     without = replace(data, x_test=data.x_test[:0], y_test=data.y_test[:0], x_train=data.x_train.copy())

@@ -83,6 +83,17 @@ def cross_validated(x: Tensor, y: Tensor, strength: float, folds: int, seed: int
     return float(np.mean(losses)), float(np.mean(hits))
 
 
+def test_more_features_than_samples_have_the_regression_of_all_features() -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 4
+    x = 5 + 3 * (rng.normal(size=(4, 300))[y] * 0.2 + rng.normal(size=(40, 300)))
+    found = fit_probe(torch.from_numpy(x), torch.from_numpy(y), seed=0)
+    exact = make_pipeline(StandardScaler(), LogisticRegression(C=found.strength, tol=1e-10, max_iter=10_000)).fit(x, y)
+    others = 5 + 3 * rng.normal(size=(50, 300))
+    np.testing.assert_allclose(found.logits(torch.from_numpy(others), 4).exp(), exact.predict_proba(others), atol=5e-3)
+    np.testing.assert_allclose(found.model[-1].coef_, exact[-1].coef_, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("n", "spread", "most", "folds"),
     [(90, 0.5, 5, 5), (90, 3.0, 5, 5), (90, 3.0, 2, 2), (12, 2.0, 5, 4), (6, 0.5, 5, 2)],

@@ -164,6 +164,10 @@ def test_mean_over_all_directions(temperature: float) -> None:
     )
 
 
+def test_the_default_view_is_the_reference_code_s() -> None:
+    assert dict(CMC.views.unlabeled) == {"image": "cmc"}  # crops of (0.2, 1): tests/augment/test_policies.py
+
+
 def test_the_published_constant() -> None:
     assert log_mean_exp_cosine(128, 0.07) == pytest.approx(0.79, abs=0.005)
 

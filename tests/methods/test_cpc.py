@@ -118,6 +118,28 @@ def test_equal_patches_cost_the_logarithm_of_their_number() -> None:
     ref.close(update.loss, (math.log(30) + math.log(15)) / 2)
 
 
+def check_gray_images_lose_their_color(cls: type[CPC]) -> None:
+    """With `gray: 1` colors that keep the mean change nothing, without it they do."""
+    images = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    turned = images.roll(1, 1)
+    torch.manual_seed(0)
+    encoder = Encoder(ref.Flat(3 * PATCH * PATCH))
+    for gray in (0.0, 1.0):
+        torch.manual_seed(0)
+        method = cls(encoder, grid=GRID, nearest=1, farthest=2, context=CONTEXT, gray=gray)
+        losses = [ref.first(method, ref.batch(unlabeled={"image": x})).loss for x in (images, turned)]
+        assert torch.allclose(*losses, rtol=1e-4) == bool(gray)
+
+
+def test_gray_images_lose_their_color() -> None:
+    check_gray_images_lose_their_color(CPC)
+
+
+def test_the_default_view_keeps_the_size_of_things() -> None:
+    """The paper shows 256 of 300 pixels, mirrored: moved, never resized."""
+    assert dict(CPC.views.unlabeled) == {"image": "weak"}
+
+
 def check_no_context_sees_its_target(cls: type[CPC]) -> None:
     """Pixels that move a prediction lie above the lower edge of the row that it is made from; those of the target are
     others, since the nearest target is two rows down."""

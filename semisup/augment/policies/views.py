@@ -440,6 +440,17 @@ class MAECrop(CropFlip):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CMCCrop(CropFlip):
+    """CMC's view: crops of (0.2, 1) of the image, mirrored.
+
+    Source: Y. Tian et al., arXiv:1906.05849, and HobbitLong/CMC, train_CMC.py (`crop_low`). Options as in `CropFlip`.
+    """
+
+    name: ClassVar = "cmc"
+    scale: Annotated[Sequence[float], pair(0, 1)] | None = (0.2, 1.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskFeatCrop(CropFlip):
     """MaskFeat's view: crops of (0.5, 1) of the image, mirrored.
 
@@ -467,6 +478,7 @@ POLICIES: dict[str, type[Policy]] = {
         DINOLocal,
         LocalCrop,
         CropFlip,
+        CMCCrop,
         MAECrop,
         MaskFeatCrop,
         RandAugmentNM,

@@ -21,9 +21,9 @@ from semisup.bench.execution.together import gpu_problems
 from semisup.bench.execution.worker import machine
 from semisup.bench.results.facts import FACTS, read_facts
 from semisup.bench.results.write import RESULTS, write_results
+from semisup.bench.suites.folds import Folds, load_folds
 from semisup.bench.suites.runs import RunSpec, check_entries, expand, trial_options
 from semisup.bench.suites.suite import Suite, load_suite
-from semisup.data import ImageData, load_data
 from semisup.errors import SemisupError
 from semisup.pipeline.execute import STORE, locked
 from semisup.signals import grace
@@ -42,7 +42,7 @@ class _Bench:
     """One command's suite, and its runs so far."""
 
     suite: Suite
-    data: ImageData
+    folds: Folds
     folder: Path
     board: JobBoard
     console: BenchConsole
@@ -95,12 +95,12 @@ def bench(
     loaded = suite if isinstance(suite, Suite) else load_suite(suite, list(overrides))
     console = BenchConsole(quiet=quiet)
     folder = Path(out) if out is not None else Path("runs") / loaded.name
-    data = load_data(loaded.data)
-    check_entries(loaded, data, gpu_problems(loaded.gpus_per_run) if scheduler is None else ())
-    state = _Bench(loaded, data, folder, JobBoard(folder.parent / STORE, ships=scheduler is not None), console)
+    loaded, folds = load_folds(loaded)
+    check_entries(loaded, folds.first, gpu_problems(loaded.gpus_per_run) if scheduler is None else ())
+    state = _Bench(loaded, folds, folder, JobBoard(folder.parent / STORE, ships=scheduler is not None), console)
     own = default_workers(loaded.threads, loaded.gpus_per_run) if workers is None else workers
     if dry_run and scheduler is None:
-        return _prepare(state, own, lambda function, *arguments: function(*arguments))
+        return _prepare(state, own, lambda function, *arguments: function(*arguments), expected=True)
     waiting = f"{folder}: another process is running this suite; waiting for it"
     with contextlib.ExitStack() as stack:
         if not dry_run:
@@ -111,7 +111,7 @@ def bench(
         def on_a_worker(function: Call, *arguments: Any) -> Any:
             return client.submit(function, *arguments, pure=False).result()
 
-        shown = _prepare(state, worker_count(client), on_a_worker)
+        shown = _prepare(state, worker_count(client), on_a_worker, expected=dry_run)
         if dry_run:
             return shown
         name = loaded.name if isinstance(suite, Suite) else str(suite)
@@ -120,9 +120,9 @@ def bench(
         machines = sorted(client.run(machine).values())
 
         def write() -> dict[str, Any]:
-            return write_results(folder, loaded, data, state.runs, state.board, command, machines)
+            return write_results(folder, loaded, folds, state.runs, state.board, command, machines)
 
-        with recorded(loaded, folder, data.hash, console) as log:
+        with recorded(loaded, folder, folds.first.hash, console) as log:
             try:
                 _run(state, client, log, _Tables(write))
             except KeyboardInterrupt:
@@ -137,12 +137,17 @@ def bench(
     return summary
 
 
-def _prepare(state: _Bench, workers: int, call: Call) -> dict[str, Any]:
-    """Plan the first wave of runs, all of them or the trials of a search, time their steps, and print them."""
-    planned = [plan_run(state.suite, spec, state.data) for spec in _first_wave(state.suite)]
+def _prepare(state: _Bench, workers: int, call: Call, *, expected: bool) -> dict[str, Any]:
+    """Plan the first wave of runs, all of them or the trials of a search, time their steps if need be, and print them.
+
+    `expected`: as for `step_times`.
+    """
+    planned = [plan_run(state.suite, spec, state.folds.of(spec.draw)) for spec in _first_wave(state.suite)]
     if any(compute.unit == "equal" for compute in state.suite.computes):
-        state.longest = longest_steps(state.suite, state.data)
-    state.timing = step_times(state.suite, state.folder, planned, state.board, state.console, call, state.longest)
+        state.longest = longest_steps(state.suite, state.folds.first)
+    state.timing = step_times(
+        state.suite, state.folder, planned, state.board, state.console, call, state.longest, expected=expected
+    )
     for run in planned:
         state.add(run)
     state.console.show_suite(state.suite, state.runs, state.board, workers)
@@ -209,7 +214,7 @@ def _run(state: _Bench, client: Any, log: EventLog, tables: _Tables) -> None:
             last = jobs[-1].fingerprint
             record_run(log, spec, jobs, board.finished.get(last), board.failed.get(last, ""))
             follow = _chosen(state, spec)
-            more = [] if follow is None else [state.add(plan_run(state.suite, follow, state.data))]
+            more = [] if follow is None else [state.add(plan_run(state.suite, follow, state.folds.of(follow.draw)))]
             tables.stale = True
             shown.update(state.runs)
             return more

@@ -14,7 +14,8 @@ from semisup.errors import SemisupError, first_line
 
 __all__ = ["cluster", "default_workers", "worker_count"]
 
-CONNECT_SECONDS = 10
+CONNECT_SECONDS, OWN_SECONDS = 10, 120
+"""How long a scheduler elsewhere may take to answer, and workers of this machine, which may be a busy one, to start."""
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": 1 << 30, "MALLOC_MMAP_THRESHOLD_": 1 << 30, "MALLOC_ARENA_MAX": 1}
 """Let glibc keep a step's memory for the next one. Dask's own setting (trim at 64 kB) gives it back to the system at
 every step: FixMatch on WRN-10-1 in a worker's thread took 0.61 s a step with it, 0.35 s with glibc's defaults, 0.27 s
@@ -49,7 +50,7 @@ def cluster(scheduler: str | None, workers: int, retries: int) -> Iterator[Any]:
         retries: how often a job is tried again after a worker of this machine died with it.
 
     Raises:
-        SemisupError: nobody answers at that address, or it has no workers.
+        SemisupError: nobody answers at that address, or it has no workers; or those of this machine do not start.
     """
     import dask
 
@@ -57,7 +58,7 @@ def cluster(scheduler: str | None, workers: int, retries: int) -> Iterator[Any]:
     settings = {
         "distributed.scheduler.worker-ttl": None,
         "distributed.scheduler.allowed-failures": retries,
-        "distributed.comm.timeouts.connect": CONNECT_SECONDS,
+        "distributed.comm.timeouts.connect": OWN_SECONDS if scheduler is None else CONNECT_SECONDS,
     }
     settings |= {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in MALLOC.items()}
     workplace = _own_workers(workers) if scheduler is None else _workers_of(scheduler)
@@ -67,14 +68,25 @@ def cluster(scheduler: str | None, workers: int, retries: int) -> Iterator[Any]:
 
 @contextmanager
 def _own_workers(workers: int) -> Iterator[Any]:
-    from distributed import Client, LocalCluster
-    from distributed.security import Security
+    from distributed import Client
 
     from semisup.bench.execution.undisturbed import Undisturbed
 
     with (
         _environment_restored(),
-        LocalCluster(  # type: ignore[no-untyped-call]
+        _local_cluster(workers) as local,
+        Client(local, timeout=OWN_SECONDS) as client,  # type: ignore[no-untyped-call]
+    ):
+        client.register_plugin(Undisturbed())
+        yield client
+
+
+def _local_cluster(workers: int) -> Any:
+    from distributed import LocalCluster
+    from distributed.security import Security
+
+    try:
+        return LocalCluster(  # type: ignore[no-untyped-call]
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
@@ -84,11 +96,12 @@ def _own_workers(workers: int) -> Iterator[Any]:
             security=Security.temporary(),  # type: ignore[no-untyped-call]
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
-        ) as local,
-        Client(local) as client,  # type: ignore[no-untyped-call]
-    ):
-        client.register_plugin(Undisturbed())
-        yield client
+        )
+    except RuntimeError as error:  # what Dask makes of a time that was not enough
+        raise SemisupError(
+            f"the workers of this machine have not started within {OWN_SECONDS} s ({first_line(error)}); the same "
+            f"command tries again, with fewer of them by --workers"
+        ) from error
 
 
 @contextmanager

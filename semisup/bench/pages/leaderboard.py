@@ -12,6 +12,7 @@ from semisup.bench.pages.tables import (
     accuracy_text,
     best_first,
     first_of,
+    metric_name,
     needed_table,
     place_columns,
     result_columns,
@@ -81,7 +82,7 @@ def readme_table(summary: Summary, entries: Sequence[str] | None = None, compute
 
 
 def _title(summary: Summary) -> str:
-    return first_of(summary).replace("_", " ").capitalize()
+    return metric_name(summary).capitalize()
 
 
 def _budget(place: Mapping[str, Any]) -> str:

@@ -14,8 +14,8 @@ from semisup.bench.pages.legend import legend
 from semisup.bench.pages.tables import (
     best_first,
     difference_text,
-    first_of,
     mark,
+    metric_name,
     needed_table,
     place_columns,
     result_columns,
@@ -150,7 +150,7 @@ def ranking(summary: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> l
 
 def answer_line(summary: Mapping[str, Any], cells: Sequence[Mapping[str, Any]], named: bool) -> list[tuple[str, bool]]:
     """Return the page's first sentence on one compute, in pieces (text, whether it is an entry's name)."""
-    metric = first_of(summary).replace("_", " ")
+    metric = metric_name(summary)
     wins: dict[str, list[str]] = {}
     for group in ranking(summary, cells):
         best = group[0]

@@ -19,6 +19,7 @@ __all__ = [
     "difference_text",
     "first_of",
     "mark",
+    "metric_name",
     "needed_table",
     "place_columns",
     "result_columns",
@@ -160,6 +161,11 @@ def mark(cell: Cell) -> str:
 def first_of(summary: Mapping[str, Any]) -> str:
     """Return the metric that a summary's entries are compared, ranked and sorted by; those of old have accuracy."""
     return str(summary.get("headline", "accuracy"))
+
+
+def metric_name(summary: Mapping[str, Any]) -> str:
+    """Return `first_of` in words: balanced accuracy."""
+    return first_of(summary).replace("_", " ")
 
 
 def best_first(summary: Mapping[str, Any], cells: Sequence[Cell]) -> list[Cell]:

@@ -66,7 +66,7 @@ def summarize(
     raise_all(_problems(rows, baselines, entries, targets, classes), f"suite {suite}")
     order = {entry: i for i, entry in enumerate(entries)}
     rows = sorted(rows, key=lambda row: (order[row.entry], row.compute, row.n_labels, row.labels, row.draw, row.init))
-    n_labels = {labels: max(sizes) for labels, sizes in _sizes(rows).items()}  # one each, as checked above
+    n_labels = {labels: max(sizes) for labels, sizes in _sizes(rows).items()}
     budgets = sorted(n_labels, key=lambda labels: (n_labels[labels], labels))
     computes = ordered_computes(row.compute for row in rows)
     present = [entry for entry in entries if any(row.entry == entry for row in rows)]
@@ -200,14 +200,18 @@ def _problems(
             problems.append(f"{_name(row)}: per_class has {len(row.per_class)} numbers for {len(classes)} classes")
     problems += [
         f"labels {labels} charge {' or '.join(map(str, sorted(sizes)))} labels; every entry must get the same number"
-        for labels, sizes in _sizes(rows).items()
+        for draw in dict.fromkeys(row.draw for row in rows)
+        for labels, sizes in _sizes([row for row in rows if row.draw == draw]).items()
         if len(sizes) > 1
     ]
     return problems
 
 
 def _sizes(rows: Sequence[Row]) -> dict[str, set[int]]:
-    """Budget -> numbers of labels that its runs were charged; a failed run tells only where none has finished."""
+    """Budget -> numbers of labels that its runs were charged; a failed run tells only where none has finished.
+
+    Draws may differ a little where each leaves out other images to test.
+    """
     sizes: dict[str, set[int]] = {}
     for row in sorted(rows, key=lambda row: row.status):  # "done" before "failed"
         known = sizes.setdefault(row.labels, set())

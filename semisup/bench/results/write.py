@@ -15,6 +15,7 @@ from semisup.bench.pages.report import report_html
 from semisup.bench.results.facts import FACTS, SuiteFacts, read_facts
 from semisup.bench.results.rows import Row, read_rows, write_rows
 from semisup.bench.results.summary import summarize
+from semisup.bench.suites.folds import Folds
 from semisup.bench.suites.runs import RunSpec
 from semisup.bench.suites.suite import Suite
 from semisup.columns import measured
@@ -38,7 +39,7 @@ Runs = Sequence[tuple[RunSpec, Sequence[Job]]]
 def write_results(
     folder: Path,
     suite: Suite,
-    data: ImageData,
+    folds: Folds,
     runs: Runs,
     board: JobBoard,
     command: str,
@@ -49,7 +50,7 @@ def write_results(
     Args:
         folder: of the suite.
         suite: the suite.
-        data: its data.
+        folds: its data.
         runs: all runs known so far, trials of a search among them: these are no rows, but count as work.
         board: what became of their jobs.
         command: that makes the results.
@@ -60,7 +61,8 @@ def write_results(
         for spec, jobs in runs
         if not spec.validation and (board.find(jobs[-1]) or jobs[-1].fingerprint in board.failed)
     ]
-    rows = [_row(spec, jobs, data, board) for spec, jobs in final]
+    rows = [_row(spec, jobs, folds.of(spec.draw), board) for spec, jobs in final]
+    data = folds.first
     facts = SuiteFacts(
         suite=suite.name,
         command=command,
@@ -68,9 +70,9 @@ def write_results(
         entries=list(suite.entries),
         targets=list(suite.targets),
         classes=list(data.classes),
-        num_test=len(data.x_test),
-        class_ratio=_class_ratio(data, final),
-        provenance=_provenance(suite, data, machines),
+        num_test=folds.num_test,
+        class_ratio=_class_ratio(folds, final),
+        provenance=_provenance(suite, folds, machines),
         settings=suite.settings.strip(),
         saved=_saved(runs, board),
     )
@@ -99,9 +101,9 @@ def _write(folder: Path, rows: Sequence[Row], facts: SuiteFacts) -> dict[str, An
     return summary
 
 
-def _class_ratio(data: ImageData, runs: Runs) -> float:
-    budgets = {str(spec.labels): jobs[-1].recipe for spec, jobs in runs}
-    return max((class_ratio(recipe_budget(recipe, data), data.y_test) for recipe in budgets.values()), default=1.0)
+def _class_ratio(folds: Folds, runs: Runs) -> float:
+    budgets = {str(spec.labels): (jobs[-1].recipe, folds.of(spec.draw)) for spec, jobs in runs}
+    return max((class_ratio(recipe_budget(recipe, data), data.y_test) for recipe, data in budgets.values()), default=1)
 
 
 def _row(spec: RunSpec, jobs: Sequence[Job], data: ImageData, board: JobBoard) -> Row:
@@ -128,13 +130,18 @@ def _row(spec: RunSpec, jobs: Sequence[Job], data: ImageData, board: JobBoard) -
         status="failed" if artifact is None else "done",
         error=" ".join(board.failed[last.fingerprint].split()) if artifact is None else "",
         metrics=measured(metrics | of_run),
-        per_class=metrics.get("test/per_class_accuracy", []),
-        reliability=metrics.get("test/reliability", []),
+        per_class=_to_millionths(metrics.get("test/per_class_accuracy", [])),
+        reliability=[_to_millionths(values) for values in metrics.get("test/reliability", [])],
         parameters=0 if artifact is None else int(artifact.record["parameters"]),
         fingerprint="" if artifact is None else last.fingerprint,
         split_hash=budget.hash,
         chosen=" ".join(spec.options),
     )
+
+
+def _to_millionths(values: Sequence[float | None]) -> list[Any]:
+    """Round to six decimals, finer than one test image counts; all digits would be half of `runs.csv`."""
+    return [None if value is None else round(value, 6) for value in values]
 
 
 def _evaluated_encoder(job: Job, board: JobBoard) -> Mapping[str, Any]:
@@ -167,13 +174,17 @@ def _saved(runs: Runs, board: JobBoard) -> dict[str, Any]:
     }
 
 
-def _provenance(suite: Suite, data: ImageData, machines: Sequence[str]) -> dict[str, Any]:
+def _provenance(suite: Suite, folds: Folds, machines: Sequence[str]) -> dict[str, Any]:
+    data = folds.first
+    tested = f"{folds.num_test:,} test"
+    if folds.count > 1:
+        tested += f", labeled ones that the draws leave out in turn, in {len(folds.parts)} parts (data.holdout)"
     return {
         "semisup": __version__,
         "git commit": git_commit() or "unknown",
         "machines": list(dict.fromkeys(machines)),
         "threads per run": str(suite.threads),
-        "data": f"{data.name}: {len(data.x_train):,} training images of {data.size} pixels, {len(data.x_test):,} test",
+        "data": f"{data.name}: {len(data.x_train):,} training images of {data.size} pixels, {tested}",
         "data hash": data.hash,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }

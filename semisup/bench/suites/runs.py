@@ -49,13 +49,15 @@ class RunSpec:
 def expand(suite: Suite) -> list[RunSpec]:
     """All runs, draws outermost: when a suite is stopped, every method has been run on the draws so far.
 
-    With all labels there is nothing to draw: such a budget has the first draw only.
+    With all labels there is nothing to draw: such a budget has the first draw only, of each part of the labeled images
+    that is left out to test.
     """
+    first = {draw % suite.data.folds: draw for draw in reversed(suite.draws)}
     specs = []
     for draw, init, compute in itertools.product(suite.draws, suite.inits, suite.computes):
         for name, entry in suite.entries.items():
             for labels in suite.labels if entry.labels is None else entry.labels:
-                if _is_everything(labels) and draw != suite.draws[0]:
+                if _is_everything(labels) and draw != first[draw % suite.data.folds]:
                     continue
                 # A baseline has no seed of its own, no weights and no steps.
                 if entry.baseline and (init != suite.inits[0] or compute != suite.computes[0]):
@@ -133,7 +135,7 @@ def _evaluated(recipe: Recipe, evaluated: str | None, subject: str) -> tuple[Rec
 def _setting(suite: Suite, spec: RunSpec, mapping: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe's mapping with the suite's data, network, seeds and the run's labels."""
     data = {key: value for key, value in suite.data.model_dump().items() if value is not None}
-    data |= {"labels": spec.labels, "split_seed": spec.draw, "validation": spec.validation}
+    data |= _drawn(suite, spec)
     changed = {
         **mapping,
         "data": data,
@@ -148,7 +150,7 @@ def _setting(suite: Suite, spec: RunSpec, mapping: Mapping[str, Any]) -> dict[st
 
 
 def _blank(suite: Suite, spec: RunSpec) -> Recipe:
-    data = suite.data.model_copy(update={"labels": spec.labels, "split_seed": spec.draw, "validation": spec.validation})
+    data = suite.data.model_copy(update=_drawn(suite, spec))
     return Recipe(
         name=suite.name,
         seed=suite.seed,
@@ -157,6 +159,11 @@ def _blank(suite: Suite, spec: RunSpec) -> Recipe:
         threads=suite.threads,
         data=data,
     )
+
+
+def _drawn(suite: Suite, spec: RunSpec) -> dict[str, Any]:
+    fold = spec.draw % suite.data.folds
+    return {"labels": spec.labels, "split_seed": spec.draw, "validation": spec.validation, "fold": fold}
 
 
 def _copy(value: Any) -> Any:

@@ -258,9 +258,9 @@ def _spell_out(raw: dict[str, Any]) -> dict[str, Any]:
 def _suite_problems(suite: Suite) -> list[str]:
     """Return what is wrong between the keys."""
     problems = [] if suite.entries else ["entries: must have at least one entry"]
-    for key, plain in (("labels", "all"), ("split_seed", None), ("validation", 0.0)):
+    for key, plain in (("labels", "all"), ("split_seed", None), ("validation", 0.0), ("fold", 0)):
         if getattr(suite.data, key) != plain:
-            where = {"labels": "labels", "split_seed": "draws", "validation": "search.validation"}[key]
+            where = {"labels": "labels", "split_seed": "draws", "validation": "search.validation", "fold": "draws"}[key]
             problems.append(f"data.{key}: a suite varies it; give '{where}' at the top")
     if suite.model is not None and "name" not in suite.model:
         problems.append("model.name: missing")
