@@ -1,4 +1,4 @@
-"""Imports go downwards: seven floors, no circle, and nothing heavy where answers must be quick."""
+"""Imports go downwards: floors, no circle, and nothing heavy where answers must be quick."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from semisup.data.budget import LabelBudget, draw_budget, parse_labels
 from semisup.data.image_data import ImageData, channel_statistics
-from semisup.data.rows import is_mapped, take
+from semisup.data.rows import is_mapped, read_ahead, take
 from semisup.data.sources import SOURCES, load_data
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "is_mapped",
     "load_data",
     "parse_labels",
+    "read_ahead",
     "take",
 ]

@@ -21,7 +21,7 @@ from semisup.errors import SemisupError
 
 __all__ = ["CHUNK", "Decoded", "decoders"]
 
-CHUNK = 16
+CHUNK, MOST = 16, 64
 """Files that a worker decodes at a time: enough to make its messages cheap, few enough to end together."""
 ALONE = 64
 """Files up to which no worker is started, which takes a second."""
@@ -73,14 +73,17 @@ def decoders(workers: int | None = None) -> Iterator[Callable[..., Iterator[Deco
         nonlocal pool
         if workers == 1 or (pool is None and len(paths) <= ALONE):
             return itertools.chain.from_iterable(_decode_chunk(root, [path], size, channels, fit) for path in paths)
+        import joblib  # a fifth of a second
+
+        processes = workers or joblib.cpu_count()
         if pool is None:
-            import joblib  # a fifth of a second
             from joblib.externals.loky import ProcessPoolExecutor
 
             # Its processes do not run the caller's script again, as those of `multiprocessing` may, and do not inherit
             # torch's threads and locks.
-            pool = ProcessPoolExecutor(workers or joblib.cpu_count(), initializer=_end_with, initargs=(os.getpid(),))
-        chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+            pool = ProcessPoolExecutor(processes, initializer=_end_with, initargs=(os.getpid(),))
+        length = min(MOST, max(CHUNK, len(paths) // (4 * processes)))
+        chunks = [paths[start : start + length] for start in range(0, len(paths), length)]
         n = len(chunks)
         results = pool.map(_decode_chunk, [root] * n, chunks, [size] * n, [channels] * n, [fit] * n)
         return itertools.chain.from_iterable(results)

@@ -112,7 +112,7 @@ def _walk(
             if entry.is_dir():
                 yield from _walk(folder / entry.name, path, (*above, (here.st_dev, here.st_ino)), others, on_error)
             elif entry.is_file():  # and no pipe, socket or device, which are never opened
-                if _is_image(folder / entry.name):
+                if _is_image(entry):
                     status = entry.stat()
                     yield FoundFile(path, status.st_size, status.st_mtime_ns)
                 else:
@@ -128,12 +128,12 @@ def named_as_image(name: str) -> bool:
     return name.lower().endswith((*SUFFIXES, *_OTHER_PICTURES))
 
 
-def _is_image(file: Path) -> bool:
+def _is_image(file: os.DirEntry[str]) -> bool:
     """Return whether a regular file is to be read: by its name, else by how it begins."""
     if named_as_image(file.name):
         return True
     try:
-        with file.open("rb") as opened:
+        with Path(file.path).open("rb") as opened:
             start = opened.read(18)
     except OSError:
         return False

@@ -14,7 +14,7 @@ from semisup.augment import Normalize, to_float
 from semisup.augment.policies.adaptive import Probe
 from semisup.augment.policies.backend import HostFirst
 from semisup.augment.policies.policy import Augmentation, Part
-from semisup.data import take
+from semisup.data import read_ahead, take
 from semisup.engine import ranks
 from semisup.engine.seeding import generator
 from semisup.errors import SemisupError
@@ -185,8 +185,7 @@ class Batches:
 
         At one step with others, a rank reads and augments its own rows, by what is drawn for all.
         """
-        shared = ranks.at_one_step() and len(rows) >= ranks.size()
-        own = Part(len(rows), ranks.own_rows(len(rows))) if shared else None
+        own = _own_part(len(rows))
         read = self._read(rows if own is None else rows[own.rows])
         views, trace = {}, None
         sent: Tensor | None = None
@@ -201,8 +200,20 @@ class Batches:
             else:
                 view = policy(images, rng, part=own)
             view = self.normalize(view)
-            views[name] = ranks.whole(view, len(rows)) if shared else view
+            views[name] = view if own is None else ranks.whole(view, len(rows))
         return views, trace
+
+    def _read_ahead(self, step: int) -> None:
+        """Have the disk bring the images of a step to come, while the one before it is computed."""
+        if isinstance(self.images, Tensor):
+            return
+        for size, order, rows_of in (
+            (self.labeled_size, self._labeled_order, self.labeled_index),
+            (self.unlabeled_size, self._unlabeled_order, self.pool),
+        ):
+            if size:
+                rows, own = rows_of[order.stretch(step * size, size)], _own_part(size)
+                read_ahead(self.images, (rows if own is None else rows[own.rows]).numpy())
 
     def __call__(self, step: int) -> Batch:
         """Return the batch of step `step`."""
@@ -219,4 +230,10 @@ class Batches:
             target = None if self.targets is None else self.targets[rows]
             views, _ = self._views(self.unlabeled_policies, self.pool[at], "unlabeled", step)
             unlabeled = Unlabeled(views, rows, target)
+        self._read_ahead(step + 1)
         return Batch(labeled, unlabeled)
+
+
+def _own_part(count: int) -> Part | None:
+    """Return which of `count` rows this rank reads and augments at a step with others; None: all of them."""
+    return Part(count, ranks.own_rows(count)) if ranks.at_one_step() and count >= ranks.size() else None

@@ -205,21 +205,39 @@ def _rows(
         probs, features = predictor.predict_and_embed(images, mirror=options.mirror)
     else:
         probs, features = predictor.predict_proba(images, mirror=options.mirror), np.empty((len(images), 0))
-    predictions = iter(zip(probs, features, strict=True))
+    order = np.argsort(-probs, axis=1, kind="stable")[:, : options.top]  # all at once: a call for each costs as much
+    best = np.take_along_axis(probs, order, axis=1)
+    found = iter(zip(order.tolist(), best.tolist(), probs, features, strict=True))
     return [
-        {"path": name, "class": "", "error": error} if error else _row(predictor, options, name, *next(predictions))
+        {"path": name, "class": "", "error": error} if error else _row(predictor, options, name, *next(found))
         for name, error in zip(names, errors, strict=True)
     ]
 
 
 def _row(
-    predictor: Predictor, options: PredictOptions, name: str, probs: NDArray[Any], features: NDArray[Any]
+    predictor: Predictor,
+    options: PredictOptions,
+    name: str,
+    order: list[int],
+    best: list[float],
+    probs: NDArray[Any],
+    features: NDArray[Any],
 ) -> dict[str, Any]:
-    order = np.argsort(-probs, kind="stable")
+    """Return the row of an image.
+
+    Args:
+        predictor: knows the classes.
+        options: what is asked for.
+        name: of the image.
+        order: its best classes.
+        best: their probabilities.
+        probs: of all classes.
+        features: of the image, perhaps none.
+    """
     row: dict[str, Any] = {"path": name, "error": ""}
-    for rank, k in enumerate(order[: options.top], 1):
+    for rank, (k, confidence) in enumerate(zip(order, best, strict=True), 1):
         end = "" if rank == 1 else f"_{rank}"
-        row |= {f"class{end}": predictor.classes[k], f"confidence{end}": float(probs[k])}
+        row |= {f"class{end}": predictor.classes[k], f"confidence{end}": confidence}
     if row["confidence"] < options.abstain:
         row["class"] = ""
     if options.probabilities:

@@ -98,23 +98,7 @@ def _run(
     homes = {stage.name: store / stage.fingerprint for stage in plan.stages}
     reused = set() if fresh else {name for name, home in homes.items() if (home / RECORD).exists()}
     reporter.show_plan(plan, reused)
-    result = RunResult(
-        loaded.name,
-        loaded.seed,
-        __version__,
-        str(plan.device),
-        {
-            "source": loaded.data.source,
-            "hash": plan.data.hash,
-            "n_train": len(plan.data.x_train),
-            "n_labeled": len(plan.budget.index),
-            "n_validation": len(plan.data.validation(plan.budget.validation)[1]),
-            "n_test": len(plan.data.x_test),
-            "split_hash": plan.budget.hash,
-            "class_ratio": class_ratio(plan.budget, plan.data.y_test),
-            "notes": list(plan.data.notes),
-        },
-    )
+    result = RunResult(loaded.name, loaded.seed, __version__, str(plan.device), _data_facts(plan))
     if dry_run:
         if not reporter.console.quiet:
             reporter.show_expected(expected_seconds(plan, reused))
@@ -148,6 +132,21 @@ def _run(
         reporter.say(f"data: {note}")
     reporter.say(f"results: {folder / 'result.json'}, {folder / PAGE}")
     return result
+
+
+def _data_facts(plan: Plan) -> dict[str, Any]:
+    """Return what `result.json` says of the data."""
+    return {
+        "source": plan.recipe.data.source,
+        "hash": plan.data.hash,
+        "n_train": len(plan.data.x_train),
+        "n_labeled": len(plan.budget.index),
+        "n_validation": len(plan.data.validation(plan.budget.validation)[1]),
+        "n_test": len(plan.data.x_test),
+        "split_hash": plan.budget.hash,
+        "class_ratio": class_ratio(plan.budget, plan.data.y_test),
+        "notes": list(plan.data.notes),
+    }
 
 
 def _has_other_results(folder: Path, plan: Plan) -> bool:

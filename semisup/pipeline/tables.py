@@ -63,12 +63,11 @@ def open_table(out: Path | None, columns: Columns) -> Iterator[Write]:
 
 
 def _csv_rows(file: Any, columns: Columns) -> Write:
-    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
 
     def write(rows: Sequence[Mapping[str, Any]]) -> None:
-        for row in rows:
-            writer.writerow({name: _cell(value) for name, value in row.items()})
+        writer.writerows([_cell(row.get(name, "")) for name in columns] for row in rows)
         file.flush()
 
     return write

@@ -25,12 +25,13 @@ def times(folder: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def timed(suite: Suite, folder: Path) -> dict[str, float]:
-    """The step times of a suite's runs, measured in this process."""
+def timed(suite: Suite, folder: Path, *, expected: bool = True) -> dict[str, float]:
+    """The step times of a suite's runs, measured in this process; as by a dry run unless told otherwise."""
     data = load_data(suite.data)
     planned = [plan_run(suite, spec, data) for spec in expand(suite)]
     board = JobBoard(folder / "stages", ships=False)
-    return step_times(suite, folder, planned, board, BenchConsole(quiet=True), lambda f, *given: f(*given), {})
+    console = BenchConsole(quiet=True)
+    return step_times(suite, folder, planned, board, console, lambda f, *given: f(*given), {}, expected=expected)
 
 
 def long_enough(*overrides: str) -> Suite:
@@ -41,6 +42,14 @@ def test_what_is_short_is_not_timed_unless_lengths_are_in_seconds(tmp_path: Path
     short = ("draws=1", "labels=[20]")
     assert timed(small(*short, only=("supervised",)), tmp_path) == {} and not (tmp_path / STEP_TIMES).exists()
     assert len(timed(small(*short, "compute=[3 s]", only=("supervised", "logistic")), tmp_path)) == 1
+
+
+def test_where_nothing_needs_step_times_none_is_measured(tmp_path: Path) -> None:
+    """A run by steps: no key is in seconds, and nobody waits for the expected time. What a dry run kept is used."""
+    assert timed(long_enough(), tmp_path, expected=False) == {} and not (tmp_path / STEP_TIMES).exists()
+    assert len(timed(long_enough("compute=[3 s]"), tmp_path / "seconds", expected=False)) == 1
+    kept = timed(long_enough(), tmp_path, expected=True)
+    assert len(kept) == 1 and timed(long_enough(), tmp_path, expected=False) == kept
 
 
 def test_a_busy_machine_is_timed_again_and_a_quiet_one_is_not(tmp_path: Path) -> None:

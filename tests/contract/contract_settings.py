@@ -552,7 +552,7 @@ def move(batch: Batch, device: str) -> Batch:
 
 
 def train(
-    method: Method, source: Callable[..., Batch], steps: int, key: int = 0, path: Path | None = None
+    method: Method, source: Callable[..., Batch], steps: int, key: int = 0, path: Path | None = None, lr: float = 0.05
 ) -> FitResult:
     """Fit as the engine does it, with momentum and an average of the weights."""
     return fit(
@@ -560,7 +560,7 @@ def train(
         source,  # type: ignore[arg-type]
         FitSettings(
             steps=steps,
-            optimizer=OptimizerConfig(name="sgd", lr=0.05, weight_decay=5e-4),
+            optimizer=OptimizerConfig(name="sgd", lr=lr, weight_decay=5e-4),
             schedule=ScheduleConfig(name="cosine"),
             ema=0.9,
             device=torch.device("cpu"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from semisup.data import ImageData, channel_statistics, is_mapped, load_data
+from semisup.data.walk import images_below
 from semisup.errors import SemisupError
 from semisup.settings import DataConfig
 from tests.data.data_folders import make_root, picture, save, settings
@@ -318,3 +319,10 @@ def test_another_way_to_make_squares_is_another_store_and_another_set(tmp_path: 
     assert sorted(path.name.rpartition("-")[2] for path in (tmp_path / "cache").iterdir()) == ["24x3", "pad"]
     with pytest.raises(SemisupError, match=r"data.fit: only source folder reads it"):
         load_data(DataConfig(source="digits", fit="pad"))
+
+
+def test_what_is_read_whole_names_a_folder_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(SemisupError, match=r"gone: cannot be opened \(No such file or directory\)"):
+        images_below(tmp_path / "gone", ".")
+    (tmp_path / "a.png").touch()
+    assert [file.path for file in images_below(tmp_path, ".")] == ["./a.png"]

@@ -39,10 +39,14 @@ def in_doubles() -> None:
     torch.float32 = torch.float64  # type: ignore[misc]
 
 
+LEARNING_RATES = {"denoising_autoencoder-gaussian": 0.01}
+"""Of cases that the contract suite's, 0.05, drives to infinity within 50 steps, on one process too."""
+
+
 def weights(name: str, steps: int) -> dict[str, Tensor]:
     """Train a case of the contract suite, and return all that it remembers."""
     method = CASES[name].build()
-    train(method, Source(method), steps)
+    train(method, Source(method), steps, lr=LEARNING_RATES.get(name, 0.05))
     return {key: value.clone() for key, value in method.state_dict().items()}
 
 

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import ctypes
+import mmap
+import os
 import random
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from semisup.augment import Normalize, build_policy
@@ -173,6 +180,39 @@ def test_unlabeled_images_are_all_images_once_an_epoch(data: TrainingImages) -> 
     batches = make(data, sizes=(5, N))
     for step in range(3):
         assert batches(step).unlabeled.index.sort().values.tolist() == list(range(N))
+
+
+def in_page_cache(images: np.memmap[Any, Any]) -> NDArray[np.bool_]:
+    """Which pages of a mapped file the system holds, whoever has read them."""
+    file = images._mmap  # type: ignore[attr-defined]
+    pages = np.zeros(-(-len(file) // mmap.PAGESIZE), np.uint8)
+    start = np.frombuffer(file, np.uint8, 1).ctypes.data
+    assert ctypes.CDLL(None).mincore(ctypes.c_void_p(start), ctypes.c_size_t(len(file)), pages.ctypes) == 0
+    return pages & 1 == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system says what it holds in another way")
+def test_the_disk_brings_the_next_images_meanwhile(tmp_path: Path) -> None:
+    path, count, size = tmp_path / "images.npy", 2000, 64 * 64 * 3
+    np.save(path, np.zeros((count, 64, 64, 3), np.uint8))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    images = np.load(path, mmap_mode="r")
+    if in_page_cache(images).mean() > 0.5:
+        pytest.skip("this file system is memory")
+    normalize = Normalize([0.0] * 3, [1.0] * 3)
+    batches = make(TrainingImages(images, torch.arange(9, 99, 9), torch.zeros(10)), sizes=(2, 3), normalize=normalize)
+    batches(4)
+    rows = torch.cat(
+        [batches.labeled_index[batches._labeled_order.stretch(10, 2)], batches._unlabeled_order.stretch(15, 3)]
+    )
+    bytes_of = images.offset + rows.numpy()[:, None] * size + np.arange(size)
+    asked, deadline = np.unique(bytes_of // mmap.PAGESIZE), time.monotonic() + 60
+    while not in_page_cache(images)[asked].all():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert in_page_cache(images).sum() < 4 * len(asked), "and no others than those of this step, and the header"
 
 
 @pytest.mark.parametrize("pool", [None, torch.tensor([2, 2, 2, 30, 17])])

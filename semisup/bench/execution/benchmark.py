@@ -100,7 +100,7 @@ def bench(
     state = _Bench(loaded, folds, folder, JobBoard(folder.parent / STORE, ships=scheduler is not None), console)
     own = default_workers(loaded.threads, loaded.gpus_per_run) if workers is None else workers
     if dry_run and scheduler is None:
-        return _prepare(state, own, lambda function, *arguments: function(*arguments))
+        return _prepare(state, own, lambda function, *arguments: function(*arguments), expected=True)
     waiting = f"{folder}: another process is running this suite; waiting for it"
     with contextlib.ExitStack() as stack:
         if not dry_run:
@@ -111,7 +111,7 @@ def bench(
         def on_a_worker(function: Call, *arguments: Any) -> Any:
             return client.submit(function, *arguments, pure=False).result()
 
-        shown = _prepare(state, worker_count(client), on_a_worker)
+        shown = _prepare(state, worker_count(client), on_a_worker, expected=dry_run)
         if dry_run:
             return shown
         name = loaded.name if isinstance(suite, Suite) else str(suite)
@@ -137,12 +137,17 @@ def bench(
     return summary
 
 
-def _prepare(state: _Bench, workers: int, call: Call) -> dict[str, Any]:
-    """Plan the first wave of runs, all of them or the trials of a search, time their steps, and print them."""
+def _prepare(state: _Bench, workers: int, call: Call, *, expected: bool) -> dict[str, Any]:
+    """Plan the first wave of runs, all of them or the trials of a search, time their steps if need be, and print them.
+
+    `expected`: as for `step_times`.
+    """
     planned = [plan_run(state.suite, spec, state.folds.of(spec.draw)) for spec in _first_wave(state.suite)]
     if any(compute.unit == "equal" for compute in state.suite.computes):
         state.longest = longest_steps(state.suite, state.folds.first)
-    state.timing = step_times(state.suite, state.folder, planned, state.board, state.console, call, state.longest)
+    state.timing = step_times(
+        state.suite, state.folder, planned, state.board, state.console, call, state.longest, expected=expected
+    )
     for run in planned:
         state.add(run)
     state.console.show_suite(state.suite, state.runs, state.board, workers)

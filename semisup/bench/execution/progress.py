@@ -51,17 +51,19 @@ class BenchConsole(Terminal):
                 str(len(left)),
                 f"{mean_steps:,.0f}" if mean_steps else "",
                 duration(mean_seconds) if mean_seconds else "",
-                duration(sum(job.seconds for job in left)) if left else "done",
+                _time(left) if left else "done",
             )
         every = list(unique_jobs([jobs for _, jobs in runs]))
         left = [job for job in every if not board.find(job)]
         needed = sum(len(jobs) for _, jobs in runs)
         self.say(
-            f"{suite.name}: {len(runs)} runs of {needed} stages, {len(every)} different ones, {len(left)} left to run; "
-            f"about {duration(sum(job.seconds for job in left) / workers)} with {workers} "
-            f"worker{'s' if workers > 1 else ''} (step times measured alone; evaluation, baselines and stages too "
-            "short to be timed not counted)"
+            f"{suite.name}: {len(runs)} runs of {needed} stages, {len(every)} different ones, {len(left)} left to run"
         )
+        if time_left := _time(left, workers):
+            self.say(
+                f"about {time_left} with {workers} worker{'s' if workers > 1 else ''} (step times measured alone; "
+                "evaluation, baselines and stages too short to be timed not counted)"
+            )
         self.console.print(table)
 
     @contextmanager
@@ -80,6 +82,12 @@ class BenchConsole(Terminal):
             self.warn(f"{failure['run']}: {failure['error']}")
         self.say((folder / "leaderboard.md").read_text(encoding="utf-8"))
         self.say(f"results: {folder / 'leaderboard.md'}, {folder / 'report.html'}")
+
+
+def _time(jobs: Sequence[Job], workers: int = 1) -> str:
+    """How long jobs take on so many workers; empty where no step was timed."""
+    seconds = sum(job.seconds for job in jobs) / workers
+    return duration(seconds) if seconds else ""
 
 
 class Shown:
@@ -108,8 +116,9 @@ class Shown:
         failed = sum(jobs[-1].fingerprint in board.failed for _, jobs in self.runs)
         jobs = unique_jobs([jobs for _, jobs in self.runs])
         over = board.finished.keys() | board.failed.keys()
-        left = sum(job.seconds for job in jobs if job.fingerprint not in over) / self.workers
-        text = f"{min(flying, self.workers)} running, {failed} failed, {duration(left)} left"
+        left = [job for job in jobs if job.fingerprint not in over]
+        time_left = _time(left, self.workers) or f"{len(left)} stages"
+        text = f"{min(flying, self.workers)} running, {failed} failed, {time_left} left"
         if self.progress is not None and self.task is not None:
             self.progress.update(self.task, total=len(self.runs), completed=done, description=text)
         elif time.monotonic() - self.printed >= PLAIN_SECONDS and text != self.last:

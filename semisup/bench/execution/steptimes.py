@@ -43,11 +43,14 @@ def step_times(
     console: BenchConsole,
     call: Call,
     longest: Mapping[str, int],
+    *,
+    expected: bool,
 ) -> dict[str, float]:
     """Return the seconds of one step by kind; those that are needed and not known are measured and kept.
 
-    Needed are those of runs of equal seconds, and those of which so many steps are left that the expected time is worth
-    knowing. A kind that cannot be measured is left out, with a warning: its runs will say what is wrong with it.
+    Needed are those of runs of equal seconds and, where the expected time is asked for, those of which so many steps
+    are left that timing them is worth it. A kind that cannot be measured is left out, with a warning: its runs will say
+    what is wrong with it.
 
     Args:
         suite: the suite.
@@ -57,13 +60,14 @@ def step_times(
         console: for a line per measurement.
         call: runs a function where the steps will be made.
         longest: as for `make_jobs`.
+        expected: whether somebody waits to hear how long the suite will take.
     """
     path = folder / STEP_TIMES
     by_device = _read(path, console)
     here = by_device.setdefault(str(call(device_name)), {})
     in_seconds = any(compute.unit == "s" for compute in suite.computes)
     settled = in_seconds and (folder / "runs.csv").exists()
-    for kind, (run, stage) in _needed(suite, planned, board, longest, in_seconds).items():
+    for kind, (run, stage) in _needed(suite, planned, board, longest, in_seconds, expected).items():
         known = here.get(kind)
         if known is not None and (settled or not is_busy(known.get("load", 0.0), suite.threads)):
             continue
@@ -85,10 +89,17 @@ def step_times(
 
 
 def _needed(
-    suite: Suite, planned: Sequence[Planned], board: JobBoard, longest: Mapping[str, int], in_seconds: bool
+    suite: Suite,
+    planned: Sequence[Planned],
+    board: JobBoard,
+    longest: Mapping[str, int],
+    in_seconds: bool,
+    expected: bool,
 ) -> dict[str, tuple[Planned, StagePlan]]:
     """Return the kinds of step to know the time of, each with one stage that makes it, in the order of the runs."""
     kinds: dict[str, tuple[Planned, StagePlan]] = {}
+    if not in_seconds and not expected:
+        return kinds
     for run in planned:
         for stage in run.plan.stages:
             if stage.steps:

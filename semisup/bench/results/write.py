@@ -130,13 +130,18 @@ def _row(spec: RunSpec, jobs: Sequence[Job], data: ImageData, board: JobBoard) -
         status="failed" if artifact is None else "done",
         error=" ".join(board.failed[last.fingerprint].split()) if artifact is None else "",
         metrics=measured(metrics | of_run),
-        per_class=metrics.get("test/per_class_accuracy", []),
-        reliability=metrics.get("test/reliability", []),
+        per_class=_to_millionths(metrics.get("test/per_class_accuracy", [])),
+        reliability=[_to_millionths(values) for values in metrics.get("test/reliability", [])],
         parameters=0 if artifact is None else int(artifact.record["parameters"]),
         fingerprint="" if artifact is None else last.fingerprint,
         split_hash=budget.hash,
         chosen=" ".join(spec.options),
     )
+
+
+def _to_millionths(values: Sequence[float | None]) -> list[Any]:
+    """Round to six decimals, finer than one test image counts; all digits would be half of `runs.csv`."""
+    return [None if value is None else round(value, 6) for value in values]
 
 
 def _evaluated_encoder(job: Job, board: JobBoard) -> Mapping[str, Any]:
