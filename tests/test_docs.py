@@ -202,6 +202,14 @@ def _publish() -> ModuleType:
     return publish
 
 
+def test_what_one_can_rely_on_is_what_was_tried() -> None:
+    """The README's promises are the parts of the page that says what was tried and what held."""
+    section = TEXT["README.md"].split("## What you can rely on")[1].split("\n## ")[0]
+    promises = re.findall(r"^\| ([a-z][^|]*?) \| (?!how it is kept)", section, re.M)
+    faults = (ROOT / "benchmarks/results/faults.md").read_text(encoding="utf-8")
+    assert len(promises) == 9 and re.findall(r"^## (.+)$", faults, re.M) == promises
+
+
 def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
     assert (ROOT / "README.md").stat().st_size < 10_000
     assert len(TEXT["README.md"].splitlines()) <= 150

@@ -11,8 +11,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from semisup.data.room import decoding_bytes
+from semisup.data.strips import Picture, strips_of
 from semisup.errors import UNREADABLE, first_line
 
 __all__ = ["FORMATS", "NEEDS_HEIF", "SUFFIXES", "BadImageError", "Fit", "can_read_heif", "decode", "fit_image"]
@@ -26,9 +28,10 @@ SUFFIXES = (".bmp", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", 
 """How such files are usually called, and HEIC's, which is read where pillow-heif is installed."""
 NEEDS_HEIF = "HEIC is read where pillow-heif is installed: pip install pillow-heif"
 
-LARGEST = 384 * 2**20
-"""Bytes that a worker may take to decode one file."""
-STRIP = 2**20
+LARGEST = 64 * 2**20
+"""Bytes that a worker may take to decode one file, besides `TIMES` the decoded image."""
+TIMES = 8
+STRIP = 2**18
 """Pixels that are converted to 8 bits at a time."""
 
 _BACKGROUND = 255  # white: what a picture with a transparent ground is usually looked at on
@@ -68,8 +71,9 @@ def decode(path: Path, size: int, channels: int, fit: Fit = "crop") -> NDArray[n
 
     Raises:
         BadImageError: missing, empty, cut short, damaged, no image, or so large that decoding it would take more than
-            `LARGEST` bytes, as files that are meant to fill the memory do: some 96 megapixels in color, 50 of a TIFF or
-            HEIC, 25 of a WebP, 134 of a JPEG.
+            `LARGEST` bytes and 8 times the result, as files that are meant to fill the memory do: some 15 megapixels
+            in color of a BMP, 12 of a HEIC in tiles, 8 of a packed TIFF, 3.6 of a WebP, 19 of a progressive JPEG. Other
+            JPEGs are reduced, and PNGs read in strips, unless they are interlaced or have 16 bits in color.
     """
     try:
         _require_file(path)
@@ -78,10 +82,17 @@ def decode(path: Path, size: int, channels: int, fit: Fit = "crop") -> NDArray[n
             with Image.open(path, formats=_formats()) as image:
                 whole = image.size
                 image.draft(None, (2 * size, 2 * size))  # of JPEG alone: decodes 1/64 of the pixels of a photograph
-                png = image.format == "PNG"
-                _require_room(image, whole, size, channels, fit)
-                ImageOps.exif_transpose(image, in_place=True)  # else it makes a copy in any case
-                return fit_image(image, size, channels, fit, png=png)
+                most, scaling = LARGEST + TIMES * size**2 * channels, _scaling_bytes(image.size, size, channels, fit)
+                wanted = decoding_bytes(image, whole) + scaling
+                if wanted <= most:
+                    png = image.format == "PNG"
+                    ImageOps.exif_transpose(image, in_place=True)  # else it makes a copy in any case
+                    return fit_image(image, size, channels, fit, png=png)
+                strips = strips_of(image)
+                if strips is None or (wanted := strips.takes(STRIP) + scaling) > most:
+                    raise BadImageError(_too_large(whole, wanted, most))
+                fitted = fit_image(strips, size, channels, fit, png=image.format == "PNG")
+                return _turned(fitted, strips.orientation)
     except FileNotFoundError:
         raise BadImageError("a link to nowhere" if path.is_symlink() else "no such file") from None
     except PermissionError as error:
@@ -94,13 +105,11 @@ def decode(path: Path, size: int, channels: int, fit: Fit = "crop") -> NDArray[n
         raise BadImageError(f"not a readable image ({first_line(error)[:200]})") from error
 
 
-def fit_image(
-    image: Image.Image, size: int, channels: int, fit: Fit = "crop", *, png: bool = False
-) -> NDArray[np.uint8]:
+def fit_image(image: Picture, size: int, channels: int, fit: Fit = "crop", *, png: bool = False) -> NDArray[np.uint8]:
     """Turn an upright image into what a network is fed, as `decode` says it.
 
     Args:
-        image: of any size and mode.
+        image: of any size and mode, or strips of one.
         size: side of the result, pixels.
         channels: 1 (gray) or 3 (RGB).
         fit: how it becomes a square.
@@ -113,7 +122,7 @@ def fit_image(
         ValueError: 32 bits per pixel.
     """
     width, height, sides = _scaled(image.size, size, fit)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
+    left, top = (image.size[0] - width) // 2, (image.size[1] - height) // 2
     across = sides[0] if width >= height else width
     narrow = Image.new("L" if channels == 1 else "RGB", (across, height))
     rows = max(1, STRIP // width)
@@ -155,6 +164,7 @@ def can_read_heif() -> bool:
         return False
     import pillow_heif
 
+    pillow_heif.options.DECODE_THREADS = 1  # files are decoded next to each other, and each thread takes memory
     pillow_heif.register_heif_opener()
     return True
 
@@ -172,51 +182,28 @@ def _require_file(path: Path) -> None:
         raise BadImageError(f"{_NO_FILES.get(stat.S_IFMT(mode), 'something else')}, not a file")
 
 
-def _require_room(image: Image.Image, whole: tuple[int, int], size: int, channels: int, fit: Fit) -> None:
-    """Refuse an image before it is decoded that takes too much memory, as Pillow and its libraries hold it.
-
-    Args:
-        image: opened, and perhaps a draft of a JPEG.
-        whole: width and height of the file's own.
-        size: side of the result, pixels.
-        channels: of the result.
-        fit: how it becomes a square.
-    """
-    width, height, sides = _scaled(image.size, size, fit)
+def _scaling_bytes(shape: tuple[int, int], size: int, channels: int, fit: Fit) -> int:
+    """Return the bytes that `fit_image` takes besides the picture: a strip's five forms, and where they go."""
+    width, height, sides = _scaled(shape, size, fit)
     across = sides[0] if width >= height else max(sides[0], width)
-    wanted = _decoding_bytes(image, whole) + height * (8 + across * (1 if channels == 1 else 4))
-    if wanted > LARGEST:
-        pixels = f"{whole[0]} x {whole[1]} pixels"
-        raise BadImageError(f"too large: {pixels} take {wanted / 2**20:.0f} MiB to decode, more than {LARGEST >> 20}")
+    return 20 * max(STRIP, width) + height * (8 + across * (1 if channels == 1 else 4))
 
 
-def _decoding_bytes(image: Image.Image, whole: tuple[int, int]) -> int:
-    """Return the bytes that an image's pixels take while they are decoded, measured for each library."""
-    pixels = image.width * image.height
-    stored = 2 if image.mode.startswith("I;16") else 1 if image.mode in ("1", "L", "P") else 4
-    copies = 2 if _orientation(image) != 1 else 1
-    wanted = copies * (pixels * stored + 8 * image.height)  # Pillow keeps the address of each row
-    if image.format == "WEBP":  # two canvases, their bytes, and the image
-        return max(wanted, 16 * pixels)
-    if image.format == "HEIF":  # luma and chroma, their colors, and the image
-        return max(wanted, 8 * pixels)
-    if isinstance(image, TiffImagePlugin.TiffImageFile):  # a whole strip or tile next to the image
-        rows = image.tag_v2.get(TiffImagePlugin.ROWSPERSTRIP, image.height)
-        return wanted + min(int(rows), image.height) * image.width * 4
-    if isinstance(image, JpegImagePlugin.JpegImageFile):  # the coefficients of all scans, whatever part is decoded
-        widest = max((h * v for _, h, v, _ in image.layer), default=1)
-        return wanted + sum(2 * whole[0] * whole[1] * h * v // widest for _, h, v, _ in image.layer)
-    return wanted
+def _too_large(whole: tuple[int, int], wanted: int, most: int) -> str:
+    return (
+        f"too large: {whole[0]} x {whole[1]} pixels take {wanted / 2**20:.0f} MiB to decode, more than "
+        f"{most / 2**20:.0f}; save it smaller, or as a JPEG that is not progressive"
+    )
 
 
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, of a PNG as its head has it: asked for it, Pillow decodes a PNG to its end."""
-    exif = Image.Exif()
-    if image.format == "PNG":
-        exif.load(image.info.get("exif", b""))
-    else:
-        exif = image.getexif()
-    return int(exif.get(ExifTags.Base.Orientation, 1))
+def _turned(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Return a square (size, size, channels) as its EXIF orientation says it is looked at."""
+    if orientation == 1:
+        return image
+    stored = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    stored.getexif()[ExifTags.Base.Orientation] = orientation
+    ImageOps.exif_transpose(stored, in_place=True)
+    return np.asarray(stored, np.uint8).reshape(image.shape)
 
 
 def _unidentified(path: Path) -> str:

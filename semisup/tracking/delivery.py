@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from semisup.errors import SemisupError
 from semisup.files import write_atomically
 from semisup.records import RECORD, checked, read_json, read_record, verify
-from semisup.tracking.events import EVENTS_FILE, Event, iter_events
+from semisup.tracking.events import EVENTS_FILE, LAST_STEP, Event, iter_events
 from semisup.tracking.packages import read_classes, read_images, save_package
 
 __all__ = ["CURSOR_FILE", "Cursor", "Delivery", "Summary"]
@@ -56,7 +56,7 @@ class Writer(BaseModel):
     stages: dict[str, str] = Field(default_factory=dict)
     """MLflow id of the latest child run of each stage."""
     steps: dict[str, int] = Field(default_factory=dict)
-    """Highest step seen of each stage; its final metrics are filed there."""
+    """Last step of each stage, planned or seen; its final metrics are filed there, of a stage that is reused too."""
     models: dict[str, str] = Field(default_factory=dict)
     """MLflow id of the logged model of each stage that has one."""
 
@@ -218,7 +218,7 @@ class Delivery:
         writer = self._writer(event)
         run = self._find_or_create(event, event["stage"], {**event["tags"], "mlflow.parentRunId": writer.run})
         writer.stages[event["stage"]] = run
-        writer.steps[event["stage"]] = 0
+        writer.steps[event["stage"]] = _planned(event["params"])
         self.cursor.open.append(run)
         self.summary.stages += 1
 
@@ -444,6 +444,12 @@ def _flat(params: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield _key(prefix + key), str(value)
+
+
+def _planned(params: Mapping[str, Any]) -> int:
+    """Return the steps that a stage's settings name, 0 where they name none that MLflow takes."""
+    steps = params.get("steps")
+    return steps if type(steps) is int and 0 <= steps < LAST_STEP else 0
 
 
 def _model_name(stage: str) -> str:

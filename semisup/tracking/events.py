@@ -49,8 +49,9 @@ class _Line(BaseModel):
     time: Annotated[float, Field(ge=0, lt=1e11, allow_inf_nan=False)]
 
 
-Step = Annotated[int, Field(ge=0, lt=2**63)]
-"""MLflow's own limit."""
+LAST_STEP = 2**63
+"""MLflow's own limit: a step is below it."""
+Step = Annotated[int, Field(ge=0, lt=LAST_STEP)]
 
 
 class _RunStart(_Line):

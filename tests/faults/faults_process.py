@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,12 @@ STAGES: dict[str, dict[str, Any]] = {
     },
 }
 """Every method for gray images once, with every optimizer, and what has a state: memory, averages, networks, tables."""
+ALONE: dict[str, dict[str, Any]] = {
+    "train": TRAIN,
+    "colored": {"method": {"name": "colorization", "decoder_width": 4}, "batch": {"unlabeled": 16}},
+}
+"""One without a past, and one for which the digits are too gray."""
+DIGITS = {"source": "digits", "labels": "10/class"}
 FEW = (
     "pretrain",  # a memory and its network
     "contrast",  # LARS
@@ -132,16 +139,16 @@ def command(*args: str) -> list[str]:
     return [sys.executable, "-c", "from semisup.cli.app import main; main()", *args]
 
 
-def write_recipe(folder: Path, *stages: str, steps: int = 12) -> None:
-    """Write `recipe.yaml`: the named stages of `STAGES` ("train" is one without a past), by default all of them."""
-    chosen = {name: {"train": TRAIN, **STAGES}[name] for name in stages or STAGES}
+def write_recipe(folder: Path, *stages: str, steps: int = 12, data: Mapping[str, Any] = DIGITS) -> None:
+    """Write `recipe.yaml`: the named stages of `STAGES` and `ALONE`, by default all of `STAGES`."""
+    chosen = {name: (ALONE | STAGES)[name] for name in stages or STAGES}
     recipe = {
         "name": "faults",
         "seed": 3,
         "threads": 1,
         "checkpoint_seconds": 0,
         "log_every": 5,
-        "data": {"source": "digits", "labels": "10/class"},
+        "data": dict(data),
         "model": {"name": "cnn", "width": 4},
         "tracking": {"mlflow": False},
         "stages": {n: s if "kind" in s else {"steps": steps, **s} for n, s in chosen.items()},

@@ -22,7 +22,7 @@ from safetensors.torch import save
 
 from semisup.bench.results.facts import read_facts
 from semisup.bench.results.rows import header, read_rows
-from semisup.data.decode import BadImageError, decode
+from semisup.data.decode import BadImageError, can_read_heif, decode
 from semisup.data.entries import Entry
 from semisup.data.npz import read_images, read_npz, without_duplicates
 from semisup.data.store import _read as read_store
@@ -91,6 +91,8 @@ def images() -> dict[str, bytes]:
         add(mode, color.convert(mode), "JPEG", quality=60)
     add("lossless", color.convert("RGBA"), "WEBP", lossless=True)
     add("no", color.convert("P"), "GIF")
+    if can_read_heif():
+        add("color", color, "HEIF")
     return found
 
 
@@ -103,9 +105,38 @@ def test_images(cases: int, tmp_path: Path) -> None:
         content = mutated(seeds[name], draws, list(seeds.values()))
         path.write_bytes(with_checksums(content) if name.startswith("PNG") and draws.random() < 0.7 else content)
         size, channels, fit = draws.choice((8, 32, 224)), draws.choice((1, 3)), draws.choice(("crop", "pad", "stretch"))
-        with watched(tmp_path, 400):
+        with watched(tmp_path, 66):
             outcomes[outcome(check_image, path, size, channels, fit, refusals=BadImageError)] += 1
     outcomes_of(outcomes)
+
+
+@sizes(20, 2000)
+def test_images_by_strips(cases: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if each were too large to be read whole; what both ways read is the same picture."""
+    seeds = {name: content for name, content in images().items() if name.startswith(("PNG", "HEIF"))}
+    draws, outcomes = random.Random(SEED), Counter[str]()
+    names, path = sorted(seeds), tmp_path / "image"
+    for n in range(cases):
+        name = names[n % len(names)]
+        content = mutated(seeds[name], draws, list(seeds.values()))
+        path.write_bytes(with_checksums(content) if name.startswith("PNG") and draws.random() < 0.7 else content)
+        with watched(tmp_path, 66), monkeypatch.context() as patch:
+            patch.setattr("semisup.data.decode.decoding_bytes", lambda image, whole: 2**60)
+            patch.setattr("semisup.data.strips._PIECE", 1000)
+            by_strips = read_image(path)
+        outcomes["refused" if by_strips is None else "works"] += 1
+        whole = read_image(path)
+        if by_strips is not None and whole is not None and name != "PNG-turned":
+            np.testing.assert_array_equal(by_strips, whole)
+    outcomes_of(outcomes)
+
+
+def read_image(path: Path) -> np.ndarray[Any, Any] | None:
+    """A picture in color of 32 px, or None."""
+    try:
+        return decode(path, 32, 3)
+    except BadImageError:
+        return None
 
 
 def check_image(path: Path, size: int, channels: int, fit: Any) -> None:

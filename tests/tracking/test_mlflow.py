@@ -154,8 +154,8 @@ def test_a_run_is_read_back_from_a_server(server: Server, tmp_path: Path) -> Non
     log.artifact(None, tmp_path / "plot.txt", "")
     log.artifact(None, tmp_path / "sub", "folders")
     log.stage_end("pretrain", "trained", {"test/accuracy": 0.75})
-    log.stage_start("student", {}, {})
-    log.stage_end("student", "failed", {})
+    log.stage_start("student", {"steps": 400}, {})  # killed after its training: nothing but its end is told again
+    log.stage_end("student", "failed", {"test/accuracy": 0.5})
     log.run_end("failed")
     assert uploader.close(60)
     assert warnings == []
@@ -173,6 +173,7 @@ def test_a_run_is_read_back_from_a_server(server: Server, tmp_path: Path) -> Non
     assert pretrain["params"] == {f"p{i}": str(i) for i in range(250)}
     assert server.history(pretrain, "loss") == [(step, step / 10) for step in range(1200)]
     assert server.history(pretrain, "test/accuracy") == [(1200, 0.75)]  # filed at the last step, so it is "latest"
+    assert server.history(student, "test/accuracy") == [(400, 0.5)]
     assert math.isnan(server.history(pretrain, "bad")[0][1])
     assert server.history(pretrain, "high")[0][1] > 1e308 and server.history(pretrain, "low")[0][1] < -1e308
     assert pretrain["info"]["end_time"] >= pretrain["info"]["start_time"]
