@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from semisup._version import __version__
 from semisup.cli.check import check
 from semisup.cli.data import data
 from semisup.cli.distill import distill
+from semisup.cli.empty import refuse_empty
 from semisup.cli.export import export
 from semisup.cli.init import init
 from semisup.cli.label import label
@@ -156,12 +158,14 @@ def predict(
         raise SemisupError(f"--tta: must be mirror, not {tta}")
     if out is not None and out.resolve() in {given.resolve() for given in images}:
         raise SemisupError(f"--out {out}: is what is read; name another file")
-    note_replaced([out] if out is not None else [])
     from rich.console import Console
 
     from semisup.data.watch import watching
     from semisup.pipeline.predict import PredictOptions, predict_files
+    from semisup.pipeline.tables import check_table_name
 
+    check_table_name(out)
+    note_replaced([out] if out is not None else [])
     options = PredictOptions(device, top, probabilities, embed, tta == "mirror", abstain, workers, raw)
     watch = watching(Console(stderr=True), announce=False)
     done = predict_files(model, images, out, options, watch)
@@ -210,6 +214,7 @@ def main() -> None:
     """Run the command line; a user's mistake exits with 2 and one message."""
     print_anything()
     try:
+        refuse_empty(sys.argv[1:])
         app(prog_name="semisup")
     except SaidElsewhereError:
         raise SystemExit(2) from None

@@ -53,25 +53,29 @@ def prepare(
         from semisup.data.folder import prepare_folder
         from semisup.data.watch import watching
         from semisup.errors import SemisupError, raise_all
+        from semisup.options import read
         from semisup.settings import DataConfig
 
         if channels not in (1, 3):
             raise SemisupError(f"--channels: must be 1 (gray) or 3 (color), not {channels}")
         if fit not in ("crop", "pad", "stretch"):
             raise SemisupError(f"--fit: must be crop, pad or stretch, not {fit}")
-        config = DataConfig(
-            source="folder",
-            fit="pad" if fit == "pad" else "stretch" if fit == "stretch" else "crop",
-            path=root,
-            size=size,
-            csv=None if csv is None else str(csv),
-            channels=1 if channels == 1 else 3,
-            cache=None if cache is None else str(cache),
-            max_bad=max_bad,
-            allow_leakage=allow_leakage,
-            drop_leaks=drop_leaks,
-            allow_conflicts=allow_conflicts,
-        )
+        keys = {
+            "source": "folder",
+            "fit": fit,
+            "path": root,
+            "size": size,
+            "csv": None if csv is None else str(csv),
+            "channels": channels,
+            "cache": None if cache is None else str(cache),
+            "max_bad": max_bad,
+            "allow_leakage": allow_leakage,
+            "drop_leaks": drop_leaks,
+            "allow_conflicts": allow_conflicts,
+        }
+        clean, problems = read(DataConfig, keys, "data")
+        raise_all(problems)
+        config = DataConfig(**clean)
         prepared = prepare_folder(config, workers=workers, watch=watching(Console()))
         for line in prepared.summary():
             typer.echo(line)

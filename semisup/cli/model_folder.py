@@ -17,6 +17,8 @@ def require_model(folder: Path) -> None:
         return
     if folder.suffix in (".onnx", ".pt2"):
         raise SemisupError(f"{folder}: an exported file, not a model folder; docs/export.md shows how to use it")
+    if folder.is_file() and (folder.parent / _MODEL).is_file():
+        raise SemisupError(f"{folder}: a file of a model folder; name the folder, {folder.parent}")
     stages = sorted(str(file.parent) for file in folder.glob(f"*/{_MODEL}"))
     these = f": {', '.join(stages)}" if stages else ""
     raise SemisupError(f"{folder}: not a model folder (no {_MODEL}); name a finished stage's folder{these}")

@@ -226,6 +226,7 @@ def test_predict_writes_a_table(semisup: Semisup, tmp_path: Path) -> None:
 def test_predict_names_its_mistakes(semisup: Semisup, tmp_path: Path) -> None:
     semisup("run", "tiny.yaml", "--out", "o")
     (tmp_path / "a.png").write_text("text")
+    (tmp_path / "a.xlsx").write_text("text")
     (tmp_path / "empty").mkdir()
     for args, words in [
         (["o/train", "empty"], ["no images found"]),
@@ -236,10 +237,15 @@ def test_predict_names_its_mistakes(semisup: Semisup, tmp_path: Path) -> None:
         (["o/train", "o/train/confusion.png", "--device", "quantum"], ["device", "quantum"]),
         (["o", "a.png"], ["o: not a model folder", "name a finished stage's folder: o/train"]),
         (["o.onnx", "a.png"], ["o.onnx: an exported file", "docs/export.md"]),
+        (["o/train/model.json", "a.png"], ["o/train/model.json: a file of a model folder; name the folder, o/train"]),
+        (["o/train", ""], ["an empty word", "is a variable of the shell not set?"]),
+        (["o/train", "a.png", "--out", ""], ["--out: must not be empty"]),
+        (["o/train", "a.png", "--out="], ["--out: must not be empty"]),
     ]:
         code, out, err = semisup("predict", *args)
         assert (code, out) == (2, "")
         assert [word for word in words if word not in err] == [], err
+        assert "replaced" not in err
 
 
 def test_predict_ends_with_1_where_files_are_bad(semisup: Semisup, tmp_path: Path) -> None:
@@ -526,6 +532,7 @@ def test_data_names_its_mistakes(semisup: Semisup, tmp_path: Path) -> None:
         (["prepare", "nosuch", "--size", "16"], ["nosuch", "No such file"]),
         (["prepare", "flat", "--size", "16"], ["has no folder 'labeled'", "ants"]),
         (["prepare", "flat", "--size", "4"], ["--size"]),
+        (["prepare", " ", "--size", "16"], ["data.path: must not be empty, not ' '"]),
         (["prepare", "flat"], ["--size"]),
         (["prepare", "flat", "--size", "16", "--channels", "2"], ["--channels", "not 2"]),
         (["show", "tiny.yaml", "--stage", "tran"], ["did you mean 'train'"]),
