@@ -86,10 +86,12 @@ def class_notes(classes: Sequence[str]) -> list[str]:
     alike: dict[str, list[str]] = {}
     for name in classes:
         key = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
+        if re.fullmatch(r"[0-9]+(\.0*)?", key):  # 1, 01 and 1.0
+            key = key.split(".")[0].lstrip("0")
         alike.setdefault(key, []).append(f"'{printable(name)}'")
     notes += [
         f"{' and '.join(names)} are read as {len(names)} classes, although they differ in nothing but capitals, spaces "
-        f"or how letters are encoded"
+        f"or how letters or numbers are written"
         for names in alike.values()
         if len(names) > 1
     ]

@@ -134,10 +134,7 @@ def read_images(path: Path) -> tuple[str, NDArray[np.uint8]]:
             raise SemisupError(f"{path}: none of the arrays {', '.join(_PREDICTED)}; it has {', '.join(archive.files)}")
         problems: list[str] = []
         images = _read_array(archive, name, name, problems)
-    if images is not None and (images.dtype != np.uint8 or images.ndim not in (3, 4)):
-        problems.append(f"{name}: must be uint8 (n, h, w) or (n, h, w, c), not {images.dtype} {images.shape}")
-    elif images is not None and ((images.ndim == 4 and images.shape[3] not in (1, 3)) or images.size == 0):
-        problems.append(f"{name}: must be at least one image of 1 or 3 channels, not {images.shape}")
+    problems += [] if images is None else [f"{name}: {wrong}" for wrong in _pixel_problems(images)]
     raise_all(problems, str(path))
     assert images is not None
     return name, images if images.ndim == 4 else images[..., None]
@@ -208,22 +205,33 @@ def _is_no_text(array: NDArray[Any]) -> bool:
 
 
 def _image_problems(images: NDArray[Any]) -> list[str]:
+    problems = _pixel_problems(images)
+    height, width = images.shape[1:3] if images.ndim in (3, 4) else (8, 8)
+    if len(problems) > (images.dtype != np.uint8):
+        return problems
+    if height != width:
+        problems.append(f"images must be square, not {height} x {width}; pad or crop them")
+    elif not 8 <= height <= 518:
+        problems.append(f"images must be 8 to 518 pixels wide and high, not {height}")
+    return problems
+
+
+def _pixel_problems(images: NDArray[Any]) -> list[str]:
+    """Check type, axes and channels; images of any size."""
     problems = []
     if images.dtype != np.uint8:
         hints = {"f": "; scale 0..1 by 255 and round", "u": "; scale its range to 0..255", "i": "", "b": ""}
         problems.append(f"must be uint8, 0 to 255, not {images.dtype}{hints.get(images.dtype.kind, '')}")
     if images.ndim not in (3, 4):
         return [*problems, f"must be (n, h, w) or (n, h, w, c), not {images.ndim}-dimensional {images.shape}"]
-    if len(images) == 0:
+    if images.size == 0:
         problems.append("must have at least one image")
     height, width = images.shape[1:3]
-    if images.ndim == 4 and images.shape[3] not in (1, 3):
+    if images.ndim == 3 and width in (1, 3, 4) and height > 4:
+        problems.append(f"must be (n, h, w) or (n, h, w, c), not {images.shape}; it looks like one image (h, w, c)")
+    elif images.ndim == 4 and images.shape[3] not in (1, 3):
         hint = "; it looks like (n, c, h, w)" if height in (1, 3) else ""
         problems.append(f"must have 1 or 3 channels in its last axis, not {images.shape[3]}{hint}")
-    elif height != width:
-        problems.append(f"images must be square, not {height} x {width}; pad or crop them")
-    elif not 8 <= height <= 518:
-        problems.append(f"images must be 8 to 518 pixels wide and high, not {height}")
     return problems
 
 
@@ -302,4 +310,6 @@ def _class_names(names: NDArray[Any] | None, num_classes: int, path: Path) -> li
         raise SemisupError(
             f"{path}: classes: must be {num_classes} different names, one per class, not {names.tolist()}"
         )
+    empty = [k for k, name in enumerate(names.tolist()) if not name.strip()]
+    raise_all([f"classes[{k}]: must not be empty" for k in empty], str(path))
     return [str(name) for name in names]

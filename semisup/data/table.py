@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 import posixpath
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +34,8 @@ _COLUMNS = {
 }
 """How columns may be called, in capitals too."""
 _SPLITS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+_DELIMITERS = {",": ",", ";": ";", "\t": "tabs", "|": "|"}
+"""What may separate columns, and how it is called."""
 _END = "\1"
 """A last row of our own: it is read as a row unless a quote before it is still open."""
 _MOST = 10  # problems that are written out
@@ -99,9 +102,10 @@ class _Rows:
 def list_csv(root: Root, table: Path, unlabeled: Sequence[str] = UNLABELED) -> Listing:
     """List the rows of a CSV with the columns `path` (below `root`, or absolute) and `label` (empty: unlabeled).
 
-    A column `split` says `train` (or nothing), `val` or `test`; other columns are not read. Commas, semicolons
-    or tabs separate; UTF-8, or UTF-16 with its mark. Without a line of names the columns are path, label and perhaps
-    split. Images that are in no row are left out; a file that is not there is a bad file.
+    A column `split` says `train` (or nothing), `val` or `test`; other columns are not read. Commas, semicolons,
+    tabs or bars separate, and Excel's first line `sep=;` is passed over; UTF-8, or UTF-16 with its mark. Without a
+    line of names the columns are path, label and perhaps split. Images that are in no row are left out; a file that is
+    not there is a bad file.
 
     Args:
         root: the folder that relative paths begin at.
@@ -172,9 +176,11 @@ def _read_rows(
         SemisupError: it cannot be read, or is no text.
     """
     text = _text(table, key)
-    first = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count)
-    notes = [] if delimiter == "," else [f"{table}: columns are separated by {'tabs' if delimiter != ';' else ';'}"]
+    first, _, rest = text.partition("\n")
+    told = re.fullmatch(r'"?sep=([,;\t|])"?', first.strip(" "))  # a first line for Excel alone
+    text = f"\n{rest}" if told else text
+    delimiter = told[1] if told else max(_DELIMITERS, key=first.count)
+    notes = [] if delimiter == "," else [f"{table}: columns are separated by {_DELIMITERS[delimiter]}"]
     try:
         lines = itertools.chain(io.StringIO(text, newline=""), ["\n", _END])
         reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
@@ -187,10 +193,16 @@ def _read_rows(
     if rows and place["path"] is None and place["label"] is None and _is_there(root, rows[0][1][0]):
         place = {"path": 0, "label": 1, "split": 2}
         notes.append(f"{table}: its first line names no columns; they are read as path, label and split")
+        named = []
     else:
         rows = rows[1:]
+        named = [header[at] for at in place.values() if at is not None]
+    if "label" in needed:
+        others = [name for name in header if name in _COLUMNS["label"] and named and name not in named]
+        notes += [f"{table}: labels are read from column '{header[place['label'] or 0]}', not '{n}'" for n in others]
     missing = [name for name in needed if place[name] is None]
     problems = [f"no column '{name}' in its first line{nearest(name, header) if header else ''}" for name in missing]
+    problems += [f"column '{name}' is there {header.count(name)} times" for name in named if header.count(name) > 1]
     problems = open_quote or problems
 
     def cell(row: list[str], name: str) -> str:
@@ -221,7 +233,10 @@ def _text(table: Path, key: str) -> str:
         raise SemisupError(f"{key}{table.absolute()} cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise SemisupError(f"{key}{table} is not text in UTF-8 ({error}); save it as CSV in UTF-8") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if "\0" in text.split("\n", 1)[0]:
+        raise SemisupError(f"{key}{table} is not text in UTF-8 (its first line has NUL bytes); save it as CSV in UTF-8")
+    return text
 
 
 def _is_there(root: Root, path: str) -> bool:
@@ -234,12 +249,13 @@ def _is_there(root: Root, path: str) -> bool:
 
 
 def _entry(root: Root, path: str, label: str | None, part: str) -> Entry:
-    """Return the file of a row, with its size; backslashes separate folders where no file is called so."""
+    """Return the file of a row, with its size; backslashes and outer blanks are kept where a file is called so."""
     if not isinstance(root, Path):
         name = _file(root, path.replace("\\", "/"))
         there = root.find(name)
         return Entry(part, name, label, -1, 0) if there is None else Entry(part, name, label, *there)
-    for name in (path, path.replace("\\", "/")):
+    bare = path.strip() or path
+    for name in dict.fromkeys((path, path.replace("\\", "/"), bare, bare.replace("\\", "/"))):
         try:
             found = (root / name).stat()  # an absolute path stays what it is
         except (OSError, ValueError):

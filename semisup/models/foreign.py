@@ -23,7 +23,7 @@ from semisup.models.weights import Shape, load_weights, read_shapes
 __all__ = ["SUFFIXES", "TORCH_SUFFIXES", "Fit", "file_shapes", "file_tensors", "fit_names", "is_ours"]
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
-"""Of files that `torch.save` wrote; all others are taken for safetensors."""
+"""Of files that `torch.save` wrote; what a file is, its first bytes say."""
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 SECOND_CHOICE = ("encoder_k.", "momentum", "target", "student.", "discriminator")
 """Parts of prefixes of networks that have a better twin in the file: MoCo's key encoder (facebookresearch/moco),
@@ -65,7 +65,21 @@ def file_tensors(path: str | Path, names: Mapping[str, str]) -> dict[str, Tensor
 
 
 def _is_torch(path: str | Path) -> bool:
-    return Path(path).suffix in TORCH_SUFFIXES
+    """Tell by the first bytes, else by its name; what ends in .safetensors torch itself reads by its name.
+
+    A safetensors file begins with eight bytes of a length and `{`, one of torch.save with those of a zip file or of
+    a pickle of protocol 2.
+    """
+    if Path(path).suffix == ".safetensors":
+        return False
+    try:
+        with Path(path).open("rb") as file:
+            first = file.read(9)
+    except OSError:
+        first = b""  # it is named by who opens it next
+    if first[8:] == b"{":
+        return False
+    return first.startswith((b"PK", b"\x80\x02")) or Path(path).suffix.lower() in TORCH_SUFFIXES
 
 
 def _torch_tensors(path: str | Path) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from semisup.data.decode import SUFFIXES
 from semisup.data.decoders import decoders
 from semisup.data.entries import several
+from semisup.data.image_data import level_notes
 from semisup.data.inputs import images_of
 from semisup.data.npz import read_images
 from semisup.data.store import Watch, unwatched
@@ -123,6 +124,7 @@ def _sources(given: Path, predictor: Predictor, notes: list[str]) -> Iterator[_S
         yield from _folder(given, notes)
     elif suffix == ".npz" and given.is_file():
         name, images = read_images(given)
+        notes += [f"{given}: {note}" for note in level_notes(images)]
         yield _Source([f"{given}[{name}][{i}]" for i in range(len(images))], images)
     elif suffix in (".csv", ".tsv") and given.is_file():
         yield _Source([str(path) for path in read_paths(given, notes)])

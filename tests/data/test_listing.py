@@ -76,7 +76,8 @@ def test_names_of_classes_that_may_mean_something_else() -> None:
     for names in ("'Cat' and 'cat'", "'cafe\u0301' and 'caf\xe9'", "'red fox' and 'red_fox'"):
         assert f"{names} are read as 2 classes" in found
     assert "'unknown' may stand for no label" in found and "dog" not in found
-    assert class_notes(["cat", "cats", "dog", "0", "1"]) == []
+    assert "'01' and '1' and '1.0' are read as 3 classes" in " ".join(class_notes(["01", "1", "1.0", "1.5", "2"]))
+    assert class_notes(["cat", "cats", "dog", "0", "1", "10", "100", "0.5", "1.05"]) == []
 
 
 def test_no_name_of_a_file_moves_the_cursor() -> None:

@@ -311,10 +311,23 @@ def test_members_that_cannot_be_unpacked_are_named(tmp_path: Path) -> None:
 
 
 def test_arrays_to_predict_are_named_with_their_file(npz: Path) -> None:
-    for images in (np.zeros((2, 8, 8, 4), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)):
+    for images, words in (
+        (np.zeros((2, 8, 8, 4), np.uint8), "must have 1 or 3 channels in its last axis, not 4"),
+        (np.zeros((2, 3, 8, 8), np.uint8), r"it looks like \(n, c, h, w\)"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "must have at least one image"),
+        (np.zeros((16, 16, 3), np.uint8), r"not \(16, 16, 3\); it looks like one image \(h, w, c\)"),
+        (np.zeros((2, 8, 8)), r"must be uint8, 0 to 255, not float64; scale 0..1 by 255"),
+    ):
         np.savez(npz, x=images)
-        with pytest.raises(SemisupError, match=r"images.npz: x: must be at least one image of 1 or 3 channels"):
+        with pytest.raises(SemisupError, match=rf"images.npz: x: .*{words}"):
             read_images(npz)
+    np.savez(npz, x=np.zeros((2, 40, 60), np.uint8))
+    assert read_images(npz)[1].shape == (2, 40, 60, 1)
+
+
+def test_a_class_has_a_name(npz: Path) -> None:
+    with pytest.raises(SemisupError, match=r"images.npz: classes\[1\]: must not be empty"):
+        load_data(save(npz, classes=np.array(["a", " ", "b", "c", "d"])))
 
 
 def test_classes_that_may_stand_for_no_label_are_told(npz: Path) -> None:

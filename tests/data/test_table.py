@@ -38,6 +38,11 @@ DIALECTS: dict[str, tuple[str | bytes, str]] = {
     "old mac": (text(ROWS).replace("\n", "\r"), ""),
     "semicolons": (text(ROWS, ";"), "separated by ;"),
     "tabs": (text(ROWS, "\t"), "separated by tabs"),
+    "bars": (text(ROWS, "|"), "separated by |"),
+    "excel": ("sep=;\n" + text(ROWS, ";"), "separated by ;"),
+    "excel, commas": ("sep=,\r\n" + text(ROWS), ""),
+    "blanks before": (text(ROWS, " , "), ""),
+    "a second label": (text([(*row, "x") for row in ROWS], head=("path", "label", "class")), "'label', not 'class'"),
     "no header": (text(ROWS, head=()), "names no columns"),
     "capitals": (text(ROWS, head=("Path", " LABEL")), ""),
     "other names": (text(ROWS, head=("filename", "class")), ""),
@@ -90,6 +95,8 @@ def test_what_is_no_table(root: Path) -> None:
         (b"", "no column 'path'"),
         (text(ROWS, head=("paths", "label")), "no column 'path' in its first line; did you mean 'paths'?"),
         (b"path,label\n\xe9.png,cat\n", "save it as CSV in UTF-8"),
+        (text(ROWS).encode("utf-16-le"), "NUL bytes.; save it as CSV in UTF-8"),
+        (text([(*row, "x") for row in ROWS], head=("path", "label", "Label")), "column 'label' is there 2 times"),
     ]:
         with pytest.raises(SemisupError, match=words):
             read(root, content)

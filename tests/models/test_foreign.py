@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from semisup.config import parse_recipe
@@ -152,6 +153,16 @@ def test_other_names_are_replaced_by_rename(state: State, tmp_path: Path) -> Non
         load_initial_weights(fresh(), InitConfig(), tmp_path / "w.pt", [])
     rename = {f"stage_{i}": f"layer{i}" for i in range(1, 5)}
     assert load_initial_weights(fresh(), InitConfig(rename=rename), tmp_path / "w.pt", []).fraction == 1
+
+
+@pytest.mark.parametrize("name", ["weights.PTH", "weights", "weights.model"])
+def test_what_a_file_is_its_bytes_say(name: str, tmp_path: Path) -> None:
+    tensors = {"a": torch.ones(2, 3)}
+    for zipped in (True, False):
+        torch.save(tensors, tmp_path / name, _use_new_zipfile_serialization=zipped)
+        assert file_shapes(tmp_path / name) == {"a": (2, 3)}
+    save_file(tensors, tmp_path / "weights.pth")
+    assert torch.equal(file_tensors(tmp_path / "weights.pth", {"b": "a"})["b"], tensors["a"])
 
 
 def test_a_file_that_has_nothing_of_the_network_says_how_to_rename(tmp_path: Path) -> None:
