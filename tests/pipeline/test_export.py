@@ -167,3 +167,13 @@ def test_a_suffix_in_capitals_is_the_same_format(stage: Path, tmp_path: Path) ->
 def test_what_does_not_go_together_is_refused(stage: Path, words: list[str], complaint: str) -> None:
     done = CliRunner().invoke(app, ["export", str(stage), *words])
     assert isinstance(done.exception, SemisupError) and complaint in str(done.exception)
+
+
+@pytest.mark.parametrize("words", [["model.onnx"], ["MODEL.pt2"], ["model.safetensors", "--to", "torchvision"]])
+def test_a_stage_keeps_its_own_files(stage: Path, words: list[str]) -> None:
+    before = {file: file.read_bytes() for file in stage.iterdir() if file.is_file()}
+    done = CliRunner().invoke(app, ["export", str(stage), str(stage / words[0]), *words[1:]])
+    assert isinstance(done.exception, SemisupError) and "of a finished stage; name another" in str(done.exception)
+    assert {
+        file: file.read_bytes() for file in stage.iterdir() if file.is_file()
+    } == before and "note" not in done.output
