@@ -44,10 +44,11 @@ def parse_student(text: str) -> dict[str, Any]:
     """Read a network written as `cnn,width=8`: its name, and options as YAML.
 
     Raises:
-        SemisupError: an option without `=`, or an option or a network that there is not.
+        SemisupError: an option without `=` or given twice, or an option or a network that there is not.
     """
     name, *options = (word.strip() for word in text.split(","))
-    problems: list[str] = []
+    keys = ["name", *(option.partition("=")[0] for option in options)]
+    problems = [f"{key} is given {keys.count(key)} times" for key in sorted(set(keys)) if keys.count(key) > 1]
     given: dict[str, Any] = {"name": name, **read_overrides(options, problems)}
     raise_all(problems or check_model(given, "model"), f"--student {text}")
     return given

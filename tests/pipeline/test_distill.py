@@ -77,7 +77,14 @@ def test_a_network_in_words() -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("cnm", "did you mean 'cnn'"), ("cnn,width", "key=value"), ("cnn,with=3", "width"), ("cnn,width=0", "width")],
+    [
+        ("cnm", "did you mean 'cnn'"),
+        ("cnn,width", "key=value"),
+        ("cnn,with=3", "width"),
+        ("cnn,width=0", "width"),
+        ("cnn,width=8,width=4", "width is given 2 times"),
+        ("cnn,name=wrn", "name is given 2 times"),
+    ],
 )
 def test_wrong_networks(text: str, words: str) -> None:
     with pytest.raises(SemisupError, match=words):
