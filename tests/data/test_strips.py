@@ -183,7 +183,7 @@ LARGEST_READ = {
     "plain.jpg": (8000, 5000),
     "progressive.jpg": (5200, 3500),
     "color.bmp": (4500, 3000),
-    "lzw.tif": (3600, 2700),
+    "lzw.tif": (3000, 2200),
     "raw.tif": (3600, 2700),
     "lossy.webp": (2200, 1600),
     "lossless.webp": (2200, 1600),
