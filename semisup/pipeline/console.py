@@ -49,7 +49,7 @@ class StageProgress:
         shown = {name: v for name, v in values.items() if not name.startswith(("loss/", "collapse/")) and name != "lr"}
         shown |= {name: values[name] for name in ("collapse/std", "collapse/rank") if name in values}
         terms = " ".join(
-            f"{name.removeprefix('pseudo_labels/').removeprefix('collapse/')} {value:.3g}"
+            f"{name.removeprefix('pseudo_labels_of_batch/').removeprefix('collapse/')} {value:.3g}"
             for name, value in shown.items()
         )
         if math.isfinite(rate):

@@ -258,7 +258,12 @@ def _tracked(plan: Plan, folder: Path, reporter: Reporter) -> Iterator[EventLog]
 def _log_artifact(log: EventLog, stage: StagePlan, artifact: Artifact, folder: Path, status: str) -> None:
     """Send a finished stage's numbers, figures and model to the tracker."""
     name = stage.name
-    numbers = {key: value for key, value in artifact.metrics.items() if isinstance(value, int | float)}
+    # What the last step said is in the log already.
+    numbers = {
+        key: value
+        for key, value in artifact.metrics.items()
+        if isinstance(value, int | float) and not key.startswith("train/")
+    }
     log.artifact(name, folder / RECORD, "")
     for figure in sorted(file for file in artifact.record["files"] if file.endswith(".png")):
         log.artifact(name, folder / figure, "")

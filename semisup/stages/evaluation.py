@@ -222,13 +222,13 @@ def unlabeled_quality(context: StageContext, predictor: nn.Module, threshold: fl
 def quality_of_pseudo_labels(context: StageContext) -> Callable[[PseudoLabels], dict[str, Tensor]]:
     """Return a function that evaluates a step's pseudo-labels by the hidden labels, which the method never sees.
 
-    It stays on the device.
+    It stays on the device. The names are not those of `unlabeled_quality`, which is of all images.
     """
     hidden = hidden_labels(context).to(context.device)
 
     def evaluate(guess: PseudoLabels) -> dict[str, Tensor]:
         quality = pseudo_label_quality(guess.labels, guess.mask, hidden[guess.index])
-        return {f"pseudo_labels/{name}": value for name, value in quality.items()}
+        return {f"pseudo_labels_of_batch/{name}": value for name, value in quality.items()}
 
     return evaluate
 

@@ -73,7 +73,7 @@ def test_the_rate_is_images_per_step_over_time(stage: StagePlan, clock: list[flo
     with reporter.progress(stage) as bar:
         bar.update(20, {"contrastive": 1.0})
         clock[0] += 10.0
-        bar.update(60, {"contrastive": 0.5, "pseudo_labels/coverage": 0.25})
+        bar.update(60, {"contrastive": 0.5, "pseudo_labels_of_batch/coverage": 0.25})
     # 40 steps of 50 images in 10 s; 40 steps are left.
     last = text.getvalue().splitlines()[-1]
     assert last == "pretrain 60/100 contrastive 0.5 coverage 0.25 | 200 images/s | 10 s left"

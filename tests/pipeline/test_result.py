@@ -18,7 +18,7 @@ from semisup.errors import SemisupError
 from semisup.pipeline import RunResult
 from semisup.stages import load_predictor
 from semisup.tracking.wheel import WHEEL
-from tests.pipeline.pipeline_small import run_small, small
+from tests.pipeline.pipeline_small import SMALL, run_small, small
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,18 @@ def test_result_json_says_what_was_done(out: Path, result: RunResult) -> None:
         "headline": "test/accuracy",
         "test/accuracy": stages["student"]["metrics"]["test/accuracy"],
     }
+
+
+def test_a_number_of_the_log_has_one_meaning(tmp_path: Path) -> None:
+    train = {"method": {"name": "fixmatch"}, "batch": {"labeled": 8, "unlabeled": 8}, "steps": 3}
+    semisup.run({**SMALL, "log_every": 1, "stages": {"train": train}}, out=tmp_path / "a", quiet=True)
+    events = [json.loads(line) for line in (tmp_path / "a" / "events.jsonl").read_text().splitlines()]
+    logged = [event for event in events if event["event"] == "metrics" and event["stage"] == "train"]
+    steps = {name for event in logged for name in event["values"]}
+    (end,) = (event["metrics"] for event in events if event["event"] == "stage_end")
+    assert "pseudo_labels_of_batch/coverage" in steps
+    assert "pseudo_labels/coverage" in end
+    assert not steps & {name.removeprefix("train/") for name in end}
 
 
 def test_what_could_not_be_measured_is_null(tmp_path: Path) -> None:

@@ -130,8 +130,8 @@ def test_hidden_labels_and_test_images_reach_no_weight(original: dict[str, Artif
         ("labels", "pseudo_labels/accuracy"),
         ("graph", "pseudo_labels/accuracy"),
         ("fixmatch", "pseudo_labels/accuracy"),
-        ("fixmatch", "train/pseudo_labels/accuracy"),
-        ("mpl", "train/pseudo_labels/accuracy"),
+        ("fixmatch", "train/pseudo_labels_of_batch/accuracy"),
+        ("mpl", "train/pseudo_labels_of_batch/accuracy"),
         ("finetune", "test/nll"),
     ]:
         assert again[stage].metrics[metric] != original[stage].metrics[metric], (stage, metric)

@@ -32,7 +32,7 @@ from semisup.text import duration, number, percent
 __all__ = ["PAGE", "report", "write_page"]
 
 PAGE = "report.html"
-QUALITY = "pseudo_labels/"
+QUALITY = "pseudo_labels_of_batch/"
 SHARES = (QUALITY, "kept", "coverage", "accuracy")
 """What terms begin with that lie within 0 and 1."""
 LARGEST_PICTURE = 600_000

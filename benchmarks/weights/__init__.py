@@ -1,0 +1,1 @@
+"""Converters of weights and pictures that package registries carry."""
