@@ -84,9 +84,9 @@ def main() -> None:
     for _ in range(given.rounds):
         with tempfile.TemporaryDirectory() as folder:
             whole, stages = seconds_of_a_run(Path(folder), given.images, given.weights)
-        lines.append([f"{whole:.1f}", *(f"{seconds:.1f}" for seconds in stages.values())])
+        lines.append([str(len(lines) + 1), f"{whole:.1f}", *(f"{seconds:.1f}" for seconds in stages.values())])
         print(*lines[-1], flush=True)
-    table = markdown_table(["whole command, s", *(f"{name}, s" for name in stages)], lines)
+    table = markdown_table(["round", "whole command, s", *(f"{name}, s" for name in stages)], lines)
     says = (
         f"# From pictures to first predictions\n\n`python benchmarks/first_predictions.py`: {given.images:,} pictures "
         "of 64 px, EfficientNet-Lite0 at 112 px, no training; a line is one command in a process of its own.\n\n"
