@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    lines = []
+    lines: list[list[str]] = []
     for _ in range(given.rounds):
         with tempfile.TemporaryDirectory() as folder:
             whole, stages = seconds_of_a_run(Path(folder), given.images, given.weights)
