@@ -46,7 +46,7 @@ def test_a_probe_is_a_logistic_regression_on_the_features_of_the_budget(method: 
     record, metrics = done["judged"].record, done["judged"].metrics
     x, q = (features_of(done["a"].folder, i, data.x_train) for i in (data.x_train[budget.index], data.x_test))
     scaler = StandardScaler().fit(x)
-    model = LogisticRegression(C=metrics["probe/C"], max_iter=1000)
+    model = LogisticRegression(C=metrics["probe/C"], max_iter=10_000, tol=1e-8)
     model.fit(scaler.transform(x), data.y_train[budget.index])
     probs = model.predict_proba(scaler.transform(q))
     assert metrics["test/accuracy"] == pytest.approx((probs.argmax(1) == data.y_test).mean())
