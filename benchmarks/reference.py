@@ -9,12 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
+from statistics import mean
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel
 
 from semisup.augment import POLICIES
+from semisup.bench.results.rows import Row, read_rows
 from semisup.bench.suites.suite import Suite, suite_schema
 from semisup.methods import METHODS
 from semisup.models import BACKBONES
@@ -42,6 +45,12 @@ def _is_settings(part: Any) -> bool:
 
 
 OF_RECIPE, OF_STAGE = _parts(Recipe), _parts(TrainConfig)
+RECORDS = {
+    "digits-budgets": "digits, 40 labels",
+    "fashion_mnist-methods": "Fashion-MNIST, 40 labels",
+    "fashion_mnist-self-supervised": "Fashion-MNIST, regression of 40 labels on the frozen features",
+}
+"""Suites whose figures stand below a method, and what they are of."""
 PARTS = OF_RECIPE | OF_STAGE
 """Keys that are mappings, of a recipe or a train stage, and their models."""
 
@@ -104,10 +113,33 @@ def _cell(text: str) -> str:
 
 
 def _method_page() -> Iterator[str]:
-    yield f"# Methods, option by option\n\nWhat `semisup methods NAME` prints. {MADE}"
+    says = "What `semisup methods NAME` prints, and what is recorded of it, a step by that suite's batch and machine."
+    yield f"# Methods, option by option\n\n{says} {MADE}"
     for name in METHODS:
         yield f"\n## {name}\n\n```text\n{describe_method(name).to_text()}\n```"
+        recipes = sorted(f"`{path.parent.name}/{name}`" for path in (ROOT / "recipes").glob(f"*/{name}.yaml"))
+        facts = [f"recipes: {', '.join(recipes)}"] if recipes else []
+        facts += [fact for suite, says in RECORDS.items() if (fact := _recorded(name, suite, says))]
+        if facts:
+            yield "\n" + "\n".join(f"- {fact}" for fact in facts)
     yield ""
+
+
+def _recorded(method: str, suite: str, says: str) -> str:
+    """Say what a committed suite has of a method with 40 labels, and what a step cost; nothing if it has none."""
+    rows = [row for row in _rows(suite) if row.entry == method and row.n_labels == 40 and row.status == "done"]
+    if not rows:
+        return ""
+    accuracies = [100 * found for row in rows if (found := row.metrics["accuracy"]) is not None]
+    timed = [(row.metrics["calibrated_seconds"], row.metrics["steps"]) for row in rows]
+    steps = [1000 * float(seconds) / float(steps) for seconds, steps in timed if seconds and steps]
+    cost = f"; {mean(steps):,.0f} ms a step" if len(steps) == len(rows) else ""
+    return f"{says}: {mean(accuracies):.1f}% over {len(rows)} draws{cost} (`benchmarks/results/{suite}`)"
+
+
+@cache
+def _rows(suite: str) -> list[Row]:
+    return read_rows(ROOT / "benchmarks" / "results" / suite / "runs.csv")
 
 
 def main() -> None:
