@@ -118,7 +118,7 @@ class ImageByImage:
         from semisup.augment.kernels.opencv import image_by_image
 
         count, height, width, channels = images.shape
-        whole = Part(count, slice(None)) if part is None else part
+        whole = Part.or_all(part, count)
         seeds = torch.randint(2**62, (whole.count,), generator=generator)[whole.rows].tolist() if self.own else []
         apply = None
         if self.policy is not None:

@@ -263,7 +263,7 @@ class CTAugmentProbe(Probe):
             whole batch that they are a part of.
         """
         check_batch(images)
-        whole = Part(len(images), slice(None)) if part is None else part
+        whole = Part.or_all(part, len(images))
         drawn = self.draw((whole.count, *images.shape[1:]), generator)
         return self.apply(images, whole.of(drawn)), moved(drawn["ops"] * BINS + drawn["bins"], images)
 

@@ -57,6 +57,11 @@ class Part:
     """Images in the whole batch."""
     rows: slice
 
+    @classmethod
+    def or_all(cls, part: Part | None, count: int) -> Part:
+        """Return a part, or of None all of `count` rows."""
+        return cls(count, slice(None)) if part is None else part
+
     def of(self, drawn: Drawn) -> Drawn:
         """Return the numbers of these rows."""
         return {name: numbers[self.rows] for name, numbers in drawn.items()}
@@ -116,9 +121,8 @@ class Policy(ABC):
 
 def draw_for(policy: Policy, shape: Shape, generator: Generator, part: Part | None) -> Drawn:
     """Draw for images of `shape` (N, C, H, W), which may be a part of the batch that is drawn for."""
-    if part is None:
-        return policy.draw(shape, generator)
-    return part.of(policy.draw((part.count, *shape[1:]), generator))
+    whole = Part.or_all(part, shape[0])
+    return whole.of(policy.draw((whole.count, *shape[1:]), generator))
 
 
 def check_batch(images: Tensor) -> None:
