@@ -27,6 +27,7 @@ __all__ = [
     "file_digest",
     "read_json",
     "read_record",
+    "refuse_stage_files",
     "verify",
 ]
 
@@ -159,6 +160,25 @@ def read_record(folder: Path) -> dict[str, Any]:
     if unlisted:
         raise SemisupError(f"{path}: does not list {', '.join(unlisted)}, which nothing can be compared with then")
     return record
+
+
+def refuse_stage_files(written: Iterable[Path]) -> None:
+    """Refuse to write files that a finished stage has, or that its readers would refuse it for.
+
+    Args:
+        written: files that are about to be written, some perhaps into a stage's folder.
+
+    Raises:
+        SemisupError: one of them is such a file, or a record is damaged.
+    """
+    for file in written:
+        path = file.parent / RECORD
+        if not path.is_file():
+            continue
+        name = file.name.lower()  # file systems may not tell capitals apart
+        listed = check_record(read_json(path), f"{path}: damaged stage record")["files"]
+        if name == RECORD or name.startswith("model.") or name in {own.lower() for own in listed}:
+            raise SemisupError(f"{file}: would be taken for a file of the finished stage; name another file or folder")
 
 
 def verify(folder: Path, record: Mapping[str, Any], names: Iterable[str] | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +10,9 @@ import typer
 from semisup.cli.model_folder import require_model
 from semisup.cli.replaced import note_replaced
 from semisup.errors import SemisupError
+from semisup.export_files import ExportFiles
 
 __all__ = ["export"]
-
-_STAGE_FILES = ("model.json", "model.safetensors", "stage.json")
 
 
 def export(
@@ -39,10 +37,7 @@ def export(
     if (suffix == ".safetensors") != (to is not None):
         raise SemisupError(f"{file}: --to torchvision or --to timm goes with .safetensors, and .safetensors with --to")
     require_model(stage)
-    more = [] if to is not None else [file.with_suffix(".json"), file.with_suffix(".md")]
-    written = [file, *more, *([file.with_name(f"{file.stem}-int8.onnx")] if int8 else [])]
-    _keep_the_stage(written)
-    note_replaced(written)
+    note_replaced([file] if to is not None else ExportFiles(file, int8).all)
     if to is None:
         from semisup.pipeline.export import export_model
 
@@ -55,10 +50,3 @@ def export(
     head = f"{done.classes} classes" if done.classes else "no head"
     mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (done.mean, done.std))
     typer.echo(f"{file}: {to}'s {done.model}, {head}; images of {done.size} px, mean {mean}, std {std}")
-
-
-def _keep_the_stage(written: Sequence[Path]) -> None:
-    """Refuse to write over a finished stage: the description of model.onnx is called model.json, too."""
-    own = [file for file in written if file.name.lower() in _STAGE_FILES and (file.parent / "stage.json").is_file()]
-    if own:
-        raise SemisupError(f"{written[0]}: would replace {own[0]} of a finished stage; name another file or folder")

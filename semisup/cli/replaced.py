@@ -1,4 +1,4 @@
-"""What a command is about to write over, said before it does."""
+"""What a command is about to write over: said before it does, refused where it belongs to a finished stage."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ from pathlib import Path
 
 import typer
 
+from semisup.records import refuse_stage_files
+
 __all__ = ["note_replaced"]
 
 
 def note_replaced(files: Iterable[Path]) -> None:
-    """Say which of these files are there already and get new contents."""
+    """Say which of these files are there already and get new contents.
+
+    Raises:
+        SemisupError: one is a file of a finished stage.
+    """
+    files = list(files)
+    refuse_stage_files(files)
     there = [str(file) for file in files if file.exists()]
     if there:
         typer.echo(f"note: replaced: {', '.join(there)}", err=True)

@@ -18,8 +18,10 @@ from semisup.data.inputs import images_of
 from semisup.data.npz import read_images
 from semisup.data.walk import images_below
 from semisup.errors import SemisupError
+from semisup.export_files import ExportFiles
 from semisup.files import write_atomically
 from semisup.pipeline.plan import load_checked
+from semisup.records import refuse_stage_files
 from semisup.stages.artifact import write_json
 from semisup.stages.card import card
 from semisup.stages.deployed import Facts, examples, facts_of, load_deployed
@@ -66,11 +68,14 @@ def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | No
         What to tell, line by line.
 
     Raises:
-        SemisupError: no model there, no images for `int8`, or the file does not give what torch gives.
+        SemisupError: no model there, no images for `int8`, a file that belongs to a finished stage would be replaced,
+            or the file does not give what torch gives.
     """
     onnx = file.suffix.lower() == ".onnx"
     if int8 and not onnx:
         raise SemisupError(f"--int8: is of .onnx files, not of {file}")
+    written = ExportFiles(file, int8)
+    refuse_stage_files(written.all)
     if onnx:
         require_onnx()
     facts = facts_of(stage)
@@ -82,7 +87,7 @@ def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | No
     lines = [f"{file}: {file.stat().st_size:,} bytes{told}; differs from torch by at most {max(worst.values()):.1g}"]
     files, table = {file.name: file.stat().st_size}, ""
     if images is not None:
-        small = file.with_name(f"{file.stem}-int8.onnx")
+        small = written.small
         runs: dict[str, Run] = {"torch": lambda given: [predictor.predict_proba(given)], "onnx": run_onnx(file)}
         runs["onnx int8"] = quantize(file, images.train, facts.metadata, small)
         files[small.name] = small.stat().st_size
@@ -93,10 +98,9 @@ def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | No
         table = f"## Precision\n\n{markdown_table(header, rows)}"
     spec = facts.description["spec"]
     plain = {"classes": facts.description["classes"], "channels": spec["in_channels"], "image_size": spec["image_size"]}
-    write_json(file.with_suffix(".json"), {**facts.metadata, **plain})
-    page = file.with_suffix(".md")
-    write_atomically(page, card(facts, files, table).encode("utf-8", "backslashreplace"))
-    return [*lines, f"model card: {page}"]
+    write_json(written.metadata, {**facts.metadata, **plain})
+    write_atomically(written.card, card(facts, files, table).encode("utf-8", "backslashreplace"))
+    return [*lines, f"model card: {written.card}"]
 
 
 def _images(stage: Path, facts: Facts, given: Path | None, predictor: Predictor) -> _Images:

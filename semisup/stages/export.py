@@ -14,6 +14,7 @@ from semisup.models import Classifier, ModelSpec, backbone_core, load_into, save
 from semisup.models.from_timm import timm_source
 from semisup.models.origin import TIMM, TORCHVISION
 from semisup.models.weights import read_shapes
+from semisup.records import refuse_stage_files
 from semisup.stages.initial import HEAD
 from semisup.stages.networks import Network, wanted_weights
 from semisup.stages.predictor import describe
@@ -51,8 +52,10 @@ def export_weights(stage: Path, library: Literal["torchvision", "timm"], file: P
         file: to write.
 
     Raises:
-        SemisupError: the library has no such network, or layers of a projection head stand under the classifier.
+        SemisupError: the library has no such network, layers of a projection head stand under the classifier, or
+            `file` would be taken for one of a finished stage.
     """
+    refuse_stage_files([file])
     description = describe(stage)
     network = Network.from_json(description)
     module = network.build_classifier()

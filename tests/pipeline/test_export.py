@@ -22,6 +22,7 @@ from semisup.errors import SemisupError
 from semisup.pipeline.export import _images, export_model
 from semisup.stages import load_predictor
 from semisup.stages.deployed import facts_of
+from semisup.stages.export import export_weights
 from tests.pipeline.pipeline_small import run_small, small
 
 
@@ -169,11 +170,31 @@ def test_what_does_not_go_together_is_refused(stage: Path, words: list[str], com
     assert isinstance(done.exception, SemisupError) and complaint in str(done.exception)
 
 
-@pytest.mark.parametrize("words", [["model.onnx"], ["MODEL.pt2"], ["model.safetensors", "--to", "torchvision"]])
-def test_a_stage_keeps_its_own_files(stage: Path, words: list[str]) -> None:
-    before = {file: file.read_bytes() for file in stage.iterdir() if file.is_file()}
-    done = CliRunner().invoke(app, ["export", str(stage), str(stage / words[0]), *words[1:]])
-    assert isinstance(done.exception, SemisupError) and "of a finished stage; name another" in str(done.exception)
-    assert {
-        file: file.read_bytes() for file in stage.iterdir() if file.is_file()
-    } == before and "note" not in done.output
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "export {stage} {stage}/model.onnx",
+        "export {stage} {stage}/MODEL.pt2",
+        "export {stage} {stage}/stage.onnx",
+        "export {stage} {stage}/model.safetensors --to torchvision",
+        "export {stage} {stage}/model.timm.safetensors --to timm",  # unlisted, for which readers refuse the stage
+        "predict {stage} {stage}/confusion.png --out {stage}/model.csv",
+    ],
+)
+def test_a_stage_keeps_its_own_files(stage: Path, command: str) -> None:
+    before = contents(stage)
+    done = CliRunner().invoke(app, command.format(stage=stage).split())
+    assert isinstance(done.exception, SemisupError) and "of the finished stage; name another" in str(done.exception)
+    assert contents(stage) == before and "note" not in done.output
+
+
+def test_python_keeps_the_files_of_a_stage(stage: Path) -> None:
+    before = contents(stage)
+    for export in (export_model, lambda *given: export_weights(given[0], "torchvision", given[1])):
+        with pytest.raises(SemisupError, match="of the finished stage"):
+            export(stage, stage / "model.onnx")
+    assert contents(stage) == before
