@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +24,7 @@ from semisup.cli.replaced import note_replaced
 from semisup.cli.stop import GRACE_HELP, NO_LOCK_HELP, go_without_locks, saying_how_to_go_on
 from semisup.cli.terminal import print_anything
 from semisup.errors import SaidElsewhereError, SemisupError
-from semisup.signals import GRACE
+from semisup.signals import GRACE, end_with
 
 __all__ = ["main"]
 
@@ -71,7 +72,9 @@ def run(
         from semisup.config import read_recipe
 
         reading = read_recipe(recipe, overrides or [])  # before torch is imported: what cannot be read is told at once
-        if processes > 1 and not one_of_several():
+        if one_of_several():
+            end_with(os.getppid())  # of torchrun, or of the command
+        elif processes > 1:
             launch(processes)
         from semisup.pipeline import run as run_recipe
         from semisup.pipeline.plan import complete

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 
 from semisup.data.decode import BadImageError, Fit, decode
 from semisup.errors import SemisupError
+from semisup.signals import end_with
 
 __all__ = ["CHUNK", "Decoded", "decoders"]
 
@@ -41,17 +40,6 @@ def _decode_chunk(root: Path, paths: Sequence[str], size: int, channels: int, fi
         else:
             results.append((image, hashlib.blake2b(image.data, digest_size=16).hexdigest()))
     return results
-
-
-def _end_with(parent: int) -> None:
-    """Let a worker end when its parent does, which, killed, cannot tell it to."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
@@ -81,7 +69,7 @@ def decoders(workers: int | None = None) -> Iterator[Callable[..., Iterator[Deco
 
             # Its processes do not run the caller's script again, as those of `multiprocessing` may, and do not inherit
             # torch's threads and locks.
-            pool = ProcessPoolExecutor(processes, initializer=_end_with, initargs=(os.getpid(),))
+            pool = ProcessPoolExecutor(processes, initializer=end_with, initargs=(os.getpid(),))
         length = min(MOST, max(CHUNK, len(paths) // (4 * processes)))
         chunks = [paths[start : start + length] for start in range(0, len(paths), length)]
         n = len(chunks)

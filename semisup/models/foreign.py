@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from semisup.errors import UNREADABLE, SemisupError, first_line
 from semisup.models.weights import Shape, load_weights, read_shapes
 
-__all__ = ["SUFFIXES", "TORCH_SUFFIXES", "Fit", "file_shapes", "file_tensors", "fit_names", "is_ours"]
+__all__ = [
+    "SUFFIXES",
+    "TORCH_SUFFIXES",
+    "Fit",
+    "file_shapes",
+    "file_tensors",
+    "fit_names",
+    "is_ours",
+    "refuse_no_numbers",
+]
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
 """Of files that `torch.save` wrote; what a file is, its first bytes say."""
@@ -62,6 +71,23 @@ def file_tensors(path: str | Path, names: Mapping[str, str]) -> dict[str, Tensor
         return {name: tensors[origin] for name, origin in names.items()}
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(origin) for name, origin in names.items()}
+
+
+def refuse_no_numbers(path: str | Path, names: Mapping[str, str], subject: str) -> None:
+    """Refuse weights that a network could not be started from: NaN or infinite ones. Reads the tensors.
+
+    Args:
+        path: as for `file_tensors`.
+        names: likewise; tensors of other names may hold what they like.
+        subject: what the message is about.
+
+    Raises:
+        SemisupError: one of them is not finite.
+    """
+    wrong = [names[name] for name, tensor in file_tensors(path, names).items() if not torch.isfinite(tensor).all()]
+    if wrong:
+        these = f"{wrong[0]} and {len(wrong) - 1} other tensors hold" if len(wrong) > 1 else f"{wrong[0]} holds"
+        raise SemisupError(f"{subject}: {these} NaN or infinite values, from which nothing can be trained")
 
 
 def _is_torch(path: str | Path) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from semisup.errors import SemisupError, first_line, nearest, raise_all
 from semisup.models.blocks import blocks_of
-from semisup.models.foreign import Fit, file_shapes, file_tensors, fit_names
+from semisup.models.foreign import Fit, file_shapes, file_tensors, fit_names, refuse_no_numbers
 from semisup.models.hub_description import read_description
 from semisup.models.weights import WeightsReport, compare
 from semisup.options import Range
@@ -318,4 +318,5 @@ def fit_file_whole(network: nn.Module, path: Path, subject: str) -> tuple[Fit, W
     report = compare(wanted, {name: shapes[theirs] for name, theirs in fit.names.items()})
     if report.fraction < 1:
         raise SemisupError(f"{subject}: weights {path} do not fit\n{report}")
+    refuse_no_numbers(path, fit.names, f"{subject}: weights {path}")
     return fit, report

@@ -13,7 +13,7 @@ from semisup.errors import SemisupError
 from semisup.methods import Method
 from semisup.methods.base import given_to
 from semisup.models import Classifier, Encoder, ModelSpec, WeightsReport, backbone_core
-from semisup.models.foreign import Fit, file_shapes, file_tensors, fit_names
+from semisup.models.foreign import Fit, file_shapes, file_tensors, fit_names, refuse_no_numbers
 from semisup.models.from_timm import fit_file_whole
 from semisup.models.origin import weights_origin
 from semisup.models.weights import Shape, compare, renamed
@@ -126,7 +126,7 @@ def _shapes(module: nn.Module, prefix: str) -> dict[str, Shape]:
 
 
 def check_weights_file(method: Method, init: InitConfig, path: Path, classes: Sequence[str]) -> WeightsReport:
-    """Say how a weights file fits, without reading a tensor, and refuse one that does not.
+    """Say how a weights file fits, and refuse one that does not.
 
     Args:
         method: its networks are to be filled.
@@ -135,7 +135,7 @@ def check_weights_file(method: Method, init: InitConfig, path: Path, classes: Se
         classes: names of the classes that the stage tells apart.
 
     Raises:
-        SemisupError: it supplies less than `minimum_match` of what the network wants from it.
+        SemisupError: it supplies less than `minimum_match` of what the network wants from it, or no numbers.
     """
     return _fits(method, init, path, classes)[0][1].report
 
@@ -177,6 +177,7 @@ def _fits(
             raise SemisupError(
                 f"init.weights {path}: do not fit, init.minimum_match asks for {init.minimum_match:.1%}\n{fit.report}"
             )
+        refuse_no_numbers(path, fit.names, f"init.weights {path}")
     return fits
 
 

@@ -128,6 +128,23 @@ def test_a_kill_in_the_choice_of_views_keeps_what_is_scored(whole: Path, tmp_pat
     assert json.loads((tmp_path / "out/train/stage.json").read_text())["seconds"] > 1000
 
 
+def test_ranks_do_not_outlive_a_killed_command(whole: Path, tmp_path: Path) -> None:
+    process = command(tmp_path, *RUN, "--processes", "2")
+    wait_for_a_checkpoint(tmp_path, process)
+    found = [rank_of(process.pid, rank) for rank in range(2)]
+    process.kill()
+    process.wait()
+    for _ in range(300):
+        alive = [rank for rank in found if rank is not None and Path(f"/proc/{rank}").exists()]
+        if not alive:
+            break
+        time.sleep(0.1)
+    assert None not in found and alive == []
+    code, output = finished(command(tmp_path, *RUN, "--processes", "2"))
+    assert code == 0, output
+    assert tensors(tmp_path / "out") == tensors(whole / "out"), "bit for bit"
+
+
 def test_torchrun_starts_a_killed_job_again(whole: Path, tmp_path: Path) -> None:
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1")
     process = command(tmp_path, *torchrun, *RUN)

@@ -15,7 +15,7 @@ from hypothesis.strategies import DataObject
 
 from semisup.errors import SemisupError
 from semisup.models import ModelSpec, build_backbone, build_classifier, check_model, load_weights, save_weights
-from semisup.models.from_timm import _source
+from semisup.models.from_timm import _source, fit_file_whole
 from semisup.models.hub_description import read_description
 from semisup.models.origin import weights_origin
 from tests.faults.fuzzing import damaged, fuzz, outcome
@@ -76,6 +76,15 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
     save_weights(tmp_path / "w.safetensors", timm.create_model("resnet18").state_dict())
     with pytest.raises(SemisupError, match="do not fit"):
         build_backbone("timm/resnet10t", {"weights": str(tmp_path / "w.safetensors")}, in_channels=3, image_size=32)
+
+
+def test_a_file_with_nan_is_refused_before_it_is_used(tmp_path: Path) -> None:
+    state = timm.create_model("resnet10t").state_dict()
+    state["bn1.running_var"][0] = torch.nan
+    save_weights(tmp_path / "w.safetensors", state)
+    network = timm.create_model("resnet10t")
+    with pytest.raises(SemisupError, match=r"resnet10t: weights .*: bn1\.running_var holds NaN or infinite values"):
+        fit_file_whole(network, tmp_path / "w.safetensors", "model timm/resnet10t")
 
 
 def local_hub(home: Path, repository: str, config: dict[str, object], state: dict[str, torch.Tensor]) -> None:

@@ -250,6 +250,19 @@ def test_a_file_that_does_not_fit_is_refused_with_a_report(backbone_file: Path) 
     assert "unexpected: stranger" in text
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_in_the_plan(backbone_file: Path, value: float) -> None:
+    damaged = load_weights(backbone_file)
+    names = [name for name in damaged if name.endswith("weight")]
+    for name in names[:2]:
+        damaged[name].view(-1)[-1] = value
+    save_weights(backbone_file, damaged | {"stranger": torch.tensor(value)})
+    with pytest.raises(SemisupError) as caught:
+        small_plan(from_file(backbone_file), small_data())
+    rule = f"{names[0]} and 1 other tensors hold NaN or infinite values"
+    assert f"stages.stage.init.weights {backbone_file}: {rule}" in str(caught.value)
+
+
 def test_a_lower_minimum_match_accepts_it(backbone_file: Path, tmp_path: Path) -> None:
     partly = load_weights(backbone_file)
     del partly[next(name for name in partly if name.endswith("weight"))]

@@ -13,13 +13,11 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from semisup.config import parse_recipe
@@ -29,7 +27,7 @@ from semisup.pipeline.execute import execute, help_to_execute
 from semisup.pipeline.plan import make_plan
 from semisup.pipeline.several import not_shared
 from semisup.settings import Recipe
-from semisup.signals import asked_to_stop, catching, grace
+from semisup.signals import asked_to_stop, catching, end_with, grace
 from semisup.stages import read_artifact
 
 __all__ = ["gpu_problems", "train_together"]
@@ -124,21 +122,10 @@ def _rank(job: Mapping[str, Any]) -> None:
         take_part(plan, stage, store / stage.fingerprint, finished)
 
 
-def _end_with(process: int) -> None:
-    """End this process soon after another one, which, killed, cannot end it."""
-
-    def watch() -> None:
-        while psutil.pid_exists(process):
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def main() -> int:
     """Read the job, take part in it; rank 0 says what is wrong."""
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    _end_with(job["asked_by"])
+    end_with(job["asked_by"])
     with catching(grace()):
         try:
             _rank(job)
