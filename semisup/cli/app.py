@@ -13,7 +13,6 @@ from semisup._version import __version__
 from semisup.cli.check import check
 from semisup.cli.data import data
 from semisup.cli.distill import distill
-from semisup.cli.empty import refuse_empty
 from semisup.cli.export import export
 from semisup.cli.init import init
 from semisup.cli.label import label
@@ -23,6 +22,7 @@ from semisup.cli.model_folder import require_model
 from semisup.cli.replaced import note_replaced
 from semisup.cli.stop import GRACE_HELP, NO_LOCK_HELP, go_without_locks, saying_how_to_go_on
 from semisup.cli.terminal import print_anything
+from semisup.cli.words import refuse_addresses, refuse_empty
 from semisup.errors import SaidElsewhereError, SemisupError
 from semisup.signals import GRACE, end_with
 
@@ -218,6 +218,7 @@ def main() -> None:
     print_anything()
     try:
         refuse_empty(sys.argv[1:])
+        refuse_addresses(sys.argv[1:])
         app(prog_name="semisup")
     except SaidElsewhereError:
         raise SystemExit(2) from None

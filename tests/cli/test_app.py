@@ -238,6 +238,7 @@ def test_predict_names_its_mistakes(semisup: Semisup, tmp_path: Path) -> None:
         (["o", "a.png"], ["o: not a model folder", "name a finished stage's folder: o/train"]),
         (["o.onnx", "a.png"], ["o.onnx: an exported file", "docs/export.md"]),
         (["o/train/model.json", "a.png"], ["o/train/model.json: a file of a model folder; name the folder, o/train"]),
+        (["o/train", "s3://b/p", "HTTP://x/y.png"], ["s3://b/p: this command reads", "HTTP://x/y.png: this"]),
         (["o/train", ""], ["an empty word", "is a variable of the shell not set?"]),
         (["o/train", "a.png", "--out", ""], ["--out: must not be empty"]),
         (["o/train", "a.png", "--out="], ["--out: must not be empty"]),

@@ -1,4 +1,4 @@
-"""A long training takes no more memory at its end than soon after its beginning."""
+"""A long training, or suite, takes no more memory at its end than soon after its beginning."""
 
 from __future__ import annotations
 
@@ -16,6 +16,19 @@ STEPS, BEGIN = 5000, 500
 """Steps of a training, and the first of them that counts: memory grows while everything is used for the first time."""
 MEBIBYTES = 4.0
 """That the line through the measurements may rise by: a tensor of 1 KiB kept at each step is 4.4."""
+RUNS, FIRST = 200, 30
+"""Of a suite, and the first of them that counts."""
+SUITE_MEBIBYTES = 8.0
+"""Likewise: what a run has measured is kept for the tables, about 15 KiB; 64 KiB kept of each run are 10.6."""
+SUITE = """
+name: many
+data: {source: digits}
+model: {name: cnn, width: 4}
+labels: [40]
+tracking: {mlflow: false}
+entries:
+  supervised: {train: {method: {name: supervised}, steps: 2, batch: {labeled: 16}}}
+"""
 
 
 def memory_by_step(nursery: Nursery, folder: Path, stage: str) -> list[tuple[int, float]]:
@@ -45,3 +58,23 @@ def test_memory_stays_as_it_is(stage: str, nursery: Nursery, tmp_path: Path) -> 
     grown = slope * (STEPS - BEGIN)
     print(f"memory of {stage}: {grown:+.2f} MiB in {STEPS - BEGIN} steps, {len(steps)} measurements, {memory[-1]:.0f}")
     assert grown <= MEBIBYTES
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_suite_of_200_runs_keeps_little_of_each(nursery: Nursery, tmp_path: Path) -> None:
+    (tmp_path / "suite.yaml").write_text(SUITE)
+    wanted = (f"draws={RUNS}", "--out", "out", "--workers", "2")
+    child = nursery.start(tmp_path, "bench", "suite.yaml", *wanted)
+    process, found = psutil.Process(child.pid), list[tuple[int, float]]()
+    while child.alive():
+        over = len(events(tmp_path / "out", "stage_end"))
+        if over and (not found or over > found[-1][0]):
+            found.append((over, process.memory_info().rss / 2**20))
+        time.sleep(0.2)
+    assert child.wait() == 0, child.log.read_text()
+    runs, memory = np.array([pair for pair in found if FIRST <= pair[0] < RUNS]).T
+    assert len(runs) > 20, "too few measurements"
+    grown = float(np.polyfit(runs, memory, 1)[0]) * (RUNS - FIRST)
+    print(f"memory of a suite: {grown:+.2f} MiB in {RUNS - FIRST} runs, {len(runs)} measurements, {memory[-1]:.0f}")
+    assert grown <= SUITE_MEBIBYTES
