@@ -29,7 +29,7 @@ from torch import Tensor
 from semisup.data import ImageData, draw_budget
 from semisup.data.sources import load_data
 from semisup.evaluate import fit_probe, predict_logits
-from semisup.graph import certainty, induced, neighbor_graph, spread_labels, whitened
+from semisup.graph import certainty, induced, nearest, neighbor_graph, spread_labels, whitened
 from semisup.models import build_backbone
 from semisup.settings import DataConfig
 from semisup.stages.choice import folds_of
@@ -116,7 +116,8 @@ def candidates(seen: Seen) -> Callable[[np.ndarray], np.ndarray]:
             for x in (seen.features, seen.maps)
         ]
         inside = certainty(spread_labels(graph, rows, labels, seen.classes, 0.9))[0]
-        outside = induced(compared[seen.train :], compared[: seen.train], torch.from_numpy(inside), 10)
+        found = nearest(compared[: seen.train], 10, compared[seen.train :])
+        outside = induced(*found, torch.from_numpy(inside))
         return np.stack([*said, np.concatenate([inside, outside.numpy()])])
 
     return fitted

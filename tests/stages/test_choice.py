@@ -12,7 +12,9 @@ import torch
 from semisup.data import draw_budget
 from semisup.errors import SemisupError
 from semisup.evaluate import fit_probe
+from semisup.graph import nearest
 from semisup.stages.choice import folds_of
+from semisup.stages.kinds import propagate
 from semisup.stages.targets import read_targets
 from tests.stages.stages_small import run_stages, small_data, small_plan, train_stage
 
@@ -108,3 +110,52 @@ def test_an_encoder_predicts_nothing() -> None:
         small_plan({**ENCODER, "labels": best("encoder")}, small_data())
     with pytest.raises(SemisupError, match="stage is needed"):
         small_plan({**ENCODER, "labels": best("features")}, small_data())
+
+
+@pytest.fixture
+def searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many neighbors each search for them was asked for, in a process that remembers none."""
+    found: list[int] = []
+
+    def counting(features: torch.Tensor, neighbors: int, *given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        found.append(neighbors)
+        return nearest(features, neighbors, *given)
+
+    monkeypatch.setattr("semisup.graph.nearest", counting)
+    monkeypatch.setattr(propagate, "_kept", {})
+    return found
+
+
+def test_spreading_other_labels_searches_no_neighbors_again(searches: list[int], tmp_path: Path) -> None:
+    spread = {"kind": "propagate", "teacher": "features"}
+    stages = {
+        **ENCODER,
+        "few": {**spread, "neighbors": 3},
+        "more": {**spread, "neighbors": 5},
+        "labels": best("few", "more", folds=4),
+    }
+    data = small_data()
+    budget = draw_budget(data.y_train, "4/class", 0, 3)
+    remembered = run_stages(stages, data, tmp_path / "a", budget)
+    assert sorted(searches) == [3, 3, 5, 5], "one for the spread, one for its four without a part of the labels"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(propagate, "KEPT", 0)
+        forgotten = run_stages(stages, data, tmp_path / "b", budget)
+    for name in ("few", "more", "labels"):
+        assert remembered[name].metrics == forgotten[name].metrics
+        for one, other in zip(read_targets(remembered[name]), read_targets(forgotten[name]), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_the_features_of_another_network_are_searched_anew(searches: list[int], tmp_path: Path) -> None:
+    stages = {
+        "encoder": train_stage("simclr", stage={"ema": None}),
+        "other": train_stage("simclr", temperature=0.1, stage={"ema": None}),
+        "first": {"kind": "propagate", "teacher": "encoder", "neighbors": 3},
+        "second": {"kind": "propagate", "teacher": "other", "neighbors": 3},
+        "third": {"kind": "propagate", "teacher": "encoder", "neighbors": 3, "alpha": 0.5},
+    }
+    done = run_stages(stages, small_data(), tmp_path)
+    assert searches == [3, 3]
+    pools = [read_targets(done[name])[0] for name in ("first", "second")]
+    assert not torch.equal(*pools)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from semisup.options import BelowOne, ClassSharesOrNot, Positive, Range
@@ -120,7 +122,7 @@ def run(context: StageContext) -> tuple[Artifact, None]:
         balanced,
         certainty,
         class_weights,
-        neighbor_graph,
+        joined,
         resample,
         spread_labels,
         wanted_shares,
@@ -130,9 +132,8 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     started = time.perf_counter()
     data, config = context.data, context.config
     assert isinstance(config, Config)
-    compared, n = _compared(context, config), len(data.x_train)
-    in_graph = compared if config.test == "graph" else compared[:n]
-    graph = neighbor_graph(in_graph, config.neighbors, config.power)
+    near, n = _neighbors(context, config), len(data.x_train)
+    graph = joined(*near.inside, config.power)
     index = context.budget.index
     labels = data.y_train[index]
     spread = spread_labels(graph, index, labels, data.num_classes, config.alpha)
@@ -146,8 +147,52 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     weights = omega * class_weights(guesses[reached], data.num_classes)[guesses]
     pool = resample(weights, generator(context.recipe.seed, context.name, "pool"))
     targets = torch.from_numpy(probs if config.soft else np.eye(data.num_classes)[guesses]).float()
-    metrics = _judged(context, config, torch.from_numpy(every), compared)
+    metrics = _judged(context, config, torch.from_numpy(every), near)
     return save_targets(context, pool, targets, started, len(probs) * len(config.teacher), metrics), None
+
+
+@dataclass(frozen=True)
+class _Neighbors:
+    """Nearest images, cosines and rows of each: of those in the graph, and of test images that stand outside of it."""
+
+    inside: tuple[Tensor, Tensor]
+    outside: tuple[Tensor, Tensor] | None
+
+
+_kept: dict[str, _Neighbors] = {}
+KEPT = 2
+"""Searches that a process remembers. Labels change none: those of `vote: best`, which spreads anew without a part of
+the labels, and of a suite's budgets and draws are one search. 60,000 images with 20 neighbors are 14 MB."""
+
+
+def _neighbors(context: StageContext, config: Config) -> _Neighbors:
+    """Search, unless this process has just done the same search."""
+    import torch
+
+    from semisup.records import DIGEST
+
+    records = [context.inputs[teacher].record for teacher in config.teacher]
+    searched = config.model_dump(include={"neighbors", "grid", "components", "whiten", "mirror", "test"})
+    judged = len(context.data.x_test) if _judges(context, config) else 0
+    images = [context.data.hash, judged, *context.statistics]
+    place = [str(context.device), torch.get_num_threads()]  # on which the last bits depend
+    # A record's digest covers those of the stage's weights and features.
+    key = json.dumps([[record[DIGEST] for record in records], searched, images, place])
+    found = _kept.get(key) or _search(context, config)
+    _kept[key] = found
+    while len(_kept) > KEPT:
+        del _kept[next(iter(_kept))]
+    return found
+
+
+def _search(context: StageContext, config: Config) -> _Neighbors:
+    from semisup.graph import nearest
+
+    compared, n = _compared(context, config), len(context.data.x_train)
+    if config.test == "graph":
+        return _Neighbors(nearest(compared, config.neighbors), None)
+    outside = nearest(compared[:n], config.neighbors, compared[n:]) if _judges(context, config) else None
+    return _Neighbors(nearest(compared[:n], config.neighbors), outside)
 
 
 def _compared(context: StageContext, config: Config) -> Tensor:
@@ -178,16 +223,12 @@ def _judges(context: StageContext, config: Config) -> bool:
     return config.test is not None and len(context.data.x_test) > 0
 
 
-def _judged(context: StageContext, config: Config, probs: Tensor, compared: Tensor) -> dict[str, Any]:
+def _judged(context: StageContext, config: Config, probs: Tensor, near: _Neighbors) -> dict[str, Any]:
     """Return the test metrics of what was spread, `probs` (N, C) of the graph's images, if it is asked for."""
     from semisup.graph import induced
     from semisup.stages.evaluation import evaluate_test
 
     if not _judges(context, config):
         return {}
-    n = len(context.data.x_train)
-    if config.test == "induce":
-        said = induced(compared[n:], compared[:n], probs, config.neighbors, config.power)
-    else:
-        said = probs[n:]
+    said = probs[len(context.data.x_train) :] if near.outside is None else induced(*near.outside, probs, config.power)
     return evaluate_test(context, said.clamp(min=1e-12).log())
