@@ -26,9 +26,9 @@ __all__ = [
     "Fit",
     "file_shapes",
     "file_tensors",
+    "finite_tensors",
     "fit_names",
     "is_ours",
-    "refuse_no_numbers",
 ]
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
@@ -73,8 +73,8 @@ def file_tensors(path: str | Path, names: Mapping[str, str]) -> dict[str, Tensor
         return {name: file.get_tensor(origin) for name, origin in names.items()}
 
 
-def refuse_no_numbers(path: str | Path, names: Mapping[str, str], subject: str) -> None:
-    """Refuse weights that a network could not be started from: NaN or infinite ones. Reads the tensors.
+def finite_tensors(path: str | Path, names: Mapping[str, str], subject: str) -> dict[str, Tensor]:
+    """Read tensors as `file_tensors`, and refuse those that no network could be started from: NaN or infinite ones.
 
     Args:
         path: as for `file_tensors`.
@@ -82,12 +82,14 @@ def refuse_no_numbers(path: str | Path, names: Mapping[str, str], subject: str) 
         subject: what the message is about.
 
     Raises:
-        SemisupError: one of them is not finite.
+        SemisupError: as for `file_tensors`, or one of them is not finite.
     """
-    wrong = [names[name] for name, tensor in file_tensors(path, names).items() if not torch.isfinite(tensor).all()]
+    tensors = file_tensors(path, names)
+    wrong = [names[name] for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if wrong:
         these = f"{wrong[0]} and {len(wrong) - 1} other tensors hold" if len(wrong) > 1 else f"{wrong[0]} holds"
         raise SemisupError(f"{subject}: {these} NaN or infinite values, from which nothing can be trained")
+    return tensors
 
 
 def _is_torch(path: str | Path) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from semisup.errors import SemisupError, first_line, nearest, raise_all
 from semisup.models.blocks import blocks_of
-from semisup.models.foreign import Fit, file_shapes, file_tensors, fit_names, refuse_no_numbers
+from semisup.models.foreign import Fit, file_shapes, finite_tensors, fit_names
 from semisup.models.hub_description import read_description
 from semisup.models.weights import WeightsReport, compare
 from semisup.options import Range
@@ -297,12 +297,12 @@ def fill_from_file(network: nn.Module, path: Path, subject: str) -> None:
     """Copy a file's tensors into a network, which must find all of its own there; others, such as heads, are left.
 
     Raises:
-        SemisupError: the file lacks some, or they have other shapes.
+        SemisupError: the file lacks some, or they have other shapes, or are not finite.
     """
     fit, _ = fit_file_whole(network, path, subject)
     state = network.state_dict()
     with torch.no_grad():
-        for name, tensor in file_tensors(path, fit.names).items():
+        for name, tensor in finite_tensors(path, fit.names, f"{subject}: weights {path}").items():
             state[name].copy_(tensor)
 
 
@@ -310,7 +310,7 @@ def fit_file_whole(network: nn.Module, path: Path, subject: str) -> tuple[Fit, W
     """Match a file with a network, which may be on the meta device.
 
     Raises:
-        SemisupError: as for `fill_from_file`.
+        SemisupError: the file lacks some, or they have other shapes.
     """
     shapes = file_shapes(path)
     fit = fit_names(network, shapes)
@@ -318,5 +318,4 @@ def fit_file_whole(network: nn.Module, path: Path, subject: str) -> tuple[Fit, W
     report = compare(wanted, {name: shapes[theirs] for name, theirs in fit.names.items()})
     if report.fraction < 1:
         raise SemisupError(f"{subject}: weights {path} do not fit\n{report}")
-    refuse_no_numbers(path, fit.names, f"{subject}: weights {path}")
     return fit, report

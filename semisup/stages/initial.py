@@ -13,7 +13,7 @@ from semisup.errors import SemisupError
 from semisup.methods import Method
 from semisup.methods.base import given_to
 from semisup.models import Classifier, Encoder, ModelSpec, WeightsReport, backbone_core
-from semisup.models.foreign import Fit, file_shapes, file_tensors, fit_names, refuse_no_numbers
+from semisup.models.foreign import Fit, file_shapes, finite_tensors, fit_names
 from semisup.models.from_timm import fit_file_whole
 from semisup.models.origin import weights_origin
 from semisup.models.weights import Shape, compare, renamed
@@ -137,7 +137,10 @@ def check_weights_file(method: Method, init: InitConfig, path: Path, classes: Se
     Raises:
         SemisupError: it supplies less than `minimum_match` of what the network wants from it, or no numbers.
     """
-    return _fits(method, init, path, classes)[0][1].report
+    fits = _fits(method, init, path, classes)
+    for _, fit in fits:
+        finite_tensors(path, fit.names, f"init.weights {path}")
+    return fits[0][1].report
 
 
 def weights_note(spec: ModelSpec) -> str | None:
@@ -157,13 +160,15 @@ def check_model_weights(backbone: nn.Module, spec: ModelSpec) -> str | None:
         The sentence, or None: they are random.
 
     Raises:
-        SemisupError: they cannot be read or fetched, or do not fit.
+        SemisupError: they cannot be read or fetched, do not fit, or are not finite.
     """
     origin = weights_origin(spec.name, spec.options)
     if origin is None:
         return None
     if origin.file is not None:
-        fit_file_whole(backbone_core(backbone)[0], origin.file, f"model {spec.name}")
+        subject = f"model {spec.name}"
+        fit, _ = fit_file_whole(backbone_core(backbone)[0], origin.file, subject)
+        finite_tensors(origin.file, fit.names, f"{subject}: weights {origin.file}")
     return str(origin)
 
 
@@ -177,7 +182,6 @@ def _fits(
             raise SemisupError(
                 f"init.weights {path}: do not fit, init.minimum_match asks for {init.minimum_match:.1%}\n{fit.report}"
             )
-        refuse_no_numbers(path, fit.names, f"init.weights {path}")
     return fits
 
 
@@ -201,13 +205,13 @@ def load_initial_weights(method: Method, init: InitConfig, path: Path, classes: 
         classes: names of the classes that the stage tells apart.
 
     Raises:
-        SemisupError: less than `minimum_match` of the wanted weights is in the file.
+        SemisupError: less than `minimum_match` of the wanted weights is in the file, or they are not finite.
     """
     fits = _fits(method, init, path, classes)
     for network, fit in fits:
         state = network.state_dict()
         with torch.no_grad():
-            for name, tensor in file_tensors(path, fit.names).items():
+            for name, tensor in finite_tensors(path, fit.names, f"init.weights {path}").items():
                 state[name].copy_(tensor)
     return fits[0][1].report
 

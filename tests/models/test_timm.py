@@ -15,9 +15,10 @@ from hypothesis.strategies import DataObject
 
 from semisup.errors import SemisupError
 from semisup.models import ModelSpec, build_backbone, build_classifier, check_model, load_weights, save_weights
-from semisup.models.from_timm import _source, fit_file_whole
+from semisup.models.from_timm import _source, fill_from_file
 from semisup.models.hub_description import read_description
 from semisup.models.origin import weights_origin
+from semisup.stages.initial import check_model_weights
 from tests.faults.fuzzing import damaged, fuzz, outcome
 
 timm = pytest.importorskip("timm")
@@ -82,9 +83,14 @@ def test_a_file_with_nan_is_refused_before_it_is_used(tmp_path: Path) -> None:
     state = timm.create_model("resnet10t").state_dict()
     state["bn1.running_var"][0] = torch.nan
     save_weights(tmp_path / "w.safetensors", state)
-    network = timm.create_model("resnet10t")
-    with pytest.raises(SemisupError, match=r"resnet10t: weights .*: bn1\.running_var holds NaN or infinite values"):
-        fit_file_whole(network, tmp_path / "w.safetensors", "model timm/resnet10t")
+    network, file = timm.create_model("resnet10t"), tmp_path / "w.safetensors"
+    spec = ModelSpec("timm/resnet10t", {"weights": str(file)}, in_channels=3, image_size=32, num_classes=2)
+    for use in (
+        lambda: fill_from_file(network, file, "model timm/resnet10t"),
+        lambda: check_model_weights(network, spec),
+    ):
+        with pytest.raises(SemisupError, match=r"resnet10t: weights .*: bn1\.running_var holds NaN or infinite values"):
+            use()
 
 
 def local_hub(home: Path, repository: str, config: dict[str, object], state: dict[str, torch.Tensor]) -> None:

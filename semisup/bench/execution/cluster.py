@@ -23,11 +23,12 @@ with this (CPU seconds in the kernel: 1.71, 0.35, 0.12), all measured in one sit
 
 REMEMBERED = {
     "distributed.diagnostics.computations.max-history": 1,
-    "distributed.admin.low-level-log-length": 100,
+    "distributed.admin.low-level-log-length": 10,
     "distributed.admin.system-monitor.log-length": 600,
 }
 """Of what is over, for Dask's dashboard: by default it keeps the settings of the last hundred runs, a thousand lines of
-its log, and an hour of the machine's load at two looks a second, 5 MB."""
+its log and as many messages to each worker, with a run's settings in each, and an hour of the machine's load at two
+looks a second, 5 MB."""
 
 
 def default_workers(threads: int, processes: int = 1) -> int:

@@ -143,7 +143,7 @@ def _send(client: Any, board: JobBoard, job: Job, retries: int) -> Any:
     """Submit a job with what it reads; return its future."""
     store = None if board.ships else str(board.store.resolve())
     packs = {name: board.pack(read) for name, read in job.inputs}
-    key = f"{job.name} {job.fingerprint}"  # what the dashboard shows
+    key = f"{job.name}-{job.fingerprint}"  # the dashboard shows it; Dask keeps a counter of each name before the dash
     return client.submit(run_job, job, packs, store, registered(), retries=retries, key=key, pure=False)
 
 
