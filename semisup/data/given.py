@@ -54,7 +54,7 @@ def _arrays(given: Given, size: int | None) -> dict[str, NDArray[Any]]:
     if isinstance(given, Mapping) and set(given) <= set(_PARTS):
         return _of_parts(given, size)
     if isinstance(given, Mapping):
-        arrays = {str(name): np.asarray(array) for name, array in given.items()}
+        arrays = {str(name): _plain(np.asarray(array)) for name, array in given.items()}
         wrong = [name for name, array in arrays.items() if array.dtype.kind not in "biufU"]
         if wrong:
             raise SemisupError(f"data: {wrong[0]} must be an array of numbers or text, not {arrays[wrong[0]].dtype}")
@@ -65,6 +65,18 @@ def _arrays(given: Given, size: int | None) -> dict[str, NDArray[Any]]:
         f"data: must be a mapping of arrays (x_train, y_train, ...), a pair (x, y), or a torch Dataset, not "
         f"{type(given).__name__}"
     )
+
+
+def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array of objects as one of text if it has text, with None, nan or -1 for no label; else as it is."""
+    values = array.tolist() if array.dtype.kind == "O" and array.ndim == 1 else []
+    named = [isinstance(value, str) for value in values]
+    unlabeled = [
+        value is None or (isinstance(value, int | float) and (value == -1 or value != value)) for value in values
+    ]
+    if not any(named) or not all(one or other for one, other in zip(named, unlabeled, strict=True)):
+        return array
+    return np.array([value if isinstance(value, str) else "" for value in values])
 
 
 def _of_parts(parts: Mapping[str, Any], size: int | None) -> dict[str, NDArray[Any]]:

@@ -79,6 +79,15 @@ def test_parts_and_a_pair(tmp_path: Path) -> None:
     assert semisup.run(RECIPE, data=pair, out=tmp_path / "b", quiet=True).data["n_test"] == 0
 
 
+@pytest.mark.parametrize("none", [-1, None, float("nan")])
+def test_classes_may_be_objects_with_text(none: Any, tmp_path: Path) -> None:
+    images, labels = tuple(arrays().values())[:2]
+    given = np.array([f"digit {label}" for label in labels], object)
+    given[40:] = none
+    data = semisup.run(RECIPE, ["data.labels=all"], data=(images, given), out=tmp_path / "a", quiet=True).data
+    assert (data["n_train"], data["n_labeled"]) == (60, 40)
+
+
 def wrong() -> list[tuple[Any, str]]:
     return list(_wrong())
 
