@@ -170,10 +170,12 @@ def _classes(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Return the classes, sorted, and each image's place among them; -1 where it has none.
 
     Raises:
-        SemisupError: fewer than two classes.
+        SemisupError: fewer than two classes, or text that looks like no class.
     """
     known = ~_unlabeled(y)
     named = y[known]
+    if "-1" in named.tolist():
+        raise SemisupError("y: has the text '-1'; unlabeled is the number -1: give classes as an array of dtype object")
     if len({isinstance(value, str) for value in named.tolist()}) > 1 or any(value is None for value in named.tolist()):
         raise SemisupError("y: classes must be all numbers or all text; -1 is unlabeled")
     check_classification_targets(named)
