@@ -102,6 +102,8 @@ def predict_files(
         done = 0
         for names, images, errors in _blocks(sources, predictor, options):
             write(_rows(predictor, options, names, images, errors))
+            if not bad:
+                notes += [f"{printable(name)}: {error}" for name, error in zip(names, errors, strict=True) if error][:1]
             bad += sum(error != "" for error in errors)
             done += len(names)
             advance(done)

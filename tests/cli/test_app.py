@@ -253,7 +253,9 @@ def test_predict_ends_with_1_where_files_are_bad(semisup: Semisup, tmp_path: Pat
     semisup("run", "tiny.yaml", "--out", "o")
     (tmp_path / "a.png").write_text("text")
     code, out, err = semisup("predict", "o/train", "a.png", "o/train/confusion.png")
-    assert code == 1 and "1 of 2 images could not be read" in err
+    assert code == 1 and err == "note: a.png: not a PNG, JPEG, WebP, TIFF or BMP image\n" + (
+        "1 of 2 images could not be read: see column error\n"
+    )
     bad, good = csv.DictReader(io.StringIO(out))
     assert (bad["class"], bad["error"]) == ("", "not a PNG, JPEG, WebP, TIFF or BMP image") and good["class"]
     code, again, _ = semisup("predict", "o/train", "a.png", "o/train/confusion.png", "--skip-bad")
