@@ -12,7 +12,7 @@ from semisup.cli.stop import saying_how_to_go_on
 from semisup.errors import SemisupError
 
 if TYPE_CHECKING:
-    from semisup.pipeline.draft import Draft
+    from semisup.pipeline.draft import Draft, Wishes
 
 __all__ = ["init"]
 
@@ -47,9 +47,8 @@ def init(
         from semisup.files import write_atomically
         from semisup.pipeline.draft import Wishes, draft, survey
 
-        wishes = Wishes(
-            labels, minutes, size, None if weights is None or network is None else (weights, network), device
-        )
+        trained = None if weights is None or network is None else (weights, network)
+        wishes = Wishes(labels, minutes, size, trained, device, cache)
         found = survey(folder, wishes, watching(Console()))
         for line in found.prepared.summary():
             typer.echo(line)
@@ -58,12 +57,12 @@ def init(
         if path.exists() and not force:
             raise SemisupError(f"{path}: is there already; name another with --out, or replace it with --force")
         write_atomically(path, made.text.encode())
-        for line in _lines(made, path, minutes):
+        for line in _lines(made, path, wishes) + _frozen(folder, wishes):
             typer.echo(line)
 
 
-def _lines(made: Draft, path: Path, minutes: float) -> list[str]:
-    """Return what to tell: what was found, and the next three commands."""
+def _lines(made: Draft, path: Path, wishes: Wishes) -> list[str]:
+    """Return what to tell: what was found, and the next commands."""
     from semisup.data.entries import some
     from semisup.data.walk import printable
     from semisup.text import duration
@@ -81,7 +80,11 @@ def _lines(made: Draft, path: Path, minutes: float) -> list[str]:
     lines += [f"note: {note}" for note in found.prepared.notes()]
     file = shlex.quote(str(path))
     seconds = sum(made.seconds.values())
-    longer = f", more than --minutes {minutes:g}: fewer steps teach too little" if seconds > 90 * minutes else ""
+    longer = (
+        f", more than --minutes {wishes.minutes:g}: fewer steps teach too little"
+        if seconds > 90 * wishes.minutes
+        else ""
+    )
     return [
         *lines,
         f"recipe: {path}, about {duration(seconds)} of training here{longer}",
@@ -89,6 +92,16 @@ def _lines(made: Draft, path: Path, minutes: float) -> list[str]:
         f"      semisup run {file}",
         f"      semisup predict runs/{made.name}/{list(made.seconds)[-1]} NEW-IMAGES --out predictions.csv",
     ]
+
+
+def _frozen(folder: Path, wishes: Wishes) -> list[str]:
+    """Return the command that reads the trained network's frozen features, where `folder/few_labels` can."""
+    if wishes.weights is None or not wishes.weights[1].startswith("timm/"):
+        return []
+    weights, network = wishes.weights
+    words = [f"data.path={folder}", *([] if wishes.csv is None else [f"data.csv={wishes.csv}"])]
+    words = [*words, f"model.name={network}", f"model.weights={weights}"]
+    return [f"or, quicker at a few labels: semisup run folder/few_labels {shlex.join(words)}"]
 
 
 def _colors(made: Draft) -> str:

@@ -126,6 +126,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures(tmp_path / "p")
     words = ["init", "p", "--minutes", "0.1", "--cache", "cache", "--device", "cpu"]
     done = CliRunner().invoke(app, words)
+    assert list((tmp_path / "cache").iterdir()), "--cache says where images are kept"
     assert done.exit_code == 0, done.output
     for text in ("12 to 12 px", "50% of the labels", "next: semisup data show p.yaml", "semisup run p.yaml"):
         assert text in done.output
