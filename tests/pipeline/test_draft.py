@@ -106,7 +106,8 @@ def test_bad_files_leaks_and_contradictions_are_allowed_for_and_told(make: Make,
     assert run(path, ["tracking.mlflow=false"], out=tmp_path / "out", quiet=True).stages
 
 
-def test_pretrained_weights_are_started_from(make: Make, tmp_path: Path) -> None:
+def test_pretrained_weights_are_started_from(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semisup.pipeline.draft.SHORTEST", 2)
     pytest.importorskip("timm")
     import timm
 
@@ -118,6 +119,11 @@ def test_pretrained_weights_are_started_from(make: Make, tmp_path: Path) -> None
     recipe = load_recipe(path)
     assert (recipe.model["weights"], recipe.data.size) == (str(file), 32)
     assert "from scratch" not in made.text
+    monkeypatch.chdir(tmp_path)
+    words = ["init", "p", "--weights", file.name, "--network", "timm/test_resnet", "--size", "32", "--minutes", "0.1"]
+    told = CliRunner().invoke(app, [*words, "--cache", "cache"]).output
+    read = "run folder/few_labels data.path=p model.name=timm/test_resnet model.weights=weights.safetensors"
+    assert read in told
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
