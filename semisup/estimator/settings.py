@@ -34,6 +34,8 @@ def check_settings(given: Mapping[str, Any]) -> None:
         "image_shape: must be (h, w), (h, w, 3) or 'square'": _is(given["image_shape"], str, tuple, list),
         "overrides: must be a list of key=value words": _words(given["overrides"]),
         "flip: must be True or False": isinstance(given["flip"], bool),
+        "random_state: must be 0 to 4294967295, a generator or None": not isinstance(state := given["random_state"], Integral)
+        or 0 <= state < 2**32,
         "device: must be auto, cpu, cuda or mps": _is(given["device"], str),
     }
     raise_all([f"{rule}, not {given[rule.split(':')[0]]!r}" for rule, good in fine.items() if not good])
