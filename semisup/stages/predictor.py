@@ -23,7 +23,7 @@ from semisup.files import write_atomically
 from semisup.models import BACKBONES, Classifier, load_into
 from semisup.models.weights import read_shapes, save_weights
 from semisup.plugins import load_plugins, package_of
-from semisup.records import WritableText, checked, read_json, read_record, verify
+from semisup.records import WritableText, checked, no_model, read_json, read_record, verify
 from semisup.stages.networks import Network, wanted_weights
 
 __all__ = [
@@ -242,7 +242,7 @@ def describe(folder: Path) -> dict[str, Any]:
     """
     path = folder / MODEL
     if not path.is_file():
-        raise SemisupError(f"{folder}: not a model folder (no {MODEL}); name a finished stage's folder")
+        raise SemisupError(no_model(folder))
     load_plugins()
     verify(folder, read_record(folder), (MODEL, WEIGHTS))
     description: dict[str, Any] = read_json(path)
