@@ -698,3 +698,14 @@ def test_shares_of_classes_are_words_or_a_distribution(value: object, rule: str)
             }
         )
     assert "stages.g.balance: " in str(error.value)
+
+
+@pytest.mark.parametrize("ref", [None, 3, ["a"]])
+def test_what_cannot_be_a_recipe_is_named_by_its_type(ref: object) -> None:
+    with pytest.raises(SemisupError, match=f"must be a file, a shipped name or a mapping, not {type(ref).__name__}"):
+        load_recipe(ref)  # type: ignore[arg-type]
+
+
+def test_one_text_is_no_list_of_overrides() -> None:
+    with pytest.raises(SemisupError, match="overrides: must be a list of key=value words, not the text 'seed=1'"):
+        load_recipe("digits/quickstart", "seed=1")
