@@ -88,9 +88,10 @@ def prepare(
 
 def _as_keys(config: DataConfig) -> str:
     """Return what a recipe is to be told so that it reads the same."""
+    from semisup.settings.read import as_override
+
     given = config.model_dump(exclude_defaults=True, exclude={"source"})
-    words = [f"data.{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in given.items()]
-    return shlex.join(words)
+    return shlex.join([as_override(f"data.{key}", value) for key, value in given.items()])
 
 
 @data.command()

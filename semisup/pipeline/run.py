@@ -33,6 +33,7 @@ from semisup.records import RECORD
 from semisup.settings import Recipe
 from semisup.stages import Artifact, read_artifact, write_json
 from semisup.stages.training import CHECKPOINT
+from semisup.text import command
 from semisup.tracking import EventLog, MlflowUploader, ending_run, resolve_uri
 
 __all__ = ["git_commit", "run"]
@@ -249,7 +250,8 @@ def _tracked(plan: Plan, folder: Path, reporter: Reporter) -> Iterator[EventLog]
         if delivered and uploader is not None:
             reporter.say(f"tracked: {uploader.uri}, experiment '{recipe.tracking.experiment}'")
         else:
-            reporter.warn(f"some metrics have not reached MLflow; send them with: semisup track {folder}")
+            again = command("semisup", "track", folder)
+            reporter.warn(f"some metrics have not reached MLflow; send them with: {again}")
 
     with ending_run(log, uploader, on_closed):
         yield log
@@ -301,6 +303,6 @@ def git_commit() -> str | None:
     git = shutil.which("git")
     if git is None:
         return None
-    command = [git, "rev-parse", "HEAD"]  # nothing of a user's in it
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # nosec B603
+    words = [git, "rev-parse", "HEAD"]  # nothing of a user's in it
+    done = subprocess.run(words, capture_output=True, text=True, check=False)  # nosec B603
     return done.stdout.strip() if done.returncode == 0 else None

@@ -22,12 +22,14 @@ from yaml import safe_load as load_yaml
 
 from semisup._version import __version__
 from semisup.cli.app import main
-from semisup.config import shipped_recipes
+from semisup.cli.label import import_command
+from semisup.config import load_recipe, shipped_recipes
 from semisup.data import load_data
 from semisup.methods import METHODS
 from semisup.pipeline.describe import describe_method
 from semisup.settings import DataConfig
 from semisup.settings.shipped import MODELINE
+from semisup.text import command as as_command
 
 RECIPE = """
 name: tiny
@@ -500,6 +502,32 @@ def test_data_prepare_names_leaks_and_conflicts_once_by_its_own_flags(semisup: S
     small = ["model.depth=10", "model.width=1", "device=cpu", "stages.train.batch={labeled: 4, unlabeled: 4}"]
     code, out, err = semisup(*words, *small, "--out", "o")
     assert code == 0 and "11 labeled" in out and "11 test" not in out and "left out: 1 test" in err
+
+
+@pytest.mark.parametrize("name", ["2024", "null", "[a]", "'q'", " a", "-x", "a\n\x1bb", "!x"])
+def test_the_next_command_names_any_folder(name: str, semisup: Semisup, tmp_path: Path) -> None:
+    """What a recipe would read as a number, a list or nothing is quoted, for the shell as well."""
+    own_images(tmp_path / name)
+    (tmp_path / name / "unlabeled" / "notes.png").unlink()
+    code, out, _ = semisup("data", "prepare", "--size", "16", "--cache", "1e3", "--", name)
+    assert code == 0
+    words = shlex.split(out.partition("next: semisup ")[2])
+    recipe = load_recipe(words[1], [word for word in words[2:] if word != "--dry-run"])
+    assert (recipe.data.path, recipe.data.cache, recipe.data.size) == (name, "1e3", 16)
+
+
+def test_commands_that_are_printed_are_read_as_they_are_meant() -> None:
+    assert as_command("semisup", "label", Path("-x"), "--csv", Path("a b.csv")) == "semisup label ./-x --csv 'a b.csv'"
+    assert (
+        import_command(Path("-x"), Path("-y/to label.csv"), None) == "semisup label ./-x --import './-y/to label.csv'"
+    )
+
+
+@pytest.mark.parametrize("words", [["init", "photos", "--out"], ["recipes", "digits/quickstart", "--copy"]])
+def test_a_recipe_is_not_written_where_none_would_be_read(words: list[str], semisup: Semisup, tmp_path: Path) -> None:
+    code, _, err = semisup(*words, "mine.txt")
+    assert code == 2 and err == f"error: {words[-1]} mine.txt: must end in .yaml or .yml, as recipes do\n"
+    assert not (tmp_path / "mine.txt").exists()
 
 
 @pytest.mark.usefixtures("with_figures")
