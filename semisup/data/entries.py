@@ -85,13 +85,16 @@ def class_notes(classes: Sequence[str]) -> list[str]:
         )
     alike: dict[str, list[str]] = {}
     for name in classes:
-        key = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
+        seen = "".join(
+            letter for letter in name if unicodedata.category(letter) != "Cf"
+        )  # as a zero-width space is not
+        key = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", seen).casefold()).strip()
         if re.fullmatch(r"[0-9]+(\.0*)?", key):  # 1, 01 and 1.0
             key = key.split(".")[0].lstrip("0")
-        alike.setdefault(key, []).append(f"'{printable(name)}'")
+        alike.setdefault(key, []).append(f"'{printable(name)}'" if seen == name else ascii(name))
     notes += [
-        f"{' and '.join(names)} are read as {len(names)} classes, although they differ in nothing but capitals, spaces "
-        f"or how letters or numbers are written"
+        f"{' and '.join(names)} are read as {len(names)} classes, although they differ in nothing but capitals, "
+        f"spaces, characters without width or how letters or numbers are written"
         for names in alike.values()
         if len(names) > 1
     ]

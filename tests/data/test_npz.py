@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,27 @@ def test_labels_as_text(npz: Path) -> None:
     assert problem(npz, y_train=np.resize(text, 50), y_test=np.resize(["cat", "owl"], 9)) == (
         "y_test: class 'owl' has no labeled training image"
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"classes": ["cat", "dgo"]}, "y_train: class 'dog' is not in classes; did you mean 'dgo'?"),
+        ({"classes": ["cat", "dog", "emu"]}, "classes: class 'emu' has no labeled training image"),
+        ({"y_test": ["cat", ""]}, "y_test: every test image needs its class, not ''"),
+        ({"y_test": ["nan", "dog"]}, "y_test: every test image needs its class, not 'nan'"),
+    ],
+)
+def test_classes_that_text_and_the_list_of_them_say_differently(
+    change: dict[str, Any], problem: str, tmp_path: Path
+) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (6, 8, 8), np.uint8)
+    arrays = {"x_train": x[:4], "y_train": ["cat", "dog"] * 2, "x_test": x[4:], "y_test": ["cat", "dog"]}
+    np.savez(tmp_path / "a.npz", **arrays, classes=["dog", "cat"])
+    assert read_npz(tmp_path / "a.npz").classes == ["cat", "dog"]
+    np.savez(tmp_path / "a.npz", **{**arrays, **change})
+    with pytest.raises(SemisupError, match=re.escape(problem)):
+        read_npz(tmp_path / "a.npz")
 
 
 def test_no_label_at_all_where_the_classes_are_named(tmp_path: Path) -> None:
