@@ -20,6 +20,6 @@ def note_replaced(files: Iterable[Path]) -> None:
     """
     files = list(files)
     refuse_stage_files(files)
-    there = [str(file) for file in files if file.exists()]
+    there = [str(file) for file in files if file.is_file()]
     if there:
         typer.echo(f"note: replaced: {', '.join(there)}", err=True)

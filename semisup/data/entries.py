@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from semisup.data.remote import Root
 from semisup.data.walk import printable
-from semisup.errors import raise_all
+from semisup.errors import near, raise_all
 
 __all__ = ["PARTS", "Entry", "Listing", "class_notes", "make_listing", "several", "some"]
 
@@ -69,7 +69,8 @@ def make_listing(root: Root, entries: list[Entry], problems: list[str], notes: S
     else:
         for part in PARTS[1:]:
             for label in sorted({e.label or "" for e in entries if e.part == part} - set(classes)):
-                problems.append(f"{part}: class '{printable(label)}' has no labeled training image")
+                close = near(label, classes)
+                problems.append(f"{part}: class '{printable(label)}' has no labeled training image{printable(close)}")
     raise_all(problems, f"data.path: {root}")
     entries.sort(key=lambda e: (PARTS.index(e.part), e.path))
     return Listing(root, entries, classes, (*notes, *class_notes(classes)))

@@ -16,7 +16,7 @@ from semisup.data.duplicates import Item, find_duplicates, image_hashes
 from semisup.data.entries import class_notes
 from semisup.data.image_data import ImageData, level_notes
 from semisup.data.table import UNLABELED
-from semisup.errors import UNREADABLE, SemisupError, first_line, nearest, raise_all
+from semisup.errors import UNREADABLE, SemisupError, first_line, near, nearest, raise_all
 from semisup.settings.schema import DataConfig
 
 __all__ = ["read_images", "read_npz", "without_duplicates"]
@@ -275,8 +275,10 @@ def _named(
     numbers = {name: k for k, name in enumerate(names)}
     for part in [part for part in _PARTS[1:] if part in texts]:
         for name in sorted(set(texts[part].tolist()) - set(names)):
-            what = f"every {_WORDS[part]} image needs its class" if name in ("", *unlabeled) else ""
-            problems.append(f"y_{part}: {what}, not '{name}'" if what else f"y_{part}: class '{name}' {_UNSEEN}")
+            if name in ("", *unlabeled):
+                problems.append(f"y_{part}: every {_WORDS[part]} image needs its class, not '{name}'")
+            else:
+                problems.append(f"y_{part}: class '{name}' {_UNSEEN}{near(name, names)}")
     return {p: np.array([numbers.get(v, -1) for v in t.tolist()], np.int64) for p, t in texts.items()}, names
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from semisup.data.walk import printable
-from semisup.errors import SemisupError, nearest
+from semisup.errors import SemisupError, near
 from semisup.text import csv_text
 
 __all__ = ["Columns", "Write", "check_table_name", "open_table"]
@@ -30,7 +30,7 @@ def check_table_name(out: Path | None) -> None:
         SemisupError: another suffix.
     """
     if out is not None and out.suffix.lower() not in SUFFIXES:
-        raise SemisupError(f"--out {out}: must end in {', '.join(SUFFIXES)}{nearest(out.suffix, SUFFIXES)}")
+        raise SemisupError(f"--out {out}: must end in {', '.join(SUFFIXES)}{near(out.suffix, SUFFIXES)}")
 
 
 @contextmanager

@@ -133,6 +133,12 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["predict", "model"], ["Missing argument"]),
     (["track", "nosuch"], ["nosuch", "events.jsonl"]),
     (["nosuchcommand"], ["nosuchcommand"]),
+    (["predict", "model", "x.png", "--top", "0"], ["error: --top: must be at least 1, not 0"]),
+    (["predict", "model", "x.png", "--abstain", "nan"], ["error: --abstain: must be at most 1, not nan"]),
+    (["predict", "model", "x.png", "--abstain", "60%"], ["error: --abstain: must be a number, not '60%'"]),
+    (["data", "prepare", "photos", "--size", "32x32"], ["error: --size: must be a whole number, not '32x32'"]),
+    (["data", "prepare", "nosuch", "--size", "16"], ["data.path: nosuch does not exist (that is, /"]),
+    (["label", "photos", "model", "-n", "1.5"], ["error: -n: must be a whole number, not '1.5'"]),
 ]
 
 
@@ -563,7 +569,7 @@ def test_data_show_and_run_on_ones_own_folder(semisup: Semisup, tmp_path: Path) 
 def test_data_names_its_mistakes(semisup: Semisup, tmp_path: Path) -> None:
     (tmp_path / "flat" / "ants").mkdir(parents=True)
     for args, words in [
-        (["prepare", "nosuch", "--size", "16"], ["nosuch", "No such file"]),
+        (["prepare", "nosuch", "--size", "16"], ["nosuch", "does not exist"]),
         (["prepare", "flat", "--size", "16"], ["has no folder 'labeled'", "ants"]),
         (["prepare", "flat", "--size", "4"], ["--size"]),
         (["prepare", " ", "--size", "16"], ["data.path: must not be empty, not ' '"]),

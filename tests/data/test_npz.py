@@ -152,7 +152,8 @@ def test_labels_as_text(npz: Path) -> None:
         data = load_data(config)
         assert data.classes == ["cat", "dog", "emu"]
         assert data.y_train[:5].tolist() == [1, 0, 2, -1, -1] and data.y_test[:2].tolist() == [0, 1]
-        assert len(data.notes) == 1 and "10 'nan'" in data.notes[0]
+        assert len(data.notes) == 2 and "10 'nan'" in data.notes[0]
+        assert data.notes[1] == "the test images have none of 'emu'; figures say nothing of that"
         assert load_data(config.model_copy(update={"unlabeled_values": ["emu"]})).classes == ["cat", "dog", "nan"]
     assert problem(npz, y_train=np.resize(text, 50), y_test=np.resize(["cat", "owl"], 9)) == (
         "y_test: class 'owl' has no labeled training image"
@@ -166,6 +167,7 @@ def test_labels_as_text(npz: Path) -> None:
         ({"classes": ["cat", "dog", "emu"]}, "classes: class 'emu' has no labeled training image"),
         ({"y_test": ["cat", ""]}, "y_test: every test image needs its class, not ''"),
         ({"y_test": ["nan", "dog"]}, "y_test: every test image needs its class, not 'nan'"),
+        ({"y_test": ["Cat", "dog"]}, "y_test: class 'Cat' has no labeled training image; did you mean 'cat'?"),
     ],
 )
 def test_classes_that_text_and_the_list_of_them_say_differently(
@@ -201,7 +203,7 @@ def test_test_images_among_the_training_images(npz: Path) -> None:
     assert "data.allow_conflicts: 1 image is the same picture" in text and "x_test[1] (2) = x_train[6] (1)" in text
     config = save(npz, **changes)
     data = load_data(config.model_copy(update={"allow_leakage": True, "allow_conflicts": True}))
-    assert len(data.x_test) == 3 and len(data.notes) == 2
+    assert len(data.x_test) == 3 and len(data.notes) == 3
     dropped = load_data(config.model_copy(update={"drop_leaks": True}))
     assert len(dropped.x_test) == 0 and dropped.notes[0].startswith("left out: 3 test")
 

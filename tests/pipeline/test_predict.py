@@ -77,6 +77,12 @@ def test_what_training_passes_over_is_passed_over(model: Path, photos: Path, tmp
     assert found == {"gone.png": "a link to nowhere"} | dict.fromkeys(inner, "")
 
 
+def test_an_empty_folder_next_to_others_is_told(model: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = predict_files(model, [tmp_path / "empty", photos / "00.png"], tmp_path / "t.csv")
+    assert (done.good, done.bad, done.notes) == (1, 0, (f"{tmp_path / 'empty'}: no image is in this folder",))
+
+
 def test_what_is_named_is_read_whatever_it_is_called(model: Path, photos: Path, tmp_path: Path) -> None:
     shutil.copy(photos / "00.png", tmp_path / ".hidden.txt")
     os.mkfifo(tmp_path / "pipe.png")
