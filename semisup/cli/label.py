@@ -38,7 +38,7 @@ def label(
     classes: Annotated[str | None, typer.Option(help="Names by commas, where nothing has labels yet.")] = None,
     url: Annotated[str | None, typer.Option(help="What images' addresses in Label Studio begin with.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Of decoded images; default ~/.cache/semisup/folders.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of clusters and random choices.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of clusters and random choices.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Choose the images to label next; with --import, take the labels back into a CSV for data.csv.

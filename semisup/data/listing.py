@@ -12,7 +12,7 @@ from semisup.data.table import list_csv
 from semisup.data.walk import LocalFolder, printable
 from semisup.errors import SemisupError, near, not_there
 
-__all__ = ["PARTS", "Entry", "Listing", "list_csv", "list_folders", "printable"]
+__all__ = ["PARTS", "Entry", "Listing", "list_csv", "list_folders", "part_with", "printable"]
 
 _NAMES = {
     "labeled": ("labeled", "labelled", "train", "training"),
@@ -62,6 +62,13 @@ def list_folders(root: Root) -> Listing:
         files = several(len(others), "file that is no image", "files that are no images")
         notes.append(f"{files}, by name or content, not read: {some([printable(name) for name in others])}")
     return make_listing(root, entries, problems, notes)
+
+
+def part_with(folder: Path, root: Path) -> str | None:
+    """Return which of the folders that are read below `root` another folder is, or lies in; None: none of them."""
+    folder, root = folder.resolve(), root.resolve()
+    first = folder.relative_to(root).parts[:1] if folder.is_relative_to(root) else ()
+    return next((name for name in first if any(name.lower() in names for names in _NAMES.values())), None)
 
 
 def _full(root: Root) -> Root:

@@ -138,6 +138,16 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["predict", "model", "x.png", "--abstain", "60%"], ["error: --abstain: must be a number, not '60%'"]),
     (["data", "prepare", "photos", "--size", "32x32"], ["error: --size: must be a whole number, not '32x32'"]),
     (["data", "prepare", "nosuch", "--size", "16"], ["data.path: nosuch does not exist (that is, /"]),
+    (
+        ["label", "photos", "model", "--seed", "4294967296"],
+        ["error: --seed: must be at most 4294967295, not 4294967296"],
+    ),
+    (["data", "show", "tiny.yaml", "--out", "v.jpg"], ["error: --out v.jpg: must end in .png"]),
+    (
+        ["run", "tiny.yaml", "data={source: folder, path: a, size: 16}", "--out", "a/labeled/x"],
+        ["error: out: a/labeled/x lies in 'labeled' of the images a, and would be read as data; name another"],
+    ),
+    (["run", "tiny.yaml", "data={source: folder, path: ., size: 16}", "--out", "."], ["out: train lies in 'train' of"]),
     (["label", "photos", "model", "-n", "1.5"], ["error: -n: must be a whole number, not '1.5'"]),
 ]
 
@@ -560,6 +570,8 @@ def test_data_show_and_run_on_ones_own_folder(semisup: Semisup, tmp_path: Path) 
     assert "decoding photos: 32 files" in out and "10 of 30 training images labeled, 5 per class" in out
     assert (tmp_path / "v.png").stat().st_size > 10_000
     assert semisup("data", "show", "folder/fixmatch", *settings, "--out", "v.png")[2] == "note: replaced: v.png\n"
+    wrong = semisup("data", "show", "folder/fixmatch", *settings, "data.labels=0", "--out", "v.png")
+    assert wrong[0] == 2 and "replaced" not in wrong[2], "nothing was"
     code, out, err = semisup("run", "folder/fixmatch", *settings, "--out", "o")
     assert (code, err) == (0, "")
     assert "decoding" not in out, "prepared already"
