@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import pytest
 from PIL import Image
 from yaml import safe_load as load_yaml
 
+from semisup.__main__ import main as from_the_shell
 from semisup._version import __version__
 from semisup.cli.app import main
 from semisup.cli.label import import_command
@@ -537,6 +539,18 @@ def test_commands_that_are_printed_are_read_as_they_are_meant() -> None:
     assert (
         import_command(Path("-x"), Path("-y/to label.csv"), None) == "semisup label ./-x --import './-y/to label.csv'"
     )
+
+
+class _Interrupted(ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_the_command_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "semisup.cli.app", _Interrupted("semisup.cli.app"))
+    with pytest.raises(SystemExit) as stopped:
+        from_the_shell()
+    assert stopped.value.code == 130
 
 
 @pytest.mark.parametrize("words", [["init", "photos", "--out"], ["recipes", "digits/quickstart", "--copy"]])
