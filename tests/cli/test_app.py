@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -9,6 +10,7 @@ import os
 import resource
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from yaml import safe_load as load_yaml
 
@@ -25,12 +28,14 @@ from semisup.__main__ import main as from_the_shell
 from semisup._version import __version__
 from semisup.cli.app import main
 from semisup.cli.label import import_command
+from semisup.cli.stop import saying_how_to_go_on
 from semisup.config import load_recipe, shipped_recipes
 from semisup.data import load_data
 from semisup.methods import METHODS
 from semisup.pipeline.describe import describe_method
 from semisup.settings import DataConfig
 from semisup.settings.shipped import MODELINE
+from semisup.signals import deferred
 from semisup.text import command as as_command
 
 RECIPE = """
@@ -551,6 +556,23 @@ def test_ctrl_c_while_the_command_is_imported(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(SystemExit) as stopped:
         from_the_shell()
     assert stopped.value.code == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_an_import_swallows_is_not_lost(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As numpy's import did: it went on to the training, or to an ImportError of its own."""
+    monkeypatch.setattr(sys, "argv", ["semisup", "run", "a b.yaml"])
+    for broken in (False, True):
+        with pytest.raises(typer.Exit) as stopped, saying_how_to_go_on():
+            with contextlib.suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), number)
+            if broken:
+                raise ImportError("cannot load module more than once per process")
+            with deferred():
+                raise AssertionError("it trains")
+        assert stopped.value.exit_code == 128 + number
+    with pytest.raises(ImportError), saying_how_to_go_on():
+        raise ImportError("of another kind")
 
 
 @pytest.mark.parametrize("words", [["init", "photos", "--out"], ["recipes", "digits/quickstart", "--copy"]])
