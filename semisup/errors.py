@@ -35,6 +35,10 @@ They parse and trust, and fail wherever the damage shows. A `SemisupError` is am
 goes into such a `try`."""
 
 
+LISTED = 200
+"""Names that a message lists; timm has 1,300."""
+
+
 class SemisupError(ValueError):
     """A mistake the user can mend: the message names the key or file, the rule and the value.
 
@@ -57,7 +61,7 @@ def first_line(error: BaseException) -> str:
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return `"; did you mean 'x'?"` for the closest valid name, else the list of valid names.
+    """Return `"; did you mean 'x'?"` for the closest valid name, else the list of valid names, or some of very many.
 
     Args:
         name: what the user wrote.
@@ -68,6 +72,8 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     close = [folded[found] for found in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)]
     if close:
         return f"; did you mean '{close[0]}'?"
+    if len(names) > LISTED:
+        return f"; valid: {', '.join(names[:8])} and {len(names) - 8:,} more"
     return f"; valid: {', '.join(names)}" if names else ""
 
 

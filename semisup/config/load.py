@@ -81,6 +81,8 @@ class Reading:
     def __init__(self, mapping: Mapping[str, Any], overrides: Sequence[str] = (), subject: str = "recipe") -> None:
         if not isinstance(mapping, Mapping):
             raise SemisupError(f"{subject}: a recipe is a mapping of keys to values, not {show(mapping)}")
+        if isinstance(overrides, str):
+            raise SemisupError(f"overrides: must be a list of key=value words, not the text {show(overrides)}")
         given = " ".join(overrides)
         shown = given if len(given) <= 200 else given[:197] + "..."
         self.subject = f"{subject} with {shown}" if overrides else subject
@@ -118,6 +120,8 @@ def find_recipe(ref: str | Path) -> Path:
     Raises:
         SemisupError: no such file, a folder, or not a `.yaml`; with the nearest shipped name.
     """
+    if not isinstance(ref, str | Path):
+        raise SemisupError(f"recipe: must be a file, a shipped name or a mapping, not {type(ref).__name__}")
     name, path = str(ref), Path(ref)
     shipped = shipped_recipes()
     if name in shipped:

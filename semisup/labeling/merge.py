@@ -53,15 +53,19 @@ def read_answers(file: Path, root: Path) -> tuple[dict[str, str], list[str]]:
     if file.suffix.lower() not in (".csv", ".tsv"):
         raise SemisupError(f"--import: {file} must end in .csv, .tsv or .json")
     labels: dict[str, str] = {}
-    problems = []
+    problems: list[str] = []
+    notes: list[str] = []
     for line, path, label in read_labels(file, root):
         if not is_label(label):
+            continue
+        if label.startswith('{"choices"'):  # as Label Studio's CSV has several
+            notes.append(f"line {line}: {printable(path)} is annotated with several classes; left as it was")
             continue
         label = label.strip()
         if labels.setdefault(path, label) != label:
             problems.append(f"line {line}: {printable(path)} is '{label}' here and '{labels[path]}' before")
     raise_all(problems, str(file))
-    return labels, []
+    return labels, notes
 
 
 def merge(listing: Listing, answers: dict[str, str], subject: str) -> Merged:

@@ -105,7 +105,8 @@ def label_next(
     pictures = read_pictures(folder, model_images(model), options.table, options.cache, watch)
     question, classes = _question(pictures, model, options, watch)
     if not question.candidates.any():
-        raise SemisupError(f"{folder}: every image has a label; nothing is left to choose")
+        why = "".join(f"; {note}" for note in pictures.notes)
+        raise SemisupError(f"{folder}: every image has a label; nothing is left to choose{why}")
     strategy = resolve(options.strategy, question)
     chosen, copies = choose(question, options.n, strategy, thumbnails(pictures.images))
     words = f"{len(chosen):,} of {int(question.candidates.sum()):,} images, by {strategy}: {STRATEGIES[strategy]}."

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -87,6 +88,11 @@ def _wrong() -> Iterator[tuple[Any, str]]:
     yield [1, 2], "must be a mapping"
     yield {"test": Digits("array")}, "'train' is missing"
     yield {"train": []}, "'train' is empty"
+    yield {"train": 5}, "'train' must be a torch Dataset, not int"
+    yield "photos", "is for Python objects; a folder or file is the recipe's: data.path=photos"
+    yield pd.DataFrame({"x": [1]}), "must be a mapping of arrays"
+    yield torch.utils.data.TensorDataset(torch.rand(9, 1, 8, 8)), "'train' must be pairs of an image and a class"
+    yield torch.utils.data.TensorDataset(torch.rand(2, 1, 8, 8), torch.eye(2)), "a class of a data set must be a whole"
     yield {"x_train": np.array([None]), "y_train": np.zeros(1)}, "x_train must be an array"
     yield {"x_train": np.zeros((4, 8, 8)), "y_train": np.zeros(4, int)}, "x_train: must be uint8"
     yield torch.utils.data.TensorDataset(torch.randn(9, 1, 8, 8), torch.arange(9)), "within 0 and 1"
