@@ -10,8 +10,19 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
-__all__ = ["UNREADABLE", "SaidElsewhereError", "SemisupError", "collecting", "first_line", "nearest", "raise_all"]
+__all__ = [
+    "UNREADABLE",
+    "SaidElsewhereError",
+    "SemisupError",
+    "collecting",
+    "first_line",
+    "near",
+    "nearest",
+    "not_there",
+    "raise_all",
+]
 
 UNREADABLE = (
     *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError),
@@ -64,6 +75,19 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     if len(names) > LISTED:
         return f"; valid: {', '.join(names[:8])} and {len(names) - 8:,} more"
     return f"; valid: {', '.join(names)}" if names else ""
+
+
+def near(name: str, valid: Iterable[str]) -> str:
+    """Return `nearest`, but nothing where no valid name is close."""
+    found = nearest(name, valid)
+    return found if "did you mean" in found else ""
+
+
+def not_there(path: Path) -> str:
+    """Say that a file or folder does not exist, where it was looked for, and which is called nearly so."""
+    absolute = "" if path.is_absolute() else f" (that is, {path.absolute()}; paths begin at the current folder)"
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    return f"{path} does not exist{absolute}{near(path.name, names)}"
 
 
 def raise_all(problems: Sequence[str], subject: str = "") -> None:

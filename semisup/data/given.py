@@ -13,7 +13,7 @@ from PIL import Image
 
 from semisup.data.inputs import images_of
 from semisup.errors import SemisupError
-from semisup.files import replacing
+from semisup.files import make_folder, replacing
 
 __all__ = ["Given", "write_given"]
 
@@ -42,7 +42,7 @@ def write_given(given: Given, folder: Path, size: int | None = None) -> Path:
         digest.update(np.ascontiguousarray(array).data if array.dtype.kind != "U" else repr(array.tolist()).encode())
     path = folder / f"{digest.hexdigest()[:20]}.npz"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
     return path

@@ -11,7 +11,7 @@ from pathlib import Path
 from semisup.data.entries import Entry, Listing, some
 from semisup.data.table import is_label, read_labels
 from semisup.data.walk import printable
-from semisup.errors import SemisupError, nearest, raise_all
+from semisup.errors import SemisupError, near, raise_all
 from semisup.files import write_atomically
 from semisup.labeling.label_studio import read_export
 from semisup.records import read_json
@@ -125,16 +125,14 @@ def _no_names(labels: Iterable[str]) -> list[str]:
 
 
 def _near(path: str, known: set[str]) -> str:
-    near = nearest(path, known) if len(known) <= 5000 else ""
-    return near if "did you mean" in near else ""
+    return near(path, known) if len(known) <= 5000 else ""
 
 
 def _new_classes(listing: Listing, found: dict[str, str]) -> list[str]:
     """Return a note for each class that the folder had not; of a typing error, what may be meant."""
     notes = []
     for name in sorted(set(found.values()) - set(listing.classes)) if listing.classes else ():
-        near = nearest(name, listing.classes)
-        notes.append(f"class '{printable(name)}' is new{near if 'did you mean' in near else ''}")
+        notes.append(f"class '{printable(name)}' is new{near(name, listing.classes)}")
     return notes
 
 

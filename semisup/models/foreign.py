@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from semisup.errors import UNREADABLE, SemisupError, first_line
-from semisup.models.weights import Shape, load_weights, read_shapes
+from semisup.models.weights import Shape, in_utf8, load_weights, read_shapes
 
 __all__ = [
     "SUFFIXES",
@@ -74,7 +74,7 @@ def file_tensors(path: str | Path, names: Mapping[str, str]) -> dict[str, Tensor
     if len(names) * 2 > len(read_shapes(path)):
         tensors = load_weights(path)
         return {name: tensors[origin] for name, origin in names.items()}
-    with safe_open(path, framework="pt") as file:
+    with in_utf8(path) as utf8, safe_open(utf8, framework="pt") as file:
         return {name: file.get_tensor(origin) for name, origin in names.items()}
 
 

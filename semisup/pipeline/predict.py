@@ -146,6 +146,8 @@ def _folder(folder: Path, notes: list[str]) -> Iterator[_Source]:
     prefix = str(folder)
     names = [found.path for found in walk(folder, prefix.removesuffix("/"), others, failed.append)]
     yield _Source(names)
+    if not (names or failed):
+        notes.append(f"{printable(prefix)}: no image is in this folder")
     for error in failed:
         yield _Source([str(error.filename or folder)], error=f"cannot be opened ({error.strerror})")
     if others:
