@@ -175,7 +175,7 @@ def _unlabeled(y: NDArray[Any]) -> NDArray[np.bool_]:
     """
     values = y.tolist()
     if any(isinstance(value, str) and value == "-1" for value in values):
-        raise SemisupError("y: has '-1' as text, and unlabeled is the number -1; next to text in an array of objects")
+        raise SemisupError("y: has '-1' as text; unlabeled is the number -1, and next to text classes are an array of objects")
     return np.array([isinstance(value, Real) and value == -1 for value in values], bool)
 
 
@@ -183,12 +183,10 @@ def _classes(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Return the classes, sorted, and each image's place among them; -1 where it has none.
 
     Raises:
-        SemisupError: fewer than two classes, or text that looks like no class.
+        SemisupError: fewer than two classes.
     """
     known = ~_unlabeled(y)
     named = y[known]
-    if "-1" in named.tolist():
-        raise SemisupError("y: has the text '-1'; unlabeled is the number -1: give classes as an array of dtype object")
     if len({isinstance(value, str) for value in named.tolist()}) > 1 or any(value is None for value in named.tolist()):
         raise SemisupError("y: classes must be all numbers or all text; -1 is unlabeled")
     check_classification_targets(named)

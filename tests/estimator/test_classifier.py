@@ -146,13 +146,11 @@ def test_wrong_data() -> None:
     encoder = {"name": "x", "stages": {"a": {"method": {"name": "simclr"}, "steps": 1}}}
     with pytest.raises(SemisupError, match="'a', leaves no classifier"):
         SemiSupervisedClassifier(encoder).fit(X, y)
-    with pytest.raises(SemisupError, match="y: has '-1' as text, and unlabeled is the number -1"):
+    with pytest.raises(SemisupError, match="y: has '-1' as text; unlabeled is the number -1"):
         SemiSupervisedClassifier(**TINY).fit(X, np.array(["a", "b", "-1", "a"] * 5))
     for none in (None, 1):
         with pytest.raises(SemisupError, match="all numbers or all text"):
             SemiSupervisedClassifier(**TINY).fit(X, np.array(["a", none] * 10, object))
-    with pytest.raises(SemisupError, match="has the text '-1'"):
-        SemiSupervisedClassifier(**TINY).fit(X, np.array(["a", "b", -1, "a"] * 5))  # numpy makes all of it text
     for shape in ((8.0, 8.0), (-8, -8), ("a", "b")):
         with pytest.raises(SemisupError, match="image_shape: must be"):
             SemiSupervisedClassifier(**TINY, image_shape=shape).fit(X.reshape(20, 64), y)
