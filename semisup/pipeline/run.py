@@ -92,8 +92,9 @@ def _run(
 ) -> RunResult:
     store = folder.parent / STORE
     with ranks.agreeing():
-        folders = [folder, *(folder / name for name in loaded.stages)]
-        raise_all(_among_images(folders, loaded.data) or _folder_problems([store, *folders]), "out")
+        stages = [folder / name for name in loaded.stages]
+        problems = _among_images([folder, *stages], loaded.data)
+        raise_all(problems or _folder_problems([folder, store, *stages]), "out")
         if data is not None:
             loaded = _with_given(loaded, data, folder)
         plan = make_plan(loaded, watch=watching(reporter.console))
