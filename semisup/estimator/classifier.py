@@ -175,7 +175,7 @@ def _unlabeled(y: NDArray[Any]) -> NDArray[np.bool_]:
     """
     values = y.tolist()
     if any(isinstance(value, str) and value == "-1" for value in values):
-        raise SemisupError("y: has '-1' as text; unlabeled is the number -1, next to text classes in an array of objects")
+        raise SemisupError("y: has '-1' as text; unlabeled is the number -1, next to text in an array of objects")
     return np.array([isinstance(value, Real) and value == -1 for value in values], bool)
 
 
