@@ -2,6 +2,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+# Tests and commands start hundreds of processes: each would compile the package again where this is set.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-all test-reference looks bench bench-quick bench-lightly lint audit format check reference docs docker clean
 

@@ -10,8 +10,19 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
-__all__ = ["UNREADABLE", "SaidElsewhereError", "SemisupError", "collecting", "first_line", "nearest", "raise_all"]
+__all__ = [
+    "UNREADABLE",
+    "SaidElsewhereError",
+    "SemisupError",
+    "collecting",
+    "first_line",
+    "near",
+    "nearest",
+    "not_there",
+    "raise_all",
+]
 
 UNREADABLE = (
     *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError),
@@ -22,6 +33,10 @@ UNREADABLE = (
 
 They parse and trust, and fail wherever the damage shows. A `SemisupError` is among them: only the other library's call
 goes into such a `try`."""
+
+
+LISTED = 200
+"""Names that a message lists; timm has 1,300."""
 
 
 class SemisupError(ValueError):
@@ -46,7 +61,7 @@ def first_line(error: BaseException) -> str:
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return `"; did you mean 'x'?"` for the closest valid name, else the list of valid names.
+    """Return `"; did you mean 'x'?"` for the closest valid name, else the list of valid names, or some of very many.
 
     Args:
         name: what the user wrote.
@@ -57,7 +72,22 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     close = [folded[found] for found in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)]
     if close:
         return f"; did you mean '{close[0]}'?"
+    if len(names) > LISTED:
+        return f"; valid: {', '.join(names[:8])} and {len(names) - 8:,} more"
     return f"; valid: {', '.join(names)}" if names else ""
+
+
+def near(name: str, valid: Iterable[str]) -> str:
+    """Return `nearest`, but nothing where no valid name is close."""
+    found = nearest(name, valid)
+    return found if "did you mean" in found else ""
+
+
+def not_there(path: Path) -> str:
+    """Say that a file or folder does not exist, where it was looked for, and which is called nearly so."""
+    absolute = "" if path.is_absolute() else f" (that is, {path.absolute()}; paths begin at the current folder)"
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    return f"{path} does not exist{absolute}{near(path.name, names)}"
 
 
 def raise_all(problems: Sequence[str], subject: str = "") -> None:

@@ -12,7 +12,17 @@ from filelock import FileLock, Timeout
 
 from semisup.errors import SemisupError
 
-__all__ = ["LOCK", "NO_LOCK", "locked", "locked_file", "remove_torn", "replacing", "temporary_for", "write_atomically"]
+__all__ = [
+    "LOCK",
+    "NO_LOCK",
+    "locked",
+    "locked_file",
+    "make_folder",
+    "remove_torn",
+    "replacing",
+    "temporary_for",
+    "write_atomically",
+]
 
 LOCK = "lock"
 """The file of a folder that `locked` locks; what it holds does not matter."""
@@ -69,6 +79,19 @@ def write_atomically(path: Path, payload: bytes | memoryview) -> None:
         temporary.write_bytes(payload)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, unless it is there.
+
+    Raises:
+        SemisupError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = "it is a file" if folder.is_file() else error.strerror
+        raise SemisupError(f"{folder}: cannot be made a folder ({why})") from error
+
+
 def remove_torn(folder: Path) -> None:
     """Remove what writes of killed processes have left in a folder; only for who has it to itself."""
     for path in folder.glob(".*.tmp"):
@@ -90,10 +113,7 @@ def locked(home: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[N
     Raises:
         SemisupError: the folder cannot be made or written to, or its file system has no locks.
     """
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SemisupError(f"{home}: cannot be made ({error.strerror})") from error
+    make_folder(home)
     with locked_file(home / LOCK, on_wait):
         remove_torn(home)
         yield

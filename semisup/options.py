@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
-from semisup.errors import nearest
+from semisup.errors import near, nearest
 
 __all__ = [
     "AtLeastTwo",
@@ -51,6 +51,7 @@ __all__ = [
     "options_model",
     "pair",
     "read",
+    "sentences",
     "show",
     "subset",
     "without",
@@ -170,10 +171,8 @@ def subset(valid: Sequence[str]) -> Any:
     def check(value: Sequence[str]) -> Sequence[str]:
         unknown = next((name for name in value if name not in valid), None)
         if not value or unknown is not None:
-            near = nearest(str(unknown), valid) if value else ""
-            raise ValueError(
-                f"must be a list of names out of {', '.join(valid)}{near if 'did you mean' in near else ''}"
-            )
+            close = near(str(unknown), valid) if value else ""
+            raise ValueError(f"must be a list of names out of {', '.join(valid)}{close}")
         return value
 
     return AfterValidator(check)
@@ -332,6 +331,9 @@ Place = tuple[str | int, ...]
 TYPES = {
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a number of at most 64 bits",
+    "float_parsing": "must be a number",
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
     "bool_type": "must be true or false",
@@ -378,6 +380,16 @@ def _translate(model: type[BaseModel], error: Any, raw: Any) -> tuple[Place, str
     return place, f"{TYPES.get(kind, error['msg'])}, not {show(value)}{quote}"
 
 
+def sentences(error: ValidationError) -> list[str]:
+    """Return what is wrong with one value of the command line, a sentence without a key for each mistake."""
+    found: list[Any] = error.errors(include_url=False)
+    for each in found:
+        if each["type"] in BOUNDS:
+            number = float(each["input"])
+            each["input"] = int(number) if number.is_integer() else number
+    return [_translate(BaseModel, each, None)[1] for each in found]
+
+
 def one_of(value: Any, valid: Sequence[str]) -> str:
     """Return the sentence about a value that is none of the valid ones."""
     return f"must be one of {', '.join(valid)}, not {show(value)}{_near(value, valid)}"
@@ -385,8 +397,7 @@ def one_of(value: Any, valid: Sequence[str]) -> str:
 
 def _near(value: object, valid: Sequence[str]) -> str:
     """Return the nearest name, if there is one that is near."""
-    near = nearest(value, valid) if isinstance(value, str) else ""
-    return near if "did you mean" in near else ""
+    return near(value, valid) if isinstance(value, str) else ""
 
 
 def _choices(expected: str) -> list[str]:

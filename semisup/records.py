@@ -25,6 +25,7 @@ __all__ = [
     "checked",
     "digest",
     "file_digest",
+    "no_model",
     "read_json",
     "read_record",
     "refuse_stage_files",
@@ -160,6 +161,13 @@ def read_record(folder: Path) -> dict[str, Any]:
     if unlisted:
         raise SemisupError(f"{path}: does not list {', '.join(unlisted)}, which nothing can be compared with then")
     return record
+
+
+def no_model(folder: Path) -> str:
+    """Say that a folder has no network, of a stage that leaves none or of no stage at all."""
+    if (folder / RECORD).is_file():
+        return f"{folder}: not a model folder: its stage leaves no network of its own; name one that trains a network"
+    return f"{folder}: not a model folder (no model.json); name a finished stage's folder"
 
 
 def refuse_stage_files(written: Iterable[Path]) -> None:

@@ -15,7 +15,18 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-__all__ = ["GRACE", "SIGNALS", "ask_to_stop", "asked_to_stop", "catching", "deferred", "end_with", "grace", "last"]
+__all__ = [
+    "GRACE",
+    "SIGNALS",
+    "ask_to_stop",
+    "asked_to_stop",
+    "catching",
+    "deferred",
+    "end_with",
+    "grace",
+    "last",
+    "told",
+]
 
 GRACE = 20.0
 """Seconds from a signal to the end of waiting; SLURM and Kubernetes kill 30 s after it."""
@@ -27,12 +38,18 @@ class _Process:
 
     grace = GRACE
     last: int = signal.SIGINT
+    told = False
     asked = threading.Event()
 
 
 def last() -> int:
     """Return the number of the signal that ended what was at work, SIGINT if there was none."""
     return _Process.last
+
+
+def told() -> bool:
+    """Return whether a signal has arrived in `catching`: libraries that are being imported may swallow its error."""
+    return _Process.told
 
 
 def grace() -> float:
@@ -57,18 +74,21 @@ def catching(seconds: float = GRACE) -> Iterator[None]:
     Args:
         seconds: that `deferred` may wait.
     """
-    _Process.grace, _Process.last = seconds, signal.SIGINT
+    _Process.grace, _Process.last, _Process.told = seconds, signal.SIGINT, False
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        _Process.last = number
+        _Process.last, _Process.told = number, True
         raise KeyboardInterrupt
 
     wanted = [number for number in SIGNALS if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)]
-    with _handling(wanted, on_signal):
-        yield
+    try:
+        with _handling(wanted, on_signal):
+            yield
+    finally:
+        _Process.told = False
 
 
 @contextlib.contextmanager
@@ -76,11 +96,13 @@ def deferred() -> Iterator[threading.Event]:
     """Turn signals into a flag that a loop reads between steps, so that a checkpoint is never of half a step.
 
     The second signal, or the end of the grace, raises KeyboardInterrupt at once. In another thread than the main one
-    the flag is that of `ask_to_stop`.
+    the flag is that of `ask_to_stop`. A signal that came before, and whose error was swallowed, raises it at once.
     """
     if threading.current_thread() is not threading.main_thread():
         yield _Process.asked
         return
+    if told():
+        raise KeyboardInterrupt
     pressed = threading.Event()
     timers: list[threading.Timer] = []
 

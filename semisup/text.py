@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 __all__ = [
     "aligned",
     "budget",
+    "command",
     "count",
     "csv_text",
     "duration",
@@ -80,6 +83,11 @@ def duration(seconds: float) -> str:
 def budget(labels: str, n_labels: int) -> str:
     """Write a budget as the suite has it, with its number of labels where that says more: `40`, `all (60,000)`."""
     return labels if labels == str(n_labels) else f"{labels} ({n_labels:,})"
+
+
+def command(*words: str | Path) -> str:
+    """Return a command as a shell reads it, word by word; a path that begins with a dash is not taken for an option."""
+    return shlex.join([f"./{word}" if isinstance(word, Path) and str(word)[0] == "-" else str(word) for word in words])
 
 
 def csv_text(text: str) -> str:

@@ -59,7 +59,7 @@ def test_the_wheel_has_every_module_recipe_and_marker(wheel: Path) -> None:
 
 
 def test_the_wheel_names_command_version_license_and_needs(wheel: Path) -> None:
-    assert "semisup = semisup.cli.app:main" in read(wheel, "entry_points.txt")
+    assert "semisup = semisup.__main__:main" in read(wheel, "entry_points.txt")
     metadata = Parser().parsestr(read(wheel, "METADATA"))
     assert metadata["Version"] == __version__
     assert metadata["Requires-Python"] == ">=3.11"

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from semisup.errors import nearest
 from semisup.text import (
     budget,
     count,
@@ -63,3 +64,9 @@ def test_text_is_no_markup() -> None:
 
 def test_a_table_without_lines() -> None:
     assert markdown_table(["entry", "x"], []) == "| entry |\n| ----- |"
+
+
+def test_of_very_many_names_some_are_listed() -> None:
+    names = [f"name{i:04}" for i in range(1300)]
+    assert nearest("zzz", names).endswith("name0007 and 1,292 more")
+    assert nearest("name12", names[:3]).startswith("; did you mean")

@@ -11,6 +11,7 @@ import typer
 
 from semisup._version import __version__
 from semisup.cli.check import check
+from semisup.cli.commands import Commands
 from semisup.cli.data import data
 from semisup.cli.distill import distill
 from semisup.cli.export import export
@@ -29,6 +30,7 @@ from semisup.signals import GRACE, end_with
 __all__ = ["main"]
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

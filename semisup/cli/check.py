@@ -9,7 +9,7 @@ import typer
 
 from semisup.cli.label import import_command
 from semisup.cli.model_folder import require_model
-from semisup.cli.replaced import note_replaced
+from semisup.cli.replaced import noting_replaced
 from semisup.cli.stop import saying_how_to_go_on
 
 __all__ = ["check"]
@@ -24,7 +24,7 @@ def check(
     csv: Annotated[Path | None, typer.Option(help="Table of path,label[,split] in place of the folders.")] = None,
     shown: Annotated[int, typer.Option(min=1, help="Most images on the page.")] = 100,
     cache: Annotated[Path | None, typer.Option(help="Of decoded images; default ~/.cache/semisup/folders.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the folds.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the folds.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Look over labels and images: labels that are likely wrong, near copies, images like no other.
@@ -33,8 +33,8 @@ def check(
     labels, the least believable first), check_images.csv and check.html (the images, with fields to correct).
     """
     require_model(model)
-    note_replaced(out / name for name in ("check_labels.csv", "check_images.csv", "check.html"))
-    with saying_how_to_go_on():
+    files = [out / name for name in ("check_labels.csv", "check_images.csv", "check.html")]
+    with saying_how_to_go_on(), noting_replaced(files):
         from rich.console import Console
 
         from semisup.data.entries import several

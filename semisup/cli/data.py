@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from semisup.cli.lists import recipe_names
-from semisup.cli.replaced import note_replaced
+from semisup.cli.replaced import noting_replaced
 from semisup.cli.stop import saying_how_to_go_on
 
 if TYPE_CHECKING:
@@ -88,9 +88,10 @@ def prepare(
 
 def _as_keys(config: DataConfig) -> str:
     """Return what a recipe is to be told so that it reads the same."""
+    from semisup.settings.read import as_override
+
     given = config.model_dump(exclude_defaults=True, exclude={"source"})
-    words = [f"data.{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in given.items()]
-    return shlex.join(words)
+    return shlex.join([as_override(f"data.{key}", value) for key, value in given.items()])
 
 
 @data.command()
@@ -107,15 +108,19 @@ def show(
     """Draw what training sees: each view (weak, strong, ...) of some images next to them; print the label budget."""
     with saying_how_to_go_on():
         from semisup.config import read_recipe
+        from semisup.errors import SemisupError
 
         reading = read_recipe(recipe, overrides or [])  # before torch is imported
-        note_replaced([out])
+        if out.suffix.lower() != ".png":
+            raise SemisupError(f"--out {out}: must end in .png")
         from rich.console import Console
 
         from semisup.data.watch import watching
         from semisup.pipeline.plan import complete
         from semisup.pipeline.show import show_data
 
-        for line in show_data(complete(reading), out, images=images, stage=stage, watch=watching(Console())):
+        with noting_replaced([out]):
+            lines = show_data(complete(reading), out, images=images, stage=stage, watch=watching(Console()))
+        for line in lines:
             typer.echo(line)
         typer.echo(f"views: {out}")

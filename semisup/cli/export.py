@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from semisup.cli.model_folder import require_model
-from semisup.cli.replaced import note_replaced
+from semisup.cli.replaced import noting_replaced
 from semisup.errors import SemisupError
 from semisup.export_files import ExportFiles
 
@@ -37,16 +37,18 @@ def export(
     if (suffix == ".safetensors") != (to is not None):
         raise SemisupError(f"{file}: --to torchvision or --to timm goes with .safetensors, and .safetensors with --to")
     require_model(stage)
-    note_replaced([file] if to is not None else ExportFiles(file, int8).all)
     if to is None:
         from semisup.pipeline.export import export_model
 
-        for line in export_model(stage, file, int8=int8, data=data):
+        with noting_replaced(ExportFiles(file, int8).all):
+            lines = export_model(stage, file, int8=int8, data=data)
+        for line in lines:
             typer.echo(line)
         return
     from semisup.stages.export import export_weights
 
-    done = export_weights(stage, "timm" if to == "timm" else "torchvision", file)
+    with noting_replaced([file]):
+        done = export_weights(stage, "timm" if to == "timm" else "torchvision", file)
     head = f"{done.classes} classes" if done.classes else "no head"
     mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (done.mean, done.std))
     typer.echo(f"{file}: {to}'s {done.model}, {head}; images of {done.size} px, mean {mean}, std {std}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,7 @@ from semisup.cli.stop import saying_how_to_go_on
 from semisup.errors import SemisupError
 
 if TYPE_CHECKING:
-    from semisup.pipeline.draft import Draft
+    from semisup.pipeline.draft import Draft, Wishes
 
 __all__ = ["init"]
 
@@ -40,6 +39,11 @@ def init(
         raise SemisupError("--weights and --network: a file and the network that it is of belong together; give both")
     if weights is not None and not weights.is_file():
         raise SemisupError(f"--weights: {weights} does not exist")
+    if out is not None:
+        from semisup.config import require_recipe_name
+
+        require_recipe_name(out, "--out")
+        _require_free(out, force)
     with saying_how_to_go_on():
         from rich.console import Console
 
@@ -47,26 +51,29 @@ def init(
         from semisup.files import write_atomically
         from semisup.pipeline.draft import Wishes, draft, survey
 
-        wishes = Wishes(
-            labels, minutes, size, None if weights is None or network is None else (weights, network), device
-        )
+        trained = None if weights is None or network is None else (weights, network)
+        wishes = Wishes(labels, minutes, size, trained, device, cache)
         found = survey(folder, wishes, watching(Console()))
         for line in found.prepared.summary():
             typer.echo(line)
         made = draft(found, wishes)
         path = Path(f"{made.name}.yaml") if out is None else out
-        if path.exists() and not force:
-            raise SemisupError(f"{path}: is there already; name another with --out, or replace it with --force")
+        _require_free(path, force)
         write_atomically(path, made.text.encode())
-        for line in _lines(made, path, minutes):
+        for line in _lines(made, path, wishes) + _frozen(folder, wishes):
             typer.echo(line)
 
 
-def _lines(made: Draft, path: Path, minutes: float) -> list[str]:
-    """Return what to tell: what was found, and the next three commands."""
+def _require_free(path: Path, force: bool) -> None:
+    if path.exists() and not force:
+        raise SemisupError(f"{path}: is there already; name another with --out, or replace it with --force")
+
+
+def _lines(made: Draft, path: Path, wishes: Wishes) -> list[str]:
+    """Return what to tell: what was found, and the next commands."""
     from semisup.data.entries import some
     from semisup.data.walk import printable
-    from semisup.text import duration
+    from semisup.text import command, duration
 
     found = made.survey
     smallest, median, largest = found.shapes.sides
@@ -79,16 +86,32 @@ def _lines(made: Draft, path: Path, minutes: float) -> list[str]:
         pairs = some([f"{printable(one)} = {printable(other)}" for one, other in found.near])
         lines.append(f"near copies: {len(found.near):,} training images look like another one: {pairs}")
     lines += [f"note: {note}" for note in found.prepared.notes()]
-    file = shlex.quote(str(path))
     seconds = sum(made.seconds.values())
-    longer = f", more than --minutes {minutes:g}: fewer steps teach too little" if seconds > 90 * minutes else ""
+    longer = (
+        f", more than --minutes {wishes.minutes:g}: fewer steps teach too little"
+        if seconds > 90 * wishes.minutes
+        else ""
+    )
     return [
         *lines,
         f"recipe: {path}, about {duration(seconds)} of training here{longer}",
-        f"next: semisup data show {file} --out views.png",
-        f"      semisup run {file}",
+        f"next: {command('semisup', 'data', 'show', path, '--out', 'views.png')}",
+        f"      {command('semisup', 'run', path)}",
         f"      semisup predict runs/{made.name}/{list(made.seconds)[-1]} NEW-IMAGES --out predictions.csv",
     ]
+
+
+def _frozen(folder: Path, wishes: Wishes) -> list[str]:
+    """Return the command that reads the trained network's frozen features, where `folder/few_labels` can."""
+    if wishes.weights is None or not wishes.weights[1].startswith("timm/"):
+        return []
+    from semisup.settings.read import as_override
+    from semisup.text import command
+
+    weights, network = wishes.weights
+    given = {"data.path": folder, "data.csv": wishes.csv, "model.name": network, "model.weights": weights}
+    words = [as_override(key, str(value)) for key, value in given.items() if value is not None]
+    return [f"or, quicker at a few labels: {command('semisup', 'run', 'folder/few_labels', *words)}"]
 
 
 def _colors(made: Draft) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from semisup.cli.model_folder import require_model
 from semisup.cli.stop import saying_how_to_go_on
 from semisup.errors import SemisupError, nearest
+from semisup.text import command
 
 __all__ = ["import_command", "label"]
 
@@ -38,7 +38,7 @@ def label(
     classes: Annotated[str | None, typer.Option(help="Names by commas, where nothing has labels yet.")] = None,
     url: Annotated[str | None, typer.Option(help="What images' addresses in Label Studio begin with.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Of decoded images; default ~/.cache/semisup/folders.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of clusters and random choices.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of clusters and random choices.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Choose the images to label next; with --import, take the labels back into a CSV for data.csv.
@@ -79,13 +79,12 @@ def label(
         )
         for file in done.files:
             typer.echo(f"  {file}")
-        typer.echo(f"next: fill in labels, then {import_command(folder, str(done.files[0]), csv)}")
+        typer.echo(f"next: fill in labels, then {import_command(folder, done.files[0], csv)}")
 
 
-def import_command(folder: Path, file: str, table: Path | None) -> str:
+def import_command(folder: Path, file: str | Path, table: Path | None) -> str:
     """Return the command that takes labels from `file` back, next to those of the table that was read."""
-    words = ["semisup", "label", str(folder), "--import", file]
-    return shlex.join(words if table is None else [*words, "--csv", str(table)])
+    return command("semisup", "label", folder, "--import", file, *(() if table is None else ("--csv", table)))
 
 
 def _take_back(folder: Path, file: Path, table: Path | None, out: Path) -> None:
@@ -93,6 +92,7 @@ def _take_back(folder: Path, file: Path, table: Path | None, out: Path) -> None:
         raise SemisupError(f"{out}: is there already; add to it with --csv {out}, or name another table with --out")
     from semisup.labeling.folder import list_pictures
     from semisup.labeling.merge import merge, read_answers, write_labels
+    from semisup.settings.read import as_override
 
     answers, notes = read_answers(file, folder)
     merged = merge(list_pictures(folder, table), answers, str(file))
@@ -100,5 +100,5 @@ def _take_back(folder: Path, file: Path, table: Path | None, out: Path) -> None:
     for note in (*notes, *merged.notes):
         typer.echo(f"note: {note}", err=True)
     typer.echo(f"{out}: {merged.new:,} new labels, {merged.changed:,} changed, of {len(merged.entries):,} images")
-    typer.echo(f"next: semisup run YOUR-RECIPE data.csv={shlex.quote(str(out))}")
-    typer.echo(f"  or: semisup init {shlex.quote(str(folder))} --labels {shlex.quote(str(out))}")
+    typer.echo(f"next: {command('semisup', 'run', 'YOUR-RECIPE', as_override('data.csv', str(out)))}")
+    typer.echo(f"  or: {command('semisup', 'init', folder, '--labels', out)}")

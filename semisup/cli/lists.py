@@ -10,6 +10,7 @@ import typer
 
 from semisup.errors import SemisupError, nearest
 from semisup.settings.shipped import MODELINE, modeline
+from semisup.text import command
 
 __all__ = ["method_names", "methods", "recipe_names", "recipes", "schema", "suite_names"]
 
@@ -70,7 +71,7 @@ def recipes(
     copy: Annotated[Path | None, typer.Option(help="Write it to this file instead.")] = None,
 ) -> None:
     """List the shipped recipes with a line each; or print one, or copy it to a file to change it there."""
-    from semisup.config import find_recipe, shipped_recipes
+    from semisup.config import find_recipe, require_recipe_name, shipped_recipes
 
     if name is None:
         if copy is not None:
@@ -81,6 +82,8 @@ def recipes(
         return
     if name not in shipped_recipes():
         raise SemisupError(f"recipes: no shipped recipe '{name}'{nearest(name, shipped_recipes())}")
+    if copy is not None:
+        require_recipe_name(copy, "--copy")
     text = find_recipe(name).read_text(encoding="utf-8")
     if copy is None:
         typer.echo(text, nl=False)
@@ -91,7 +94,7 @@ def recipes(
             file.write("\n".join([*lines, ""]))
     except OSError as error:
         raise SemisupError(f"--copy {copy}: cannot be written ({error.strerror})") from error
-    typer.echo(f"{copy}: change it, then: semisup run {copy}")
+    typer.echo(f"{copy}: change it, then: {command('semisup', 'run', copy)}")
 
 
 def _first_sentence(recipe: str) -> str:

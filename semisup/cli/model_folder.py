@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from semisup.errors import SemisupError
+from semisup.records import no_model
 
 __all__ = ["require_model"]
 
@@ -21,4 +22,4 @@ def require_model(folder: Path) -> None:
         raise SemisupError(f"{folder}: a file of a model folder; name the folder, {folder.parent}")
     stages = sorted(str(file.parent) for file in folder.glob(f"*/{_MODEL}"))
     these = f": {', '.join(stages)}" if stages else ""
-    raise SemisupError(f"{folder}: not a model folder (no {_MODEL}); name a finished stage's folder{these}")
+    raise SemisupError(f"{no_model(folder)}{these}")

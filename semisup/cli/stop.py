@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import typer
 
 from semisup.files import NO_LOCK
-from semisup.signals import GRACE, catching, last
+from semisup.signals import GRACE, catching, last, told
 
 __all__ = ["GRACE_HELP", "NO_LOCK_HELP", "go_without_locks", "saying_how_to_go_on"]
 
@@ -37,6 +37,11 @@ def saying_how_to_go_on(grace: float = GRACE) -> Iterator[None]:
         try:
             yield
         except KeyboardInterrupt:
+            say(f"stopped; {again}")
+            raise typer.Exit(128 + last()) from None
+        except ImportError:  # what is left of a library whose import was broken off
+            if not told():
+                raise
             say(f"stopped; {again}")
             raise typer.Exit(128 + last()) from None
         except OSError as error:  # a full disk, a folder that vanished

@@ -3,7 +3,16 @@
 The models of what is read are in `semisup.settings`, below the stages; `Recipe` is named here too.
 """
 
-from semisup.config.load import Reading, find_recipe, load_recipe, parse_recipe, read_recipe, shipped_recipes, to_yaml
+from semisup.config.load import (
+    Reading,
+    find_recipe,
+    load_recipe,
+    parse_recipe,
+    read_recipe,
+    require_recipe_name,
+    shipped_recipes,
+    to_yaml,
+)
 from semisup.settings import Recipe
 
 __all__ = [
@@ -13,6 +22,7 @@ __all__ = [
     "load_recipe",
     "parse_recipe",
     "read_recipe",
+    "require_recipe_name",
     "shipped_recipes",
     "to_yaml",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from semisup.config.check import check_recipe
 from semisup.errors import SemisupError, nearest, raise_all
 from semisup.options import show
 from semisup.settings.interpolate import forbidden, resolve
-from semisup.settings.read import dump, read_mapping, read_value
+from semisup.settings.read import as_override, dump, read_mapping, read_value
 from semisup.settings.schema import Recipe
 from semisup.settings.shipped import shipped_folder, shipped_names
 from semisup.stages.kinds import CheckedRecipe
@@ -24,6 +25,7 @@ __all__ = [
     "parse_recipe",
     "read_overrides",
     "read_recipe",
+    "require_recipe_name",
     "shipped_recipes",
     "to_yaml",
 ]
@@ -79,6 +81,8 @@ class Reading:
     def __init__(self, mapping: Mapping[str, Any], overrides: Sequence[str] = (), subject: str = "recipe") -> None:
         if not isinstance(mapping, Mapping):
             raise SemisupError(f"{subject}: a recipe is a mapping of keys to values, not {show(mapping)}")
+        if isinstance(overrides, str):
+            raise SemisupError(f"overrides: must be a list of key=value words, not the text {show(overrides)}")
         given = " ".join(overrides)
         shown = given if len(given) <= 200 else given[:197] + "..."
         self.subject = f"{subject} with {shown}" if overrides else subject
@@ -92,7 +96,7 @@ class Reading:
         self.raw = _spell_out(resolve(merged, _defaults(), broken))
         # After a reference that leads nowhere, types and ranges cannot be checked.
         raise_all([*self.problems, *broken] if broken else [], self.subject)
-        self.problems += check_recipe(self.raw)
+        self.problems += [_for_command_line(problem, overrides) for problem in check_recipe(self.raw)]
 
     def recipe(self) -> Recipe:
         """Return the recipe.
@@ -116,12 +120,14 @@ def find_recipe(ref: str | Path) -> Path:
     Raises:
         SemisupError: no such file, a folder, or not a `.yaml`; with the nearest shipped name.
     """
+    if not isinstance(ref, str | Path):
+        raise SemisupError(f"recipe: must be a file, a shipped name or a mapping, not {type(ref).__name__}")
     name, path = str(ref), Path(ref)
     shipped = shipped_recipes()
     if name in shipped:
         return _shipped_folder() / f"{name}.yaml"
     try:
-        if path.is_file() and path.suffix in _SUFFIXES:
+        if path.is_file() and path.suffix.lower() in _SUFFIXES:
             return path
         if path.is_dir():
             raise SemisupError(f"{name}: is a folder; a recipe is one .yaml file{nearest(name, shipped)}")
@@ -130,6 +136,20 @@ def find_recipe(ref: str | Path) -> Path:
     except OSError as error:
         raise SemisupError(f"{name[:100]}: cannot be read: {error.strerror}") from error
     raise SemisupError(f"{name}: no such recipe, neither a file nor a shipped one{nearest(name, shipped)}")
+
+
+def require_recipe_name(path: Path, option: str) -> None:
+    """Refuse to write a recipe to a file that `find_recipe` would not take for one.
+
+    Args:
+        path: the file.
+        option: of the command line, whose value it is.
+
+    Raises:
+        SemisupError: another suffix than a recipe's.
+    """
+    if path.suffix.lower() not in _SUFFIXES:
+        raise SemisupError(f"{option} {path}: must end in {' or '.join(_SUFFIXES)}, as recipes do")
 
 
 def shipped_recipes() -> list[str]:
@@ -213,6 +233,15 @@ def overlay(below: dict[str, Any], over: dict[str, Any], path: str, problems: li
 def _another(old: dict[str, Any], new: dict[str, Any]) -> bool:
     """Tell whether two mappings name different things."""
     return any(key in old and key in new and old[key] != new[key] for key in ("name", "policy"))
+
+
+def _for_command_line(problem: str, overrides: Sequence[str]) -> str:
+    """Show how text that looks like a number is quoted where a shell takes the outer quotes away."""
+    key, quoted = problem.split(": ")[0], "; quote it"
+    given = [override.partition("=")[2] for override in overrides if override.startswith(f"{key}=")]
+    if not given or not problem.endswith(quoted):
+        return problem
+    return f"{problem}: {shlex.quote(as_override(key, given[-1].strip()))}"
 
 
 def _merge(file: dict[str, Any], command: dict[str, Any], problems: list[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from semisup.data.remote import Root
 from semisup.data.walk import printable
-from semisup.errors import raise_all
+from semisup.errors import near, raise_all
 
 __all__ = ["PARTS", "Entry", "Listing", "class_notes", "make_listing", "several", "some"]
 
@@ -69,7 +69,8 @@ def make_listing(root: Root, entries: list[Entry], problems: list[str], notes: S
     else:
         for part in PARTS[1:]:
             for label in sorted({e.label or "" for e in entries if e.part == part} - set(classes)):
-                problems.append(f"{part}: class '{printable(label)}' has no labeled training image")
+                close = near(label, classes)
+                problems.append(f"{part}: class '{printable(label)}' has no labeled training image{printable(close)}")
     raise_all(problems, f"data.path: {root}")
     entries.sort(key=lambda e: (PARTS.index(e.part), e.path))
     return Listing(root, entries, classes, (*notes, *class_notes(classes)))
@@ -85,13 +86,16 @@ def class_notes(classes: Sequence[str]) -> list[str]:
         )
     alike: dict[str, list[str]] = {}
     for name in classes:
-        key = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
+        seen = "".join(
+            letter for letter in name if unicodedata.category(letter) != "Cf"
+        )  # as a zero-width space is not
+        key = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", seen).casefold()).strip()
         if re.fullmatch(r"[0-9]+(\.0*)?", key):  # 1, 01 and 1.0
             key = key.split(".")[0].lstrip("0")
-        alike.setdefault(key, []).append(f"'{printable(name)}'")
+        alike.setdefault(key, []).append(f"'{printable(name)}'" if seen == name else ascii(name))
     notes += [
-        f"{' and '.join(names)} are read as {len(names)} classes, although they differ in nothing but capitals, spaces "
-        f"or how letters or numbers are written"
+        f"{' and '.join(names)} are read as {len(names)} classes, although they differ in nothing but capitals, "
+        f"spaces, characters without width or how letters or numbers are written"
         for names in alike.values()
         if len(names) > 1
     ]

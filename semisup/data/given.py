@@ -13,7 +13,7 @@ from PIL import Image
 
 from semisup.data.inputs import images_of
 from semisup.errors import SemisupError
-from semisup.files import replacing
+from semisup.files import make_folder, replacing
 
 __all__ = ["Given", "write_given"]
 
@@ -42,7 +42,7 @@ def write_given(given: Given, folder: Path, size: int | None = None) -> Path:
         digest.update(np.ascontiguousarray(array).data if array.dtype.kind != "U" else repr(array.tolist()).encode())
     path = folder / f"{digest.hexdigest()[:20]}.npz"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
     return path
@@ -54,34 +54,68 @@ def _arrays(given: Given, size: int | None) -> dict[str, NDArray[Any]]:
     if isinstance(given, Mapping) and set(given) <= set(_PARTS):
         return _of_parts(given, size)
     if isinstance(given, Mapping):
-        arrays = {str(name): np.asarray(array) for name, array in given.items()}
+        arrays = {str(name): _plain(np.asarray(array)) for name, array in given.items()}
         wrong = [name for name, array in arrays.items() if array.dtype.kind not in "biufU"]
         if wrong:
             raise SemisupError(f"data: {wrong[0]} must be an array of numbers or text, not {arrays[wrong[0]].dtype}")
         return arrays
-    if hasattr(given, "__getitem__") and hasattr(given, "__len__") and not isinstance(given, list | tuple | np.ndarray):
+    if _is_dataset(given) and not isinstance(given, list | tuple | np.ndarray):
         return _of_parts({"train": given}, size)
+    if isinstance(given, str | Path):
+        raise SemisupError(f"data: is for Python objects; a folder or file is the recipe's: data.path={given}")
     raise SemisupError(
         f"data: must be a mapping of arrays (x_train, y_train, ...), a pair (x, y), or a torch Dataset, not "
         f"{type(given).__name__}"
     )
 
 
+def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array of objects as one of text if it has text, with None, nan or -1 for no label; else as it is."""
+    values = array.tolist() if array.dtype.kind == "O" and array.ndim == 1 else []
+    named = [isinstance(value, str) for value in values]
+    unlabeled = [
+        value is None or (isinstance(value, int | float) and (value == -1 or value != value)) for value in values
+    ]
+    if not any(named) or not all(one or other for one, other in zip(named, unlabeled, strict=True)):
+        return array
+    return np.array([value if isinstance(value, str) else "" for value in values])
+
+
+def _is_dataset(given: Any) -> bool:
+    """Whether items can be asked for by their numbers; of a data frame columns are."""
+    asked = hasattr(given, "__getitem__") and hasattr(given, "__len__")
+    return asked and not isinstance(given, str | bytes | Mapping) and not hasattr(given, "columns")
+
+
 def _of_parts(parts: Mapping[str, Any], size: int | None) -> dict[str, NDArray[Any]]:
     """Read data sets item by item."""
+    wrong = [part for part, dataset in parts.items() if not _is_dataset(dataset)]
+    if wrong:
+        raise SemisupError(f"data: '{wrong[0]}' must be a torch Dataset, not {type(parts[wrong[0]]).__name__}")
     read = {part: [dataset[i] for i in range(len(dataset))] for part, dataset in parts.items()}
     empty = [part for part, items in read.items() if not items]
     if empty or "train" not in read:
         raise SemisupError(f"data: the data set '{(empty or ['train'])[0]}' is {'empty' if empty else 'missing'}")
+    for part, items in read.items():
+        if any(not isinstance(item, tuple | list) or len(item) < 2 for item in items):
+            raise SemisupError(f"data: the items of the data set '{part}' must be pairs of an image and a class")
     images = {part: [_image(item[0]) for item in items] for part, items in read.items()}
     everything = [image for part in images.values() for image in part]
     side = min(everything[0].size) if size is None else size
     channels = 1 if all(image.mode in ("1", "L") for image in everything) else 3
     arrays: dict[str, NDArray[Any]] = {f"x_{part}": images_of(own, side, channels) for part, own in images.items()}
     for part, items in read.items():
-        arrays[f"y_{part}"] = np.array([-1 if item[1] is None else int(item[1]) for item in items], np.int64)
+        arrays[f"y_{part}"] = np.array([_class(item[1]) for item in items], np.int64)
     names = getattr(parts["train"], "classes", None)
     return arrays if names is None else arrays | {"classes": np.array([str(name) for name in names])}
+
+
+def _class(label: Any) -> int:
+    """Return a class as a number; None is -1."""
+    value = np.asarray(-1 if label is None else label)
+    if value.ndim or value.dtype.kind not in "iubf" or value % 1 != 0:
+        raise SemisupError(f"data: a class of a data set must be a whole number, or None for no label, not {label!r}")
+    return int(value)
 
 
 def _image(image: Any) -> Image.Image:

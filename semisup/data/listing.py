@@ -10,9 +10,9 @@ from semisup.data.entries import PARTS, Entry, Listing, make_listing, several, s
 from semisup.data.remote import Remote, Root
 from semisup.data.table import list_csv
 from semisup.data.walk import LocalFolder, printable
-from semisup.errors import SemisupError, nearest
+from semisup.errors import SemisupError, near, not_there
 
-__all__ = ["PARTS", "Entry", "Listing", "list_csv", "list_folders", "printable"]
+__all__ = ["PARTS", "Entry", "Listing", "list_csv", "list_folders", "part_with", "printable"]
 
 _NAMES = {
     "labeled": ("labeled", "labelled", "train", "training"),
@@ -47,6 +47,10 @@ def list_folders(root: Root) -> Listing:
             entries += _list_part(tree, part, folder, problems, notes, others)
         for name in classes:
             entries += [Entry("train", path, name, *file) for path, *file in tree.images(name, others)]
+    except FileNotFoundError as error:
+        if not isinstance(root, Path) or root.exists():
+            raise SemisupError(f"data.path: {error.filename or root} cannot be read ({error.strerror})") from error
+        raise SemisupError(f"data.path: {not_there(root)}") from None
     except NotADirectoryError:
         raise SemisupError(f"data.path: {_full(root)} is a file; unpack it, and name the folder") from None
     except OSError as error:
@@ -58,6 +62,13 @@ def list_folders(root: Root) -> Listing:
         files = several(len(others), "file that is no image", "files that are no images")
         notes.append(f"{files}, by name or content, not read: {some([printable(name) for name in others])}")
     return make_listing(root, entries, problems, notes)
+
+
+def part_with(folder: Path, root: Path) -> str | None:
+    """Return which of the folders that are read below `root` another folder is, or lies in; None: none of them."""
+    folder, root = folder.resolve(), root.resolve()
+    first = folder.relative_to(root).parts[:1] if folder.is_relative_to(root) else ()
+    return next((name for name in first if any(name.lower() in names for names in _NAMES.values())), None)
 
 
 def _full(root: Root) -> Root:
@@ -99,12 +110,12 @@ def _hint(root: Root, tree: Folder, present: list[str]) -> str:
     for name in present:
         inner = [folder for folder in tree.folders(name) if folder.lower() in _NAMES["labeled"]]
         if inner:
-            near = root / printable(name) if isinstance(root, Path) else f"{root}/{printable(name)}"
-            return f"; {printable(name)} has a folder '{inner[0]}': did you mean data.path={near}?"
+            place = root / printable(name) if isinstance(root, Path) else f"{root}/{printable(name)}"
+            return f"; {printable(name)} has a folder '{inner[0]}': did you mean data.path={place}?"
     known = [other for others in _NAMES.values() for other in others]
     for name in (name for name in present if name.lower() not in known):
-        if "did you mean" in (near := nearest(name, ["labeled"])):
-            return f"; there is '{printable(name)}'{near}"
+        if close := near(name, ["labeled"]):
+            return f"; there is '{printable(name)}'{close}"
     names = some([printable(name) for name in present])
     return f"; its folders are {names}" if present else "; it has no folders"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +16,14 @@ from semisup.data.duplicates import Item, find_duplicates, image_hashes
 from semisup.data.entries import class_notes
 from semisup.data.image_data import ImageData, level_notes
 from semisup.data.table import UNLABELED
-from semisup.errors import UNREADABLE, SemisupError, first_line, nearest, raise_all
+from semisup.errors import UNREADABLE, SemisupError, first_line, near, nearest, raise_all
 from semisup.settings.schema import DataConfig
 
 __all__ = ["read_images", "read_npz", "without_duplicates"]
 
 _PARTS = ("train", "val", "test")
+_WORDS = {"val": "validation", "test": "test"}
+_UNSEEN = "has no labeled training image"
 _NEEDED = ("x_train", "y_train")
 _NAMES = {f"{kind}_{part}": f"{part}_{word}" for kind, word in (("x", "images"), ("y", "labels")) for part in _PARTS}
 """The arrays, and how MedMNIST calls them."""
@@ -72,6 +74,8 @@ def read_npz(path: Path, unlabeled: Collection[str] = UNLABELED) -> ImageData:
     problems += _class_problems(labels, names or (None if given is None else given.tolist()))
     raise_all(problems, str(path))
     count = int(labels["train"].max()) + 1 or (0 if given is None else len(given))
+    if names is not None and given is not None:
+        raise_all(_other_names(names, given.ravel().tolist()), str(path))
     classes = _class_names(given, count, path) if names is None else names
     x_train = np.ascontiguousarray(images["train"])
     none = x_train[:0], np.empty(0, np.int64)
@@ -269,9 +273,12 @@ def _named(
         )
     names = sorted(set(texts["train"].tolist()) - {"", *unlabeled})
     numbers = {name: k for k, name in enumerate(names)}
-    for part in texts.keys() - {"train"}:
+    for part in [part for part in _PARTS[1:] if part in texts]:
         for name in sorted(set(texts[part].tolist()) - set(names)):
-            problems.append(f"y_{part}: class '{name}' has no labeled training image")
+            if name in ("", *unlabeled):
+                problems.append(f"y_{part}: every {_WORDS[part]} image needs its class, not '{name}'")
+            else:
+                problems.append(f"y_{part}: class '{name}' {_UNSEEN}{near(name, names)}")
     return {p: np.array([numbers.get(v, -1) for v in t.tolist()], np.int64) for p, t in texts.items()}, names
 
 
@@ -290,15 +297,24 @@ def _class_problems(labels: dict[str, NDArray[np.int64]], names: list[str] | Non
         gap = int(np.flatnonzero(seen != np.arange(seen.size))[0])
         problems.append(f"y_train: classes must be 0 .. C - 1 without gaps, but they go up to {seen[-1]} without {gap}")
     for part in [part for part in _PARTS[1:] if part in labels]:
-        values, what = labels[part], {"val": "validation", "test": "test"}[part]
+        values = labels[part]
         if values.size and values.min() < 0:
-            problems.append(f"y_{part}: every {what} image needs its class, from 0 on, not {values.min()}")
+            problems.append(f"y_{part}: every {_WORDS[part]} image needs its class, from 0 on, not {values.min()}")
         unseen = np.setdiff1d(values[values >= 0], seen)
         if seen.size and unseen.size:
             k = int(unseen[0])
             called = f"{k} '{names[k]}'" if names is not None and k < len(names) else f"{k}"
-            problems.append(f"y_{part}: class {called} has no labeled training image")
+            problems.append(f"y_{part}: class {called} {_UNSEEN}")
     return problems
+
+
+def _other_names(names: Sequence[str], given: Sequence[Any]) -> list[str]:
+    """Return where the classes that text names are not those of the array `classes`."""
+    listed = [str(name) for name in given]
+    return [
+        *(f"y_train: class '{name}' is not in classes{nearest(name, listed)}" for name in names if name not in listed),
+        *(f"classes: class '{name}' {_UNSEEN}" for name in listed if name not in names),
+    ]
 
 
 def _class_names(names: NDArray[Any] | None, num_classes: int, path: Path) -> list[str]:

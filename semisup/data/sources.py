@@ -15,13 +15,14 @@ from PIL import Image
 
 from semisup.data.addresses import is_address, require_address
 from semisup.data.downloads import CACHE, Download, download, read_cifar10, read_cifar100, read_stl10, read_svhn
+from semisup.data.entries import some
 from semisup.data.folder import missing_settings, read_folder
 from semisup.data.image_data import ImageData
 from semisup.data.npz import read_npz, without_duplicates
 from semisup.data.shaped import held_out, long_tail, with_foreign
 from semisup.data.store import Watch, unwatched
 from semisup.data.table import UNLABELED
-from semisup.errors import SemisupError, nearest, raise_all
+from semisup.errors import SemisupError, nearest, not_there, raise_all
 from semisup.settings.schema import DataConfig
 
 __all__ = ["SOURCES", "at_hand", "check_source", "load_data"]
@@ -60,7 +61,19 @@ def load_data(config: DataConfig, watch: Watch = unwatched) -> ImageData:
         x_train, x_test = _resize(data.x_train, config.size), _resize(data.x_test, config.size)
         data = replace(data, x_train=x_train, x_test=x_test, x_val=x_val)
     data = data if config.flip is None else replace(data, flip=config.flip)
-    return data if config.holdout is None else held_out(data, config.holdout, config.fold)
+    data = data if config.holdout is None else held_out(data, config.holdout, config.fold)
+    return replace(data, notes=(*data.notes, *_not_measured(data)))
+
+
+def _not_measured(data: ImageData) -> list[str]:
+    """Say of which classes there are no validation or test images where there are of others."""
+    notes = []
+    for part, labels in (("validation", data.y_val), ("test", data.y_test)):
+        seen = set() if labels is None else set(labels.tolist())
+        absent = [f"'{name}'" for k, name in enumerate(data.classes) if k not in seen]
+        if seen and absent:
+            notes.append(f"the {part} images have none of {some(absent)}; figures say nothing of that")
+    return notes
 
 
 def check_source(config: DataConfig) -> Path | None:
@@ -121,11 +134,10 @@ def _folder_or_file(config: DataConfig) -> Path | None:
             raise SemisupError(f"data.path: source {config.source} needs a folder, but {path} is a file")
         if path.exists():
             return path
-        near = nearest(path.name, [entry.name for entry in path.parent.iterdir()]) if path.parent.is_dir() else ""
-        absolute = "" if path.is_absolute() else f" (that is, {path.absolute()}; paths begin at the current folder)"
+        absent = not_there(path)
     except OSError as error:
         raise SemisupError(f"data.path: {config.path[:200]} cannot be read: {error.strerror}") from error
-    raise SemisupError(f"data.path: {path} does not exist{absolute}{near if 'did you mean' in near else ''}")
+    raise SemisupError(f"data.path: {absent}")
 
 
 def _resize(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

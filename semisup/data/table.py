@@ -177,9 +177,9 @@ def _read_rows(
     """
     text = _text(table, key)
     first, _, rest = text.partition("\n")
-    told = re.fullmatch(r'"?sep=([,;\t|])"?', first.strip(" "))  # a first line for Excel alone
+    told = re.fullmatch(r'"?sep=([,;\t|])"?', first.strip(" "), re.IGNORECASE)  # a first line for Excel alone
     text = f"\n{rest}" if told else text
-    delimiter = told[1] if told else max(_DELIMITERS, key=first.count)
+    delimiter = told[1] if told else _delimiter(text)
     notes = [] if delimiter == "," else [f"{table}: columns are separated by {_DELIMITERS[delimiter]}"]
     try:
         lines = itertools.chain(io.StringIO(text, newline=""), ["\n", _END])
@@ -188,14 +188,16 @@ def _read_rows(
     except csv.Error as error:
         raise SemisupError(f"{key}{table} is not a CSV file ({error})") from error
     open_quote = [] if rows.pop()[1] == [_END] else [_open_quote(rows, text)]
-    header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
+    header = _names(rows[0][1]) if rows else []
     place = {name: next((header.index(n) for n in names if n in header), None) for name, names in _COLUMNS.items()}
     if rows and place["path"] is None and place["label"] is None and _is_there(root, rows[0][1][0]):
         place = {"path": 0, "label": 1, "split": 2}
         notes.append(f"{table}: its first line names no columns; they are read as path, label and split")
         named = []
     else:
-        rows = rows[1:]
+        again = [n for n, row in rows[1:] if _names(row) == header]
+        rows = [(n, row) for n, row in rows[1:] if n not in again]
+        notes += [f"{table}: line {n} names the columns once more, and is passed over" for n in again]
         named = [header[at] for at in place.values() if at is not None]
     if "label" in needed:
         others = [name for name in header if name in _COLUMNS["label"] and named and name not in named]
@@ -203,7 +205,7 @@ def _read_rows(
     missing = [name for name in needed if place[name] is None]
     problems = [f"no column '{name}' in its first line{nearest(name, header) if header else ''}" for name in missing]
     problems += [f"column '{name}' is there {header.count(name)} times" for name in named if header.count(name) > 1]
-    problems = open_quote or problems
+    problems = open_quote or problems or ([] if not named else _too_wide(rows, header, delimiter))
 
     def cell(row: list[str], name: str) -> str:
         at = place[name]
@@ -211,6 +213,37 @@ def _read_rows(
 
     cells = [(n, cell(row, "path"), cell(row, "label"), cell(row, "split")) for n, row in rows if not missing]
     return cells, problems, notes
+
+
+def _names(row: Sequence[str]) -> list[str]:
+    """Return the cells of a row as names of columns; where files were put together, one may begin with a mark."""
+    return [cell.strip().removeprefix("\ufeff").lower() for cell in row]
+
+
+def _too_wide(rows: Sequence[tuple[int, list[str]]], header: Sequence[str], delimiter: str) -> list[str]:
+    """Say which rows have more cells than there are columns: what has a delimiter in it is cut, its end is lost."""
+    lines = [n for n, row in rows if any(cell.strip() for cell in row[len(header) :])]
+    if not lines:
+        return []
+    more = f", as {len(lines) - 1:,} more" if len(lines) > 1 else ""
+    return [
+        f"line {lines[0]}: has more cells than the {len(header)} that the first line names{more}; write texts with "
+        f"{_DELIMITERS[delimiter]} in quotes, and a name for every column"
+    ]
+
+
+def _delimiter(text: str) -> str:
+    """Return what separates columns: that with most names of columns in the first line, else what is there most often.
+
+    A name of another column may have commas.
+    """
+    first = next((line for line in text.split("\n") if line.strip()), "")
+    known = {name for names in _COLUMNS.values() for name in names}
+
+    def names(delimiter: str) -> int:
+        return sum(word.strip(' "').lower() in known for word in first.split(delimiter))
+
+    return max(_DELIMITERS, key=lambda delimiter: (names(delimiter), first.count(delimiter)))
 
 
 def _open_quote(rows: Sequence[tuple[int, list[str]]], text: str) -> str:

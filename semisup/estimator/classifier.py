@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -97,7 +97,7 @@ class SemiSupervisedClassifier(  # scikit-learn has no types
             SemisupError: wrong parameters, shapes or classes. It is a ValueError.
         """
         check_settings(self.get_params(deep=False))
-        X, y = validate_data(self, X, y, allow_nd=True, ensure_min_samples=2, **_READING)
+        X, y = validate_data(self, X, _as_given(y), allow_nd=True, ensure_min_samples=2, **_READING)
         self.classes_, labels = _classes(column_or_1d(y))
         laid = folded(X, self.image_shape)
         self.pixel_range_ = pixel_range(X)
@@ -132,7 +132,7 @@ class SemiSupervisedClassifier(  # scikit-learn has no types
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy on the images that have a label; those with class -1 are left out."""
-        y = np.asarray(y)
+        y = np.asarray(_as_given(y))
         known = ~_unlabeled(y)
         weights = None if sample_weight is None else np.asarray(sample_weight)[known]
         rows = np.flatnonzero(known)
@@ -161,9 +161,22 @@ class SemiSupervisedClassifier(  # scikit-learn has no types
 _READING: dict[str, Any] = {"dtype": "numeric", "order": "C"}
 
 
+def _as_given(y: Any) -> Any:
+    """Return a list of text and numbers as an array of both, of which numpy would make text, -1 too."""
+    mixed = isinstance(y, list | tuple) and len({isinstance(value, str) for value in y}) > 1
+    return np.array(y, object) if mixed else y
+
+
 def _unlabeled(y: NDArray[Any]) -> NDArray[np.bool_]:
-    """Tell which classes are -1, in an array of numbers or of objects; text never is."""
-    return np.array([not isinstance(value, str) and value == -1 for value in y.tolist()], bool)
+    """Tell which classes are -1, in an array of numbers or of objects.
+
+    Raises:
+        SemisupError: one is the text "-1", of which nobody knows whether it is a class.
+    """
+    values = y.tolist()
+    if any(isinstance(value, str) and value == "-1" for value in values):
+        raise SemisupError("y: has '-1' as text; unlabeled is the number -1, next to text in an array of objects")
+    return np.array([isinstance(value, Real) and value == -1 for value in values], bool)
 
 
 def _classes(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:

@@ -23,7 +23,7 @@ def check_settings(given: Mapping[str, Any]) -> None:
     Raises:
         SemisupError: all that are not as they must be.
     """
-    size, steps = given["size"], given["max_steps"]
+    size, steps, seed = given["size"], given["max_steps"], given["random_state"]
     fine = {
         f"size: must be {SMALLEST} to {LARGEST} or None": size is None
         or (_whole(size) and SMALLEST <= size <= LARGEST),
@@ -34,6 +34,8 @@ def check_settings(given: Mapping[str, Any]) -> None:
         "image_shape: must be (h, w), (h, w, 3) or 'square'": _is(given["image_shape"], str, tuple, list),
         "overrides: must be a list of key=value words": _words(given["overrides"]),
         "flip: must be True or False": isinstance(given["flip"], bool),
+        "random_state: must be 0 to 4294967295, a generator or None": not isinstance(seed, Integral)
+        or 0 <= int(seed) < 2**32,
         "device: must be auto, cpu, cuda or mps": _is(given["device"], str),
     }
     raise_all([f"{rule}, not {given[rule.split(':')[0]]!r}" for rule, good in fine.items() if not good])

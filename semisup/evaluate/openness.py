@@ -41,13 +41,14 @@ def openness(features: Tensor, labeled: Tensor) -> Tensor:
     x = F.normalize((x - x.mean(0)) / x.std(0).clamp(min=1e-6), dim=1)
     place = torch.full((len(x),), -1, device=x.device)
     place[labeled] = torch.arange(len(labeled), device=x.device)
-    parts = []
+    scores, bank = x.new_empty(len(x)), x[labeled].T
+    block = x.new_empty(min(CHUNK, len(x)), len(labeled))  # one for all, as in `graph.nearest`
     for rows in torch.arange(len(x), device=x.device).split(CHUNK):
-        near = x[rows] @ x[labeled].T
+        near = torch.mm(x[rows], bank, out=block[: len(rows)])
         own = place[rows] >= 0
         near[own, place[rows][own]] = -2  # itself
-        parts.append(1 - near.topk(min(NEIGHBORS, len(labeled) - 1), dim=1).values.mean(1))
-    return torch.cat(parts)
+        scores[rows] = 1 - near.topk(min(NEIGHBORS, len(labeled) - 1), dim=1).values.mean(1)
+    return scores
 
 
 def kept(scores: Tensor, labeled: Tensor, keep: float | Literal["auto"]) -> Tensor:

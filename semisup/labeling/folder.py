@@ -13,13 +13,14 @@ from semisup.data.entries import Entry, Listing, several, some
 from semisup.data.folder import store_folder
 from semisup.data.listing import list_csv, list_folders
 from semisup.data.store import Watch, prepare, unwatched
-from semisup.data.walk import printable, walk
+from semisup.data.walk import is_system, printable, walk
 from semisup.errors import SemisupError
 
 __all__ = ["Pictures", "list_pictures", "read_pictures"]
 
 _LABELED = ("labeled", "labelled", "train", "training")
 _EVALUATED = ("val", "valid", "validation", "test", "testing")
+_OTHER = (*_LABELED, *_EVALUATED, "unlabeled", "unlabelled")
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ def list_pictures(root: Path, table: Path | None = None) -> Listing:
     """List a folder's images: as training does where there are labels, else all of them as unlabeled.
 
     Args:
-        root: labeled/CLASS/..., unlabeled/..., val/CLASS/..., test/CLASS/...; or any folder of images, none of which
-            has a label then.
+        root: labeled/CLASS/... or, without images next to them, CLASS/...; unlabeled/..., val/CLASS/...,
+            test/CLASS/...; or any folder of images, none of which has a label then.
         table: a CSV of path,label[,split] in place of the folders.
 
     Raises:
@@ -78,6 +79,8 @@ def list_pictures(root: Path, table: Path | None = None) -> Listing:
     folders = [entry for entry in sorted(root.iterdir()) if entry.is_dir()]
     if any(next(walk(entry, ""), None) for entry in folders if entry.name.lower() in _LABELED):
         return list_folders(root)
+    if sum(map(_is_class, folders)) > 1 and not _images_in(root):
+        return list_folders(root)
     others: list[str] = []
     found = [Entry("train", path[1:], None, *rest) for path, *rest in walk(root, "", others)]
     found = [entry for entry in found if entry.path.split("/")[0].lower() not in _EVALUATED]
@@ -87,6 +90,15 @@ def list_pictures(root: Path, table: Path | None = None) -> Listing:
     if others:
         notes.append(f"not read, by name or content no images: {some([printable(name[1:]) for name in others])}")
     return Listing(root, sorted(found, key=lambda entry: entry.path), [], tuple(notes))
+
+
+def _is_class(folder: Path) -> bool:
+    """Whether training takes a folder for a class where none is called `labeled`."""
+    return not is_system(folder.name) and folder.name.lower() not in _OTHER and _images_in(folder)
+
+
+def _images_in(folder: Path) -> bool:
+    return any(path.count("/") == 1 for path, *_ in walk(folder, ""))
 
 
 def read_pictures(

@@ -14,7 +14,9 @@ from xml.sax.saxutils import quoteattr
 from pydantic import BaseModel, TypeAdapter
 
 from semisup._version import __version__
+from semisup.data.entries import some
 from semisup.data.table import is_label
+from semisup.data.walk import printable
 from semisup.errors import SemisupError
 from semisup.records import checked
 
@@ -85,22 +87,35 @@ class _Task(BaseModel):
         path = self.path if self.data is None else self.data.get("path")
         return path if isinstance(path, str) else None
 
+    @property
+    def several(self) -> bool:
+        """Whether it has an answer that is not one class: several, or choices under another name."""
+        if self.data is None:
+            return self.label is not None and not isinstance(self.label, str)
+        given = [annotation.result or () for annotation in self.annotations or () if not annotation.was_cancelled]
+        answers = [[each for each in result if each.value.choices or each.from_name != CONTROL] for result in given]
+        return any(answer and all(_one_class(each) is None for each in answer) for answer in answers)
+
     def classes(self) -> Iterator[str]:
         """Yield the class of each annotation that has one."""
         if self.data is None and isinstance(self.label, str) and is_label(self.label):
             yield self.label.strip()
         for annotation in self.annotations or ():
             for result in () if annotation.was_cancelled else annotation.result or ():
-                choices = result.value.choices or ()
-                if result.from_name == CONTROL and len(choices) == 1 and is_label(choices[0]):
-                    yield choices[0].strip()
+                if (name := _one_class(result)) is not None and is_label(name):
+                    yield name.strip()
+
+
+def _one_class(result: _Result) -> str | None:
+    choices = result.value.choices or ()
+    return choices[0] if result.from_name == CONTROL and len(choices) == 1 else None
 
 
 _EXPORT: TypeAdapter[list[_Task]] = TypeAdapter(list[_Task])
 
 
 def read_export(exported: Any, subject: str) -> tuple[dict[str, str], list[str]]:
-    """Return path -> class of an export, JSON or JSON-MIN, and a sentence for each image that annotators disagree on.
+    """Return path -> class of an export, JSON or JSON-MIN, and a sentence for what has an answer that is no class.
 
     Canceled annotations and tasks without one are left out.
 
@@ -122,4 +137,10 @@ def read_export(exported: Any, subject: str) -> tuple[dict[str, str], list[str]]
         for path, said in votes.items()
         if len(said) > 1
     ]
+    others = [task.image for task in found if task.image is not None and task.several]
+    if others:
+        notes.append(
+            f"left as they were, annotated with other than one choice of '{CONTROL}', as label_studio.xml names them: "
+            f"{some([printable(path) for path in others])}"
+        )
     return {path: next(iter(said)) for path, said in votes.items() if len(said) == 1}, notes

@@ -11,7 +11,7 @@ from pathlib import Path
 from semisup.data.entries import Entry, Listing, some
 from semisup.data.table import is_label, read_labels
 from semisup.data.walk import printable
-from semisup.errors import SemisupError, nearest, raise_all
+from semisup.errors import SemisupError, near, raise_all
 from semisup.files import write_atomically
 from semisup.labeling.label_studio import read_export
 from semisup.records import read_json
@@ -53,15 +53,19 @@ def read_answers(file: Path, root: Path) -> tuple[dict[str, str], list[str]]:
     if file.suffix.lower() not in (".csv", ".tsv"):
         raise SemisupError(f"--import: {file} must end in .csv, .tsv or .json")
     labels: dict[str, str] = {}
-    problems = []
+    problems: list[str] = []
+    notes: list[str] = []
     for line, path, label in read_labels(file, root):
         if not is_label(label):
+            continue
+        if label.startswith('{"choices"'):  # as Label Studio's CSV has several
+            notes.append(f"line {line}: {printable(path)} is annotated with several classes; left as it was")
             continue
         label = label.strip()
         if labels.setdefault(path, label) != label:
             problems.append(f"line {line}: {printable(path)} is '{label}' here and '{labels[path]}' before")
     raise_all(problems, str(file))
-    return labels, []
+    return labels, notes
 
 
 def merge(listing: Listing, answers: dict[str, str], subject: str) -> Merged:
@@ -121,16 +125,14 @@ def _no_names(labels: Iterable[str]) -> list[str]:
 
 
 def _near(path: str, known: set[str]) -> str:
-    near = nearest(path, known) if len(known) <= 5000 else ""
-    return near if "did you mean" in near else ""
+    return near(path, known) if len(known) <= 5000 else ""
 
 
 def _new_classes(listing: Listing, found: dict[str, str]) -> list[str]:
     """Return a note for each class that the folder had not; of a typing error, what may be meant."""
     notes = []
     for name in sorted(set(found.values()) - set(listing.classes)) if listing.classes else ():
-        near = nearest(name, listing.classes)
-        notes.append(f"class '{printable(name)}' is new{near if 'did you mean' in near else ''}")
+        notes.append(f"class '{printable(name)}' is new{near(name, listing.classes)}")
     return notes
 
 

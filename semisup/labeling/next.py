@@ -15,7 +15,7 @@ from semisup.data.store import Watch, unwatched
 from semisup.data.walk import printable
 from semisup.engine import resolve_device
 from semisup.errors import SemisupError
-from semisup.files import write_atomically
+from semisup.files import make_folder, write_atomically
 from semisup.labeling.choose import STRATEGIES, Choice, Question, choose, predictions, resolve
 from semisup.labeling.folder import Pictures, list_pictures, read_pictures
 from semisup.labeling.label_studio import LOCAL_FILES, labeling_interface, tasks
@@ -105,7 +105,8 @@ def label_next(
     pictures = read_pictures(folder, model_images(model), options.table, options.cache, watch)
     question, classes = _question(pictures, model, options, watch)
     if not question.candidates.any():
-        raise SemisupError(f"{folder}: every image has a label; nothing is left to choose")
+        why = "".join(f"; {note}" for note in pictures.notes)
+        raise SemisupError(f"{folder}: every image has a label; nothing is left to choose{why}")
     strategy = resolve(options.strategy, question)
     chosen, copies = choose(question, options.n, strategy, thumbnails(pictures.images))
     words = f"{len(chosen):,} of {int(question.candidates.sum()):,} images, by {strategy}: {STRATEGIES[strategy]}."
@@ -167,7 +168,7 @@ def _others(pictures: Pictures, model: Path, seen: Seen, options: LabelOptions, 
 def _write(
     out: Path, pictures: Pictures, chosen: Sequence[Choice], classes: Sequence[str], words: str, url: str
 ) -> tuple[Path, ...]:
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     paths = [pictures.entries[choice.row].path for choice in chosen]
     guesses = [classes[choice.guess] if choice.guess >= 0 else "" for choice in chosen]
     confidences = [choice.confidence for choice in chosen]

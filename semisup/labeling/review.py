@@ -17,7 +17,7 @@ from semisup.data.store import Watch, unwatched
 from semisup.data.walk import printable
 from semisup.engine import resolve_device
 from semisup.errors import SemisupError
-from semisup.files import write_atomically
+from semisup.files import make_folder, write_atomically
 from semisup.labeling.folder import Pictures, read_pictures
 from semisup.labeling.near import groups, thumbnails
 from semisup.labeling.seen import look, model_images
@@ -98,7 +98,7 @@ def review(
     distance, odd = odd_ones(features)
     order = np.argsort(trust, kind="stable")
     ranked = [(int(rows[i]), int(probs[i].argmax()), float(trust[i]), bool(wrong[i])) for i in order]
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     contents = {
         "check_labels.csv": _labels_table(pictures, ranked),
         "check_images.csv": _images_table(pictures, copies, distance, odd),

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from semisup.errors import UNREADABLE, SemisupError, first_line
-from semisup.models.weights import Shape, load_weights, read_shapes
+from semisup.models.weights import Shape, in_utf8, load_weights, read_shapes
 
 __all__ = [
     "SUFFIXES",
@@ -34,6 +34,8 @@ __all__ = [
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
 """Of files that `torch.save` wrote; what a file is, its first bytes say."""
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What numbers of a network may be stored as: whole ones and 8-bit floats stand for others, times a scale."""
 SECOND_CHOICE = ("encoder_k.", "momentum", "target", "student.", "discriminator")
 """Parts of prefixes of networks that have a better twin in the file: MoCo's key encoder (facebookresearch/moco),
 solo-learn's and lightly's momentum encoders, BYOL's target, and the student next to DINO's teacher (facebookresearch/
@@ -48,6 +50,9 @@ def file_shapes(path: str | Path) -> dict[str, Shape]:
     Raises:
         SemisupError: no such file, not a whole one, or one that holds more than tensors and plain data.
     """
+    if Path(path).is_dir():
+        own = Path(path) / "model.safetensors"
+        raise SemisupError(f"weights {path}: is a folder; name a file" + (f", e.g. {own}" if own.is_file() else ""))
     if _is_torch(path):
         return {name: tuple(tensor.shape) for name, tensor in _torch_tensors(path).items()}
     return read_shapes(path)
@@ -69,23 +74,32 @@ def file_tensors(path: str | Path, names: Mapping[str, str]) -> dict[str, Tensor
     if len(names) * 2 > len(read_shapes(path)):
         tensors = load_weights(path)
         return {name: tensors[origin] for name, origin in names.items()}
-    with safe_open(path, framework="pt") as file:
+    with in_utf8(path) as utf8, safe_open(utf8, framework="pt") as file:
         return {name: file.get_tensor(origin) for name, origin in names.items()}
 
 
-def finite_tensors(path: str | Path, names: Mapping[str, str], subject: str) -> dict[str, Tensor]:
-    """Read tensors as `file_tensors`, and refuse those that no network could be started from: NaN or infinite ones.
+def finite_tensors(
+    path: str | Path, names: Mapping[str, str], subject: str, wanted: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Read tensors as `file_tensors`, and refuse those that no network could be started from.
 
     Args:
         path: as for `file_tensors`.
         names: likewise; tensors of other names may hold what they like.
         subject: what the message is about.
+        wanted: the network's tensors, by name; they may be on the meta device.
 
     Raises:
-        SemisupError: as for `file_tensors`, or one of them is not finite.
+        SemisupError: as for `file_tensors`, or one of them is of no plain float type, or not finite in the network's.
     """
     tensors = file_tensors(path, names)
-    wrong = [names[name] for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or (wanted[name].is_floating_point() and tensor.dtype not in FLOATS):
+            kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
+            raise SemisupError(
+                f"{subject}: {names[name]} must be of plain float16, bfloat16, float32 or float64 numbers, not {kind}"
+            )
+    wrong = [names[name] for name, tensor in tensors.items() if not tensor.to(wanted[name].dtype).isfinite().all()]
     if wrong:
         these = f"{wrong[0]} and {len(wrong) - 1} other tensors hold" if len(wrong) > 1 else f"{wrong[0]} holds"
         raise SemisupError(f"{subject}: {these} NaN or infinite values, from which nothing can be trained")
@@ -100,14 +114,18 @@ def _is_torch(path: str | Path) -> bool:
     """
     if Path(path).suffix == ".safetensors":
         return False
-    try:
-        with Path(path).open("rb") as file:
-            first = file.read(9)
-    except OSError:
-        first = b""  # it is named by who opens it next
+    first = _first_bytes(path)
     if first[8:] == b"{":
         return False
     return first.startswith((b"PK", b"\x80\x02")) or Path(path).suffix.lower() in TORCH_SUFFIXES
+
+
+def _first_bytes(path: str | Path) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(9)
+    except OSError:
+        return b""  # it is named by who opens it next
 
 
 def _torch_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -121,11 +139,17 @@ def _torch_tensors(path: str | Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore", UserWarning)  # of another pickle protocol, which works or is refused
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
+        if not _first_bytes(path).startswith((b"PK", b"\x80")):  # of a zip file, of a pickle of protocol 2 or later
+            raise SemisupError(f"{subject}: neither a file of torch.save nor one of safetensors") from error
         raise SemisupError(
             f"{subject}: holds more than tensors and plain data, and unpacking that could run code; where it was made, "
             f"save its state_dict alone ({_last_words(error)})"
         ) from error
     except UNREADABLE as error:
+        if "TorchScript" in str(error):
+            raise SemisupError(
+                f"{subject}: is a TorchScript program, not weights; save the state_dict() of what torch.jit.load gives"
+            ) from error
         raise SemisupError(
             f"{subject}: not a readable file of torch.save, perhaps cut short ({first_line(error)})"
         ) from error

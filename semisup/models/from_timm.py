@@ -302,7 +302,7 @@ def fill_from_file(network: nn.Module, path: Path, subject: str) -> None:
     fit, _ = fit_file_whole(network, path, subject)
     state = network.state_dict()
     with torch.no_grad():
-        for name, tensor in finite_tensors(path, fit.names, f"{subject}: weights {path}").items():
+        for name, tensor in finite_tensors(path, fit.names, f"{subject}: weights {path}", state).items():
             state[name].copy_(tensor)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import stat
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +23,7 @@ __all__ = [
     "Shape",
     "WeightsReport",
     "compare",
+    "in_utf8",
     "load_into",
     "load_weights",
     "read_shapes",
@@ -103,9 +107,22 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
         SemisupError: no such file, or not a whole safetensors file.
     """
     try:
-        return load_file(path)
+        with in_utf8(path) as name:
+            return load_file(name)
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from error
+
+
+@contextmanager
+def in_utf8(path: str | Path) -> Iterator[str | Path]:
+    """Give a name of a file that is UTF-8, as safetensors wants it: its own, or else that of a link to it."""
+    if str(path).isprintable() or os.name != "posix":
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "weights.safetensors"
+        link.symlink_to(Path(path).absolute())
+        yield link
 
 
 def read_shapes(path: str | Path) -> dict[str, Shape]:
@@ -115,8 +132,8 @@ def read_shapes(path: str | Path) -> dict[str, Shape]:
         SemisupError: no such file, or not a whole safetensors file.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        with in_utf8(path) as name, safe_open(name, framework="pt") as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from error
 

@@ -72,11 +72,12 @@ def check_machine(raw: Mapping[str, Any]) -> list[str]:
 def check_place(raw: Mapping[str, Any]) -> list[str]:
     """Problems of where the data are, as far as they can be told without decoding or downloading anything."""
     data = raw.get("data", {})
-    clean, _ = read(DataConfig, data) if isinstance(data, Mapping) else ({}, [])
+    clean, wrong = read(DataConfig, data, "data") if isinstance(data, Mapping) else ({}, [])
     problems: list[str] = []
     with collecting(problems):
         check_source(DataConfig.model_validate(clean))
-    return problems
+    told = {problem.split(": ")[0] for problem in wrong}  # what is wrong is not missing, too
+    return [problem for problem in problems if problem.split(": ")[0] not in told]
 
 
 def _check_view(settings: Mapping[str, Any], at: str) -> list[str]:

@@ -20,6 +20,7 @@ from semisup.data.listing import list_csv, list_folders
 from semisup.data.store import Watch, unwatched
 from semisup.data.survey import Shapes, Survey, look_at, shapes_of
 from semisup.data.table import UNLABELED
+from semisup.data.walk import printable
 from semisup.engine import resolve_device
 from semisup.errors import SemisupError
 from semisup.pipeline.plan import make_plan
@@ -216,6 +217,11 @@ def _inline(value: Any) -> str:
     return text.removesuffix("\n...\n").strip()
 
 
+def _quoted(text: str) -> str:
+    """Write text as YAML; what is no UTF-8 in it becomes an escape."""
+    return json.dumps(text, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+
+
 def _written(
     found: Survey, wishes: Wishes, recipe: Mapping[str, Any], device: torch.device, seconds: Mapping[str, float]
 ) -> str:
@@ -223,8 +229,8 @@ def _written(
     files = FileSystemLoader(Path(__file__).parent)
     # It is YAML: what comes from the folder is quoted as JSON, which YAML reads.
     page = Environment(loader=files, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # nosec B701
-    page.filters |= {"quoted": lambda text: json.dumps(text, ensure_ascii=False), "duration": duration}
-    page.filters |= {"inline": _inline, "line": lambda text: " ".join(str(text).split())}
+    page.filters |= {"quoted": _quoted, "inline": _inline, "duration": duration}
+    page.filters |= {"line": lambda text: " ".join(printable(str(text)).split())}
     counts = found.labels
     return page.get_template("draft.yaml.j2").render(
         modeline=modeline(),

@@ -102,6 +102,8 @@ def predict_files(
         done = 0
         for names, images, errors in _blocks(sources, predictor, options):
             write(_rows(predictor, options, names, images, errors))
+            if not bad:
+                notes += [f"{printable(name)}: {error}" for name, error in zip(names, errors, strict=True) if error][:1]
             bad += sum(error != "" for error in errors)
             done += len(names)
             advance(done)
@@ -144,6 +146,8 @@ def _folder(folder: Path, notes: list[str]) -> Iterator[_Source]:
     prefix = str(folder)
     names = [found.path for found in walk(folder, prefix.removesuffix("/"), others, failed.append)]
     yield _Source(names)
+    if not (names or failed):
+        notes.append(f"{printable(prefix)}: no image is in this folder")
     for error in failed:
         yield _Source([str(error.filename or folder)], error=f"cannot be opened ({error.strerror})")
     if others:

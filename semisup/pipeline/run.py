@@ -15,8 +15,10 @@ import torch
 
 from semisup._version import __version__
 from semisup.config import to_yaml
+from semisup.data.addresses import is_address
 from semisup.data.budget import class_ratio
 from semisup.data.given import Given, write_given
+from semisup.data.listing import part_with
 from semisup.data.watch import watching
 from semisup.engine import ranks
 from semisup.errors import SemisupError, raise_all
@@ -30,9 +32,10 @@ from semisup.pipeline.result import RunResult, StageResult
 from semisup.pipeline.several import help_to_run, not_shared
 from semisup.pipeline.timing import expected_seconds
 from semisup.records import RECORD
-from semisup.settings import Recipe
+from semisup.settings import DataConfig, Recipe
 from semisup.stages import Artifact, read_artifact, write_json
 from semisup.stages.training import CHECKPOINT
+from semisup.text import command
 from semisup.tracking import EventLog, MlflowUploader, ending_run, resolve_uri
 
 __all__ = ["git_commit", "run"]
@@ -89,7 +92,9 @@ def _run(
 ) -> RunResult:
     store = folder.parent / STORE
     with ranks.agreeing():
-        raise_all(_folder_problems([folder, store, *(folder / name for name in loaded.stages)]), "out")
+        stages = [folder / name for name in loaded.stages]
+        problems = _among_images([folder, *stages], loaded.data)
+        raise_all(problems or _folder_problems([folder, store, *stages]), "out")
         if data is not None:
             loaded = _with_given(loaded, data, folder)
         plan = make_plan(loaded, watch=watching(reporter.console))
@@ -176,6 +181,19 @@ def _with_given(recipe: Recipe, data: Given, folder: Path) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=source)})
 
 
+def _among_images(folders: Sequence[Path], data: DataConfig) -> list[str]:
+    """Why these folders would be read as images the next time."""
+    if data.source != "folder" or data.path is None or data.csv is not None or is_address(data.path):
+        return []
+    parts = {folder: part_with(folder, Path(data.path).expanduser()) for folder in folders}
+    problems = [
+        f"{folder} lies in '{part}' of the images {data.path}, and would be read as data; name another"
+        for folder, part in parts.items()
+        if part is not None
+    ]
+    return problems[:1]
+
+
 def _folder_problems(folders: Sequence[Path]) -> list[str]:
     """Why these folders could not be written to, found out without making any."""
     problems = []
@@ -249,7 +267,8 @@ def _tracked(plan: Plan, folder: Path, reporter: Reporter) -> Iterator[EventLog]
         if delivered and uploader is not None:
             reporter.say(f"tracked: {uploader.uri}, experiment '{recipe.tracking.experiment}'")
         else:
-            reporter.warn(f"some metrics have not reached MLflow; send them with: semisup track {folder}")
+            again = command("semisup", "track", folder)
+            reporter.warn(f"some metrics have not reached MLflow; send them with: {again}")
 
     with ending_run(log, uploader, on_closed):
         yield log
@@ -301,6 +320,6 @@ def git_commit() -> str | None:
     git = shutil.which("git")
     if git is None:
         return None
-    command = [git, "rev-parse", "HEAD"]  # nothing of a user's in it
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # nosec B603
+    words = [git, "rev-parse", "HEAD"]  # nothing of a user's in it
+    done = subprocess.run(words, capture_output=True, text=True, check=False)  # nosec B603
     return done.stdout.strip() if done.returncode == 0 else None

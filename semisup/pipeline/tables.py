@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from semisup.data.walk import printable
-from semisup.errors import SemisupError, nearest
+from semisup.errors import SemisupError, near
 from semisup.text import csv_text
 
 __all__ = ["Columns", "Write", "check_table_name", "open_table"]
@@ -30,7 +30,7 @@ def check_table_name(out: Path | None) -> None:
         SemisupError: another suffix.
     """
     if out is not None and out.suffix.lower() not in SUFFIXES:
-        raise SemisupError(f"--out {out}: must end in {', '.join(SUFFIXES)}{nearest(out.suffix, SUFFIXES)}")
+        raise SemisupError(f"--out {out}: must end in {', '.join(SUFFIXES)}{near(out.suffix, SUFFIXES)}")
 
 
 @contextmanager
@@ -46,6 +46,8 @@ def open_table(out: Path | None, columns: Columns) -> Iterator[Write]:
     Raises:
         SemisupError: the file cannot be written.
     """
+    if out is None and sys.stdout is None:
+        raise SemisupError("standard output is closed; name a file with --out")
     try:
         if out is None:
             yield _csv_rows(sys.stdout, columns)
@@ -57,9 +59,10 @@ def open_table(out: Path | None, columns: Columns) -> Iterator[Write]:
             with out.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
                 yield (_json_rows if out.suffix.lower() == ".jsonl" else _csv_rows)(file, columns)
     except OSError as error:
-        if out is None:
+        if isinstance(error, BrokenPipeError):  # as of `| head`: nobody reads on
             raise
-        raise SemisupError(f"--out {out}: cannot be written ({error.strerror or error})") from error
+        where = "standard output" if out is None else f"--out {out}"
+        raise SemisupError(f"{where}: cannot be written ({error.strerror or error})") from error
 
 
 def _csv_rows(file: Any, columns: Columns) -> Write:

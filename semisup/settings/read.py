@@ -15,13 +15,14 @@ import yaml
 from semisup.errors import SemisupError, first_line, raise_all
 from semisup.settings.interpolate import wrong_text
 
-__all__ = ["dump", "read_mapping", "read_value"]
+__all__ = ["as_override", "dump", "read_mapping", "read_value"]
 
 _MAX_BYTES = 1 << 20  # a recipe has a few kB; whoever names a data file by mistake is told at once
 MAX_DEPTH = 40
 """Mappings and lists inside one another; the deepest shipped file has 7."""
 MAX_VALUES = 10_000
 """Values of a file once its aliases are followed."""
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
 _CORE = "tag:yaml.org,2002:"
 _PLAIN_TAGS = {_CORE + kind for kind in ("str", "int", "float", "bool", "null", "map", "seq", "merge")}
 _SCALARS = [
@@ -106,6 +107,19 @@ def read_value(text: str) -> tuple[Any, list[str]]:
     if tag == _CORE + "merge":
         tag = _CORE + "str"
     return loader.construct_document(yaml.ScalarNode(tag, text)), []
+
+
+def as_override(key: str, value: Any) -> str:
+    """Return `key=value` for a command line, so that `read_value` reads the value back: `2024` may be a folder's name.
+
+    Args:
+        key: with dots.
+        value: text, a number or a bool.
+    """
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, str) and (_CONTROL.search(text) or read_value(text) != (value, [])):
+        text = yaml.dump(value, Dumper=_Dumper, default_style='"', allow_unicode=True, width=float("inf")).strip()
+    return f"{key}={text}"
 
 
 def dump(value: Any) -> str:

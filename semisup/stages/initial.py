@@ -64,6 +64,7 @@ def fit_file(
     Raises:
         SemisupError: `rename` gives two tensors one name.
     """
+    unused = [prefix for prefix in rename or {} if not any(name.startswith(prefix) for name in shapes)]
     origins = renamed(shapes, rename or {}, "init.rename")
     shapes = {name: shapes[origin] for name, origin in origins.items()}
     core, path = backbone_core(network.backbone)
@@ -81,6 +82,7 @@ def fit_file(
         notes = _foreign_notes(fit, len(shapes) - len(others))
     offered = {name: shapes[theirs] for name, theirs in names.items()}
     offered |= {name: shapes[name] for name in others if name not in names.values()}
+    notes += [f"init.rename: no name of the file begins with '{prefix}'" for prefix in unused]
     report = compare(wanted, offered, notes)
     return Initial({name: origins[names[name]] for name in report.matched}, report)
 
@@ -138,8 +140,8 @@ def check_weights_file(method: Method, init: InitConfig, path: Path, classes: Se
         SemisupError: it supplies less than `minimum_match` of what the network wants from it, or no numbers.
     """
     fits = _fits(method, init, path, classes)
-    for _, fit in fits:
-        finite_tensors(path, fit.names, f"init.weights {path}")
+    for network, fit in fits:
+        finite_tensors(path, fit.names, f"init.weights {path}", network.state_dict())
     return fits[0][1].report
 
 
@@ -167,8 +169,9 @@ def check_model_weights(backbone: nn.Module, spec: ModelSpec) -> str | None:
         return None
     if origin.file is not None:
         subject = f"model {spec.name}"
-        fit, _ = fit_file_whole(backbone_core(backbone)[0], origin.file, subject)
-        finite_tensors(origin.file, fit.names, f"{subject}: weights {origin.file}")
+        core, _ = backbone_core(backbone)
+        fit, _ = fit_file_whole(core, origin.file, subject)
+        finite_tensors(origin.file, fit.names, f"{subject}: weights {origin.file}", core.state_dict())
     return str(origin)
 
 
@@ -211,7 +214,7 @@ def load_initial_weights(method: Method, init: InitConfig, path: Path, classes: 
     for network, fit in fits:
         state = network.state_dict()
         with torch.no_grad():
-            for name, tensor in finite_tensors(path, fit.names, f"init.weights {path}").items():
+            for name, tensor in finite_tensors(path, fit.names, f"init.weights {path}", state).items():
                 state[name].copy_(tensor)
     return fits[0][1].report
 

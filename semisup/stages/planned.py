@@ -43,7 +43,7 @@ class StagePlan:
     tuning: str | None = None
     """What of the network is frozen and trained; None: all of it learns alike."""
     choice: str | None = None
-    """What is chosen before it trains, and how; None: nothing."""
+    """What is chosen first, and how; None: nothing."""
     views: Views | None = None
     """What its method asks for; None for a stage that does not train."""
     notes: tuple[str, ...] = ()

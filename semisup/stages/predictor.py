@@ -16,13 +16,14 @@ from semisup.augment import Normalize, to_float
 from semisup.data import take
 from semisup.data.decode import Fit
 from semisup.data.inputs import Images, images_of
+from semisup.engine import resolve_device
 from semisup.errors import SemisupError, raise_all
 from semisup.evaluate import probabilities
 from semisup.files import write_atomically
 from semisup.models import BACKBONES, Classifier, load_into
 from semisup.models.weights import read_shapes, save_weights
 from semisup.plugins import load_plugins, package_of
-from semisup.records import WritableText, checked, read_json, read_record, verify
+from semisup.records import WritableText, checked, no_model, read_json, read_record, verify
 from semisup.stages.networks import Network, wanted_weights
 
 __all__ = [
@@ -241,7 +242,7 @@ def describe(folder: Path) -> dict[str, Any]:
     """
     path = folder / MODEL
     if not path.is_file():
-        raise SemisupError(f"{folder}: not a model folder (no {MODEL}); name a finished stage's folder")
+        raise SemisupError(no_model(folder))
     load_plugins()
     verify(folder, read_record(folder), (MODEL, WEIGHTS))
     description: dict[str, Any] = read_json(path)
@@ -309,16 +310,16 @@ def load_predictor(folder: str | Path, device: str | torch.device = "cpu", *, ra
 
     Args:
         folder: of the stage, e.g. `out/student`.
-        device: where it runs, e.g. `cpu` or `cuda`.
+        device: where it runs: auto, cpu, cuda, mps, or one of torch's.
         raw: leave the probabilities as the network gives them, where validation labels have calibrated them.
 
     Raises:
-        SemisupError: no model there, or one that classifies nothing.
+        SemisupError: no model there, or one that classifies nothing, or no such device here.
     """
     folder = Path(folder)
     description = describe(folder)
     spec = Network.from_json(description).spec
-    where = torch.device(device)
+    where = resolve_device(device) if isinstance(device, str) else device
     normalize = Normalize(description["mean"], description["std"]).to(where)
     temperature = 1.0 if raw else description.get("temperature", 1.0)
     network, classes = load_network(folder, where), description["classes"]

@@ -183,14 +183,17 @@ def quantize(source: Path, images: NDArray[np.uint8], metadata: Mapping[str, str
 
 
 def _around(file: Path) -> list[str]:
-    """Return the names of what stands before the first convolution or matrix product and after the last.
+    """Return the names of what stands before the first layer with weights and after the last.
 
-    That is the scaling of the images, and what the probabilities are made of.
+    That is the scaling of the images, and what the probabilities are made of. Images are scaled by matrix products,
+    too, but by matrices that are computed from their size: ranges of those would hold for the network's size alone.
     """
     import onnx
 
-    nodes = onnx.load(str(file)).graph.node
-    places = [i for i, node in enumerate(nodes) if node.op_type in ("Conv", "Gemm", "MatMul")]
+    graph = onnx.load(str(file)).graph
+    nodes, stored = graph.node, {weight.name for weight in graph.initializer}
+    layers = ("Conv", "Gemm", "MatMul")
+    places = [i for i, node in enumerate(nodes) if node.op_type in layers and stored.intersection(node.input)]
     return [node.name for i, node in enumerate(nodes) if not places[0] <= i <= places[-1]]
 
 

@@ -307,9 +307,14 @@ def _cut_torn_line(path: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """`value` as something JSON can hold: non-finite floats as "NaN", "inf", "-inf" (which `float()` reads back)."""
-    if value is None or isinstance(value, bool | int | str):
+    """`value` as something JSON can hold: non-finite floats as "NaN", "inf", "-inf" (which `float()` reads back).
+
+    Half characters, which names of files that are not UTF-8 have, are spelled out: pydantic reads no JSON with them.
+    """
+    if value is None or isinstance(value, bool | int):
         return value
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):

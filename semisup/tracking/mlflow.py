@@ -14,6 +14,7 @@ from typing import Any
 
 from semisup.errors import SemisupError, first_line
 from semisup.files import locked_file
+from semisup.text import command
 from semisup.tracking.database import absolute, database_lock, database_path, database_uri, open_database
 from semisup.tracking.delivery import CURSOR_FILE, Cursor, Delivery, Summary
 from semisup.tracking.events import EVENTS_FILE, EventLog
@@ -83,6 +84,7 @@ class MlflowUploader:
         self._folder.mkdir(parents=True, exist_ok=True)
         _cursor(self._folder, self._uri, experiment)  # so that `replay` knows the URI whatever happens from here on
         _prepare_environment()
+        self._again = command("semisup", "track", self._folder)
         self._thread = threading.Thread(target=self._work, name="semisup-mlflow", daemon=True)
         self._thread.start()
 
@@ -107,7 +109,7 @@ class MlflowUploader:
         finally:
             if not foreseen:  # Python prints the error itself
                 self._delivered = False
-                self._warn_once(f"the upload to MLflow has broken off; later: semisup track {self._folder}")
+                self._warn_once(f"the upload to MLflow has broken off; later: {self._again}")
 
     def _upload_when_free(self) -> None:
         """Wait while an earlier uploader, or a replay, is still at work on this folder, but not beyond the end."""
@@ -144,7 +146,7 @@ class MlflowUploader:
             self._warned.add("unreachable")
             self._warn(
                 f"{_trouble(self._uri, error)}; the run goes on, its records are kept in {self._folder / EVENTS_FILE} "
-                f"and sent when that is mended, or later by: semisup track {self._folder}"
+                f"and sent when that is mended, or later by: {self._again}"
             )
 
     def _warn_once(self, sentence: str) -> None:
@@ -220,7 +222,7 @@ def _check_known(folder: Path, cursor: Cursor | None, uri: str) -> None:
     if cursor is not None and cursor.uri != _public(uri):
         raise SemisupError(
             f"{folder / CURSOR_FILE}: this folder was tracked at {cursor.uri}, and here records go to {_public(uri)}; "
-            f"say which you mean: semisup track {folder} --uri URI"
+            f"say which you mean: {command('semisup', 'track', folder, '--uri', 'URI')}"
         )
     if cursor is None and not os.environ.get("MLFLOW_TRACKING_URI"):
         raise SemisupError(f"{folder}: not tracked before, so the MLflow URI must be given: --uri {_public(uri)}")

@@ -239,6 +239,7 @@ def test_everything_is_in_mlflow(tmp_path: Path, scheduler: Any, monkeypatch: py
     assert names == {"runs.csv", "suite.json", "leaderboard.json", "leaderboard.md", "report.html"}
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_its_run_in_flight_only(tmp_path: Path, scheduler: Any) -> None:
     suite = small("labels=[20]", "draws=2", "defaults.steps=400", only=("supervised",))
     with ThreadPoolExecutor(1) as pool:
@@ -275,6 +276,7 @@ def test_nobody_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             bench(small("draws=1"), scheduler=address, out=tmp_path / "x", quiet=True)
 
 
+@pytest.mark.slow
 def test_tables_are_there_while_the_suite_runs_and_a_lost_scheduler_is_no_failed_run(
     tmp_path: Path, scheduler: Any
 ) -> None:

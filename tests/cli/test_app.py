@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -9,25 +10,33 @@ import os
 import resource
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from yaml import safe_load as load_yaml
 
+from semisup.__main__ import main as from_the_shell
 from semisup._version import __version__
 from semisup.cli.app import main
-from semisup.config import shipped_recipes
+from semisup.cli.label import import_command
+from semisup.cli.stop import saying_how_to_go_on
+from semisup.config import load_recipe, shipped_recipes
 from semisup.data import load_data
 from semisup.methods import METHODS
 from semisup.pipeline.describe import describe_method
 from semisup.settings import DataConfig
 from semisup.settings.shipped import MODELINE
+from semisup.signals import deferred
+from semisup.text import command as as_command
 
 RECIPE = """
 name: tiny
@@ -131,6 +140,22 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["predict", "model"], ["Missing argument"]),
     (["track", "nosuch"], ["nosuch", "events.jsonl"]),
     (["nosuchcommand"], ["nosuchcommand"]),
+    (["predict", "model", "x.png", "--top", "0"], ["error: --top: must be at least 1, not 0"]),
+    (["predict", "model", "x.png", "--abstain", "nan"], ["error: --abstain: must be at most 1, not nan"]),
+    (["predict", "model", "x.png", "--abstain", "60%"], ["error: --abstain: must be a number, not '60%'"]),
+    (["data", "prepare", "photos", "--size", "32x32"], ["error: --size: must be a whole number, not '32x32'"]),
+    (["data", "prepare", "nosuch", "--size", "16"], ["data.path: nosuch does not exist (that is, /"]),
+    (
+        ["label", "photos", "model", "--seed", "4294967296"],
+        ["error: --seed: must be at most 4294967295, not 4294967296"],
+    ),
+    (["data", "show", "tiny.yaml", "--out", "v.jpg"], ["error: --out v.jpg: must end in .png"]),
+    (
+        ["run", "tiny.yaml", "data={source: folder, path: a, size: 16}", "--out", "a/labeled/x"],
+        ["error: out: a/labeled/x lies in 'labeled' of the images a, and would be read as data; name another"],
+    ),
+    (["run", "tiny.yaml", "data={source: folder, path: ., size: 16}", "--out", "."], ["out: train lies in 'train' of"]),
+    (["label", "photos", "model", "-n", "1.5"], ["error: -n: must be a whole number, not '1.5'"]),
 ]
 
 
@@ -228,8 +253,11 @@ def test_predict_names_its_mistakes(semisup: Semisup, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("text")
     (tmp_path / "a.xlsx").write_text("text")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "probe").mkdir()
+    (tmp_path / "probe" / "stage.json").write_text("{}")
     for args, words in [
         (["o/train", "empty"], ["no images found"]),
+        (["probe", "a.png"], ["probe: not a model folder: its stage leaves no network", "name one that trains"]),
         (["o/train", "a.png", "--tta", "rotate"], ["--tta: must be mirror"]),
         (["o/train", "a.png", "list.csv", "--out", "./list.csv"], ["--out list.csv: is what is read"]),
         (["o/train", "a.png", "--out", "a.xlsx"], ["--out a.xlsx", ".csv, .jsonl, .parquet"]),
@@ -253,7 +281,9 @@ def test_predict_ends_with_1_where_files_are_bad(semisup: Semisup, tmp_path: Pat
     semisup("run", "tiny.yaml", "--out", "o")
     (tmp_path / "a.png").write_text("text")
     code, out, err = semisup("predict", "o/train", "a.png", "o/train/confusion.png")
-    assert code == 1 and "1 of 2 images could not be read" in err
+    assert code == 1 and err == "note: a.png: not a PNG, JPEG, WebP, TIFF or BMP image\n" + (
+        "1 of 2 images could not be read: see column error\n"
+    )
     bad, good = csv.DictReader(io.StringIO(out))
     assert (bad["class"], bad["error"]) == ("", "not a PNG, JPEG, WebP, TIFF or BMP image") and good["class"]
     code, again, _ = semisup("predict", "o/train", "a.png", "o/train/confusion.png", "--skip-bad")
@@ -502,6 +532,61 @@ def test_data_prepare_names_leaks_and_conflicts_once_by_its_own_flags(semisup: S
     assert code == 0 and "11 labeled" in out and "11 test" not in out and "left out: 1 test" in err
 
 
+@pytest.mark.parametrize("name", ["2024", "null", "[a]", "'q'", " a", "-x", "a\n\x1bb", "!x"])
+def test_the_next_command_names_any_folder(name: str, semisup: Semisup, tmp_path: Path) -> None:
+    """What a recipe would read as a number, a list or nothing is quoted, for the shell as well."""
+    own_images(tmp_path / name)
+    (tmp_path / name / "unlabeled" / "notes.png").unlink()
+    code, out, _ = semisup("data", "prepare", "--size", "16", "--cache", "1e3", "--", name)
+    assert code == 0
+    words = shlex.split(out.partition("next: semisup ")[2])
+    recipe = load_recipe(words[1], [word for word in words[2:] if word != "--dry-run"])
+    assert (recipe.data.path, recipe.data.cache, recipe.data.size) == (name, "1e3", 16)
+
+
+def test_commands_that_are_printed_are_read_as_they_are_meant() -> None:
+    assert as_command("semisup", "label", Path("-x"), "--csv", Path("a b.csv")) == "semisup label ./-x --csv 'a b.csv'"
+    assert (
+        import_command(Path("-x"), Path("-y/to label.csv"), None) == "semisup label ./-x --import './-y/to label.csv'"
+    )
+
+
+class _Interrupted(ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_the_command_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "semisup.cli.app", _Interrupted("semisup.cli.app"))
+    with pytest.raises(SystemExit) as stopped:
+        from_the_shell()
+    assert stopped.value.code == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_an_import_swallows_is_not_lost(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As numpy's import did: it went on to the training, or to an ImportError of its own."""
+    monkeypatch.setattr(sys, "argv", ["semisup", "run", "a b.yaml"])
+    for broken in (False, True):
+        with pytest.raises(typer.Exit) as stopped, saying_how_to_go_on():
+            with contextlib.suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), number)
+            if broken:
+                raise ImportError("cannot load module more than once per process")
+            with deferred():
+                raise AssertionError("it trains")
+        assert stopped.value.exit_code == 128 + number
+    with pytest.raises(ImportError), saying_how_to_go_on():
+        raise ImportError("of another kind")
+
+
+@pytest.mark.parametrize("words", [["init", "photos", "--out"], ["recipes", "digits/quickstart", "--copy"]])
+def test_a_recipe_is_not_written_where_none_would_be_read(words: list[str], semisup: Semisup, tmp_path: Path) -> None:
+    code, _, err = semisup(*words, "mine.txt")
+    assert code == 2 and err == f"error: {words[-1]} mine.txt: must end in .yaml or .yml, as recipes do\n"
+    assert not (tmp_path / "mine.txt").exists()
+
+
 @pytest.mark.usefixtures("with_figures")
 def test_data_show_and_run_on_ones_own_folder(semisup: Semisup, tmp_path: Path) -> None:
     """The shipped template, as its first lines say."""
@@ -526,6 +611,8 @@ def test_data_show_and_run_on_ones_own_folder(semisup: Semisup, tmp_path: Path) 
     assert "decoding photos: 32 files" in out and "10 of 30 training images labeled, 5 per class" in out
     assert (tmp_path / "v.png").stat().st_size > 10_000
     assert semisup("data", "show", "folder/fixmatch", *settings, "--out", "v.png")[2] == "note: replaced: v.png\n"
+    wrong = semisup("data", "show", "folder/fixmatch", *settings, "data.labels=0", "--out", "v.png")
+    assert wrong[0] == 2 and "replaced" not in wrong[2], "nothing was"
     code, out, err = semisup("run", "folder/fixmatch", *settings, "--out", "o")
     assert (code, err) == (0, "")
     assert "decoding" not in out, "prepared already"
@@ -535,7 +622,7 @@ def test_data_show_and_run_on_ones_own_folder(semisup: Semisup, tmp_path: Path) 
 def test_data_names_its_mistakes(semisup: Semisup, tmp_path: Path) -> None:
     (tmp_path / "flat" / "ants").mkdir(parents=True)
     for args, words in [
-        (["prepare", "nosuch", "--size", "16"], ["nosuch", "No such file"]),
+        (["prepare", "nosuch", "--size", "16"], ["nosuch", "does not exist"]),
         (["prepare", "flat", "--size", "16"], ["has no folder 'labeled'", "ants"]),
         (["prepare", "flat", "--size", "4"], ["--size"]),
         (["prepare", " ", "--size", "16"], ["data.path: must not be empty, not ' '"]),

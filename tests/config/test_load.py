@@ -12,6 +12,7 @@ import yaml
 from semisup.config import find_recipe, load_recipe, parse_recipe, shipped_recipes, to_yaml
 from semisup.errors import SemisupError
 from semisup.settings import OptimizerConfig, Recipe
+from semisup.settings.read import as_override
 from semisup.stages.kinds import KINDS, knn, name_of, probe, propagate
 
 KIND_NAMES = ", ".join(map(name_of, KINDS))
@@ -698,3 +699,23 @@ def test_shares_of_classes_are_words_or_a_distribution(value: object, rule: str)
             }
         )
     assert "stages.g.balance: " in str(error.value)
+
+
+def test_text_that_looks_like_a_number_is_shown_quoted_for_the_shell() -> None:
+    problem = "must be text, not 2024; quote it"
+    assert message(minimal(), "data.path=2024").endswith(f"data.path: {problem}: 'data.path=\"2024\"'")
+    assert message({**minimal(), "data": {"path": 2024}}).endswith(f"data.path: {problem}")
+    for text in ("2024", "null", "", " a", "a\nb", "'q'", '"q"', "[a]", "a b", "猫", "\x1b", "#1", "a'\"b"):
+        word = as_override("data.path", text)
+        assert parse_recipe(minimal(), [word]).data.path == text if text else word == 'data.path=""'
+
+
+@pytest.mark.parametrize("ref", [None, 3, ["a"]])
+def test_what_cannot_be_a_recipe_is_named_by_its_type(ref: object) -> None:
+    with pytest.raises(SemisupError, match=f"must be a file, a shipped name or a mapping, not {type(ref).__name__}"):
+        load_recipe(ref)  # type: ignore[arg-type]
+
+
+def test_one_text_is_no_list_of_overrides() -> None:
+    with pytest.raises(SemisupError, match="overrides: must be a list of key=value words, not the text 'seed=1'"):
+        load_recipe("digits/quickstart", "seed=1")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from semisup.data import ImageData, channel_statistics, is_mapped, load_data
+from semisup.data.listing import list_folders
 from semisup.data.walk import images_below
 from semisup.errors import SemisupError
 from semisup.settings import DataConfig
@@ -90,6 +91,8 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     assert "data.size: missing" in problem(root, size=None)
     assert "data.path: missing" in problem(root, path=None)
     assert "does not exist; did you mean 'r'?" in problem(tmp_path / "rr")
+    with pytest.raises(SemisupError, match=r"data\.path: .*/rr does not exist; did you mean 'r'\?"):
+        list_folders(tmp_path / "rr")
     (root / "labeled").rename(root / "labelld")
     assert "has no folder 'labeled'" in problem(root) and "'labelld'; did you mean 'labeled'?" in problem(root)
     assert f"r has a folder 'labeled': did you mean data.path={tmp_path / 'up' / 'r'}?" in problem(

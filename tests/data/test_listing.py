@@ -77,6 +77,7 @@ def test_names_of_classes_that_may_mean_something_else() -> None:
         assert f"{names} are read as 2 classes" in found
     assert "'unknown' may stand for no label" in found and "dog" not in found
     assert "'01' and '1' and '1.0' are read as 3 classes" in " ".join(class_notes(["01", "1", "1.0", "1.5", "2"]))
+    assert r"'cat' and '\u200bcat' are read as 2 classes" in class_notes(["cat", "\u200bcat"])[0]
     assert class_notes(["cat", "cats", "dog", "0", "1", "10", "100", "0.5", "1.05"]) == []
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -151,11 +152,34 @@ def test_labels_as_text(npz: Path) -> None:
         data = load_data(config)
         assert data.classes == ["cat", "dog", "emu"]
         assert data.y_train[:5].tolist() == [1, 0, 2, -1, -1] and data.y_test[:2].tolist() == [0, 1]
-        assert len(data.notes) == 1 and "10 'nan'" in data.notes[0]
+        assert len(data.notes) == 2 and "10 'nan'" in data.notes[0]
+        assert data.notes[1] == "the test images have none of 'emu'; figures say nothing of that"
         assert load_data(config.model_copy(update={"unlabeled_values": ["emu"]})).classes == ["cat", "dog", "nan"]
     assert problem(npz, y_train=np.resize(text, 50), y_test=np.resize(["cat", "owl"], 9)) == (
         "y_test: class 'owl' has no labeled training image"
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"classes": ["cat", "dgo"]}, "y_train: class 'dog' is not in classes; did you mean 'dgo'?"),
+        ({"classes": ["cat", "dog", "emu"]}, "classes: class 'emu' has no labeled training image"),
+        ({"y_test": ["cat", ""]}, "y_test: every test image needs its class, not ''"),
+        ({"y_test": ["nan", "dog"]}, "y_test: every test image needs its class, not 'nan'"),
+        ({"y_test": ["Cat", "dog"]}, "y_test: class 'Cat' has no labeled training image; did you mean 'cat'?"),
+    ],
+)
+def test_classes_that_text_and_the_list_of_them_say_differently(
+    change: dict[str, Any], problem: str, tmp_path: Path
+) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (6, 8, 8), np.uint8)
+    arrays = {"x_train": x[:4], "y_train": ["cat", "dog"] * 2, "x_test": x[4:], "y_test": ["cat", "dog"]}
+    np.savez(tmp_path / "a.npz", **arrays, classes=["dog", "cat"])
+    assert read_npz(tmp_path / "a.npz").classes == ["cat", "dog"]
+    np.savez(tmp_path / "a.npz", **{**arrays, **change})
+    with pytest.raises(SemisupError, match=re.escape(problem)):
+        read_npz(tmp_path / "a.npz")
 
 
 def test_no_label_at_all_where_the_classes_are_named(tmp_path: Path) -> None:
@@ -179,7 +203,7 @@ def test_test_images_among_the_training_images(npz: Path) -> None:
     assert "data.allow_conflicts: 1 image is the same picture" in text and "x_test[1] (2) = x_train[6] (1)" in text
     config = save(npz, **changes)
     data = load_data(config.model_copy(update={"allow_leakage": True, "allow_conflicts": True}))
-    assert len(data.x_test) == 3 and len(data.notes) == 2
+    assert len(data.x_test) == 3 and len(data.notes) == 3
     dropped = load_data(config.model_copy(update={"drop_leaks": True}))
     assert len(dropped.x_test) == 0 and dropped.notes[0].startswith("left out: 3 test")
 

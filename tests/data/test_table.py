@@ -40,6 +40,13 @@ DIALECTS: dict[str, tuple[str | bytes, str]] = {
     "tabs": (text(ROWS, "\t"), "separated by tabs"),
     "bars": (text(ROWS, "|"), "separated by |"),
     "excel": ("sep=;\n" + text(ROWS, ";"), "separated by ;"),
+    "excel, capitals": ("SEP=;\n" + text(ROWS, ";"), "separated by ;"),
+    "commas in a name": (text(ROWS, ";", ("path", "label", "seen, by, whom")), "separated by ;"),
+    "an empty line first": ("\n" + text(ROWS, ";"), "separated by ;"),
+    "put together": (
+        text(ROWS[:1]) + "\ufeff" + text(ROWS[1:], head=("Path", "label")),
+        "line 3 names the columns once",
+    ),
     "excel, commas": ("sep=,\r\n" + text(ROWS), ""),
     "blanks before": (text(ROWS, " , "), ""),
     "a second label": (text([(*row, "x") for row in ROWS], head=("path", "label", "class")), "'label', not 'class'"),
@@ -97,6 +104,11 @@ def test_what_is_no_table(root: Path) -> None:
         (b"path,label\n\xe9.png,cat\n", "save it as CSV in UTF-8"),
         (text(ROWS).encode("utf-16-le"), "NUL bytes.; save it as CSV in UTF-8"),
         (text([(*row, "x") for row in ROWS], head=("path", "label", "Label")), "column 'label' is there 2 times"),
+        (text([(p, f"{label}, big") for p, label in ROWS]), "line 2: has more cells than the 2 .* names, as 2 more"),
+        (
+            text([*ROWS, ("a/b,c.png", "dog")]),
+            "line 5: has more cells than the 2 that the first line names; write texts",
+        ),
     ]:
         with pytest.raises(SemisupError, match=words):
             read(root, content)

@@ -75,6 +75,7 @@ def test_classes_may_be_text_and_unlabeled_ones_are_not_scored() -> None:
     names[:5] = -1
     found = SemiSupervisedClassifier(**TINY).fit(X, names)
     assert found.classes_.tolist() == ["no", "yes"]
+    assert SemiSupervisedClassifier(**TINY).fit(X, names.tolist()).classes_.tolist() == ["no", "yes"]  # numpy: all text
     right = found.predict(X) == names
     assert found.score(X, names) == pytest.approx(right[5:].mean())
 
@@ -125,6 +126,8 @@ def test_the_callers_random_numbers_go_on() -> None:
         ({"overrides": [3]}, "overrides: must be a list"),
         ({"flip": "x"}, "flip: must be True or False"),
         ({"device": 3}, "device: must be auto"),
+        ({"random_state": -1}, "random_state: must be 0 to 4294967295, a generator or None, not -1"),
+        ({"random_state": 2**32}, "random_state: must be 0"),
         ({"image_shape": 8}, "image_shape: must be"),
     ],
 )
@@ -143,6 +146,8 @@ def test_wrong_data() -> None:
     encoder = {"name": "x", "stages": {"a": {"method": {"name": "simclr"}, "steps": 1}}}
     with pytest.raises(SemisupError, match="'a', leaves no classifier"):
         SemiSupervisedClassifier(encoder).fit(X, y)
+    with pytest.raises(SemisupError, match="y: has '-1' as text; unlabeled is the number -1"):
+        SemiSupervisedClassifier(**TINY).fit(X, np.array(["a", "b", "-1", "a"] * 5))
     for none in (None, 1):
         with pytest.raises(SemisupError, match="all numbers or all text"):
             SemiSupervisedClassifier(**TINY).fit(X, np.array(["a", none] * 10, object))

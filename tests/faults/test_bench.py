@@ -79,6 +79,7 @@ def left_behind(session: int) -> list[str]:
     return [Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ") for pid in alive(session)]
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on(tmp_path: Path) -> None:
     command = start(tmp_path)
     deadline = time.monotonic() + 240

@@ -37,6 +37,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_job_is_ended_as_slurm_and_kubernetes_do(nursery: Nursery, single: Path, tmp_path: Path) -> None:
     """SIGTERM to the process group, in the middle of a step of 5 s; a checkpoint, and nobody left for SIGKILL."""
     write_recipe(tmp_path, "train")

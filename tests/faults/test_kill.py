@@ -45,6 +45,7 @@ def assert_same_result(out: Path, reference: Path) -> None:
     assert timeless(out / "result.json") == timeless(reference / "result.json")
 
 
+@pytest.mark.slow
 def test_a_kill_in_a_stage_of_each_kind_changes_no_bit(nursery: Nursery, few: Path, tmp_path: Path) -> None:
     assert_kills_change_nothing(nursery, few, tmp_path)
 

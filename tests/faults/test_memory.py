@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
+from semisup.bench.execution.cluster import MALLOC
 from tests.faults.faults_process import events, write_recipe
 from tests.nursery import Child, Nursery
 
@@ -83,3 +87,22 @@ def test_a_suite_of_200_runs_keeps_little_of_each(nursery: Nursery, tmp_path: Pa
         return len(events(tmp_path / "out", "stage_end")) if written else 0
 
     assert growth(child, runs, FIRST, RUNS) <= SUITE_MEBIBYTES
+
+
+SEARCH = """
+import resource, torch
+from semisup.graph import nearest
+
+torch.set_num_threads(1)
+features = torch.randn(8192, 8, generator=torch.Generator().manual_seed(0))
+nearest(features[:2048], 50)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+nearest(features, 50)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def test_a_search_of_neighbors_needs_one_block_where_memory_is_kept() -> None:
+    environment = os.environ | {name: str(value) for name, value in MALLOC.items()}
+    done = subprocess.run([sys.executable, "-c", SEARCH], env=environment, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 2 * 32, "MiB: a block is 32; one for each part of the images were 256"

@@ -87,6 +87,14 @@ def test_results_of_another_check_are_replaced_with_a_word(photos: Path, models:
     assert all(second.output.count(file) == 2 for file in files[:2]), "all that it writes"
 
 
+@pytest.mark.parametrize("command", ["check", "label"])
+def test_the_folder_to_write_to_is_a_file(command: str, photos: Path, models: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(SemisupError, match=r"out: cannot be made a folder \(it is a file\)"):
+        words = [command, str(photos), str(models / "encoder"), "--out", str(tmp_path / "out")]
+        CliRunner().invoke(app, [*words, "--cache", str(tmp_path / "cache")], catch_exceptions=False)
+
+
 def test_one_class_is_not_enough(photos: Path, models: Path, tmp_path: Path) -> None:
     with pytest.raises(SemisupError, match="needs two classes with at least 2 labels each"):
         review(photos / "unlabeled", models / "encoder", tmp_path, cache=str(tmp_path / "cache"), device="cpu")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from semisup.cli.app import main
 from semisup.data import load_data
 from semisup.errors import SemisupError
 from semisup.labeling import seen
+from semisup.labeling.folder import list_pictures
 from semisup.labeling.label_studio import labeling_interface, read_export, tasks
 from semisup.labeling.next import LabelOptions, label_next
 from semisup.settings import DataConfig
@@ -173,6 +175,37 @@ def test_label_studio_export() -> None:
     assert labels == {"a.png": "cat"}
     assert notes == ["c.png: annotated as cat and dog; left as it was"]
     assert read_export([{"path": "a.png", "label": "dog", "id": 7}, {"path": "b.png"}], "min") == ({"a.png": "dog"}, [])
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"from_name": "label", "value": {"choices": ["cat", "dog"]}},
+        {"from_name": "choice", "value": {"choices": ["cat"]}},
+        {"from_name": "label", "type": "rectanglelabels", "value": {"rectanglelabels": ["cat"], "choices": ["a", "b"]}},
+    ],
+)
+def test_an_answer_that_is_not_one_class_is_said(result: Any) -> None:
+    exported = [{"data": {"path": "a.png"}, "annotations": [{"result": [result]}]}]
+    labels, (note,) = read_export(exported, "export.json")
+    assert labels == {} and "annotated with other than one choice of 'label'" in note and "a.png" in note
+
+
+def test_several_classes_of_label_studios_tables_are_said(semisup: Semisup, photos: Path, tmp_path: Path) -> None:
+    minimal = [{"path": "a.png", "label": {"choices": ["cat", "dog"]}}]
+    assert "a.png" in read_export(minimal, "min")[1][0]
+    (tmp_path / "ls.csv").write_text('path,label\nunlabeled/00.png,"{""choices"": [""1"", ""2""]}"\n')
+    status, said, told = semisup("label", photos, "--import", "ls.csv")
+    assert status == 0 and "unlabeled/00.png is annotated with several classes" in told and "0 new labels" in said
+
+
+def test_folders_that_training_takes_for_classes_are_labels(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos / "labeled", tmp_path / "bare")
+    assert {entry.label for entry in list_pictures(tmp_path / "bare").entries} == {"0", "1", "2"}
+    shutil.copytree(photos / "unlabeled", tmp_path / "bare" / "unlabeled")
+    assert {entry.label for entry in list_pictures(tmp_path / "bare").entries} == {"0", "1", "2", None}
+    shutil.copy(photos / "labeled/0/0.png", tmp_path / "bare")  # images next to them: an album
+    assert {entry.label for entry in list_pictures(tmp_path / "bare").entries} == {None}
 
 
 @pytest.mark.parametrize("broken", [{}, [3], [{"data": {"image": "x"}}], [{"data": {"path": "a"}, "annotations": [7]}]])

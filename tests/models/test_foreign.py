@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from semisup.config import parse_recipe
 from semisup.errors import SemisupError
 from semisup.models import ModelSpec, save_weights
-from semisup.models.foreign import file_shapes, file_tensors, fit_names
+from semisup.models.foreign import file_shapes, file_tensors, finite_tensors, fit_names
 from semisup.settings import InitConfig
 from semisup.stages.initial import load_initial_weights
 from semisup.stages.networks import build_method
@@ -184,7 +184,7 @@ class _Trap:
     ("content", "rule"),
     [
         (pickle.dumps({"weight": _Trap()}), "could run code"),
-        (b"nonsense", "could run code|not a readable file"),
+        (b"<html>404", "neither a file of torch.save nor one of safetensors"),
         (None, "no such file"),
     ],
     ids=["pickle", "nonsense", "missing"],
@@ -195,6 +195,46 @@ def test_a_file_that_is_not_plain_tensors_is_refused(content: bytes | None, rule
         path.write_bytes(content)
     with pytest.raises(SemisupError, match=rule):
         file_shapes(path)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_a_folder_and_a_program_are_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(SemisupError, match=r"is a folder; name a file, e\.g\. .*model\.safetensors"):
+        file_shapes(tmp_path)
+    torch.jit.save(torch.jit.script(nn.Linear(2, 3)), tmp_path / "program.pt")
+    with pytest.raises(SemisupError, match="TorchScript"):
+        file_shapes(tmp_path / "program.pt")
+
+
+@pytest.mark.parametrize(
+    ("changed", "rule"),
+    [
+        (lambda t: t.to(torch.int8), "not torch.int8"),
+        (lambda t: t.to(torch.float8_e4m3fn), "not torch.float8"),
+        (lambda t: t.to(torch.complex64), "not torch.complex64"),
+        (lambda t: t.to_sparse(), "not torch.sparse_coo"),
+        (lambda t: torch.full_like(t, 1e300, dtype=torch.float64), "NaN or infinite"),
+    ],
+    ids=["int8", "float8", "complex", "sparse", "too large"],
+)
+def test_numbers_that_are_not_the_weights_themselves_are_refused(
+    changed: Callable[[Tensor], Tensor], rule: str, tmp_path: Path
+) -> None:
+    network = nn.BatchNorm1d(3)
+    state = network.state_dict() | {"num_batches_tracked": torch.tensor(2.0)}
+    names = {name: name for name in state}
+    torch.save(state, tmp_path / "w.pth")
+    assert finite_tensors(tmp_path / "w.pth", names, "w", network.state_dict()).keys() == state.keys()
+    torch.save(state | {"weight": changed(state["weight"])}, tmp_path / "w.pth")
+    with pytest.raises(SemisupError, match=f"w: weight .*{rule}"):
+        finite_tensors(tmp_path / "w.pth", names, "w", network.state_dict())
+
+
+def test_a_prefix_to_rename_that_no_name_has_is_said(state: State, tmp_path: Path) -> None:
+    write(tmp_path / "w.pt", prefixed("trunk.", state))
+    report = load_initial_weights(fresh(), InitConfig(rename={"trunck.": ""}), tmp_path / "w.pt", [])
+    assert "init.rename: no name of the file begins with 'trunck.'" in report.notes
 
 
 def test_a_cut_file_and_one_without_tensors_are_refused(tmp_path: Path) -> None:

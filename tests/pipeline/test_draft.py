@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,8 @@ from semisup.pipeline.draft import Draft, Wishes, draft, survey
 from semisup.pipeline.plan import make_plan
 from semisup.pipeline.timing import expected_seconds
 from semisup.settings.read import read_mapping
+from semisup.stages import load_predictor
+from semisup.tracking.events import iter_events
 from tests.pipeline.pipeline_small import small
 
 Make = Callable[..., tuple[Draft, Path]]
@@ -60,6 +64,17 @@ def test_the_recipe_runs_unedited(make: Make, tmp_path: Path) -> None:
     assert [stage.name for stage in result.stages] == ["labels_alone", "train"] == list(made.seconds)
     assert (result.data["n_labeled"], result.data["n_train"], result.data["n_test"]) == (8, 18, 4)
     assert max(len(line) for line in made.text.splitlines() if "pool:" not in line) < 200
+
+
+def test_names_that_are_no_utf8_are_kept(make: Make, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    _, path = make(pictures(tmp_path / name))
+    assert load_recipe(path).data.path == str(tmp_path / name)
+    out = tmp_path / f"out-{name}"
+    run(path, ["tracking.mlflow=false"], out=out, quiet=True)
+    params: Any = next(iter_events(out / "events.jsonl", 0))[0]["params"]  # type: ignore[typeddict-item]
+    assert r"caf\udce9" in params["data"]["path"]
+    assert load_predictor(out / "labels_alone").classes == ["dark", "light"]
 
 
 def test_settings_follow_the_images(make: Make, tmp_path: Path) -> None:
@@ -106,7 +121,8 @@ def test_bad_files_leaks_and_contradictions_are_allowed_for_and_told(make: Make,
     assert run(path, ["tracking.mlflow=false"], out=tmp_path / "out", quiet=True).stages
 
 
-def test_pretrained_weights_are_started_from(make: Make, tmp_path: Path) -> None:
+def test_pretrained_weights_are_started_from(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semisup.pipeline.draft.SHORTEST", 2)
     pytest.importorskip("timm")
     import timm
 
@@ -118,6 +134,11 @@ def test_pretrained_weights_are_started_from(make: Make, tmp_path: Path) -> None
     recipe = load_recipe(path)
     assert (recipe.model["weights"], recipe.data.size) == (str(file), 32)
     assert "from scratch" not in made.text
+    monkeypatch.chdir(tmp_path)
+    words = ["init", "p", "--weights", file.name, "--network", "timm/test_resnet", "--size", "32", "--minutes", "0.1"]
+    told = CliRunner().invoke(app, [*words, "--cache", "cache"]).output
+    read = "run folder/few_labels data.path=p model.name=timm/test_resnet model.weights=weights.safetensors"
+    assert read in told
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,6 +147,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures(tmp_path / "p")
     words = ["init", "p", "--minutes", "0.1", "--cache", "cache", "--device", "cpu"]
     done = CliRunner().invoke(app, words)
+    assert list((tmp_path / "cache").iterdir()), "--cache says where images are kept"
     assert done.exit_code == 0, done.output
     for text in ("12 to 12 px", "50% of the labels", "next: semisup data show p.yaml", "semisup run p.yaml"):
         assert text in done.output
@@ -133,7 +155,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     again = CliRunner().invoke(app, words)
     assert isinstance(again.exception, SemisupError) and "is there already" in str(again.exception)
     assert CliRunner().invoke(app, [*words, "--force"]).exit_code == 0
-    assert CliRunner().invoke(app, [*words, "--minutes", "inf"]).exit_code == 2
+    refused = CliRunner().invoke(app, [*words, "--minutes", "inf"])
+    assert str(refused.exception) == "--minutes: must be at most 100000, not inf"
     lone = CliRunner().invoke(app, [*words, "--network", "x"])
     assert isinstance(lone.exception, SemisupError) and "give both" in str(lone.exception)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -79,6 +80,15 @@ def test_parts_and_a_pair(tmp_path: Path) -> None:
     assert semisup.run(RECIPE, data=pair, out=tmp_path / "b", quiet=True).data["n_test"] == 0
 
 
+@pytest.mark.parametrize("none", [-1, None, float("nan")])
+def test_classes_may_be_objects_with_text(none: Any, tmp_path: Path) -> None:
+    images, labels = tuple(arrays().values())[:2]
+    given = np.array([f"digit {label}" for label in labels], object)
+    given[40:] = none
+    data = semisup.run(RECIPE, ["data.labels=all"], data=(images, given), out=tmp_path / "a", quiet=True).data
+    assert (data["n_train"], data["n_labeled"]) == (60, 40)
+
+
 def wrong() -> list[tuple[Any, str]]:
     return list(_wrong())
 
@@ -87,6 +97,11 @@ def _wrong() -> Iterator[tuple[Any, str]]:
     yield [1, 2], "must be a mapping"
     yield {"test": Digits("array")}, "'train' is missing"
     yield {"train": []}, "'train' is empty"
+    yield {"train": 5}, "'train' must be a torch Dataset, not int"
+    yield "photos", "is for Python objects; a folder or file is the recipe's: data.path=photos"
+    yield pd.DataFrame({"x": [1]}), "must be a mapping of arrays"
+    yield torch.utils.data.TensorDataset(torch.rand(9, 1, 8, 8)), "'train' must be pairs of an image and a class"
+    yield torch.utils.data.TensorDataset(torch.rand(2, 1, 8, 8), torch.eye(2)), "a class of a data set must be a whole"
     yield {"x_train": np.array([None]), "y_train": np.zeros(1)}, "x_train must be an array"
     yield {"x_train": np.zeros((4, 8, 8)), "y_train": np.zeros(4, int)}, "x_train: must be uint8"
     yield torch.utils.data.TensorDataset(torch.randn(9, 1, 8, 8), torch.arange(9)), "within 0 and 1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -75,6 +76,25 @@ def test_what_training_passes_over_is_passed_over(model: Path, photos: Path, tmp
     found = {row["path"].removeprefix(f"{root}/"): row["error"] for row in predict(model, root)}
     inner = ["inner.png/10.png", "inner.png/er/11.PNG", "link/10.png", "link/er/11.PNG", "no suffix"]
     assert found == {"gone.png": "a link to nowhere"} | dict.fromkeys(inner, "")
+
+
+def test_a_standard_output_that_takes_nothing(model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(SemisupError, match=r"standard output: cannot be written \(No space left"):
+            predict_files(model, [photos / "00.png"])
+        monkeypatch.setattr("sys.stdout", None)
+        with pytest.raises(SemisupError, match="standard output is closed; name a file with --out"):
+            predict_files(model, [photos / "00.png"])
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+
+
+def test_an_empty_folder_next_to_others_is_told(model: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = predict_files(model, [tmp_path / "empty", photos / "00.png"], tmp_path / "t.csv")
+    assert (done.good, done.bad, done.notes) == (1, 0, (f"{tmp_path / 'empty'}: no image is in this folder",))
 
 
 def test_what_is_named_is_read_whatever_it_is_called(model: Path, photos: Path, tmp_path: Path) -> None:
@@ -218,7 +238,8 @@ def test_patterns_pass_over_what_systems_leave_and_tables_say_where_they_begin(
     (tmp_path / "x").mkdir()
     shutil.copy(photos / "00.png", tmp_path / "x")
     found = predict_files(model, [table], tmp_path / "out.csv", PredictOptions("cpu"))
-    assert (found.good, found.bad, found.notes) == (1, 1, ())  # backslashes separate folders, as in training
+    assert (found.good, found.bad) == (1, 1)  # backslashes separate folders, as in training
+    assert [note.rpartition(": ")[2] for note in found.notes] == ["no such file"]
     table.write_bytes("path\n\xe9.png\n".encode("latin-1"))
     with pytest.raises(SemisupError, match=r"^/\S+t.csv is not text in UTF-8"):
         predict(model, table)

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from semisup.data import channel_statistics
+from semisup.engine import resolve_device
 from semisup.errors import SemisupError
 from semisup.records import digest, file_digest, read_record, verify
 from semisup.stages import Artifact, load_predictor, read_artifact, write_json
@@ -212,7 +213,14 @@ def test_without_test_images_a_stage_is_trained_and_not_evaluated(method: str, t
         (np.zeros(8, np.uint8), "not uint8 of shape (8,)"),
         ([np.zeros((2, 8, 8, 1), np.uint8), 3], "image 0: is several images"),
         ([np.zeros((8, 8), np.uint8), 3], "image 1: must be a path, a Pillow image or an array, not int"),
+        ([np.zeros((8, 8), np.float32)], "images: image 0: must be uint8"),
         (["nosuch.png"], "nosuch.png: no such file"),
+        (np.zeros((8, 9, 4), np.uint8), "(8, 9, 4) may be one image with transparency"),
+        ([np.zeros((8, 9, 4), np.uint8)], "image 0: an array (8, 9, 4) may be one image with transparency"),
+        (None, "or several of them, not NoneType"),
+        (b"png", "or several of them, not bytes"),
+        (torch.zeros(2, 3, 8, 8), "or several of them, not Tensor of Tensor"),
+        ([[1, 2], [3, 4]], "or several of them, not list of list"),
     ],
 )
 def test_a_predictor_refuses_other_images(images: Any, words: str, model_folder: Path) -> None:
@@ -231,12 +239,19 @@ def test_a_predictor_takes_images_of_any_kind_and_size(model_folder: Path, tmp_p
     for images in (pixels, pixels[:, :, 0], pixels.repeat(3, 2), tmp_path / "a.png", [str(tmp_path / "a.png")]):
         np.testing.assert_allclose(predictor.predict_proba(images), expected, atol=1e-6)
     assert predictor.predict(Image.open(tmp_path / "a.png")).tolist() == expected.tolist()
+    assert predictor.predict(np.array([str(tmp_path / "a.png")])).tolist() == expected.tolist()
     several = predictor.predict_proba([large, pixels, Image.fromarray(large[:, :, 0])])
     assert several[0].tolist() == several[2].tolist() and np.abs(several[1] - expected).max() < 1e-6
     both = (expected + predictor.predict(pixels[None, :, ::-1])) / 2
     np.testing.assert_allclose(predictor.predict_proba(pixels, mirror=True), both, atol=1e-6)
     features = torch.from_numpy(predictor.embed(pixels))
     torch.testing.assert_close(predictor.network.head(features).softmax(1).detach(), torch.from_numpy(expected))
+
+
+def test_a_predictor_is_loaded_onto_devices_by_the_names_of_recipes(model_folder: Path) -> None:
+    assert load_predictor(model_folder, "auto").normalize.mean.device == resolve_device("auto")
+    with pytest.raises(SemisupError, match="device: unknown device 'gpu'; did you mean 'cpu'"):
+        load_predictor(model_folder, "gpu")
 
 
 def test_a_predictor_gives_no_rows_for_no_images(model_folder: Path) -> None:

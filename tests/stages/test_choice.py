@@ -62,6 +62,13 @@ def test_the_best_teacher_is_that_of_the_labels_it_was_not_given(tmp_path: Path)
     ]
 
 
+def test_a_plan_says_how_often_teachers_run_for_the_choice() -> None:
+    stages = {**ENCODER, "probe": {"kind": "probe", "of": "features"}, "labels": best("probe", folds=2, repeats=3)}
+    *others, labels = small_plan(stages, small_data())[0].stages
+    assert labels.choice is not None and "runs probe up to 6 times more" in labels.choice
+    assert [one.choice for one in others] == [None] * len(others)
+
+
 def test_labels_may_be_parted_more_than_once(tmp_path: Path) -> None:
     """Twelve labels of noise in five partings: a guess for each in each, and another share is right than in one."""
     data = small_data()

@@ -91,6 +91,15 @@ def test_a_file_makes_squares_as_training_did(fit: Fit, model: Path, tmp_path: P
     assert np.abs(quantized(images)[0] - run(images)[0]).max() < 0.1
 
 
+def test_eight_bits_see_in_a_picture_of_any_size_what_they_see_in_its_square(model: Path, tmp_path: Path) -> None:
+    predictor, module = load_deployed(model)
+    programs.write_onnx(predictor, module, {}, examples(model), tmp_path / "m.onnx")
+    run = programs.quantize(tmp_path / "m.onnx", small_data().x_train, {}, tmp_path / "q.onnx")
+    picture = np.kron(small_data(n=1, seed=9).x_train[0, ..., 0], np.ones((9, 9)))[:, :60, None].astype(np.uint8)
+    large, squared = run(picture[None])[1], run(images_of(picture, 8, 1, predictor.fit))[1]
+    assert np.abs(large - squared).max() < 0.1 * np.abs(squared).max()
+
+
 def test_pt2_gives_the_same_and_says_what_it_is(model: Path, tmp_path: Path) -> None:
     predictor, module = load_deployed(model)
     facts = facts_of(model)

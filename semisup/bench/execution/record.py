@@ -12,6 +12,7 @@ from semisup.bench.execution.progress import BenchConsole
 from semisup.bench.suites.runs import RunSpec
 from semisup.bench.suites.suite import Suite
 from semisup.stages import Artifact
+from semisup.text import command
 from semisup.tracking import EventLog, MlflowUploader, ending_run, resolve_uri
 
 __all__ = ["record_run", "recorded"]
@@ -30,7 +31,7 @@ def recorded(suite: Suite, folder: Path, data_hash: str, console: BenchConsole) 
 
     def on_closed(delivered: bool) -> None:
         if not delivered:
-            console.warn(f"some numbers have not reached MLflow; send them with: semisup track {folder}")
+            console.warn(f"some numbers have not reached MLflow; send them with: {command('semisup', 'track', folder)}")
 
     with ending_run(log, uploader, on_closed):
         yield log

@@ -328,7 +328,7 @@ def find_suite(ref: str | Path) -> Path:
     shipped = shipped_suites()
     if name in shipped:
         return _shipped_folder() / f"{name}.yaml"
-    if path.is_file() and path.suffix in (".yaml", ".yml"):
+    if path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
         return path
     raise SemisupError(f"{name[:100]}: no such suite, neither a .yaml file nor a shipped one{nearest(name, shipped)}")
 

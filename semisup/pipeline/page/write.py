@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from semisup.plugins import load_plugins
 from semisup.settings import Recipe, StageConfig
 from semisup.settings.read import dump
 from semisup.stages import load_predictor
-from semisup.text import duration, number, percent
+from semisup.text import command, duration, number, percent
 
 __all__ = ["PAGE", "report", "write_page"]
 
@@ -191,12 +190,11 @@ def _per_class(data: ImageData | None, budget: LabelBudget | None) -> list[tuple
 
 
 def _commands(folder: Path, model: str | None) -> str:
-    lines = [f"semisup run {shlex.quote(str(folder / 'recipe.yaml'))} --out {shlex.quote(str(folder))}"]
+    lines = [command("semisup", "run", folder / "recipe.yaml", "--out", folder)]
     if model is not None:
-        path = shlex.quote(str(folder / model))
-        lines.append(f"semisup predict {path} NEW-IMAGES --out predictions.csv")
-        lines.append(f"semisup export {path} model.onnx --int8")
-        lines.append(f"semisup distill {path} --student cnn,width=8")
+        lines.append(command("semisup", "predict", folder / model, "NEW-IMAGES", "--out", "predictions.csv"))
+        lines.append(command("semisup", "export", folder / model, "model.onnx", "--int8"))
+        lines.append(command("semisup", "distill", folder / model, "--student", "cnn,width=8"))
     return "\n".join(lines)
 
 
