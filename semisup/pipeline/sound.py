@@ -39,7 +39,9 @@ def sound_part(raw: Mapping[str, Any], problems: Iterable[str]) -> Recipe | None
         return None
     kept = {"name": "x"} | without(dict(raw), [place for key in keys if (place := _removed(key)) is not None])
     nameless = "model" in raw and "model" not in kept
-    stages = {name: _with_length(stage) for name, stage in kept.get("stages", {}).items() if isinstance(stage, Mapping)}
+    given = kept.get("stages")
+    named = given.items() if isinstance(given, Mapping) else ()  # of a list only what is wrong in it was taken away
+    stages = {name: _with_length(stage) for name, stage in named if isinstance(stage, Mapping)}
     kept["stages"] = {
         name: stage for name, stage in stages.items() if _has_parts(stage, raw["stages"][name], nameless=nameless)
     }

@@ -21,7 +21,7 @@ from semisup.models.from_torchvision import AUXILIARY, classifier_names
 from semisup.options import show
 from semisup.pipeline import make_plan, run
 from semisup.pipeline.check import check_method
-from semisup.pipeline.plan import Plan, plan_stages
+from semisup.pipeline.plan import Plan, load_checked, plan_stages
 from tests.pipeline.pipeline_small import SMALL, small
 
 
@@ -412,3 +412,9 @@ def test_the_names_read_off_torchvisions_files_are_torchvisions() -> None:
     from torchvision import models
 
     assert classifier_names() == sorted(set(models.list_models(module=models)) - set(AUXILIARY))
+
+
+@pytest.mark.parametrize("key", [*SMALL, "tracking", "plugins"])
+def test_a_number_too_large_in_the_place_of_a_mapping_or_list_is_one_message(key: str) -> None:
+    with pytest.raises(SemisupError, match=f"{key}.*: must be a number of at most 64 bits"):
+        load_checked({**SMALL, key: [2**63]})
