@@ -140,7 +140,10 @@ def write_pt2(
 
 
 def quantize(source: Path, images: NDArray[np.uint8], metadata: Mapping[str, str], file: Path) -> Run:
-    """Write an ONNX file with 8-bit weights and activations (QDQ, static), and return it as a function.
+    """Write an ONNX file with 8-bit activations and weights (QDQ, static), and return it as a function.
+
+    Of a weight's 8 bits 7 are used, as onnxruntime advises for x86 without VNNI: there, sums of two products overflow
+    16 bits. A student of the stamps had 41.3% with all 8 bits, 50.5 with 7 and in floats.
 
     Args:
         source: the same in floats, as of `write_onnx`.
@@ -173,6 +176,7 @@ def quantize(source: Path, images: NDArray[np.uint8], metadata: Mapping[str, str
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(QUANTIZED),
             per_channel=True,
+            reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=_around(ready),

@@ -100,6 +100,15 @@ def test_eight_bits_see_in_a_picture_of_any_size_what_they_see_in_its_square(mod
     assert np.abs(large - squared).max() < 0.1 * np.abs(squared).max()
 
 
+def test_weights_have_seven_bits_so_that_no_sum_overflows(model: Path, tmp_path: Path) -> None:
+    predictor, module = load_deployed(model)
+    programs.write_onnx(predictor, module, {}, examples(model), tmp_path / "m.onnx")
+    programs.quantize(tmp_path / "m.onnx", small_data().x_train, {}, tmp_path / "q.onnx")
+    stored = [onnx.numpy_helper.to_array(weight) for weight in onnx.load(tmp_path / "q.onnx").graph.initializer]
+    largest = [int(np.abs(array.astype(int)).max()) for array in stored if array.dtype == np.int8 and array.ndim > 1]
+    assert largest and max(largest) <= 64
+
+
 def test_pt2_gives_the_same_and_says_what_it_is(model: Path, tmp_path: Path) -> None:
     predictor, module = load_deployed(model)
     facts = facts_of(model)
