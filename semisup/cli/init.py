@@ -87,17 +87,15 @@ def _lines(made: Draft, path: Path, wishes: Wishes) -> list[str]:
         lines.append(f"near copies: {len(found.near):,} training images look like another one: {pairs}")
     lines += [f"note: {note}" for note in found.prepared.notes()]
     seconds = sum(made.seconds.values())
-    longer = (
-        f", more than --minutes {wishes.minutes:g}: fewer steps teach too little"
-        if seconds > 90 * wishes.minutes
-        else ""
-    )
+    too_long = seconds > 90 * wishes.minutes
+    longer = f", more than --minutes {wishes.minutes:g}: fewer steps teach too little" if too_long else ""
+    model = Path("runs") / made.name / list(made.seconds)[-1]
     return [
         *lines,
         f"recipe: {path}, about {duration(seconds)} of training here{longer}",
         f"next: {command('semisup', 'data', 'show', path, '--out', 'views.png')}",
         f"      {command('semisup', 'run', path)}",
-        f"      semisup predict runs/{made.name}/{list(made.seconds)[-1]} NEW-IMAGES --out predictions.csv",
+        f"      {command('semisup', 'predict', model, 'NEW-IMAGES', '--out', 'predictions.csv')}",
     ]
 
 

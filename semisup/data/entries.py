@@ -86,9 +86,7 @@ def class_notes(classes: Sequence[str]) -> list[str]:
         )
     alike: dict[str, list[str]] = {}
     for name in classes:
-        seen = "".join(
-            letter for letter in name if unicodedata.category(letter) != "Cf"
-        )  # as a zero-width space is not
+        seen = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")  # no zero-width space
         key = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", seen).casefold()).strip()
         if re.fullmatch(r"[0-9]+(\.0*)?", key):  # 1, 01 and 1.0
             key = key.split(".")[0].lstrip("0")
