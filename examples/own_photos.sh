@@ -21,7 +21,7 @@ semisup run photos.yaml tracking.mlflow=false
 semisup report runs/photos
 
 # 4. A smaller network that predicts the same.
-semisup distill runs/photos/train --student cnn,width=16 --steps "$steps" --out runs/small
+semisup distill runs/photos/best --student cnn,width=16 --steps "$steps" --out runs/small
 
 # 5. For other programs: ONNX in 32 and in 8 bits, each compared with torch on real images.
 semisup export runs/small/student_cnn_width_16 small.onnx --int8

@@ -47,6 +47,8 @@ SHORTEST, LONGEST = 300, 4000
 """Steps of a stage."""
 SHARES = {"labels_alone": 0.25, "train": 0.75}
 """Of the time, where there are both."""
+FOLDS = 3
+"""Parts of the labels by which one of the two is taken: both are trained so many times more, in the same time."""
 EASY_POOL = ["identity", "rotate", "shear_x", "shear_y", "translate_x", "translate_y", "brightness", "contrast"]
 
 
@@ -127,15 +129,19 @@ def draft(found: Survey, wishes: Wishes) -> Draft:
     once = parse_recipe(recipe)
     relaxed = once.model_copy(update={"data": once.data.model_copy(update={"max_bad": 1.0})})
     plan = make_plan(relaxed, trial=False)
-    each = {stage.name: step_seconds(plan, stage, warm_up=1) for stage in plan.stages}
+    trained = [stage for stage in plan.stages if stage.steps]
+    each = {stage.name: step_seconds(plan, stage, warm_up=1) for stage in trained}
+    times = 1 + (FOLDS if "best" in recipe["stages"] else 0)
     expected = {}
-    for stage in plan.stages:
+    for stage in trained:
         seconds, short = each[stage.name], each["labels_alone"]
-        share = 1.0 if len(each) == 1 else SHARES[stage.name]
-        steps = int(steps_within(stage.training, wishes.minutes * 60 * share / seconds, short / seconds))
+        share = (1.0 if len(each) == 1 else SHARES[stage.name]) / times
+        steps = int(steps_within(stage, wishes.minutes * 60 * share / seconds, short / seconds))
         steps = min(LONGEST, max(SHORTEST, steps))
         recipe["stages"][stage.name]["steps"] = steps = steps - steps % 50 if steps > 50 else steps
-        expected[stage.name] = steps * seconds + choosing_steps(stage.training, steps) * short
+        expected[stage.name] = steps * seconds + choosing_steps(stage, steps) * short
+    if times > 1:
+        expected["best"] = FOLDS * sum(expected.values())
     text = _written(found, wishes, recipe, device, expected)
     return Draft(recipe["name"], text, found, expected)
 
@@ -173,6 +179,8 @@ def _recipe(found: Survey, wishes: Wishes, device: torch.device) -> dict[str, An
         if small:
             strong = {"policy": "randaugment", "pool": EASY_POOL, "ranges": "paper", "cutout": 0.0}
             stages["train"]["augment"] = {"strong": strong}
+        if max(found.labels.values()) > 1:
+            stages["best"] = {"kind": "best", "among": ["labels_alone", "train"], "folds": FOLDS}
     return {
         "name": re.sub(r"[^A-Za-z0-9._-]", "-", Path(str(found.prepared.listing.root)).resolve().name)[:60].strip("-.")
         or "photos",
@@ -242,6 +250,7 @@ def _written(
         version=__version__,
         cores=torch.get_num_threads(),
         device=device,
+        folds=FOLDS,
         least=min(counts.values()),
         most=max(counts.values()),
         total=sum(counts.values()),

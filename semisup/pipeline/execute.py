@@ -31,6 +31,7 @@ def execute(
     home: Path,
     finished: Mapping[str, Artifact],
     on_log: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Artifact, str]:
     """Return the finished stage, and whether it was "reused", "resumed" or "trained".
 
@@ -40,6 +41,7 @@ def execute(
         home: the stage's folder, named by its fingerprint, which the caller has `locked`.
         finished: artifacts of the stages that it reads, by name.
         on_log: gets finished steps and the means of the logged terms.
+        say: gets lines of what a long stage without steps does.
 
     Raises:
         NonFiniteLossError: a loss became NaN or infinite; the message names the stage.
@@ -53,7 +55,7 @@ def execute(
         return artifact, "reused"
     keep_memory()
     context = stage_context(plan, stage, home, finished, on_log)
-    context = replace(context, again=partial(again, plan, context))
+    context = replace(context, say=say, again=partial(again, plan, context))
     try:
         with deterministic(plan.recipe.deterministic):
             artifact, resumed_from = kind_of(stage.config.kind).run(context)
@@ -125,7 +127,7 @@ def again(plan: Plan, asking: StageContext, name: str, budget: LabelBudget, fold
             continue
         if stage.config.kind == "train" and ranks.size() > 1:
             raise SemisupError(
-                f"stages.{asking.name}.vote: best trains '{stage.name}' again, which one process alone does"
+                f"stages.{asking.name}: trains '{stage.name}' again to choose, which one process alone does"
             )
         home = folder / stage.name
         home.mkdir(parents=True, exist_ok=True)

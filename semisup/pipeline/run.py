@@ -221,7 +221,9 @@ def _run_stage(
     with locked(home, lambda: reporter.say(waiting)):
         if fresh:
             for path in home.iterdir():
-                if path.name != LOCK:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != LOCK:
                     path.unlink()
         log.stage_start(
             stage.name,
@@ -236,7 +238,7 @@ def _run_stage(
                 bar.update(step, values)
                 log.metrics(stage.name, step, values)
 
-            return execute(plan, stage, home, finished, on_log)
+            return execute(plan, stage, home, finished, on_log, reporter.say)
 
 
 def _described(stage: StagePlan) -> dict[str, object]:

@@ -177,12 +177,12 @@ def all_steps(stage: StagePlan, steps: float) -> float:
         stage: planned.
         steps: that it has itself.
     """
-    return steps + choosing_steps(stage.training, steps) * _short_share(stage)
+    return steps + choosing_steps(stage, steps) * _short_share(stage)
 
 
 def own_steps(stage: StagePlan, steps: float) -> float:
     """Return the steps that a train stage has itself, if there are so many by `all_steps`."""
-    return steps_within(stage.training, steps, _short_share(stage))
+    return steps_within(stage, steps, _short_share(stage))
 
 
 def _short_share(stage: StagePlan) -> float:

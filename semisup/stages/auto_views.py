@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -20,11 +20,11 @@ from semisup.errors import SemisupError
 from semisup.evaluate import predict_logits
 from semisup.methods import Method, Views
 from semisup.records import checked, read_json
-from semisup.settings import PoolConfig, TrainConfig
+from semisup.settings import PoolConfig, StageConfig, TrainConfig
 from semisup.stages.artifact import write_json
 from semisup.stages.choice import folds_of, without
 from semisup.stages.context import StageContext
-from semisup.stages.planned import Plan
+from semisup.stages.planned import Plan, StagePlan
 from semisup.stages.predictor import read_network
 from semisup.stages.views import following_background
 
@@ -40,6 +40,8 @@ __all__ = [
     "choose",
     "choose_views",
     "choosing_steps",
+    "chosen_before",
+    "follows",
     "steps_within",
     "with_strength",
 ]
@@ -134,35 +136,55 @@ def check_auto(whole: Plan, stage: TrainConfig, method: Method) -> None:
         raise SemisupError("augment.policy: auto chooses by labels that are left out, and no class has two; remove it")
 
 
-def choice_note(stage: TrainConfig, steps: int) -> str | None:
+def follows(stage: TrainConfig, stages: Mapping[str, StageConfig]) -> str | None:
+    """Return the stage whose views a stage takes over in place of a choice: the one it starts from, if that chooses."""
+    source = None if stage.init is None or stage.init.source is None else stage.init.source
+    other = None if source is None else stages[source]
+    return source if stage.chooses_views and isinstance(other, TrainConfig) and other.chooses_views else None
+
+
+def chosen_before(context: StageContext) -> str | None:
+    """Return the strength that the stage `follows` has chosen; None: this one chooses itself, or nothing is to choose.
+
+    A stage that an older version has finished does not say what it chose.
+    """
+    stage = context.config
+    assert isinstance(stage, TrainConfig)
+    source = follows(stage, context.recipe.stages)
+    return None if source is None else context.inputs[source].record.get("strength")
+
+
+def choice_note(stage: TrainConfig, steps: int, followed: str | None) -> str | None:
     """Return what a plan says that `augment: auto` will do; None without it."""
     if not stage.chooses_views:
         return None
+    if followed is not None:
+        return f"augment: auto takes the views that {followed} has chosen"
     return (
         f"augment: auto first trains {len(STRENGTHS)} x {FOLDS} times on labels alone, {min(STEPS, steps)} steps each, "
         f"and takes {' or '.join(STRENGTHS)} views by the labels left out"
     )
 
 
-def choosing_steps(stage: TrainConfig, steps: float) -> float:
-    """Return how many steps the short trainings of `augment: auto` have together, labels alone; 0 without it.
+def choosing_steps(stage: StagePlan, steps: float) -> float:
+    """Return how many steps the short trainings of `augment: auto` have together, labels alone; 0 without them.
 
     Args:
-        stage: settings.
+        stage: planned.
         steps: of the stage itself.
     """
-    return len(STRENGTHS) * FOLDS * min(STEPS, steps) if stage.chooses_views else 0
+    return len(STRENGTHS) * FOLDS * min(STEPS, steps) if stage.short_trainings else 0
 
 
-def steps_within(stage: TrainConfig, steps: float, share: float) -> float:
+def steps_within(stage: StagePlan, steps: float, share: float) -> float:
     """Return the steps of a stage that last as long as `steps` of its own, its short trainings among them.
 
     Args:
-        stage: settings.
+        stage: planned.
         steps: in whose time the stage is to be done.
         share: of the time of a step that one of the short trainings takes.
     """
-    short = len(STRENGTHS) * FOLDS * share if stage.chooses_views else 0.0
+    short = len(STRENGTHS) * FOLDS * share if stage.short_trainings else 0.0
     return max(steps / (1 + short), steps - STEPS * short)  # as the stage has less or more than STEPS steps
 
 
@@ -189,7 +211,8 @@ def choose_views(
     Each strength trains the stage's network, from the weights that the stage starts from, on the labels of all parts
     but one, and predicts that part's. Weights of a stage that was trained on labels know those that are left out: then
     training starts from the first ones. All see the same images in the same order. What each short training scored is
-    kept in the stage's folder: a stage that goes on after a stop makes only those that are missing.
+    kept in the stage's folder: a stage that goes on after a stop makes only those that are missing. A stage that starts
+    from one that has chosen takes its views: the same labels would choose again.
 
     Args:
         context: of the stage.
@@ -203,8 +226,9 @@ def choose_views(
     assert isinstance(stage, TrainConfig)
     if not stage.chooses_views:
         return context, None
-    found = choose(context, fitted)
-    augment = stage.augment | with_strength(stage, views, found.strength)
+    before = chosen_before(context)
+    found = choose(context, fitted) if before is None else None
+    augment = stage.augment | with_strength(stage, views, found.strength if found is not None else str(before))
     return replace(context, config=_followed(context, stage.model_copy(update={"augment": augment}), views)), found
 
 

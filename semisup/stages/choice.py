@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,12 +14,39 @@ from semisup.data import LabelBudget
 from semisup.engine import seed_for
 from semisup.errors import SemisupError
 from semisup.stages.context import StageContext
+from semisup.stages.planned import Plan, StagePlan
 from semisup.stages.predictions import predictions
 
-__all__ = ["cross_fitted", "folds_of", "without"]
+__all__ = ["all_below", "check_choice", "cross_fitted", "folds_of", "without"]
 
 FOLDS = "folds"
 """Folder of the runs; what is finished there is not run again after a stop."""
+
+
+def all_below(earlier: Mapping[str, StagePlan], name: str) -> list[str]:
+    """Return the stages that a stage reads, directly or not."""
+    return [other for one in earlier[name].inputs for other in (one, *all_below(earlier, one))]
+
+
+def check_choice(whole: Plan, key: str, candidates: Sequence[StagePlan]) -> None:
+    """Refuse a choice that labels which are left out cannot make.
+
+    Args:
+        whole: plan, which has labels.
+        key: that names the candidates.
+        candidates: planned stages.
+
+    Raises:
+        SemisupError: no class has two labels, or a candidate comes from another run.
+    """
+    if max(whole.budget.per_class) < 2:
+        raise SemisupError(f"{key}: is chosen from by labels that are left out, and no class has two")
+    for candidate in candidates:
+        if candidate.config.kind == "finished":
+            raise SemisupError(
+                f"{key}: '{candidate.name}' comes from another run, which may have learned from the labels that are "
+                f"left out here; write its stages into this recipe"
+            )
 
 
 def cross_fitted(context: StageContext, candidates: Sequence[str], folds: int, repeats: int = 1) -> dict[str, float]:
@@ -40,9 +67,11 @@ def cross_fitted(context: StageContext, candidates: Sequence[str], folds: int, r
     assert context.again is not None
     data, budget = context.data, context.budget
     hits: dict[str, list[bool]] = {name: [] for name in candidates}
-    for i, part in enumerate(_parts(context, folds, repeats)):
+    parts = list(_parts(context, folds, repeats))
+    for i, part in enumerate(parts):
         rest = without(budget, part, data.y_train, data.num_classes)
         for name in candidates:
+            context.say(f"{context.name}: {name} without part {i + 1} of {len(parts)} of the labels")
             done = context.again(name, rest, context.folder / FOLDS / str(i))
             guesses = predictions(done, name, part).argmax(1)
             hits[name] += (guesses == torch.from_numpy(data.y_train[part])).tolist()
@@ -81,7 +110,7 @@ def folds_of(budget: LabelBudget, y_train: np.ndarray, folds: int, seed: int) ->
             place += 1
     filled = [np.sort(np.array(part, dtype=np.int64)) for part in parts if part]
     if len(filled) < 2:
-        raise SemisupError("vote: best chooses by labels that are left out, and no class has two; use mean")
+        raise SemisupError("the choice is made by labels that are left out, and no class has two")
     yield from filled
 
 

@@ -40,6 +40,8 @@ class StageContext:
     statistics: tuple[list[float], list[float]]
     """Mean and standard deviation per channel of the training images."""
     on_log: Callable[[int, dict[str, float]], None] = field(default=lambda step, values: None)
+    say: Callable[[str], None] = field(default=lambda line: None)
+    """Tells a person what a long stage without steps does."""
     again: Callable[[str, LabelBudget, Path], StageContext] | None = None
     """Runs an earlier stage, and those before it that read labels, once more with other labels below a folder; returns
     a context that has the finished ones among its inputs. Test images have no part in it."""

@@ -42,6 +42,8 @@ class StagePlan:
     """What published weights or file the model's own options start it from, and their license."""
     tuning: str | None = None
     """What of the network is frozen and trained; None: all of it learns alike."""
+    short_trainings: bool = False
+    """Whether `augment: auto` makes some before it, to choose its views."""
     choice: str | None = None
     """What is chosen first, and how; None: nothing."""
     views: Views | None = None

@@ -32,7 +32,7 @@ from semisup.methods import METHODS, Method
 from semisup.models import WeightsReport, count_parameters, stage_decay
 from semisup.settings import TrainConfig
 from semisup.stages.artifact import Artifact, finish
-from semisup.stages.auto_views import CHOICE, choose_views
+from semisup.stages.auto_views import CHOICE, choose_views, chosen_before
 from semisup.stages.context import StageContext
 from semisup.stages.encoder_figures import encoder_figures
 from semisup.stages.evaluation import (
@@ -282,6 +282,7 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
             "origins": _origins(context),
             "data": _data_note(context),
             "views": None if choice is None else str(choice),
+            "strength": chosen_before(context) if choice is None else choice.strength,
             "settings": stage.model_dump(exclude_defaults=True, by_alias=True, mode="json"),
             "metrics": metrics | evaluated,
         },

@@ -12,7 +12,7 @@ from semisup.errors import SemisupError, collecting, first_line, raise_all
 from semisup.methods import METHODS, Method
 from semisup.models import ModelSpec, count_parameters
 from semisup.settings import Input, TrainConfig
-from semisup.stages.auto_views import check_auto, choice_note
+from semisup.stages.auto_views import check_auto, choice_note, follows
 from semisup.stages.initial import check_model_weights, check_weights_file, networks_within
 from semisup.stages.networks import Network, build_method, network_of, stage_network, weightless
 from semisup.stages.planned import Plan, StagePlan
@@ -83,7 +83,8 @@ def plan_training(
         loaded=loaded,
         weights=weights,
         tuning=tuning_note(method, stage, steps),
-        choice=choice_note(stage, steps),
+        short_trainings=stage.chooses_views and follows(stage, whole.recipe.stages) is None,
+        choice=choice_note(stage, steps, follows(stage, whole.recipe.stages)),
         views=method.views,
         method=method,
     )

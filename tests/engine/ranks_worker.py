@@ -39,7 +39,9 @@ def in_doubles() -> None:
     torch.float32 = torch.float64  # type: ignore[misc]
 
 
-LEARNING_RATES = {"denoising_autoencoder-gaussian": 0.01}
+LEARNING_RATES = {
+    f"denoising_autoencoder-{corruption}": 0.01 for corruption in ("gaussian", "masking", "salt_and_pepper")
+}
 """Of cases that the contract suite's, 0.05, drives to infinity within 50 steps, on one process too."""
 
 

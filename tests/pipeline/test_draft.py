@@ -61,7 +61,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
 def test_the_recipe_runs_unedited(make: Make, tmp_path: Path) -> None:
     made, path = make(pictures(tmp_path / "my 'odd': #1 \n\"photos\" é", unlabeled=5))
     result = run(path, ["tracking.mlflow=false"], out=tmp_path / "out", quiet=True)
-    assert [stage.name for stage in result.stages] == ["labels_alone", "train"] == list(made.seconds)
+    assert [stage.name for stage in result.stages] == ["labels_alone", "train", "best"] == list(made.seconds)
     assert (result.data["n_labeled"], result.data["n_train"], result.data["n_test"]) == (8, 18, 4)
     assert max(len(line) for line in made.text.splitlines() if "pool:" not in line) < 200
 
@@ -95,15 +95,23 @@ def test_settings_follow_the_images(make: Make, tmp_path: Path) -> None:
 
 def test_steps_take_the_wished_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("semisup.pipeline.draft.step_seconds", lambda plan, stage, warm_up: 0.1)
-    wanted = Wishes(minutes=2, device="cpu", cache=tmp_path / "cache")
+    wanted = Wishes(minutes=8, device="cpu", cache=tmp_path / "cache")
     found = survey(pictures(tmp_path / "p", unlabeled=5), wanted)
     made = draft(found, wanted)
-    assert {name: round(seconds) for name, seconds in made.seconds.items()} == {"labels_alone": 30, "train": 90}
+    assert {name: round(seconds) for name, seconds in made.seconds.items()} == {
+        "labels_alone": 30,
+        "train": 90,
+        "best": 360,
+    }
     monkeypatch.setattr("semisup.pipeline.draft.step_seconds", lambda plan, stage, warm_up: 0.05)
-    wanted = Wishes(minutes=4, device="cpu", cache=tmp_path / "cache")
+    wanted = Wishes(minutes=16, device="cpu", cache=tmp_path / "cache")
     made = draft(survey(pictures(tmp_path / "auto", unlabeled=8, size=24), wanted), wanted)
-    assert {name: round(seconds) for name, seconds in made.seconds.items()} == {"labels_alone": 60, "train": 180}
-    assert re.findall(r"steps: (\d+)", made.text) == ["300", "2700"], "the choices of views are a part of the time"
+    assert {name: round(seconds) for name, seconds in made.seconds.items()} == {
+        "labels_alone": 60,
+        "train": 180,
+        "best": 720,
+    }
+    assert re.findall(r"steps: (\d+)", made.text) == ["300", "3600"], "the choice of views is a part of the time"
 
 
 def test_bad_files_leaks_and_contradictions_are_allowed_for_and_told(make: Make, tmp_path: Path) -> None:
@@ -167,14 +175,15 @@ def test_few_labels_choose_how_strong_the_views_are(
     monkeypatch.setattr("semisup.pipeline.draft.step_seconds", lambda plan, stage, warm_up: 0.1)
     made, path = make(pictures(tmp_path / "p", unlabeled=8, size=24))
     stages = load_recipe(path).stages
-    assert list(stages) == ["labels_alone", "train"]
-    assert all(getattr(stage, "chooses_views", False) for stage in stages.values())
+    assert list(stages) == ["labels_alone", "train", "best"]
+    assert all(getattr(stages[name], "chooses_views", False) for name in ("labels_alone", "train"))
     assert "with views that the labels choose" in made.text
     steps = stages["labels_alone"].model_dump()["steps"]
     assert made.seconds["labels_alone"] == pytest.approx(0.1 * (steps + 9 * min(100, steps)))
     assert "(4 of each)" in made.text
-    one, _ = make(pictures(tmp_path / "one", labeled=1, size=24))
+    one, path = make(pictures(tmp_path / "one", labeled=1, size=24))
     assert "auto}" not in one.text and "strong changes of every image" in one.text
+    assert "best" not in load_recipe(path).stages, "one label of each class chooses nothing"
 
 
 def test_expected_times_have_the_short_trainings_in_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,23 @@ def test_weights_that_know_the_labels_have_no_part_in_the_choice(tmp_path: Path)
     assert after.record["views"] == alone.record["views"]
 
 
+def test_a_stage_that_starts_from_one_that_has_chosen_takes_its_views(tmp_path: Path) -> None:
+    stages = auto("supervised") | {"next": auto("fixmatch", init="train")["train"]}
+    stages["last"] = auto("supervised", init="next")["train"]
+    planned = small_plan(stages, small_data())[0].stages
+    assert [stage.short_trainings for stage in planned] == [True, False, False]
+    assert planned[1].choice == "augment: auto takes the views that train has chosen"
+    done = run_stages(stages, small_data(), tmp_path)
+    strength = done["train"].record["strength"]
+    planned_views = {stage.name: stage.views for stage in planned if stage.views is not None}
+    for name in ("next", "last"):
+        settings = done[name].record["settings"]["augment"]
+        views = with_strength(planned[0].training.model_copy(update={"augment": {}}), planned_views[name], strength)
+        assert {view: settings[view] for view in views} == views
+        assert (done[name].record["views"], done[name].record["strength"]) == (None, strength)
+        assert not any(key.startswith("choice/") for key in done[name].metrics)
+
+
 @pytest.mark.slow
 def test_classes_that_mirroring_turns_into_each_other_have_gentle_views(tmp_path: Path) -> None:
     stages = auto("supervised", steps=40, optimizer={"name": "adamw", "lr": 0.01})

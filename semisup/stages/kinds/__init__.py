@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, Union
 from pydantic import Discriminator, Tag
 
 from semisup.settings import Input, Recipe, StageConfig
-from semisup.stages.kinds import features, finished, head, knn, probe, propagate, relabel, train
+from semisup.stages.kinds import best, features, finished, head, knn, probe, propagate, relabel, train
 
 if TYPE_CHECKING:
     from semisup.stages.artifact import Artifact
@@ -44,7 +44,7 @@ class Kind(Protocol):
         """Run a stage; return what it leaves, and the step that it was resumed from, if it was."""
 
 
-KINDS: tuple[Kind, ...] = (train, features, relabel, propagate, probe, knn, head, finished)
+KINDS: tuple[Kind, ...] = (train, features, relabel, propagate, probe, knn, head, best, finished)
 """The first is what a stage is that names no kind."""
 
 

@@ -73,6 +73,7 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
     Raises:
         SemisupError: a teacher predicts no classes, or there are too few labels to choose one by.
     """
+    from semisup.stages.choice import all_below, check_choice
     from semisup.stages.planned import StagePlan
     from semisup.stages.predictions import asked_too, check_teacher
     from semisup.stages.requirements import names_of, require_labels
@@ -88,14 +89,10 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
             f"the labels, to take what is right about most of them; expected times leave this out"
         )
         require_labels(whole, "vote", stage.vote)
-        needed += [other for teacher in stage.teacher for other in _all_below(earlier, teacher)]
+        check_choice(whole, "teacher", [earlier[teacher] for teacher in stage.teacher])
+        needed += [other for teacher in stage.teacher for other in all_below(earlier, teacher)]
     inputs_ = tuple(dict.fromkeys(needed))
     return StagePlan(name=name, config=stage, inputs=inputs_, memory=whole.data.resident_bytes, choice=choice)
-
-
-def _all_below(earlier: Mapping[str, StagePlan], name: str) -> list[str]:
-    """Return the stages that a stage reads, directly or not."""
-    return [other for one in earlier[name].inputs for other in (one, *_all_below(earlier, one))]
 
 
 def run(context: StageContext) -> tuple[Artifact, None]:
