@@ -17,7 +17,7 @@ from semisup.cli.distill import distill
 from semisup.cli.export import export
 from semisup.cli.init import init
 from semisup.cli.label import label
-from semisup.cli.launch import PROCESSES_HELP, launch, one_of_several
+from semisup.cli.launch import PROCESSES_HELP, launch, one_of_several, refuse_ranks
 from semisup.cli.lists import methods, recipe_names, recipes, schema, suite_names
 from semisup.cli.model_folder import require_model
 from semisup.cli.replaced import note_replaced
@@ -47,11 +47,13 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def semisup(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Self- and semi-supervised learning for images: pretrain, fine-tune, self-train, distill."""
+    refuse_ranks(context.invoked_subcommand)
 
 
 @app.command()
@@ -73,15 +75,15 @@ def run(
     with saying_how_to_go_on(grace):
         from semisup.config import read_recipe
 
-        reading = read_recipe(recipe, overrides or [])  # before torch is imported: what cannot be read is told at once
-        if one_of_several():
+        if one_of_several():  # which read it when they have met, so that one of them says what is wrong
             end_with(os.getppid())  # of torchrun, or of the command
-        elif processes > 1:
-            launch(processes)
+        else:
+            read_recipe(recipe, overrides or [])  # before torch is imported: what cannot be read is told at once
+            if processes > 1:
+                launch(processes)
         from semisup.pipeline import run as run_recipe
-        from semisup.pipeline.plan import complete
 
-        run_recipe(complete(reading), out=out, dry_run=dry_run, fresh=fresh)
+        run_recipe(recipe, overrides or [], out=out, dry_run=dry_run, fresh=fresh)
 
 
 @app.command()

@@ -12,8 +12,9 @@ from typing import Any
 import typer
 
 from semisup.cli.stop import say
+from semisup.errors import SaidElsewhereError, SemisupError
 
-__all__ = ["PROCESSES_HELP", "launch", "one_of_several"]
+__all__ = ["PROCESSES_HELP", "launch", "one_of_several", "refuse_ranks"]
 
 PROCESSES_HELP = "Share the run between so many processes on this machine, one per GPU or part of the cores."
 
@@ -23,16 +24,34 @@ def one_of_several() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ
 
 
+def refuse_ranks(name: str | None) -> None:
+    """Raise SemisupError where several processes that torchrun has started would each do the same; one says so."""
+    if not one_of_several() or name == "run":
+        return
+    if os.environ.get("RANK") != "0":
+        raise SaidElsewhereError("rank 0 says what is wrong")
+    raise SemisupError(
+        f"{name}: is for one process, start it without torchrun, which shares `semisup run` alone; a suite has its "
+        f"gpus_per_run"
+    )
+
+
 def launch(processes: int) -> None:
     """Run this process's own command line as so many ranks, and end as the first of them ends that fails.
 
     Raises:
-        typer.Exit: always.
+        SemisupError: there is no room for so many here, or the environment says no time that they could wait.
+        typer.Exit: otherwise always.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from semisup.engine.ranks import crowd, longest_wait
+
+    if why := crowd(processes):
+        raise SemisupError(f"--processes: {why}")
+    longest_wait()  # here, what is wrong with it is told once
     # Its reports of failed processes come after what the process itself has said.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))

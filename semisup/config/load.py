@@ -14,8 +14,9 @@ from semisup.options import show
 from semisup.settings.interpolate import forbidden, resolve
 from semisup.settings.read import as_override, dump, read_mapping, read_value
 from semisup.settings.schema import Recipe
-from semisup.settings.shipped import shipped_folder, shipped_names
+from semisup.settings.shipped import SUFFIXES, find_yaml, shipped_folder, shipped_names
 from semisup.stages.kinds import CheckedRecipe
+from semisup.text import command
 
 __all__ = [
     "Reading",
@@ -29,8 +30,6 @@ __all__ = [
     "shipped_recipes",
     "to_yaml",
 ]
-
-_SUFFIXES = (".yaml", ".yml")
 
 
 def load_recipe(ref: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -111,7 +110,12 @@ class Reading:
 def read_recipe(ref: str | Path, overrides: Sequence[str] = ()) -> Reading:
     """Read a recipe from a file or from the shipped ones, without refusing what can be read; see `load_recipe`."""
     path = find_recipe(ref)
-    return Reading(read_mapping(path), overrides, str(path))
+    mapping = read_mapping(path)
+    if "entries" in mapping and "stages" not in mapping:
+        raise SemisupError(
+            f"{path}: is a suite of many runs, not a recipe; start it with: {command('semisup', 'bench', path)}"
+        )
+    return Reading(mapping, overrides, str(path))
 
 
 def find_recipe(ref: str | Path) -> Path:
@@ -120,22 +124,7 @@ def find_recipe(ref: str | Path) -> Path:
     Raises:
         SemisupError: no such file, a folder, or not a `.yaml`; with the nearest shipped name.
     """
-    if not isinstance(ref, str | Path):
-        raise SemisupError(f"recipe: must be a file, a shipped name or a mapping, not {type(ref).__name__}")
-    name, path = str(ref), Path(ref)
-    shipped = shipped_recipes()
-    if name in shipped:
-        return _shipped_folder() / f"{name}.yaml"
-    try:
-        if path.is_file() and path.suffix.lower() in _SUFFIXES:
-            return path
-        if path.is_dir():
-            raise SemisupError(f"{name}: is a folder; a recipe is one .yaml file{nearest(name, shipped)}")
-        if path.exists():
-            raise SemisupError(f"{name}: a recipe is a .yaml file{nearest(name, shipped)}")
-    except OSError as error:
-        raise SemisupError(f"{name[:100]}: cannot be read: {error.strerror}") from error
-    raise SemisupError(f"{name}: no such recipe, neither a file nor a shipped one{nearest(name, shipped)}")
+    return find_yaml(ref, _shipped_folder(), "recipe")
 
 
 def require_recipe_name(path: Path, option: str) -> None:
@@ -148,8 +137,8 @@ def require_recipe_name(path: Path, option: str) -> None:
     Raises:
         SemisupError: another suffix than a recipe's.
     """
-    if path.suffix.lower() not in _SUFFIXES:
-        raise SemisupError(f"{option} {path}: must end in {' or '.join(_SUFFIXES)}, as recipes do")
+    if path.suffix.lower() not in SUFFIXES:
+        raise SemisupError(f"{option} {path}: must end in {' or '.join(SUFFIXES)}, as recipes do")
 
 
 def shipped_recipes() -> list[str]:

@@ -53,6 +53,8 @@ def require_address(url: str) -> Remote:
         problems.append(f"{scheme}:// is read where {library} is installed: pip install {wanted}")
     if not host and not (path and scheme.lower() in ("file", "memory")):
         problems.append(f"{scheme[:40]}:// is followed by nothing; wanted: such as s3://bucket/photos")
+    if host and "//" in rest.rstrip("/"):
+        problems.append(f"{url[:100]}: a folder's name must not be empty; write one / for //")
     raise_all(problems, "data.path")
     return Remote(url)
 

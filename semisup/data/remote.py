@@ -39,7 +39,10 @@ _FAILURES = {
     "s3fs": ("botocore.exceptions:BotoCoreError", "botocore.exceptions:ClientError"),
 }
 """What these modules raise besides OSError."""
-_HOPELESS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "NoRegionError")
+_HOPELESS = (
+    *("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "NoRegionError"),
+    "ParamValidationError",  # of a name that no bucket can have
+)
 AT_ONCE = 16
 """Files that are fetched at a time."""
 PAUSES = (1.0, 2.0, 4.0, 8.0)
@@ -114,6 +117,8 @@ class Remote:
         for name, info in listed.items():
             path = name.removeprefix(base).lstrip("/")
             if self.scheme.startswith("http"):
+                if "?" in path:  # a link that sorts the list; in a file's name it would be %3F
+                    continue
                 path = unquote(path)
             if info.get("type") == "file" and path and not path.endswith("/"):
                 size = info.get("size")
@@ -213,7 +218,8 @@ class Remote:
             left = {local: file for local, file in wanted.items() if local in failed}
             fruitless = fruitless + 1 if len(left) == len(wanted) else 0
             wanted, error = left, next(error for error in failed.values() if error is not None)
-            what = f"{self.url}: {len(wanted):,} files of a shard did not arrive ({_reason(error)})"
+            files = "file" if len(wanted) == 1 else "files"
+            what = f"{self.url}: {len(wanted):,} {files} of a shard did not arrive ({_reason(error)})"
             final = next((error for error in failed.values() if error is not None and _is_final(error)), None)
             if final is not None or fruitless > len(PAUSES):
                 raise SemisupError(
@@ -297,7 +303,10 @@ def _reason(error: Exception) -> str:
     """Return what went wrong in a few words."""
     if isinstance(error, TimeoutError) and not str(error).strip():
         return f"no answer within {SILENCE:.0f} s"
-    return re.sub(r"\s+", " ", first_line(error))[:200]
+    said = first_line(error)
+    if said.endswith(":"):  # what is wrong stands below
+        said = str(error)
+    return re.sub(r"\s+", " ", said)[:200]
 
 
 def _say(sentence: str) -> None:

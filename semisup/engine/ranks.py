@@ -28,8 +28,10 @@ __all__ = [
     "any_rank",
     "at_one_step",
     "average",
+    "crowd",
     "hear",
     "joined",
+    "longest_wait",
     "own_rows",
     "rank",
     "same_everywhere",
@@ -43,8 +45,12 @@ __all__ = [
 
 TIMEOUT = "SEMISUP_RANKS_TIMEOUT"
 """Environment variable: seconds that a rank waits for the others within a step; 600 without it."""
+PATIENCE = timedelta(days=365)
+"""Between steps: data are read, stages evaluated and locks waited for as long as it takes; who has ended is noticed."""
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets."""
+PER_CORE = 4
+"""Most processes on a core: more gain nothing, and each needs some 300 MB for its libraries."""
 GLANCE = 0.02
 """Seconds between looks at whether rank 0 has said something."""
 
@@ -57,7 +63,9 @@ class _Process:
     """What belongs to this process, besides torch's default group."""
 
     words: Any = None
-    """For what the hosts tell each other, whatever device they compute on."""
+    """For what the hosts tell each other within a step, whatever device they compute on."""
+    patient: Any = None
+    """Likewise, for what may take any time."""
     at_one_step = False
     """Whether all ranks are at one and the same training step."""
 
@@ -82,7 +90,7 @@ def joined() -> Iterator[None]:
     """Join the processes that torchrun has started next to this one, for as long as the context lasts.
 
     Raises:
-        SemisupError: there are fewer GPUs here than ranks.
+        SemisupError: there are fewer GPUs here than ranks, or the time that a rank waits is none.
         LostRankError: the others cannot be reached.
     """
     if not started_by_torchrun() or size() > 1:
@@ -93,7 +101,7 @@ def joined() -> Iterator[None]:
         if here >= torch.cuda.device_count():
             raise SemisupError(f"ranks: rank {here} of this machine has no GPU, {torch.cuda.device_count()} are here")
         torch.cuda.set_device(here)  # from here on "cuda" means this one
-    wait = timedelta(seconds=float(os.environ.get(TIMEOUT, 600)))
+    wait = longest_wait()
     with _within_reach():
         store, number, count = next(rendezvous("env://", timeout=wait))
         # Of a job that torchrun has started again the addresses of its former life are still there.
@@ -101,11 +109,38 @@ def joined() -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=wait, store=store, rank=number, world_size=count)
         _Process.words = dist.new_group(backend="gloo", timeout=wait)
+        _Process.patient = dist.new_group(backend="gloo", timeout=PATIENCE)
     try:
         yield
     finally:
-        _Process.words = None
+        _Process.words = _Process.patient = None
         dist.destroy_process_group()
+
+
+def crowd(processes: int) -> str:
+    """Return why so many processes are too many for this machine; nothing where they are not."""
+    gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
+    most = gpus or PER_CORE * cores
+    here = f"the GPUs that are here: {gpus}" if gpus else f"{PER_CORE} for each of {cores} cores"
+    return "" if processes <= most else f"must be at most {most}, not {processes} ({here})"
+
+
+def longest_wait() -> timedelta:
+    """Return how long a rank waits for the others within a step.
+
+    Raises:
+        SemisupError: the environment variable says no such time.
+    """
+    said = os.environ.get(TIMEOUT, "600")
+    try:
+        wait = timedelta(seconds=float(said))
+    except (ValueError, OverflowError):
+        wait = timedelta()
+    if not timedelta(seconds=1) <= wait <= PATIENCE:
+        raise SemisupError(
+            f"{TIMEOUT}: must be a number of seconds from 1 to {PATIENCE.total_seconds():.0f}, not '{said}'"
+        )
+    return wait
 
 
 @contextmanager
@@ -144,7 +179,7 @@ def agreeing() -> Iterator[None]:
         return
     found: list[str | None] = [None] * size()
     with _within_reach():
-        dist.all_gather_object(found, None if mine is None else str(mine), group=_Process.words)
+        dist.all_gather_object(found, None if mine is None else str(mine), group=_Process.patient)
     if rank() == 0 and mine is not None:
         raise mine
     if any(found):
@@ -248,14 +283,14 @@ def tell(word: int) -> None:
     """Send a number from rank 0 to all that `hear`."""
     if size() > 1:
         with _within_reach():
-            dist.broadcast(torch.tensor([word]), 0, group=_Process.words)
+            dist.broadcast(torch.tensor([word]), 0, group=_Process.patient)
 
 
 def hear() -> int:
     """Wait for what rank 0 tells, however long that takes; signals are obeyed meanwhile."""
     word = torch.zeros(1, dtype=torch.long)
     with _within_reach():
-        work: Any = dist.broadcast(word, 0, group=_Process.words, async_op=True)
+        work: Any = dist.broadcast(word, 0, group=_Process.patient, async_op=True)
         while not work.is_completed():
             time.sleep(GLANCE)
         work.wait()

@@ -17,7 +17,7 @@ from semisup.stages import Artifact, StageContext, read_artifact
 from semisup.stages.kinds import kind_of
 from semisup.stages.training import help_to_train
 
-__all__ = ["LOCK", "STORE", "again", "execute", "help_to_execute", "locked", "stage_context"]
+__all__ = ["LOCK", "STORE", "again", "execute", "help_to_execute", "locked", "stage_context", "trained_again"]
 
 STORE = ".semisup/stages"
 """Finished and unfinished stages by fingerprint, next to the output folders: every run below one folder shares it."""
@@ -117,6 +117,18 @@ def stage_context(
     )
 
 
+def trained_again(plan: Plan) -> list[str]:
+    """Return which stages of a plan `again` would train, which one process alone does; one sentence each."""
+    stages = {stage.name: stage for stage in plan.stages}
+    return [
+        f"stages.{asking.name}.vote: best trains '{name}' again, which one process alone does; change it, or run on one"
+        for asking in plan.stages
+        if asking.choice is not None
+        for name in asking.inputs
+        if stages[name].config.kind == "train" and _reads_labels(stages, name)
+    ]
+
+
 def again(plan: Plan, asking: StageContext, name: str, budget: LabelBudget, folder: Path) -> StageContext:
     """Run a stage of a plan, and what it reads that has read labels, with other labels; see `StageContext.again`."""
     stages = {stage.name: stage for stage in plan.stages}
@@ -125,10 +137,6 @@ def again(plan: Plan, asking: StageContext, name: str, budget: LabelBudget, fold
     for stage in plan.stages:
         if stage.name not in _below(stages, name) or not _reads_labels(stages, stage.name):
             continue
-        if stage.config.kind == "train" and ranks.size() > 1:
-            raise SemisupError(
-                f"stages.{asking.name}: trains '{stage.name}' again to choose, which one process alone does"
-            )
         home = folder / stage.name
         home.mkdir(parents=True, exist_ok=True)
         one = replace(

@@ -24,7 +24,7 @@ from semisup.engine import ranks
 from semisup.errors import SemisupError, raise_all
 from semisup.files import write_atomically
 from semisup.pipeline.console import Reporter
-from semisup.pipeline.execute import LOCK, STORE, execute, locked
+from semisup.pipeline.execute import LOCK, STORE, execute, locked, trained_again
 from semisup.pipeline.page import PAGE, write_page
 from semisup.pipeline.page.read import read_run
 from semisup.pipeline.plan import Plan, StagePlan, load_checked, make_plan
@@ -84,11 +84,12 @@ def run(
         if loaded.threads is not None:
             torch.set_num_threads(loaded.threads)
         folder = Path(out) if out is not None else Path("runs") / loaded.name
-        return _run(loaded, data, folder, Reporter(quiet=quiet or ranks.rank() > 0), dry_run=dry_run, fresh=fresh)
+        reporter = Reporter(quiet=quiet or ranks.rank() > 0)
+        return _run(loaded, data, folder, reporter, timed=dry_run and not quiet, dry_run=dry_run, fresh=fresh)
 
 
 def _run(
-    loaded: Recipe, data: Given | None, folder: Path, reporter: Reporter, *, dry_run: bool, fresh: bool
+    loaded: Recipe, data: Given | None, folder: Path, reporter: Reporter, *, timed: bool, dry_run: bool, fresh: bool
 ) -> RunResult:
     store = folder.parent / STORE
     with ranks.agreeing():
@@ -98,6 +99,7 @@ def _run(
         if data is not None:
             loaded = _with_given(loaded, data, folder)
         plan = make_plan(loaded, watch=watching(reporter.console))
+        raise_all(trained_again(plan) if ranks.size() > 1 else [], f"{ranks.size()} processes")
     if ranks.rank() == 0:
         _warn(plan, reporter)
     homes = {stage.name: store / stage.fingerprint for stage in plan.stages}
@@ -105,7 +107,7 @@ def _run(
     reporter.show_plan(plan, reused)
     result = RunResult(loaded.name, loaded.seed, __version__, str(plan.device), _data_facts(plan))
     if dry_run:
-        if not reporter.console.quiet:
+        if timed:  # by all ranks, of which one speaks
             reporter.show_expected(expected_seconds(plan, reused))
         return result
     if ranks.rank() > 0:

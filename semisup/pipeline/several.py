@@ -27,8 +27,6 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     for name, stage in recipe.stages.items():
         if isinstance(stage, TrainConfig) and stage.activation_checkpointing:
             yield f"stages.{name}.activation_checkpointing: is for one process; remove it, or run on one"
-        if stage.kind == "best":
-            yield f"stages.{name}: best trains others again, which one process alone does; remove it, or run on one"
 
 
 def help_to_run(plan: Plan, homes: Mapping[str, Path]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Collection
 import torch
 
 from semisup.augment import Normalize
-from semisup.engine import Batches, FitSettings, compile_backbones, fit, keep_memory
+from semisup.engine import Batches, FitSettings, compile_backbones, fit, keep_memory, ranks
 from semisup.methods import Method
 from semisup.models import stage_decay
 from semisup.pipeline.plan import Plan, StagePlan
@@ -77,7 +77,7 @@ def step_seconds(plan: Plan, stage: StagePlan, *, warm_up: int = WARM_UP) -> flo
     """Seconds of one step of a train stage, with freshly initialized networks in place of those it would start from.
 
     The least of three stretches of three steps after two to warm up: what another process takes away from one stretch
-    is not the step's. A step of more than a second is measured by those two alone.
+    is not the step's. A step of more than a second is measured by those two alone. Several ranks measure together.
 
     Args:
         plan: of the recipe, with data and device.
@@ -103,6 +103,7 @@ def step_seconds(plan: Plan, stage: StagePlan, *, warm_up: int = WARM_UP) -> flo
                 device=plan.device,
                 precision=plan.precision,
                 accumulate=config.gradient_accumulation,
+                sync_batchnorm=plan.recipe.sync_batchnorm,
             ),
         )
         if plan.device.type == "cuda":
@@ -110,7 +111,8 @@ def step_seconds(plan: Plan, stage: StagePlan, *, warm_up: int = WARM_UP) -> flo
         return result.seconds / steps
 
     warm = stretch(warm_up)
-    return warm if warm > 1 and not plan.recipe.compile else min(stretch(STEPS) for _ in range(REPEATS))
+    slow = ranks.any_rank(warm > 1)
+    return warm if slow and not plan.recipe.compile else min(stretch(STEPS) for _ in range(REPEATS))
 
 
 def is_busy(load: float, threads: int) -> bool:

@@ -59,8 +59,16 @@ for _kind, _pattern, _first in _SCALARS:
 _Loader.add_constructor(_CORE + "int", _integer)
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
+NEEDS = {"recipe": "'name' and 'stages'", "suite": "'name' and 'entries'"}
+"""Keys that a file of each kind has at least."""
+
+
+def read_mapping(path: Path, what: str = "recipe") -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping; interpolations are left as text.
+
+    Args:
+        path: the file.
+        what: "recipe" or "suite".
 
     Raises:
         SemisupError: unreadable, not UTF-8, not YAML, empty, no mapping, duplicate keys or tags such as
@@ -71,19 +79,19 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SemisupError(f"{path}: cannot be read: {error.strerror}") from error
     if content is None:
-        raise SemisupError(f"{path}: larger than 1 MiB; a recipe is a short YAML file")
+        raise SemisupError(f"{path}: larger than 1 MiB; a {what} is a short YAML file")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line, byte = content[: error.start].count(b"\n") + 1, content[error.start]
-        raise SemisupError(f"{path}: line {line}: a recipe must be UTF-8 text, found byte 0x{byte:02x}") from error
+        raise SemisupError(f"{path}: line {line}: a {what} must be UTF-8 text, found byte 0x{byte:02x}") from error
     if not text.strip():
-        raise SemisupError(f"{path}: the file is empty; a recipe needs at least 'name' and 'stages'")
+        raise SemisupError(f"{path}: the file is empty; a {what} needs at least {NEEDS[what]}")
     value, problems = _load(text)
     if value is None and not problems:
-        problems = ["the file has only comments; a recipe needs at least 'name' and 'stages'"]
+        problems = [f"the file has only comments; a {what} needs at least {NEEDS[what]}"]
     elif not isinstance(value, dict) and not problems:
-        problems = ["line 1: a recipe is a mapping of keys to values"]
+        problems = [f"line 1: a {what} is a mapping of keys to values"]
     raise_all(problems, str(path))
     mapping: dict[str, Any] = value
     return mapping

@@ -232,6 +232,10 @@ def test_everything_wrong_with_the_entries_shows_before_anything_runs(data: Imag
     assert "digits/quickstat: no such recipe" in message
     with pytest.raises(SemisupError, match="labels: 5 is 5 labeled images, fewer than one for each of 10 classes"):
         check_entries(small("labels=[5, 20]"), data)
+    with pytest.raises(SemisupError) as caught:
+        check_entries(small("model={name: cnn, widht: 3}", "precision=fp16", "labels=[5]"), data)
+    assert str(caught.value).count("unknown key") == 1, "what all entries share is said once"
+    assert "3 problems" in str(caught.value)
 
 
 def test_a_search_needs_two_labels_per_class(data: ImageData) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from semisup.bench import find_suite, load_suite, shipped_suites
 from semisup.bench.suites.suite import Compute, parse_compute, parse_suite
+from semisup.config import load_recipe
 from semisup.errors import SemisupError
 from tests.bench.bench_small import SMALL, small
 
@@ -67,7 +68,13 @@ def test_every_problem_is_in_one_message() -> None:
         ({"labels": [40, "ten"]}, "labels[1]: must be 'all', a number of images"),
         ({"labels": [40, 40]}, "labels: must be a list of different values, at least one, not [40, 40]"),
         ({"draws": [1, 1]}, "draws: must be a list of different values, at least one, not [1, 1]"),
-        ({"draws": 0}, "draws: must be a list, not 0"),
+        ({"labels": [40, "40"]}, "labels: must be a list of different values, at least one, not [40, '40']"),
+        ({"labels": ["1%", 0.01]}, "labels: must be a list of different values"),
+        ({"entries": {"a": {**TRAIN, "labels": ["4/class", "4 per class"]}}}, "a.labels: must be a list of different"),
+        ({"compute": ["20 s", "20.0s"]}, "compute: must be a list of different values"),
+        ({"draws": 0}, "draws: must be a number from 1 to 1000, or a list of seeds, not 0"),
+        ({"draws": 1001}, "draws: must be a number from 1 to 1000, or a list of seeds, not 1001"),
+        ({"draws": True}, "draws: must be a list, not true"),
         ({"compute": ["20 minutes"]}, "compute[0]: must be 'recipe', 'equal', a number of steps ('400 steps')"),
         ({"compute": ["0.5 steps"]}, "compute[0]: must be 'recipe'"),
         ({"targets": [80]}, "targets[0]: must be less than 1, not 80"),
@@ -86,11 +93,25 @@ def test_mistakes(changes: dict[str, Any], problem: str) -> None:
     assert problem in problems(**changes)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"entries": []},
+        {"entries": {"a": None}},
+        {"entries": {"a": {"train": None}}},
+        {"entries": {"a": {"baseline": "logistic_regression"}}},
+        {"search": {"trials": 1}},
+    ],
+)
+def test_what_follows_from_a_mistake_is_no_second_one(changes: dict[str, Any]) -> None:
+    assert "problems" not in problems(**{"baseline": "a", "entries": {"a": TRAIN}, **changes})
+
+
 def test_every_entry_needs_enough_values_to_try() -> None:
     searched = {"a": {**TRAIN, "search": {"optimizer.lr": [0.1, 0.2]}}, "b": TRAIN}
     message = problems(search={"trials": 4}, entries=searched, baseline="a")
     assert "entries.a.search: has 2 combinations, and every entry gets search.trials=4; give more values" in message
-    assert "entries.b.search: has 1 combinations" in message
+    assert "entries.b.search: has 1 combination," in message
 
 
 def test_no_entry_may_change_what_all_must_share() -> None:
@@ -126,10 +147,28 @@ def test_lengths() -> None:
     ]  # fmt: skip
 
 
+def test_a_file_of_another_kind_is_told_what_to_do(tmp_path: Path) -> None:
+    recipe, suite, empty = (tmp_path / name for name in ("recipe.yaml", "suite.yaml", "empty.yaml"))
+    recipe.write_text("name: x\nstages: {a: {method: {name: supervised}}}\n")
+    suite.write_text("name: x\nentries: {a: {train: {method: {name: supervised}}}}\n")
+    empty.write_text("")
+    for load, path, words in (
+        (load_suite, recipe, f"is a recipe of one run, not a suite; start it with: semisup run {recipe}"),
+        (load_recipe, suite, f"is a suite of many runs, not a recipe; start it with: semisup bench {suite}"),
+        (load_suite, empty, "the file is empty; a suite needs at least 'name' and 'entries'"),
+        (load_recipe, empty, "the file is empty; a recipe needs at least 'name' and 'stages'"),
+        (load_suite, tmp_path, "is a folder; a suite is one .yaml file"),
+        (load_suite, "x" * 5000, "cannot be read: File name too long"),
+    ):
+        with pytest.raises(SemisupError) as caught:
+            load(path)
+        assert words in str(caught.value)
+
+
 def test_suites_are_found_by_name_and_by_path(tmp_path: Path) -> None:
     assert "digits/budgets" in shipped_suites()
     assert find_suite("digits/budgets").is_file()
     with pytest.raises(SemisupError, match=r"digits/budget: no such suite, .* did you mean 'digits/budgets'"):
         load_suite("digits/budget")
-    with pytest.raises(SemisupError, match="no such suite"):
+    with pytest.raises(SemisupError, match="is a folder"):
         load_suite(tmp_path)

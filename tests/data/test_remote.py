@@ -163,6 +163,15 @@ def test_a_server_that_goes_on_failing_is_one_message_and_the_same_goes_on(
     assert len(site.sent) <= 18 - first + 3, "the shards that were whole are kept"
 
 
+def test_links_that_sort_a_list_are_no_files(tmp_path: Path, site: Site) -> None:
+    """As Apache's lists have them."""
+    (tmp_path / "r/unlabeled/index.html").write_text('<a href="?C=N;O=D">Name</a> <a href="more.png">more.png</a>')
+    save(tmp_path / "r/unlabeled/more.png", picture(100))
+    save(tmp_path / "r/test/ant/what?.png", picture(101))
+    data = read(site.url, tmp_path)
+    assert (len(data.x_train), len(data.x_test), data.notes) == (7, 5, ())
+
+
 def test_a_table_of_a_server_that_lists_nothing(tmp_path: Path, site: Site) -> None:
     rows = [f"labeled/{name}/{i:04}.png,{name}" for i, name in enumerate(("ant", "bee", "cat"))]
     table = tmp_path / "t.csv"
@@ -207,6 +216,7 @@ def test_what_is_not_there(tmp_path: Path, site: Site) -> None:
         ("https://host/photos?token=hunter2", "no user name"),
         ("simplecache::s3://bucket/photos", "unknown kind of address"),
         ("s3://", "followed by nothing"),
+        ("s3://bucket//photos", "must not be empty"),
         ("gs://bucket/photos", "pip install gcsfs"),
     ],
 )
@@ -231,3 +241,18 @@ def test_an_address_of_a_record_is_not_followed() -> None:
     refuse_recorded(None, "...")
     with pytest.raises(SemisupError, match="the record names the address http://h/x, which is not followed; give it"):
         refuse_recorded("http://h/x", "give it")
+
+
+def test_what_a_provider_refuses_is_told_in_full_and_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    botocore = pytest.importorskip("botocore.exceptions")
+    remote = Remote("s3://A_b!/x")
+    error = botocore.ParamValidationError(report='Invalid bucket name "A_b!"')
+    monkeypatch.setattr("semisup.data.remote.time.sleep", lambda seconds: pytest.fail("is asked again"))
+    with pytest.raises(
+        SemisupError, match=r'cannot be listed \(Parameter validation failed: Invalid bucket name "A_b!"\)$'
+    ):
+        remote._patiently("cannot be listed", lambda: raised(error))
+
+
+def raised(error: Exception) -> None:
+    raise error

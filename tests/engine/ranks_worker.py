@@ -7,13 +7,16 @@ import dataclasses
 import json
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from semisup.augment import POLICIES, Normalize, build_policy
@@ -209,6 +212,21 @@ def told() -> str:
     return "nothing"
 
 
+def patient() -> int:
+    """What this rank hears of a first one that takes longer than a step may; agreeing, too, it waits."""
+    with ranks.joined():
+        ranks._Process.words = dist.new_group(backend="gloo", timeout=timedelta(seconds=1))
+        if ranks.rank() == 0:
+            time.sleep(2)
+            ranks.tell(7)
+            heard = 7
+        else:
+            heard = ranks.hear()
+        with ranks.agreeing():
+            time.sleep(2 * ranks.rank())
+        return heard
+
+
 JOBS: dict[str, Callable[[dict[str, Any], Path], Any]] = {
     "methods": lambda job, folder: methods(job["names"], job["steps"]),
     "views": lambda job, folder: views(),
@@ -216,6 +234,7 @@ JOBS: dict[str, Callable[[dict[str, Any], Path], Any]] = {
     "norms": lambda job, folder: norms(),
     "tuned": lambda job, folder: tuned(),
     "told": lambda job, folder: told(),
+    "patient": lambda job, folder: patient(),
 }
 
 

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from semisup.cli.launch import launch
+from semisup.engine import ranks
+from semisup.errors import SemisupError
 from tests.contract.contract_settings import CASES
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +71,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         {"do": "told"},
         {"do": "norms"},
         {"do": "tuned"},
+        {"do": "patient"},
     ]
     return pair(tmp_path_factory.mktemp("pair"), jobs)
 
@@ -98,6 +102,31 @@ def test_a_checkpoint_of_two_ranks_goes_on_on_two_and_on_one(found: list[dict[st
 def test_a_mistake_of_one_rank_is_told_once(found: list[dict[str, Any]]) -> None:
     assert found[0]["3 told"] == "SemisupError: rank 1: data: not here"
     assert found[1]["3 told"].startswith("SaidElsewhereError")
+
+
+def test_between_steps_ranks_wait_for_each_other_as_long_as_it_takes(found: list[dict[str, Any]]) -> None:
+    assert [rank["6 patient"] for rank in found] == [7, 7]
+
+
+@pytest.mark.parametrize("said", ["", "abc", "0", "-3", "nan", "inf", "1e30"])
+def test_a_wait_that_is_none_is_refused_in_words(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ranks.TIMEOUT, said)
+    with pytest.raises(SemisupError, match=f"SEMISUP_RANKS_TIMEOUT: must be a number of seconds .*not '{said}'"):
+        ranks.longest_wait()
+
+
+@pytest.mark.parametrize(("gpus", "most"), [(0, 8), (3, 3)])
+def test_more_processes_than_a_machine_can_hold_are_refused(
+    gpus: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert ranks.crowd(most) == ""
+    for many in (most + 1, 100_000):
+        assert ranks.crowd(many).startswith(f"must be at most {most}, not {many} (")
+    monkeypatch.setattr("sys.argv", ["semisup", "run", "x", "--processes", "100000"])
+    with pytest.raises(SemisupError, match=f"--processes: must be at most {most}, not 100000"):
+        launch(100_000)
 
 
 def test_batchnorm_of_each_rank_is_another(found: list[dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,7 +19,7 @@ import yaml
 
 from tests.faults.faults_process import environment, homes, tensors
 
-RECIPE = {
+RECIPE: dict[str, Any] = {
     "name": "ranks",
     "data": {"source": "digits", "labels": 40},
     "device": "cpu",
@@ -40,8 +41,9 @@ RUN = ("-m", "semisup", "run", "recipe.yaml", "--out", "out")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
-def command(folder: Path, *words: str) -> subprocess.Popen[str]:
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+def command(folder: Path, *words: str, more: dict[str, Any] | None = None) -> subprocess.Popen[str]:
+    recipe = RECIPE | {"stages": {**RECIPE["stages"], **(more or {})}}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return subprocess.Popen(
         [sys.executable, *words],
         cwd=folder,
@@ -167,8 +169,32 @@ def test_a_stop_is_everybodys_and_leaves_a_checkpoint(whole: Path, tmp_path: Pat
     assert {name: home.name for name, home in mine.items()} == {name: home.name for name, home in theirs.items()}
 
 
-def test_a_mistake_is_told_once(tmp_path: Path) -> None:
-    code, output = finished(command(tmp_path, *RUN, "data.labels=5000", "--processes", "2"))
+@pytest.mark.parametrize("wrong", ["data.labels=5000", "stages.train.method.treshold=1", "model=5", "sed=1"])
+def test_a_mistake_is_told_once(wrong: str, tmp_path: Path) -> None:
+    code, output = finished(command(tmp_path, *RUN, wrong, "--processes", "2"))
     assert code == 2
     assert output.count("error: ") == 1, output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("words", [("run", "nowhere.yaml"), ("bench", "digits/budgets")])
+def test_a_mistake_of_torchruns_command_is_told_once(words: tuple[str, str], tmp_path: Path) -> None:
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    code, output = finished(command(tmp_path, *torchrun, "-m", "semisup", *words))
+    assert code == 1, "torchrun's own"
+    assert len(re.findall("^error: ", output, re.M)) == 1, output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.yaml"]
+
+
+def test_a_dry_run_of_two_ranks_measures_together(tmp_path: Path) -> None:
+    code, output = finished(command(tmp_path, *RUN, "--dry-run", "--processes", "2"))
+    assert code == 0, output
+    assert output.count("expected time of training: pretrain ") == 1
+
+
+def test_what_would_be_trained_again_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    labels = {"kind": "relabel", "teacher": ["train"], "vote": "best"}
+    code, output = finished(command(tmp_path, *RUN, "--processes", "2", more={"voted": labels}))
+    assert code == 2, output
+    assert output.count("stages.voted.vote: best trains 'train' again, which one process alone does") == 1
+    assert not (tmp_path / "out").exists()

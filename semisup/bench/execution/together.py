@@ -37,7 +37,7 @@ GLANCE = 0.1
 
 
 def gpu_problems(processes: int) -> Iterator[str]:
-    """Yield what is wrong with runs of so many processes on this machine; nothing where it has no GPU.
+    """Yield what is wrong with runs of so many processes on this machine.
 
     Runs whose number of processes does not divide the GPUs would share one, or leave some idle.
     """
@@ -45,6 +45,8 @@ def gpu_problems(processes: int) -> Iterator[str]:
     if gpus % processes:
         valid = ", ".join(str(count) for count in range(1, gpus + 1) if gpus % count == 0)
         yield f"gpus_per_run: must divide the {gpus} GPUs of this machine, not {processes}; valid: {valid}"
+    elif why := ranks.crowd(processes):
+        yield f"gpus_per_run: {why}"
 
 
 def train_together(

@@ -16,6 +16,7 @@ from semisup.config import find_recipe, parse_recipe
 from semisup.config.load import overlay
 from semisup.data import ImageData, draw_budget
 from semisup.errors import SemisupError, nearest, raise_all
+from semisup.pipeline.check import check_blocks, check_machine
 from semisup.pipeline.plan import Plan, StagePlan, make_plan, needed_stages
 from semisup.settings import Recipe
 from semisup.settings.labels import parse_labels
@@ -188,10 +189,12 @@ def check_entries(suite: Suite, data: ImageData, found: Iterable[str] = ()) -> N
     """
     specs = expand(suite)
     problems = list(found)
-    # A budget that cannot be drawn is said once, not by every entry.
+    # What is wrong with the suite's own keys is said once, not by every entry.
+    shared = check_blocks({} if suite.model is None else {"model": suite.model})
+    shared += check_machine({"precision": suite.precision})
     budgets = dict.fromkeys(spec.labels for spec in specs)
-    undrawn = [problem for labels in budgets for problem in _budget_problems(suite, labels, data)]
-    raise_all([*problems, *undrawn] if undrawn else [], f"suite '{suite.name}'")
+    shared += [problem for labels in budgets for problem in _budget_problems(suite, labels, data)]
+    raise_all([*problems, *shared] if shared else [], f"suite '{suite.name}'")
     for name in suite.entries:
         first = next(spec for spec in specs if spec.entry == name)
         try:

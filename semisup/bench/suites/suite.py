@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from semisup.bench.suites.baselines import check_baseline
 from semisup.config.load import overlay, read_overrides
@@ -19,7 +19,8 @@ from semisup.settings.interpolate import forbidden, resolve
 from semisup.settings.labels import parse_labels
 from semisup.settings.read import read_mapping
 from semisup.settings.schema import Named, Precision, RecipeName, Threads
-from semisup.settings.shipped import shipped_folder, shipped_names
+from semisup.settings.shipped import find_yaml, shipped_folder, shipped_names
+from semisup.text import command
 
 __all__ = [
     "Compute",
@@ -85,10 +86,28 @@ def _parsed_by(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return check
 
 
-def _different(values: list[Any]) -> list[Any]:
-    if not values or len(set(map(repr, values))) < len(values):
+def _different(values: list[Any], key: Callable[[Any], Any] = repr) -> list[Any]:
+    if not values or len(set(map(key, values))) < len(values):
         raise ValueError("must be a list of different values, at least one")
     return values
+
+
+def _different_budgets(values: list[Any]) -> list[Any]:
+    """By what they mean: `40` is '40', and '1%' is 0.01."""
+    return _different(values, lambda value: (parse_labels(value).kind, parse_labels(value).amount))
+
+
+def _different_lengths(values: list[Any]) -> list[Any]:
+    return _different(values, parse_compute)
+
+
+def _spelled_out(value: Any) -> Any:
+    """Return the first so many seeds for a number."""
+    if type(value) is not int:
+        return value
+    if not 0 < value <= MOST_SEEDS:
+        raise ValueError(f"must be a number from 1 to {MOST_SEEDS}, or a list of seeds")
+    return list(range(value))
 
 
 def _entry_names(value: Any) -> Any:
@@ -98,12 +117,18 @@ def _entry_names(value: Any) -> Any:
     return value
 
 
-Budgets = Annotated[list[Annotated[Any, AfterValidator(_parsed_by(parse_labels))]], AfterValidator(_different)]
-Computes = Annotated[list[Annotated[str, AfterValidator(_parsed_by(parse_compute))]], AfterValidator(_different)]
-Seeds = Annotated[list[Seed], AfterValidator(_different)]
+Budgets = Annotated[list[Annotated[Any, AfterValidator(_parsed_by(parse_labels))]], AfterValidator(_different_budgets)]
+Computes = Annotated[
+    list[Annotated[str, AfterValidator(_parsed_by(parse_compute))]], AfterValidator(_different_lengths)
+]
+Seeds = Annotated[list[Seed], BeforeValidator(_spelled_out), AfterValidator(_different)]
 
+MOST_SEEDS = 1000
+"""That a number is short for."""
 SUITES_OWN = ("name", "data", "seed", "init_seed", "precision", "threads", "compile", "oracle_every", "device")
 """Keys of a recipe that no entry may change: what is compared must differ in nothing else."""
+KINDS = ("recipe", "train", "stages", "baseline")
+"""Keys of an entry of which it has one."""
 
 
 class FeaturesConfig(Settings):
@@ -221,7 +246,12 @@ def load_suite(ref: str | Path, overrides: Sequence[str] = ()) -> Suite:
         SemisupError: one message with every problem of the file and the overrides.
     """
     path = find_suite(ref)
-    return parse_suite(read_mapping(path), overrides, str(path))
+    mapping = read_mapping(path, "suite")
+    if "stages" in mapping and "entries" not in mapping:
+        raise SemisupError(
+            f"{path}: is a recipe of one run, not a suite; start it with: {command('semisup', 'run', path)}"
+        )
+    return parse_suite(mapping, overrides, str(path))
 
 
 def parse_suite(mapping: Mapping[str, Any], overrides: Sequence[str] = (), subject: str = "suite") -> Suite:
@@ -229,8 +259,8 @@ def parse_suite(mapping: Mapping[str, Any], overrides: Sequence[str] = (), subje
     if overrides:
         subject = f"{subject} with {' '.join(overrides)[:200]}"
     problems: list[str] = []
-    command = read_overrides(overrides, problems)
-    entries, changed = mapping.get("entries"), command.get("entries")
+    told = read_overrides(overrides, problems)
+    entries, changed = mapping.get("entries"), told.get("entries")
     if isinstance(entries, dict) and isinstance(changed, dict):
         problems += [
             f"entries.{name}: the suite has no such entry{nearest(name, map(str, entries))}"
@@ -239,25 +269,20 @@ def parse_suite(mapping: Mapping[str, Any], overrides: Sequence[str] = (), subje
         ]
     refused = list(forbidden(dict(mapping)))
     raise_all([*problems, *refused] if refused else [], subject)
-    merged = _spell_out(resolve(overlay(dict(mapping), command, "", problems), {}, problems))
+    merged = resolve(overlay(dict(mapping), told, "", problems), {}, problems)
     raise_all(problems, subject)
     clean, problems = read(Suite, merged)
     # What is between the keys is looked at where they are themselves right.
     sound, _ = read(Suite, {"name": "x", "entries": {}, **clean})  # without what has lost a key that it needs
     suite = Suite.model_validate(sound)
-    raise_all(problems + _suite_problems(suite), subject)
+    raise_all(problems + _suite_problems(suite, problems), subject)
     return suite
 
 
-def _spell_out(raw: dict[str, Any]) -> dict[str, Any]:
-    """Write `draws: 5` in full."""
-    short = {key: raw[key] for key in ("draws", "inits") if isinstance(raw.get(key), int) and 0 < raw[key] <= 1000}
-    return raw | {key: list(range(count)) for key, count in short.items()}
-
-
-def _suite_problems(suite: Suite) -> list[str]:
-    """Return what is wrong between the keys."""
-    problems = [] if suite.entries else ["entries: must have at least one entry"]
+def _suite_problems(suite: Suite, told: Sequence[str]) -> list[str]:
+    """Return what is wrong between the keys, without what would follow from problems that are told already."""
+    lacking = any(problem.startswith("entries") for problem in told)
+    problems = [] if suite.entries or lacking else ["entries: must have at least one entry"]
     for key, plain in (("labels", "all"), ("split_seed", None), ("validation", 0.0), ("fold", 0)):
         if getattr(suite.data, key) != plain:
             where = {"labels": "labels", "split_seed": "draws", "validation": "search.validation", "fold": "draws"}[key]
@@ -268,17 +293,21 @@ def _suite_problems(suite: Suite) -> list[str]:
         f"baseline: no entry '{name}'{nearest(str(name), suite.entries)}"
         for name in suite.baselines
         if name not in suite.entries
+        and not any(problem.startswith(("entries:", f"entries.{name}:")) for problem in told)
     ]
+    searches = not any(problem.startswith("search") for problem in told)
     for name, entry in suite.entries.items():
-        problems += [f"entries.{name}{problem}" for problem in _entry_problems(name, entry, suite)]
+        if any(problem.startswith(tuple(f"entries.{name}.{kind}: " for kind in KINDS)) for problem in told):
+            continue
+        problems += [f"entries.{name}{problem}" for problem in _entry_problems(name, entry, suite, searches)]
     return problems
 
 
-def _entry_problems(name: str, entry: EntryConfig, suite: Suite) -> list[str]:
+def _entry_problems(name: str, entry: EntryConfig, suite: Suite, searches: bool) -> list[str]:
     problems = []
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}", name):
         problems.append(": a name has only letters, digits, _ and -, at most 60")
-    kinds = [kind for kind in ("recipe", "train", "stages", "baseline") if getattr(entry, kind)]
+    kinds = [kind for kind in KINDS if getattr(entry, kind)]
     if len(kinds) != 1:
         return [*problems, f": needs one of recipe, train, stages and baseline, has {' and '.join(kinds) or 'none'}"]
     for key, readers in (("stage", ("recipe", "stages")), ("overrides", ("recipe",)), ("features", ("baseline",))):
@@ -298,14 +327,14 @@ def _entry_problems(name: str, entry: EntryConfig, suite: Suite) -> list[str]:
         problems += check_baseline(entry.baseline, ".baseline")
     if suite.search is None and entry.search:
         problems.append(".search: the suite asks for no search; add search: {trials: ...} at the top")
-    if suite.search is not None:
+    if suite.search is not None and searches:
         combinations = 1
         for values in entry.search.values():
             combinations *= len(values)
         if combinations < suite.search.trials:
+            has = f"{combinations} combination{'s' * (combinations > 1)}"
             problems.append(
-                f".search: has {combinations} combinations, and every entry gets search.trials={suite.search.trials}; "
-                "give more values to try"
+                f".search: has {has}, and every entry gets search.trials={suite.search.trials}; give more values to try"
             )
     return problems
 
@@ -322,15 +351,9 @@ def find_suite(ref: str | Path) -> Path:
     """Return the file of a suite, given by its path or by its shipped name.
 
     Raises:
-        SemisupError: there is none, with the nearest shipped name.
+        SemisupError: no such file, a folder, or not a `.yaml`; with the nearest shipped name.
     """
-    name, path = str(ref), Path(ref)
-    shipped = shipped_suites()
-    if name in shipped:
-        return _shipped_folder() / f"{name}.yaml"
-    if path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
-        return path
-    raise SemisupError(f"{name[:100]}: no such suite, neither a .yaml file nor a shipped one{nearest(name, shipped)}")
+    return find_yaml(ref, _shipped_folder(), "suite")
 
 
 def shipped_suites() -> list[str]:
