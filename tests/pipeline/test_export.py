@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -97,16 +98,33 @@ def test_the_pages_python_works_without_torch(stage: Path, lines: list[str], tmp
 
 def test_the_example_predicts_what_predict_does(stage: Path, lines: list[str], tmp_path: Path) -> None:
     image = load_data(small().data).x_test[0, :, :, 0]
-    photo = tmp_path / "photo.png"
-    _as_photo(image, photo)
+    _as_photo(image, tmp_path / "photo.png")
+    Image.fromarray(image.astype(np.uint16) * 257).save(tmp_path / "16-bit.png")
+    done = _example(stage.parent / "m.onnx", tmp_path / "photo.png", tmp_path / "16-bit.png")
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    predictor = load_predictor(stage)
+    for row, shown in zip(rows, (_hidden_white(image), image), strict=True):
+        expected = predictor.predict_proba(shown)[0]
+        assert row["class"] == predictor.classes[expected.argmax()] and not row["error"]
+        assert float(row["confidence"]) == pytest.approx(float(expected.max()), abs=2e-4)
+    assert done.returncode == 0
+
+
+def test_the_example_says_what_it_cannot_read_and_goes_on(stage: Path, lines: list[str], tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    Image.fromarray(np.full((9, 9), 1000, np.int32)).save(tmp_path / "32-bit.tif")
+    Image.new("L", (9, 9)).save(tmp_path / "good.png")
+    names = ["empty.png", "32-bit.tif", "absent.png", "good.png"]
+    done = _example(stage.parent / "m.onnx", *(tmp_path / name for name in names))
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert [Path(row["path"]).name for row in rows] == names and "Traceback" not in done.stderr
+    assert [bool(row["class"]) for row in rows] == [not row["error"] for row in rows] == [False, False, False, True]
+    assert done.returncode == 1
+
+
+def _example(*words: Path) -> subprocess.CompletedProcess[str]:
     example = Path(__file__).parents[2] / "examples" / "onnx_predict.py"
-    table = subprocess.run(
-        [sys.executable, example, stage.parent / "m.onnx", photo], check=True, capture_output=True, text=True
-    ).stdout
-    expected = load_predictor(stage).predict_proba(_hidden_white(image))[0]
-    _, named, confidence = table.splitlines()[1].rsplit(",", 2)
-    assert named == load_predictor(stage).classes[expected.argmax()]
-    assert float(confidence) == pytest.approx(float(expected.max()), abs=2e-4)
+    return subprocess.run([sys.executable, example, *words], check=False, capture_output=True, text=True)
 
 
 def _as_photo(image: np.ndarray, file: Path) -> None:
