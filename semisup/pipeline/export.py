@@ -19,7 +19,7 @@ from semisup.data.npz import read_images
 from semisup.data.walk import images_below
 from semisup.errors import SemisupError
 from semisup.export_files import ExportFiles
-from semisup.files import write_atomically
+from semisup.files import parent_of, write_atomically
 from semisup.pipeline.plan import load_checked
 from semisup.records import refuse_stage_files
 from semisup.stages.artifact import write_json
@@ -120,7 +120,7 @@ def _images(stage: Path, facts: Facts, given: Path | None, predictor: Predictor)
             raise SemisupError(f"--data {given}: no images found")
         images = images_of(_some(found, CALIBRATION), size, channels, predictor.fit)
         return _Images(images, images)
-    recipe = stage.parent / "recipe.yaml"
+    recipe = parent_of(stage) / "recipe.yaml"
     if not recipe.is_file():
         raise SemisupError(f"--int8: there is no {recipe}, so name training images: --data FOLDER or --data FILE.npz")
     recorded = load_checked(recipe).data
