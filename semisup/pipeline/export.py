@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from semisup.data import load_data, take
 from semisup.data.addresses import refuse_recorded
+from semisup.data.decode import BadImageError, decode_whole
+from semisup.data.folder import prepare_folder
 from semisup.data.inputs import images_of
 from semisup.data.npz import read_images
 from semisup.data.walk import images_below
@@ -22,6 +25,7 @@ from semisup.export_files import ExportFiles
 from semisup.files import parent_of, write_atomically
 from semisup.pipeline.plan import load_checked
 from semisup.records import refuse_stage_files
+from semisup.settings.schema import DataConfig
 from semisup.stages.artifact import write_json
 from semisup.stages.card import card
 from semisup.stages.deployed import Facts, examples, facts_of, load_deployed
@@ -34,6 +38,8 @@ __all__ = ["SUFFIXES", "export_model"]
 SUFFIXES = (".onnx", ".pt2")
 CALIBRATION, TESTED = 512, 10_000
 """Images that give the ranges of 8 bits, and images that the accuracy is of, at the most."""
+PICTURES, PIXELS = 100, 2**28
+"""Files that are compared in their own sizes, and pixels of them, at the most: some 20 s of one core."""
 ROUNDS = 30
 """Times that each file is timed in turn; the median counts."""
 
@@ -46,11 +52,13 @@ class _Images:
         train: images to calibrate 8 bits on.
         test: images that the files are compared on.
         y_test: their classes; None: nobody knows, agreement with torch is measured instead.
+        files: that hold such images, test images where there are some.
     """
 
     train: NDArray[np.uint8]
     test: NDArray[np.uint8]
     y_test: NDArray[np.int64] | None = None
+    files: Sequence[Path] = ()
 
 
 def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | None = None) -> list[str]:
@@ -96,6 +104,9 @@ def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | No
         lines += [f"{small}: {files[small.name]:,} bytes", ""]
         lines += ["  ".join(cells).rstrip() for cells in aligned(header, rows)]
         table = f"## Precision\n\n{markdown_table(header, rows)}"
+        if own := _in_own_sizes(runs, predictor, images.files):
+            lines.append(own)
+            table += f"\n\n{own}"
     spec = facts.description["spec"]
     plain = {"classes": facts.description["classes"], "channels": spec["in_channels"], "image_size": spec["image_size"]}
     write_json(written.metadata, {**facts.metadata, **plain})
@@ -118,8 +129,9 @@ def _images(stage: Path, facts: Facts, given: Path | None, predictor: Predictor)
         )
         if not len(found):
             raise SemisupError(f"--data {given}: no images found")
-        images = images_of(_some(found, CALIBRATION), size, channels, predictor.fit)
-        return _Images(images, images)
+        used = _some(found, CALIBRATION)
+        images = images_of(used, size, channels, predictor.fit)
+        return _Images(images, images, files=[] if isinstance(used, np.ndarray) else used)
     recipe = parent_of(stage) / "recipe.yaml"
     if not recipe.is_file():
         raise SemisupError(f"--int8: there is no {recipe}, so name training images: --data FOLDER or --data FILE.npz")
@@ -130,9 +142,17 @@ def _images(stage: Path, facts: Facts, given: Path | None, predictor: Predictor)
     if known is not None and known != data.hash:
         raise SemisupError(f"{recipe}: its data have changed since the stage was trained; name images: --data FOLDER")
     train = take(data.x_train, np.linspace(0, len(data.x_train) - 1, min(CALIBRATION, len(data.x_train))).astype(int))
+    files = _files(recorded) if recorded.source == "folder" else []
     if not len(data.x_test):
-        return _Images(train, train)
-    return _Images(train, take(data.x_test, slice(0, TESTED)), data.y_test[:TESTED])
+        return _Images(train, train, files=files)
+    return _Images(train, take(data.x_test, slice(0, TESTED)), data.y_test[:TESTED], files)
+
+
+def _files(config: DataConfig) -> list[Path]:
+    """Return the files of a folder's test images, or of its other images where it has none of those."""
+    prepared = prepare_folder(config)
+    root, found = Path(str(prepared.listing.root)), prepared.readable
+    return [root / one.path for one in [entry for entry in found if entry.part == "test"] or found]
 
 
 def _some(found: NDArray[np.uint8] | list[Path], most: int) -> NDArray[np.uint8] | list[Path]:
@@ -160,6 +180,40 @@ def _classes(run: Run, images: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Return the predicted classes, a batch at a time."""
     parts = [run(images[start : start + 256])[0].argmax(1) for start in range(0, len(images), 256)]
     return np.concatenate(parts)
+
+
+def _in_own_sizes(runs: Mapping[str, Run], predictor: Predictor, files: Sequence[Path]) -> str:
+    """Say how often pictures of other sizes than the network's get the class that they get from `semisup predict`.
+
+    The table is of squares as training has them; other programs hand pictures over as they are.
+
+    Args:
+        runs: torch and the exported files, by name.
+        predictor: what `semisup predict` asks.
+        files: some of them are read, drawn by a fixed seed.
+
+    Returns:
+        A sentence; nothing where all pictures have the network's size.
+    """
+    same = {name: list[bool]() for name in runs if name != "torch"}
+    shapes = list[tuple[int, ...]]()
+    for k in np.random.default_rng(0).permutation(len(files))[:PICTURES]:
+        try:
+            picture = decode_whole(files[k], predictor.channels)
+        except BadImageError:
+            continue
+        shapes.append(picture.shape[:2])
+        expected = predictor.predict_proba(files[k]).argmax()
+        for name, agreed in same.items():
+            agreed.append(bool(runs[name](picture[None])[0].argmax() == expected))
+        if sum(height * width for height, width in shapes) > PIXELS:
+            break
+    if not set(shapes) - {(predictor.image_size, predictor.image_size)}:
+        return ""
+    small, large = (f"{width} x {height}" for height, width in (min(shapes, key=math.prod), max(shapes, key=math.prod)))
+    told = ", ".join(f"{name} {percent(sum(agreed) / len(agreed), 2)}%" for name, agreed in same.items())
+    seen = f"{len(shapes)} files in their own sizes ({small} to {large} px)"
+    return f"{seen} get the class that `semisup predict` gives them: {told}"
 
 
 def _latencies(runs: Mapping[str, Run], batch: NDArray[np.uint8]) -> list[float]:

@@ -20,10 +20,12 @@ from typer.testing import CliRunner
 from semisup.cli.app import app
 from semisup.data import load_data
 from semisup.errors import SemisupError
-from semisup.pipeline.export import _images, export_model
+from semisup.pipeline.export import _files, _images, _in_own_sizes, export_model
 from semisup.stages import load_predictor
 from semisup.stages.deployed import facts_of
 from semisup.stages.export import export_weights
+from semisup.stages.programs import Run
+from tests.data.data_folders import make_root, settings
 from tests.pipeline.pipeline_small import run_small, small
 
 
@@ -158,6 +160,40 @@ def test_other_images_are_taken_where_the_run_is_not_at_hand(stage: Path, lines:
     assert np.array_equal(
         _images(alone, facts_of(alone), tmp_path / "photos", load_predictor(alone)).train, noise[:1, ..., None]
     )
+
+
+def test_pictures_are_also_compared_in_their_own_sizes(
+    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, photos = load_predictor(stage), tmp_path / "photos"
+    photos.mkdir()
+    sizes = [(17, 30), (40, 9), (8, 8), (50, 50)]
+    for k, (width, height) in enumerate(sizes):
+        noise = np.random.default_rng(k).integers(0, 256, (height, width, 4), dtype=np.uint8)
+        Image.fromarray(noise).save(photos / f"{k}.png")
+    runs: dict[str, Run] = {
+        "torch": lambda given: [predictor.predict_proba(given)],
+        "onnx": lambda given: [predictor.predict_proba(given)],
+        "onnx int8": lambda given: [predictor.predict_proba(given) * (-1 if given.shape[1] == 9 else 1)],
+    }
+    files = sorted(photos.iterdir())
+    told = _in_own_sizes(runs, predictor, files)
+    assert told.startswith("4 files in their own sizes (8 x 8 to 50 x 50 px) get the class")
+    assert told.endswith("onnx 100.00%, onnx int8 75.00%")
+    assert _in_own_sizes(runs, predictor, files[2:3]) == _in_own_sizes(runs, predictor, []) == ""
+    monkeypatch.setattr("semisup.data.decode.WHOLE", 1000)
+    assert _in_own_sizes(runs, predictor, files).startswith("3 files")
+    monkeypatch.undo()
+    found = export_model(stage, tmp_path / "m.onnx", int8=True, data=photos)
+    assert found[-2].startswith("4 files in their own sizes") and found[-2] in (tmp_path / "m.md").read_text()
+
+
+def test_the_files_of_a_run_are_those_of_its_test_images(tmp_path: Path) -> None:
+    config = settings(make_root(tmp_path / "photos"))
+    tested = _files(config)
+    assert tested and {path.parent.parent.name for path in tested} == {"test"} and all(p.is_file() for p in tested)
+    shutil.rmtree(tmp_path / "photos" / "test")
+    assert {path.relative_to(tmp_path / "photos").parts[0] for path in _files(config)} >= {"labeled", "unlabeled"}
 
 
 def test_files_of_another_export_are_replaced_with_a_word(stage: Path, tmp_path: Path) -> None:
