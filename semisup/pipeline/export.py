@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from semisup.config import load_recipe
 from semisup.data import load_data, take
 from semisup.data.addresses import refuse_recorded
 from semisup.data.decode import BadImageError, decode_whole
@@ -24,7 +25,7 @@ from semisup.errors import SemisupError
 from semisup.export_files import ExportFiles
 from semisup.files import parent_of, write_atomically
 from semisup.pipeline.plan import load_checked
-from semisup.records import refuse_stage_files
+from semisup.records import read_record, refuse_stage_files
 from semisup.settings.schema import DataConfig
 from semisup.stages.artifact import write_json
 from semisup.stages.card import card
@@ -110,8 +111,17 @@ def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | No
     spec = facts.description["spec"]
     plain = {"classes": facts.description["classes"], "channels": spec["in_channels"], "image_size": spec["image_size"]}
     write_json(written.metadata, {**facts.metadata, **plain})
-    write_atomically(written.card, card(facts, files, table).encode("utf-8", "backslashreplace"))
+    write_atomically(written.card, card(facts, files, table, run=_run_name(stage)).encode("utf-8", "backslashreplace"))
     return [*lines, f"model card: {written.card}"]
+
+
+def _run_name(stage: Path) -> str | None:
+    """Return the name of the recipe next to a stage, where there is one that can be read and has such a stage."""
+    try:
+        recipe = load_recipe(parent_of(stage) / "recipe.yaml")
+    except SemisupError:
+        return None
+    return recipe.name if read_record(stage)["name"] in recipe.stages else None
 
 
 def _images(stage: Path, facts: Facts, given: Path | None, predictor: Predictor) -> _Images:

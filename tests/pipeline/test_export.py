@@ -67,6 +67,7 @@ def test_the_metadata_are_texts_of_the_model_alone(stage: Path, lines: list[str]
 
 def test_the_card_says_what_it_is_worth(stage: Path, lines: list[str]) -> None:
     page = (stage.parent / "m.md").read_text(encoding="utf-8")
+    assert page.startswith("# small: finetune\n")
     assert lines[-1] == f"model card: {stage.parent / 'm.md'}"
     for part in (
         "## Data",
@@ -151,6 +152,8 @@ def test_other_images_are_taken_where_the_run_is_not_at_hand(stage: Path, lines:
     shutil.copytree(stage, alone)
     with pytest.raises(SemisupError, match=r"--int8: there is no .*recipe\.yaml, so name training images"):
         export_model(alone, tmp_path / "m.onnx", int8=True)
+    export_model(alone, tmp_path / "m.pt2")
+    assert (tmp_path / "m.md").read_text(encoding="utf-8").startswith("# finetune\n")
     noise = np.random.default_rng(0).integers(0, 256, (600, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "mine.npz", x=noise)
     found = _images(alone, facts_of(alone), tmp_path / "mine.npz", load_predictor(alone))
