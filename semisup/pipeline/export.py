@@ -6,7 +6,6 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,22 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 from semisup.config import load_recipe
-from semisup.data import load_data, take
-from semisup.data.addresses import refuse_recorded
 from semisup.data.decode import BadImageError, decode_whole
-from semisup.data.folder import prepare_folder
-from semisup.data.inputs import images_of
-from semisup.data.npz import read_images
-from semisup.data.walk import images_below
 from semisup.errors import SemisupError
 from semisup.export_files import ExportFiles
 from semisup.files import parent_of, write_atomically
-from semisup.pipeline.plan import load_checked
+from semisup.pipeline.export_images import ExportImages, export_images
 from semisup.records import read_record, refuse_stage_files
-from semisup.settings.schema import DataConfig
 from semisup.stages.artifact import write_json
 from semisup.stages.card import card
-from semisup.stages.deployed import Facts, examples, facts_of, load_deployed
+from semisup.stages.deployed import examples, facts_of, load_deployed
 from semisup.stages.predictor import WEIGHTS, Predictor
 from semisup.stages.programs import OPSET, Run, quantize, require_onnx, run_onnx, write_onnx, write_pt2
 from semisup.text import aligned, markdown_table, percent
@@ -37,29 +29,10 @@ from semisup.text import aligned, markdown_table, percent
 __all__ = ["SUFFIXES", "export_model"]
 
 SUFFIXES = (".onnx", ".pt2")
-CALIBRATION, TESTED = 512, 10_000
-"""Images that give the ranges of 8 bits, and images that the accuracy is of, at the most."""
 PICTURES, PIXELS = 100, 2**28
 """Files that are compared in their own sizes, and pixels of them, at the most: some 20 s of one core."""
 ROUNDS = 30
 """Times that each file is timed in turn; the median counts."""
-
-
-@dataclass(frozen=True)
-class _Images:
-    """What a stage was trained and tested on, as far as it is at hand.
-
-    Attributes:
-        train: images to calibrate 8 bits on.
-        test: images that the files are compared on.
-        y_test: their classes; None: nobody knows, agreement with torch is measured instead.
-        files: that hold such images, test images where there are some.
-    """
-
-    train: NDArray[np.uint8]
-    test: NDArray[np.uint8]
-    y_test: NDArray[np.int64] | None = None
-    files: Sequence[Path] = ()
 
 
 def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | None = None) -> list[str]:
@@ -89,7 +62,7 @@ def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | No
         require_onnx()
     facts = facts_of(stage)
     predictor, module = load_deployed(stage)
-    images = _images(stage, facts, data, predictor) if int8 else None
+    images = export_images(stage, facts, data, predictor) if int8 else None
     write = write_onnx if onnx else write_pt2
     worst = write(predictor, module, facts.metadata, examples(stage), file)
     told = f", opset {OPSET}" if onnx else ""
@@ -102,7 +75,7 @@ def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | No
         files[small.name] = small.stat().st_size
         sizes = [(stage / WEIGHTS).stat().st_size, *files.values()]
         header, rows = _measured(runs, sizes, images)
-        lines += [f"{small}: {files[small.name]:,} bytes", ""]
+        lines += [*(f"note: {note}" for note in images.notes), f"{small}: {files[small.name]:,} bytes", ""]
         lines += ["  ".join(cells).rstrip() for cells in aligned(header, rows)]
         table = f"## Precision\n\n{markdown_table(header, rows)}"
         if own := _in_own_sizes(runs, predictor, images.files):
@@ -124,54 +97,7 @@ def _run_name(stage: Path) -> str | None:
     return recipe.name if read_record(stage)["name"] in recipe.stages else None
 
 
-def _images(stage: Path, facts: Facts, given: Path | None, predictor: Predictor) -> _Images:
-    """Return images for 8 bits.
-
-    Raises:
-        SemisupError: there are none.
-    """
-    size, channels = predictor.image_size, predictor.channels
-    if given is not None:
-        found = (
-            read_images(given)[1]
-            if given.is_file()
-            else [Path(one.path) for one in images_below(given, str(given).removesuffix("/"))]
-        )
-        if not len(found):
-            raise SemisupError(f"--data {given}: no images found")
-        used = _some(found, CALIBRATION)
-        images = images_of(used, size, channels, predictor.fit)
-        return _Images(images, images, files=[] if isinstance(used, np.ndarray) else used)
-    recipe = parent_of(stage) / "recipe.yaml"
-    if not recipe.is_file():
-        raise SemisupError(f"--int8: there is no {recipe}, so name training images: --data FOLDER or --data FILE.npz")
-    recorded = load_checked(recipe).data
-    refuse_recorded(recorded.path, "name images: --data FOLDER or --data FILE.npz")
-    data = load_data(recorded)
-    known = facts.record.get("data", {}).get("hash")
-    if known is not None and known != data.hash:
-        raise SemisupError(f"{recipe}: its data have changed since the stage was trained; name images: --data FOLDER")
-    train = take(data.x_train, np.linspace(0, len(data.x_train) - 1, min(CALIBRATION, len(data.x_train))).astype(int))
-    files = _files(recorded) if recorded.source == "folder" else []
-    if not len(data.x_test):
-        return _Images(train, train, files=files)
-    return _Images(train, take(data.x_test, slice(0, TESTED)), data.y_test[:TESTED], files)
-
-
-def _files(config: DataConfig) -> list[Path]:
-    """Return the files of a folder's test images, or of its other images where it has none of those."""
-    prepared = prepare_folder(config)
-    root, found = Path(str(prepared.listing.root)), prepared.readable
-    return [root / one.path for one in [entry for entry in found if entry.part == "test"] or found]
-
-
-def _some(found: NDArray[np.uint8] | list[Path], most: int) -> NDArray[np.uint8] | list[Path]:
-    """Return at most so many of these, evenly spread."""
-    places = np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).astype(int))
-    return found[places] if isinstance(found, np.ndarray) else [found[i] for i in places]
-
-
-def _measured(runs: Mapping[str, Run], sizes: list[int], images: _Images) -> tuple[list[str], list[list[str]]]:
+def _measured(runs: Mapping[str, Run], sizes: list[int], images: ExportImages) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the table: accuracy (or agreement with torch), latency on one thread, and bytes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the others have

@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 from semisup.cli.app import app
 from semisup.data import load_data
 from semisup.errors import SemisupError
-from semisup.pipeline.export import _files, _images, _in_own_sizes, export_model
+from semisup.pipeline.export import _in_own_sizes, export_model
+from semisup.pipeline.export_images import _files, export_images
 from semisup.stages import load_predictor
 from semisup.stages.deployed import facts_of
 from semisup.stages.export import export_weights
@@ -156,13 +157,17 @@ def test_other_images_are_taken_where_the_run_is_not_at_hand(stage: Path, lines:
     assert (tmp_path / "m.md").read_text(encoding="utf-8").startswith("# finetune\n")
     noise = np.random.default_rng(0).integers(0, 256, (600, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "mine.npz", x=noise)
-    found = _images(alone, facts_of(alone), tmp_path / "mine.npz", load_predictor(alone))
+    found = export_images(alone, facts_of(alone), tmp_path / "mine.npz", load_predictor(alone))
     assert found.train.shape == (512, 8, 8, 1) and found.y_test is None
     (tmp_path / "photos").mkdir()
     Image.fromarray(noise[0]).save(tmp_path / "photos" / "a.png")
-    assert np.array_equal(
-        _images(alone, facts_of(alone), tmp_path / "photos", load_predictor(alone)).train, noise[:1, ..., None]
-    )
+    (tmp_path / "photos" / "broken.png").touch()
+    found = export_images(alone, facts_of(alone), tmp_path / "photos", load_predictor(alone))
+    assert np.array_equal(found.train, noise[:1, ..., None]) and [file.name for file in found.files] == ["a.png"]
+    assert "1 file that cannot be read left out" in found.notes[0] and "broken.png (empty)" in found.notes[0]
+    (tmp_path / "photos" / "a.png").unlink()
+    with pytest.raises(SemisupError, match=r"no images found that can be read: .*broken\.png \(empty\)"):
+        export_images(alone, facts_of(alone), tmp_path / "photos", load_predictor(alone))
 
 
 def test_pictures_are_also_compared_in_their_own_sizes(
