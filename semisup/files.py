@@ -18,6 +18,7 @@ __all__ = [
     "locked",
     "locked_file",
     "make_folder",
+    "parent_of",
     "remove_torn",
     "replacing",
     "temporary_for",
@@ -30,6 +31,11 @@ NO_LOCK = "SEMISUP_NO_LOCK"
 """Environment variable; set to 1, nothing is locked, which some network file systems need."""
 
 _TORN = re.compile(r"\..+\.\d+\.tmp")
+
+
+def parent_of(folder: Path) -> Path:
+    """Return the folder that a folder lies in, also of `.` and `..`, which Python calls parents of themselves."""
+    return (Path(os.path.normpath(folder.absolute())) if folder.name in ("", "..") else folder).parent
 
 
 def temporary_for(path: Path) -> Path:

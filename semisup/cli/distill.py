@@ -10,6 +10,7 @@ import typer
 from semisup.cli.model_folder import require_model
 from semisup.cli.stop import saying_how_to_go_on
 from semisup.errors import SemisupError
+from semisup.files import parent_of
 
 __all__ = ["distill"]
 
@@ -29,10 +30,11 @@ def distill(
     The recipe that does this is written into the results' folder, as of every run.
     """
     require_model(model)
-    home = model.absolute().parent.parent
-    if out is not None and out.absolute().parent != home:
+    run_folder = parent_of(model)
+    home = parent_of(run_folder)
+    if out is not None and parent_of(out).resolve() != home.resolve():
         raise SemisupError(f"--out: must be a folder in {home}, where the finished stages are, not {out}")
-    if out is not None and out.absolute() == model.absolute().parent:
+    if out is not None and out.resolve() == run_folder.resolve():
         raise SemisupError(f"--out: {out} is the folder of the run itself, whose results would be lost; name another")
     with saying_how_to_go_on():
         from semisup.pipeline import run
@@ -42,7 +44,7 @@ def distill(
         found = distillation(model, student, steps=steps, data=data, name=None if out is None else out.name)
         for note in found.notes:
             typer.echo(f"note: {note}", err=True)
-        folder = model.parent.parent / found.recipe.name if out is None else out
+        folder = home / found.recipe.name if out is None else out
         run(found.recipe, data=found.data, out=folder, dry_run=dry_run)
         if dry_run:
             return

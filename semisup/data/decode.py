@@ -17,7 +17,17 @@ from semisup.data.room import decoding_bytes
 from semisup.data.strips import Picture, strips_of
 from semisup.errors import UNREADABLE, first_line
 
-__all__ = ["FORMATS", "NEEDS_HEIF", "SUFFIXES", "BadImageError", "Fit", "can_read_heif", "decode", "fit_image"]
+__all__ = [
+    "FORMATS",
+    "NEEDS_HEIF",
+    "SUFFIXES",
+    "BadImageError",
+    "Fit",
+    "can_read_heif",
+    "decode",
+    "decode_whole",
+    "fit_image",
+]
 
 Fit = Literal["crop", "pad", "stretch"]
 """How a picture becomes a square: the center is cut out, bands are added, or the sides are scaled apart."""
@@ -31,6 +41,8 @@ NEEDS_HEIF = "HEIC is read where pillow-heif is installed: pip install pillow-he
 LARGEST = 64 * 2**20
 """Bytes that a worker may take to decode one file, besides `TIMES` the decoded image."""
 TIMES = 8
+WHOLE = 2**24
+"""Pixels of a picture that is read in its own size, at the most."""
 STRIP = 2**18
 """Pixels that are converted to 8 bits at a time."""
 
@@ -103,6 +115,30 @@ def decode(path: Path, size: int, channels: int, fit: Fit = "crop") -> NDArray[n
         raise BadImageError(_unidentified(path)) from error
     except UNREADABLE as error:
         raise BadImageError(f"not a readable image ({first_line(error)[:200]})") from error
+
+
+def decode_whole(path: Path, channels: int) -> NDArray[np.uint8]:
+    """Read an image file as other programs hand it to an exported network: upright, of its own size.
+
+    Args:
+        path: a file that `decode` reads.
+        channels: 1 (gray) or 3 (RGB).
+
+    Returns:
+        (height, width, channels).
+
+    Raises:
+        BadImageError: it has more than `WHOLE` pixels.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd metadata
+        with Image.open(path, formats=_formats()) as image:
+            if image.width * image.height > WHOLE:
+                raise BadImageError(f"has more than {WHOLE:,} pixels")
+            png = image.format == "PNG"
+            ImageOps.exif_transpose(image, in_place=True)
+            plain = _to_8_bits(image, "L" if channels == 1 else "RGB", png=png)
+    return np.asarray(plain, np.uint8).reshape(plain.height, plain.width, channels)
 
 
 def fit_image(image: Picture, size: int, channels: int, fit: Fit = "crop", *, png: bool = False) -> NDArray[np.uint8]:

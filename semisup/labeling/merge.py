@@ -48,8 +48,14 @@ def read_answers(file: Path, root: Path) -> tuple[dict[str, str], list[str]]:
     Raises:
         SemisupError: the file cannot be read, is of another form, or gives one image two labels.
     """
-    if file.suffix.lower() == ".json":
-        return read_export(read_json(file), str(file))
+    labels, notes = read_export(read_json(file), str(file)) if file.suffix.lower() == ".json" else _rows(file, root)
+    if not labels and not notes:
+        notes.append(f"{file}: has no label in it, that is, in a column 'label' or in Label Studio's choices 'label'")
+    return labels, notes
+
+
+def _rows(file: Path, root: Path) -> tuple[dict[str, str], list[str]]:
+    """As `read_answers`, of a table."""
     if file.suffix.lower() not in (".csv", ".tsv"):
         raise SemisupError(f"--import: {file} must end in .csv, .tsv or .json")
     labels: dict[str, str] = {}

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from semisup.data import load_data, take
-from semisup.data.addresses import refuse_recorded
-from semisup.data.inputs import images_of
-from semisup.data.npz import read_images
-from semisup.data.walk import images_below
+from semisup.config import load_recipe
+from semisup.data.decode import BadImageError, decode_whole
 from semisup.errors import SemisupError
 from semisup.export_files import ExportFiles
-from semisup.files import write_atomically
-from semisup.pipeline.plan import load_checked
-from semisup.records import refuse_stage_files
+from semisup.files import parent_of, write_atomically
+from semisup.pipeline.export_images import ExportImages, export_images
+from semisup.records import read_record, refuse_stage_files
 from semisup.stages.artifact import write_json
 from semisup.stages.card import card
-from semisup.stages.deployed import Facts, examples, facts_of, load_deployed
+from semisup.stages.deployed import examples, facts_of, load_deployed
 from semisup.stages.predictor import WEIGHTS, Predictor
 from semisup.stages.programs import OPSET, Run, quantize, require_onnx, run_onnx, write_onnx, write_pt2
 from semisup.text import aligned, markdown_table, percent
@@ -32,25 +29,10 @@ from semisup.text import aligned, markdown_table, percent
 __all__ = ["SUFFIXES", "export_model"]
 
 SUFFIXES = (".onnx", ".pt2")
-CALIBRATION, TESTED = 512, 10_000
-"""Images that give the ranges of 8 bits, and images that the accuracy is of, at the most."""
+PICTURES, PIXELS = 100, 2**28
+"""Files that are compared in their own sizes, and pixels of them, at the most: some 20 s of one core."""
 ROUNDS = 30
 """Times that each file is timed in turn; the median counts."""
-
-
-@dataclass(frozen=True)
-class _Images:
-    """What a stage was trained and tested on, as far as it is at hand.
-
-    Attributes:
-        train: images to calibrate 8 bits on.
-        test: images that the files are compared on.
-        y_test: their classes; None: nobody knows, agreement with torch is measured instead.
-    """
-
-    train: NDArray[np.uint8]
-    test: NDArray[np.uint8]
-    y_test: NDArray[np.int64] | None = None
 
 
 def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | None = None) -> list[str]:
@@ -80,7 +62,7 @@ def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | No
         require_onnx()
     facts = facts_of(stage)
     predictor, module = load_deployed(stage)
-    images = _images(stage, facts, data, predictor) if int8 else None
+    images = export_images(stage, facts, data, predictor) if int8 else None
     write = write_onnx if onnx else write_pt2
     worst = write(predictor, module, facts.metadata, examples(stage), file)
     told = f", opset {OPSET}" if onnx else ""
@@ -93,55 +75,29 @@ def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | No
         files[small.name] = small.stat().st_size
         sizes = [(stage / WEIGHTS).stat().st_size, *files.values()]
         header, rows = _measured(runs, sizes, images)
-        lines += [f"{small}: {files[small.name]:,} bytes", ""]
+        lines += [*(f"note: {note}" for note in images.notes), f"{small}: {files[small.name]:,} bytes", ""]
         lines += ["  ".join(cells).rstrip() for cells in aligned(header, rows)]
         table = f"## Precision\n\n{markdown_table(header, rows)}"
+        if own := _in_own_sizes(runs, predictor, images.files):
+            lines.append(own)
+            table += f"\n\n{own}"
     spec = facts.description["spec"]
     plain = {"classes": facts.description["classes"], "channels": spec["in_channels"], "image_size": spec["image_size"]}
     write_json(written.metadata, {**facts.metadata, **plain})
-    write_atomically(written.card, card(facts, files, table).encode("utf-8", "backslashreplace"))
+    write_atomically(written.card, card(facts, files, table, run=_run_name(stage)).encode("utf-8", "backslashreplace"))
     return [*lines, f"model card: {written.card}"]
 
 
-def _images(stage: Path, facts: Facts, given: Path | None, predictor: Predictor) -> _Images:
-    """Return images for 8 bits.
-
-    Raises:
-        SemisupError: there are none.
-    """
-    size, channels = predictor.image_size, predictor.channels
-    if given is not None:
-        found = (
-            read_images(given)[1]
-            if given.is_file()
-            else [Path(one.path) for one in images_below(given, str(given).removesuffix("/"))]
-        )
-        if not len(found):
-            raise SemisupError(f"--data {given}: no images found")
-        images = images_of(_some(found, CALIBRATION), size, channels, predictor.fit)
-        return _Images(images, images)
-    recipe = stage.parent / "recipe.yaml"
-    if not recipe.is_file():
-        raise SemisupError(f"--int8: there is no {recipe}, so name training images: --data FOLDER or --data FILE.npz")
-    recorded = load_checked(recipe).data
-    refuse_recorded(recorded.path, "name images: --data FOLDER or --data FILE.npz")
-    data = load_data(recorded)
-    known = facts.record.get("data", {}).get("hash")
-    if known is not None and known != data.hash:
-        raise SemisupError(f"{recipe}: its data have changed since the stage was trained; name images: --data FOLDER")
-    train = take(data.x_train, np.linspace(0, len(data.x_train) - 1, min(CALIBRATION, len(data.x_train))).astype(int))
-    if not len(data.x_test):
-        return _Images(train, train)
-    return _Images(train, take(data.x_test, slice(0, TESTED)), data.y_test[:TESTED])
+def _run_name(stage: Path) -> str | None:
+    """Return the name of the recipe next to a stage, where there is one that can be read and has such a stage."""
+    try:
+        recipe = load_recipe(parent_of(stage) / "recipe.yaml")
+    except SemisupError:
+        return None
+    return recipe.name if read_record(stage)["name"] in recipe.stages else None
 
 
-def _some(found: NDArray[np.uint8] | list[Path], most: int) -> NDArray[np.uint8] | list[Path]:
-    """Return at most so many of these, evenly spread."""
-    places = np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).astype(int))
-    return found[places] if isinstance(found, np.ndarray) else [found[i] for i in places]
-
-
-def _measured(runs: Mapping[str, Run], sizes: list[int], images: _Images) -> tuple[list[str], list[list[str]]]:
+def _measured(runs: Mapping[str, Run], sizes: list[int], images: ExportImages) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the table: accuracy (or agreement with torch), latency on one thread, and bytes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the others have
@@ -160,6 +116,40 @@ def _classes(run: Run, images: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Return the predicted classes, a batch at a time."""
     parts = [run(images[start : start + 256])[0].argmax(1) for start in range(0, len(images), 256)]
     return np.concatenate(parts)
+
+
+def _in_own_sizes(runs: Mapping[str, Run], predictor: Predictor, files: Sequence[Path]) -> str:
+    """Say how often pictures of other sizes than the network's get the class that they get from `semisup predict`.
+
+    The table is of squares as training has them; other programs hand pictures over as they are.
+
+    Args:
+        runs: torch and the exported files, by name.
+        predictor: what `semisup predict` asks.
+        files: some of them are read, drawn by a fixed seed.
+
+    Returns:
+        A sentence; nothing where all pictures have the network's size.
+    """
+    same = {name: list[bool]() for name in runs if name != "torch"}
+    shapes = list[tuple[int, ...]]()
+    for k in np.random.default_rng(0).permutation(len(files))[:PICTURES]:
+        try:
+            picture = decode_whole(files[k], predictor.channels)
+        except BadImageError:
+            continue
+        shapes.append(picture.shape[:2])
+        expected = predictor.predict_proba(files[k]).argmax()
+        for name, agreed in same.items():
+            agreed.append(bool(runs[name](picture[None])[0].argmax() == expected))
+        if sum(height * width for height, width in shapes) > PIXELS:
+            break
+    if not set(shapes) - {(predictor.image_size, predictor.image_size)}:
+        return ""
+    small, large = (f"{width} x {height}" for height, width in (min(shapes, key=math.prod), max(shapes, key=math.prod)))
+    told = ", ".join(f"{name} {percent(sum(agreed) / len(agreed), 2)}%" for name, agreed in same.items())
+    seen = f"{len(shapes)} files in their own sizes ({small} to {large} px)"
+    return f"{seen} get the class that `semisup predict` gives them: {told}"
 
 
 def _latencies(runs: Mapping[str, Run], batch: NDArray[np.uint8]) -> list[float]:

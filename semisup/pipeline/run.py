@@ -22,7 +22,7 @@ from semisup.data.listing import part_with
 from semisup.data.watch import watching
 from semisup.engine import ranks
 from semisup.errors import SemisupError, raise_all
-from semisup.files import write_atomically
+from semisup.files import parent_of, write_atomically
 from semisup.pipeline.console import Reporter
 from semisup.pipeline.execute import LOCK, STORE, execute, locked, trained_again
 from semisup.pipeline.page import PAGE, write_page
@@ -91,7 +91,7 @@ def run(
 def _run(
     loaded: Recipe, data: Given | None, folder: Path, reporter: Reporter, *, timed: bool, dry_run: bool, fresh: bool
 ) -> RunResult:
-    store = folder.parent / STORE
+    store = parent_of(folder) / STORE
     with ranks.agreeing():
         stages = [folder / name for name in loaded.stages]
         problems = _among_images([folder, *stages], loaded.data)
@@ -178,7 +178,7 @@ def _warn(plan: Plan, reporter: Reporter) -> None:
 
 def _with_given(recipe: Recipe, data: Given, folder: Path) -> Recipe:
     """Write data next to the store of the stages, and return a recipe that reads them."""
-    file = write_given(data, folder.parent / GIVEN, recipe.data.size)
+    file = write_given(data, parent_of(folder) / GIVEN, recipe.data.size)
     source = {"source": "npz", "path": str(file.absolute()), "csv": None, "channels": None, "cache": None}
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=source)})
 
@@ -256,7 +256,7 @@ def _tracked(plan: Plan, folder: Path, reporter: Reporter) -> Iterator[EventLog]
     log = EventLog(folder)
     uploader = None
     if recipe.tracking.mlflow:
-        uploader = MlflowUploader(folder, resolve_uri(folder.parent), recipe.tracking.experiment, reporter.warn)
+        uploader = MlflowUploader(folder, resolve_uri(parent_of(folder)), recipe.tracking.experiment, reporter.warn)
     tags = {"data_hash": plan.data.hash, "split_hash": plan.budget.hash, "semisup_version": __version__}
     commit = git_commit()
     if commit is not None:

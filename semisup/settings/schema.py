@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, PlainValidator, SerializeAsAny
+from pydantic import BaseModel, BeforeValidator, Field, PlainValidator, SerializeAsAny
 
 from semisup.options import (
     BelowOne,
@@ -51,13 +51,18 @@ Threads = Annotated[int, Range(1, 4096)]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
-def _mapping(value: Any) -> Any:
-    if not isinstance(value, dict):
-        raise ValueError("must be a mapping, such as {name: ...}")
-    return value
+def _mapping_as(rule: str, *, or_null: bool = False) -> BeforeValidator:
+    """Refuse anything but a mapping by a rule that names the short form, where the key has one."""
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, dict | BaseModel) and not (or_null and value is None):
+            raise ValueError(rule)
+        return value
+
+    return BeforeValidator(check)
 
 
-Named = Annotated[dict[str, Any], BeforeValidator(_mapping)]
+Named = Annotated[dict[str, Any], _mapping_as("must be a mapping, such as {name: ...}")]
 """A method or a network: `name`, and its options, which are those of its constructor."""
 
 
@@ -321,7 +326,9 @@ class TrainConfig(StageConfig):
     """What the stage does."""
     method: Named = {}
     """The learning algorithm, {name: ..., its options}."""
-    init: InitConfig | None = None
+    init: Annotated[
+        InitConfig | None, _mapping_as("must be a stage's name or a mapping, such as {from: ...}", or_null=True)
+    ] = None
     """First weights; null: random. `init: pretrain` is short for {from: pretrain}."""
     teacher: list[str] = []
     """An earlier train stage, for a method that has a teacher; or features stage, for one that asks it features."""
@@ -329,11 +336,15 @@ class TrainConfig(StageConfig):
     """An earlier stage whose pseudo-labels are trained on, such as a relabel or propagate stage."""
     model: Named | None = None
     """The network, {name: ..., its options}; null: the init stage's model, else the recipe's."""
-    freeze: FreezeConfig | None = None
+    freeze: Annotated[
+        FreezeConfig | None, _mapping_as("must be true, false or a mapping, such as {blocks: 8}", or_null=True)
+    ] = None
     """What of a backbone that starts from weights does not learn; null: nothing. `freeze: true` is short for {}."""
     train: Literal["all", "bias", "norm"] = "all"
     """What of the backbone learns besides the head: all, its biases alone (BitFit), or its norms alone."""
-    lora: LoraConfig | None = None
+    lora: Annotated[
+        LoraConfig | None, _mapping_as("must be true, false or a mapping, such as {rank: 8}", or_null=True)
+    ] = None
     """Learn by LoRA; null: no. `lora: true` is short for {}."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """What updates the weights, and by how much."""
@@ -360,7 +371,7 @@ class TrainConfig(StageConfig):
     refresh_batchnorm: Annotated[bool | Literal["auto"], PlainValidator(_yes_no_auto)] = False
     """Estimate the BatchNorm statistics of the finished network anew, on clean images that it was trained on. auto:
     where more than 5% of the initial ones would be left, and the network might predict one class for everything."""
-    augment: dict[str, Any] = {}
+    augment: Annotated[dict[str, Any], _mapping_as("must be auto or a mapping, such as {strong: {policy: ...}}")] = {}
     """View name -> {policy: ..., its options}; other views keep the method's own policy. A view's `albumentations:
     [{name: ..., its arguments}, ...]` come first, or alone where it names no policy. Besides the views, `backend`
     says where they are made: device (batched), albumentations (image by image on the CPU), auto (on a CPU above 64

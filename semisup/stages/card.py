@@ -20,19 +20,21 @@ _SQUARES = {
 """What becomes of pictures that are no squares, by `data.fit`."""
 
 
-def card(facts: Facts, files: Mapping[str, int], comparison: str = "") -> str:
+def card(facts: Facts, files: Mapping[str, int], comparison: str = "", *, run: str | None = None) -> str:
     """Return the model card of an exported stage.
 
     Args:
         facts: of the stage.
         files: names and bytes of what was exported.
         comparison: a Markdown table of them, where they were measured.
+        run: name of its recipe, where that is at hand.
     """
     spec, record = facts.description["spec"], facts.record
     classes = [markdown_text(name) for name in facts.description["classes"]]
     size, channels = spec["image_size"], spec["in_channels"]
+    title = ": ".join(markdown_text(name) for name in (run, record["name"]) if name is not None)
     parts = [
-        f"# {markdown_text(record['name'])}\n\nA classifier of {len(classes)} classes: {', '.join(classes)}.",
+        f"# {title}\n\nA classifier of {len(classes)} classes: {', '.join(classes)}.",
         f"Network: {spec['name']}, {record['parameters']:,} parameters, images of {size} x {size} px with "
         f"{channels} channel{'s' if channels > 1 else ''}. Written by semisup {facts.metadata['semisup_version']}.",
         "## Files\n\n" + markdown_table(["file", "bytes"], [[name, f"{length:,}"] for name, length in files.items()]),

@@ -23,15 +23,19 @@ def square(images: Tensor, size: int, fit: Fit) -> Tensor:
     Returns:
         (n, C, size, size) float32, 0 to 255. They differ from what was decoded for training by less than one level:
         Pillow rounds where this does not.
+
+    Raises:
+        IndexError: images of no pixels, of which a network would make a prediction.
     """
     height, width = images.shape[1:3]
     pixels = images.permute(0, 3, 1, 2).float()
+    nothing = 0 * pixels[:, :, 0, 0, None, None]  # an image of no pixels ends here in an error, also in a file
     if fit == "pad":
-        return _padded(pixels, size)
+        return _padded(pixels, size) + nothing
     side = torch.sym_min(height, width)
     used = (side, side) if fit == "crop" else (height, width)
     scaled: Tensor = weights(height, used[0], size) @ pixels @ weights(width, used[1], size).T
-    return scaled
+    return scaled + nothing
 
 
 def weights(length: int, used: Any, size: int, target: Any = None) -> Tensor:

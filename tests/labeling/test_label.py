@@ -199,6 +199,23 @@ def test_several_classes_of_label_studios_tables_are_said(semisup: Semisup, phot
     assert status == 0 and "unlabeled/00.png is annotated with several classes" in told and "0 new labels" in said
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("other.json", '[{"path": "unlabeled/00.png", "choice": "0"}]'),  # JSON-MIN of choices under another name
+        ("skipped.json", '[{"data": {"path": "unlabeled/00.png"}, "annotations": [{"was_cancelled": true}]}]'),
+        ("guesses.json", '[{"data": {"path": "unlabeled/00.png"}, "predictions": [{"result": []}]}]'),
+        ("empty.csv", "path,label,suggestion\nunlabeled/00.png,,0\n"),
+    ],
+)
+def test_a_file_without_any_label_is_told(
+    semisup: Semisup, photos: Path, tmp_path: Path, name: str, content: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    status, said, told = semisup("label", photos, "--import", name)
+    assert status == 0 and f"note: {name}: has no label in it" in told and "0 new labels" in said
+
+
 def test_folders_that_training_takes_for_classes_are_labels(photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos / "labeled", tmp_path / "bare")
     assert {entry.label for entry in list_pictures(tmp_path / "bare").entries} == {"0", "1", "2"}

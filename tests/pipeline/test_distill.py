@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -46,6 +47,22 @@ def test_a_command_distills_reuses_the_teacher_and_compares(out: Path) -> None:
     assert statuses(again) == dict.fromkeys(
         ["pretrain", "finetune", "student_cnn_width_2", "student_wrn_depth_10"], "reused"
     )
+
+
+def test_from_inside_a_run_the_results_lie_next_to_it(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--student", "cnn,width=2", "--steps", "1"]
+    for here, model in ((out, "finetune"), (out / "finetune", ".")):
+        monkeypatch.chdir(here)
+        before = sorted(here.rglob("*"))
+        done = CliRunner().invoke(app, ["distill", model, *words, "--out", str(out.parent / "here")])
+        assert done.exit_code == 0, done.output
+        done = CliRunner().invoke(
+            app, ["distill", model, *words, "--dry-run", "--out", os.path.relpath(out.parent / "b")]
+        )
+        assert done.exit_code == 0, done.output
+        done = CliRunner().invoke(app, ["distill", model, *words])
+        assert done.exit_code == 0 and "results: " in done.output, done.output
+        assert sorted(here.rglob("*")) == before
 
 
 def test_the_recipe_keeps_what_the_teacher_needs_and_no_more(out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -19,10 +20,13 @@ from typer.testing import CliRunner
 from semisup.cli.app import app
 from semisup.data import load_data
 from semisup.errors import SemisupError
-from semisup.pipeline.export import _images, export_model
+from semisup.pipeline.export import _in_own_sizes, export_model
+from semisup.pipeline.export_images import _files, export_images
 from semisup.stages import load_predictor
 from semisup.stages.deployed import facts_of
 from semisup.stages.export import export_weights
+from semisup.stages.programs import Run
+from tests.data.data_folders import make_root, settings
 from tests.pipeline.pipeline_small import run_small, small
 
 
@@ -64,6 +68,7 @@ def test_the_metadata_are_texts_of_the_model_alone(stage: Path, lines: list[str]
 
 def test_the_card_says_what_it_is_worth(stage: Path, lines: list[str]) -> None:
     page = (stage.parent / "m.md").read_text(encoding="utf-8")
+    assert page.startswith("# small: finetune\n")
     assert lines[-1] == f"model card: {stage.parent / 'm.md'}"
     for part in (
         "## Data",
@@ -97,16 +102,33 @@ def test_the_pages_python_works_without_torch(stage: Path, lines: list[str], tmp
 
 def test_the_example_predicts_what_predict_does(stage: Path, lines: list[str], tmp_path: Path) -> None:
     image = load_data(small().data).x_test[0, :, :, 0]
-    photo = tmp_path / "photo.png"
-    _as_photo(image, photo)
+    _as_photo(image, tmp_path / "photo.png")
+    Image.fromarray(image.astype(np.uint16) * 257).save(tmp_path / "16-bit.png")
+    done = _example(stage.parent / "m.onnx", tmp_path / "photo.png", tmp_path / "16-bit.png")
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    predictor = load_predictor(stage)
+    for row, shown in zip(rows, (_hidden_white(image), image), strict=True):
+        expected = predictor.predict_proba(shown)[0]
+        assert row["class"] == predictor.classes[expected.argmax()] and not row["error"]
+        assert float(row["confidence"]) == pytest.approx(float(expected.max()), abs=2e-4)
+    assert done.returncode == 0
+
+
+def test_the_example_says_what_it_cannot_read_and_goes_on(stage: Path, lines: list[str], tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    Image.fromarray(np.full((9, 9), 1000, np.int32)).save(tmp_path / "32-bit.tif")
+    Image.new("L", (9, 9)).save(tmp_path / "good.png")
+    names = ["empty.png", "32-bit.tif", "absent.png", "good.png"]
+    done = _example(stage.parent / "m.onnx", *(tmp_path / name for name in names))
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert [Path(row["path"]).name for row in rows] == names and "Traceback" not in done.stderr
+    assert [bool(row["class"]) for row in rows] == [not row["error"] for row in rows] == [False, False, False, True]
+    assert done.returncode == 1
+
+
+def _example(*words: Path) -> subprocess.CompletedProcess[str]:
     example = Path(__file__).parents[2] / "examples" / "onnx_predict.py"
-    table = subprocess.run(
-        [sys.executable, example, stage.parent / "m.onnx", photo], check=True, capture_output=True, text=True
-    ).stdout
-    expected = load_predictor(stage).predict_proba(_hidden_white(image))[0]
-    _, named, confidence = table.splitlines()[1].rsplit(",", 2)
-    assert named == load_predictor(stage).classes[expected.argmax()]
-    assert float(confidence) == pytest.approx(float(expected.max()), abs=2e-4)
+    return subprocess.run([sys.executable, example, *words], check=False, capture_output=True, text=True)
 
 
 def _as_photo(image: np.ndarray, file: Path) -> None:
@@ -131,15 +153,55 @@ def test_other_images_are_taken_where_the_run_is_not_at_hand(stage: Path, lines:
     shutil.copytree(stage, alone)
     with pytest.raises(SemisupError, match=r"--int8: there is no .*recipe\.yaml, so name training images"):
         export_model(alone, tmp_path / "m.onnx", int8=True)
+    export_model(alone, tmp_path / "m.pt2")
+    assert (tmp_path / "m.md").read_text(encoding="utf-8").startswith("# finetune\n")
     noise = np.random.default_rng(0).integers(0, 256, (600, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "mine.npz", x=noise)
-    found = _images(alone, facts_of(alone), tmp_path / "mine.npz", load_predictor(alone))
+    found = export_images(alone, facts_of(alone), tmp_path / "mine.npz", load_predictor(alone))
     assert found.train.shape == (512, 8, 8, 1) and found.y_test is None
     (tmp_path / "photos").mkdir()
     Image.fromarray(noise[0]).save(tmp_path / "photos" / "a.png")
-    assert np.array_equal(
-        _images(alone, facts_of(alone), tmp_path / "photos", load_predictor(alone)).train, noise[:1, ..., None]
-    )
+    (tmp_path / "photos" / "broken.png").touch()
+    found = export_images(alone, facts_of(alone), tmp_path / "photos", load_predictor(alone))
+    assert np.array_equal(found.train, noise[:1, ..., None]) and [file.name for file in found.files] == ["a.png"]
+    assert "1 file that cannot be read left out" in found.notes[0] and "broken.png (empty)" in found.notes[0]
+    (tmp_path / "photos" / "a.png").unlink()
+    with pytest.raises(SemisupError, match=r"no images found that can be read: .*broken\.png \(empty\)"):
+        export_images(alone, facts_of(alone), tmp_path / "photos", load_predictor(alone))
+
+
+def test_pictures_are_also_compared_in_their_own_sizes(
+    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, photos = load_predictor(stage), tmp_path / "photos"
+    photos.mkdir()
+    sizes = [(17, 30), (40, 9), (8, 8), (50, 50)]
+    for k, (width, height) in enumerate(sizes):
+        noise = np.random.default_rng(k).integers(0, 256, (height, width, 4), dtype=np.uint8)
+        Image.fromarray(noise).save(photos / f"{k}.png")
+    runs: dict[str, Run] = {
+        "torch": lambda given: [predictor.predict_proba(given)],
+        "onnx": lambda given: [predictor.predict_proba(given)],
+        "onnx int8": lambda given: [predictor.predict_proba(given) * (-1 if given.shape[1] == 9 else 1)],
+    }
+    files = sorted(photos.iterdir())
+    told = _in_own_sizes(runs, predictor, files)
+    assert told.startswith("4 files in their own sizes (8 x 8 to 50 x 50 px) get the class")
+    assert told.endswith("onnx 100.00%, onnx int8 75.00%")
+    assert _in_own_sizes(runs, predictor, files[2:3]) == _in_own_sizes(runs, predictor, []) == ""
+    monkeypatch.setattr("semisup.data.decode.WHOLE", 1000)
+    assert _in_own_sizes(runs, predictor, files).startswith("3 files")
+    monkeypatch.undo()
+    found = export_model(stage, tmp_path / "m.onnx", int8=True, data=photos)
+    assert found[-2].startswith("4 files in their own sizes") and found[-2] in (tmp_path / "m.md").read_text()
+
+
+def test_the_files_of_a_run_are_those_of_its_test_images(tmp_path: Path) -> None:
+    config = settings(make_root(tmp_path / "photos"))
+    tested = _files(config)
+    assert tested and {path.parent.parent.name for path in tested} == {"test"} and all(p.is_file() for p in tested)
+    shutil.rmtree(tmp_path / "photos" / "test")
+    assert {path.relative_to(tmp_path / "photos").parts[0] for path in _files(config)} >= {"labeled", "unlabeled"}
 
 
 def test_files_of_another_export_are_replaced_with_a_word(stage: Path, tmp_path: Path) -> None:

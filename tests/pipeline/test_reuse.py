@@ -104,6 +104,13 @@ def test_a_label_budget_shares_the_pretraining(parent: Path) -> None:
     assert statuses(result) == {"pretrain": "reused", **dict.fromkeys(AFTER_PRETRAIN, "trained")}
 
 
+def test_a_folder_may_be_named_by_a_dot(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(parent / "first")
+    assert set(statuses(run_small(Path())).values()) == {"reused"}
+    monkeypatch.chdir(parent / "first" / "pretrain")
+    assert set(statuses(run_small(Path(".."))).values()) == {"reused"}
+
+
 def test_only_what_depends_on_a_change_runs_again(parent: Path) -> None:
     result = run_small(parent / "warmer", "stages.student.method.temperature=2.0")
     assert statuses(result) == {**dict.fromkeys(ALL, "reused"), "student": "trained"}

@@ -175,7 +175,7 @@ def test_weak_views_are_never_strong_next_to_strong_ones() -> None:
         (auto("simclr"), "2/class", r"augment\.policy: .*'simclr' leaves it none"),
         (auto(), "1/class", r"augment\.policy: .* no class has two"),
         (auto(augment={"policy": "weak"}), "2/class", r"stages\.train\.augment\.policy: must be auto"),
-        (auto(augment="strong"), "2/class", r"stages\.train\.augment: must be a mapping"),
+        (auto(augment="strong"), "2/class", r"stages\.train\.augment: must be auto or a mapping"),
     ],
 )
 def test_mistakes(stages: dict[str, Any], labels: str, said: str) -> None:

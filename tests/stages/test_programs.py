@@ -76,6 +76,27 @@ def test_scaling_is_pillows_but_for_rounding(fit: Fit, channels: int) -> None:
         assert (height, width) != (size, size) or np.array_equal(found, expected)
 
 
+NO_PIXELS = ((1, 0, 0, 1), (2, 0, 8, 1), (1, 8, 0, 1))
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_of_an_image_of_no_pixels_no_square_is_made(fit: Fit) -> None:
+    for shape in NO_PIXELS:
+        with pytest.raises(IndexError):
+            square(torch.zeros(shape, dtype=torch.uint8), 8, fit)
+
+
+def test_a_file_refuses_an_image_of_no_pixels(model: Path, tmp_path: Path) -> None:
+    predictor, module = load_deployed(model)
+    programs.write_onnx(predictor, module, {}, examples(model), tmp_path / "m.onnx")
+    small = programs.quantize(tmp_path / "m.onnx", small_data().x_train, {}, tmp_path / "q.onnx")
+    for run in (programs.run_onnx(tmp_path / "m.onnx"), small):
+        for shape in NO_PIXELS:
+            with pytest.raises(Exception, match="out of data bounds"):
+                run(np.zeros(shape, np.uint8))
+        assert run(np.zeros((0, 8, 8, 1), np.uint8))[0].shape == (0, 3)
+
+
 @slow
 @pytest.mark.parametrize("fit", ["pad", "stretch"])
 def test_a_file_makes_squares_as_training_did(fit: Fit, model: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from semisup.bench.suites.folds import Folds, load_folds
 from semisup.bench.suites.runs import RunSpec, check_entries, expand, trial_options
 from semisup.bench.suites.suite import Suite, load_suite
 from semisup.errors import SemisupError
+from semisup.files import parent_of
 from semisup.pipeline.execute import STORE, locked
 from semisup.signals import grace
 from semisup.tracking import EventLog
@@ -97,7 +98,7 @@ def bench(
     folder = Path(out) if out is not None else Path("runs") / loaded.name
     loaded, folds = load_folds(loaded)
     check_entries(loaded, folds.first, gpu_problems(loaded.gpus_per_run) if scheduler is None else ())
-    state = _Bench(loaded, folds, folder, JobBoard(folder.parent / STORE, ships=scheduler is not None), console)
+    state = _Bench(loaded, folds, folder, JobBoard(parent_of(folder) / STORE, ships=scheduler is not None), console)
     own = default_workers(loaded.threads, loaded.gpus_per_run) if workers is None else workers
     if dry_run and scheduler is None:
         return _prepare(state, own, lambda function, *arguments: function(*arguments), expected=True)

@@ -11,6 +11,7 @@ from semisup.bench.execution.jobs import Job
 from semisup.bench.execution.progress import BenchConsole
 from semisup.bench.suites.runs import RunSpec
 from semisup.bench.suites.suite import Suite
+from semisup.files import parent_of
 from semisup.stages import Artifact
 from semisup.text import command
 from semisup.tracking import EventLog, MlflowUploader, ending_run, resolve_uri
@@ -24,7 +25,7 @@ def recorded(suite: Suite, folder: Path, data_hash: str, console: BenchConsole) 
     log = EventLog(folder)
     uploader = None
     if suite.tracking.mlflow:
-        uploader = MlflowUploader(folder, resolve_uri(folder.parent), suite.tracking.experiment, console.warn)
+        uploader = MlflowUploader(folder, resolve_uri(parent_of(folder)), suite.tracking.experiment, console.warn)
     params = suite.model_dump()
     del params["settings"]
     log.run_start(suite.name, params, {"data_hash": data_hash, "semisup_version": __version__})
