@@ -107,7 +107,7 @@ def _arguments(docstring: str) -> dict[str, str]:
     for line in section.splitlines():
         if line and not line.startswith(" "):
             break
-        begins = re.match(r" {4}([a-z0-9_, ]+): (.*)", line)
+        begins = re.match(r" {4}([a-z0-9_][a-z0-9_, ]*): (.*)", line)  # deeper lines go on, colon or not
         if begins:
             names = [name.strip() for name in begins[1].split(",")]
             found |= {name: [begins[2]] for name in names}
