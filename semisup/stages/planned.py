@@ -44,6 +44,8 @@ class StagePlan:
     """What of the network is frozen and trained; None: all of it learns alike."""
     choice: str | None = None
     """What is chosen first, and how; None: nothing."""
+    trials: tuple[int, tuple[str, ...]] = (0, ())
+    """How many times at most the choice runs which earlier stages again, with those below them that read labels."""
     views: Views | None = None
     """What its method asks for; None for a stage that does not train."""
     notes: tuple[str, ...] = ()
