@@ -7,6 +7,7 @@ python benchmarks/reference.py --check   # says what is out of date, writes noth
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -18,7 +19,7 @@ from pydantic import BaseModel
 
 from semisup.augment import POLICIES
 from semisup.bench.results.rows import Row, read_rows
-from semisup.bench.suites.suite import Suite, suite_schema
+from semisup.bench.suites.suite import EntryConfig, Suite, suite_schema
 from semisup.methods import METHODS
 from semisup.models import BACKBONES
 from semisup.options import Settings, keys_of
@@ -77,6 +78,9 @@ def _recipe_page() -> Iterator[str]:
     yield from _named("Networks", "model: {name: ...}", BACKBONES)
     yield from _named("Policies of views", "augment: {<view>: {policy: ...}}", POLICIES)
     yield "\n## A suite of `semisup bench`\n\n" + _keys(Suite)
+    for key, model in (_parts(Suite) | _parts(EntryConfig)).items():
+        if key not in PARTS:
+            yield f"\n## {key}, of a suite\n\n{_keys(model)}"
 
 
 def _named(title: str, where: str, known: Mapping[str, Callable[..., Any]]) -> Iterator[str]:
@@ -84,7 +88,8 @@ def _named(title: str, where: str, known: Mapping[str, Callable[..., Any]]) -> I
     for name, target in known.items():
         options = described_options(target)
         rows = [[option.name, _cell(option.type), _default(option.default), _cell(option.help)] for option in options]
-        yield f"### {name}\n\n" + (_table(rows) if rows else "No options.\n")
+        first = _cell((inspect.getdoc(target) or "").split("\n\n")[0])
+        yield f"### {name}\n\n{first}\n\n" + (_table(rows) if rows else "No options.\n")
 
 
 def _keys(model: type[BaseModel]) -> str:
@@ -92,8 +97,9 @@ def _keys(model: type[BaseModel]) -> str:
     for key, field in keys_of(model).items():
         kind = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
         default = "" if field.is_required() else _default(field.default)
-        values = "mapping, see below" if key in PARTS or key == "stages" else words(kind)
-        rows.append([key, _cell(values), "" if key in PARTS else default, _cell(field.description or "")])
+        part = key in _parts(model)
+        values = "mapping, see there" if part or key == "stages" else words(kind)
+        rows.append([key, _cell(values), "" if part else default, _cell(field.description or "")])
     return f"{(model.__doc__ or '').splitlines()[0]}\n\n{_table(rows)}"
 
 
@@ -105,7 +111,14 @@ def _table(rows: list[list[str]]) -> str:
 def _default(value: Any) -> str:
     if isinstance(value, StageConfig | BaseModel):
         return ""
-    return f"`{json.dumps(value)}`"
+    return f"`{json.dumps(_short(value))}`"
+
+
+def _short(value: Any) -> Any:
+    """Return fractions such as 4/3 with four digits."""
+    if isinstance(value, list | tuple):
+        return [_short(part) for part in value]
+    return float(f"{value:.4g}") if isinstance(value, float) and len(str(value)) > 9 else value
 
 
 def _cell(text: str) -> str:

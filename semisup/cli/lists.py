@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,8 +63,9 @@ def methods(
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
+    width = max(map(len, METHODS))
     for row in rows:
-        typer.echo(f"{row['name']:<20} {row['family']:<16} {row['summary']} ({row['citation']})")
+        typer.echo(f"{row['name']:<{width}} {row['family']:<16} {row['summary']} ({row['citation']})")
 
 
 def recipes(
@@ -98,13 +100,14 @@ def recipes(
 
 
 def _first_sentence(recipe: str) -> str:
-    """Return the first sentence of the comment that a recipe begins with."""
+    """Return the first sentence of the comment that a recipe begins with; of a long one, what is before its colon."""
     lines = [line for line in recipe.splitlines() if not line.startswith(MODELINE)]
     end = next((i for i, line in enumerate(lines) if not line.startswith("# ")), len(lines))
-    words = " ".join(line.removeprefix("# ") for line in lines[:end])
-    for stop in (". ", ": ", "; "):
-        words = words.split(stop)[0]
-    return words.rstrip(".") if len(words) <= _WIDTH else words[: _WIDTH - 3].rsplit(" ", 1)[0] + " ..."
+    words = re.split(r"(?<!et al)\. ", " ".join(line.removeprefix("# ") for line in lines[:end]))[0]
+    if len(words) > _WIDTH:
+        short = re.split("; |: ", words)[0]
+        words = short if len(short) > _WIDTH // 4 else words
+    return words.rstrip(".:") if len(words) <= _WIDTH else words[: _WIDTH - 3].rsplit(" ", 1)[0] + " ..."
 
 
 def schema(

@@ -103,21 +103,21 @@ class ResNet(nn.Module):
 
 
 class ResNet18(ResNet):
-    """See `ResNet`."""
+    """ResNet-18 (arXiv:1512.03385): four groups of basic blocks, then the mean over the map."""
 
     name = "resnet18"
     depth = 18
 
 
 class ResNet34(ResNet):
-    """See `ResNet`."""
+    """ResNet-34 (arXiv:1512.03385): four groups of basic blocks, then the mean over the map."""
 
     name = "resnet34"
     depth = 34
 
 
 class ResNet50(ResNet):
-    """See `ResNet`."""
+    """ResNet-50 (arXiv:1512.03385): four groups of bottleneck blocks, then the mean over the map."""
 
     name = "resnet50"
     depth = 50

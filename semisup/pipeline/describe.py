@@ -85,10 +85,14 @@ def describe_method(name: str) -> MethodText:
 
 
 def described_options(target: Callable[..., Any]) -> list[Option]:
-    """Return the options of a method, a network or a policy, by its signature and the `Args:` of its docstring."""
+    """Return the options of a method, a network or a policy, by its signature and the `Args:` of its docstring.
+
+    What a class does not say of an option, the nearest one that it inherits from does.
+    """
     function = target.__init__ if inspect.isclass(target) and not is_dataclass(target) else target
     hints = get_type_hints(function, include_extras=True)
-    helps = _arguments(inspect.getdoc(target) or "")
+    said = reversed(inspect.getmro(target)) if inspect.isclass(target) else [target]
+    helps = {name: text for one in said for name, text in _arguments(inspect.getdoc(one) or "").items()}
     return [
         Option(key, default, words(hints[key]), helps.get(key, "")) for key, default in option_defaults(target).items()
     ]
@@ -107,7 +111,7 @@ def _arguments(docstring: str) -> dict[str, str]:
     for line in section.splitlines():
         if line and not line.startswith(" "):
             break
-        begins = re.match(r" {4}([a-z0-9_, ]+): (.*)", line)
+        begins = re.match(r" {4}([a-z0-9_][a-z0-9_, ]*): (.*)", line)  # deeper lines go on, colon or not
         if begins:
             names = [name.strip() for name in begins[1].split(",")]
             found |= {name: [begins[2]] for name in names}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,17 @@ from semisup.stages import Artifact, StageContext, read_artifact
 from semisup.stages.kinds import kind_of
 from semisup.stages.training import help_to_train
 
-__all__ = ["LOCK", "STORE", "again", "execute", "help_to_execute", "locked", "stage_context", "trained_again"]
+__all__ = [
+    "LOCK",
+    "STORE",
+    "again",
+    "execute",
+    "help_to_execute",
+    "locked",
+    "run_again",
+    "stage_context",
+    "trained_again",
+]
 
 STORE = ".semisup/stages"
 """Finished and unfinished stages by fingerprint, next to the output folders: every run below one folder shares it."""
@@ -118,25 +128,20 @@ def stage_context(
 
 
 def trained_again(plan: Plan) -> list[str]:
-    """Return which stages of a plan `again` would train, which one process alone does; one sentence each."""
-    stages = {stage.name: stage for stage in plan.stages}
+    """Return which stages of a plan are trained again to choose, which one process alone does; one sentence each."""
     return [
-        f"stages.{asking.name}.vote: best trains '{name}' again, which one process alone does; change it, or run on one"
+        f"stages.{asking.name}: trains '{stage.name}' again to choose, which one process alone does; run it on one"
         for asking in plan.stages
-        if asking.choice is not None
-        for name in asking.inputs
-        if stages[name].config.kind == "train" and _reads_labels(stages, name)
+        for stage in run_again(plan, asking.trials[1])
+        if stage.config.kind == "train"
     ]
 
 
 def again(plan: Plan, asking: StageContext, name: str, budget: LabelBudget, folder: Path) -> StageContext:
     """Run a stage of a plan, and what it reads that has read labels, with other labels; see `StageContext.again`."""
-    stages = {stage.name: stage for stage in plan.stages}
     inputs = dict(asking.inputs)
     context = replace(asking, budget=budget, data=_without_test(asking.data), on_log=lambda step, values: None)
-    for stage in plan.stages:
-        if stage.name not in _below(stages, name) or not _reads_labels(stages, stage.name):
-            continue
+    for stage in run_again(plan, [name]):
         home = folder / stage.name
         home.mkdir(parents=True, exist_ok=True)
         one = replace(
@@ -150,6 +155,18 @@ def again(plan: Plan, asking: StageContext, name: str, budget: LabelBudget, fold
         )
         inputs[stage.name] = read_artifact(home) or kind_of(stage.config.kind).run(one)[0]
     return replace(context, inputs=inputs)
+
+
+def run_again(plan: Plan, names: Collection[str]) -> list[StagePlan]:
+    """Return what is run again for some stages with other labels: these and all below, but what reads no labels.
+
+    Args:
+        plan: that they are of.
+        names: of the stages.
+    """
+    stages = {stage.name: stage for stage in plan.stages}
+    wanted = set().union(*(_below(stages, name) for name in names))
+    return [stage for stage in plan.stages if stage.name in wanted and _reads_labels(stages, stage.name)]
 
 
 def _below(stages: Mapping[str, StagePlan], name: str) -> set[str]:

@@ -12,6 +12,7 @@ from semisup.augment import Normalize
 from semisup.engine import Batches, FitSettings, compile_backbones, fit, keep_memory, ranks
 from semisup.methods import Method
 from semisup.models import stage_decay
+from semisup.pipeline.execute import run_again
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.stages.auto_views import choosing_steps, steps_within
 from semisup.stages.networks import build_method
@@ -161,15 +162,23 @@ def _machine_seconds() -> float:
 def expected_seconds(plan: Plan, done: Collection[str]) -> dict[str, float]:
     """Measure how long the training of every stage will take on this machine, as busy as it is now.
 
-    The short trainings of `augment: auto` are in it, by the part of a step's images that are labeled. Evaluation, and
-    stages that do not train, come on top of it.
+    The short trainings of `augment: auto` are in it, by the part of a step's images that are labeled, and so are those
+    of `vote: best`. Evaluation, and what else stages do that do not train, come on top of it.
 
     Args:
         plan: of the recipe.
         done: stages that are finished already.
     """
-    wanted = [stage for stage in plan.stages if stage.steps and stage.name not in done]
-    return {stage.name: all_steps(stage, stage.steps) * step_seconds(plan, stage, warm_up=1) for stage in wanted}
+    left = [stage for stage in plan.stages if stage.name not in done]
+    chosen = {stage.name: [one for one in run_again(plan, stage.trials[1]) if one.steps] for stage in left}
+    timed = {one.name: one for stage in left for one in (stage, *chosen[stage.name]) if one.steps}
+    once = {name: all_steps(one, one.steps) * step_seconds(plan, one, warm_up=1) for name, one in timed.items()}
+    times = {
+        stage.name: (once[stage.name] if stage.steps else 0.0)
+        + stage.trials[0] * sum(once[one.name] for one in chosen[stage.name])
+        for stage in left
+    }
+    return {name: seconds for name, seconds in times.items() if seconds}
 
 
 def all_steps(stage: StagePlan, steps: float) -> float:

@@ -114,8 +114,8 @@ class DataConfig(Settings):
     """Which images, and how many of their labels the training may see."""
 
     source: NotEmpty = "digits"
-    """A key of `semisup.data.sources.SOURCES` (digits, fashion_mnist, cifar10, ..., npz, which needs `path`) or folder
-    (needs `path` and `size`)."""
+    """digits, fashion_mnist, cifar10, cifar100, svhn or stl10; npz (needs `path`); or folder (needs `path` and
+    `size`)."""
     labels: Any = "all"
     """How many labels: all, 40 (class-balanced), 4/class or 10% (class-proportional); read by `parse_labels`."""
     split_seed: Seed | None = None

@@ -46,6 +46,8 @@ class StagePlan:
     """Whether `augment: auto` makes some before it, to choose its views."""
     choice: str | None = None
     """What is chosen first, and how; None: nothing."""
+    trials: tuple[int, tuple[str, ...]] = (0, ())
+    """How many times at most the choice runs which earlier stages again, with those below them that read labels."""
     views: Views | None = None
     """What its method asks for; None for a stage that does not train."""
     notes: tuple[str, ...] = ()

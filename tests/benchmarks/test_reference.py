@@ -42,3 +42,24 @@ def test_every_key_is_documented() -> None:
         f"{model.__name__}.{key}" for model in models for key, field in keys_of(model).items() if not field.description
     ]
     assert silent == []
+
+
+def test_every_option_of_networks_and_policies_is_documented_where_it_stands() -> None:
+    """What a class inherits is told of it too, in words, not as the name of another class."""
+    options = [
+        (name, option)
+        for name, target in {**reference.BACKBONES, **reference.POLICIES}.items()
+        for option in reference.described_options(target)
+    ]
+    assert [f"{name}.{option.name}" for name, option in options if not option.help or "see `" in option.help] == []
+    local = {option.name: option.help for name, option in options if name == "local"}
+    assert local["scale"].startswith("area of the crop") and "crop_flip" in local["scale"], "its own words win"
+
+
+def test_a_key_is_a_mapping_of_the_model_that_has_it() -> None:
+    """`pool` of a stage is a mapping, `pool` of a batch a number."""
+    text = (ROOT / "docs/recipe-reference.md").read_text(encoding="utf-8")
+    batch = text.split("## batch, of a train stage")[1].split("\n## ")[0]
+    assert "| `pool` | whole number" in batch
+    for part in ("entries", "search", "features"):
+        assert f"## {part}, of a suite" in text

@@ -363,11 +363,21 @@ def test_every_option_of_every_method_is_described(name: str) -> None:
     assert text.description and text.citation in text.to_text()
 
 
+def test_what_an_option_does_is_told_to_its_end() -> None:
+    """A line that goes on and has a colon is not a name of its own; it was, and its words were lost."""
+    (teacher,) = (option for option in describe_method("fixmatch").options if option.name == "teacher")
+    assert teacher.help.endswith("finished classifier too: set the stage's `ema: null`.")
+    for name in METHODS:
+        for option in describe_method(name).options:
+            assert option.help.rstrip()[-1] in ".:", f"{name}.{option.name}: {option.help}"
+
+
 def test_recipes_are_listed_by_the_names_that_run_takes(semisup: Semisup, tmp_path: Path) -> None:
     code, out, _ = semisup("recipes")
     lines = out.splitlines()
     assert code == 0 and [line.split()[0] for line in lines] == shipped_recipes()
-    assert all(len(line.split(maxsplit=1)[1]) > 10 and len(line) < 150 for line in lines)
+    assert all(len(line.split(maxsplit=1)[1]) > 15 and len(line) < 150 for line in lines)
+    assert not [line for line in lines if line.endswith((" al", ":"))], "cut within a sentence"
     code, printed, _ = semisup("recipes", "digits/quickstart")
     assert code == 0 and load_yaml(printed)["name"] == "digits-quickstart"
     code, out, _ = semisup("recipes", "digits/quickstart", "--copy", "mine.yaml")

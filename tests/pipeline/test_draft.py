@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from semisup.cli.app import app
-from semisup.config import load_recipe
+from semisup.config import load_recipe, parse_recipe
 from semisup.data.survey import Survey
 from semisup.errors import SemisupError
 from semisup.pipeline import run
@@ -25,7 +25,7 @@ from semisup.pipeline.timing import expected_seconds
 from semisup.settings.read import read_mapping
 from semisup.stages import load_predictor
 from semisup.tracking.events import iter_events
-from tests.pipeline.pipeline_small import small
+from tests.pipeline.pipeline_small import SMALL, small
 
 Make = Callable[..., tuple[Draft, Path]]
 
@@ -192,3 +192,15 @@ def test_expected_times_have_the_short_trainings_in_them(monkeypatch: pytest.Mon
     expected = expected_seconds(make_plan(small(*names), trial=False), ["pretrain"])
     assert expected["finetune"] == 400 + 9 * 100
     assert expected["student"] == small().stages["student"].model_dump()["steps"]
+
+
+def test_expected_times_have_what_a_choice_among_teachers_trains_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of six partings trains what reads labels once more, finished or not; the pretraining below does not."""
+    monkeypatch.setattr("semisup.pipeline.timing.step_seconds", lambda plan, stage, warm_up: 1.0)
+    choice = {"kind": "relabel", "teacher": ["finetune", "student"], "vote": "best", "folds": 2, "repeats": 3}
+    plan = make_plan(parse_recipe(SMALL | {"stages": SMALL["stages"] | {"chosen": choice}}), trial=False)
+    steps = {stage.name: stage.steps for stage in plan.stages}
+    expected = expected_seconds(plan, ["pretrain", "finetune"])
+    assert expected["chosen"] == 6 * (steps["finetune"] + steps["student"])
+    assert expected["student"] == steps["student"] and "finetune" not in expected
+    assert expected_seconds(plan, list(steps)) == {}

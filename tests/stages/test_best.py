@@ -42,6 +42,14 @@ def test_the_network_that_is_right_is_taken_whole(order: tuple[str, str], tmp_pa
     assert {path.name for path in done["best"].folder.iterdir()} == {*chosen.record["files"], "stage.json"}
 
 
+def test_what_is_trained_again_is_in_the_plan() -> None:
+    stages = {"a": learned(), "b": learned(init="a"), "best": best("a", "b", folds=3, repeats=2)}
+    *others, chosen = small_plan(stages, small_data())[0].stages
+    assert chosen.trials == (6, ("a", "b"))
+    assert chosen.choice is not None and "trains a, b 6 times more" in chosen.choice
+    assert [one.trials for one in others] == [(0, ())] * 2
+
+
 def test_of_equals_the_first_is_taken(tmp_path: Path) -> None:
     stages = {"a": learned(), "b": learned(init="a", optimizer={"lr": 1e-9}, steps=1), "best": best("a", "b")}
     done = run_stages(stages, small_data(), tmp_path)

@@ -91,8 +91,7 @@ class Listed(Policy):
     """The weak view, some operations at whole levels, Cutout. Subclasses say which.
 
     Args:
-        flip: see `Policy`.
-        shift: of the weak view, see `semisup.augment.policies.views.Weak`.
+        shift: largest move along each axis as a fraction of that side, as in `weak`, 0 to 0.5.
         cutout: side of the painted square as a fraction of the shorter side; 0 for none (as for ImageNet).
         fill: color of cutout and of what geometry brings into the frame, a number or [red, green, blue]. Null: gray
             (0.5) in color, black for one channel, where that is the background.
@@ -147,10 +146,6 @@ class RandAugmentNM(Listed):
     operation (in the authors' later code posterize and solarize weaken). FixMatch's variant is "randaugment".
 
     Args:
-        flip: see `Policy`.
-        shift: see `Listed`.
-        cutout: see `Listed`.
-        fill: see `Listed`.
         operations: N, 1 to 6.
         magnitude: M, 0 to 10, of all operations. Paper, for a ResNet-50 on ImageNet: N = 2, M = 9; both are to be
             searched for.
@@ -171,12 +166,6 @@ class TrivialAugment(Listed):
     """One operation at one level, both drawn evenly (S. Mueller and F. Hutter, arXiv:2103.10158; the wide space).
 
     Translations go to 32 pixels, or to the side of images smaller than that.
-
-    Args:
-        flip: see `Policy`.
-        shift: see `Listed`.
-        cutout: see `Listed`.
-        fill: see `Listed`.
     """
 
     name: ClassVar = "trivialaugment"
@@ -197,10 +186,6 @@ class AutoAugment(Listed):
     training images: with few labels of the same data, the comparison with other policies is not a fair one.
 
     Args:
-        flip: see `Policy`.
-        shift: see `Listed`.
-        cutout: see `Listed`.
-        fill: see `Listed`.
         learned_on: "cifar10", "svhn" or "imagenet".
     """
 

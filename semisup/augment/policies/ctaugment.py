@@ -165,8 +165,7 @@ class CTAugment(Adaptive):
     resampling, and translations go to 0.3 of the side, as the paper says (there: to 0.3 pixels, which is nothing).
 
     Args:
-        flip: see `Policy`.
-        shift: of the weak view, see `semisup.augment.policies.views.Weak`.
+        shift: largest move along each axis as a fraction of that side, as in `weak`, 0 to 0.5.
         pool: names of the operations to draw from. Null: all 19 of the paper; for one channel the 16 without "color"
             (does nothing there), "invert" (turns a black background white) and "solarize" (sinks bright objects
             into it).
@@ -215,12 +214,7 @@ class CTAugmentCutout(CTAugment):
     """FixMatch's strong view by CTAugment: that, then Cutout (K. Sohn et al., arXiv:2001.07685, section 2.3).
 
     Args:
-        flip: see `Policy`.
-        shift: see `CTAugment`.
-        pool: see `CTAugment`.
-        threshold: see `CTAugment`.
         cutout: side of the painted square as a fraction of the shorter side; 0 for none.
-        fill: see `CTAugment`.
     """
 
     name: ClassVar = "ctaugment_cutout"
@@ -232,10 +226,9 @@ class CTAugmentProbe(Probe):
     """CTAugment's probe: the weak view, then two operations, each at a level drawn evenly.
 
     Args:
-        flip: see `Policy`.
-        shift: see `CTAugment`.
-        pool: see `CTAugment`; the same as that of the views that the rates are for.
-        fill: see `CTAugment`.
+        shift: largest move along each axis as a fraction of that side, as in `weak`, 0 to 0.5.
+        pool: names of the operations to draw from, as of the views that the rates are for. Null: as of `ctaugment`.
+        fill: color of what geometry brings into the frame, as of `ctaugment`.
     """
 
     name: ClassVar = "ctaugment_probe"

@@ -79,7 +79,7 @@ class Policy(ABC):
     """A random function of a batch of images; its options are its constructor's keywords.
 
     Args:
-        flip: whether mirroring left and right keeps the label (clothes: yes; digits: no).
+        flip: whether mirroring left and right keeps the label (clothes: yes; digits: no); by default the data's.
 
     Raises:
         SemisupError: an option is out of its range.

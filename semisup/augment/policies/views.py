@@ -84,7 +84,6 @@ class Weak(Policy):
     Source: K. Sohn et al., arXiv:2001.07685, section 2.3: up to 12.5 % along each axis.
 
     Args:
-        flip: see `Policy`.
         shift: largest move along each axis as a fraction of that side (rounded to pixels: 4 of 32, 1 of 8), 0 to 0.5.
     """
 
@@ -106,7 +105,6 @@ class CropFlip(Policy):
     """Random resized crop and mirror: SimCLRv2's view for fine-tuning and distillation (arXiv:2006.10029).
 
     Args:
-        flip: see `Policy`.
         scale: area of the crop, uniform between these fractions of the image's. Null: (0.08, 1) in color, and
             (0.3, 1) for one channel, where less of a digit or a shoe is often not recognizable.
         ratio: width over height of the crop, log-uniform between these.
@@ -149,8 +147,7 @@ class RandAugment(Policy):
     with the image (there: 1 to 9 pixels of 32, here 0.03 to 0.27 of the side).
 
     Args:
-        flip: see `Policy`.
-        shift: of the weak view, see `Weak`.
+        shift: largest move along each axis as a fraction of that side, as in `weak`, 0 to 0.5.
         pool: names of the operations to draw from. Null: the 14 of the paper; for one channel the 12 without "color"
             (does nothing there) and "solarize" (sinks bright objects into a black background). "invert" may be
             asked for.
@@ -224,9 +221,9 @@ class SimCLR(Policy):
     are left out. Solarizing is not SimCLR's; BYOL added it, see `BYOLSecond`.
 
     Args:
-        flip: see `Policy`.
-        scale: see `CropFlip`.
-        ratio: see `CropFlip`.
+        scale: area of the crop, uniform between these fractions of the image's. Null: (0.08, 1) in color, and
+            (0.3, 1) for one channel.
+        ratio: width over height of the crop, log-uniform between these.
         jitter: probability of the color jitter.
         strength: of the jitter, s: brightness and contrast by U(max(0, 1 - 0.8 s), 1 + 0.8 s), hue turned by
             U(-0.2 s, 0.2 s), in an order drawn for each image, clipped after each. 0 to 2.5.
@@ -314,9 +311,9 @@ class LocalCrop(SimCLR):
     Sources: M. Caron et al., arXiv:2006.09882 (SwAV), section 3.3, and arXiv:2104.14294 (DINO), main_dino.py: areas of
     0.05 to 0.4 in 96 of 224 px; with SwAV's numbers see `SwAVSmall`, with all of DINO's `DINOLocal`.
 
-    Args: those of `SimCLR`, and
+    Args:
         scale: area of the crop, uniform between these fractions of the image's, the same for any number of
-            channels. Null: as of `CropFlip`.
+            channels. Null: as of `crop_flip`.
         size: sides of the result as fractions of the image's, rounded to pixels; at least 4 px.
     """
 

@@ -156,7 +156,7 @@ class EntryConfig(Settings):
     stages: dict[str, dict[str, Any]] = {}
     """Several stages, as a recipe has them, the train stages laid over the suite's `defaults`."""
     baseline: Named = {}
-    """A method from outside: {name: ..., its options}; see semisup.bench.suites.baselines."""
+    """A method from outside, {name: ..., its options}: logistic_regression, self_training or label_spreading."""
     features: FeaturesConfig | None = None
     """A baseline's inputs: null for pixels, or the features of {recipe: ..., stage: ..., overrides: [...]}."""
     labels: Budgets | None = None
@@ -207,7 +207,7 @@ class Suite(Settings):
     oracle_every: Size | None = None
     """Steps between looks at the test set, for the oracle column; null: none."""
     precision: Precision = "auto"
-    """Auto | fp32 | bf16 | fp16."""
+    """Of the arithmetic; auto: bf16 on CUDA, else fp32."""
     threads: Threads = 1
     """CPU threads of a run, >= 1."""
     gpus_per_run: Annotated[int, Range(1, 64)] = 1
@@ -215,8 +215,7 @@ class Suite(Settings):
     where there is none; they learn what one learns."""
     retries: Annotated[int, Range(0, 1000)] = 2
     """How often a stage is tried again after an error that is not the recipe's: a full disk, and, of this machine's own
-    workers, one that died (a cluster elsewhere has its own setting for these, distributed.scheduler.allowed-
-    failures)."""
+    workers, one that died (a cluster elsewhere has its own setting, distributed.scheduler.allowed-failures)."""
     tracking: TrackingConfig = TrackingConfig()
     """Where the runs are recorded."""
     settings: str = ""

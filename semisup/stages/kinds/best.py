@@ -81,6 +81,7 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
         memory=max(earlier[other].memory for other in stage.among),
         choice=f"trains {', '.join(stage.among)} {stage.folds * stage.repeats} times more, each time without a part of "
         f"the labels, and takes what is right about most of them",
+        trials=(stage.folds * stage.repeats, tuple(stage.among)),
     )
 
 

@@ -81,18 +81,26 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
     for teacher in stage.teacher:
         check_teacher(earlier[teacher], "teacher")
     needed = [*names_of(inputs(stage)), *(other for teacher in stage.teacher for other in asked_too(earlier[teacher]))]
-    choice = None
+    choice: str | None = None
+    trials: tuple[int, tuple[str, ...]] = (0, ())
     if stage.vote == "best":
         most = stage.folds * stage.repeats
         choice = (
             f"vote: best first runs {', '.join(stage.teacher)} up to {most} times more, each time without a part of "
-            f"the labels, to take what is right about most of them; expected times leave this out"
+            f"the labels, to take what is right about most of them"
         )
+        trials = most, tuple(stage.teacher)
         require_labels(whole, "vote", stage.vote)
         check_choice(whole, "teacher", [earlier[teacher] for teacher in stage.teacher])
         needed += [other for teacher in stage.teacher for other in all_below(earlier, teacher)]
-    inputs_ = tuple(dict.fromkeys(needed))
-    return StagePlan(name=name, config=stage, inputs=inputs_, memory=whole.data.resident_bytes, choice=choice)
+    return StagePlan(
+        name=name,
+        config=stage,
+        inputs=tuple(dict.fromkeys(needed)),
+        memory=whole.data.resident_bytes,
+        choice=choice,
+        trials=trials,
+    )
 
 
 def run(context: StageContext) -> tuple[Artifact, None]:
