@@ -87,6 +87,8 @@ class _Record(BaseModel):
     evaluation_seconds: Finite | None = None
     images_per_second: Finite | None = None
     loaded: str | None = None
+    chosen: str | None = None
+    strength: str | None = None
 
 
 _RECORD = TypeAdapter(_Record)

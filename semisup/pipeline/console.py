@@ -163,8 +163,8 @@ class Reporter(Terminal):
         numbers = {name: value for name, value in result.headline().items() if value is not None}
         shown = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
         self.say(f"{result.name} {result.status}, {result.seconds:.1f} s{': ' if shown else ''}{shown}{_asked(result)}")
-        if result.views is not None:
-            self.say(f"{result.name}: {result.views}")
+        if result.chosen is not None:
+            self.say(f"{result.name}: {result.chosen}")
         if told := _calibrated(result):
             self.say(told)
         if note := collapse_note(result.name, result.metrics):

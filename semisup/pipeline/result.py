@@ -60,15 +60,15 @@ class StageResult:
     parameters: int
     metrics: dict[str, Any]
     """Names to numbers or lists; None where it could not be measured."""
-    views: str | None = None
-    """How strong its views are and why, where `augment: auto` chose."""
+    chosen: str | None = None
+    """What it chose and why: how strong its views are (`augment: auto`), or which stage (`kind: best`)."""
 
     @staticmethod
     def of(artifact: Artifact, status: str) -> StageResult:
         """Return the result of a finished stage."""
         keys = ("name", "method", "fingerprint", "steps", "seconds", "images_per_second", "parameters", "metrics")
         known = {key: artifact.record[key] for key in keys}
-        return StageResult(status=status, views=artifact.record.get("views"), **known)
+        return StageResult(status=status, chosen=artifact.record.get("chosen"), **known)
 
     def headline(self) -> dict[str, float | None]:
         """Return the few numbers to show first, and what a choice among stages was made by."""

@@ -151,7 +151,8 @@ def chosen_before(context: StageContext) -> str | None:
     stage = context.config
     assert isinstance(stage, TrainConfig)
     source = follows(stage, context.recipe.stages)
-    return None if source is None else context.inputs[source].record.get("strength")
+    strength = None if source is None else context.inputs[source].record.get("strength")
+    return strength if strength in STRENGTHS else None
 
 
 def choice_note(stage: TrainConfig, steps: int, followed: str | None) -> str | None:

@@ -281,7 +281,7 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
             "weights": None if stage.init is not None else weights_note(context.network.spec),
             "origins": _origins(context),
             "data": _data_note(context),
-            "views": None if choice is None else str(choice),
+            "chosen": None if choice is None else str(choice),
             "strength": chosen_before(context) if choice is None else choice.strength,
             "settings": stage.model_dump(exclude_defaults=True, by_alias=True, mode="json"),
             "metrics": metrics | evaluated,

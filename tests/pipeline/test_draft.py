@@ -63,6 +63,8 @@ def test_the_recipe_runs_unedited(make: Make, tmp_path: Path) -> None:
     result = run(path, ["tracking.mlflow=false"], out=tmp_path / "out", quiet=True)
     assert [stage.name for stage in result.stages] == ["labels_alone", "train", "best"] == list(made.seconds)
     assert (result.data["n_labeled"], result.data["n_train"], result.data["n_test"]) == (8, 18, 4)
+    chosen = result.stages[-1].chosen
+    assert chosen is not None and f"best chose {chosen}." in (tmp_path / "out" / "report.html").read_text()
     assert max(len(line) for line in made.text.splitlines() if "pool:" not in line) < 200
 
 

@@ -54,7 +54,7 @@ def test_result_json_has_the_promised_keys_and_no_others(out: Path, result: RunR
             "images_per_second",
             "parameters",
             "metrics",
-            "views",
+            "chosen",
         ]
     assert list(content["final"]) == ["stage", "path", "test/accuracy", "headline"]
     assert content == json.loads(json.dumps(result.to_json()))

@@ -45,7 +45,7 @@ def sides(n: int = 40) -> ImageData:
 
 def test_trains_as_if_the_chosen_views_had_been_asked_for(tmp_path: Path) -> None:
     found = run_stages(auto(), small_data(), tmp_path / "auto")["train"]
-    strength = str(found.record["views"]).partition(" ")[0]
+    strength = str(found.record["chosen"]).partition(" ")[0]
     (stage,) = auto().values()
     (config,) = parse_recipe({"name": "x", "stages": {"train": stage}}).stages.values()
     assert isinstance(config, TrainConfig)
@@ -55,7 +55,7 @@ def test_trains_as_if_the_chosen_views_had_been_asked_for(tmp_path: Path) -> Non
     assert all(one[name].equal(other[name]) for name in other)
     assert found.record["settings"]["augment"] == {"policy": "auto", "backend": "device", **named}
     assert {f"choice/{name}" for name in STRENGTHS} < set(found.metrics)
-    assert not (found.folder / CHOICE).exists() and asked.record["views"] is None
+    assert not (found.folder / CHOICE).exists() and asked.record["chosen"] is None
 
 
 def test_what_was_chosen_before_a_stop_is_not_chosen_again(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_what_was_chosen_before_a_stop_is_not_chosen_again(tmp_path: Path) -> No
     found = run_stages(auto("supervised"), small_data(), tmp_path)["train"]
     assert found.record["settings"]["augment"]["weak"]["policy"] == "randaugment"
     assert 9000 < found.record["seconds"] < 10_000
-    assert found.metrics["choice/weak"] == 0.5 and "of 6 labels" in str(found.record["views"])
+    assert found.metrics["choice/weak"] == 0.5 and "of 6 labels" in str(found.record["chosen"])
 
 
 @pytest.mark.parametrize("stopped", [1, 2, 4, 9])
@@ -85,7 +85,7 @@ def test_a_stop_costs_the_short_training_in_flight_and_no_other(
         run_stages(auto("supervised"), small_data(), tmp_path / "stopped")
     found = run_stages(auto("supervised"), small_data(), tmp_path / "stopped")["train"]
     assert len(begun) == FOLDS * len(STRENGTHS) + 1
-    assert found.record["views"] == whole.record["views"]
+    assert found.record["chosen"] == whole.record["chosen"]
     one, other = (load_weights(artifact.folder / "model.safetensors") for artifact in (found, whole))
     assert all(one[name].equal(other[name]) for name in other)
 
@@ -110,7 +110,7 @@ def test_weights_that_know_the_labels_have_no_part_in_the_choice(tmp_path: Path)
     before = {"before": train_stage("supervised", stage={"steps": 9, "optimizer": {"lr": 0.5}})}
     alone = run_stages(auto("supervised"), small_data(), tmp_path / "alone")["train"]
     after = run_stages(before | auto("supervised", init="before"), small_data(), tmp_path / "after")["train"]
-    assert after.record["views"] == alone.record["views"]
+    assert after.record["chosen"] == alone.record["chosen"]
 
 
 def test_a_stage_that_starts_from_one_that_has_chosen_takes_its_views(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_stage_that_starts_from_one_that_has_chosen_takes_its_views(tmp_path: 
         settings = done[name].record["settings"]["augment"]
         views = with_strength(planned[0].training.model_copy(update={"augment": {}}), planned_views[name], strength)
         assert {view: settings[view] for view in views} == views
-        assert (done[name].record["views"], done[name].record["strength"]) == (None, strength)
+        assert (done[name].record["chosen"], done[name].record["strength"]) == (None, strength)
         assert not any(key.startswith("choice/") for key in done[name].metrics)
 
 

@@ -49,6 +49,7 @@ class _Stage(_Checked):
     seconds: Finite
     images_per_second: Finite | None
     parameters: Count
+    chosen: WritableText | None = None
     metrics: dict[WritableText, Number | bool | str | list[Any] | dict[str, Any] | None]
 
 
