@@ -145,7 +145,12 @@ def test_compiling_makes_other_stages_and_its_absence_none(monkeypatch: pytest.M
 def test_fresh_runs_everything_again_to_the_same_result(tmp_path: Path) -> None:
     first = run_small(tmp_path / "a")
     before = snapshot(tmp_path / ".semisup")
+    (folds,) = {
+        path.parent / "folds" for path in tmp_path.rglob(f".semisup/**/{RECORD}") if "student" in path.read_text()
+    }
+    (folds / "0" / "train").mkdir(parents=True)  # of a choice that was stopped
     again = run_small(tmp_path / "a", fresh=True)
+    assert not folds.exists()
     assert set(statuses(again).values()) == {"trained"}
     after = snapshot(tmp_path / ".semisup")
     assert after.keys() == before.keys()
