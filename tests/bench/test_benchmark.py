@@ -266,6 +266,16 @@ def busy_worker(cluster: Any) -> int:
     raise AssertionError("no worker has become busy")
 
 
+def test_no_place_and_too_many_workers_are_told_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for dry_run in (True, False):
+        with pytest.raises(SemisupError, match=r"out: .*file cannot be a folder, .*file is a file"):
+            bench(small("draws=1"), out=tmp_path / "file", dry_run=dry_run, quiet=True)
+        with pytest.raises(SemisupError, match=r"--workers: must be at most \d+, not 100000"):
+            bench(small("draws=1"), out=tmp_path / "x", dry_run=dry_run, workers=100_000, quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_nobody_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("semisup.bench.execution.cluster.CONNECT_SECONDS", 1)
     with pytest.raises(SemisupError, match=r"--scheduler tcp://127\.0\.0\.1:1: nobody answers there"):

@@ -24,8 +24,9 @@ from semisup.bench.results.write import RESULTS, write_results
 from semisup.bench.suites.folds import Folds, load_folds
 from semisup.bench.suites.runs import RunSpec, check_entries, expand, trial_options
 from semisup.bench.suites.suite import Suite, load_suite
-from semisup.errors import SemisupError
-from semisup.pipeline.execute import STORE, locked
+from semisup.engine import ranks
+from semisup.errors import SemisupError, raise_all
+from semisup.pipeline.execute import STORE, locked, out_problems
 from semisup.signals import grace
 from semisup.tracking import EventLog
 
@@ -95,8 +96,9 @@ def bench(
     loaded = suite if isinstance(suite, Suite) else load_suite(suite, list(overrides))
     console = BenchConsole(quiet=quiet)
     folder = Path(out) if out is not None else Path("runs") / loaded.name
+    raise_all(out_problems(folder, (), loaded.data), "out")
     loaded, folds = load_folds(loaded)
-    check_entries(loaded, folds.first, gpu_problems(loaded.gpus_per_run) if scheduler is None else ())
+    check_entries(loaded, folds.first, _crowds(loaded, workers) if scheduler is None else ())
     state = _Bench(loaded, folds, folder, JobBoard(folder.parent / STORE, ships=scheduler is not None), console)
     own = default_workers(loaded.threads, loaded.gpus_per_run) if workers is None else workers
     if dry_run and scheduler is None:
@@ -135,6 +137,13 @@ def bench(
                     log.artifact(None, folder / file, "")
     console.show_summary(summary, folder)
     return summary
+
+
+def _crowds(suite: Suite, workers: int | None) -> Iterator[str]:
+    """Yield what is wrong with so many own workers, of which each has the processes of a run."""
+    yield from gpu_problems(suite.gpus_per_run)
+    if workers is not None and (why := ranks.crowd(workers, share_gpus=True)):
+        yield f"--workers: {why}"
 
 
 def _prepare(state: _Bench, workers: int, call: Call, *, expected: bool) -> dict[str, Any]:

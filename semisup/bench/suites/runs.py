@@ -58,18 +58,13 @@ def expand(suite: Suite) -> list[RunSpec]:
     for draw, init, compute in itertools.product(suite.draws, suite.inits, suite.computes):
         for name, entry in suite.entries.items():
             for labels in suite.labels if entry.labels is None else entry.labels:
-                if _is_everything(labels) and draw != first[draw % suite.data.folds]:
+                if parse_labels(labels).everything and draw != first[draw % suite.data.folds]:
                     continue
                 # A baseline has no seed of its own, no weights and no steps.
                 if entry.baseline and (init != suite.inits[0] or compute != suite.computes[0]):
                     continue
                 specs.append(RunSpec(name, labels, draw, init, compute))
     return specs
-
-
-def _is_everything(labels: Any) -> bool:
-    budget = parse_labels(labels)
-    return budget.kind in ("all", "fraction") and budget.amount == 1
 
 
 def trial_options(suite: Suite, entry: str) -> list[tuple[str, ...]]:
