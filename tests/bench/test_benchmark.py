@@ -110,6 +110,21 @@ def test_tables_of_another_command_are_replaced_with_a_word(
         assert json.loads(facts.read_text())["command"] == json.loads(own)["command"]
 
 
+def test_runs_that_a_changed_suite_no_longer_has_leave_with_a_word(
+    shared: Path, scheduler: Any, capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder, suite = shared / "changed", tmp_path_factory.mktemp("suite") / "s.yaml"
+    for labels, said in (("[20, 40]", ""), ("[20, 40]", ""), ("[20]", ": 1 of logistic")):
+        suite.write_text(
+            f"{{name: s, data: {{source: digits}}, labels: {labels}, draws: 1, tracking: {{mlflow: false}}, "
+            "entries: {logistic: {baseline: {name: logistic_regression}}}}"
+        )
+        bench(suite, out=folder, scheduler=scheduler.scheduler_address, quiet=True)
+        told = capsys.readouterr().err
+        assert f"no longer in it leave them, and are kept{said}" in told if said else told == ""
+    assert len(rows(folder)) == 1
+
+
 def test_more_draws_run_only_what_is_new(shared: Path) -> None:
     shown = bench(small("draws=3"), out=shared / "small", dry_run=True, quiet=True)
     assert (shown["runs"], shown["stages_left"]) == (31, 10), "the pretraining serves the new draw too"

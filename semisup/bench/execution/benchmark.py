@@ -20,6 +20,7 @@ from semisup.bench.execution.steptimes import Call, step_times
 from semisup.bench.execution.together import gpu_problems
 from semisup.bench.execution.worker import machine
 from semisup.bench.results.facts import FACTS, read_facts
+from semisup.bench.results.rows import read_rows
 from semisup.bench.results.write import RESULTS, write_results
 from semisup.bench.suites.folds import Folds, load_folds
 from semisup.bench.suites.runs import RunSpec, check_entries, expand, trial_options
@@ -118,7 +119,7 @@ def bench(
             return shown
         name = loaded.name if isinstance(suite, Suite) else str(suite)
         command = shlex.join(["semisup", "bench", name, *overrides])
-        _tell_replaced(folder, command, console)
+        _tell_replaced(state, command)
         machines = sorted(client.run(machine).values())
 
         def write() -> dict[str, Any]:
@@ -166,8 +167,9 @@ def _prepare(state: _Bench, workers: int, call: Call, *, expected: bool) -> dict
     return {"runs": len(state.runs), "stages": len(jobs), "stages_left": len(left), "seconds": seconds}
 
 
-def _tell_replaced(folder: Path, command: str, console: BenchConsole) -> None:
-    """Say so where a folder has the tables of another command."""
+def _tell_replaced(state: _Bench, command: str) -> None:
+    """Say so where a folder has the tables of another command, or of the same one before its suite was changed."""
+    folder, console = state.folder, state.console
     if not (folder / FACTS).exists():
         return
     try:
@@ -176,6 +178,18 @@ def _tell_replaced(folder: Path, command: str, console: BenchConsole) -> None:
         made_by = "an unknown command"
     if made_by != command:
         console.warn(f"{folder}: the tables of `{made_by}` are replaced; its runs are kept, and it writes them again")
+        return
+    try:
+        rows = read_rows(folder / "runs.csv")
+    except SemisupError:
+        return
+    known = {jobs[-1].fingerprint for _, jobs in state.runs}
+    gone = [row.entry for row in rows if row.status == "done" and row.fingerprint not in known]
+    if gone and state.suite.search is None:  # whose runs are not known before its trials are over
+        console.warn(
+            f"{folder}: the suite was changed since its tables were written; runs that are no longer in it leave them, "
+            f"and are kept: {', '.join(f'{gone.count(entry)} of {entry}' for entry in dict.fromkeys(gone))}"
+        )
 
 
 def _let_finish(client: Any) -> None:
