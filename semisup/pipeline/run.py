@@ -77,7 +77,7 @@ def run(
     with ranks.joined():
         with ranks.agreeing():
             loaded = recipe if isinstance(recipe, Recipe) else load_checked(recipe, overrides, own=data is None)
-            raise_all(not_shared(loaded), f"{ranks.size()} processes")
+            raise_all(not_shared(loaded, ranks.size()), f"{ranks.size()} processes")
         if loaded.threads is not None:
             torch.set_num_threads(loaded.threads)
         folder = Path(out) if out is not None else Path("runs") / loaded.name

@@ -18,6 +18,7 @@ from semisup.data import ImageData, draw_budget
 from semisup.errors import SemisupError, nearest, raise_all
 from semisup.pipeline.check import check_blocks, check_machine
 from semisup.pipeline.plan import Plan, StagePlan, make_plan, needed_stages
+from semisup.pipeline.several import not_shared
 from semisup.settings import Recipe
 from semisup.settings.labels import parse_labels
 from semisup.settings.read import read_mapping
@@ -195,6 +196,7 @@ def check_entries(suite: Suite, data: ImageData, found: Iterable[str] = ()) -> N
         try:
             recipe, evaluated = spec_recipe(suite, first)
             plan = make_plan(recipe, data)
+            raise_all(not_shared(recipe, suite.gpus_per_run), f"{suite.gpus_per_run} processes by gpus_per_run")
             if suite.search is not None:
                 _check_search(suite, first, plan, evaluated, data)
         except SemisupError as error:
