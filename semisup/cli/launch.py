@@ -11,8 +11,9 @@ from typing import Any
 
 import typer
 
-from semisup.cli.stop import say
+from semisup.cli.stop import LAUNCHED, say
 from semisup.errors import SaidElsewhereError, SemisupError
+from semisup.signals import SIGNALS, told
 
 __all__ = ["PROCESSES_HELP", "launch", "one_of_several", "refuse_ranks"]
 
@@ -41,6 +42,7 @@ def launch(processes: int) -> None:
 
     Raises:
         SemisupError: there is no room for so many here, or the environment says no time that they could wait.
+        KeyboardInterrupt: a signal came before they were started.
         typer.Exit: otherwise always.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -64,15 +66,22 @@ def launch(processes: int) -> None:
         run_id=str(os.getpid()),
         max_restarts=0,
     )
+    os.environ[LAUNCHED] = "1"
+    again = f"go on with: semisup {shlex.join(sys.argv[1:])}"
+    if told():  # while libraries were imported, which may swallow its error
+        raise KeyboardInterrupt
     try:
         elastic_launch(config, sys.executable)("-m", "semisup", *sys.argv[1:])
-    except SignalException as told:  # the ranks have said that they stopped
-        raise typer.Exit(128 + int(told.sigval)) from None
+    except SignalException as signaled:
+        say(f"stopped; {again}")
+        raise typer.Exit(128 + int(signaled.sigval)) from None
     except ChildFailedError as failed:
         rank, first = failed.get_first_failure()
+        if first.exitcode - 128 in SIGNALS:  # a rank alone was told to stop, and the others with it
+            say(f"stopped; {again}")
         if first.exitcode >= 0:
             raise typer.Exit(first.exitcode) from None
         name = signal.Signals(-first.exitcode).name
-        say(f"error: rank {rank} was ended by {name}; go on with: semisup {shlex.join(sys.argv[1:])}")
+        say(f"error: rank {rank} was ended by {name}; {again}")
         raise typer.Exit(128 - first.exitcode) from None
     raise typer.Exit

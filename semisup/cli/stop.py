@@ -13,9 +13,11 @@ import typer
 from semisup.files import NO_LOCK
 from semisup.signals import GRACE, catching, last, told
 
-__all__ = ["GRACE_HELP", "NO_LOCK_HELP", "go_without_locks", "saying_how_to_go_on"]
+__all__ = ["GRACE_HELP", "LAUNCHED", "NO_LOCK_HELP", "go_without_locks", "saying_how_to_go_on"]
 
 GRACE_HELP = "Seconds that a step may take to its end and checkpoint after SIGTERM, SIGHUP or Ctrl-C."
+LAUNCHED = "SEMISUP_LAUNCHED"
+"""Environment variable: set for the processes that `--processes` starts."""
 NO_LOCK_HELP = "For file systems without locks; run one command at a time."
 
 
@@ -37,16 +39,22 @@ def saying_how_to_go_on(grace: float = GRACE) -> Iterator[None]:
         try:
             yield
         except KeyboardInterrupt:
-            say(f"stopped; {again}")
+            _say_stopped(again)
             raise typer.Exit(128 + last()) from None
         except ImportError:  # what is left of a library whose import was broken off
             if not told():
                 raise
-            say(f"stopped; {again}")
+            _say_stopped(again)
             raise typer.Exit(128 + last()) from None
         except OSError as error:  # a full disk, a folder that vanished
             say(f"error: {str(error) or type(error).__name__}; once that is mended, {again}")
             raise typer.Exit(2) from None
+
+
+def _say_stopped(again: str) -> None:
+    """Say so once: of torchrun's processes by the first, of our own command's by the command."""
+    if os.environ.get("RANK", "0") == "0" and not ("RANK" in os.environ and LAUNCHED in os.environ):
+        say(f"stopped; {again}")
 
 
 def say(sentence: str) -> None:

@@ -117,9 +117,14 @@ def joined() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def crowd(processes: int) -> str:
-    """Return why so many processes are too many for this machine; nothing where they are not."""
-    gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
+def crowd(processes: int, *, share_gpus: bool = False) -> str:
+    """Return why so many processes are too many for this machine; nothing where they are not.
+
+    Args:
+        processes: how many.
+        share_gpus: whether several may compute on one GPU, which ranks of one run cannot.
+    """
+    gpus, cores = 0 if share_gpus else torch.cuda.device_count(), os.cpu_count() or 1
     most = gpus or PER_CORE * cores
     here = f"the GPUs that are here: {gpus}" if gpus else f"{PER_CORE} for each of {cores} cores"
     return "" if processes <= most else f"must be at most {most}, not {processes} ({here})"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from semisup.data import ImageData, LabelBudget
+from semisup.data.addresses import is_address
+from semisup.data.listing import part_with
 from semisup.engine import CollapseError, NonFiniteLossError, keep_memory, ranks, release_memory
 from semisup.engine.deterministic import deterministic
 from semisup.errors import SemisupError
-from semisup.files import LOCK, locked
+from semisup.files import LOCK, locked, parent_of
 from semisup.pipeline.plan import Plan, StagePlan
+from semisup.settings import DataConfig
 from semisup.stages import Artifact, StageContext, read_artifact
 from semisup.stages.kinds import kind_of
 from semisup.stages.training import help_to_train
@@ -24,6 +28,7 @@ __all__ = [
     "execute",
     "help_to_execute",
     "locked",
+    "out_problems",
     "run_again",
     "stage_context",
     "trained_again",
@@ -92,6 +97,43 @@ def help_to_execute(plan: Plan, stage: StagePlan, home: Path, finished: Mapping[
     if artifact is None:
         raise SemisupError(f"{home}: rank {ranks.rank()} does not see what rank 0 wrote; all hosts must share --out")
     return artifact
+
+
+def out_problems(folder: Path, stages: Iterable[str], data: DataConfig) -> list[str]:
+    """Return why a run, or a suite, cannot have its results in a folder.
+
+    Args:
+        folder: of the results.
+        stages: names of those that are shown in it.
+        data: that are read.
+    """
+    shown = [folder, *(folder / name for name in stages)]
+    return _among_images(shown, data) or _folder_problems([folder, parent_of(folder) / STORE, *shown])
+
+
+def _among_images(folders: Sequence[Path], data: DataConfig) -> list[str]:
+    """Why these folders would be read as images the next time."""
+    if data.source != "folder" or data.path is None or data.csv is not None or is_address(data.path):
+        return []
+    parts = {folder: part_with(folder, Path(data.path).expanduser()) for folder in folders}
+    problems = [
+        f"{folder} lies in '{part}' of the images {data.path}, and would be read as data; name another"
+        for folder, part in parts.items()
+        if part is not None
+    ]
+    return problems[:1]
+
+
+def _folder_problems(folders: Sequence[Path]) -> list[str]:
+    """Why these folders could not be written to, found out without making any."""
+    problems = []
+    for folder in folders:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            problems.append(f"{folder} cannot be a folder, {existing} is a file")
+        elif not os.access(existing, os.W_OK | os.X_OK):
+            problems.append(f"{folder} cannot be written to")
+    return problems[:1]  # one cause has the same effect on all of them
 
 
 def stage_context(

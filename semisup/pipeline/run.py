@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,16 +14,14 @@ import torch
 
 from semisup._version import __version__
 from semisup.config import to_yaml
-from semisup.data.addresses import is_address
 from semisup.data.budget import class_ratio
 from semisup.data.given import Given, write_given
-from semisup.data.listing import part_with
 from semisup.data.watch import watching
 from semisup.engine import ranks
 from semisup.errors import SemisupError, raise_all
 from semisup.files import parent_of, write_atomically
 from semisup.pipeline.console import Reporter
-from semisup.pipeline.execute import LOCK, STORE, execute, locked, trained_again
+from semisup.pipeline.execute import LOCK, STORE, execute, locked, out_problems, trained_again
 from semisup.pipeline.page import PAGE, write_page
 from semisup.pipeline.page.read import read_run
 from semisup.pipeline.plan import Plan, StagePlan, load_checked, make_plan
@@ -32,7 +29,7 @@ from semisup.pipeline.result import RunResult, StageResult
 from semisup.pipeline.several import help_to_run, not_shared
 from semisup.pipeline.timing import expected_seconds
 from semisup.records import RECORD
-from semisup.settings import DataConfig, Recipe
+from semisup.settings import Recipe
 from semisup.stages import Artifact, read_artifact, write_json
 from semisup.stages.training import CHECKPOINT
 from semisup.text import command
@@ -80,7 +77,7 @@ def run(
     with ranks.joined():
         with ranks.agreeing():
             loaded = recipe if isinstance(recipe, Recipe) else load_checked(recipe, overrides, own=data is None)
-            raise_all(not_shared(loaded), f"{ranks.size()} processes")
+            raise_all(not_shared(loaded, ranks.size()), f"{ranks.size()} processes")
         if loaded.threads is not None:
             torch.set_num_threads(loaded.threads)
         folder = Path(out) if out is not None else Path("runs") / loaded.name
@@ -93,9 +90,7 @@ def _run(
 ) -> RunResult:
     store = parent_of(folder) / STORE
     with ranks.agreeing():
-        stages = [folder / name for name in loaded.stages]
-        problems = _among_images([folder, *stages], loaded.data)
-        raise_all(problems or _folder_problems([folder, store, *stages]), "out")
+        raise_all(out_problems(folder, loaded.stages, loaded.data), "out")
         if data is not None:
             loaded = _with_given(loaded, data, folder)
         plan = make_plan(loaded, watch=watching(reporter.console))
@@ -181,31 +176,6 @@ def _with_given(recipe: Recipe, data: Given, folder: Path) -> Recipe:
     file = write_given(data, parent_of(folder) / GIVEN, recipe.data.size)
     source = {"source": "npz", "path": str(file.absolute()), "csv": None, "channels": None, "cache": None}
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=source)})
-
-
-def _among_images(folders: Sequence[Path], data: DataConfig) -> list[str]:
-    """Why these folders would be read as images the next time."""
-    if data.source != "folder" or data.path is None or data.csv is not None or is_address(data.path):
-        return []
-    parts = {folder: part_with(folder, Path(data.path).expanduser()) for folder in folders}
-    problems = [
-        f"{folder} lies in '{part}' of the images {data.path}, and would be read as data; name another"
-        for folder, part in parts.items()
-        if part is not None
-    ]
-    return problems[:1]
-
-
-def _folder_problems(folders: Sequence[Path]) -> list[str]:
-    """Why these folders could not be written to, found out without making any."""
-    problems = []
-    for folder in folders:
-        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        if not existing.is_dir():
-            problems.append(f"{folder} cannot be a folder, {existing} is a file")
-        elif not os.access(existing, os.W_OK | os.X_OK):
-            problems.append(f"{folder} cannot be written to")
-    return problems[:1]  # one cause has the same effect on all of them
 
 
 def _run_stage(

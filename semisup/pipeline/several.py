@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from semisup.engine import ranks
 from semisup.pipeline.execute import help_to_execute
 from semisup.pipeline.plan import Plan
 from semisup.settings import Recipe, TrainConfig
@@ -14,16 +13,16 @@ from semisup.stages import Artifact
 __all__ = ["help_to_run", "not_shared"]
 
 
-def not_shared(recipe: Recipe) -> list[str]:
-    """Return what of a recipe cannot run on several ranks, one sentence each; nothing for one."""
-    return list(_problems(recipe)) if ranks.size() > 1 else []
+def not_shared(recipe: Recipe, processes: int) -> list[str]:
+    """Return what of a recipe cannot run on so many processes, one sentence each; nothing for one."""
+    return list(_problems(recipe, processes)) if processes > 1 else []
 
 
-def _problems(recipe: Recipe) -> Iterator[str]:
+def _problems(recipe: Recipe, processes: int) -> Iterator[str]:
     if recipe.compile:
         yield "compile: is for one process; remove it, or run on one"
     if recipe.device not in ("auto", "cpu", "cuda"):
-        yield f"device: each of {ranks.size()} processes takes its own, by auto, cpu or cuda, not '{recipe.device}'"
+        yield f"device: each of {processes} processes takes its own, by auto, cpu or cuda, not '{recipe.device}'"
     for name, stage in recipe.stages.items():
         if isinstance(stage, TrainConfig) and stage.activation_checkpointing:
             yield f"stages.{name}.activation_checkpointing: is for one process; remove it, or run on one"

@@ -30,6 +30,11 @@ class Labels:
     amount: Fraction
     text: str
 
+    @property
+    def everything(self) -> bool:
+        """Whether it is all labels, however it is written."""
+        return self.kind in ("all", "fraction") and self.amount == 1
+
 
 def parse_labels(value: Any) -> Labels:
     """Read a label budget.

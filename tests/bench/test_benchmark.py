@@ -110,6 +110,21 @@ def test_tables_of_another_command_are_replaced_with_a_word(
         assert json.loads(facts.read_text())["command"] == json.loads(own)["command"]
 
 
+def test_runs_that_a_changed_suite_no_longer_has_leave_with_a_word(
+    shared: Path, scheduler: Any, capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder, suite = shared / "changed", tmp_path_factory.mktemp("suite") / "s.yaml"
+    for labels, said in (("[20, 40]", ""), ("[20, 40]", ""), ("[20]", ": 1 of logistic")):
+        suite.write_text(
+            f"{{name: s, data: {{source: digits}}, labels: {labels}, draws: 1, tracking: {{mlflow: false}}, "
+            "entries: {logistic: {baseline: {name: logistic_regression}}}}"
+        )
+        bench(suite, out=folder, scheduler=scheduler.scheduler_address, quiet=True)
+        told = capsys.readouterr().err
+        assert f"no longer in it leave them, and are kept{said}" in told if said else told == ""
+    assert len(rows(folder)) == 1
+
+
 def test_more_draws_run_only_what_is_new(shared: Path) -> None:
     shown = bench(small("draws=3"), out=shared / "small", dry_run=True, quiet=True)
     assert (shown["runs"], shown["stages_left"]) == (31, 10), "the pretraining serves the new draw too"
@@ -264,6 +279,16 @@ def busy_worker(cluster: Any) -> int:
                     return int(client.run(os.getpid, workers=[address])[address])
             time.sleep(0.05)
     raise AssertionError("no worker has become busy")
+
+
+def test_no_place_and_too_many_workers_are_told_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for dry_run in (True, False):
+        with pytest.raises(SemisupError, match=r"out: .*file cannot be a folder, .*file is a file"):
+            bench(small("draws=1"), out=tmp_path / "file", dry_run=dry_run, quiet=True)
+        with pytest.raises(SemisupError, match=r"--workers: must be at most \d+, not 100000"):
+            bench(small("draws=1"), out=tmp_path / "x", dry_run=dry_run, workers=100_000, quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_nobody_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

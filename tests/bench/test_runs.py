@@ -238,6 +238,15 @@ def test_everything_wrong_with_the_entries_shows_before_anything_runs(data: Imag
     assert "3 problems" in str(caught.value)
 
 
+def test_what_several_processes_cannot_share_is_refused_before_anything_runs(data: ImageData) -> None:
+    suite = small("draws=1", "gpus_per_run=2", "entries.fixmatch.train.activation_checkpointing=true")
+    with pytest.raises(
+        SemisupError, match=r"entries\.fixmatch: 2 processes .*activation_checkpointing: is for one process"
+    ):
+        check_entries(suite, data)
+    check_entries(suite.model_copy(update={"gpus_per_run": 1}), data)
+
+
 def test_a_search_needs_two_labels_per_class(data: ImageData) -> None:
     with pytest.raises(SemisupError, match=r"data\.validation: takes at least one label of every class"):
         check_entries(small(**{**SEARCHED, "labels": [10]}), data)

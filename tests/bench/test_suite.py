@@ -69,6 +69,7 @@ def test_every_problem_is_in_one_message() -> None:
         ({"labels": [40, 40]}, "labels: must be a list of different values, at least one, not [40, 40]"),
         ({"draws": [1, 1]}, "draws: must be a list of different values, at least one, not [1, 1]"),
         ({"labels": [40, "40"]}, "labels: must be a list of different values, at least one, not [40, '40']"),
+        ({"labels": ["all", "100%"]}, "labels: must be a list of different values"),
         ({"labels": ["1%", 0.01]}, "labels: must be a list of different values"),
         ({"entries": {"a": {**TRAIN, "labels": ["4/class", "4 per class"]}}}, "a.labels: must be a list of different"),
         ({"compute": ["20 s", "20.0s"]}, "compute: must be a list of different values"),

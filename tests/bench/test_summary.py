@@ -263,6 +263,19 @@ def test_every_entry_is_compared_with_the_better_baseline_of_its_budget():
     assert "better of weak and strong on each budget" in text and "flatters the baseline" in text
 
 
+def test_a_baseline_of_no_steps_is_compared_with_at_every_length():
+    rows = runs("pixels", 40, [0.7, 0.6], steps=0.0) + runs("a", 40, [0.6, 0.6]) + runs("weak", 40, [0.5, 0.6])
+    rows += runs("a", 40, [0.8, 0.9], compute="400 steps") + runs("weak", 40, [0.5, 0.6], compute="400 steps")
+    made = summary(rows, baselines=["weak", "pixels"])
+    assert [(place["compute"], place["entry"]) for place in made["compared_with"]] == [
+        ("", "pixels"),
+        ("400 steps", "pixels"),
+    ]
+    assert cell(made, "a", compute="400 steps")["difference"]["mean"] == pytest.approx(0.2)
+    assert cell(made, "weak", compute="400 steps")["difference"]["to"] == "pixels"
+    assert {c["entry"] for c in made["cells"] if c["compute"] == "400 steps"} == {"a", "weak"}
+
+
 def test_intervals_are_cut_to_what_is_possible():
     made = summary(runs("supervised", 40, [0.1, 0.98]) + runs("a", 40, [0.9, 0.2]))
     found = cell(made, "a")

@@ -162,11 +162,21 @@ def test_a_stop_is_everybodys_and_leaves_a_checkpoint(whole: Path, tmp_path: Pat
     process.terminate()
     code, output = finished(process, 60)
     assert code == 128 + signal.SIGTERM, output
-    assert "Traceback" not in output
+    assert "Traceback" not in output and output.count("stopped; go on with: ") == 1
     code, output = finished(command(tmp_path, *RUN))  # one process goes on with what two have done
     assert code == 0, output
     mine, theirs = homes(tmp_path / "out"), homes(whole / "out")
     assert {name: home.name for name, home in mine.items()} == {name: home.name for name, home in theirs.items()}
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1, 1.5, 2, 4, 6])
+def test_a_stop_before_the_ranks_have_met_is_heard_and_told_once(seconds: float, tmp_path: Path) -> None:
+    process = command(tmp_path, *RUN, "stages.train.steps=50000", "--processes", "2")
+    time.sleep(seconds)
+    process.terminate()
+    code, output = finished(process, 60)
+    assert code == 128 + signal.SIGTERM or (seconds < 1 and code == -signal.SIGTERM), output
+    assert "Traceback" not in output and output.count("stopped; go on with: ") == (code > 0), output
 
 
 @pytest.mark.parametrize("wrong", ["data.labels=5000", "stages.train.method.treshold=1", "model=5", "sed=1"])

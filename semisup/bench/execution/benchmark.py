@@ -20,13 +20,15 @@ from semisup.bench.execution.steptimes import Call, step_times
 from semisup.bench.execution.together import gpu_problems
 from semisup.bench.execution.worker import machine
 from semisup.bench.results.facts import FACTS, read_facts
+from semisup.bench.results.rows import read_rows
 from semisup.bench.results.write import RESULTS, write_results
 from semisup.bench.suites.folds import Folds, load_folds
 from semisup.bench.suites.runs import RunSpec, check_entries, expand, trial_options
 from semisup.bench.suites.suite import Suite, load_suite
-from semisup.errors import SemisupError
+from semisup.engine import ranks
+from semisup.errors import SemisupError, raise_all
 from semisup.files import parent_of
-from semisup.pipeline.execute import STORE, locked
+from semisup.pipeline.execute import STORE, locked, out_problems
 from semisup.signals import grace
 from semisup.tracking import EventLog
 
@@ -96,8 +98,9 @@ def bench(
     loaded = suite if isinstance(suite, Suite) else load_suite(suite, list(overrides))
     console = BenchConsole(quiet=quiet)
     folder = Path(out) if out is not None else Path("runs") / loaded.name
+    raise_all(out_problems(folder, (), loaded.data), "out")
     loaded, folds = load_folds(loaded)
-    check_entries(loaded, folds.first, gpu_problems(loaded.gpus_per_run) if scheduler is None else ())
+    check_entries(loaded, folds.first, _crowds(loaded, workers) if scheduler is None else ())
     state = _Bench(loaded, folds, folder, JobBoard(parent_of(folder) / STORE, ships=scheduler is not None), console)
     own = default_workers(loaded.threads, loaded.gpus_per_run) if workers is None else workers
     if dry_run and scheduler is None:
@@ -117,7 +120,7 @@ def bench(
             return shown
         name = loaded.name if isinstance(suite, Suite) else str(suite)
         command = shlex.join(["semisup", "bench", name, *overrides])
-        _tell_replaced(folder, command, console)
+        _tell_replaced(state, command)
         machines = sorted(client.run(machine).values())
 
         def write() -> dict[str, Any]:
@@ -136,6 +139,13 @@ def bench(
                     log.artifact(None, folder / file, "")
     console.show_summary(summary, folder)
     return summary
+
+
+def _crowds(suite: Suite, workers: int | None) -> Iterator[str]:
+    """Yield what is wrong with so many own workers, of which each has the processes of a run."""
+    yield from gpu_problems(suite.gpus_per_run)
+    if workers is not None and (why := ranks.crowd(workers, share_gpus=True)):
+        yield f"--workers: {why}"
 
 
 def _prepare(state: _Bench, workers: int, call: Call, *, expected: bool) -> dict[str, Any]:
@@ -158,8 +168,9 @@ def _prepare(state: _Bench, workers: int, call: Call, *, expected: bool) -> dict
     return {"runs": len(state.runs), "stages": len(jobs), "stages_left": len(left), "seconds": seconds}
 
 
-def _tell_replaced(folder: Path, command: str, console: BenchConsole) -> None:
-    """Say so where a folder has the tables of another command."""
+def _tell_replaced(state: _Bench, command: str) -> None:
+    """Say so where a folder has the tables of another command, or of the same one before its suite was changed."""
+    folder, console = state.folder, state.console
     if not (folder / FACTS).exists():
         return
     try:
@@ -168,6 +179,18 @@ def _tell_replaced(folder: Path, command: str, console: BenchConsole) -> None:
         made_by = "an unknown command"
     if made_by != command:
         console.warn(f"{folder}: the tables of `{made_by}` are replaced; its runs are kept, and it writes them again")
+        return
+    try:
+        rows = read_rows(folder / "runs.csv")
+    except SemisupError:
+        return
+    known = {jobs[-1].fingerprint for _, jobs in state.runs}
+    gone = [row.entry for row in rows if row.status == "done" and row.fingerprint not in known]
+    if gone and state.suite.search is None:  # whose runs are not known before its trials are over
+        console.warn(
+            f"{folder}: the suite was changed since its tables were written; runs that are no longer in it leave them, "
+            f"and are kept: {', '.join(f'{gone.count(entry)} of {entry}' for entry in dict.fromkeys(gone))}"
+        )
 
 
 def _let_finish(client: Any) -> None:

@@ -117,7 +117,8 @@ class Shown:
         jobs = unique_jobs([jobs for _, jobs in self.runs])
         over = board.finished.keys() | board.failed.keys()
         left = [job for job in jobs if job.fingerprint not in over]
-        time_left = _time(left, self.workers) or f"{len(left)} stages"
+        stages = f"{len(left)} stage{'s' if len(left) != 1 else ''}"
+        time_left = _time(left, self.workers) or stages
         text = f"{min(flying, self.workers)} running, {failed} failed, {time_left} left"
         if self.progress is not None and self.task is not None:
             self.progress.update(self.task, total=len(self.runs), completed=done, description=text)

@@ -110,7 +110,7 @@ def _rank(job: Mapping[str, Any]) -> None:
     with ranks.joined():
         with ranks.agreeing():
             recipe = parse_recipe(job["recipe"])
-            raise_all(not_shared(recipe), "gpus_per_run")
+            raise_all(not_shared(recipe, ranks.size()), "gpus_per_run")
             if recipe.threads is not None:
                 torch.set_num_threads(recipe.threads)
             plan = make_plan(recipe, trial=False)

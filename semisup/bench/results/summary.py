@@ -76,15 +76,20 @@ def summarize(
     first = headline(class_ratio).name
     values = {key: _by_draw(of_cell, first) for key, of_cell in runs.items()}
 
+    # Baselines of no steps are run at one length alone, and are what they are at every other.
+    lengths = {e: {row.metrics["steps"] for row in rows if row.entry == e and row.status == "done"} for e in baselines}
+    anywhere = {e: next(c for c, _, of in values if of == e) for e, found in lengths.items() if found == {0}}
+
     cells: list[dict[str, Any]] = []
     places = []
     for compute in computes:
         for labels in budgets:
             here = {e: values[compute, labels, e] for e in present if (compute, labels, e) in values}
             compared = {entry: by_draw for entry, by_draw in here.items() if entry not in ceilings}
-            base = _better(baselines, compared)
-            shared = _pool(compared, base)
-            differences = {} if base is None else _differences(compared, base, shared)
+            against = {e: values[at, labels, e] for e, at in anywhere.items() if (at, labels, e) in values} | compared
+            base = _better(baselines, against)
+            shared = _pool(against, base)
+            differences = {} if base is None else _differences(against, base, shared)
             ranks = mean_ranks(compared)
             for entry in here:
                 cell = {"entry": entry, "labels": labels, "n_labels": n_labels[labels], "compute": compute}

@@ -18,6 +18,7 @@ from semisup.data import ImageData, draw_budget
 from semisup.errors import SemisupError, nearest, raise_all
 from semisup.pipeline.check import check_blocks, check_machine
 from semisup.pipeline.plan import Plan, StagePlan, make_plan, needed_stages
+from semisup.pipeline.several import not_shared
 from semisup.settings import Recipe
 from semisup.settings.labels import parse_labels
 from semisup.settings.read import read_mapping
@@ -58,18 +59,13 @@ def expand(suite: Suite) -> list[RunSpec]:
     for draw, init, compute in itertools.product(suite.draws, suite.inits, suite.computes):
         for name, entry in suite.entries.items():
             for labels in suite.labels if entry.labels is None else entry.labels:
-                if _is_everything(labels) and draw != first[draw % suite.data.folds]:
+                if parse_labels(labels).everything and draw != first[draw % suite.data.folds]:
                     continue
                 # A baseline has no seed of its own, no weights and no steps.
                 if entry.baseline and (init != suite.inits[0] or compute != suite.computes[0]):
                     continue
                 specs.append(RunSpec(name, labels, draw, init, compute))
     return specs
-
-
-def _is_everything(labels: Any) -> bool:
-    budget = parse_labels(labels)
-    return budget.kind in ("all", "fraction") and budget.amount == 1
 
 
 def trial_options(suite: Suite, entry: str) -> list[tuple[str, ...]]:
@@ -200,6 +196,7 @@ def check_entries(suite: Suite, data: ImageData, found: Iterable[str] = ()) -> N
         try:
             recipe, evaluated = spec_recipe(suite, first)
             plan = make_plan(recipe, data)
+            raise_all(not_shared(recipe, suite.gpus_per_run), f"{suite.gpus_per_run} processes by gpus_per_run")
             if suite.search is not None:
                 _check_search(suite, first, plan, evaluated, data)
         except SemisupError as error:

@@ -86,19 +86,22 @@ def _parsed_by(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return check
 
 
-def _different(values: list[Any], key: Callable[[Any], Any] = repr) -> list[Any]:
-    if not values or len(set(map(key, values))) < len(values):
+def _different(values: list[Any]) -> list[Any]:
+    if not values or len(set(map(repr, values))) < len(values):
         raise ValueError("must be a list of different values, at least one")
     return values
 
 
 def _different_budgets(values: list[Any]) -> list[Any]:
-    """By what they mean: `40` is '40', and '1%' is 0.01."""
-    return _different(values, lambda value: (parse_labels(value).kind, parse_labels(value).amount))
+    """By what they mean: `40` is '40', '1%' is 0.01, and '100%' is all."""
+    budgets = [parse_labels(value) for value in values]
+    _different([None if budget.everything else (budget.kind, budget.amount) for budget in budgets])
+    return values
 
 
 def _different_lengths(values: list[Any]) -> list[Any]:
-    return _different(values, parse_compute)
+    _different([parse_compute(value) for value in values])
+    return values
 
 
 def _spelled_out(value: Any) -> Any:
