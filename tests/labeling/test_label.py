@@ -252,6 +252,10 @@ def test_what_was_not_meant(semisup: Semisup, photos: Path, models: Path, tmp_pa
         (["label", tmp_path / "nowhere", encoder], "no such folder"),
         (["label", models, encoder, "--cache", tmp_path / "c", "--csv", tmp_path / "no.csv"], "cannot be read"),
         (["label", photos, encoder, "--import", "answers.csv"], "takes a folder and no model"),
+        (
+            ["label", photos, "--import", "answers.csv", "-n", 5, "--classes", "a,b"],
+            "of -n, --classes nothing would be",
+        ),
         (["label", photos, "--import", "answers.csv"], "did you mean 'unlabeled/00.png'?"),
         (["label", photos, "--import", "twice.csv"], "line 3: unlabeled/00.png is '2' here and '1' before"),
         (["label", photos, "--import", "answers.txt"], "must end in .csv, .tsv or .json"),
