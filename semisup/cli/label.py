@@ -38,7 +38,9 @@ def label(
         Path | None, typer.Option("--import", help="A filled to_label.csv, or Label Studio's export: JSON or CSV.")
     ] = None,
     csv: Annotated[Path | None, typer.Option(help="Table of path,label[,split] in place of the folders.")] = None,
-    classes: Annotated[str | None, typer.Option(help="Names by commas, where nothing has labels yet.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="More classes to offer, by commas; all of them where nothing has labels.")
+    ] = None,
     url: Annotated[str | None, typer.Option(help="What images' addresses in Label Studio begin with.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Of decoded images; default ~/.cache/semisup/folders.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of clusters and random choices.")] = 0,
