@@ -392,7 +392,7 @@ def sentences(error: ValidationError) -> list[str]:
 
 def one_of(value: Any, valid: Sequence[str]) -> str:
     """Return the sentence about a value that is none of the valid ones."""
-    return f"must be one of {', '.join(valid)}, not {show(value)}{_near(value, valid)}"
+    return f"must be {'one of ' if len(valid) > 1 else ''}{', '.join(valid)}, not {show(value)}{_near(value, valid)}"
 
 
 def _near(value: object, valid: Sequence[str]) -> str:

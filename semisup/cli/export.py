@@ -36,6 +36,10 @@ def export(
         raise SemisupError(f"{file}: must end in .onnx, .pt2 or .safetensors")
     if (suffix == ".safetensors") != (to is not None):
         raise SemisupError(f"{file}: --to torchvision or --to timm goes with .safetensors, and .safetensors with --to")
+    if int8 and suffix != ".onnx":
+        raise SemisupError(f"--int8: is of .onnx files, not of {file}")
+    if data is not None and not int8:
+        raise SemisupError(f"--data {data}: nothing would be read of it; it is what --int8 is calibrated on")
     require_model(stage)
     if to is None:
         from semisup.pipeline.export import export_model

@@ -14,13 +14,16 @@ from semisup.text import command
 
 __all__ = ["import_command", "label"]
 
+MANY = 100
+"""Images that are chosen where nothing else is said."""
+
 
 def label(
     folder: Annotated[Path, typer.Argument(help="Folder of images; labeled/CLASS/... in it, if there are labels.")],
     model: Annotated[
         Path | None, typer.Argument(help="Folder of a finished stage, classifier or encoder, e.g. out/pretrain.")
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many images.")] = 100,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many images.")] = MANY,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder to write to, default to-label; with --import: the CSV, default labels.csv."),
@@ -35,7 +38,9 @@ def label(
         Path | None, typer.Option("--import", help="A filled to_label.csv, or Label Studio's export: JSON or CSV.")
     ] = None,
     csv: Annotated[Path | None, typer.Option(help="Table of path,label[,split] in place of the folders.")] = None,
-    classes: Annotated[str | None, typer.Option(help="Names by commas, where nothing has labels yet.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="More classes to offer, by commas; all of them where nothing has labels.")
+    ] = None,
     url: Annotated[str | None, typer.Option(help="What images' addresses in Label Studio begin with.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Of decoded images; default ~/.cache/semisup/folders.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of clusters and random choices.")] = 0,
@@ -48,6 +53,10 @@ def label(
     if import_ is not None:
         if model is not None:
             raise SemisupError(f"--import: takes a folder and no model, got {model} too")
+        choosing: dict[str, object] = {"-n": n != MANY, "--strategy": strategy != "auto", "--also": also}
+        choosing |= {"--classes": classes, "--url": url, "--cache": cache, "--seed": seed, "--device": device != "auto"}
+        if unread := [name for name, given in choosing.items() if given]:
+            raise SemisupError(f"--import: takes --csv and --out alone; of {', '.join(unread)} nothing would be read")
         _take_back(folder, import_, csv, Path("labels.csv") if out is None else out)
         return
     if model is None:

@@ -40,7 +40,7 @@ class LabelOptions:
         strategy: a key of `STRATEGIES`.
         also: more classifiers, whose predictions count as much; for disagreement.
         table: a CSV of path,label[,split] in place of the folders.
-        classes: names of the classes, where nothing has labels yet.
+        classes: names to offer besides those of the folder or the model.
         url: what images' addresses in Label Studio begin with.
         cache: folder of the decoded images; None: ~/.cache/semisup/folders.
         seed: of clusters and random choices.
@@ -132,7 +132,7 @@ def _question(pictures: Pictures, model: Path, options: LabelOptions, watch: Wat
     seen = look(pictures, model, device, watch)
     labels = np.where(pictures.training, pictures.labels, -1)
     if seen.probs is None:
-        classes = pictures.classes or list(options.classes)
+        classes = list(dict.fromkeys([*pictures.classes, *options.classes]))
         members = predictions(seen.features, labels, len(classes), options.seed)
     else:
         classes, members = seen.classes, [seen.probs, *_others(pictures, model, seen, options, watch)]
@@ -141,7 +141,7 @@ def _question(pictures: Pictures, model: Path, options: LabelOptions, watch: Wat
         }  # classes of the folder that the model does not know go last
         order = [number.setdefault(name, len(number)) for name in pictures.classes]
         labels = np.where(labels >= 0, np.array([*order, -1])[labels], -1)
-        classes = list(number)
+        classes = list(dict.fromkeys([*number, *options.classes]))
     candidates = pictures.training & (labels < 0)
     width = max([len(classes), *(each.shape[1] for each in members)], default=1)
     members = [np.pad(each, ((0, 0), (0, width - each.shape[1]))) for each in members]

@@ -127,11 +127,11 @@ def _check_needs(stage: Mapping[str, Any], name: str, at: str) -> list[str]:
     if any(_says(loss, key) for key in keys_of(LossConfig)) and not method.reads_loss:
         able = ", ".join(other for other, cls in METHODS.items() if cls.reads_loss)
         problems.append(f"{at}.loss: method '{name}' has a loss of its own; remove the key. These read it: {able}")
-    if _says(batch, "balanced") and (_says(loss, "logit_adjustment") or _says(loss, "class_weights")):
-        problems.append(
-            f"{at}.batch.balanced: labels drawn equally often need no loss.logit_adjustment or loss.class_weights, "
-            f"which would make up for unequal classes a second time; choose one"
-        )
+    evening = {"batch": (batch, ["balanced"]), "loss": (loss, ["logit_adjustment", "class_weights"])}
+    given = [f"{part}.{key}" for part, (value, keys) in evening.items() for key in keys if _says(value, key)]
+    if len(given) > 1:
+        others = " and ".join(given[1:])
+        problems.append(f"{at}.{given[0]}: makes up for unequal classes, as {others} would a second time; choose one")
     if not method.needs_pseudo_labels and labels is not None:
         problems.append(f"{at}.pseudo_labels: method '{name}' uses none; remove the key")
     return problems

@@ -18,6 +18,7 @@ from semisup.data.budget import class_ratio
 from semisup.engine.optim import warmup_steps
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.pipeline.result import RunResult, StageResult, collapse_note
+from semisup.settings.schema import TrainConfig
 from semisup.text import duration, number, percent
 
 __all__ = ["Reporter", "StageProgress", "Terminal"]
@@ -103,9 +104,10 @@ class Reporter(Terminal):
             f"{'mirrored or not' if data.flip else 'never mirrored (data.flip=true allows it)'}"
         )
         if (ratio := class_ratio(budget, data.y_test)) > UNEQUAL:
+            advice = "" if any(map(_evens_out, plan.stages)) else "; loss.logit_adjustment=1 trains for it"
             self.say(
                 f"classes differ by {ratio:.3g} times: read balanced accuracy (test/balanced_accuracy), the mean over "
-                f"classes; loss.logit_adjustment=1 trains for it"
+                f"classes{advice}"
             )
         for stage in plan.stages:
             if stage.loaded is not None and stage.training.init is not None:
@@ -212,6 +214,14 @@ def _asked(result: StageResult) -> str:
         return ""
     where = f"{images:,} validation images" if images else "the test images, there are no validation labels"
     return f" (of {where}; by the true labels of the training images, hidden ones too)"
+
+
+def _evens_out(stage: StagePlan) -> bool:
+    """Return whether a stage is told to make up for unequal classes."""
+    if not isinstance(stage.config, TrainConfig):
+        return False
+    loss = stage.config.loss
+    return bool(loss.logit_adjustment or loss.class_weights or stage.config.batch.balanced)
 
 
 def _describe(stage: StagePlan) -> str:

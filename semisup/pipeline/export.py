@@ -54,6 +54,8 @@ def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | No
             or the file does not give what torch gives.
     """
     onnx = file.suffix.lower() == ".onnx"
+    if data is not None and not int8:
+        raise SemisupError(f"data: must be None without int8, which is calibrated on it, not {data}")
     if int8 and not onnx:
         raise SemisupError(f"--int8: is of .onnx files, not of {file}")
     written = ExportFiles(file, int8)

@@ -90,6 +90,15 @@ def test_a_folder_without_any_label(photos: Path, models: Path, tmp_path: Path) 
         label_next(photos / "unlabeled", models / "encoder", tmp_path, options(tmp_path, strategy="margin"))
 
 
+@pytest.mark.parametrize("model", ["encoder", "classifier"])
+def test_classes_that_nothing_has_yet_are_offered_too(model: str, photos: Path, models: Path, tmp_path: Path) -> None:
+    options = LabelOptions(n=3, cache=str(tmp_path / "cache"), classes=("new", "1"))
+    label_next(photos, models / model, tmp_path / "out", options)
+    offered = (tmp_path / "out" / "label_studio.xml").read_text(encoding="utf-8")
+    assert offered.count('value="new"') == offered.count('value="1"') == 1
+    assert offered.index('value="0"') < offered.index('value="new"')
+
+
 def test_two_models_disagree(photos: Path, models: Path, tmp_path: Path) -> None:
     asked = options(tmp_path, strategy="disagreement", also=(models / "second",))
     assert label_next(photos, models / "classifier", tmp_path / "out", asked).chosen == 8
@@ -252,6 +261,10 @@ def test_what_was_not_meant(semisup: Semisup, photos: Path, models: Path, tmp_pa
         (["label", tmp_path / "nowhere", encoder], "no such folder"),
         (["label", models, encoder, "--cache", tmp_path / "c", "--csv", tmp_path / "no.csv"], "cannot be read"),
         (["label", photos, encoder, "--import", "answers.csv"], "takes a folder and no model"),
+        (
+            ["label", photos, "--import", "answers.csv", "-n", 5, "--classes", "a,b"],
+            "of -n, --classes nothing would be",
+        ),
         (["label", photos, "--import", "answers.csv"], "did you mean 'unlabeled/00.png'?"),
         (["label", photos, "--import", "twice.csv"], "line 3: unlabeled/00.png is '2' here and '1' before"),
         (["label", photos, "--import", "answers.txt"], "must end in .csv, .tsv or .json"),

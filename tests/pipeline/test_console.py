@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from semisup.errors import SemisupError
 from semisup.pipeline import make_plan, run
 from semisup.pipeline.console import PLAIN_SECONDS, Reporter, StageProgress
 from semisup.pipeline.plan import StagePlan
@@ -20,6 +21,30 @@ from tests.pipeline.pipeline_small import small
 @pytest.fixture(scope="module")
 def stage() -> StagePlan:
     return dataclasses.replace(make_plan(small()).stages[0], steps=100, images_per_step=50)
+
+
+@pytest.mark.parametrize("key", ["", "loss.logit_adjustment=1", "loss.class_weights=auto", "batch.balanced=true"])
+def test_unequal_classes_are_told_and_what_trains_for_them_only_where_nothing_does(key: str) -> None:
+    keys = [f"stages.finetune.{key}"] if key else []
+    plan = make_plan(small("data.long_tail=20", "data.labels=all", "stages.finetune.batch.labeled=8", *keys))
+    reporter, text = plain()
+    reporter.show_plan(plan, set())
+    said = " ".join(text.getvalue().split())
+    assert "read balanced accuracy (test/balanced_accuracy), the mean over classes" in said
+    assert ("loss.logit_adjustment=1 trains for it" in said) == (not key)
+
+
+@pytest.mark.parametrize(
+    ("stage", "problem"),
+    [
+        ("{batch: {balanced: true}, loss: {logit_adjustment: 1}}", "batch.balanced: .* as loss.logit_adjustment would"),
+        ("{loss: {class_weights: auto, logit_adjustment: 1}}", "loss.logit_adjustment: .* as loss.class_weights would"),
+        ("{loss: {class_weights: balanced}}", "loss.class_weights: must be auto, not 'balanced'"),
+    ],
+)
+def test_unequal_classes_are_made_up_for_once(stage: str, problem: str) -> None:
+    with pytest.raises(SemisupError, match=rf"stages\.finetune\.{problem}"):
+        make_plan(small(f"stages.finetune={stage}"))
 
 
 @pytest.fixture

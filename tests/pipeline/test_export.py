@@ -225,6 +225,9 @@ def test_a_suffix_in_capitals_is_the_same_format(stage: Path, tmp_path: Path) ->
         (["m.onnx", "--to", "timm"], "goes with .safetensors"),
         (["m.safetensors", "--to", "keras"], "--to must be torchvision or timm"),
         (["m.pt2", "--int8"], "--int8: is of .onnx files"),
+        (["m.safetensors", "--to", "timm", "--int8"], "--int8: is of .onnx files"),
+        (["m.onnx", "--data", "photos"], "--data photos: nothing would be read of it"),
+        (["m.safetensors", "--to", "timm", "--data", "photos"], "--data photos: nothing would be read of it"),
     ],
 )
 def test_what_does_not_go_together_is_refused(stage: Path, words: list[str], complaint: str) -> None:
