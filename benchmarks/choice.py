@@ -39,6 +39,7 @@ CANDIDATES = ("probe", "probe_maps", "spread")
 TRAIN, TEST, REPEATS, FOLDS = 1000, 1000, 2, 5
 """Images of a set at most, and how often the labels are parted in how many."""
 SOURCES = {"stamps": None, "digits": "digits", "fashion": "fashion_mnist"}
+SETS = ("digits", "digits-tail", "fashion", "fashion-tail", "stamps", "stamps-tail")
 BUDGETS = ("4/class", "10/class", "5%")
 """A percentage keeps the classes' shares: with a long tail the rare ones have one or two labels."""
 
@@ -162,6 +163,17 @@ def most_hits(repeats: int) -> Rule:
     return lambda crossed, y: one(int(hits(crossed[:repeats], y).mean(1).argmax()))
 
 
+def most_of_classes(repeats: int) -> Rule:
+    """Take the one that is right most often, every class counting alike."""
+
+    def rule(crossed: np.ndarray, y: np.ndarray) -> np.ndarray:
+        asked = y[~np.isnan(crossed[0, 0, :, 0])]
+        found = hits(crossed[:repeats], y)
+        return one(int(np.mean([found[:, asked == k].mean(1) for k in np.unique(asked)], axis=0).argmax()))
+
+    return rule
+
+
 def least_loss(crossed: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Take the one of the least log loss."""
     asked = ~np.isnan(crossed[0, 0, :, 0])
@@ -194,6 +206,8 @@ RULES: dict[str, Rule] = {
     "always spread": lambda crossed, y: one(2),
     "most hits, one parting": most_hits(1),
     "most hits, two partings": most_hits(2),
+    "most hits, mean over classes, one parting": most_of_classes(1),
+    "most hits, mean over classes, two partings": most_of_classes(2),
     "least log loss, two partings": least_loss,
     "first within 1 standard error": first_within,
     "mean of those within 1 standard error, one parting": within(1, 1),
@@ -203,19 +217,21 @@ RULES: dict[str, Rule] = {
 }
 
 
-def regret(rule: Rule, run: dict[str, np.ndarray]) -> float:
-    """Return by how many points what a rule takes is below the best candidate."""
+def regret(rule: Rule, run: dict[str, np.ndarray], balanced: bool) -> float:
+    """Return by how many points what a rule takes is below the best candidate, every class counting alike or not."""
     weights = rule(run["crossed"], run["y"])
-    taken = np.einsum("k,ktc->tc", weights, run["test"])
-    accuracies = [(said.argmax(1) == run["y_test"]).mean() for said in (*run["test"], taken)]
+    taken, y = np.einsum("k,ktc->tc", weights, run["test"]), run["y_test"]
+    right = np.stack([said.argmax(1) == y for said in (*run["test"], taken)])
+    each = [right[:, y == k].mean(1) for k in np.unique(y)] if balanced else [right.mean(1)]
+    accuracies = np.mean(each, axis=0)
     return 100 * float(max(accuracies[:-1]) - accuracies[-1])
 
 
-def table(runs: dict[str, list[dict[str, np.ndarray]]]) -> str:
+def table(runs: dict[str, list[dict[str, np.ndarray]]], balanced: bool) -> str:
     """Return the rules' mean regrets, the mean and the largest of those, and the largest of all runs."""
     lines = [f"| rule | {' | '.join(runs)} | mean | worst cell | worst run |", f"|---|{'--:|' * (len(runs) + 3)}"]
     for name, rule in RULES.items():
-        cells = [[regret(rule, run) for run in found] for found in runs.values()]
+        cells = [[regret(rule, run, balanced) for run in found] for found in runs.values()]
         means = [fmean(cell) for cell in cells]
         figures = [*means, fmean(means), max(means), max(map(max, cells))]
         lines.append(f"| {name} | {' | '.join(f'{figure:.1f}' for figure in figures)} |")
@@ -229,11 +245,12 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/choice"), help="what was measured is taken from there")
     parser.add_argument("--draws", type=int, default=4)
+    parser.add_argument("--only", nargs="*", default=list(SETS), choices=SETS)
     parser.add_argument("--known", action="store_true", help="print the table of what was measured so far")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     runs: dict[str, list[dict[str, np.ndarray]]] = {}
-    for name in ("digits", "digits-tail", "fashion", "fashion-tail", "stamps", "stamps-tail"):
+    for name in given.only:
         seen: Seen | None = None
         for draw in range(given.draws):
             for budget in BUDGETS[2:] if name.endswith("-tail") else BUDGETS[:2]:
@@ -243,7 +260,9 @@ def main() -> None:
                     np.savez_compressed(file, **measured(seen, budget, draw))  # type: ignore[arg-type]
                 if file.exists():
                     runs.setdefault(f"{name} {budget}", []).append(dict(np.load(file)))
-    print(f"Regret in points, {given.draws} draws:\n\n{table(runs)}")
+    print(f"Regret in points of accuracy, {given.draws} draws:\n\n{table(runs, balanced=False)}\n")
+    unequal = {name: found for name, found in runs.items() if "-tail" in name or "stamps" in name}
+    print(f"Of unequal classes in points of balanced accuracy:\n\n{table(unequal, balanced=True)}")
 
 
 if __name__ == "__main__":

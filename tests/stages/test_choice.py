@@ -13,7 +13,7 @@ from semisup.data import draw_budget
 from semisup.errors import SemisupError
 from semisup.evaluate import fit_probe
 from semisup.graph import nearest
-from semisup.stages.choice import folds_of
+from semisup.stages.choice import _accuracy, folds_of
 from semisup.stages.kinds import propagate
 from semisup.stages.targets import read_targets
 from tests.stages.stages_small import run_stages, small_data, small_plan, train_stage
@@ -96,6 +96,13 @@ def test_no_run_of_the_choice_is_given_the_label_it_is_asked(tmp_path: Path) -> 
     }
     done = run_stages(stages, data, tmp_path, draw_budget(data.y_train, "all", 0, 3))
     assert done["labels"].metrics["choice/again"] < 0.6
+
+
+@pytest.mark.parametrize(("large", "accuracy"), [(9, 9 / 12), (10, 0.5)])
+def test_where_classes_differ_by_more_than_3_times_each_counts_alike(large: int, accuracy: float) -> None:
+    """All of the large class are right and none of the small one."""
+    asked = np.array([0] * large + [1] * 3)
+    assert _accuracy(asked, asked == 0) == pytest.approx(accuracy)
 
 
 def test_folds_part_every_class_evenly() -> None:
