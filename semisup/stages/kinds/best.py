@@ -22,7 +22,7 @@ class Config(StageConfig):
 
     Self-training may be worse than the labels alone, and few labels are too dear to keep some for validation. Every
     stage named is trained again without a part of the labels, which it then predicts, and so for each part; the one
-    that is right most often is taken as it was trained on all of them; of classes that differ by more than 3 times each counts
+    that is right most often is taken as it was trained on all of them. Classes that differ by more than 3 times count
     alike.
     """
 
