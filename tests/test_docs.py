@@ -169,7 +169,7 @@ def test_a_number_is_found_by_suite_row_and_column_or_named() -> None:
     assert value("digits-budgets", "fixmatch", "40") == "91.2"
     assert value("digits-budgets", "fixmatch", "40", "2") == "2.8"
     assert value("label_next#fashion_mnist", "random", "40 labels") == "58.8"
-    assert value("students", "cnn_6", "points") == "-0.3"
+    assert value("students#digits", "cnn_6", "points") == "-0.3"
     with pytest.raises(SemisupError, match="fixmtch / 40: no such cell; did you mean 'fixmatch'"):
         value("digits-budgets", "fixmtch", "40")
     with pytest.raises(SemisupError, match=r"40 labels: several cells, 58\.8 ± 3\.1, 89\.4 ± 2\.9"):
