@@ -11,6 +11,10 @@ def main() -> None:
         run()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    finally:
+        # A signal that broke off an exec of text, as dataclasses do it while libraries are imported, would end the
+        # process by SIGINT whatever it answers; the next exec clears that.
+        exec("")  # noqa: S102  # nosec B102
 
 
 if __name__ == "__main__":

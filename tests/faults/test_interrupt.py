@@ -168,3 +168,25 @@ def test_one_result_folder_belongs_to_one_process_at_a_time(nursery: Nursery, tm
     writers = [event["writer"] for event in events(tmp_path / "out", "run_start")]
     assert len(set(writers)) == 2
     assert [event["writer"] for event in events(tmp_path / "out", "run_end")] == writers, "one after the other"
+
+
+BROKEN_OFF = """
+import semisup.__main__ as entry
+import semisup.cli.app as app
+
+def broken_off():
+    try:
+        exec("raise KeyboardInterrupt")
+    except KeyboardInterrupt:
+        raise SystemExit(143) from None
+
+app.main = broken_off
+entry.main()
+"""
+
+
+def test_a_signal_while_a_library_runs_text_does_not_change_the_exit_status(tmp_path: Path) -> None:
+    """Python would end a module's process by SIGINT."""
+    (tmp_path / "command.py").write_text(BROKEN_OFF)
+    ended = subprocess.run([sys.executable, "-m", "command"], cwd=tmp_path, env=environment(), check=False)
+    assert ended.returncode == 143

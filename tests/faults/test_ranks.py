@@ -205,7 +205,7 @@ def test_a_dry_run_of_two_ranks_measures_together(tmp_path: Path) -> None:
 def test_what_would_be_trained_again_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     labels = {"kind": "relabel", "teacher": ["train"], "vote": "best"}
     chosen = {"kind": "relabel", "teacher": ["train"]}  # trains nothing again
-    code, output = finished(command(tmp_path, *RUN, "--processes", "2", more={"asked": chosen, "voted": labels}))
+    code, output = finished(command(tmp_path, *RUN, "--processes", "2", more={"trusted": chosen, "voted": labels}))
     assert code == 2, output
     assert output.count("stages.voted: trains 'train' again to choose, which one process alone does") == 1
     assert not (tmp_path / "out").exists()
