@@ -32,7 +32,7 @@ from semisup.methods import METHODS, Method
 from semisup.models import WeightsReport, count_parameters, stage_decay
 from semisup.settings import TrainConfig
 from semisup.stages.artifact import Artifact, finish
-from semisup.stages.auto_views import CHOICE, choose_views, chosen_before
+from semisup.stages.auto_views import CHOICE, Choice, choose_views, chosen_before
 from semisup.stages.context import StageContext
 from semisup.stages.encoder_figures import encoder_figures
 from semisup.stages.evaluation import (
@@ -211,6 +211,12 @@ def _data_note(context: StageContext) -> dict[str, Any]:
     }
 
 
+def _chosen(context: StageContext, choice: Choice | None) -> dict[str, Any]:
+    """Return what a stage's record says of the views that its labels chose."""
+    strength = chosen_before(context) if choice is None else choice.strength
+    return {"chosen": None if choice is None else str(choice), "strength": strength}
+
+
 def _evaluate(
     context: StageContext, method: Method, predictor: nn.Module, raw: nn.Module
 ) -> tuple[dict[str, Any], float, list[str]]:
@@ -281,8 +287,7 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
             "weights": None if stage.init is not None else weights_note(context.network.spec),
             "origins": _origins(context),
             "data": _data_note(context),
-            "chosen": None if choice is None else str(choice),
-            "strength": chosen_before(context) if choice is None else choice.strength,
+            **_chosen(context, choice),
             "settings": stage.model_dump(exclude_defaults=True, by_alias=True, mode="json"),
             "metrics": metrics | evaluated,
         },

@@ -472,7 +472,7 @@ def test_bench_needs_a_suite_that_is_there(semisup: Semisup) -> None:
     code, _, errors = semisup("bench", "digits/budgts")
     assert code == 2 and "did you mean 'digits/budgets'?" in errors
     code, _, errors = semisup("bench", "digits/budgets", "draws=0", "lables=[40]")
-    assert code == 2 and "draws: must be a list, not 0" in errors
+    assert code == 2 and "draws: must be a number from 1 to 1000, or a list of seeds, not 0" in errors
     assert "lables: unknown key; did you mean 'labels'?" in errors
 
 

@@ -76,10 +76,7 @@ def summarize(
     first = headline(class_ratio).name
     values = {key: _by_draw(of_cell, first) for key, of_cell in runs.items()}
 
-    # Baselines of no steps are run at one length alone, and are what they are at every other.
-    lengths = {e: {row.metrics["steps"] for row in rows if row.entry == e and row.status == "done"} for e in baselines}
-    anywhere = {e: next(c for c, _, of in values if of == e) for e, found in lengths.items() if found == {0}}
-
+    anywhere = _of_no_steps(rows, baselines)
     cells: list[dict[str, Any]] = []
     places = []
     for compute in computes:
@@ -96,9 +93,7 @@ def summarize(
                 cell |= _cell(runs[compute, labels, entry], first)
                 cells.append(cell | {"difference": differences.get(entry), "rank": ranks.get(entry)})
             if base is not None:
-                apart = [] if shared is None else list(shared.apart)
-                place = {"compute": compute, "labels": labels, "entry": base, "pooled": shared is not None}
-                places.append(place | {"apart": apart})
+                places.append({"compute": compute, "labels": labels, "entry": base} | _shared(shared))
     _adjust(cells, computes)
     summary: dict[str, Any] = {
         "suite": suite,
@@ -128,6 +123,20 @@ def summarize(
         "failures": [{"run": _name(row), "error": row.error} for row in rows if row.status == "failed"],
     }
     return summary | {"notes": notes(summary, rows, entries, ceilings)}
+
+
+def _shared(shared: Pool | None) -> dict[str, Any]:
+    """Return what is told of the spread that a budget's differences share."""
+    return {"pooled": shared is not None, "apart": [] if shared is None else list(shared.apart)}
+
+
+def _of_no_steps(rows: Sequence[Row], baselines: Sequence[str]) -> dict[str, str]:
+    """Return the baselines that take no steps, which are run at one length alone, and that length.
+
+    They are what they are at every other.
+    """
+    done = {entry: [row for row in rows if row.entry == entry and row.status == "done"] for entry in baselines}
+    return {e: found[0].compute for e, found in done.items() if {row.metrics["steps"] for row in found} == {0}}
 
 
 def _better(baselines: Sequence[str], values: Mapping[str, ByDraw]) -> str | None:
