@@ -78,7 +78,8 @@ def step_seconds(plan: Plan, stage: StagePlan, *, warm_up: int = WARM_UP) -> flo
     """Seconds of one step of a train stage, with freshly initialized networks in place of those it would start from.
 
     The least of three stretches of three steps after two to warm up: what another process takes away from one stretch
-    is not the step's. A step of more than a second is measured by those two alone. Several ranks measure together.
+    is not the step's. A step of more than a second is measured once more, as the first ones of a process take seconds
+    to start threads and to load kernels, and by that alone if it takes as long again. Several ranks measure together.
 
     Args:
         plan: of the recipe, with data and device.
@@ -111,9 +112,12 @@ def step_seconds(plan: Plan, stage: StagePlan, *, warm_up: int = WARM_UP) -> flo
             torch.cuda.synchronize(plan.device)
         return result.seconds / steps
 
-    warm = stretch(warm_up)
-    slow = ranks.any_rank(warm > 1)
-    return warm if slow and not plan.recipe.compile else min(stretch(STEPS) for _ in range(REPEATS))
+    slow = ranks.any_rank(stretch(warm_up) > 1) and not plan.recipe.compile
+    if slow:
+        seconds = stretch(1)
+        if ranks.any_rank(seconds > 1):
+            return seconds
+    return min(stretch(STEPS) for _ in range(REPEATS))
 
 
 def is_busy(load: float, threads: int) -> bool:

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from typer.testing import CliRunner
 from semisup.cli.app import app
 from semisup.config import load_recipe, parse_recipe
 from semisup.data.survey import Survey
+from semisup.engine import FitSettings
 from semisup.errors import SemisupError
 from semisup.pipeline import run
 from semisup.pipeline.draft import Draft, Wishes, draft, survey
 from semisup.pipeline.plan import make_plan
-from semisup.pipeline.timing import expected_seconds
+from semisup.pipeline.timing import expected_seconds, step_seconds
 from semisup.settings.read import read_mapping
 from semisup.stages import load_predictor
 from semisup.tracking.events import iter_events
@@ -206,3 +208,17 @@ def test_expected_times_have_what_a_choice_among_teachers_trains_again(monkeypat
     assert expected["chosen"] == 6 * (steps["finetune"] + steps["student"])
     assert expected["student"] == steps["student"] and "finetune" not in expected
     assert expected_seconds(plan, list(steps)) == {}
+
+
+@pytest.mark.parametrize(("took", "expected"), [([5.0, 0.1], 0.1), ([5.0, 2.0], 2.0), ([0.2], 0.1)])
+def test_what_the_first_step_of_a_process_costs_once_is_not_a_steps(
+    took: list[float], expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [*took, *[0.1] * 3]
+
+    def fit(method: object, batches: object, settings: FitSettings) -> SimpleNamespace:
+        return SimpleNamespace(seconds=left.pop(0) * settings.steps)
+
+    monkeypatch.setattr("semisup.pipeline.timing.fit", fit)
+    plan = make_plan(small(), trial=False)
+    assert step_seconds(plan, plan.stages[0], warm_up=1) == pytest.approx(expected)
