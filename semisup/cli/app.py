@@ -75,15 +75,20 @@ def run(
     with saying_how_to_go_on(grace):
         from semisup.config import read_recipe
 
+        reading = None
         if one_of_several():  # which read it when they have met, so that one of them says what is wrong
             end_with(os.getppid())  # of torchrun, or of the command
         else:
-            read_recipe(recipe, overrides or [])  # before torch is imported: what cannot be read is told at once
+            reading = read_recipe(recipe, overrides or [])  # before torch is imported: bad files are told at once
             if processes > 1:
                 launch(processes)
         from semisup.pipeline import run as run_recipe
+        from semisup.pipeline.plan import complete
 
-        run_recipe(recipe, overrides or [], out=out, dry_run=dry_run, fresh=fresh)
+        if reading is not None:
+            run_recipe(complete(reading), out=out, dry_run=dry_run, fresh=fresh)
+        else:
+            run_recipe(recipe, overrides or [], out=out, dry_run=dry_run, fresh=fresh)
 
 
 @app.command()

@@ -151,7 +151,8 @@ def _recipe(found: Survey, wishes: Wishes, device: torch.device) -> dict[str, An
     data = found.prepared.config
     small = (data.size or 0) <= SMALL
     gentle = small or min(found.labels.values()) >= MANY
-    unsure = not gentle and wishes.weights is None and max(found.labels.values()) > 1
+    can_leave_out = max(found.labels.values()) > 1
+    unsure = not gentle and wishes.weights is None and can_leave_out
     labels_alone: dict[str, Any] = {
         "method": {"name": "supervised"},
         "optimizer": {"name": "adamw", "lr": 5e-4 if wishes.weights else 2e-3, "weight_decay": 1e-2},
@@ -179,7 +180,7 @@ def _recipe(found: Survey, wishes: Wishes, device: torch.device) -> dict[str, An
         if small:
             strong = {"policy": "randaugment", "pool": EASY_POOL, "ranges": "paper", "cutout": 0.0}
             stages["train"]["augment"] = {"strong": strong}
-        if max(found.labels.values()) > 1:
+        if can_leave_out:
             stages["best"] = {"kind": "best", "among": ["labels_alone", "train"], "folds": FOLDS}
     return {
         "name": re.sub(r"[^A-Za-z0-9._-]", "-", Path(str(found.prepared.listing.root)).resolve().name)[:60].strip("-.")

@@ -18,6 +18,7 @@ from semisup.files import LOCK, locked, parent_of
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.settings import DataConfig
 from semisup.stages import Artifact, StageContext, read_artifact
+from semisup.stages.choice import all_below
 from semisup.stages.kinds import kind_of
 from semisup.stages.training import help_to_train
 
@@ -207,17 +208,12 @@ def run_again(plan: Plan, names: Collection[str]) -> list[StagePlan]:
         names: of the stages.
     """
     stages = {stage.name: stage for stage in plan.stages}
-    wanted = set().union(*(_below(stages, name) for name in names))
+    wanted = {below for name in names for below in (name, *all_below(stages, name))}
     return [stage for stage in plan.stages if stage.name in wanted and _reads_labels(stages, stage.name)]
 
 
-def _below(stages: Mapping[str, StagePlan], name: str) -> set[str]:
-    """Return a stage's name and those of all that it reads, directly or not."""
-    return {name}.union(*(_below(stages, needed) for needed in stages[name].inputs))
-
-
 def _reads_labels(stages: Mapping[str, StagePlan], name: str) -> bool:
-    return any(stages[below].reads_labels for below in _below(stages, name))
+    return any(stages[below].reads_labels for below in (name, *all_below(stages, name)))
 
 
 def _without_test(data: ImageData) -> ImageData:

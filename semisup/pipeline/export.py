@@ -18,10 +18,10 @@ from semisup.errors import SemisupError
 from semisup.export_files import ExportFiles
 from semisup.files import parent_of, write_atomically
 from semisup.pipeline.export_images import ExportImages, export_images
-from semisup.records import read_record, refuse_stage_files
+from semisup.records import refuse_stage_files
 from semisup.stages.artifact import write_json
 from semisup.stages.card import card
-from semisup.stages.deployed import examples, facts_of, load_deployed
+from semisup.stages.deployed import Facts, examples, facts_of, load_deployed
 from semisup.stages.predictor import WEIGHTS, Predictor
 from semisup.stages.programs import OPSET, Run, quantize, require_onnx, run_onnx, write_onnx, write_pt2
 from semisup.text import aligned, markdown_table, percent
@@ -86,17 +86,19 @@ def export_model(stage: Path, file: Path, *, int8: bool = False, data: Path | No
     spec = facts.description["spec"]
     plain = {"classes": facts.description["classes"], "channels": spec["in_channels"], "image_size": spec["image_size"]}
     write_json(written.metadata, {**facts.metadata, **plain})
-    write_atomically(written.card, card(facts, files, table, run=_run_name(stage)).encode("utf-8", "backslashreplace"))
+    write_atomically(
+        written.card, card(facts, files, table, run=_run_name(stage, facts)).encode("utf-8", "backslashreplace")
+    )
     return [*lines, f"model card: {written.card}"]
 
 
-def _run_name(stage: Path) -> str | None:
+def _run_name(stage: Path, facts: Facts) -> str | None:
     """Return the name of the recipe next to a stage, where there is one that can be read and has such a stage."""
     try:
         recipe = load_recipe(parent_of(stage) / "recipe.yaml")
     except SemisupError:
         return None
-    return recipe.name if read_record(stage)["name"] in recipe.stages else None
+    return recipe.name if facts.record["name"] in recipe.stages else None
 
 
 def _measured(runs: Mapping[str, Run], sizes: list[int], images: ExportImages) -> tuple[list[str], list[list[str]]]:

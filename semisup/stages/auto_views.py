@@ -227,9 +227,11 @@ def choose_views(
     assert isinstance(stage, TrainConfig)
     if not stage.chooses_views:
         return context, None
-    before = chosen_before(context)
-    found = choose(context, fitted) if before is None else None
-    augment = stage.augment | with_strength(stage, views, found.strength if found is not None else str(before))
+    strength, found = chosen_before(context), None
+    if strength is None:
+        found = choose(context, fitted)
+        strength = found.strength
+    augment = stage.augment | with_strength(stage, views, strength)
     return replace(context, config=_followed(context, stage.model_copy(update={"augment": augment}), views)), found
 
 

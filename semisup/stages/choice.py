@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from semisup.columns import UNEQUAL
 from semisup.data import LabelBudget
 from semisup.engine import seed_for
 from semisup.errors import SemisupError
+from semisup.evaluate.metrics import class_means, confusion_matrix
 from semisup.stages.context import StageContext
 from semisup.stages.planned import Plan, StagePlan
 from semisup.stages.predictions import predictions
@@ -69,26 +71,26 @@ def cross_fitted(context: StageContext, candidates: Sequence[str], folds: int, r
     """
     assert context.again is not None
     data, budget = context.data, context.budget
-    hits: dict[str, list[bool]] = {name: [] for name in candidates}
-    asked: list[int] = []
+    guesses: dict[str, list[Tensor]] = {name: [] for name in candidates}
     parts = list(_parts(context, folds, repeats))
     for i, part in enumerate(parts):
         rest = without(budget, part, data.y_train, data.num_classes)
-        asked += data.y_train[part].tolist()
         for name in candidates:
             context.say(f"{context.name}: {name} without part {i + 1} of {len(parts)} of the labels")
             done = context.again(name, rest, context.folder / FOLDS / str(i))
-            guesses = predictions(done, name, part).argmax(1)
-            hits[name] += (guesses == torch.from_numpy(data.y_train[part])).tolist()
+            guesses[name].append(predictions(done, name, part).argmax(1))
     shutil.rmtree(context.folder / FOLDS)
-    return {name: _accuracy(np.array(asked), np.array(found)) for name, found in hits.items()}
+    asked = torch.from_numpy(data.y_train[np.concatenate(parts)])
+    return {name: _accuracy(asked, torch.cat(said), data.num_classes) for name, said in guesses.items()}
 
 
-def _accuracy(asked: np.ndarray, hits: np.ndarray) -> float:
+def _accuracy(asked: Tensor, guesses: Tensor, num_classes: int) -> float:
     """Return what part of the labels was found, every class counting alike where they differ by more than 3 times."""
-    each = [hits[asked == label] for label in np.unique(asked)]
-    unequal = max(map(len, each)) > UNEQUAL * min(map(len, each))
-    return float(np.mean([found.mean() for found in each]) if unequal else hits.mean())
+    matrix = confusion_matrix(guesses, asked, num_classes).double()
+    sizes = matrix.sum(dim=1)
+    if sizes.max() > UNEQUAL * sizes[sizes > 0].min():
+        return class_means(matrix)[0]
+    return float(matrix.diagonal().sum() / matrix.sum())
 
 
 def _parts(context: StageContext, folds: int, repeats: int) -> Iterator[np.ndarray]:

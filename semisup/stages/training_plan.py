@@ -65,6 +65,7 @@ def plan_training(
     parameters, described = count_parameters(method.predictor()), network_of(method, spec)
     tune(method, stage, name)
     # As resolved, for all that follows: what is used, not "auto".
+    before = follows(stage, whole.recipe.stages)
     followed = following_background(stage, method.views, data.background)
     resolved = {
         "augment": {**(stage.augment if stage.chooses_views else followed), "backend": backend},
@@ -83,8 +84,8 @@ def plan_training(
         loaded=loaded,
         weights=weights,
         tuning=tuning_note(method, stage, steps),
-        short_trainings=stage.chooses_views and follows(stage, whole.recipe.stages) is None,
-        choice=choice_note(stage, steps, follows(stage, whole.recipe.stages)),
+        short_trainings=stage.chooses_views and before is None,
+        choice=choice_note(stage, steps, before),
         views=method.views,
         method=method,
     )

@@ -101,8 +101,8 @@ def test_no_run_of_the_choice_is_given_the_label_it_is_asked(tmp_path: Path) -> 
 @pytest.mark.parametrize(("large", "accuracy"), [(9, 9 / 12), (10, 0.5)])
 def test_where_classes_differ_by_more_than_3_times_each_counts_alike(large: int, accuracy: float) -> None:
     """All of the large class are right and none of the small one."""
-    asked = np.array([0] * large + [1] * 3)
-    assert _accuracy(asked, asked == 0) == pytest.approx(accuracy)
+    asked = torch.tensor([0] * large + [1] * 3)
+    assert _accuracy(asked, torch.zeros_like(asked), 3) == pytest.approx(accuracy)
 
 
 def test_folds_part_every_class_evenly() -> None:
