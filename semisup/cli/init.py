@@ -76,8 +76,7 @@ def _lines(made: Draft, path: Path, wishes: Wishes) -> list[str]:
     from semisup.text import command, duration
 
     found = made.survey
-    smallest, median, largest = found.shapes.sides
-    lines = [f"sizes: {smallest} to {largest} px on the shorter side, {median} in the middle; {_colors(made)}"]
+    lines = [f"sizes: {found.shapes.told}; {_colors(made)}"]
     share = max(found.labels.values()) / sum(found.labels.values())
     lines.append(f"balance: the largest class has {share:.0%} of the labels")
     if found.copies:

@@ -38,6 +38,14 @@ class Shapes:
     sides: tuple[int, int, int]
     gray: bool
 
+    @property
+    def told(self) -> str:
+        """The sides in words."""
+        smallest, median, largest = self.sides
+        if smallest == largest:
+            return f"all have {median} px on the shorter side"
+        return f"{smallest} to {largest} px on the shorter side, {median} in the middle"
+
 
 @dataclass(frozen=True)
 class Survey:

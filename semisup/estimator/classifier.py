@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from semisup.data import ImageData
 from semisup.errors import SemisupError
-from semisup.estimator.pixels import ImageShape, folded, pixel_range, scaled, squares
+from semisup.estimator.pixels import ImageShape, check_scale, folded, pixel_range, scaled, squares
 from semisup.estimator.recipes import Named, RecipeLike, plan_of, recipe_of
 from semisup.estimator.settings import check_settings
 from semisup.pipeline.execute import execute
@@ -142,7 +142,9 @@ class SemiSupervisedClassifier(  # scikit-learn has no types
     def _images(self, X: Any) -> NDArray[np.uint8]:
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, allow_nd=True, **_READING)
-        images = scaled(folded(X, self.image_shape), *self.pixel_range_)
+        laid = folded(X, self.image_shape)
+        check_scale(laid, *self.pixel_range_)
+        images = scaled(laid, *self.pixel_range_)
         return squares(images, self.predictor_.image_size)
 
     def _seed(self) -> int | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from semisup.data.inputs import images_of
 from semisup.errors import SemisupError
 
-__all__ = ["SMALLEST", "ImageShape", "folded", "pixel_range", "scaled", "squares"]
+__all__ = ["SMALLEST", "ImageShape", "check_scale", "folded", "pixel_range", "scaled", "squares"]
 
 SMALLEST, LARGEST = 8, 518
 """Sides of the images that networks take, pixels."""
@@ -77,6 +77,25 @@ def pixel_range(values: NDArray[Any]) -> tuple[float, float]:
     if not math.isfinite(highest - lowest):
         raise SemisupError(f"X: its numbers, from {lowest:.3g} to {highest:.3g}, are too far apart")
     return lowest, highest
+
+
+def check_scale(values: NDArray[Any], lowest: float, highest: float) -> None:
+    """Refuse numbers of another scale than those that became black and white, of which nothing would be seen.
+
+    Args:
+        values: to be scaled.
+        lowest: that became black.
+        highest: that became white.
+
+    Raises:
+        SemisupError: fractions of 1 where bytes were learned from, or numbers ten times beyond all that were.
+    """
+    largest = float(values.max(initial=0.0))
+    learned = f"and fit had {lowest:.3g} to {highest:.3g} for black to white"
+    if (lowest, highest) == (0.0, 255.0) and values.dtype.kind == "f" and 0 < largest <= 1:
+        raise SemisupError(f"X: has fractions up to {largest:.3g}, {learned}; give 255 times as much")
+    if 0 < 10 * max(abs(lowest), abs(highest)) < largest:
+        raise SemisupError(f"X: has numbers up to {largest:.3g}, {learned}; give both on one scale")
 
 
 def scaled(values: NDArray[Any], lowest: float, highest: float) -> NDArray[np.uint8]:

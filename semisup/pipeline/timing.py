@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 
@@ -27,6 +27,7 @@ __all__ = [
     "is_busy",
     "own_steps",
     "seconds_and_load",
+    "stage_seconds",
     "step_seconds",
 ]
 
@@ -173,16 +174,32 @@ def expected_seconds(plan: Plan, done: Collection[str]) -> dict[str, float]:
         plan: of the recipe.
         done: stages that are finished already.
     """
+    each: dict[str, float] = {}
+
+    def measured(stage: StagePlan) -> float:
+        if stage.name not in each:
+            each[stage.name] = step_seconds(plan, stage, warm_up=1)
+        return each[stage.name]
+
     left = [stage for stage in plan.stages if stage.name not in done]
-    chosen = {stage.name: [one for one in run_again(plan, stage.trials[1]) if one.steps] for stage in left}
-    timed = {one.name: one for stage in left for one in (stage, *chosen[stage.name]) if one.steps}
-    once = {name: all_steps(one, one.steps) * step_seconds(plan, one, warm_up=1) for name, one in timed.items()}
-    times = {
-        stage.name: (once[stage.name] if stage.steps else 0.0)
-        + stage.trials[0] * sum(once[one.name] for one in chosen[stage.name])
-        for stage in left
-    }
+    times = {stage.name: stage_seconds(plan, stage, measured) for stage in left}
     return {name: seconds for name, seconds in times.items() if seconds}
+
+
+def stage_seconds(plan: Plan, stage: StagePlan, each: Callable[[StagePlan], float]) -> float:
+    """Return how long a stage's steps take, and those of what it trains again to choose.
+
+    Args:
+        plan: of the recipe.
+        stage: one of its stages.
+        each: seconds of one step of a train stage.
+    """
+
+    def once(one: StagePlan) -> float:
+        return all_steps(one, one.steps) * each(one) if one.steps else 0.0
+
+    rounds, names = stage.trials
+    return once(stage) + rounds * sum(once(one) for one in run_again(plan, names))
 
 
 def all_steps(stage: StagePlan, steps: float) -> float:

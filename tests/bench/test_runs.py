@@ -127,6 +127,21 @@ def test_seconds_have_the_choice_of_views_in_them(data: ImageData) -> None:
             assert sum(job.seconds for job in jobs) == pytest.approx(float(text.split()[0]), rel=0.02), entry
 
 
+def test_a_choice_among_stages_takes_the_time_of_what_it_trains_again(data: ImageData) -> None:
+    stages = {
+        "alone": {"method": {"name": "supervised"}},
+        "more": {"init": "alone", "method": {"name": "fixmatch"}, "steps": 3},
+        "best": {"kind": "best", "among": ["alone", "more"], "folds": 2, "repeats": 3},
+    }
+    suite = small(labels=[20], draws=1, baseline=None, entries={"chosen": {"stages": stages, "stage": "best"}})
+    planned = [plan_run(suite, spec, data).plan for spec in expand(suite)]
+    timing = {step_kind(plan, stage): 0.01 for plan in planned for stage in plan.stages}
+    ((_, jobs),) = plan(suite, data, timing)
+    assert [job.steps for job in jobs] == [6, 3, 0]
+    assert [job.seconds for job in jobs] == pytest.approx([0.06, 0.03, 6 * 0.09])
+    assert [job.seconds for job in plan(suite, data)[0][1]] == [0, 0, 0], "nothing was timed"
+
+
 def test_draws_leave_out_the_parts_of_the_labels_in_turn_where_nothing_else_is_tested(tmp_path: Path) -> None:
     digits = load_data(DataConfig(source="digits"))
     npz = {"x_train": digits.x_train[:200], "y_train": digits.y_train[:200]}

@@ -89,6 +89,18 @@ def test_bytes_are_taken_as_they_are_and_the_rest_by_its_range() -> None:
     np.testing.assert_array_equal(found.predict_proba(X * 3), found.predict_proba(np.minimum(X * 3, 16)))
 
 
+def test_numbers_of_another_scale_are_refused() -> None:
+    """They would all be black, or all white, and of one class."""
+    X, y = images()
+    of_bytes = SemiSupervisedClassifier(**TINY).fit((X * 15).astype(np.uint8), y)
+    with pytest.raises(SemisupError, match=r"^X: has fractions up to 1, and fit had 0 to 255 for black to white; give"):
+        of_bytes.predict(X / 16)
+    assert len(of_bytes.predict(X * 0.0)) == len(X), "black is black on any scale"
+    of_fractions = SemiSupervisedClassifier(**TINY).fit(X / 16, y)
+    with pytest.raises(SemisupError, match=r"^X: has numbers up to 240, and fit had 0 to 1 for black to white; give"):
+        of_fractions.transform((X * 15).astype(np.uint8))
+
+
 def test_colors_and_sizes() -> None:
     X, y = images(20)
     color = np.repeat(X[..., None], 3, axis=3)

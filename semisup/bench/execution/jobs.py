@@ -21,7 +21,7 @@ from semisup.data import ImageData
 from semisup.errors import SemisupError
 from semisup.pipeline.fingerprint import stage_settings
 from semisup.pipeline.plan import Plan, StagePlan, make_plan
-from semisup.pipeline.timing import all_steps, own_steps
+from semisup.pipeline.timing import all_steps, own_steps, stage_seconds
 from semisup.settings import Recipe
 
 __all__ = [
@@ -150,7 +150,7 @@ def make_jobs(suite: Suite, planned: Planned, timing: Timing, longest: Mapping[s
             plan.recipe,
             stage.name,
             tuple((name, fingerprints[name]) for name in stage.inputs),
-            seconds=all_steps(stage, stage.steps) * timing.get(step_kind(plan, stage), 0.0) if stage.steps else 0.0,
+            seconds=stage_seconds(plan, stage, lambda one: timing.get(step_kind(plan, one), 0.0)),
             steps=stage.steps,
             processes=suite.gpus_per_run if stage.config.kind == "train" else 1,
         )
