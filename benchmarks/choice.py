@@ -163,6 +163,19 @@ def most_hits(repeats: int) -> Rule:
     return lambda crossed, y: one(int(hits(crossed[:repeats], y).mean(1).argmax()))
 
 
+def ties_by_error(repeats: int, balanced: bool = False) -> Rule:
+    """Take the one that is right most often; of equals the one with the least squared error (Brier score)."""
+
+    def rule(crossed: np.ndarray, y: np.ndarray) -> np.ndarray:
+        asked = ~np.isnan(crossed[0, 0, :, 0])
+        found = hits(crossed[:repeats], y).mean(1)
+        wanted = np.eye(crossed.shape[3])[y[asked]]
+        errors = ((crossed[:repeats][:, :, asked].mean(0) - wanted) ** 2).sum(2).mean(1)
+        return one(min(range(len(found)), key=lambda i: (-found[i].round(9), errors[i])))
+
+    return rule
+
+
 def most_of_classes(repeats: int) -> Rule:
     """Take the one that is right most often, every class counting alike."""
 
@@ -206,6 +219,8 @@ RULES: dict[str, Rule] = {
     "always spread": lambda crossed, y: one(2),
     "most hits, one parting": most_hits(1),
     "most hits, two partings": most_hits(2),
+    "most hits, ties by squared error, one parting": ties_by_error(1),
+    "most hits, ties by squared error, two partings": ties_by_error(2),
     "most hits, mean over classes, one parting": most_of_classes(1),
     "most hits, mean over classes, two partings": most_of_classes(2),
     "least log loss, two partings": least_loss,

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from semisup.columns import UNEQUAL
@@ -52,10 +53,13 @@ def check_choice(whole: Plan, key: str, candidates: Sequence[StagePlan]) -> None
             )
 
 
-def cross_fitted(context: StageContext, candidates: Sequence[str], folds: int, repeats: int = 1) -> dict[str, float]:
-    """Return the accuracy of earlier stages on the labeled images, each predicted by a run without its label.
+def cross_fitted(
+    context: StageContext, candidates: Sequence[str], folds: int, repeats: int = 1
+) -> tuple[str, dict[str, float]]:
+    """Return the best of earlier stages, and their accuracy on the labeled images, each predicted without its label.
 
-    Of labels whose classes differ by more than 3 times it is the mean over classes, as the headline of results is.
+    Of labels whose classes differ by more than 3 times it is the mean over classes, as the headline of results is. Of
+    equals the one with the least squared error of its probabilities is taken (benchmarks/choice.py); then the first.
 
     A stage is run anew with the labels of all parts but one, together with the stages below it that read labels; the
     image itself stays among the unlabeled ones. Test images have no part in it.
@@ -71,17 +75,24 @@ def cross_fitted(context: StageContext, candidates: Sequence[str], folds: int, r
     """
     assert context.again is not None
     data, budget = context.data, context.budget
-    guesses: dict[str, list[Tensor]] = {name: [] for name in candidates}
+    said: dict[str, list[Tensor]] = {name: [] for name in candidates}
     parts = list(_parts(context, folds, repeats))
     for i, part in enumerate(parts):
         rest = without(budget, part, data.y_train, data.num_classes)
         for name in candidates:
             context.say(f"{context.name}: {name} without part {i + 1} of {len(parts)} of the labels")
             done = context.again(name, rest, context.folder / FOLDS / str(i))
-            guesses[name].append(predictions(done, name, part).argmax(1))
+            said[name].append(predictions(done, name, part))
     shutil.rmtree(context.folder / FOLDS)
-    asked = torch.from_numpy(data.y_train[np.concatenate(parts)])
-    return {name: _accuracy(asked, torch.cat(said), data.num_classes) for name, said in guesses.items()}
+    return _best(torch.from_numpy(data.y_train[np.concatenate(parts)]), {k: torch.cat(v) for k, v in said.items()})
+
+
+def _best(asked: Tensor, said: Mapping[str, Tensor]) -> tuple[str, dict[str, float]]:
+    """Return whose probabilities (L, num_classes) name most of the classes (L,), and everyone's accuracy."""
+    wanted = F.one_hot(asked, next(iter(said.values())).shape[1])
+    errors = {name: float((probs - wanted).square().sum(dim=1).mean()) for name, probs in said.items()}
+    found = {name: _accuracy(asked, probs.argmax(1), probs.shape[1]) for name, probs in said.items()}
+    return min(said, key=lambda name: (-round(found[name], 9), errors[name])), found
 
 
 def _accuracy(asked: Tensor, guesses: Tensor, num_classes: int) -> float:

@@ -13,7 +13,7 @@ from semisup.data import draw_budget
 from semisup.errors import SemisupError
 from semisup.evaluate import fit_probe
 from semisup.graph import nearest
-from semisup.stages.choice import _accuracy, folds_of
+from semisup.stages.choice import _accuracy, _best, folds_of
 from semisup.stages.kinds import propagate
 from semisup.stages.targets import read_targets
 from tests.stages.stages_small import run_stages, small_data, small_plan, train_stage
@@ -60,6 +60,19 @@ def test_the_best_teacher_is_that_of_the_labels_it_was_not_given(tmp_path: Path)
         "stage.json",
         "targets.safetensors",
     ]
+
+
+def test_of_those_that_are_right_equally_often_the_surer_of_what_is_right_is_taken() -> None:
+    asked = torch.tensor([0, 1, 1])
+    halves = torch.tensor([[0.6, 0.4], [0.4, 0.6], [0.6, 0.4]])
+    surer = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4]])
+    wrongly = torch.tensor([[0.6, 0.4], [0.4, 0.6], [1.0, 0.0]])
+    right = torch.tensor([[0.51, 0.49], [0.49, 0.51], [0.49, 0.51]])
+    assert _best(asked, {"halves": halves, "surer": surer, "wrongly": wrongly})[0] == "surer"
+    assert _best(asked, {"wrongly": wrongly, "halves": halves})[0] == "halves"
+    assert _best(asked, {"halves": halves, "same": halves.clone()})[0] == "halves", "then the first"
+    taken, found = _best(asked, {"surer": surer, "right": right})
+    assert taken == "right" and found == {"surer": pytest.approx(2 / 3), "right": 1}, "hits come first"
 
 
 def test_a_plan_says_how_often_teachers_run_for_the_choice() -> None:

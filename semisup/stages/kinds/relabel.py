@@ -39,7 +39,8 @@ class Config(StageConfig):
     vote: Literal["mean", "labels", "best"] = "mean"
     """What several teachers' predictions become: the mean of their probabilities, or of their one-hot guesses, which
     needs no common scale (V-PET, arXiv:2503.09707). best: the predictions of one of them alone, whose kind is right
-    most often about labeled images that it was not given, by cross-fitting; the first of equals."""
+    most often about labeled images that it was not given, by cross-fitting; of equals the one with the least squared
+    error of its probabilities."""
     folds: Annotated[int, Range(2, 100)] = 5
     """Of `vote: best`: parts of the labels, each of which is predicted by the others, >= 2; every teacher is run so
     many times more."""
@@ -162,8 +163,7 @@ def _chosen(context: StageContext, stage: Config) -> tuple[Tensor, dict[str, Any
     from semisup.stages.choice import cross_fitted
     from semisup.stages.predictions import predictions
 
-    found = cross_fitted(context, stage.teacher, stage.folds, stage.repeats)
-    best = max(found, key=lambda name: found[name])
+    best, found = cross_fitted(context, stage.teacher, stage.folds, stage.repeats)
     record: dict[str, Any] = {f"choice/{name}": accuracy for name, accuracy in found.items()}
     record["choice/chosen"] = stage.teacher.index(best)
     chosen = context.inputs[best]
