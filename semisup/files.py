@@ -15,6 +15,7 @@ from semisup.errors import SemisupError
 __all__ = [
     "LOCK",
     "NO_LOCK",
+    "at_home",
     "locked",
     "locked_file",
     "make_folder",
@@ -31,6 +32,26 @@ NO_LOCK = "SEMISUP_NO_LOCK"
 """Environment variable; set to 1, nothing is locked, which some network file systems need."""
 
 _TORN = re.compile(r"\..+\.\d+\.tmp")
+
+
+def at_home(text: str, key: str) -> Path:
+    """Return a path as a recipe has it, `~` and `~/...` below the person's home; `~anna` is a file of that name.
+
+    Args:
+        text: the path.
+        key: whose value it is, for the message.
+
+    Raises:
+        SemisupError: nothing says where the home is, as in a container for a user that its system does not know.
+    """
+    if text != "~" and not text.startswith("~/"):
+        return Path(text)
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise SemisupError(
+            f"{key}: {text} cannot be found, as HOME is not set and this user has no home; name a whole path"
+        ) from None
 
 
 def parent_of(folder: Path) -> Path:
