@@ -65,6 +65,7 @@ def decoders(workers: int | None = None) -> Iterator[Callable[..., Iterator[Deco
 
         processes = workers or joblib.cpu_count()
         if pool is None:
+            processes = min(processes, 2 * -(-len(paths) // CHUNK))  # two calls at a time have no more chunks
             from joblib.externals.loky import ProcessPoolExecutor
 
             # Its processes do not run the caller's script again, as those of `multiprocessing` may, and do not inherit

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -272,3 +273,20 @@ def table_of(photos: Path, name: str) -> Path:
     table = photos.parent / "names.csv"
     table.write_text(f"path\n{name}\n")
     return table
+
+
+def test_no_process_is_started_that_would_have_nothing_to_do(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def few(processes: int, **options: Any) -> Any:
+        asked.append(processes)
+        return ThreadPoolExecutor(1)
+
+    monkeypatch.setattr("joblib.externals.loky.ProcessPoolExecutor", few)
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", lambda self, **options: None)
+    for i in range(80):
+        shutil.copy(photos / "00.png", tmp_path / f"{i}.png")
+    assert len(predict(model, tmp_path, workers=100_000)) == 80
+    assert asked == [10]
