@@ -23,6 +23,7 @@ __all__ = [
     "remove_torn",
     "replacing",
     "temporary_for",
+    "whole",
     "write_atomically",
 ]
 
@@ -57,6 +58,14 @@ def at_home(text: str, key: str) -> Path:
 def parent_of(folder: Path) -> Path:
     """Return the folder that a folder lies in, also of `.` and `..`, which Python calls parents of themselves."""
     return (Path(os.path.normpath(folder.absolute())) if folder.name in ("", "..") else folder).parent
+
+
+def whole(path: Path) -> Path:
+    """Return a path from the root on, without links; of links that lead round in a circle it is left as it is.
+
+    `Path.resolve` raises RuntimeError for these before Python 3.13. Whoever opens such a path hears of it.
+    """
+    return Path(os.path.realpath(path))
 
 
 def temporary_for(path: Path) -> Path:

@@ -25,6 +25,7 @@ from semisup.cli.stop import GRACE_HELP, NO_LOCK_HELP, go_without_locks, saying_
 from semisup.cli.terminal import print_anything
 from semisup.cli.words import refuse_addresses, refuse_empty
 from semisup.errors import SaidElsewhereError, SemisupError, from_system
+from semisup.files import whole
 from semisup.signals import GRACE, end_with
 
 __all__ = ["main"]
@@ -168,7 +169,7 @@ def predict(
     require_model(model)
     if tta not in (None, "mirror"):
         raise SemisupError(f"--tta: must be mirror, not {tta}")
-    if out is not None and out.resolve() in {given.resolve() for given in images}:
+    if out is not None and whole(out) in map(whole, images):
         raise SemisupError(f"--out {out}: is what is read; name another file")
     with saying_how_to_go_on():
         from rich.console import Console

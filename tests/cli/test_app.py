@@ -250,6 +250,21 @@ def test_what_the_system_refuses_is_a_message_whatever_the_command(words: list[s
     assert "Errno" not in err
 
 
+def test_links_that_lead_round_in_a_circle(semisup: Semisup, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model.json").touch()
+    data = ["data.source=folder", "data.path=.", "data.size=8", "data.labels=all"]
+    for words, said in (
+        (["run", "tiny.yaml", *data, "--out", "loop"], "data.path: ./loop cannot be read (Too many"),
+        (["track", "loop"], "no events.jsonl in this folder"),
+        (["predict", "m", "loop", "--out", "p.csv"], "m: no stage.json"),
+        (["distill", "m", "--student", "cnn", "--out", "loop"], "loop"),
+    ):
+        code, out, err = semisup(*words)
+        assert (code, out) == (2, "") and err.startswith("error: ") and said in err, err
+
+
 @pytest.mark.parametrize(
     ("words", "works"),
     [
