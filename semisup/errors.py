@@ -18,6 +18,7 @@ __all__ = [
     "SemisupError",
     "collecting",
     "first_line",
+    "from_system",
     "near",
     "nearest",
     "not_there",
@@ -58,6 +59,12 @@ class SaidElsewhereError(SemisupError):
 def first_line(error: BaseException) -> str:
     """Return what another library's error says, without the lines after the first; its type if it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def from_system(error: OSError) -> str:
+    """Return what the operating system says, with the file that it is about: `a.png: Permission denied`."""
+    reason = error.strerror or first_line(error)
+    return reason if error.filename is None else f"{error.filename}: {reason}"
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from semisup.errors import SemisupError
 __all__ = [
     "LOCK",
     "NO_LOCK",
+    "at_home",
     "locked",
     "locked_file",
     "make_folder",
@@ -22,6 +23,7 @@ __all__ = [
     "remove_torn",
     "replacing",
     "temporary_for",
+    "whole",
     "write_atomically",
 ]
 
@@ -33,9 +35,37 @@ NO_LOCK = "SEMISUP_NO_LOCK"
 _TORN = re.compile(r"\..+\.\d+\.tmp")
 
 
+def at_home(text: str, key: str) -> Path:
+    """Return a path as a recipe has it, `~` and `~/...` below the person's home; `~anna` is a file of that name.
+
+    Args:
+        text: the path.
+        key: whose value it is, for the message.
+
+    Raises:
+        SemisupError: nothing says where the home is, as in a container for a user that its system does not know.
+    """
+    if text != "~" and not text.startswith("~/"):
+        return Path(text)
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise SemisupError(
+            f"{key}: {text} cannot be found, as HOME is not set and this user has no home; name a whole path"
+        ) from None
+
+
 def parent_of(folder: Path) -> Path:
     """Return the folder that a folder lies in, also of `.` and `..`, which Python calls parents of themselves."""
     return (Path(os.path.normpath(folder.absolute())) if folder.name in ("", "..") else folder).parent
+
+
+def whole(path: Path) -> Path:
+    """Return a path from the root on, without links; of links that lead round in a circle it is left as it is.
+
+    `Path.resolve` raises RuntimeError for these before Python 3.13. Whoever opens such a path hears of it.
+    """
+    return Path(os.path.realpath(path))
 
 
 def temporary_for(path: Path) -> Path:

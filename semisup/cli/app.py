@@ -24,7 +24,8 @@ from semisup.cli.replaced import note_replaced
 from semisup.cli.stop import GRACE_HELP, NO_LOCK_HELP, go_without_locks, saying_how_to_go_on
 from semisup.cli.terminal import print_anything
 from semisup.cli.words import refuse_addresses, refuse_empty
-from semisup.errors import SaidElsewhereError, SemisupError
+from semisup.errors import SaidElsewhereError, SemisupError, from_system
+from semisup.files import whole
 from semisup.signals import GRACE, end_with
 
 __all__ = ["main"]
@@ -168,24 +169,25 @@ def predict(
     require_model(model)
     if tta not in (None, "mirror"):
         raise SemisupError(f"--tta: must be mirror, not {tta}")
-    if out is not None and out.resolve() in {given.resolve() for given in images}:
+    if out is not None and whole(out) in map(whole, images):
         raise SemisupError(f"--out {out}: is what is read; name another file")
-    from rich.console import Console
+    with saying_how_to_go_on():
+        from rich.console import Console
 
-    from semisup.data.watch import watching
-    from semisup.pipeline.predict import PredictOptions, predict_files
-    from semisup.pipeline.tables import check_table_name
+        from semisup.data.watch import watching
+        from semisup.pipeline.predict import PredictOptions, predict_files
+        from semisup.pipeline.tables import check_table_name
 
-    check_table_name(out)
-    note_replaced([out] if out is not None else [])
-    options = PredictOptions(device, top, probabilities, embed, tta == "mirror", abstain, workers, raw)
-    watch = watching(Console(stderr=True), announce=False)
-    done = predict_files(model, images, out, options, watch)
-    for note in done.notes:
-        typer.echo(f"note: {note}", err=True)
-    if done.bad:
-        typer.echo(f"{done.bad:,} of {done.good + done.bad:,} images could not be read: see column error", err=True)
-        raise typer.Exit(0 if skip_bad else 1)
+        check_table_name(out)
+        note_replaced([out] if out is not None else [])
+        options = PredictOptions(device, top, probabilities, embed, tta == "mirror", abstain, workers, raw)
+        watch = watching(Console(stderr=True), announce=False)
+        done = predict_files(model, images, out, options, watch)
+        for note in done.notes:
+            typer.echo(f"note: {note}", err=True)
+        if done.bad:
+            typer.echo(f"{done.bad:,} of {done.good + done.bad:,} images could not be read: see column error", err=True)
+            raise typer.Exit(0 if skip_bad else 1)
 
 
 @app.command()
@@ -195,15 +197,16 @@ def report(
     """Write a run's web page again, with pictures of what its classifier gets wrong: report.html in its folder."""
     if not (folder / "result.json").is_file():  # asked before torch is imported: 2 s
         raise SemisupError(f"{folder}: not the folder of a finished run (no result.json)")
-    from rich.console import Console
+    with saying_how_to_go_on():
+        from rich.console import Console
 
-    from semisup.data.watch import watching
-    from semisup.pipeline.page import report as write_report
+        from semisup.data.watch import watching
+        from semisup.pipeline.page import report as write_report
 
-    page, missing = write_report(folder, watching(Console(stderr=True), announce=False))
-    if missing is not None:
-        typer.echo(f"note: no pictures of images: {missing}", err=True)
-    typer.echo(str(page))
+        page, missing = write_report(folder, watching(Console(stderr=True), announce=False))
+        if missing is not None:
+            typer.echo(f"note: no pictures of images: {missing}", err=True)
+        typer.echo(str(page))
 
 
 @app.command()
@@ -214,9 +217,10 @@ def track(
     ] = None,
 ) -> None:
     """Send what has not reached MLflow yet."""
-    from semisup.tracking import replay
+    with saying_how_to_go_on():
+        from semisup.tracking import replay
 
-    typer.echo(str(replay(folder, uri)))
+        typer.echo(str(replay(folder, uri)))
 
 
 app.command()(export)
@@ -233,4 +237,7 @@ def main() -> None:
         raise SystemExit(2) from None
     except SemisupError as error:
         typer.echo(f"error: {error}", err=True)
+        raise SystemExit(2) from None
+    except OSError as error:  # a name that is too long, a folder that others may not open, a disk that fails
+        typer.echo(f"error: {from_system(error)}", err=True)
         raise SystemExit(2) from None

@@ -10,7 +10,7 @@ import typer
 from semisup.cli.model_folder import require_model
 from semisup.cli.stop import saying_how_to_go_on
 from semisup.errors import SemisupError
-from semisup.files import parent_of
+from semisup.files import parent_of, whole
 
 __all__ = ["distill"]
 
@@ -32,9 +32,9 @@ def distill(
     require_model(model)
     run_folder = parent_of(model)
     home = parent_of(run_folder)
-    if out is not None and parent_of(out).resolve() != home.resolve():
+    if out is not None and whole(parent_of(out)) != whole(home):
         raise SemisupError(f"--out: must be a folder in {home}, where the finished stages are, not {out}")
-    if out is not None and out.resolve() == run_folder.resolve():
+    if out is not None and whole(out) == whole(run_folder):
         raise SemisupError(f"--out: {out} is the folder of the run itself, whose results would be lost; name another")
     with saying_how_to_go_on():
         from semisup.pipeline import run

@@ -9,6 +9,7 @@ import typer
 
 from semisup.cli.model_folder import require_model
 from semisup.cli.replaced import noting_replaced
+from semisup.cli.stop import saying_how_to_go_on
 from semisup.errors import SemisupError
 from semisup.export_files import ExportFiles
 
@@ -41,18 +42,19 @@ def export(
     if data is not None and not int8:
         raise SemisupError(f"--data {data}: nothing would be read of it; it is what --int8 is calibrated on")
     require_model(stage)
-    if to is None:
-        from semisup.pipeline.export import export_model
+    with saying_how_to_go_on():
+        if to is None:
+            from semisup.pipeline.export import export_model
 
-        with noting_replaced(ExportFiles(file, int8).all):
-            lines = export_model(stage, file, int8=int8, data=data)
-        for line in lines:
-            typer.echo(line)
-        return
-    from semisup.stages.export import export_weights
+            with noting_replaced(ExportFiles(file, int8).all):
+                lines = export_model(stage, file, int8=int8, data=data)
+            for line in lines:
+                typer.echo(line)
+            return
+        from semisup.stages.export import export_weights
 
-    with noting_replaced([file]):
-        done = export_weights(stage, "timm" if to == "timm" else "torchvision", file)
-    head = f"{done.classes} classes" if done.classes else "no head"
-    mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (done.mean, done.std))
-    typer.echo(f"{file}: {to}'s {done.model}, {head}; images of {done.size} px, mean {mean}, std {std}")
+        with noting_replaced([file]):
+            done = export_weights(stage, "timm" if to == "timm" else "torchvision", file)
+        head = f"{done.classes} classes" if done.classes else "no head"
+        mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (done.mean, done.std))
+        typer.echo(f"{file}: {to}'s {done.model}, {head}; images of {done.size} px, mean {mean}, std {std}")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import typer
 
+from semisup.errors import from_system
 from semisup.files import NO_LOCK
 from semisup.signals import GRACE, catching, last, told
 
@@ -46,8 +47,10 @@ def saying_how_to_go_on(grace: float = GRACE) -> Iterator[None]:
                 raise
             _say_stopped(again)
             raise typer.Exit(128 + last()) from None
+        except BrokenPipeError:  # as of `| head`: nobody reads on
+            raise
         except OSError as error:  # a full disk, a folder that vanished
-            say(f"error: {str(error) or type(error).__name__}; once that is mended, {again}")
+            say(f"error: {from_system(error)}; once that is mended, {again}")
             raise typer.Exit(2) from None
 
 

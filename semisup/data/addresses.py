@@ -8,10 +8,10 @@ An address comes from a person's own recipe or command line, never from a folder
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 from semisup.data.remote import SCHEMES, Remote, Root
 from semisup.errors import SemisupError, nearest, raise_all
+from semisup.files import at_home
 
 __all__ = ["is_address", "place", "refuse_recorded", "require_address"]
 
@@ -27,7 +27,7 @@ def place(text: str) -> Root:
     Raises:
         SemisupError: an address that cannot be read.
     """
-    return require_address(text) if is_address(text) else Path(text).expanduser()
+    return require_address(text) if is_address(text) else at_home(text, "data.path")
 
 
 def require_address(url: str) -> Remote:

@@ -114,7 +114,9 @@ def decode(path: Path, size: int, channels: int, fit: Fit = "crop") -> NDArray[n
     except UnidentifiedImageError as error:
         raise BadImageError(_unidentified(path)) from error
     except UNREADABLE as error:
-        raise BadImageError(f"not a readable image ({first_line(error)[:200]})") from error
+        refused = isinstance(error, OSError) and error.strerror  # by the system, which has no say in what is in it
+        why = f"cannot be read ({refused})" if refused else f"not a readable image ({first_line(error)[:200]})"
+        raise BadImageError(why) from error
 
 
 def decode_whole(path: Path, channels: int) -> NDArray[np.uint8]:

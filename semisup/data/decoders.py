@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from semisup.data.decode import BadImageError, Fit, decode
 from semisup.errors import SemisupError
-from semisup.signals import end_with
+from semisup.signals import SIGNALS, end_with
 
 __all__ = ["CHUNK", "Decoded", "decoders"]
 
@@ -33,6 +34,8 @@ def _decode_chunk(root: Path, paths: Sequence[str], size: int, channels: int, fi
     """Decode a chunk of images; runs in a worker."""
     results: list[Decoded] = []
     for path in paths:
+        if _Worker.stop is not None and _Worker.stop.is_set():
+            break
         try:
             image = decode(root / path, size, channels, fit)
         except BadImageError as error:
@@ -40,6 +43,21 @@ def _decode_chunk(root: Path, paths: Sequence[str], size: int, channels: int, fi
         else:
             results.append((image, hashlib.blake2b(image.data, digest_size=16).hexdigest()))
     return results
+
+
+class _Worker:
+    """What a worker knows of its pool."""
+
+    stop: Any = None
+    """Event: what is left of its tasks is not wanted any more."""
+
+
+def _begin(parent: int, stop: Any) -> None:
+    """Let a worker end with its parent, which is told to stop itself: a terminal tells all processes at once."""
+    _Worker.stop = stop
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    end_with(parent)
 
 
 @contextmanager
@@ -56,28 +74,34 @@ def decoders(workers: int | None = None) -> Iterator[Callable[..., Iterator[Deco
         SemisupError: a process died.
     """
     pool: Any = None
+    stop: Any = None
 
     def decode_all(root: Path, paths: Sequence[str], size: int, channels: int, fit: Fit = "crop") -> Iterator[Decoded]:
-        nonlocal pool
+        nonlocal pool, stop
         if workers == 1 or (pool is None and len(paths) <= ALONE):
             return itertools.chain.from_iterable(_decode_chunk(root, [path], size, channels, fit) for path in paths)
         import joblib  # a fifth of a second
 
         processes = workers or joblib.cpu_count()
         if pool is None:
+            processes = min(processes, 2 * -(-len(paths) // CHUNK))  # two calls at a time have no more chunks
             from joblib.externals.loky import ProcessPoolExecutor
+            from joblib.externals.loky.backend import get_context
 
             # Its processes do not run the caller's script again, as those of `multiprocessing` may, and do not inherit
             # torch's threads and locks.
-            pool = ProcessPoolExecutor(processes, initializer=end_with, initargs=(os.getpid(),))
+            stop = get_context("loky").Event()
+            pool = ProcessPoolExecutor(processes, initializer=_begin, initargs=(os.getpid(), stop))
         length = min(MOST, max(CHUNK, len(paths) // (4 * processes)))
         chunks = [paths[start : start + length] for start in range(0, len(paths), length)]
-        n = len(chunks)
-        results = pool.map(_decode_chunk, [root] * n, chunks, [size] * n, [channels] * n, [fit] * n)
-        return itertools.chain.from_iterable(results)
+        # Not `pool.map`, which cancels what is not done when its results are dropped: the same trap.
+        tasks = [pool.submit(_decode_chunk, root, chunk, size, channels, fit) for chunk in chunks]
+        return itertools.chain.from_iterable(task.result() for task in tasks)
 
+    whole = False
     try:
         yield decode_all
+        whole = True
     except BrokenProcessPool as error:
         raise SemisupError(
             "a process that decoded images died, perhaps for want of memory; what is done is kept, go on with fewer "
@@ -85,4 +109,7 @@ def decoders(workers: int | None = None) -> Iterator[Callable[..., Iterator[Deco
         ) from error
     finally:
         if pool is not None:
-            pool.shutdown(wait=True, kill_workers=True)
+            # Tasks that are left do nothing any more. To kill the processes then would trip the pool's own thread: over
+            # its books, or over an answer that breaks off in the middle, and nobody would end them.
+            stop.set()
+            pool.shutdown(wait=True, kill_workers=whole)

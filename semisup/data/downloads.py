@@ -17,10 +17,12 @@ import numpy as np
 
 from semisup.data.image_data import ImageData
 from semisup.errors import SemisupError
+from semisup.files import at_home
 
 __all__ = ["CACHE", "Download", "download", "read_cifar10", "read_cifar100", "read_stl10", "read_svhn"]
 
-CACHE = Path("~/.cache/semisup").expanduser()
+CACHE = "~/.cache/semisup"
+"""Folder of what is downloaded and decoded, unless a recipe names another."""
 _REACH_SECONDS = 4.0  # to find out that there is no network
 _STALL_SECONDS = 30.0  # without a byte, after which a download is given up
 
@@ -142,7 +144,7 @@ def _torchvision(what: Download, path: Path | None, **options: Any) -> Any:
 
     torchvision checks every file's MD5 before it reads it, which matters for CIFAR, whose files are pickles.
     """
-    root = path if path is not None else CACHE
+    root = path if path is not None else at_home(CACHE, "data.path")
     if any((root / name).exists() for name in what.files):
         import torchvision
 

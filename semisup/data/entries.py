@@ -11,7 +11,7 @@ from semisup.data.remote import Root
 from semisup.data.walk import printable
 from semisup.errors import near, raise_all
 
-__all__ = ["PARTS", "Entry", "Listing", "class_notes", "make_listing", "several", "some"]
+__all__ = ["PARTS", "Entry", "Listing", "class_notes", "like", "make_listing", "several", "some"]
 
 PARTS = ("train", "val", "test")
 """In the order in which a store holds them."""
@@ -69,11 +69,19 @@ def make_listing(root: Root, entries: list[Entry], problems: list[str], notes: S
     else:
         for part in PARTS[1:]:
             for label in sorted({e.label or "" for e in entries if e.part == part} - set(classes)):
-                close = near(label, classes)
-                problems.append(f"{part}: class '{printable(label)}' has no labeled training image{printable(close)}")
+                unseen = f"class '{printable(label)}' has no labeled training image"
+                problems.append(f"{part}: {unseen}{like(label, classes)}")
     raise_all(problems, f"data.path: {root}")
     entries.sort(key=lambda e: (PARTS.index(e.part), e.path))
     return Listing(root, entries, classes, (*notes, *class_notes(classes)))
+
+
+def like(label: str, classes: Sequence[str]) -> str:
+    """Return which class may be meant by a name that is none, if one is near, as the end of a sentence."""
+    for name in classes:
+        if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", label):
+            return f"; {name!a} looks the same and has: write its accents in the same way, not as {label!a}"
+    return printable(near(label, classes))
 
 
 def class_notes(classes: Sequence[str]) -> list[str]:
@@ -86,7 +94,8 @@ def class_notes(classes: Sequence[str]) -> list[str]:
         )
     alike: dict[str, list[str]] = {}
     for name in classes:
-        seen = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")  # no zero-width space
+        letters = unicodedata.normalize("NFC", name)
+        seen = "".join(letter for letter in letters if unicodedata.category(letter) != "Cf")  # no zero-width space
         key = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", seen).casefold()).strip()
         if re.fullmatch(r"[0-9]+(\.0*)?", key):  # 1, 01 and 1.0
             key = key.split(".")[0].lstrip("0")

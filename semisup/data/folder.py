@@ -34,7 +34,7 @@ from semisup.data.rows import take
 from semisup.data.store import Store, Watch, prepare, unwatched, write_table
 from semisup.data.table import UNLABELED
 from semisup.errors import SemisupError, raise_all
-from semisup.files import locked
+from semisup.files import at_home, locked
 from semisup.settings.schema import DataConfig
 
 __all__ = ["PreparedFolder", "prepare_folder", "read_folder", "store_folder"]
@@ -164,7 +164,7 @@ def prepare_folder(config: DataConfig, *, workers: int | None = None, watch: Wat
     raise_all(missing_settings(config))
     assert config.path is not None and config.size is not None
     root = place(config.path)
-    table = None if config.csv is None else Path(config.csv).expanduser()
+    table = None if config.csv is None else at_home(config.csv, "data.csv")
     unlabeled = UNLABELED if config.unlabeled_values is None else config.unlabeled_values
     listing = list_folders(root) if table is None else list_csv(root, table, unlabeled)
     channels = 3 if config.channels is None else config.channels
@@ -184,7 +184,7 @@ def store_folder(
     root: Root, table: Path | None, size: int, channels: int, cache: str | None = None, fit: Fit = "crop"
 ) -> Path:
     """Return where the decoded images of a folder lie, at a size; `cache` and `fit` are the keys of `data`."""
-    home = CACHE / "folders" if cache is None else Path(cache).expanduser()
+    home = at_home(f"{CACHE}/folders" if cache is None else cache, "data.cache")
     whole = root.resolve() if isinstance(root, Path) else root
     both = f"{whole}\n{'' if table is None else table.resolve()}"
     key = hashlib.sha256(both.encode("utf-8", "surrogateescape")).hexdigest()[:12]

@@ -11,6 +11,7 @@ from semisup.data.remote import Remote, Root
 from semisup.data.table import list_csv
 from semisup.data.walk import LocalFolder, printable
 from semisup.errors import SemisupError, near, not_there
+from semisup.files import whole
 
 __all__ = ["PARTS", "Entry", "Listing", "list_csv", "list_folders", "part_with", "printable"]
 
@@ -66,7 +67,7 @@ def list_folders(root: Root) -> Listing:
 
 def part_with(folder: Path, root: Path) -> str | None:
     """Return which of the folders that are read below `root` another folder is, or lies in; None: none of them."""
-    folder, root = folder.resolve(), root.resolve()
+    folder, root = whole(folder), whole(root)
     first = folder.relative_to(root).parts[:1] if folder.is_relative_to(root) else ()
     return next((name for name in first if any(name.lower() in names for names in _NAMES.values())), None)
 

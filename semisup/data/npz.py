@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisup.data.duplicates import Item, find_duplicates, image_hashes
-from semisup.data.entries import class_notes
+from semisup.data.entries import class_notes, like
 from semisup.data.image_data import ImageData, level_notes
 from semisup.data.table import UNLABELED
-from semisup.errors import UNREADABLE, SemisupError, first_line, near, nearest, raise_all
+from semisup.errors import UNREADABLE, SemisupError, first_line, nearest, raise_all
 from semisup.settings.schema import DataConfig
 
 __all__ = ["read_images", "read_npz", "without_duplicates"]
@@ -278,7 +278,7 @@ def _named(
             if name in ("", *unlabeled):
                 problems.append(f"y_{part}: every {_WORDS[part]} image needs its class, not '{name}'")
             else:
-                problems.append(f"y_{part}: class '{name}' {_UNSEEN}{near(name, names)}")
+                problems.append(f"y_{part}: class '{name}' {_UNSEEN}{like(name, names)}")
     return {p: np.array([numbers.get(v, -1) for v in t.tolist()], np.int64) for p, t in texts.items()}, names
 
 

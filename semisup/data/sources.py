@@ -23,6 +23,7 @@ from semisup.data.shaped import held_out, long_tail, with_foreign
 from semisup.data.store import Watch, unwatched
 from semisup.data.table import UNLABELED
 from semisup.errors import SemisupError, nearest, not_there, raise_all
+from semisup.files import at_home
 from semisup.settings.schema import DataConfig
 
 __all__ = ["SOURCES", "at_hand", "check_source", "load_data"]
@@ -119,9 +120,7 @@ def _folder_or_file(config: DataConfig) -> Path | None:
             raise SemisupError(f"data.path: source {config.source} reads files on this machine, not from addresses")
         require_address(config.path)
         return None
-    path = Path(config.path)
-    if config.path.startswith("~/"):
-        path = path.expanduser()
+    path = at_home(config.path, "data.path")
     try:
         if config.source == "npz" and path.is_dir():
             raise SemisupError(f"data.path: must be an .npz file, but {path} is a folder")
@@ -193,13 +192,14 @@ def _digits_table() -> NDArray[np.float64]:
 
 def _read_fashion_mnist(path: Path | None) -> ImageData:
     """Read Fashion-MNIST (60,000 + 10,000 gray images of 28 x 28) from `path`, Debian's folder or the cache."""
-    places = [path] if path is not None else [_DEBIAN, CACHE]
-    found = _fashion_folder(places)
+    found = _fashion_folder(_DEBIAN if path is None else path)
     if found is None:
-        root = path if path is not None else CACHE
+        root = at_home(CACHE, "data.path") if path is None else path
+        found = _fashion_folder(root)
+    if found is None:
         hint = f"install Debian's package dataset-fashion-mnist, or put the four idx files (.gz or not) into {root}"
         download(_FASHION, root, hint)
-        found = _fashion_folder([root])
+        found = _fashion_folder(root)
     if found is None:
         raise SemisupError(f"data.source: fashion_mnist was downloaded into {root}, but its files are not there")
     return ImageData(
@@ -213,12 +213,11 @@ def _read_fashion_mnist(path: Path | None) -> ImageData:
     )
 
 
-def _fashion_folder(places: list[Path]) -> Path | None:
-    """Return the first folder with the training images: a place itself, or torchvision's layout under it."""
-    for place in places:
-        for folder in (place, place / "raw", place / "FashionMNIST" / "raw"):
-            if any((folder / f"train-images-idx3-ubyte{suffix}").is_file() for suffix in ("", ".gz")):
-                return folder
+def _fashion_folder(place: Path) -> Path | None:
+    """Return the folder with the training images: the place itself, or torchvision's layout under it."""
+    for folder in (place, place / "raw", place / "FashionMNIST" / "raw"):
+        if any((folder / f"train-images-idx3-ubyte{suffix}").is_file() for suffix in ("", ".gz")):
+            return folder
     return None
 
 

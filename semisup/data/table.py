@@ -8,6 +8,7 @@ import itertools
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -285,16 +286,24 @@ def _entry(root: Root, path: str, label: str | None, part: str) -> Entry:
     """Return the file of a row, with its size; backslashes and outer blanks are kept where a file is called so."""
     if not isinstance(root, Path):
         name = _file(root, path.replace("\\", "/"))
-        there = root.find(name)
-        return Entry(part, name, label, -1, 0) if there is None else Entry(part, name, label, *there)
+        for spelled in _spellings(name):
+            if (there := root.find(spelled)) is not None:
+                return Entry(part, spelled, label, *there)
+        return Entry(part, name, label, -1, 0)
     bare = path.strip() or path
-    for name in dict.fromkeys((path, path.replace("\\", "/"), bare, bare.replace("\\", "/"))):
+    for name in _spellings(path, path.replace("\\", "/"), bare, bare.replace("\\", "/")):
         try:
             found = (root / name).stat()  # an absolute path stays what it is
         except (OSError, ValueError):
             continue
         return Entry(part, name, label, found.st_size, found.st_mtime_ns)
     return Entry(part, path, label, -1, 0)
+
+
+def _spellings(*names: str) -> list[str]:
+    """Return names as they are, then with every accent in its letter, then apart from it, as on a Mac; each once."""
+    spelled = (unicodedata.normalize(form, name) for form in ("NFC", "NFD") for name in names)
+    return list(dict.fromkeys((*names, *spelled)))
 
 
 def _file(root: Root, path: str) -> str:

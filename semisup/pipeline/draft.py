@@ -227,8 +227,9 @@ def _inline(value: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Write text as YAML; what is no UTF-8 in it becomes an escape."""
-    return json.dumps(text, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    """Write text as YAML; what is no UTF-8 in it becomes an escape, and what YAML takes for the end of a line."""
+    written = json.dumps(text, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    return "".join(sign if sign.isprintable() else f"\\U{ord(sign):08x}" for sign in written)
 
 
 def _written(

@@ -14,7 +14,7 @@ from semisup.data.listing import part_with
 from semisup.engine import CollapseError, NonFiniteLossError, keep_memory, ranks, release_memory
 from semisup.engine.deterministic import deterministic
 from semisup.errors import SemisupError
-from semisup.files import LOCK, locked, parent_of
+from semisup.files import LOCK, at_home, locked, parent_of
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.settings import DataConfig
 from semisup.stages import Artifact, StageContext, read_artifact
@@ -116,7 +116,7 @@ def _among_images(folders: Sequence[Path], data: DataConfig) -> list[str]:
     """Why these folders would be read as images the next time."""
     if data.source != "folder" or data.path is None or data.csv is not None or is_address(data.path):
         return []
-    parts = {folder: part_with(folder, Path(data.path).expanduser()) for folder in folders}
+    parts = {folder: part_with(folder, at_home(data.path, "data.path")) for folder in folders}
     problems = [
         f"{folder} lies in '{part}' of the images {data.path}, and would be read as data; name another"
         for folder, part in parts.items()

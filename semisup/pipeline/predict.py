@@ -93,7 +93,10 @@ def predict_files(
     check_table_name(out)
     predictor = load_predictor(model, resolve_device(options.device), raw=options.raw)
     notes: list[str] = []
-    sources = [source for given in inputs for source in _sources(given, predictor, notes)]
+    files = [file for given in inputs for file in _named(given)]
+    if out is not None and any(_same(out, file) for file in files):
+        raise SemisupError(f"--out {out}: is what is read; name another file")
+    sources = [source for file in files for source in _sources(file, notes)]
     total = sum(len(source.names) for source in sources)
     if not total:
         raise SemisupError(f"predict: no images found; looked for {', '.join(SUFFIXES)}")
@@ -119,23 +122,44 @@ class _Source:
     error: str = ""
 
 
-def _sources(given: Path, predictor: Predictor, notes: list[str]) -> Iterator[_Source]:
-    """Return what one word of the command line stands for."""
+def _named(given: Path) -> list[Path]:
+    """Return the files and folders that one word of the command line stands for, without what lies in these folders.
+
+    Raises:
+        SemisupError: a pattern that stands for none.
+    """
+    if not glob.has_magic(str(given)) or os.path.lexists(given):
+        return [given]
+    found = sorted(glob.glob(str(given), recursive=True))  # noqa: PTH207 - takes absolute patterns too
+    paths = [path for path in map(Path, found) if not is_system(path.name)]
+    raise_all([] if paths else [f"{given}: no file has such a name"], "predict")
+    folders = {path for path in paths if path.is_dir()}
+    return [path for path in paths if folders.isdisjoint(path.parents)]
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there
+        return False
+
+
+def _sources(given: Path, notes: list[str]) -> Iterator[_Source]:
+    """Return the images of a file or folder."""
     suffix = given.suffix.lower()
-    if given.is_dir():
+    try:
+        folder, file = given.is_dir(), given.is_file()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        yield _Source([str(given)], error=f"cannot be opened ({error.strerror})")
+        return
+    if folder:
         yield from _folder(given, notes)
-    elif suffix == ".npz" and given.is_file():
+    elif suffix == ".npz" and file:
         name, images = read_images(given)
         notes += [f"{given}: {note}" for note in level_notes(images)]
         yield _Source([f"{given}[{name}][{i}]" for i in range(len(images))], images)
-    elif suffix in (".csv", ".tsv") and given.is_file():
+    elif suffix in (".csv", ".tsv") and file:
         yield _Source([str(path) for path in read_paths(given, notes)])
-    elif glob.has_magic(str(given)) and not os.path.lexists(given):
-        found = sorted(glob.glob(str(given), recursive=True))  # noqa: PTH207 - takes absolute patterns too
-        found = [path for path in found if not is_system(Path(path).name)]
-        raise_all([] if found else [f"{given}: no file has such a name"], "predict")
-        for path in found:
-            yield from _sources(Path(path), predictor, notes)
     else:
         yield _Source([str(given)])
 

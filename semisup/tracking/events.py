@@ -291,7 +291,10 @@ def iter_events(path: Path, offset: int) -> Iterator[tuple[Event, int]]:
             try:
                 event = _EVENT.validate_json(line).model_dump()
             except ValueError as error:
-                raise SemisupError(f"{path}: the line at byte {offset} is not an event: {_reason(error)}") from None
+                raise SemisupError(
+                    f"{path}: the line at byte {offset} is not an event: {_reason(error)}; take that line out, or move "
+                    "the file away, and what it tells of the training with it"
+                ) from None
             offset += len(line)
             yield event, offset
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from semisup.errors import SemisupError, first_line
-from semisup.files import locked_file
+from semisup.files import locked_file, whole
 from semisup.text import command
 from semisup.tracking.database import absolute, database_lock, database_path, database_uri, open_database
 from semisup.tracking.delivery import CURSOR_FILE, Cursor, Delivery, Summary
@@ -190,7 +190,7 @@ def replay(folder: Path, uri: str | None = None) -> Summary:
         SemisupError: no events there, the folder was tracked elsewhere and `uri` does not say where to send it now,
             MLflow cannot be reached, or a process is at work on the folder.
     """
-    folder = folder.resolve()
+    folder = whole(folder)
     if not (folder / EVENTS_FILE).exists():
         raise SemisupError(f"{folder}: no {EVENTS_FILE} in this folder, so there is nothing to send")
     cursor = Cursor.load(folder)

@@ -223,8 +223,70 @@ def test_a_full_disk_is_a_message_not_a_traceback(semisup: Semisup, monkeypatch:
     monkeypatch.setattr("semisup.pipeline.run", full)
     code, _, err = semisup("run", "tiny.yaml")
     assert code == 2
-    assert "No space left on device: 'out/result.json'" in err
+    assert "error: out/result.json: No space left on device; once that is mended, go on with: semisup run" in err
     assert "semisup run tiny.yaml" in err
+
+
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", LONG, "photos"],
+        ["export", LONG, "x.onnx"],
+        ["distill", LONG, "--student", "cnn"],
+        ["label", "photos", LONG],
+        ["check", "photos", LONG],
+        ["report", LONG],
+        ["track", LONG],
+        ["init", "photos", "--out", f"{LONG}.yaml"],
+    ],
+)
+def test_what_the_system_refuses_is_a_message_whatever_the_command(words: list[str], semisup: Semisup) -> None:
+    code, out, err = semisup(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and f"{LONG}" in err and ": File name too long" in err
+    assert "Errno" not in err
+
+
+def test_links_that_lead_round_in_a_circle(semisup: Semisup, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model.json").touch()
+    data = ["data.source=folder", "data.path=.", "data.size=8", "data.labels=all"]
+    for words, said in (
+        (["run", "tiny.yaml", *data, "--out", "loop"], "data.path: ./loop cannot be read (Too many"),
+        (["track", "loop"], "no events.jsonl in this folder"),
+        (["predict", "m", "loop", "--out", "p.csv"], "m: no stage.json"),
+        (["distill", "m", "--student", "cnn", "--out", "loop"], "loop"),
+    ):
+        code, out, err = semisup(*words)
+        assert (code, out) == (2, "") and err.startswith("error: ") and said in err, err
+
+
+@pytest.mark.parametrize(
+    ("words", "works"),
+    [
+        (["predict", "m", "photos"], "semisup.pipeline.predict.predict_files"),
+        (["export", "m", "m.onnx"], "semisup.pipeline.export.export_model"),
+        (["report", "m"], "semisup.pipeline.page.report"),
+        (["track", "m"], "semisup.tracking.replay"),
+    ],
+)
+def test_a_signal_ends_every_long_command_alike(
+    words: list[str], works: str, semisup: Semisup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*args: Any, **kwargs: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    (tmp_path / "m").mkdir()
+    for name in ("model.json", "result.json"):
+        (tmp_path / "m" / name).touch()
+    monkeypatch.setattr(works, stopped)
+    code, out, err = semisup(*words)
+    assert (code, out) == (130, "")
+    assert err == f"stopped; go on with: semisup {' '.join(words)}\n"
 
 
 # Prediction

@@ -37,7 +37,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("semisup.data.sources._FASHION", downloads.Download("FashionMNIST", address, ("FashionMNIST",)))
     monkeypatch.setattr("semisup.data.sources._DEBIAN", tmp_path / "debian")
     for module in ("downloads", "sources"):
-        monkeypatch.setattr(f"semisup.data.{module}.CACHE", tmp_path / "cache")
+        monkeypatch.setattr(f"semisup.data.{module}.CACHE", str(tmp_path / "cache"))
     for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(proxy, raising=False)
 
@@ -242,5 +242,5 @@ def test_a_folder_that_cannot_be_written(
 ) -> None:
     monkeypatch.setattr(downloads, "_CIFAR10", replace(downloads._CIFAR10, url=server[0]))
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(downloads, "CACHE", tmp_path / "file" / "cache")
+    monkeypatch.setattr(downloads, "CACHE", str(tmp_path / "file" / "cache"))
     assert "Not a directory" in problem(source="cifar10")

@@ -329,3 +329,26 @@ def test_what_is_read_whole_names_a_folder_that_cannot_be_opened(tmp_path: Path)
         images_below(tmp_path / "gone", ".")
     (tmp_path / "a.png").touch()
     assert [file.path for file in images_below(tmp_path, ".")] == ["./a.png"]
+
+
+def test_another_users_home_is_a_name_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell has replaced `~anna` where it was meant; here it is a folder of that name."""
+    make_root(tmp_path / "~nosuchuser")
+    monkeypatch.chdir(tmp_path)
+    data = load_data(settings(Path("~nosuchuser"), cache="~nosuchcache"))
+    assert len(data.x_train) == 14
+    assert (tmp_path / "~nosuchcache").is_dir()
+
+
+def test_without_a_home_the_key_to_set_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs as a user whom its system does not know."""
+
+    def nobody(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert "data.cache: ~/.cache/semisup/folders cannot be found, as HOME is not set" in problem(
+        make_root(tmp_path / "root"), cache=None
+    )
+    assert "data.path: ~/photos cannot be found" in problem(Path("~/photos"))

@@ -73,7 +73,7 @@ def test_layouts_that_cannot_be_meant(tmp_path: Path) -> None:
 
 def test_names_of_classes_that_may_mean_something_else() -> None:
     found = " ".join(class_notes(["Cat", "cat", "cafe\u0301", "caf\xe9", "red fox", "red_fox", "unknown", "dog"]))
-    for names in ("'Cat' and 'cat'", "'cafe\u0301' and 'caf\xe9'", "'red fox' and 'red_fox'"):
+    for names in ("'Cat' and 'cat'", r"'cafe\u0301' and 'caf" "\xe9'", "'red fox' and 'red_fox'"):
         assert f"{names} are read as 2 classes" in found
     assert "'unknown' may stand for no label" in found and "dog" not in found
     assert "'01' and '1' and '1.0' are read as 3 classes" in " ".join(class_notes(["01", "1", "1.0", "1.5", "2"]))

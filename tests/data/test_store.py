@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 import semisup.data.folder as folder_module
 from semisup.data.decode import Fit, decode
+from semisup.data.decoders import decoders
 from semisup.data.folder import prepare_folder
 from semisup.data.listing import list_folders
 from semisup.data.rows import take
@@ -262,6 +264,21 @@ def test_the_tables_of_a_store_are_written_by_who_has_its_lock(
     monkeypatch.setattr(folder_module, "write_table", noting)
     prepare_folder(DataConfig(source="folder", path=str(root), size=24, cache=str(tmp_path)), workers=1)
     assert free == [False, False]
+
+
+def test_a_signal_while_processes_decode_leaves_none_of_them(tmp_path: Path) -> None:
+    """Of which most tasks are still to do; pytest fails on an error of the pool's own thread."""
+    save(tmp_path / "a.png", picture(0, 600))
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), decoders(2) as run:
+        results = run(tmp_path, ["a.png"] * 4000, 24, 3)
+        next(results)
+        del results  # as where the signal's error goes through whoever reads them
+        raise KeyboardInterrupt
+    assert time.monotonic() - begun < 30
+    left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
+    assert [child for child in left if "LokyProcess" in " ".join(child.cmdline())] == []
 
 
 # Memory

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from semisup.data.listing import Listing, list_csv
+from semisup.data.table import read_paths
 from semisup.errors import SemisupError
 from tests.data.data_folders import picture, save
 
@@ -136,3 +137,32 @@ def test_quotes_that_are_part_of_a_text_are_no_mistake(root: Path) -> None:
 def test_a_label_over_several_lines_is_a_quote_too_many(root: Path) -> None:
     with pytest.raises(SemisupError, match="line 3: its label goes over several lines"):
         read(root, 'path,label\na/0.png,"cat\na/1.png,dog"\na/2.png,\n')
+
+
+def test_an_accent_may_be_written_in_either_way(root: Path) -> None:
+    """A Mac's names have the accent apart from its letter; a table from elsewhere has them in one."""
+    together, apart = "caf\u00e9.png", "cafe\u0301.png"
+    for there, written in ((together, apart), (apart, together)):
+        file = save(root / there, picture(1))
+        rows = [*ROWS, (written, "cat")]
+        found = [entry for entry in read(root, text(rows)).entries if entry.path == there]
+        assert [entry.bytes > 0 for entry in found] == [True]
+        assert read_paths_of(root, written) == [root / there]
+        file.unlink()
+    for name in (together, apart):  # both are there: each is itself
+        save(root / name, picture(1))
+    assert {together, apart} < {entry.path for entry in read(root, text([*ROWS, (together, ""), (apart, "")])).entries}
+
+
+def read_paths_of(root: Path, path: str) -> list[Path]:
+    (root / "t.csv").write_text(f"path\n{path}\n")
+    return read_paths(root / "t.csv")
+
+
+def test_classes_that_look_the_same_are_told_by_their_signs(root: Path) -> None:
+    head = ("path", "label", "split")
+    rows = [("a/0.png", "caf\u00e9", "train"), ("a/1.png", "dog", "train"), ("a/2.png", "cafe\u0301", "test")]
+    with pytest.raises(SemisupError, match=r"'caf\\xe9' looks the same and has: .* not as 'cafe\\u0301'"):
+        read(root, text(rows, head=head))
+    (note,) = read(root, text([(*row[:2], "train") for row in rows], head=head)).notes
+    assert note.startswith(r"'cafe\u0301' and 'caf" + "\u00e9' are read as 2 classes")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -21,7 +22,7 @@ from semisup.data.survey import Survey
 from semisup.engine import FitSettings
 from semisup.errors import SemisupError
 from semisup.pipeline import run
-from semisup.pipeline.draft import Draft, Wishes, draft, survey
+from semisup.pipeline.draft import Draft, Wishes, _quoted, draft, survey
 from semisup.pipeline.plan import make_plan
 from semisup.pipeline.timing import expected_seconds, step_seconds
 from semisup.settings.read import read_mapping
@@ -79,6 +80,13 @@ def test_names_that_are_no_utf8_are_kept(make: Make, tmp_path: Path) -> None:
     params: Any = next(iter_events(out / "events.jsonl", 0))[0]["params"]  # type: ignore[typeddict-item]
     assert r"caf\udce9" in params["data"]["path"]
     assert load_predictor(out / "labels_alone").classes == ["dark", "light"]
+
+
+@pytest.mark.parametrize(
+    "text", ["nel\x85x", "del\x7fx", "c1\x9bx", "ls\u2028x", "\U0001f468\u200d\U0001f469", "\U000e0041", "\ufeffx"]
+)
+def test_what_yaml_would_read_otherwise_is_an_escape(text: str) -> None:
+    assert yaml.safe_load(f"path: {_quoted(text)}") == {"path": text}
 
 
 def test_settings_follow_the_images(make: Make, tmp_path: Path) -> None:

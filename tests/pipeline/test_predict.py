@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -243,3 +244,49 @@ def test_patterns_pass_over_what_systems_leave_and_tables_say_where_they_begin(
     table.write_bytes("path\n\xe9.png\n".encode("latin-1"))
     with pytest.raises(SemisupError, match=r"^/\S+t.csv is not text in UTF-8"):
         predict(model, table)
+
+
+def test_a_pattern_names_nothing_twice(model: Path, photos: Path) -> None:
+    expected = [row["path"] for row in predict(model, photos)]
+    assert sorted(row["path"] for row in predict(model, photos / "**") if not row["error"]) == sorted(expected)
+    assert len(predict(model, photos / "0?.png", photos / "00.png")) == 11  # what is named twice is wanted twice
+
+
+def test_what_is_read_is_not_written_over_by_any_name(model: Path, photos: Path, tmp_path: Path) -> None:
+    table, twin = tmp_path / "t.csv", tmp_path / "twin.csv"
+    table.write_text(f"path\n{photos / '00.png'}\n")
+    twin.hardlink_to(table)
+    for given, out in ((table, twin), (tmp_path / "*.csv", table)):
+        with pytest.raises(SemisupError, match=r"--out .*\.csv: is what is read; name another file"):
+            predict_files(model, [given], out, PredictOptions("cpu"))
+    assert table.read_text().startswith("path\n")
+
+
+def test_a_name_that_the_system_refuses_is_a_row_like_others(model: Path, photos: Path) -> None:
+    good, bad = predict(model, photos / "00.png", Path("a" * 300))
+    assert good["class"] and bad["error"] == "cannot be opened (File name too long)"
+    (found,) = (row["error"] for row in predict(model, table_of(photos, "b" * 300)))
+    assert found == "cannot be read (File name too long)"
+
+
+def table_of(photos: Path, name: str) -> Path:
+    table = photos.parent / "names.csv"
+    table.write_text(f"path\n{name}\n")
+    return table
+
+
+def test_no_process_is_started_that_would_have_nothing_to_do(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def few(processes: int, **options: Any) -> Any:
+        asked.append(processes)
+        return ThreadPoolExecutor(1)
+
+    monkeypatch.setattr("joblib.externals.loky.ProcessPoolExecutor", few)
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", lambda self, **options: None)
+    for i in range(80):
+        shutil.copy(photos / "00.png", tmp_path / f"{i}.png")
+    assert len(predict(model, tmp_path, workers=100_000)) == 80
+    assert asked == [10]
