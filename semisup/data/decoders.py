@@ -45,6 +45,13 @@ def _decode_chunk(root: Path, paths: Sequence[str], size: int, channels: int, fi
     return results
 
 
+def _results(tasks: list[Any]) -> Iterator[Decoded]:
+    """Yield what tasks return, in their order, and keep none of it."""
+    tasks.reverse()
+    while tasks:
+        yield from tasks.pop().result()
+
+
 class _Worker:
     """What a worker knows of its pool."""
 
@@ -96,7 +103,7 @@ def decoders(workers: int | None = None) -> Iterator[Callable[..., Iterator[Deco
         chunks = [paths[start : start + length] for start in range(0, len(paths), length)]
         # Not `pool.map`, which cancels what is not done when its results are dropped: the same trap.
         tasks = [pool.submit(_decode_chunk, root, chunk, size, channels, fit) for chunk in chunks]
-        return itertools.chain.from_iterable(task.result() for task in tasks)
+        return _results(tasks)
 
     whole = False
     try:
