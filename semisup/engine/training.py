@@ -178,7 +178,7 @@ class Training:
         for part in range(parts):
             with ranks.step_together():
                 batch = batches(self.step * parts + part)
-            updates = self.method.step(batch, Progress(self.step, self.settings.steps))
+            updates = self.method.step(batch, Progress(self.step, self.settings.steps, part, parts))
             while True:
                 with autocast(self.settings.device, self.settings.precision), ranks.step_together():
                     update = next(updates, None)
