@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from semisup.engine.lines import Lines, open_lines
 from semisup.errors import SaidElsewhereError, SemisupError, first_line
 
 __all__ = [
@@ -46,13 +46,12 @@ __all__ = [
 TIMEOUT = "SEMISUP_RANKS_TIMEOUT"
 """Environment variable: seconds that a rank waits for the others within a step; 600 without it."""
 PATIENCE = timedelta(days=365)
-"""Between steps: data are read, stages evaluated and locks waited for as long as it takes; who has ended is noticed."""
+"""Longest time that may be asked for. Between steps there is none: data are read, stages evaluated and locks waited for
+as long as it takes; who has ended, or cannot be reached any more, is noticed."""
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets."""
 PER_CORE = 4
 """Most processes on a core: more gain nothing, and each needs some 300 MB for its libraries."""
-GLANCE = 0.02
-"""Seconds between looks at whether rank 0 has said something."""
 
 
 class LostRankError(SemisupError):
@@ -64,8 +63,8 @@ class _Process:
 
     words: Any = None
     """For what the hosts tell each other within a step, whatever device they compute on."""
-    patient: Any = None
-    """Likewise, for what may take any time."""
+    lines: Lines | None = None
+    """For what may take any time."""
     at_one_step = False
     """Whether all ranks are at one and the same training step."""
 
@@ -109,11 +108,12 @@ def joined() -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=wait, store=store, rank=number, world_size=count)
         _Process.words = dist.new_group(backend="gloo", timeout=wait)
-        _Process.patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+        lines = _Process.lines = open_lines(number, count, wait, same_everywhere)
     try:
         yield
     finally:
-        _Process.words = _Process.patient = None
+        lines.close()
+        _Process.words = _Process.lines = None
         dist.destroy_process_group()
 
 
@@ -153,11 +153,11 @@ def _within_reach() -> Iterator[None]:
     """Say in words that another rank is gone.
 
     Raises:
-        LostRankError: instead of torch's RuntimeError.
+        LostRankError: instead of torch's RuntimeError, or a line's OSError.
     """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         what = re.sub(r"^\[.*?\] ", "", first_line(error)).partition(". ")[0]  # without the line of gloo's source
         raise LostRankError(
             f"rank {os.environ.get('RANK', '0')}: lost touch with the other ranks; the one that ended first says why, "
@@ -183,8 +183,9 @@ def agreeing() -> Iterator[None]:
     if size() == 1:
         return
     found: list[str | None] = [None] * size()
+    _meet()
     with _within_reach():
-        dist.all_gather_object(found, None if mine is None else str(mine), group=_Process.patient)
+        dist.all_gather_object(found, None if mine is None else str(mine), group=_Process.words)
     if rank() == 0 and mine is not None:
         raise mine
     if any(found):
@@ -286,17 +287,23 @@ def any_rank(wanted: bool) -> bool:
 
 def tell(word: int) -> None:
     """Send a number from rank 0 to all that `hear`."""
-    if size() > 1:
+    if _Process.lines is not None:
         with _within_reach():
-            dist.broadcast(torch.tensor([word]), 0, group=_Process.patient)
+            _Process.lines.tell(word)
 
 
 def hear() -> int:
     """Wait for what rank 0 tells, however long that takes; signals are obeyed meanwhile."""
-    word = torch.zeros(1, dtype=torch.long)
+    assert _Process.lines is not None
     with _within_reach():
-        work: Any = dist.broadcast(word, 0, group=_Process.patient, async_op=True)
-        while not work.is_completed():
-            time.sleep(GLANCE)
-        work.wait()
-    return int(word)
+        return _Process.lines.hear()
+
+
+def _meet() -> None:
+    """Wait until every rank is here, however long that takes."""
+    if rank() == 0:
+        hear()
+        tell(0)
+    else:
+        tell(0)
+        hear()

@@ -178,7 +178,7 @@ class Training:
         for part in range(parts):
             with ranks.step_together():
                 batch = batches(self.step * parts + part)
-            updates = self.method.step(batch, Progress(self.step, self.settings.steps))
+            updates = self.method.step(batch, Progress(self.step, self.settings.steps, part, parts))
             while True:
                 with autocast(self.settings.device, self.settings.precision), ranks.step_together():
                     update = next(updates, None)
@@ -222,9 +222,10 @@ class Training:
         """Return the means of the terms since the last report and the learning rate, and begin the next window.
 
         Raises:
-            NonFiniteLossError: see `check_finite`.
+            NonFiniteLossError: see `check_finite`; of several ranks one says it.
         """
-        means = self.check_finite()
+        with ranks.agreeing():
+            means = self.check_finite()
         self.window.clear()
         self.terms = means | {"lr": next(iter(self.optimizers.values())).param_groups[0]["lr"]}
         return self.terms

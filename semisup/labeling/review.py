@@ -28,7 +28,7 @@ from semisup.text import csv_text
 __all__ = ["Reviewed", "review"]
 
 LEAST = 2
-"""Labels that a class needs, for any of them to be predicted by the others."""
+"""Different pictures that a class needs, for the label of any of them to be predicted by the others."""
 
 
 @dataclass(frozen=True)
@@ -123,15 +123,17 @@ def _predicted(
 ) -> tuple[NDArray[np.int64], NDArray[np.floating[Any]], list[str]]:
     """Return the labeled rows whose labels the others can predict, their out-of-fold predictions, and notes."""
     labels = pictures.labels
-    counts = np.bincount(labels[labels >= 0], minlength=len(pictures.classes))
-    few = [printable(name) for name, count in zip(pictures.classes, counts, strict=True) if count < LEAST]
-    rows = np.flatnonzero(np.append(counts >= LEAST, False)[labels])  # the last is that of -1
-    if len(np.unique(labels[rows])) < 2:
-        raise SemisupError(f"{pictures.root}: needs two classes with at least {LEAST} labels each, to compare them")
     group = np.arange(len(labels))
     for same in copies:
         group[same] = same[0]
-    notes = [f"not looked at, with one label in the class: {', '.join(few)}"] if few else []
+    counts = np.array([len(np.unique(group[labels == k])) for k in range(len(pictures.classes))])
+    few = [printable(name) for name, count in zip(pictures.classes, counts, strict=True) if count < LEAST]
+    rows = np.flatnonzero(np.append(counts >= LEAST, False)[labels])  # the last is that of -1
+    if len(np.unique(labels[rows])) < 2:
+        raise SemisupError(
+            f"{pictures.root}: needs two classes with at least {LEAST} different labeled pictures each, to compare them"
+        )
+    notes = [f"not looked at, with one labeled picture in the class: {', '.join(few)}"] if few else []
     return rows, out_of_fold(features[rows], labels[rows], group[rows], seed), notes
 
 

@@ -35,10 +35,12 @@ FAR = 3.0
 def out_of_fold(features: Floats, labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int) -> Floats:
     """Return predictions (N, C) of a logistic regression, each made by one that has not seen that image nor its copies.
 
+    Where all that are left to learn from are of one class, that one is predicted.
+
     Args:
         features: (N, D).
         labels: (N,) 0 to C - 1, of at least two classes.
-        groups: (N,); images of one group fall into one fold.
+        groups: (N,), at least two; images of one group fall into one fold.
         seed: of the folds.
     """
     from sklearn.model_selection import StratifiedGroupKFold
@@ -46,12 +48,15 @@ def out_of_fold(features: Floats, labels: NDArray[np.int64], groups: NDArray[np.
     x = _narrow(features, seed)
     order = np.random.default_rng(seed).permutation(len(x))[:SEARCHED]
     strength = fit_probe(torch.from_numpy(x[order]), torch.from_numpy(labels[order]), seed).strength
-    probs, parts = np.zeros((len(x), int(labels.max()) + 1)), min(FOLDS, int(np.bincount(labels).max()))
+    probs = np.zeros((len(x), int(labels.max()) + 1))
+    parts = min(FOLDS, int(np.bincount(labels).max()), len(np.unique(groups)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class with fewer images than folds is in some folds alone
         folds = list(StratifiedGroupKFold(parts, shuffle=True, random_state=seed).split(x, labels, groups))
     for rest, part in folds:
-        if len(part):
+        if len(part) and len(np.unique(labels[rest])) == 1:
+            probs[part, labels[rest[0]]] = 1
+        elif len(part):
             model = _model(strength).fit(x[rest], labels[rest])
             probs[np.ix_(part, model.classes_)] = model.predict_proba(x[part])
     return probs

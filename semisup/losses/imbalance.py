@@ -61,5 +61,6 @@ class LabelLoss:
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
         if self.gamma:
             right = logits.softmax(1).gather(1, labels[:, None])[:, 0]
-            losses = losses * (1 - right).clamp(min=0) ** self.gamma
+            # Never 0, where a power below 1 has an infinite slope: not every torch has clamp cut that off at its bound.
+            losses = losses * (1 - right).clamp(min=torch.finfo(right.dtype).tiny) ** self.gamma
         return (losses if self.weights is None else losses * self.weights[labels]).mean()

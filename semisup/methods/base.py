@@ -133,15 +133,25 @@ class Batch:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the run stands: `step` counts from 0 to `total` - 1."""
+    """Where the run stands: `step` counts from 0 to `total` - 1.
+
+    A step of `gradient_accumulation` has several `parts`, each a batch of its own; `part` counts them.
+    """
 
     step: int
     total: int
+    part: int = 0
+    parts: int = 1
 
     @property
     def fraction(self) -> float:
         """Part of the stage that is done, in [0, 1)."""
         return self.step / self.total
+
+    @property
+    def batches(self) -> int:
+        """Batches that came before this one."""
+        return self.step * self.parts + self.part
 
 
 @dataclass(frozen=True)
@@ -250,11 +260,12 @@ def frozen(module: nn.Module) -> nn.Module:
 
 
 KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
-GIVEN = ("teacher", "second", "num_images", "num_labeled", "image_shape", "statistics")
+GIVEN = ("teacher", "second", "num_images", "num_unlabeled", "num_labeled", "image_shape", "statistics")
 """What a method's constructor may ask for besides the network, by name: the frozen predictor of an earlier stage;
 another network like the first, with weights of its own; how many training images there are (`batch.unlabeled.index`
-counts them from 0); how many labeled images at most a batch ever shows; channels, height and width of every image; by
-what the normalization of the images can be undone."""
+counts them from 0); how many of them unlabeled batches are made of, the length of an epoch; how many labeled images at
+most a batch ever shows; channels, height and width of every image; by what the normalization of the images can be
+undone."""
 
 
 def given_to(method: type[Method]) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ class DeepCluster(Method):
     Args:
         model: the bare encoder; a two-layer projection head is added to it.
         num_images: number of training images, given by the stage; the memory takes 4 `out_features` + 1 bytes for each.
+        num_unlabeled: those of them that batches are made of, an epoch.
         clusters: of each clustering. Reference code: 3,000 on ImageNet; DeepCluster: 10,000, ten times the classes.
         clusterings: how many, from other random beginnings. Reference code: 3.
         interval: epochs between clusterings, > 0. Reference code: 1.
@@ -67,6 +68,7 @@ class DeepCluster(Method):
         self,
         model: Encoder,
         num_images: int,
+        num_unlabeled: int,
         *,
         clusters: Count = 3000,
         clusterings: Count = 3,
@@ -82,7 +84,7 @@ class DeepCluster(Method):
             model.backbone,
             ProjectionHead(model.num_features, hidden or model.num_features, out_features, num_layers=2),
         )
-        self.interval = interval
+        self.length = interval * num_unlabeled
         self.balance = balance
         self.iterations = iterations
         self.temperature = temperature
@@ -99,7 +101,7 @@ class DeepCluster(Method):
         # Where two epochs meet in a batch, an image may stand in it twice: one of its embeddings is then taken in.
         self.memory[u.index] = torch.where(self.known[u.index][:, None], self.memory[u.index], embeddings)
         self.known[u.index] = True
-        if self.is_due(progress.step, len(u.index)):
+        if self.is_due(progress.batches, len(u.index)):
             self.cluster()
         losses = []
         for centroids, sizes in zip(self.centroids, self.sizes, strict=True):
@@ -113,10 +115,9 @@ class DeepCluster(Method):
         first, second = z.chunk(2)
         yield Update(loss, log={"clusters": loss}, embeddings=(first, second))
 
-    def is_due(self, step: int, images: int) -> bool:
-        """Return whether the memory is clustered at this step: at the first one, and whenever a new interval begins."""
-        length = self.interval * len(self.memory)
-        return step == 0 or step * images // length > (step - 1) * images // length
+    def is_due(self, batch: int, images: int) -> bool:
+        """Return whether the memory is clustered at this batch: the first one, and whenever a new interval begins."""
+        return batch == 0 or batch * images // self.length > (batch - 1) * images // self.length
 
     @torch.no_grad()
     def cluster(self) -> None:

@@ -36,7 +36,7 @@ class Exemplar(Method):
 
     Args:
         model: the bare encoder, which must take images as small as a patch; the head is next to it.
-        num_images: number of training images: no more seeds than that.
+        num_unlabeled: images that batches are made of: no more seeds than that.
         image_shape: channels, height and width of an image; a seed takes four bytes for each of its numbers.
         surrogates: number of seeds. Paper: 8,000, with about 100 examples of each: far fewer than the images, of which
             two that are nearly equal contradict one another.
@@ -56,7 +56,7 @@ class Exemplar(Method):
     def __init__(
         self,
         model: Encoder,
-        num_images: int,
+        num_unlabeled: int,
         image_shape: tuple[int, int, int],
         *,
         surrogates: Count = 8000,
@@ -64,7 +64,7 @@ class Exemplar(Method):
         strength: NonNegative = 1.0,
     ) -> None:
         super().__init__()
-        surrogates = min(surrogates, num_images)
+        surrogates = min(surrogates, num_unlabeled)
         self.encoder = model
         self.head = nn.Linear(model.num_features, surrogates)
         self.width = max(round(patch * image_shape[2]), SMALLEST_PATCH)
@@ -75,8 +75,8 @@ class Exemplar(Method):
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """Yield one update, on seeds among which are this step's images if there was room for them."""
         images = batch.unlabeled["image"]
-        # How many there are follows from the step, which is known without asking the device.
-        start = progress.step * len(images)
+        # How many there are follows from the batches so far, which are known without asking the device.
+        start = progress.batches * len(images)
         known = min(start + len(images), len(self.seeds))
         if start < known:
             new = images[: known - start]

@@ -229,6 +229,7 @@ def build_method(
     num_images: int,
     num_labeled: int,
     statistics: Statistics,
+    num_unlabeled: int | None = None,
     zero_head: bool = False,
     pretrained: bool = True,
 ) -> Method:
@@ -241,6 +242,7 @@ def build_method(
         num_images: images in the training set, for a method that remembers something of each.
         num_labeled: labeled ones among them, likewise.
         statistics: what the images are normalized by, for a method that asks what they were before.
+        num_unlabeled: images that unlabeled batches are made of; None: all.
         zero_head: start the classifier's head at zero: for a network that comes from pretraining.
         pretrained: False ignores torchvision's `weights`: for a network that gets others at once, or none ever.
     """
@@ -258,6 +260,7 @@ def build_method(
         "teacher": lambda: teachers[0],
         "second": fresh,
         "num_images": lambda: num_images,
+        "num_unlabeled": lambda: num_images if num_unlabeled is None else num_unlabeled,
         "num_labeled": lambda: num_labeled,
         "image_shape": lambda: (spec.in_channels, spec.image_size, spec.image_size),
         "statistics": lambda: statistics,

@@ -24,6 +24,7 @@ from semisup.engine import (
     Quality,
     compile_backbones,
     fit,
+    ranks,
     seed_for,
     uncompiled,
 )
@@ -63,7 +64,7 @@ CHECKPOINT, CURVE = "checkpoint.pt", "oracle.json"
 """What a stage keeps in its folder only while it is unfinished."""
 
 
-def _start(context: StageContext) -> tuple[Method, WeightsReport | None]:
+def _start(context: StageContext, pool: Tensor | None) -> tuple[Method, WeightsReport | None]:
     """Build the method and give its network the weights to start from."""
     stage = context.config
     assert isinstance(stage, TrainConfig) and context.network is not None
@@ -79,6 +80,7 @@ def _start(context: StageContext) -> tuple[Method, WeightsReport | None]:
         teachers,
         num_images=len(context.data.x_train),
         num_labeled=len(context.budget.index),
+        num_unlabeled=None if pool is None else len(pool),
         statistics=context.statistics,
         zero_head=source is not None and read_network(source).kind == "encoder",
         pretrained=init is None,
@@ -99,14 +101,14 @@ def _looks(context: StageContext, method: Method) -> int | None:
     return context.recipe.oracle_every if method.trains == "classifier" and len(context.data.x_test) else None
 
 
-def _batches(context: StageContext, method: Method) -> Batches:
+def _batches(context: StageContext, method: Method, pool: Tensor | None) -> Batches:
     stage = context.config
     assert isinstance(stage, TrainConfig)
     relabeled = context.inputs[stage.pseudo_labels] if stage.pseudo_labels is not None else None
     return stage_batches(
         stage,
         method,
-        training_images(context.data, context.budget, relabeled, _pool(context, stage)),
+        training_images(context.data, context.budget, relabeled, pool),
         flip=context.data.flip,
         normalize=context.normalize(),
         device=context.device,
@@ -154,24 +156,33 @@ def fit_stage(context: StageContext, method: Method, batches: BatchSource) -> Fi
     return fit(method, batches, _settings(context), observers)
 
 
-def _pool(context: StageContext, stage: TrainConfig) -> Tensor | None:
-    """Rows that unlabeled batches are made of, if the recipe asks for fewer than all."""
+def _pool(context: StageContext) -> Tensor | None:
+    """Rows that unlabeled batches are made of, if the recipe asks for fewer than all; the same on every rank."""
+    stage = context.config
+    assert isinstance(stage, TrainConfig)
     size, images = stage.batch.pool, len(context.data.x_train)
     source = stage.init.source if stage.init is not None else None
     own = own_images(context, stage.pool, source or next(iter(stage.teacher), None))
     if own is not None:
+        # An image at the limit may be within it for one rank and beyond it for another, which has rounded otherwise.
+        own = own if ranks.size() == 1 else _of_rank_0(own)
         return torch.nonzero(own).flatten()
     if size is None or size >= images:
         return None
     return torch.randperm(images, generator=generator(context.recipe.seed, context.name, "images"))[:size]
 
 
+def _of_rank_0(mask: Tensor) -> Tensor:
+    return torch.frombuffer(bytearray(ranks.same_everywhere(lambda: mask.numpy().tobytes())), dtype=torch.bool)
+
+
 def fit_quietly(context: StageContext) -> nn.Module:
     """Train a stage without a look at it, and return its predictor."""
     stage = context.config
     assert isinstance(stage, TrainConfig) and context.network is not None
-    method, _ = _start(context)
-    fit(method, _batches(context, method), _settings(context))
+    pool = _pool(context)
+    method, _ = _start(context, pool)
+    fit(method, _batches(context, method, pool), _settings(context))
     pretrained = stage.init is not None or weights_note(context.network.spec) is not None
     if refreshes(stage, method, context.steps, pretrained=pretrained):
         refresh(context, method, method.predictor())
@@ -181,9 +192,10 @@ def fit_quietly(context: StageContext) -> nn.Module:
 
 def help_to_train(context: StageContext) -> None:
     """Take this rank's part in a training stage that rank 0 runs by `train`; nothing is written."""
-    method, _ = _start(context)
+    pool = _pool(context)
+    method, _ = _start(context, pool)
     context, _ = choose_views(context, method.views, fit_quietly)
-    fit(method, _batches(context, method), _settings(context))
+    fit(method, _batches(context, method, pool), _settings(context))
 
 
 def _origins(context: StageContext) -> list[str]:
@@ -235,11 +247,12 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
     Returns:
         The finished stage, and the step it was resumed from (None: from the start).
     """
-    method, report = _start(context)
+    pool = _pool(context)
+    method, report = _start(context, pool)
     context, choice = choose_views(context, method.views, fit_quietly)
     stage, recipe, data = context.config, context.recipe, context.data
     assert isinstance(stage, TrainConfig)
-    batches = _batches(context, method)
+    batches = _batches(context, method, pool)
     result = fit_stage(context, method, batches)
     raw = method.predictor()
     predictor = raw if result.ema is None else result.ema.module

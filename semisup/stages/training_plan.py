@@ -116,6 +116,7 @@ def _shapes(whole: Plan, stage: TrainConfig, spec: ModelSpec, networks: Mapping[
                 teachers,
                 num_images=len(data.x_train),
                 num_labeled=len(whole.budget.index),
+                num_unlabeled=min(stage.batch.pool or len(data.x_train), len(data.x_train)),
                 statistics=whole.statistics,
                 pretrained=False,
             )

@@ -410,6 +410,8 @@ class Case:
             given["teacher"] = _network("classifier", self.setting.backbone(6), separate=separate)
         if "num_images" in wanted:
             given["num_images"] = DATA
+        if "num_unlabeled" in wanted:
+            given["num_unlabeled"] = DATA
         if "num_labeled" in wanted:
             given["num_labeled"] = DATA  # the source calls any image labeled
         if "image_shape" in wanted:

@@ -212,6 +212,17 @@ def told() -> str:
     return "nothing"
 
 
+def diverged() -> str:
+    """What this rank hears of a loss that is finite on none."""
+    with ranks.joined():
+        method = CASES["rotation-plain"].build()
+        try:
+            train(method, Source(method), 5, lr=1e300)
+        except SemisupError as error:
+            return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
 def patient() -> int:
     """What this rank hears of a first one that takes longer than a step may; agreeing, too, it waits."""
     with ranks.joined():
@@ -235,6 +246,7 @@ JOBS: dict[str, Callable[[dict[str, Any], Path], Any]] = {
     "tuned": lambda job, folder: tuned(),
     "told": lambda job, folder: told(),
     "patient": lambda job, folder: patient(),
+    "diverged": lambda job, folder: diverged(),
 }
 
 

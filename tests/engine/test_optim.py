@@ -177,6 +177,7 @@ def build(name: str) -> Method:
         "teacher": build_classifier(spec),
         "second": build_classifier(spec),
         "num_images": 10,
+        "num_unlabeled": 10,
         "num_labeled": 10,
         "image_shape": (3, 8, 8),
         "statistics": ([0.5] * 3, [0.25] * 3),

@@ -72,6 +72,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         {"do": "norms"},
         {"do": "tuned"},
         {"do": "patient"},
+        {"do": "diverged"},
     ]
     return pair(tmp_path_factory.mktemp("pair"), jobs)
 
@@ -106,6 +107,11 @@ def test_a_mistake_of_one_rank_is_told_once(found: list[dict[str, Any]]) -> None
 
 def test_between_steps_ranks_wait_for_each_other_as_long_as_it_takes(found: list[dict[str, Any]]) -> None:
     assert [rank["6 patient"] for rank in found] == [7, 7]
+
+
+def test_a_loss_that_is_not_finite_is_told_once(found: list[dict[str, Any]]) -> None:
+    assert found[0]["7 diverged"].startswith("NonFiniteLossError: step ")
+    assert found[1]["7 diverged"].startswith("SaidElsewhereError")
 
 
 @pytest.mark.parametrize("said", ["", "abc", "0", "-3", "nan", "inf", "1e30"])

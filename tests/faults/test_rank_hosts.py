@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from semisup.files import locked
 from tests.faults.faults_process import environment, tensors
 from tests.faults.test_ranks import RECIPE, wait_for_a_checkpoint
 
@@ -123,3 +124,21 @@ def test_a_cable_out_for_good_is_told_and_the_job_goes_on_when_it_is_back(hosts:
     cable("up")
     ends_well(tmp_path, job(tmp_path, 2))
     assert "goes on" in (tmp_path / "0.log").read_text()
+
+
+def test_a_cable_cut_while_rank_0_works_alone_is_told_by_the_other(hosts: None, tmp_path: Path) -> None:
+    """Rank 0 waits for a lock, for as long as it takes; what the other one waits for will never come."""
+    (tmp_path / "out").mkdir()
+    with locked(tmp_path / "out", lambda: None):
+        processes = job(tmp_path, 1)
+        logs = [tmp_path / f"{host}.log" for host in range(len(HOSTS))]
+        try:
+            assert any(says(log, "is running in this folder; waiting for it", PATIENCE) for log in logs * 10)
+            time.sleep(2 * PATIENCE)
+            assert [process.poll() for process in processes] == [None, None], "longer than a step may take"
+            cable("down")
+            assert any(says(log, "lost touch with the other ranks", PATIENCE) for log in logs * 2), "within a minute"
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from semisup.cli.app import app
@@ -58,6 +60,27 @@ def test_copies_fall_into_one_fold() -> None:
     assert out_of_fold(x, labels, groups, 0)[:4, 1].max() < 0.5
 
 
+@pytest.mark.parametrize("groups", [[0, 1, 2, 3, 4, 4], [0, 1, 1, 1, 1, 2], [0, 0, 0, 1, 1, 1]])
+def test_a_fold_that_leaves_one_class_to_learn_from_predicts_it(groups: list[int]) -> None:
+    x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    probs = out_of_fold(x, np.array([0, 0, 0, 0, 1, 1]), np.array(groups), 0)
+    assert np.allclose(probs.sum(1), 1)
+
+
+def test_a_class_of_one_picture_that_is_there_twice_is_not_looked_at(models: Path, tmp_path: Path) -> None:
+    for name, pictures in {"a": [0, 1, 2, 3], "b": [4, 5, 6, 7], "c": [8, 8]}.items():
+        (tmp_path / "photos" / "labeled" / name).mkdir(parents=True)
+        for i, picture in enumerate(pictures):
+            pixels = np.random.default_rng(picture).integers(0, 256, (28, 28), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / "labeled" / name / f"{i}.png")
+    folder, cache = tmp_path / "photos", str(tmp_path / "cache")
+    found = review(folder, models / "encoder", tmp_path / "out", cache=cache, device="cpu")
+    assert found.labels == 8 and "not looked at, with one labeled picture in the class: c" in found.notes
+    shutil.rmtree(folder / "labeled" / "b")
+    with pytest.raises(SemisupError, match="needs two classes with at least 2 different labeled pictures each"):
+        review(folder, models / "encoder", tmp_path / "out", cache=cache, device="cpu")
+
+
 def test_odd_ones() -> None:
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.normal(0, 0.1, (50, 3)) + np.eye(3)[0], [[-1, 0.2, 0.3]]])
@@ -96,5 +119,5 @@ def test_the_folder_to_write_to_is_a_file(command: str, photos: Path, models: Pa
 
 
 def test_one_class_is_not_enough(photos: Path, models: Path, tmp_path: Path) -> None:
-    with pytest.raises(SemisupError, match="needs two classes with at least 2 labels each"):
+    with pytest.raises(SemisupError, match="needs two classes with at least 2 different labeled pictures each"):
         review(photos / "unlabeled", models / "encoder", tmp_path, cache=str(tmp_path / "cache"), device="cpu")

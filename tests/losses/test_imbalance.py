@@ -52,6 +52,19 @@ def test_weights_are_1_on_average_over_the_labels() -> None:
     assert loss.weights is not None and loss.weights[LABELS[:-1]].mean().item() == pytest.approx(1)
 
 
+@pytest.mark.parametrize("gamma", [0.3, 1.0, 2.0])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_focal_loss_of_certain_predictions_has_a_finite_slope(
+    gamma: float, smoothing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of older versions of torch, clamp has a slope at its bound too."""
+    monkeypatch.setattr(Tensor, "clamp", lambda x, min: torch.where(x >= min, x, min))
+    logits = torch.tensor([[90.0, 0.0], [0.0, 90.0]], requires_grad=True)
+    loss = LabelLoss(gamma=gamma)(logits, torch.tensor([0, 0]), smoothing)
+    (slope,) = torch.autograd.grad(loss, logits)
+    assert bool(loss.isfinite()) and bool(slope.isfinite().all()) and bool(slope[1].all())
+
+
 @pytest.mark.parametrize("name", sorted(name for name, cls in METHODS.items() if cls.reads_loss))
 def test_every_method_that_says_so_reads_the_loss(name: str) -> None:
     """Another loss of the labels is another update."""

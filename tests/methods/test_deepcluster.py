@@ -98,11 +98,11 @@ def test_rows_that_take_no_part_change_nothing() -> None:
 IMAGES, WIDTH, CLUSTERS = 24, 4, 3
 
 
-def bare(cls: type[DeepCluster] = DeepCluster, **options: Any) -> DeepCluster:
+def bare(cls: type[DeepCluster] = DeepCluster, epoch: int = IMAGES, **options: Any) -> DeepCluster:
     """The method on raw pixels: backbone and projection head are the identity."""
     torch.manual_seed(0)
     given = {"clusters": CLUSTERS, "clusterings": 2, "temperature": 0.4} | options
-    method = cls(Encoder(ref.Flat(WIDTH)), IMAGES, out_features=WIDTH, **given)
+    method = cls(Encoder(ref.Flat(WIDTH)), IMAGES, epoch, out_features=WIDTH, **given)
     method.encoder.projector = nn.Identity()
     return method
 
@@ -177,6 +177,21 @@ def test_clustering_is_due_where_an_interval_begins(interval: float, steps: list
     assert [step for step in range(11) if method.is_due(step, 5)] == steps
 
 
+def test_an_epoch_is_that_of_the_images_that_batches_are_made_of() -> None:
+    method = bare(epoch=10)
+    assert [step for step in range(11) if method.is_due(step, 5)] == [0, 2, 4, 6, 8, 10]
+
+
+def test_accumulated_batches_are_counted_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two batches of 6 images a step: an epoch of 24 is two steps, and is clustered once."""
+    method, turns = bare(), list[tuple[int, int]]()
+    for step in range(5):
+        for part in range(2):
+            monkeypatch.setattr(method, "cluster", lambda at=(step, part): turns.append(at))
+            list(method.step(given(list(range(6)), step), Progress(step, 5, part, 2)))
+    assert turns == [(0, 0), (2, 0), (4, 0)]
+
+
 @pytest.mark.parametrize(("balance", "ratio"), [(1.0, 1.0), (0.5, math.sqrt(3)), (0.0, 3.0)])
 def test_balance(balance: float, ratio: float) -> None:
     """Of four images three lie together: with 1 both clusters count the same, with 0 all images do."""
@@ -217,8 +232,8 @@ class WrongRows(DeepCluster):
 class Once(DeepCluster):
     """Clusters of the first batch for the whole run."""
 
-    def is_due(self, step: int, images: int) -> bool:
-        return step == 0
+    def is_due(self, batch: int, images: int) -> bool:
+        return batch == 0
 
 
 @pytest.mark.parametrize("cls", [Fresh, WrongRows, Once])

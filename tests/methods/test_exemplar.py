@@ -22,10 +22,10 @@ U = pretext.images(N, SIDE)
 CPU = torch.device("cpu")
 
 
-def build(cls: type[Exemplar] = Exemplar, channels: int = 1, num_images: int = 50, **options: Any) -> Exemplar:
+def build(cls: type[Exemplar] = Exemplar, channels: int = 1, images: int = 50, **options: Any) -> Exemplar:
     model = pretext.encoder(WIDTH**2, channels)
     torch.manual_seed(1)
-    return cls(model, num_images, (channels, SIDE, SIDE), **{"surrogates": S, **options})
+    return cls(model, images, (channels, SIDE, SIDE), **{"surrogates": S, **options})
 
 
 def at(step: int) -> Progress:
@@ -84,6 +84,14 @@ def test_the_first_images_become_the_seeds_and_no_later_one() -> None:
     assert float(method.places.abs().amax()) <= 1 - WIDTH / SIDE + 1e-6
 
 
+def test_each_batch_of_an_accumulated_step_brings_seeds() -> None:
+    method = build()
+    views = [pretext.images(N, SIDE, seed=10 + t) for t in range(2)]
+    for part, view in enumerate(views):
+        ref.first(method, pretext.given(view, "image"), Progress(0, 20, part, len(views)))
+    assert torch.equal(method.seeds[: 2 * N], torch.cat(views))
+
+
 def test_only_seeds_that_are_there_are_drawn() -> None:
     method = build()
     labels = []
@@ -123,7 +131,7 @@ def test_a_label_belongs_to_its_seed_alone() -> None:
 
 
 def test_no_more_seeds_than_images() -> None:
-    method = build(num_images=6)
+    method = build(images=6)
     assert method.head.out_features == len(method.seeds) == 6
     for t in range(3):
         assert bool(step(method, t).loss.isfinite())

@@ -8,6 +8,7 @@ import pytest
 
 import semisup
 from semisup.errors import SemisupError
+from semisup.methods.deepcluster import DeepCluster
 from semisup.pipeline.plan import load_checked
 
 RECIPE = """
@@ -43,6 +44,19 @@ def test_images_are_left_out_and_counted(tmp_path: Path) -> None:
     assert selftrain["pool/left_out"] == pytest.approx(0.3 * (1438 - 70), abs=1)
     assert 0 < labels["pool/part_left_out"] < 0.5
     assert labels["pool/left_out"] == round(labels["pool/part_left_out"] * 1438)
+
+
+@pytest.mark.parametrize(("pool", "images"), [("pool: {keep: 0.5}", 70 + 684), ("batch: {pool: 90}", 90)])
+def test_a_method_is_told_how_many_images_its_batches_are_made_of(
+    pool: str, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepCluster counts its epochs by them, exemplars are no image twice."""
+    told: list[int] = []
+    monkeypatch.setattr(DeepCluster, "is_due", lambda self, *_: told.append(round(self.length)) or True)
+    method = f"init: pretrain\n    method: {{name: deepcluster, clusters: 4}}\n    {pool}"
+    recipe = RECIPE[: RECIPE.index("  selftrain:")] + f"  again:\n    {method}\n    steps: 1\n"
+    semisup.run(write(tmp_path, recipe), out=tmp_path / "out", quiet=True)
+    assert told[-1] == pytest.approx(images, abs=1)
 
 
 @pytest.mark.parametrize(
