@@ -139,6 +139,7 @@ def test_a_frozen_network_is_planned_with_less_memory() -> None:
         ({"freeze": {"blocks": 4}}, "second.freeze.blocks: the network has 3 blocks, not 4"),
         ({"freeze": {"until": 3}}, "second.freeze.until: must be less than the stage's 3 steps, not 3"),
         ({"freeze": {"until": "x%"}}, "second.freeze.until: must be a percentage such as 30%"),
+        ({"freeze": {"until": "200%"}}, "second.freeze.until: must be more than 0% and less than 100%"),
         ({"freeze": {"until": 1.5}}, "second.freeze.until: must be more than 0, and from 1 on a whole number"),
         ({"freeze": {"block": 4}}, "second.freeze.block: unknown key; did you mean 'blocks'"),
         ({"freeze": True, "lora": True}, "second.freeze: without `blocks`, nothing of it is left for lora"),
