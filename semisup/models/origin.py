@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from semisup.models.foreign import SUFFIXES, file_shapes, is_ours
+from semisup.models.foreign import file_shapes, is_ours
 from semisup.models.from_timm import PRETRAINED, timm_source, weights_of
+from semisup.models.from_torchvision import weights_file, weights_name
 from semisup.models.prepared import NORMALIZATIONS, InputSpec
 
 __all__ = ["TIMM", "TORCHVISION", "Origin", "file_origin", "input_spec", "weights_origin"]
@@ -63,15 +64,16 @@ def weights_origin(name: str, options: Mapping[str, Any]) -> Origin | None:
         bare = name.removeprefix(TIMM)
         source = timm_source(bare)
         path = weights_of(bare) if weights == PRETRAINED else Path(weights)
-        what = f"{source.hub} of the hub" if weights == PRETRAINED else str(path)
+        what = f"{source.hub} of the hub" if weights == PRETRAINED else path.name
         stated = source.license if weights == PRETRAINED else "unknown (one's own file)"
         return Origin(what, path, _sha256(path), stated, source.size, source.mean, source.std)
-    if Path(weights).suffix in SUFFIXES:
+    file = weights_file(weights)
+    if file is not None:
         mean, std = NORMALIZATIONS["imagenet"]
-        return Origin(str(weights), Path(weights), _sha256(Path(weights)), "unknown (one's own file)", 224, mean, std)
+        return Origin(file.name, file, _sha256(file), "unknown (one's own file)", 224, mean, std)
     from torchvision import models
 
-    found = models.get_model_weights(name.removeprefix(TORCHVISION))[str(weights).rsplit(".", 1)[-1]]
+    found = models.get_model_weights(name.removeprefix(TORCHVISION))[weights_name(weights)]
     images = found.transforms()
     stated = str(found.meta.get("license", "unknown"))
     size = images.crop_size[0]
