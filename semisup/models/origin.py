@@ -94,14 +94,14 @@ def file_origin(name: str, path: Path, image_size: int) -> Origin | None:
     Raises:
         SemisupError: the file cannot be read.
     """
-    if is_ours(file_shapes(path)):
+    if is_ours(file_shapes(path), wrapped=name.startswith((TIMM, TORCHVISION))):
         return None
     stated = "unknown (one's own file)"
     if name.startswith(TIMM):
         source = timm_source(name.removeprefix(TIMM))
         size = source.size if source.fixed_size else image_size
-        return Origin(str(path), path, _sha256(path), stated, size, source.mean, source.std)
-    return Origin(str(path), path, _sha256(path), stated, image_size, *NORMALIZATIONS["imagenet"])
+        return Origin(path.name, path, _sha256(path), stated, size, source.mean, source.std)
+    return Origin(path.name, path, _sha256(path), stated, image_size, *NORMALIZATIONS["imagenet"])
 
 
 def _sha256(path: Path) -> str:
