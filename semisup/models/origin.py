@@ -23,7 +23,7 @@ class Origin:
     """Published or own weights of a network, and their images.
 
     Attributes:
-        source: what they are, for people.
+        source: what they are, for people; of a file its name alone, as it is told wherever the network goes.
         file: that they are read from; None: torchvision's own.
         hash: sha256 of their file, or its address, which has a hash in its name.
         license: as their makers state it, or "unknown".
