@@ -77,7 +77,7 @@ def test_what_is_asked_for_learns_and_nothing_else(keys: Any, learns: tuple[str,
     assert load_predictor(done["second"].folder).predict_proba(DATA.x_test).shape == (24, 3)
 
 
-@pytest.mark.parametrize("keys", [{"lora": True}, {"gradient_accumulation": 2}, {"freeze": {"until": 2}}])
+@pytest.mark.parametrize("keys", [{"lora": True, "ema": 0.5}, {"gradient_accumulation": 2}, {"freeze": {"until": 2}}])
 def test_a_stage_that_is_stopped_ends_with_the_same_bits(keys: Any, tmp_path: Path) -> None:
     whole = run_stages(stages(**keys), DATA, tmp_path / "whole", model=VIT, checkpoint_seconds=0.0)
 
