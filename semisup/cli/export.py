@@ -57,4 +57,5 @@ def export(
             done = export_weights(stage, "timm" if to == "timm" else "torchvision", file)
         head = f"{done.classes} classes" if done.classes else "no head"
         mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (done.mean, done.std))
-        typer.echo(f"{file}: {to}'s {done.model}, {head}; images of {done.size} px, mean {mean}, std {std}")
+        args = "".join(f", {key}={value!r}" for key, value in done.args.items())
+        typer.echo(f"{file}: {to}'s {done.model}{args}, {head}; images of {done.size} px, mean {mean}, std {std}")

@@ -24,7 +24,7 @@ def init(
         float, typer.Option(min=0.1, max=100_000, help="That training may take on this machine.")
     ] = 10.0,
     size: Annotated[
-        int | None, typer.Option(min=8, max=224, help="Side of the images, pixels; default: by them.")
+        int | None, typer.Option(min=8, max=518, help="Side of the images, pixels; default: by them.")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Trained weights to start from; with --network.")] = None,
     network: Annotated[

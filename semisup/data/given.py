@@ -20,6 +20,8 @@ __all__ = ["Given", "write_given"]
 Given: TypeAlias = Any
 """Arrays by their names in an .npz file (x_train, y_train, x_test, ...); a pair (x, y) of training images and classes;
 a map-style torch `Dataset` of (image, class); or such data sets by part, {"train": ..., "val": ..., "test": ...}."""
+NO_LABEL = ("None", "nan", "<NA>", "-1", "-1.0")
+"""What Python, numpy and pandas say of a missing value, and -1."""
 _PARTS = ("train", "val", "test")
 
 
@@ -70,12 +72,10 @@ def _arrays(given: Given, size: int | None) -> dict[str, NDArray[Any]]:
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:
-    """Return an array of objects as one of text if it has text, with None, nan or -1 for no label; else as it is."""
+    """Return an array of objects as one of text if it has text, with `NO_LABEL` or text in it alone; else as it is."""
     values = array.tolist() if array.dtype.kind == "O" and array.ndim == 1 else []
     named = [isinstance(value, str) for value in values]
-    unlabeled = [
-        value is None or (isinstance(value, int | float) and (value == -1 or value != value)) for value in values
-    ]
+    unlabeled = [not isinstance(value, str) and str(value) in NO_LABEL for value in values]
     if not any(named) or not all(one or other for one, other in zip(named, unlabeled, strict=True)):
         return array
     return np.array([value if isinstance(value, str) else "" for value in values])

@@ -8,7 +8,7 @@ import pickle
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,13 @@ TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """What numbers of a network may be stored as: whole ones and 8-bit floats stand for others, times a scale."""
-SECOND_CHOICE = ("encoder_k.", "momentum", "target", "student.", "discriminator")
+SECOND_CHOICE = ("encoder_k.", "momentum", "target", "student", "discriminator")
 """Parts of prefixes of networks that have a better twin in the file: MoCo's key encoder (facebookresearch/moco),
 solo-learn's and lightly's momentum encoders, BYOL's target, and the student next to DINO's teacher (facebookresearch/
 dino, `eval_linear.py`: `checkpoint_key` is "teacher")."""
+AVERAGED = ("state_dict_ema.", "model_ema.")
+"""Parts of prefixes of averages of weights, which timm itself takes before the last ones (`load_state_dict`), and which
+it and torchvision's references evaluate."""
 
 
 def file_shapes(path: str | Path) -> dict[str, Shape]:
@@ -174,11 +177,20 @@ def _collect(content: Any, prefix: str, found: dict[str, Tensor]) -> None:
             _collect(value, f"{prefix}{key}.", found)
 
 
+PLACES = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
+"""Of the parts of torchvision's ResNets, among which ReLU and pooling count; lightly's ResNets and ours lack them."""
 OUR_PARTS = ("backbone.", "neck.", "head.", "projector.")
 
 
-def is_ours(shapes: Mapping[str, Shape]) -> bool:
-    """Tell whether most names are those of a stage's `model.safetensors`; lightly has `backbone.`, too, but counts."""
+def is_ours(shapes: Mapping[str, Shape], *, wrapped: bool = False) -> bool:
+    """Tell whether most names are those of a stage's `model.safetensors`; lightly has `backbone.`, too, but counts.
+
+    Args:
+        shapes: of the file's tensors.
+        wrapped: the network is one of another library, which a stage's file has as `backbone.network.`.
+    """
+    if wrapped and not any(name.startswith("backbone.network.") for name in shapes):
+        return False
     ours = [name for name in shapes if name.startswith(OUR_PARTS)]
     counted = any(name.startswith("backbone.") and name.split(".")[1].isdigit() for name in ours)
     return not counted and 2 * len(ours) > len(shapes)
@@ -212,10 +224,12 @@ def fit_names(network: nn.Module, shapes: Mapping[str, Shape]) -> Fit:
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     best, most = Fit({}, ""), (0, 0, 0, 0)
-    for numbered, spelled in ((False, {name: name for name in wanted}), (True, _counted(network, wanted))):
+    named = (False, {name: name for name in wanted})
+    for numbered, spelled in (named, *((True, counted) for counted in _counted(network, wanted))):
         elements, names = _votes({spelled[name]: shape for name, shape in wanted.items()}, shapes)
         for prefix, count in names.items():
-            rank = (elements[prefix], count, -sum(word in prefix for word in SECOND_CHOICE), -len(prefix))
+            choice = sum(word in prefix for word in AVERAGED) - sum(word in prefix for word in SECOND_CHOICE)
+            rank = (elements[prefix], count, choice, -len(prefix))
             if rank > most:
                 found = {name: prefix + theirs for name, theirs in spelled.items() if prefix + theirs in shapes}
                 best, most = Fit(found, prefix, numbered), rank
@@ -237,11 +251,9 @@ def _votes(wanted: Mapping[str, Shape], shapes: Mapping[str, Shape]) -> tuple[Co
     return elements, names
 
 
-def _counted(network: nn.Module, names: Iterable[str]) -> dict[str, str]:
-    """Name -> the same with the network's parts counted: conv1.weight -> 0.weight."""
-    places = {part: str(i) for i, (part, _) in enumerate(network.named_children())}
-    counted = {}
-    for name in names:
-        first, dot, rest = name.partition(".")
-        counted[name] = f"{places.get(first, first)}{dot}{rest}"
-    return counted
+def _counted(network: nn.Module, names: Iterable[str]) -> Iterator[dict[str, str]]:
+    """Yield name -> the same with the network's parts counted, conv1.weight -> 0.weight: ours, and torchvision's."""
+    own = {part: str(i) for i, (part, _) in enumerate(network.named_children())}
+    for places in (own, PLACES) if set(own) >= set(PLACES) else (own,):
+        split = {name: name.partition(".") for name in names}
+        yield {name: f"{places.get(first, first)}{dot}{rest}" for name, (first, dot, rest) in split.items()}

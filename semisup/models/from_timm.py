@@ -32,6 +32,7 @@ __all__ = [
     "fill_from_file",
     "fit_file_whole",
     "timm_options",
+    "timm_sized",
     "timm_source",
     "weights_of",
 ]
@@ -222,7 +223,7 @@ def build_timm(
     raise_all(check_timm(name, weights=weights), subject)
     source = timm_source(name)
     try:
-        sized = _size_options(source, image_size)
+        sized = timm_sized(source, image_size)
         network = timm.create_model(
             source.architecture, pretrained=False, num_classes=0, in_chans=in_channels, **{**source.args, **sized}
         )
@@ -264,7 +265,7 @@ def _end_after(network: nn.Module, blocks: int, subject: str) -> None:
                 setattr(parent, name, nn.Identity())
 
 
-def _size_options(source: TimmSource, image_size: int) -> dict[str, Any]:
+def timm_sized(source: TimmSource, image_size: int) -> dict[str, Any]:
     """Return the options by which a network of one size takes another: interpolated positions, or built for it."""
     if not source.fixed_size or image_size == source.size:
         return {}

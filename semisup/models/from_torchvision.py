@@ -18,10 +18,18 @@ from torch import Tensor, nn
 
 from semisup.errors import UNREADABLE, SemisupError, first_line, nearest, raise_all
 from semisup.models.foreign import SUFFIXES, file_shapes
-from semisup.models.from_timm import fill_from_file
+from semisup.models.from_timm import PRETRAINED, fill_from_file
 from semisup.options import show
 
-__all__ = ["TorchvisionBackbone", "check_torchvision", "classifier_names"]
+__all__ = [
+    "TorchvisionBackbone",
+    "check_torchvision",
+    "classifier_names",
+    "drop_last_layer",
+    "torchvision_sized",
+    "weights_file",
+    "weights_name",
+]
 
 # These two return a tuple in train() mode: their auxiliary heads train on losses that no method here knows.
 AUXILIARY = ("googlenet", "inception_v3")
@@ -51,29 +59,42 @@ def check_torchvision(name: str, *, weights: object = None) -> list[str]:
 
     Args:
         name: torchvision's name, without the `torchvision/`.
-        weights: None, "DEFAULT", or the name of one of torchvision's weights for this network.
+        weights: None, "pretrained" (torchvision's "DEFAULT"), the name of one of its weights for this network, or a
+            file.
     """
     if name in AUXILIARY:
         return [f"name: torchvision/{name} has auxiliary outputs while training, which no method here can use"]
     names = classifier_names()
     if name not in names:
         return [f"name: torchvision/{name} is no classifier of torchvision{nearest(name, names)}"]
-    if weights is None:
+    if weights is None or weights == PRETRAINED:
+        return []
+    file = weights_file(weights) if isinstance(weights, str) else None
+    if file is not None:
+        try:
+            file_shapes(file)
+        except SemisupError as error:
+            return [str(error)]
         return []
     from torchvision import models
 
     known = models.get_model_weights(name)
-    valid = [*known.__members__, *(f"{known.__name__}.{member}" for member in known.__members__)]
+    valid = [PRETRAINED, *known.__members__, *(f"{known.__name__}.{member}" for member in known.__members__)]
     if weights in valid:
         return []
-    if isinstance(weights, str) and Path(weights).suffix in SUFFIXES:
-        try:
-            file_shapes(weights)
-        except SemisupError as error:
-            return [str(error)]
-        return []
-    listed = ", ".join(known.__members__)
+    listed = ", ".join([PRETRAINED, *known.__members__])
     return [f"weights: must be null, a file, or one of {listed}, not {show(weights)}{nearest(str(weights), valid)}"]
+
+
+def weights_file(weights: str) -> Path | None:
+    """Return the file that a recipe's `weights` name; None: they are torchvision's own."""
+    path = Path(weights)
+    return path if path.suffix.lower() in SUFFIXES or path.is_file() else None
+
+
+def weights_name(weights: str) -> str:
+    """Return torchvision's name of its own weights as a recipe has them: pretrained, V1 or ResNet18_Weights.V1."""
+    return "DEFAULT" if weights == PRETRAINED else weights.rpartition(".")[2]
 
 
 class TorchvisionBackbone(nn.Module):
@@ -85,7 +106,7 @@ class TorchvisionBackbone(nn.Module):
 
     Args:
         name: torchvision's name, without the `torchvision/`.
-        weights: None for random weights, "DEFAULT", or a name of torchvision's; downloaded unless cached; or a file.
+        weights: None for random weights, "pretrained" or a name of torchvision's, downloaded unless cached; or a file.
         in_channels: 1 or 3.
         image_size: side of the images in pixels. Vision transformers are built for it; every network is tried on
             it, on the meta device, which costs neither memory nor arithmetic.
@@ -104,14 +125,12 @@ class TorchvisionBackbone(nn.Module):
             problems.append(f"in_channels: must be 1 or 3, not {in_channels!r}")
         subject = f"model torchvision/{name}"
         raise_all(problems, subject)
-        file = None if weights is None or Path(weights).suffix not in SUFFIXES else Path(weights)
-        named = None if weights is None or file is not None else weights.rpartition(".")[2]
-        chosen = None if named is None else models.get_model_weights(name)[named]
-        sized: dict[str, Any] = {} if chosen is None else {"num_classes": len(chosen.meta["categories"])}
-        if name.startswith("vit_"):
-            sized["image_size"] = image_size
-        elif name.startswith("maxvit_"):
-            sized["input_size"] = (image_size, image_size)
+        file = None if weights is None else weights_file(weights)
+        own = None if file is not None else weights
+        chosen = None if own is None else models.get_model_weights(name)[weights_name(own)]
+        sized = torchvision_sized(name, image_size)
+        if chosen is not None:
+            sized["num_classes"] = len(chosen.meta["categories"])
         try:
             self.network: nn.Module = models.get_model(name, weights=None, **sized)
             if chosen is not None:
@@ -126,7 +145,7 @@ class TorchvisionBackbone(nn.Module):
             ) from error
         if in_channels == 1:
             _sum_first_kernel(self.network)
-        self.num_features = _drop_last_layer(self.network)
+        self.num_features = drop_last_layer(self.network)
         if file is not None:
             fill_from_file(self.network, file, subject)
         self.in_channels = in_channels
@@ -136,6 +155,13 @@ class TorchvisionBackbone(nn.Module):
         """Map images `(N, C, S, S)` to features `(N, num_features)`."""
         features: Tensor = self.network(images)
         return features
+
+
+def torchvision_sized(name: str, image_size: int) -> dict[str, Any]:
+    """Return the options by which a network is built for images of one side; none of one that takes all sizes."""
+    if name.startswith("vit_"):
+        return {"image_size": image_size}
+    return {"input_size": (image_size, image_size)} if name.startswith("maxvit_") else {}
 
 
 def _fetch(url: str, subject: str) -> dict[str, Tensor]:
@@ -172,7 +198,7 @@ def _fetch(url: str, subject: str) -> dict[str, Tensor]:
     return {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", key): value for key, value in state.items()}
 
 
-def _drop_last_layer(network: nn.Module) -> int:
+def drop_last_layer(network: nn.Module) -> int:
     """Replace the classifying layer by the identity and return how many features it took in."""
     # In every torchvision classifier it is the last registered layer with weights: a Linear, or SqueezeNet's Conv2d.
     path, layer = [(p, m) for p, m in network.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]

@@ -134,4 +134,6 @@ def merge_lora(module: nn.Module) -> None:
     for layer in list(module.modules()):
         for name in WEIGHTS:
             if parametrize.is_parametrized(layer, name):
+                shared = type(layer)  # torch takes the weight out of the class, which a deep copy (an average) has, too
+                layer.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
                 parametrize.remove_parametrizations(layer, name, leave_parametrized=True)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from semisup.models.foreign import SUFFIXES, file_shapes, is_ours
+from semisup.models.foreign import file_shapes, is_ours
 from semisup.models.from_timm import PRETRAINED, timm_source, weights_of
+from semisup.models.from_torchvision import weights_file, weights_name
 from semisup.models.prepared import NORMALIZATIONS, InputSpec
 
 __all__ = ["TIMM", "TORCHVISION", "Origin", "file_origin", "input_spec", "weights_origin"]
@@ -22,7 +23,7 @@ class Origin:
     """Published or own weights of a network, and their images.
 
     Attributes:
-        source: what they are, for people.
+        source: what they are, for people; of a file its name alone, as it is told wherever the network goes.
         file: that they are read from; None: torchvision's own.
         hash: sha256 of their file, or its address, which has a hash in its name.
         license: as their makers state it, or "unknown".
@@ -63,15 +64,16 @@ def weights_origin(name: str, options: Mapping[str, Any]) -> Origin | None:
         bare = name.removeprefix(TIMM)
         source = timm_source(bare)
         path = weights_of(bare) if weights == PRETRAINED else Path(weights)
-        what = f"{source.hub} of the hub" if weights == PRETRAINED else str(path)
+        what = f"{source.hub} of the hub" if weights == PRETRAINED else path.name
         stated = source.license if weights == PRETRAINED else "unknown (one's own file)"
         return Origin(what, path, _sha256(path), stated, source.size, source.mean, source.std)
-    if Path(weights).suffix in SUFFIXES:
+    file = weights_file(weights)
+    if file is not None:
         mean, std = NORMALIZATIONS["imagenet"]
-        return Origin(str(weights), Path(weights), _sha256(Path(weights)), "unknown (one's own file)", 224, mean, std)
+        return Origin(file.name, file, _sha256(file), "unknown (one's own file)", 224, mean, std)
     from torchvision import models
 
-    found = models.get_model_weights(name.removeprefix(TORCHVISION))[str(weights).rsplit(".", 1)[-1]]
+    found = models.get_model_weights(name.removeprefix(TORCHVISION))[weights_name(weights)]
     images = found.transforms()
     stated = str(found.meta.get("license", "unknown"))
     size = images.crop_size[0]
@@ -92,14 +94,14 @@ def file_origin(name: str, path: Path, image_size: int) -> Origin | None:
     Raises:
         SemisupError: the file cannot be read.
     """
-    if is_ours(file_shapes(path)):
+    if is_ours(file_shapes(path), wrapped=name.startswith((TIMM, TORCHVISION))):
         return None
     stated = "unknown (one's own file)"
     if name.startswith(TIMM):
         source = timm_source(name.removeprefix(TIMM))
         size = source.size if source.fixed_size else image_size
-        return Origin(str(path), path, _sha256(path), stated, size, source.mean, source.std)
-    return Origin(str(path), path, _sha256(path), stated, image_size, *NORMALIZATIONS["imagenet"])
+        return Origin(path.name, path, _sha256(path), stated, size, source.mean, source.std)
+    return Origin(path.name, path, _sha256(path), stated, image_size, *NORMALIZATIONS["imagenet"])
 
 
 def _sha256(path: Path) -> str:

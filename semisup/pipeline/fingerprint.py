@@ -10,11 +10,12 @@ from typing import Any
 from semisup._version import __version__
 from semisup.engine import ranks
 from semisup.plugins import source_hashes
+from semisup.records import file_digest
 from semisup.settings import StageConfig, TrainConfig
 from semisup.stages.kinds import finished
 from semisup.stages.networks import hashed_model
 from semisup.stages.planned import Plan, StagePlan
-from semisup.stages.predictor import WEIGHTS
+from semisup.stages.predictor import MODEL, WEIGHTS
 from semisup.stages.views import policy_names
 
 __all__ = ["fingerprint", "stage_settings"]
@@ -76,6 +77,8 @@ def _hashed_settings(config: StageConfig) -> dict[str, Any]:
     settings = stage_settings(config)
     for key in ("epochs", "steps", "model", "of", "path"):  # hashed as resolved
         settings.pop(key, None)
+    if "init" in settings:  # a file counts with its content, wherever it lies
+        settings["init"] = {key: value for key, value in settings["init"].items() if key != "weights"}
     return settings
 
 
@@ -96,5 +99,5 @@ def _file_hash(stage: StageConfig) -> str | None:
         path = str(Path(str(stage.path)) / WEIGHTS)
     if path is None:
         return None
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    described = Path(path).with_name(MODEL)  # says which classes a head tells apart, and what images are to be like
+    return "+".join(file_digest(each) for each in (Path(path), described) if each == Path(path) or each.is_file())

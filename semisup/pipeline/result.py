@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from semisup.columns import headline
-from semisup.errors import SemisupError
+from semisup.errors import SemisupError, nearest
 from semisup.stages import Artifact, Predictor, load_predictor
 from semisup.text import percent
 
@@ -105,11 +105,14 @@ class RunResult:
         """Return the trained classifier of a stage, by default the last, as a function of uint8 images.
 
         Raises:
-            SemisupError: of a dry run, or of a stage that classifies nothing.
+            SemisupError: of a dry run, of a stage that there is not, or of one that classifies nothing.
         """
         if self.out is None:
             raise SemisupError("a dry run has trained no predictor")
-        return load_predictor(self.out / self[stage or self.stages[-1].name].name)
+        names = [one.name for one in self.stages]
+        if stage is not None and stage not in names:
+            raise SemisupError(f"predictor: the run has no stage '{stage}'{nearest(stage, names)}")
+        return load_predictor(self.out / (stage or names[-1]))
 
     def to_frame(self) -> Any:
         """Return a pandas DataFrame, a row for each stage in order, with its numbers as columns; lists are left out."""

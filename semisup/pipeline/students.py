@@ -59,19 +59,27 @@ class Student:
 def compare_students(folder: Path, rounds: int = ROUNDS) -> list[Student]:
     """Measure the teacher and the students of a finished run, the teacher first, the students by their size.
 
+    A stage that learns or teaches features is neither: it classifies nothing.
+
     Args:
         folder: of the run.
         rounds: how often each network is timed, all in turn, so that a busy machine is as busy for each.
 
     Raises:
-        SemisupError: no finished run there, or none of its stages has a teacher.
+        SemisupError: no finished run there, or none of its classifiers has a teacher that classifies.
     """
     if not (folder / "result.json").is_file():
         raise SemisupError(f"{folder}: not the folder of a finished run (no result.json)")
     stages = load_recipe(folder / "recipe.yaml").stages
-    taught = {name: stage.teacher for name, stage in stages.items() if isinstance(stage, TrainConfig) and stage.teacher}
+    taught = {
+        name: stage.teacher
+        for name, stage in stages.items()
+        if isinstance(stage, TrainConfig)
+        and stage.teacher
+        and all(read_network(folder / one).kind == "classifier" for one in (name, *stage.teacher))
+    }
     if not taught:
-        raise SemisupError(f"{folder}: no stage of this run has a teacher")
+        raise SemisupError(f"{folder}: no stage of this run learns classes of a teacher")
     teachers = list(dict.fromkeys(name for own in taught.values() for name in own if name not in taught))
     names = [*teachers, *taught]
     networks = {name: _network(folder / name) for name in names}

@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from semisup.augment import POLICIES
+from semisup.augment import POLICIES, build_policy
 from semisup.augment.policies.adaptive import Probe
 from semisup.data import ImageData
 from semisup.errors import SemisupError, first_line
 from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled
 from semisup.models.recompute import recomputed
 from semisup.settings import TrainConfig
+from semisup.stages.views import policy_names
 
 __all__ = ["available_memory", "step_memory"]
 
@@ -49,18 +50,18 @@ def _try_step(method: Method, stage: TrainConfig, data: ImageData) -> tuple[int,
 
     Of a block whose activations are recomputed that is its input; what one such block takes meanwhile is not counted.
     """
-    shape = (data.channels, data.size, data.size)
+    shapes = {view: (data.channels, *size) for view, size in _sizes(method, stage, data.size).items()}
     labeled, unlabeled = method.views.policies("labeled"), method.views.policies("unlabeled")
     b, u = stage.batch.labeled if labeled else 0, stage.batch.unlabeled if unlabeled else 0
     batch = Batch(
         Labeled(
-            {view: torch.zeros(b, *shape) for view in labeled},
+            {view: torch.zeros(b, *shapes[view]) for view in labeled},
             torch.zeros(b, dtype=torch.long),
             torch.zeros(b, dtype=torch.long),
             _trace(labeled, b),
         ),
         Unlabeled(
-            {view: torch.zeros(u, *shape) for view in unlabeled},
+            {view: torch.zeros(u, *shapes[view]) for view in unlabeled},
             torch.zeros(u, dtype=torch.long),
             torch.zeros(u, data.num_classes) if stage.pseudo_labels is not None else None,
         ),
@@ -86,6 +87,17 @@ def _try_step(method: Method, stage: TrainConfig, data: ImageData) -> tuple[int,
             peak = max(peak, sum(kept.values()))
             embeds = embeds or update.embeddings is not None
     return peak, embeds
+
+
+def _sizes(method: Method, stage: TrainConfig, side: int) -> dict[str, tuple[int, int]]:
+    """Return the height and width of each view: small crops are smaller than the images."""
+    sizes = {}
+    for view, name in policy_names(stage, method.views).items():
+        settings = stage.view_settings.get(view, {})
+        options = {key: value for key, value in settings.items() if key not in ("policy", "albumentations")}
+        policy = build_policy(name, options, flip=False)
+        sizes[view] = policy.result_size(side, side) if hasattr(policy, "result_size") else (side, side)
+    return sizes
 
 
 def _trace(policies: Mapping[str, str], images: int) -> Tensor | None:

@@ -85,6 +85,8 @@ def _length(value: Any) -> Any:
         raise ValueError("must be a percentage such as 30%, a number below 1 or a number of steps") from None
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise ValueError("must be a percentage such as 30%, a number below 1 or a number of steps")
+    if text is not None and value is not None and not 0 < value < 1:
+        raise ValueError("must be more than 0% and less than 100%")
     if value is not None and not (0 < value < 1 or (value >= 1 and float(value).is_integer())):
         raise ValueError("must be more than 0, and from 1 on a whole number of steps")
     return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,7 @@ def finish_untrained(
     images: int,
     evaluation_seconds: float = 0.0,
     parameters: int = 0,
+    origins: Sequence[str] = (),
 ) -> Artifact:
     """Finish a stage that made no optimizer step; see `finish`.
 
@@ -111,6 +112,7 @@ def finish_untrained(
         images: how many a network has seen for that work.
         evaluation_seconds: what evaluation took on top.
         parameters: of the network that it evaluates.
+        origins: weights that what it leaves was made by, see `StageContext.origins`.
     """
     record = {
         "name": name,
@@ -122,6 +124,7 @@ def finish_untrained(
         "images_per_second": images / seconds,
         "parameters": parameters,
         "loaded": None,
+        "origins": list(origins),
         "metrics": metrics,
     }
     return finish(folder, files, record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -94,5 +95,16 @@ def _training(record: Mapping[str, Any]) -> str:
     told = f"Method {markdown_text(record['method'])}, {record['steps']:,} steps."
     if not record.get("settings"):
         return told
-    settings = yaml.safe_dump(record["settings"], sort_keys=False, allow_unicode=True)
+    settings = yaml.safe_dump(_without_folders(record["settings"]), sort_keys=False, allow_unicode=True)
     return f"{told} Settings that differ from the defaults:\n\n```yaml\n{settings}```"
+
+
+def _without_folders(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stage's settings with weights files by their names alone: where they lie is this machine's business."""
+
+    def told(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return _without_folders(value)
+        return Path(value).name if key == "weights" and isinstance(value, str) else value
+
+    return {key: told(key, value) for key, value in settings.items()}

@@ -46,6 +46,15 @@ class StageContext:
     """Runs an earlier stage, and those before it that read labels, once more with other labels below a folder; returns
     a context that has the finished ones among its inputs. Test images have no part in it."""
 
+    def origins(self, own: str | None = None) -> list[str]:
+        """Return which published or own weights this stage and those that it reads began with, and their licenses.
+
+        Args:
+            own: this stage's; None: random ones, or none.
+        """
+        found = {note for artifact in self.inputs.values() for note in artifact.record.get("origins", [])}
+        return sorted(found | ({own} if own is not None else set()))
+
     def normalize(self) -> Normalize:
         """Return the last step before the network."""
         return Normalize(*self.statistics).to(self.device)

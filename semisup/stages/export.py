@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from semisup.errors import SemisupError
 from semisup.models import Classifier, ModelSpec, backbone_core, load_into, save_weights
-from semisup.models.from_timm import timm_source
+from semisup.models.from_timm import timm_sized, timm_source
+from semisup.models.from_torchvision import drop_last_layer, torchvision_sized
 from semisup.models.origin import TIMM, TORCHVISION
 from semisup.models.weights import read_shapes
 from semisup.records import refuse_stage_files
@@ -22,6 +23,8 @@ from semisup.stages.predictor import describe
 __all__ = ["LIBRARIES", "Exported", "export_weights"]
 
 LIBRARIES = ("torchvision", "timm")
+TOLERANCE = 1e-3
+"""By which a library's network may differ from ours, of its largest output: sums have another order there."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Exported:
 
     Attributes:
         model: the library's name of the network.
+        args: of its constructor there, besides the number of classes.
         classes: that its head tells apart; 0: there is no head, the network is an encoder.
         size: side of its images in pixels.
         mean: that they are normalized by, per channel, of images in [0, 1].
@@ -37,6 +41,7 @@ class Exported:
     """
 
     model: str
+    args: dict[str, Any]
     classes: int
     size: int
     mean: list[float]
@@ -52,8 +57,9 @@ def export_weights(stage: Path, library: Literal["torchvision", "timm"], file: P
         file: to write.
 
     Raises:
-        SemisupError: the library has no such network, layers of a projection head stand under the classifier, or
-            `file` would be taken for one of a finished stage.
+        SemisupError: the library has no such network, layers of a projection head stand under the classifier, what
+            the library computes with the weights is something else, or `file` would be taken for one of a finished
+            stage.
     """
     refuse_stage_files([file])
     description = describe(stage)
@@ -65,50 +71,82 @@ def export_weights(stage: Path, library: Literal["torchvision", "timm"], file: P
         raise SemisupError(
             f"{stage}: its classifier stands on layers of a projection head, which {library} does not have"
         )
-    name = _name_in(library, network.spec)
     classes = network.spec.num_classes if network.kind == "classifier" else 0
-    tensors = _named(module, _empty(library, name, classes), classes, f"{stage}: {library}'s {name}")
+    name, args = _name_in(library, network.spec)
+    theirs, subject = _built(library, name, args, classes), f"{stage}: {library}'s {name}"
+    tensors = _named(module, theirs.state_dict(), classes, subject)
+    theirs.load_state_dict(tensors, strict=False)  # `_named` has compared the names; an encoder's lack those of a head
+    _check_same(library, theirs, module.eval(), network.spec, classes, subject)
     save_weights(file, tensors)
     taken = network.spec.input
     if taken is not None:
-        return Exported(name, classes, taken.size, taken.mean, taken.std)
+        return Exported(name, args, classes, taken.size, taken.mean, taken.std)
     mean, std = (list(description[key]) * (3 // network.spec.in_channels) for key in ("mean", "std"))
-    return Exported(name, classes, network.spec.image_size, mean, std)
+    return Exported(name, args, classes, network.spec.image_size, mean, std)
 
 
-def _name_in(library: str, spec: ModelSpec) -> str:
-    """Return the library's name of a network: its own, or that of one of our ResNets that is built as theirs."""
+def _name_in(library: str, spec: ModelSpec) -> tuple[str, dict[str, Any]]:
+    """Return the library's name of a network, its own or that of one of our ResNets that is built as theirs.
+
+    And the options by which it is built for the size of the network's images.
+    """
+    size = spec.image_size if spec.input is None else spec.input.size
     for prefix in (TORCHVISION, TIMM):
         if spec.name.startswith(prefix):
             name = spec.name.removeprefix(prefix)
             if prefix != f"{library}/" and name not in ("resnet18", "resnet34", "resnet50"):
                 raise SemisupError(f"model {spec.name}: --to {prefix.removesuffix('/')} is where it comes from")
-            return timm_source(name).architecture if prefix == TIMM else name
+            if library == "torchvision":
+                return name, torchvision_sized(name, size)
+            source = timm_source(name)
+            return source.architecture, {**source.args, **timm_sized(source, size)}
     options = {"width": 1.0, "stem": "cifar", "sk": False} | spec.options
     if spec.name.startswith("resnet") and (options["width"], options["stem"], options["sk"]) == (
         1.0,
         "imagenet",
         False,
     ):
-        return spec.name
+        return spec.name, {}
     raise SemisupError(
         f"model {spec.name} {spec.options}: {library} has no such network; those of {library}/<name> and resnets "
         "of width 1 with `stem: imagenet` can be written"
     )
 
 
-def _empty(library: str, name: str, classes: int) -> dict[str, Tensor]:
-    """Return the library's state dict of a network for that many classes (0: torchvision's own number)."""
-    with torch.device("meta"):
-        if library == "timm":
-            import timm
+def _built(library: str, name: str, args: dict[str, Any], classes: int) -> nn.Module:
+    """Return the library's network for that many classes (0: without a head, or with torchvision's own)."""
+    network: nn.Module
+    if library == "timm":
+        import timm
 
-            network: nn.Module = timm.create_model(name, num_classes=classes)
-        else:
-            from torchvision import models
+        network = timm.create_model(name, num_classes=classes, **args)
+    else:
+        from torchvision import models
 
-            network = models.get_model(name, weights=None, **({"num_classes": classes} if classes else {}))
-    return network.state_dict()
+        network = models.get_model(name, weights=None, **args, **({"num_classes": classes} if classes else {}))
+    return network
+
+
+@torch.inference_mode()
+def _check_same(library: str, theirs: nn.Module, ours: Classifier, spec: ModelSpec, classes: int, subject: str) -> None:
+    """Compare what a library's network makes of two images with ours: the logits, or of an encoder the features.
+
+    Raises:
+        SemisupError: it is something else.
+    """
+    side = spec.image_size
+    images = torch.randn(2, spec.in_channels, side, side, generator=torch.Generator().manual_seed(0))
+    prepare = getattr(ours.backbone, "prepare", None)
+    taken = (images if prepare is None else prepare(images)).expand(-1, 3, -1, -1)
+    if not classes and library == "torchvision":
+        drop_last_layer(theirs)
+    found, wanted = theirs.eval()(taken), ours(images) if classes else ours.features(images)
+    apart, scale = float((found - wanted).abs().max()), float(wanted.abs().max())
+    if not apart <= TOLERANCE * max(scale, 1.0):
+        raise SemisupError(
+            f"{subject} computes something else with these weights (outputs up to {scale:.2g} differ by {apart:.2g}), "
+            "so they are not written; an ONNX file has the network as it is: semisup export STAGE FILE.onnx"
+        )
 
 
 def _named(module: Classifier, wanted: dict[str, Tensor], classes: int, subject: str) -> dict[str, Tensor]:

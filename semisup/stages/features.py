@@ -192,4 +192,5 @@ def finish_evaluated(
         images=images,
         evaluation_seconds=time.perf_counter() - started - seconds,
         parameters=count_parameters(network),
+        origins=context.origins(),
     )

@@ -87,6 +87,11 @@ class Network:
         with weightless():
             return self.build_classifier()
 
+    def built_as(self, other: Network) -> bool:
+        """Whether both are built alike, with whatever weights each begins."""
+        one, two = (replace(network, spec=replace(network.spec, options={})) for network in (self, other))
+        return one == two and _architecture(self.spec) == _architecture(other.spec)
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "shapes"}
 

@@ -128,6 +128,7 @@ def save_targets(
         kind=context.config.kind,
         seconds=seconds,
         images=images,
+        origins=context.origins(),
     )
 
 

@@ -202,11 +202,10 @@ def _origins(context: StageContext) -> list[str]:
     """Return which published or own weights a stage and those that it reads began with, and their licenses."""
     stage = context.config
     assert isinstance(stage, TrainConfig) and context.network is not None
-    found = {note for artifact in context.inputs.values() for note in artifact.record.get("origins", [])}
     own = weights_note(context.network.spec) if stage.init is None else None
     if stage.init is not None and stage.init.weights is not None:
-        own = f"{stage.init.weights}, license unknown (one's own file)"
-    return sorted(found | ({own} if own is not None else set()))
+        own = f"{Path(stage.init.weights).name}, license unknown (one's own file)"
+    return context.origins(own)
 
 
 def _data_note(context: StageContext) -> dict[str, Any]:

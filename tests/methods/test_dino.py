@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semisup.errors import SemisupError
 from semisup.methods import Batch, Progress, Unlabeled, Update
 from semisup.methods.dino import DINO, DINOHead
 from semisup.models import Encoder
 from semisup.models.cnn import SmallCNN
 from tests.methods import methods_reference as ref
+from tests.stages.stages_small import small_data, small_plan, train_stage
 
 IMAGES, CLUSTERS = 5, 4
 
@@ -258,3 +260,9 @@ def test_the_last_layer_begins_short_enough_to_turn() -> None:
         optimizer.step()
     turned = torch.rad2deg((before[0] @ F.normalize(head.last.detach()[0], dim=0)).acos())
     assert float(turned) > 10
+
+
+def test_small_crops_that_the_network_cannot_take_are_refused_in_the_plan() -> None:
+    model = {"name": "vit", "width": 12, "depth": 3, "patch": 8}
+    with pytest.raises(SemisupError, match=r"batch: method 'dino' cannot make a step .*patch must divide"):
+        small_plan({"s": train_stage("dino")}, small_data(), model=model)

@@ -18,6 +18,8 @@ from semisup.config import parse_recipe
 from semisup.errors import SemisupError
 from semisup.models import ModelSpec, save_weights
 from semisup.models.foreign import file_shapes, file_tensors, finite_tensors, fit_names
+from semisup.models.origin import file_origin
+from semisup.models.prepared import NORMALIZATIONS
 from semisup.settings import InitConfig
 from semisup.stages.initial import load_initial_weights
 from semisup.stages.networks import build_method
@@ -56,10 +58,24 @@ LAYOUTS: dict[str, tuple[str, Callable[[State], Any], str]] = {
         lambda s: {"epoch": 3, "arch": "resnet18", "state_dict": s, "args": argparse.Namespace(lr=1)},
         "state_dict.",
     ),
+    "timm's average": (".pth.tar", lambda s: {"state_dict": scrambled(s), "state_dict_ema": s}, "state_dict_ema."),
+    "torchvision's average": (
+        ".pth",
+        lambda s: {"model": scrambled(s), "model_ema": prefixed("module.", s) | {"n_averaged": torch.tensor(3)}},
+        "model_ema.module.",
+    ),
     "DataParallel": (".pth", lambda s: prefixed("module.", s), "module."),
     "torch.compile": (".pth", lambda s: prefixed("_orig_mod.", s), "_orig_mod."),
     "lightly": (".ckpt", lambda s: {"state_dict": prefixed("backbone.", sequential(s)) | HEAD}, "state_dict.backbone."),
     "lightly-train": (".pt", without_fc, ""),
+    "lightly-train's checkpoint": (
+        ".ckpt",
+        lambda s: {
+            "state_dict": prefixed("student_embedding_model.wrapped_model._model.", scrambled(s))
+            | prefixed("teacher_embedding_model.wrapped_model._model.", s)
+        },
+        "state_dict.teacher_embedding_model.wrapped_model._model.",
+    ),
     "MoCo": (
         ".pth.tar",
         lambda s: {
@@ -136,6 +152,24 @@ def test_every_layout_fills_the_backbone(layout: str, state: State, tmp_path: Pa
     loaded = method.model.backbone.network.state_dict()
     for name, tensor in without_fc(state).items():
         assert torch.equal(loaded[name], tensor), name
+
+
+def test_a_file_with_another_wrappers_backbone_expects_what_others_weights_do(state: State, tmp_path: Path) -> None:
+    theirs, ours = tmp_path / "theirs.safetensors", tmp_path / "ours.safetensors"
+    save_weights(theirs, prefixed("backbone.", state))
+    save_weights(ours, prefixed("backbone.network.", state))
+    origin = file_origin("torchvision/resnet18", theirs, 32)
+    assert origin is not None and origin.mean == NORMALIZATIONS["imagenet"][0]
+    assert file_origin("torchvision/resnet18", ours, 32) is None
+
+
+def test_our_own_resnet_takes_torchvisions_numbers(state: State, tmp_path: Path) -> None:
+    path = tmp_path / "w.ckpt"
+    torch.save({"state_dict": prefixed("backbone.", sequential(state))}, path)
+    method = fresh("resnet18", stem="imagenet")
+    report = load_initial_weights(method, InitConfig(), path, small_data().classes)
+    assert report.fraction == 1 and any("counts the parts" in note for note in report.notes)
+    assert torch.equal(method.model.backbone.state_dict()["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
 
 
 def test_our_own_resnet_takes_torchvisions_names(state: State, tmp_path: Path) -> None:

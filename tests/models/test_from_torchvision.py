@@ -12,7 +12,7 @@ import torch
 
 from semisup.errors import SemisupError
 from semisup.models import from_torchvision
-from semisup.models.from_torchvision import TorchvisionBackbone, _fetch
+from semisup.models.from_torchvision import TorchvisionBackbone, _fetch, check_torchvision, weights_name
 
 
 @pytest.fixture
@@ -74,6 +74,19 @@ def test_the_network_has_the_weights_of_the_file(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(from_torchvision, "_fetch", lambda url, subject: state)
     network = TorchvisionBackbone("squeezenet1_1", "IMAGENET1K_V1", image_size=64).network.state_dict()
     assert network and all(torch.equal(network[name], state[name]) for name in network)
+
+
+def test_pretrained_is_torchvisions_default_and_a_file_is_one_by_its_content(tmp_path: Path) -> None:
+    assert check_torchvision("squeezenet1_1", weights="pretrained") == []
+    assert check_torchvision("squeezenet1_1", weights="pretraind")[0].endswith("did you mean 'pretrained'?")
+    assert weights_name("pretrained") == "DEFAULT"
+    assert weights_name("SqueezeNet1_1_Weights.IMAGENET1K_V1") == "IMAGENET1K_V1"
+    own = TorchvisionBackbone("squeezenet1_1", image_size=64).state_dict()
+    for name in ("W.PTH", "w"):
+        torch.save({key.removeprefix("network."): value for key, value in own.items()}, tmp_path / name)
+        assert check_torchvision("squeezenet1_1", weights=str(tmp_path / name)) == []
+        read = TorchvisionBackbone("squeezenet1_1", str(tmp_path / name), image_size=64).state_dict()
+        assert all(torch.equal(own[key], value) for key, value in read.items())
 
 
 def test_weights_of_another_image_size_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

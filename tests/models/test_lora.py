@@ -126,6 +126,17 @@ def test_an_average_begins_as_what_it_follows_and_asks_for_no_gradient() -> None
     assert any(is_lora(name) for name, _ in network.named_parameters()), "a copy's merge leaves the first as it was"
 
 
+@pytest.mark.parametrize("name", ["vit", "resnet50"])
+def test_an_average_that_was_made_afterwards_is_merged_too(name: str) -> None:
+    network = moved(with_lora(name))
+    average = EMA(network)
+    expected = network(IMAGES)
+    for each in (network, average.module):
+        merge_lora(each)
+        assert not any(is_lora(parameter) for parameter, _ in each.named_parameters())
+        assert torch.allclose(each(IMAGES), expected, atol=1e-5)
+
+
 def test_another_key_begins_elsewhere() -> None:
     one, other = backbone(), backbone()
     add_lora(one, ["blocks.0.mlp.fc1"], 4, 8.0, "a")

@@ -134,6 +134,24 @@ def test_costs_are_counted(out: Path) -> None:
         compare_students(out / "student")
 
 
+def test_who_distilled_features_alone_is_not_compared(tmp_path: Path) -> None:
+    taught = {"teacher": "pretrain", "method": {"name": "distill_features"}, "batch": {"unlabeled": 32}, "steps": 1}
+    stages = {
+        "pretrain": SMALL["stages"]["pretrain"] | {"steps": 1},
+        "eyes": taught | {"model": {"name": "cnn", "width": 3}},
+        "small": {"init": "eyes", "method": {"name": "supervised"}, "steps": 1},
+    }
+    run(SMALL | {"stages": stages}, out=tmp_path / "run", quiet=True)
+    done = CliRunner().invoke(
+        app, ["distill", str(tmp_path / "run" / "small"), "--student", "cnn,width=2", "--steps", "1"]
+    )
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "small-small-student-cnn-width-2"
+    assert [one.name for one in compare_students(folder, rounds=1)] == ["small", "student_cnn_width_2"]
+    with pytest.raises(SemisupError, match="no stage of this run learns classes of a teacher"):
+        compare_students(tmp_path / "run")
+
+
 def test_table_and_figure(tmp_path: Path) -> None:
     found = [
         Student("big", 0.9, 1000, 4000, 2_000_000, 1.5, teacher=True),

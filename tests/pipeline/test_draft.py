@@ -154,6 +154,9 @@ def test_pretrained_weights_are_started_from(make: Make, tmp_path: Path, monkeyp
     recipe = load_recipe(path)
     assert (recipe.model["weights"], recipe.data.size) == (str(file), 32)
     assert "from scratch" not in made.text
+    many = pictures(tmp_path / "many", labeled=2, unlabeled=4, size=70)
+    made, path = make(many, weights=(file, "timm/test_resnet"), size=32)
+    assert list(load_recipe(path).stages) == ["labels_alone", "train", "best"]
     monkeypatch.chdir(tmp_path)
     words = ["init", "p", "--weights", file.name, "--network", "timm/test_resnet", "--size", "32", "--minutes", "0.1"]
     told = CliRunner().invoke(app, [*words, "--cache", "cache"]).output

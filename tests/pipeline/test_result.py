@@ -128,6 +128,8 @@ def test_every_classifier_loads_and_gives_its_recorded_accuracy(out: Path, resul
             assert accuracy == pytest.approx(result[name].metrics["test/accuracy"], abs=1e-12)
     with pytest.raises(SemisupError, match="an encoder without a classifier"):
         result.predictor("pretrain")
+    with pytest.raises(SemisupError, match="has no stage 'studnet'; did you mean 'student'"):
+        result.predictor("studnet")
 
 
 def test_headline_and_table_show_how_good_the_kept_labels_were(result: RunResult) -> None:

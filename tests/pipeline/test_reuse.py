@@ -274,7 +274,7 @@ def test_a_weights_file_counts_with_its_content(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     weights = load_weights(tmp_path / "a" / "pretrain" / "model.safetensors")
 
-    def fingerprint(scale: float) -> str:
+    def fingerprint(scale: float, path: Path = path) -> str:
         save_weights(path, {name: t * scale if t.is_floating_point() else t for name, t in weights.items()})
         return (
             make_plan(small(f"stages.finetune.init={{weights: {path}, from: null, head_layer: 0}}"))
@@ -283,6 +283,9 @@ def test_a_weights_file_counts_with_its_content(tmp_path: Path) -> None:
         )
 
     assert fingerprint(1.0) == fingerprint(1.0) != fingerprint(2.0)
+    assert fingerprint(1.0) == fingerprint(1.0, tmp_path / "moved.safetensors")
+    shutil.copyfile(tmp_path / "a" / "pretrain" / "model.json", tmp_path / "model.json")
+    assert fingerprint(1.0) != fingerprint(1.0, tmp_path / "a" / "alone.safetensors")
 
 
 def test_the_data_is_read_from_its_own_place() -> None:

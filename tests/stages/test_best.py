@@ -11,6 +11,7 @@ import torch
 
 from semisup.data import draw_budget
 from semisup.errors import SemisupError
+from semisup.models import build_backbone, save_weights
 from semisup.records import file_digest
 from semisup.stages.targets import read_targets
 from tests.stages.stages_small import run_stages, small_data, small_plan, train_stage
@@ -76,6 +77,21 @@ def test_a_student_may_start_from_it_and_learn_from_it(tmp_path: Path) -> None:
     stages = {"a": learned(), "b": train_stage("supervised", stage=IDLE), "best": best("a", "b"), **more}
     done = run_stages(stages | {"same": {"kind": "relabel", "teacher": "a"}}, small_data(), tmp_path)
     assert torch.equal(read_targets(done["labels"])[1], read_targets(done["same"])[1])
+
+
+def test_networks_that_begin_with_other_weights_are_one_network(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = {"name": "torchvision/squeezenet1_1", "resize": 32}
+    network = build_backbone("torchvision/squeezenet1_1", {}, in_channels=3, image_size=32)
+    for name in ("one", "two"):
+        save_weights(tmp_path / f"{name}.safetensors", network.state_dict())
+    stages = {
+        "a": learned(model={**model, "weights": str(tmp_path / "one.safetensors")}),
+        "b": learned(model={**model, "weights": str(tmp_path / "two.safetensors")}),
+        "best": best("a", "b"),
+    }
+    plan, _ = small_plan(stages, small_data())
+    assert plan.stages[-1].network == plan.stages[0].network
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -22,13 +22,13 @@ def trained(model: dict[str, Any], folder: Path, method: str = "supervised", cha
     return run_stages(stages, data, folder)["s"].folder
 
 
-def loaded(library: str, name: str, file: Path, classes: int) -> nn.Module:
+def loaded(library: str, name: str, file: Path, classes: int, **args: Any) -> nn.Module:
     if library == "timm":
         timm = pytest.importorskip("timm")
-        return timm.create_model(name, num_classes=classes, checkpoint_path=str(file)).eval()
+        return timm.create_model(name, num_classes=classes, checkpoint_path=str(file), **args).eval()
     from torchvision import models
 
-    network = models.get_model(name, num_classes=classes)
+    network = models.get_model(name, num_classes=classes, **args)
     network.load_state_dict(load_file(file), strict=True)
     return network.eval()
 
@@ -39,6 +39,7 @@ def loaded(library: str, name: str, file: Path, classes: int) -> nn.Module:
         ("torchvision", {"name": "resnet18", "stem": "imagenet"}, 1),
         ("timm", {"name": "resnet18", "stem": "imagenet"}, 3),
         ("timm", {"name": "timm/resnet10t", "resize": 32}, 3),
+        ("timm", {"name": "timm/test_vit", "resize": 32}, 3),
         ("torchvision", {"name": "torchvision/mobilenet_v3_small", "resize": 32}, 3),
     ],
 )
@@ -48,7 +49,7 @@ def test_the_library_loads_it_strictly_and_computes_the_same(
     folder = trained(model, tmp_path / "run", channels=channels)
     done = export_weights(folder, library, tmp_path / "w.safetensors")
     assert done.classes == 3
-    theirs, ours = loaded(library, done.model, tmp_path / "w.safetensors", 3), load_network(folder, CPU)
+    theirs, ours = loaded(library, done.model, tmp_path / "w.safetensors", 3, **done.args), load_network(folder, CPU)
     images = torch.randn(2, channels, 8, 8)
     given = images
     if model.get("resize"):
@@ -62,6 +63,22 @@ def test_an_encoder_is_written_without_a_head(tmp_path: Path) -> None:
     folder = trained({"name": "resnet18", "stem": "imagenet"}, tmp_path / "run", "simclr")
     assert export_weights(folder, "torchvision", tmp_path / "w.safetensors").classes == 0
     assert "fc.weight" not in load_file(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("library", "model"),
+    [
+        ("timm", {"name": "timm/test_vit", "resize": 32, "pool": "mean"}),
+        ("torchvision", {"name": "torchvision/squeezenet1_1", "resize": 32}),
+    ],
+)
+def test_weights_with_which_the_library_computes_something_else_are_not_written(
+    library: Literal["timm", "torchvision"], model: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = trained(model, tmp_path / "run", channels=3)
+    with pytest.raises(SemisupError, match="computes something else with these weights"):
+        export_weights(folder, library, tmp_path / "w.safetensors")
+    assert not (tmp_path / "w.safetensors").exists()
 
 
 def test_a_network_that_the_library_does_not_have_is_refused(tmp_path: Path) -> None:

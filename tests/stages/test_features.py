@@ -16,6 +16,8 @@ from semisup.data import draw_budget
 from semisup.errors import SemisupError
 from semisup.models import load_weights, save_weights
 from semisup.stages.cache import extract, read_features
+from semisup.stages.card import card
+from semisup.stages.deployed import facts_of
 from semisup.stages.features import Layers, stored_features
 from semisup.stages.predictor import load_features
 from tests.stages.stages_small import CPU, run_stages, small_data, small_plan, train_stage
@@ -73,6 +75,23 @@ def test_probe_knn_and_propagate_read_it_without_training(model: dict[str, Any],
     used = load_weights(done["probe"].folder / "features.safetensors")
     assert torch.equal(used["features"], read_features(folder / "train.npy", used["index"].numpy()))
     assert (done["spread"].folder / "targets.safetensors").exists()
+
+
+def test_what_pretrained_weights_have_taught_says_so_and_names_no_folder(model: dict[str, Any], tmp_path: Path) -> None:
+    file = model["weights"]
+    stages = {
+        "features": {"kind": "features", "model": model},
+        "probe": {"kind": "probe", "of": "features"},
+        "labels": {"kind": "relabel", "teacher": "probe"},
+        "student": train_stage("noisy_student", stage={"pseudo_labels": "labels"}),
+        "tuned": train_stage("supervised", stage={"model": model}),
+        "filled": train_stage("supervised", stage={"model": model | {"weights": None}, "init": {"weights": file}}),
+    }
+    done = run_stages(stages, small_data(channels=3), tmp_path)
+    for name in ("student", "tuned", "filled"):
+        facts = facts_of(done[name].folder)
+        assert facts.metadata["license"] == "w.safetensors, license unknown (one's own file)"
+        assert str(Path(file).parent) not in card(facts, {}) + str(facts.metadata)
 
 
 @pytest.mark.parametrize(

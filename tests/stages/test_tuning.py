@@ -77,7 +77,7 @@ def test_what_is_asked_for_learns_and_nothing_else(keys: Any, learns: tuple[str,
     assert load_predictor(done["second"].folder).predict_proba(DATA.x_test).shape == (24, 3)
 
 
-@pytest.mark.parametrize("keys", [{"lora": True}, {"gradient_accumulation": 2}, {"freeze": {"until": 2}}])
+@pytest.mark.parametrize("keys", [{"lora": True, "ema": 0.5}, {"gradient_accumulation": 2}, {"freeze": {"until": 2}}])
 def test_a_stage_that_is_stopped_ends_with_the_same_bits(keys: Any, tmp_path: Path) -> None:
     whole = run_stages(stages(**keys), DATA, tmp_path / "whole", model=VIT, checkpoint_seconds=0.0)
 
@@ -139,6 +139,7 @@ def test_a_frozen_network_is_planned_with_less_memory() -> None:
         ({"freeze": {"blocks": 4}}, "second.freeze.blocks: the network has 3 blocks, not 4"),
         ({"freeze": {"until": 3}}, "second.freeze.until: must be less than the stage's 3 steps, not 3"),
         ({"freeze": {"until": "x%"}}, "second.freeze.until: must be a percentage such as 30%"),
+        ({"freeze": {"until": "200%"}}, "second.freeze.until: must be more than 0% and less than 100%"),
         ({"freeze": {"until": 1.5}}, "second.freeze.until: must be more than 0, and from 1 on a whole number"),
         ({"freeze": {"block": 4}}, "second.freeze.block: unknown key; did you mean 'blocks'"),
         ({"freeze": True, "lora": True}, "second.freeze: without `blocks`, nothing of it is left for lora"),

@@ -69,7 +69,8 @@ def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]
     for other in (first, *others):
         require_classifier(other, "among")
     for other in others:
-        if other.network != first.network:
+        assert other.network is not None and first.network is not None
+        if not other.network.built_as(first.network):
             raise SemisupError(
                 f"among: '{other.name}' has another network than '{first.name}'; what is taken must be one"
             )

@@ -131,10 +131,11 @@ def run(context: StageContext) -> tuple[Artifact, int | None]:
     from semisup.stages.artifact import finish_untrained, write_json
     from semisup.stages.cache import extract, view_files
     from semisup.stages.features import LOOK, Layers
+    from semisup.stages.initial import weights_note
 
     started = time.perf_counter()
     data, config = context.data, context.config
-    assert isinstance(config, Config)
+    assert isinstance(config, Config) and context.network is not None
     files, looked_at = _network(context)
     how: dict[str, Any] = {"grid": config.grid, "maps": config.maps, "mirror": config.mirror}
     write_json(context.folder / LOOK, how)
@@ -162,6 +163,7 @@ def run(context: StageContext) -> tuple[Artifact, int | None]:
         seconds=time.perf_counter() - started,
         images=images - resumed or 1,
         parameters=count_parameters(network),
+        origins=context.origins(None if config.of is not None else weights_note(context.network.spec)),
     )
     return artifact, resumed or None
 
