@@ -30,7 +30,7 @@ from semisup.engine import (
 )
 from semisup.engine.seeding import generator
 from semisup.methods import METHODS, Method
-from semisup.models import WeightsReport, count_parameters, stage_decay
+from semisup.models import Classifier, WeightsReport, count_parameters, stage_decay
 from semisup.settings import TrainConfig
 from semisup.stages.artifact import Artifact, finish
 from semisup.stages.auto_views import CHOICE, Choice, choose_views, chosen_before
@@ -198,11 +198,18 @@ def help_to_train(context: StageContext) -> None:
     fit(method, _batches(context, method, pool), _settings(context))
 
 
+def _own_weights(context: StageContext) -> str | None:
+    """Return which published or own weights the network begins with; None: random ones, or those of `init`."""
+    stage = context.config
+    assert isinstance(stage, TrainConfig) and context.network is not None
+    return None if stage.init is not None else weights_note(context.network.spec)
+
+
 def _origins(context: StageContext) -> list[str]:
     """Return which published or own weights a stage and those that it reads began with, and their licenses."""
     stage = context.config
     assert isinstance(stage, TrainConfig) and context.network is not None
-    own = weights_note(context.network.spec) if stage.init is None else None
+    own = _own_weights(context)
     if stage.init is not None and stage.init.weights is not None:
         own = f"{Path(stage.init.weights).name}, license unknown (one's own file)"
     return context.origins(own)
@@ -240,6 +247,22 @@ def _evaluate(
     return metrics, temperature, files
 
 
+def _saved(context: StageContext, predictor: Classifier, temperature: float) -> list[str]:
+    """Write the network, and two images to try it with; return the names of the files."""
+    assert context.network is not None
+    files = save_predictor(
+        context.folder,
+        predictor,
+        context.network,
+        context.statistics,
+        context.data.classes,
+        temperature=temperature,
+        fit=context.recipe.data.fit,
+    )
+    np.save(context.folder / "example.npy", take(context.data.x_train, slice(2)))
+    return [*files, "example.npy"]
+
+
 def train(context: StageContext) -> tuple[Artifact, int | None]:
     """Run a training stage in its folder; resumes from the checkpoint there, if any.
 
@@ -271,18 +294,7 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
         else:
             evaluated, temperature = evaluate_encoder(context, predictor), 1.0
             files = encoder_figures(context, method, predictor, batches)
-    assert context.network is not None
-    files += save_predictor(
-        context.folder,
-        predictor,
-        context.network,
-        context.statistics,
-        data.classes,
-        temperature=temperature,
-        fit=recipe.data.fit,
-    )
-    np.save(context.folder / "example.npy", take(data.x_train, slice(2)))
-    files.append("example.npy")
+    files += _saved(context, predictor, temperature)
     artifact = finish(
         context.folder,
         files,
@@ -296,7 +308,7 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
             "images_per_second": result.images_per_second,
             "parameters": count_parameters(predictor),
             "loaded": None if report is None else str(report),
-            "weights": None if stage.init is not None else weights_note(context.network.spec),
+            "weights": _own_weights(context),
             "origins": _origins(context),
             "data": _data_note(context),
             **_chosen(context, choice),
