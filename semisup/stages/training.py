@@ -30,7 +30,7 @@ from semisup.engine import (
 )
 from semisup.engine.seeding import generator
 from semisup.methods import METHODS, Method
-from semisup.models import Classifier, WeightsReport, count_parameters, stage_decay
+from semisup.models import WeightsReport, count_parameters, stage_decay
 from semisup.settings import TrainConfig
 from semisup.stages.artifact import Artifact, finish
 from semisup.stages.auto_views import CHOICE, Choice, choose_views, chosen_before
@@ -247,7 +247,7 @@ def _evaluate(
     return metrics, temperature, files
 
 
-def _saved(context: StageContext, predictor: Classifier, temperature: float) -> list[str]:
+def _saved(context: StageContext, predictor: nn.Module, temperature: float) -> list[str]:
     """Write the network, and two images to try it with; return the names of the files."""
     assert context.network is not None
     files = save_predictor(
