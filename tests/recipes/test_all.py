@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -153,18 +154,28 @@ def test_a_recipe_names_a_result_recorded_with_it_or_says_that_none_is() -> None
     assert wrong == {}
 
 
+def entries_of(results: Path, recipe: str, stage: str) -> set[str]:
+    """Which entries of the suite that left these results are this stage of this recipe."""
+    if not results.is_dir():
+        return set()
+    suite = json.loads((results / "suite.json").read_text())["command"].split()[2]  # semisup bench SUITE ...
+    entries = read_mapping(FOLDER.parent / "benchmarks" / "suites" / f"{suite}.yaml")["entries"]
+    return {name for name, entry in entries.items() if (entry.get("recipe"), entry.get("stage")) == (recipe, stage)}
+
+
 def record_of(recipe: str, stage: str, header: str) -> dict[str, str]:
     """What the results that a recipe's header names have of a stage, or of the recipe's entry, by column."""
     results = FOLDER.parent / "benchmarks" / "results"
     named = re.search(r"recorded in\s+benchmarks/results/([\w.-]+\w)", header)
     file = results / (named[1] if named is not None else "digits-quickstart-draws")
+    names = entries_of(file, recipe, stage) or {stage, recipe.split("/")[1]}
     file = file / "leaderboard.md" if file.is_dir() else file
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in file.read_text().splitlines()]
     columns: list[str] = []
     for row in rows:
         if row and row[0] in ("recipe", "entry"):
             columns = row
-        if columns and row and (row[:2] == [recipe, stage] or row[0] in (stage, recipe.split("/")[1])):
+        if columns and row and (row[:2] == [recipe, stage] or row[0] in names):
             return dict(zip(columns, row, strict=True))
     raise AssertionError(f"{file} has no {recipe} {stage}")
 
