@@ -10,8 +10,9 @@ export PYTHONDONTWRITEBYTECODE :=
 demo: $(VENV)/.ready
 	$(BIN)/semisup run digits/quickstart
 
+# One process more than cores: some tests wait for servers.
 test: $(VENV)/.ready
-	$(BIN)/pytest -n auto --dist worksteal
+	$(BIN)/pytest -n $$(($$(nproc) + 1)) --dist worksteal
 
 test-all: $(VENV)/.ready
 	$(BIN)/pytest -n auto --dist worksteal -m "not reference"
