@@ -10,9 +10,8 @@ export PYTHONDONTWRITEBYTECODE :=
 demo: $(VENV)/.ready
 	$(BIN)/semisup run digits/quickstart
 
-# One process more than cores: some tests wait for servers.
 test: $(VENV)/.ready
-	$(BIN)/pytest -n $$(($$(nproc 2>/dev/null || sysctl -n hw.ncpu) + 1)) --dist worksteal
+	$(BIN)/pytest -n auto --dist worksteal
 
 test-all: $(VENV)/.ready
 	$(BIN)/pytest -n auto --dist worksteal -m "not reference"

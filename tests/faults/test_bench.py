@@ -36,11 +36,12 @@ SUITE = {
 }
 
 
-def start(folder: Path, *overrides: str) -> subprocess.Popen[bytes]:
+def start(folder: Path, *overrides: str, workers: int = 2) -> subprocess.Popen[bytes]:
     """The command, in a session of its own, so that nothing but itself is killed with it."""
     folder.mkdir(exist_ok=True)
     (folder / "suite.yaml").write_text(yaml.safe_dump(SUITE), encoding="utf-8")
-    words = [SEMISUP, "bench", folder / "suite.yaml", *overrides, "--out", folder / "out" / "killed", "--workers", "2"]
+    words = [SEMISUP, "bench", folder / "suite.yaml", *overrides, "--out", folder / "out" / "killed"]
+    words += ["--workers", str(workers)]
     # A shell starts background jobs with SIGINT ignored, and they hand that on: a person's terminal does not.
     return subprocess.Popen(
         words,
@@ -113,10 +114,12 @@ def undisturbed(store: Path) -> dict[str, tuple[float, float]]:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+    ("number", "code", "workers"),
+    [pytest.param(signal.SIGINT, 130, 2, marks=pytest.mark.slow), (signal.SIGTERM, 143, 1)],  # each costs seconds
 )
-def test_a_signal_writes_the_tables_of_what_is_finished(number: int, code: int, tmp_path: Path) -> None:
-    command = start(tmp_path, "entries.supervised.train.steps=1000000")  # the second entry: it cannot be over in time
+def test_a_signal_writes_the_tables_of_what_is_finished(number: int, code: int, workers: int, tmp_path: Path) -> None:
+    # The second entry cannot be over in time.
+    command = start(tmp_path, "entries.supervised.train.steps=1000000", workers=workers)
     deadline = time.monotonic() + 240
     while len(finished(tmp_path)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
