@@ -163,14 +163,14 @@ def most_hits(repeats: int) -> Rule:
     return lambda crossed, y: one(int(hits(crossed[:repeats], y).mean(1).argmax()))
 
 
-def ties_by_error(repeats: int, balanced: bool = False) -> Rule:
+def ties_by_error(repeats: int) -> Rule:
     """Take the one that is right most often; of equals the one with the least squared error (Brier score)."""
 
     def rule(crossed: np.ndarray, y: np.ndarray) -> np.ndarray:
         asked = ~np.isnan(crossed[0, 0, :, 0])
         found = hits(crossed[:repeats], y).mean(1)
         wanted = np.eye(crossed.shape[3])[y[asked]]
-        errors = ((crossed[:repeats][:, :, asked].mean(0) - wanted) ** 2).sum(2).mean(1)
+        errors = ((crossed[:repeats][:, :, asked] - wanted) ** 2).sum(3).mean((0, 2))
         return one(min(range(len(found)), key=lambda i: (-found[i].round(9), errors[i])))
 
     return rule

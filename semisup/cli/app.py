@@ -20,12 +20,11 @@ from semisup.cli.label import label
 from semisup.cli.launch import PROCESSES_HELP, launch, one_of_several, refuse_ranks
 from semisup.cli.lists import methods, recipe_names, recipes, schema, suite_names
 from semisup.cli.model_folder import require_model
-from semisup.cli.replaced import note_replaced
+from semisup.cli.replaced import noting_replaced
 from semisup.cli.stop import GRACE_HELP, NO_LOCK_HELP, go_without_locks, saying_how_to_go_on
 from semisup.cli.terminal import print_anything
 from semisup.cli.words import refuse_addresses, refuse_empty
 from semisup.errors import SaidElsewhereError, SemisupError, from_system
-from semisup.files import whole
 from semisup.signals import GRACE, end_with
 
 __all__ = ["main"]
@@ -169,8 +168,6 @@ def predict(
     require_model(model)
     if tta not in (None, "mirror"):
         raise SemisupError(f"--tta: must be mirror, not {tta}")
-    if out is not None and whole(out) in map(whole, images):
-        raise SemisupError(f"--out {out}: is what is read; name another file")
     with saying_how_to_go_on():
         from rich.console import Console
 
@@ -179,10 +176,10 @@ def predict(
         from semisup.pipeline.tables import check_table_name
 
         check_table_name(out)
-        note_replaced([out] if out is not None else [])
         options = PredictOptions(device, top, probabilities, embed, tta == "mirror", abstain, workers, raw)
         watch = watching(Console(stderr=True), announce=False)
-        done = predict_files(model, images, out, options, watch)
+        with noting_replaced([out] if out is not None else []):
+            done = predict_files(model, images, out, options, watch)
         for note in done.notes:
             typer.echo(f"note: {note}", err=True)
         if done.bad:

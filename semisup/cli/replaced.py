@@ -1,4 +1,4 @@
-"""What a command is about to write over: said before it does, refused where it belongs to a finished stage."""
+"""What a command writes over: said, and refused where it belongs to a finished stage."""
 
 from __future__ import annotations
 
@@ -10,22 +10,12 @@ import typer
 
 from semisup.records import refuse_stage_files
 
-__all__ = ["note_replaced", "noting_replaced"]
-
-
-def note_replaced(files: Iterable[Path]) -> None:
-    """Say which of these files are there already and get new contents, before the first word is written.
-
-    Raises:
-        SemisupError: one is a file of a finished stage.
-    """
-    with noting_replaced(files):
-        pass
+__all__ = ["noting_replaced"]
 
 
 @contextmanager
 def noting_replaced(files: Iterable[Path]) -> Iterator[None]:
-    """Say the same once they are replaced: what fails before that leaves them as they were.
+    """Say which of these files were there already and got new contents, once they have them; not where something fails.
 
     Raises:
         SemisupError: one is a file of a finished stage.

@@ -254,6 +254,6 @@ def _votes(wanted: Mapping[str, Shape], shapes: Mapping[str, Shape]) -> tuple[Co
 def _counted(network: nn.Module, names: Iterable[str]) -> Iterator[dict[str, str]]:
     """Yield name -> the same with the network's parts counted, conv1.weight -> 0.weight: ours, and torchvision's."""
     own = {part: str(i) for i, (part, _) in enumerate(network.named_children())}
+    split = {name: name.partition(".") for name in names}
     for places in (own, PLACES) if set(own) >= set(PLACES) else (own,):
-        split = {name: name.partition(".") for name in names}
         yield {name: f"{places.get(first, first)}{dot}{rest}" for name, (first, dot, rest) in split.items()}

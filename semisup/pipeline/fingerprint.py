@@ -100,4 +100,4 @@ def _file_hash(stage: StageConfig) -> str | None:
     if path is None:
         return None
     described = Path(path).with_name(MODEL)  # says which classes a head tells apart, and what images are to be like
-    return "+".join(file_digest(each) for each in (Path(path), described) if each == Path(path) or each.is_file())
+    return "+".join(map(file_digest, [Path(path), *([described] if described.is_file() else [])]))

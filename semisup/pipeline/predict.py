@@ -23,6 +23,7 @@ from semisup.data.table import read_paths
 from semisup.data.walk import is_system, printable, walk
 from semisup.engine import resolve_device
 from semisup.errors import SemisupError, raise_all
+from semisup.files import whole
 from semisup.pipeline.tables import Columns, check_table_name, open_table
 from semisup.stages import Predictor, load_predictor
 
@@ -138,6 +139,9 @@ def _named(given: Path) -> list[Path]:
 
 
 def _same(one: Path, other: Path) -> bool:
+    """Whether two names are those of one file, there or not."""
+    if whole(one) == whole(other):
+        return True
     try:
         return one.samefile(other)
     except OSError:  # one of them is not there

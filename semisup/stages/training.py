@@ -208,7 +208,7 @@ def _own_weights(context: StageContext) -> str | None:
 def _origins(context: StageContext) -> list[str]:
     """Return which published or own weights a stage and those that it reads began with, and their licenses."""
     stage = context.config
-    assert isinstance(stage, TrainConfig) and context.network is not None
+    assert isinstance(stage, TrainConfig)
     own = _own_weights(context)
     if stage.init is not None and stage.init.weights is not None:
         own = f"{Path(stage.init.weights).name}, license unknown (one's own file)"
