@@ -17,32 +17,24 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")  # read by torch when it is imported, which no test module has done yet
 
 
-def _blank(figure: Any, path: str | Path, **options: Any) -> None:
-    """In the place of `Figure.savefig`: a PNG of 8 x 8 pixels."""
-    from PIL import Image
-
-    Image.new("RGB", (8, 8), "white").save(path, "PNG")
-
-
 @pytest.fixture(scope="session", autouse=True)
-def draw() -> Iterator[Any]:
-    """Matplotlib's own `savefig`, which draws only where a test asks for `with_figures`.
+def drawing() -> Iterator[dict[Any, Any]]:
+    """What draws, which is at work only where a test asks for `with_figures`."""
+    from tests import undrawn
 
-    Every run of a few steps makes its figures, and drawing them was two thirds of its time. What is ours, making the
-    figures, is run all the same.
-    """
-    from matplotlib.figure import Figure
-
-    original = Figure.savefig
-    Figure.savefig = _blank  # type: ignore[method-assign,assignment]
-    yield original
-    Figure.savefig = original  # type: ignore[method-assign]
+    originals = undrawn.replace(undrawn.BLANK)
+    yield originals
+    undrawn.replace(originals)
 
 
 @pytest.fixture
-def with_figures(draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def with_figures(drawing: dict[Any, Any]) -> Iterator[None]:
     """Figures are drawn in this test."""
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", draw)
+    from tests import undrawn
+
+    blank = undrawn.replace(drawing)
+    yield
+    undrawn.replace(blank)
 
 
 @pytest.fixture(scope="session")

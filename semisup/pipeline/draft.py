@@ -47,6 +47,8 @@ SHORTEST, LONGEST = 300, 4000
 """Steps of a stage."""
 SHARES = {"labels_alone": 0.25, "train": 0.75}
 """Of the time, where there are both."""
+TRAINED = 0.85
+"""Of the time, what is planned for steps: judging the stages, drawing pages, and other programs take some of it."""
 FOLDS = 3
 """Parts of the labels by which one of the two is taken: both are trained so many times more, in the same time."""
 EASY_POOL = ["identity", "rotate", "shear_x", "shear_y", "translate_x", "translate_y", "brightness", "contrast"]
@@ -132,11 +134,12 @@ def draft(found: Survey, wishes: Wishes) -> Draft:
     trained = [stage for stage in plan.stages if stage.steps]
     each = {stage.name: step_seconds(plan, stage, warm_up=1) for stage in trained}
     times = 1 + (FOLDS if "best" in recipe["stages"] else 0)
+    planned = TRAINED * 60 * wishes.minutes
     expected = {}
     for stage in trained:
         seconds, short = each[stage.name], each["labels_alone"]
         share = (1.0 if len(each) == 1 else SHARES[stage.name]) / times
-        steps = int(steps_within(stage, wishes.minutes * 60 * share / seconds, short / seconds))
+        steps = int(steps_within(stage, planned * share / seconds, short / seconds))
         steps = min(LONGEST, max(SHORTEST, steps))
         recipe["stages"][stage.name]["steps"] = steps = steps - steps % 50 if steps > 50 else steps
         expected[stage.name] = steps * seconds + choosing_steps(stage, steps) * short

@@ -21,6 +21,7 @@ from semisup.bench.results.rows import Row, read_rows
 from semisup.bench.suites.suite import Suite
 from semisup.errors import SemisupError
 from semisup.tracking import replay
+from tests import undrawn
 from tests.bench.bench_small import PRETRAIN, small
 from tests.nursery import Nursery
 
@@ -32,13 +33,6 @@ def environment() -> Iterator[None]:
         yield
 
 
-UNDRAWN = (
-    "import matplotlib.figure; matplotlib.figure.Figure.savefig = lambda figure, path, **options: "
-    "__import__('PIL.Image').Image.new('RGB', (8, 8)).save(path, 'PNG')"
-)
-"""For the workers: what tests/conftest.py does in this process."""
-
-
 @pytest.fixture(scope="module")
 def scheduler() -> Iterator[Any]:
     """A scheduler of its own with two workers, as a person would start them; one is killed by a test."""
@@ -46,7 +40,7 @@ def scheduler() -> Iterator[Any]:
         n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50, memory_limit=0
     ) as cluster:
         with Client(cluster) as client:
-            client.run(exec, UNDRAWN)
+            client.run(undrawn.replace, undrawn.BLANK)
         yield cluster
 
 

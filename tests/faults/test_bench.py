@@ -118,8 +118,8 @@ def undisturbed(store: Path) -> dict[str, tuple[float, float]]:
     [pytest.param(signal.SIGINT, 130, 2, marks=pytest.mark.slow), (signal.SIGTERM, 143, 1)],  # each costs seconds
 )
 def test_a_signal_writes_the_tables_of_what_is_finished(number: int, code: int, workers: int, tmp_path: Path) -> None:
-    # The second entry cannot be over in time.
-    command = start(tmp_path, "entries.supervised.train.steps=1000000", workers=workers)
+    # The first entry cannot be over in time, the second soon is.
+    command = start(tmp_path, "entries.supervised.train.steps=1000000", "defaults.steps=20", workers=workers)
     deadline = time.monotonic() + 240
     while len(finished(tmp_path)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)

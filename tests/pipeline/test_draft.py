@@ -107,7 +107,7 @@ def test_settings_follow_the_images(make: Make, tmp_path: Path) -> None:
 
 def test_steps_take_the_wished_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("semisup.pipeline.draft.step_seconds", lambda plan, stage, warm_up: 0.1)
-    wanted = Wishes(minutes=8, device="cpu", cache=tmp_path / "cache")
+    wanted = Wishes(minutes=9.42, device="cpu", cache=tmp_path / "cache")  # 8 of them for steps
     found = survey(pictures(tmp_path / "p", unlabeled=5), wanted)
     made = draft(found, wanted)
     assert {name: round(seconds) for name, seconds in made.seconds.items()} == {
@@ -116,7 +116,7 @@ def test_steps_take_the_wished_time(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "best": 360,
     }
     monkeypatch.setattr("semisup.pipeline.draft.step_seconds", lambda plan, stage, warm_up: 0.05)
-    wanted = Wishes(minutes=16, device="cpu", cache=tmp_path / "cache")
+    wanted = Wishes(minutes=18.83, device="cpu", cache=tmp_path / "cache")
     made = draft(survey(pictures(tmp_path / "auto", unlabeled=8, size=24), wanted), wanted)
     assert {name: round(seconds) for name, seconds in made.seconds.items()} == {
         "labels_alone": 60,
