@@ -16,6 +16,7 @@ in points.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,17 +164,31 @@ def most_hits(repeats: int) -> Rule:
     return lambda crossed, y: one(int(hits(crossed[:repeats], y).mean(1).argmax()))
 
 
-def ties_by_error(repeats: int) -> Rule:
-    """Take the one that is right most often; of equals the one with the least squared error (Brier score)."""
+def ties_by_error(repeats: int, within_errors: float = math.inf) -> Rule:
+    """Take the one that is right most often; of equals the one with the least squared error (Brier score).
+
+    Args:
+        repeats: partings of the labels that are read.
+        within_errors: a squared error so many standard errors (of the paired difference) above the least counts out.
+    """
 
     def rule(crossed: np.ndarray, y: np.ndarray) -> np.ndarray:
         asked = ~np.isnan(crossed[0, 0, :, 0])
         found = hits(crossed[:repeats], y).mean(1)
         wanted = np.eye(crossed.shape[3])[y[asked]]
-        errors = ((crossed[:repeats][:, :, asked] - wanted) ** 2).sum(3).mean((0, 2))
-        return one(min(range(len(found)), key=lambda i: (-found[i].round(9), errors[i])))
+        each = ((crossed[:repeats][:, :, asked] - wanted) ** 2).sum(3).mean(0)
+        errors = each.mean(1)
+        above = each - each[errors.argmin()]
+        noise = above.std(1, ddof=1) / np.sqrt(above.shape[1])
+        left = [i for i in range(len(found)) if not errors[i] - errors.min() > within_errors * noise[i]]
+        return one(min(left, key=lambda i: (-found[i].round(9), errors[i])))
 
     return rule
+
+
+def least_error(crossed: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Take the one of the least squared error."""
+    return ties_by_error(REPEATS, 0)(crossed, y)
 
 
 def most_of_classes(repeats: int) -> Rule:
@@ -221,6 +236,9 @@ RULES: dict[str, Rule] = {
     "most hits, two partings": most_hits(2),
     "most hits, ties by squared error, one parting": ties_by_error(1),
     "most hits, ties by squared error, two partings": ties_by_error(2),
+    "most hits within 1 standard error of the least squared error, one parting": ties_by_error(1, 1),
+    "most hits within 1 standard error of the least squared error, two partings": ties_by_error(2, 1),
+    "least squared error, two partings": least_error,
     "most hits, mean over classes, one parting": most_of_classes(1),
     "most hits, mean over classes, two partings": most_of_classes(2),
     "least log loss, two partings": least_loss,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,10 +23,29 @@ from semisup.stages.context import StageContext
 from semisup.stages.planned import Plan, StagePlan
 from semisup.stages.predictions import predictions
 
-__all__ = ["all_below", "check_choice", "cross_fitted", "folds_of", "without"]
+__all__ = ["Choice", "all_below", "check_choice", "cross_fitted", "folds_of", "without"]
 
 FOLDS = "folds"
 """Folder of the runs; what is finished there is not run again after a stop."""
+
+
+class Choice(NamedTuple):
+    """Which of several stages was taken, and what each said of labels that it was not given."""
+
+    taken: str
+    accuracy: dict[str, float]
+    error: dict[str, float]
+    """Mean squared error of the probabilities (Brier score, 0 to 2)."""
+
+    def metrics(self) -> dict[str, float]:
+        """Return what a stage's record has of it."""
+        found = {f"choice/{name}": share for name, share in self.accuracy.items()}
+        return found | {f"choice_error/{name}": error for name, error in self.error.items()}
+
+    def told(self) -> str:
+        """Return the numbers for a person."""
+        shares = self.accuracy.items()
+        return ", ".join(f"{name} {share:.1%} (squared error {self.error[name]:.2f})" for name, share in shares)
 
 
 def all_below(earlier: Mapping[str, StagePlan], name: str) -> list[str]:
@@ -53,13 +74,13 @@ def check_choice(whole: Plan, key: str, candidates: Sequence[StagePlan]) -> None
             )
 
 
-def cross_fitted(
-    context: StageContext, candidates: Sequence[str], folds: int, repeats: int = 1
-) -> tuple[str, dict[str, float]]:
-    """Return the best of earlier stages, and their accuracy on the labeled images, each predicted without its label.
+def cross_fitted(context: StageContext, candidates: Sequence[str], folds: int, repeats: int = 1) -> Choice:
+    """Return the best of earlier stages, by predictions for the labeled images, each made without its label.
 
-    Of labels whose classes differ by more than 3 times it is the mean over classes, as the headline of results is. Of
-    equals the one with the least squared error of its probabilities is taken (benchmarks/choice.py); then the first.
+    The best is right most often, among those whose probabilities have a squared error (Brier score) within a standard
+    error of the least: with a handful of labels one or two hits more are luck, and who is surely wrong shows it there
+    (benchmarks/choice.py). Of equals the one with the least squared error is taken, then the first. Of labels whose
+    classes differ by more than 3 times accuracy is the mean over classes, as the headline of results is.
 
     A stage is run anew with the labels of all parts but one, together with the stages below it that read labels; the
     image itself stays among the unlabeled ones. Test images have no part in it.
@@ -84,15 +105,33 @@ def cross_fitted(
             done = context.again(name, rest, context.folder / FOLDS / str(i))
             said[name].append(predictions(done, name, part))
     shutil.rmtree(context.folder / FOLDS)
-    return _best(torch.from_numpy(data.y_train[np.concatenate(parts)]), {k: torch.cat(v) for k, v in said.items()})
+    rows = np.concatenate(parts)
+    order = rows.argsort(kind="stable").reshape(-1, repeats)  # each label is asked for once in every parting
+    asked = torch.from_numpy(data.y_train[rows[order[:, 0]]])
+    return _best(asked, {name: torch.cat(probs)[torch.from_numpy(order)] for name, probs in said.items()})
 
 
-def _best(asked: Tensor, said: Mapping[str, Tensor]) -> tuple[str, dict[str, float]]:
-    """Return whose probabilities (L, num_classes) name most of the classes (L,), and everyone's accuracy."""
-    wanted = F.one_hot(asked, next(iter(said.values())).shape[1])
-    errors = {name: float((probs - wanted).square().sum(dim=1).mean()) for name, probs in said.items()}
-    found = {name: _accuracy(asked, probs.argmax(1), probs.shape[1]) for name, probs in said.items()}
-    return min(said, key=lambda name: (-round(found[name], 9), errors[name])), found
+def _best(asked: Tensor, said: Mapping[str, Tensor]) -> Choice:
+    """Return whose probabilities to believe.
+
+    Args:
+        asked: (L,) classes.
+        said: name -> probabilities (L, R, num_classes), those of R partings of the labels.
+    """
+    found, errors = {}, {}
+    for name, probs in said.items():
+        partings, classes = probs.shape[1:]
+        found[name] = _accuracy(asked.repeat_interleave(partings), probs.argmax(2).flatten(), classes)
+        errors[name] = (probs - F.one_hot(asked, classes)[:, None]).square().sum(2).mean(1)
+    least = min(errors.values(), key=lambda error: float(error.mean()))
+    believed = [name for name, error in errors.items() if not _above(error - least)]
+    error = {name: float(each.mean()) for name, each in errors.items()}
+    return Choice(min(believed, key=lambda name: (-round(found[name], 9), error[name])), found, error)
+
+
+def _above(differences: Tensor) -> bool:
+    """Whether the mean of paired differences (L,) is more than its standard error above 0."""
+    return float(differences.mean()) > float(differences.std()) / math.sqrt(len(differences))
 
 
 def _accuracy(asked: Tensor, guesses: Tensor, num_classes: int) -> float:

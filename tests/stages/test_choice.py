@@ -62,17 +62,46 @@ def test_the_best_teacher_is_that_of_the_labels_it_was_not_given(tmp_path: Path)
     ]
 
 
+ASKED = torch.tensor([0, 1, 1])
+HALVES = torch.tensor([[0.6, 0.4], [0.4, 0.6], [0.6, 0.4]])
+SURER = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4]])
+WRONGLY = torch.tensor([[0.6, 0.4], [0.4, 0.6], [1.0, 0.0]])
+RIGHT = torch.tensor([[0.51, 0.49], [0.49, 0.51], [0.49, 0.51]])
+
+
+def chosen(asked: torch.Tensor, **said: torch.Tensor) -> str:
+    """By one parting of the labels."""
+    return _best(asked, {name: probs[:, None] for name, probs in said.items()}).taken
+
+
 def test_of_those_that_are_right_equally_often_the_surer_of_what_is_right_is_taken() -> None:
-    asked = torch.tensor([0, 1, 1])
-    halves = torch.tensor([[0.6, 0.4], [0.4, 0.6], [0.6, 0.4]])
-    surer = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4]])
-    wrongly = torch.tensor([[0.6, 0.4], [0.4, 0.6], [1.0, 0.0]])
-    right = torch.tensor([[0.51, 0.49], [0.49, 0.51], [0.49, 0.51]])
-    assert _best(asked, {"halves": halves, "surer": surer, "wrongly": wrongly})[0] == "surer"
-    assert _best(asked, {"wrongly": wrongly, "halves": halves})[0] == "halves"
-    assert _best(asked, {"halves": halves, "same": halves.clone()})[0] == "halves", "then the first"
-    taken, found = _best(asked, {"surer": surer, "right": right})
-    assert taken == "right" and found == {"surer": pytest.approx(2 / 3), "right": 1}, "hits come first"
+    assert chosen(ASKED, halves=HALVES, surer=SURER, wrongly=WRONGLY) == "surer"
+    assert chosen(ASKED, wrongly=WRONGLY, halves=HALVES) == "halves"
+    assert chosen(ASKED, halves=HALVES, same=HALVES.clone()) == "halves", "then the first"
+    choice = _best(ASKED, {"surer": SURER[:, None], "right": RIGHT[:, None]})
+    assert choice.taken == "right", "hits come first"
+    assert choice.accuracy == {"surer": pytest.approx(2 / 3), "right": 1}
+    assert choice.error == {"surer": pytest.approx(0.76 / 3), "right": pytest.approx(2 * 0.49**2)}
+
+
+def test_one_hit_more_is_not_believed_of_probabilities_that_are_clearly_worse() -> None:
+    """The labels alone are unsure where they are wrong; the other is sure of everything, and wrong nearly as often."""
+    asked = torch.zeros(20, dtype=torch.long)
+    alone = torch.tensor([[0.55, 0.45]] * 10 + [[0.45, 0.55]] * 10)
+    sure = torch.tensor([[1.0, 0.0]] * 11 + [[0.0, 1.0]] * 9)
+    assert chosen(asked, alone=alone, sure=sure) == "alone"
+    assert chosen(asked, alone=alone, sure=sure.clamp(0.3, 0.7)) == "sure", "no worse than a standard error"
+
+
+def test_labels_that_are_asked_for_again_count_once() -> None:
+    """What is a standard error above the least by 40 labels is not by 20 that are asked for twice."""
+    asked = torch.zeros(20, dtype=torch.long)
+    alone = torch.tensor([[0.55, 0.45]] * 10 + [[0.45, 0.55]] * 10)
+    close = torch.tensor([[0.75, 0.25]] * 11 + [[0.25, 0.75]] * 9)
+    assert chosen(asked, alone=alone, close=close) == "close"
+    assert chosen(asked.repeat(2), alone=alone.repeat(2, 1), close=close.repeat(2, 1)) == "alone"
+    twice = {"alone": alone[:, None].repeat(1, 2, 1), "close": close[:, None].repeat(1, 2, 1)}
+    assert _best(asked, twice).taken == "close"
 
 
 def test_a_plan_says_how_often_teachers_run_for_the_choice() -> None:

@@ -22,15 +22,15 @@ class Config(StageConfig):
 
     Self-training may be worse than the labels alone, and few labels are too dear to keep some for validation. Every
     stage named is trained again without a part of the labels, which it then predicts, and so for each part; the one
-    that is right most often is taken as it was trained on all of them. Classes that differ by more than 3 times count
-    alike.
+    that is right most often is taken as it was trained on all of them, unless the squared error of its probabilities is
+    more than a standard error above the least. Classes that differ by more than 3 times count alike.
     """
 
     kind: Literal["best"] = "best"
     """What the stage does."""
     among: list[str] = []
-    """Earlier train stages that classify, two at least, of the same network. Of those that are right equally often the
-    one with the least squared error of its probabilities is taken."""
+    """Earlier train stages that classify, two at least, of the same network. Of equals the one with the least squared
+    error is taken."""
     folds: Annotated[int, Range(2, 100)] = 3
     """Parts of the labels, each of which is predicted by the others, >= 2; every stage is trained so many times more,
     and the stages that it starts from too."""
@@ -98,8 +98,8 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     started = time.perf_counter()
     stage = context.config
     assert isinstance(stage, Config)
-    taken, found = cross_fitted(context, stage.among, stage.folds, stage.repeats)
-    chosen, told = context.inputs[taken], ", ".join(f"{name} {share:.1%}" for name, share in found.items())
+    choice = cross_fitted(context, stage.among, stage.folds, stage.repeats)
+    chosen = context.inputs[choice.taken]
     for name in chosen.record["files"]:
         shutil.copyfile(chosen.folder / name, context.folder / name)
     own: dict[str, Any] = {
@@ -107,8 +107,8 @@ def run(context: StageContext) -> tuple[Artifact, None]:
         "fingerprint": context.folder.name,
         "seconds": time.perf_counter() - started,
         "evaluation_seconds": 0.0,
-        "chosen": f"{taken}, right about most of the labels that were left out: {told}",
-        "metrics": {key: value for key, value in chosen.metrics.items() if not key.startswith("choice/")}
-        | {f"choice/{name}": accuracy for name, accuracy in found.items()},
+        "chosen": f"{choice.taken}, of labels that were left out: {choice.told()}",
+        "metrics": {key: value for key, value in chosen.metrics.items() if not key.startswith("choice")}
+        | choice.metrics(),
     }
     return finish(context.folder, list(chosen.record["files"]), chosen.record | own), None

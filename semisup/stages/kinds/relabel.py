@@ -39,8 +39,8 @@ class Config(StageConfig):
     vote: Literal["mean", "labels", "best"] = "mean"
     """What several teachers' predictions become: the mean of their probabilities, or of their one-hot guesses, which
     needs no common scale (V-PET, arXiv:2503.09707). best: the predictions of one of them alone, whose kind is right
-    most often about labeled images that it was not given, by cross-fitting; of equals the one with the least squared
-    error of its probabilities."""
+    most often about labeled images that it was not given, by cross-fitting, among those whose squared error is within a
+    standard error of the least."""
     folds: Annotated[int, Range(2, 100)] = 5
     """Of `vote: best`: parts of the labels, each of which is predicted by the others, >= 2; every teacher is run so
     many times more."""
@@ -156,18 +156,17 @@ def _voted(context: StageContext, stage: Config) -> Tensor:
 def _chosen(context: StageContext, stage: Config) -> tuple[Tensor, dict[str, Any]]:
     """Return what the teacher says (N, C) that was best in cross-fitting, and the record of the choice.
 
-    The record has every teacher's accuracy, and as its own test metrics those of the chosen one.
+    The record has every teacher's accuracy and squared error, and as its own test metrics those of the chosen one.
     """
     import shutil
 
     from semisup.stages.choice import cross_fitted
     from semisup.stages.predictions import predictions
 
-    best, found = cross_fitted(context, stage.teacher, stage.folds, stage.repeats)
-    record: dict[str, Any] = {f"choice/{name}": accuracy for name, accuracy in found.items()}
-    record["choice/chosen"] = stage.teacher.index(best)
-    chosen = context.inputs[best]
+    choice = cross_fitted(context, stage.teacher, stage.folds, stage.repeats)
+    record: dict[str, Any] = {**choice.metrics(), "choice/chosen": stage.teacher.index(choice.taken)}
+    chosen = context.inputs[choice.taken]
     record |= {key: value for key, value in chosen.metrics.items() if key.startswith(("test/", "validation/"))}
     if "confusion.png" in chosen.record["files"]:
         shutil.copyfile(chosen.folder / "confusion.png", context.folder / "confusion.png")
-    return predictions(context, best), record
+    return predictions(context, choice.taken), record
