@@ -16,7 +16,6 @@ in points.
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,7 +163,7 @@ def most_hits(repeats: int) -> Rule:
     return lambda crossed, y: one(int(hits(crossed[:repeats], y).mean(1).argmax()))
 
 
-def ties_by_error(repeats: int, within_errors: float = math.inf) -> Rule:
+def ties_by_error(repeats: int, within_errors: float = 1e9) -> Rule:
     """Take the one that is right most often; of equals the one with the least squared error (Brier score).
 
     Args:
