@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -114,7 +114,7 @@ def available_memory(device: torch.device) -> float:
         return float(torch.cuda.mem_get_info(device)[1])
     if device.type != "cpu":
         return math.inf
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    physical = int(psutil.virtual_memory().total)
     limit = Path("/sys/fs/cgroup/memory.max")
     share = limit.read_text(encoding="ascii").strip() if limit.exists() else "max"
     return physical if share == "max" else min(physical, int(share))
