@@ -292,7 +292,7 @@ def _scores(context: StageContext, part: NDArray[np.int64], fitted: Callable[[St
     data, begun = context.data, time.perf_counter()
     rest = without(context.budget, part, data.y_train, data.num_classes)
     network = fitted(replace(context, budget=rest))
-    logits = predict_logits(network, context.clean_batches(data.x_train, part)).double().cpu()
+    logits = predict_logits(network, context.clean_batches(data.x_train, part)).cpu().double()
     truth = torch.from_numpy(data.y_train[part])
     right, loss = int((logits.argmax(1) == truth).sum()), float(F.cross_entropy(logits, truth, reduction="sum"))
     return Scores(labels=len(part), right=right, loss=loss, seconds=time.perf_counter() - begun)
