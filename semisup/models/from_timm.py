@@ -67,12 +67,11 @@ class TimmSource:
     license: str
 
 
-def check_timm(name: str, *, weights: object = None) -> list[str]:
-    """Return what is wrong with a timm network's name or weights, one sentence each; builds and fetches nothing.
+def check_timm(name: str) -> list[str]:
+    """Return what is wrong with a timm network's name, one sentence each; builds and fetches nothing.
 
     Args:
         name: timm's name, perhaps with a tag, or `hf-hub:owner/repository`; without the `timm/`.
-        weights: None, "pretrained", or a file.
     """
     if importlib.util.find_spec("timm") is None:
         return [f"name: timm/{name} needs the package timm; install semisup[timm]"]
@@ -220,7 +219,7 @@ def build_timm(
     import timm
 
     subject = f"model timm/{name}"
-    raise_all(check_timm(name, weights=weights), subject)
+    raise_all(check_timm(name), subject)
     source = timm_source(name)
     try:
         sized = timm_sized(source, image_size)
