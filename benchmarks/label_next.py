@@ -106,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/label_next"), help="of the encoders")
-    parser.add_argument("--sources", nargs="*", default=list(PRETRAINED))
+    parser.add_argument("--sources", nargs="*", choices=list(PRETRAINED), default=list(PRETRAINED))
     asked = parser.parse_args()
     parts = [f"## {source}\n\n{table(features(source, asked.out), asked.draws)}\n" for source in asked.sources]
     RESULTS.write_text("\n".join([HEAD.format(draws=asked.draws), *parts]), encoding="utf-8")

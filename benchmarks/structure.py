@@ -8,6 +8,7 @@ Exits 1 where a bound is broken. `tests/test_structure.py` runs the same.
 from __future__ import annotations
 
 import ast
+import math
 import statistics
 import sys
 from collections.abc import Iterator
@@ -50,7 +51,7 @@ def body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 def percentile(values: list[int], part: float) -> int:
     """Return the smallest value that at least `part` (0 to 1) of the values do not exceed."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+    return ordered[max(0, math.ceil(part * len(ordered)) - 1)]
 
 
 def too_long(folder: Path) -> list[Body]:

@@ -53,11 +53,12 @@ def whitened(features: Tensor, components: int, fit: int | None = None) -> Tenso
 
     Args:
         features: (N, D), on any device.
-        components: how many, >= 1; there are min(N, D) at most.
+        components: how many, >= 1. There are fewer where the features vary in fewer directions: N - 1 of N images, and
+            none for a feature that is constant or repeats another.
         fit: the first so many rows alone decide what the components are; None: all do.
 
     Returns:
-        (N, components) float32, on the same device.
+        (N, K) float32, K <= components, on the same device.
     """
     from sklearn.decomposition import PCA
 
@@ -67,7 +68,9 @@ def whitened(features: Tensor, components: int, fit: int | None = None) -> Tenso
     solver = "covariance_eigh" if rows >= columns else "full"
     pca = PCA(min(components, rows, columns), whiten=True, svd_solver=solver)
     found = pca.fit_transform(x) if fit is None else pca.fit(x[:fit]).transform(x)
-    return torch.from_numpy(found).to(features)
+    # What has no variance but rounding's would be scaled to 1 like the rest, and rows that did not fit it to 1e15.
+    varies = pca.explained_variance_ > max(rows, columns) * np.finfo(x.dtype).eps * pca.explained_variance_[0]
+    return torch.from_numpy(found[:, varies]).to(features)
 
 
 def nearest(

@@ -226,7 +226,7 @@ def read(model: type[Settings], raw: Any, at: str = "") -> tuple[Any, list[str]]
     except ValidationError as error:
         places = []
         for found in error.errors(include_url=False):
-            place, sentence = _translate(model, found, clean)
+            place, sentence = _translate(model, found)
             if not any(place == bad[: len(place)] for bad in wrong):  # "missing", because it was just taken out
                 problems.append(f"{_path(at, place)}: {sentence}")
             # What lacks a key is of no use to whoever looks at the rest.
@@ -354,8 +354,8 @@ BOUNDS = {
 }
 
 
-def _translate(model: type[BaseModel], error: Any, raw: Any) -> tuple[Place, str]:
-    """Return where in `raw` an error is, and the sentence that says what is wrong."""
+def _translate(model: type[BaseModel], error: Any) -> tuple[Place, str]:
+    """Return where an error is, and the sentence that says what is wrong."""
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     place, owner = _locate(model, error["loc"])
     if kind == "missing":
@@ -387,7 +387,7 @@ def sentences(error: ValidationError) -> list[str]:
         if each["type"] in BOUNDS:
             number = float(each["input"])
             each["input"] = int(number) if number.is_integer() else number
-    return [_translate(BaseModel, each, None)[1] for each in found]
+    return [_translate(BaseModel, each)[1] for each in found]
 
 
 def one_of(value: Any, valid: Sequence[str]) -> str:

@@ -159,3 +159,14 @@ def test_the_top_of_the_package_offers_its_names() -> None:
         assert getattr(semisup, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'nosuch'"):
         _ = semisup.nosuch
+
+
+def test_numbers_become_float64_on_the_host_alone() -> None:
+    """A Mac's GPU, which `device: auto` takes, has no such numbers."""
+    wrong = [
+        f"{name}: {line.strip()}"
+        for name, path in modules().items()
+        for line in path.read_text().splitlines()
+        if ".double().cpu()" in line
+    ]
+    assert not wrong

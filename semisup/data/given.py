@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from semisup.data.inputs import images_of
+from semisup.data.table import UNLABELED
 from semisup.errors import SemisupError
 from semisup.files import make_folder, replacing
 
@@ -20,8 +21,6 @@ __all__ = ["Given", "write_given"]
 Given: TypeAlias = Any
 """Arrays by their names in an .npz file (x_train, y_train, x_test, ...); a pair (x, y) of training images and classes;
 a map-style torch `Dataset` of (image, class); or such data sets by part, {"train": ..., "val": ..., "test": ...}."""
-NO_LABEL = ("None", "nan", "<NA>", "-1", "-1.0")
-"""What Python, numpy and pandas say of a missing value, and -1."""
 _PARTS = ("train", "val", "test")
 
 
@@ -72,10 +71,13 @@ def _arrays(given: Given, size: int | None) -> dict[str, NDArray[Any]]:
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:
-    """Return an array of objects as one of text if it has text, with `NO_LABEL` or text in it alone; else as it is."""
+    """Return an array of objects as one of text if it has text and, besides, missing values alone; else as it is.
+
+    A missing value is an object whose text is one of `UNLABELED`: None, NaN, pandas' NA and NaT, and -1.
+    """
     values = array.tolist() if array.dtype.kind == "O" and array.ndim == 1 else []
     named = [isinstance(value, str) for value in values]
-    unlabeled = [not isinstance(value, str) and str(value) in NO_LABEL for value in values]
+    unlabeled = [not isinstance(value, str) and str(value) in UNLABELED for value in values]
     if not any(named) or not all(one or other for one, other in zip(named, unlabeled, strict=True)):
         return array
     return np.array([value if isinstance(value, str) else "" for value in values])

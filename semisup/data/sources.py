@@ -48,8 +48,6 @@ def load_data(config: DataConfig, watch: Watch = unwatched) -> ImageData:
         SemisupError: unknown source, files missing or broken, or a download that cannot start (within seconds).
     """
     path = check_source(config)
-    if config.source == "folder" and (config.long_tail or config.foreign):
-        raise SemisupError("data.long_tail, data.foreign: a folder is what it is; these are for the other sources")
     if config.source == "folder":
         data = read_folder(config, watch)
     else:
@@ -88,7 +86,7 @@ def check_source(config: DataConfig) -> Path | None:
         raise SemisupError(
             f"data.source: unknown source '{config.source}'{nearest(config.source, [*SOURCES, 'folder'])}"
         )
-    raise_all(missing_settings(config) if config.source == "folder" else _of_own_data_only(config))
+    raise_all(_of_folder(config) if config.source == "folder" else _of_own_data_only(config))
     if config.fold >= config.folds:
         raise SemisupError(f"data.fold: data.holdout makes {config.folds} of them, from 0: there is no {config.fold}")
     return _folder_or_file(config)
@@ -98,6 +96,14 @@ def at_hand(config: DataConfig) -> bool:
     """Say whether a data set can be read within a second or two: nothing has to be decoded or downloaded for it."""
     debian = config.source == "fashion_mnist" and config.path is None and _DEBIAN.is_dir()
     return config.source in ("digits", "npz") or debian
+
+
+def _of_folder(config: DataConfig) -> list[str]:
+    """Complain about settings that source folder lacks, or that it would ignore."""
+    refused = [key for key in ("long_tail", "foreign") if getattr(config, key) is not None]
+    return missing_settings(config) + [
+        f"data.{key}: not for source folder, all of whose images count" for key in refused
+    ]
 
 
 def _of_own_data_only(config: DataConfig) -> list[str]:

@@ -170,29 +170,39 @@ def prepare(
             wanting = any(record.reason == NEEDS_HEIF for record in old.bad)
             if not (wanting and can_read_heif()):  # what wanted a library that is there now is tried again
                 return old
-        done = _Partial(folder, (size, size, channels), entries)
-        row_bytes = size * size * channels
-        free, wanted = shutil.disk_usage(folder).free, (len(entries) - len(done.records)) * row_bytes
-        if wanted > free:
-            raise SemisupError(
-                f"data.cache: the decoded images need {wanted / 2**30:.1f} GiB more in {folder}, and there are "
-                f"{free / 2**30:.1f}; name another folder"
-            )
         decoded = 0
-        shown = watch(f"decoding {root}", len(entries))
-        with done, shown as advance, decoders(workers) as run, at_hand(root, folder / SHARD) as fetch:
-            kept = _Kept(old)
-            advance(len(done.records))
-            step = max(BLOCK, 4 * CHUNK * (os.cpu_count() or 1))
-            for start in range(len(done.records), len(entries), step):
-                block = entries[start : start + step]
-                known = [kept.find(entry) for entry in block]
-                fresh = [(entry.path, entry.bytes) for entry, found in zip(block, known, strict=True) if found is None]
-                results = run(*fetch(fresh), size, channels, fit)
-                done.append(block, (found or next(results) for found in known))
-                decoded += len(fresh)
+        with _Partial(folder, (size, size, channels), entries) as done:
+            _require_room(folder, (len(entries) - len(done.records)) * size * size * channels)
+            shown = watch(f"decoding {root}", len(entries))
+            with shown as advance, decoders(workers) as run, at_hand(root, folder / SHARD) as fetch:
+                kept = _Kept(old)
                 advance(len(done.records))
+                step = max(BLOCK, 4 * CHUNK * (os.cpu_count() or 1))
+                for start in range(len(done.records), len(entries), step):
+                    block = entries[start : start + step]
+                    known = [kept.find(entry) for entry in block]
+                    fresh = [
+                        (entry.path, entry.bytes) for entry, found in zip(block, known, strict=True) if found is None
+                    ]
+                    results = run(*fetch(fresh), size, channels, fit)
+                    done.append(block, (found or next(results) for found in known))
+                    decoded += len(fresh)
+                    advance(len(done.records))
         return _finish(done, decoded)
+
+
+def _require_room(folder: Path, wanted: int) -> None:
+    """Refuse to begin what would fill the disk.
+
+    Raises:
+        SemisupError: fewer bytes than wanted are free.
+    """
+    free = shutil.disk_usage(folder).free
+    if wanted > free:
+        raise SemisupError(
+            f"data.cache: the decoded images need {wanted / 2**30:.1f} GiB more in {folder}, and there are "
+            f"{free / 2**30:.1f}; name another folder"
+        )
 
 
 def at_hand(root: Root, shard: Path) -> AbstractContextManager[Fetch]:

@@ -30,7 +30,7 @@ have any std, but rank 1. Embeddings that carry anything are far above both."""
 
 
 def collapse_panel(first: Tensor, second: Tensor) -> dict[str, Tensor]:
-    """Return the measures below as 0-d float32 tensors, without gradient and without waiting for the device.
+    """Return the measures below as 0-d float32 tensors, without gradient; the host waits for a GPU's singular values.
 
     Args:
         first: (N, D) embeddings of one view of N images, of any length.

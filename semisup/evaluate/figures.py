@@ -49,7 +49,7 @@ def principal_plane(features: Tensor) -> Tensor:
 
     The sign of a component is open: here its largest entry is positive. One-dimensional features have 0 as the second.
     """
-    x = features.detach().double().cpu()
+    x = features.detach().cpu().double()
     x = x - x.mean(0)
     _, directions = torch.linalg.eigh(x.T @ x)  # ascending
     axes = F.pad(directions, (max(0, 2 - len(directions)), 0)).flip(1)[:, :2]

@@ -179,7 +179,7 @@ def _as_arrays(features: Tensor, labels: Tensor) -> tuple[npt.NDArray[np.float64
 
 
 def _as_array(features: Tensor) -> npt.NDArray[np.float64]:
-    x: npt.NDArray[np.float64] = features.detach().double().cpu().numpy()
+    x: npt.NDArray[np.float64] = features.detach().cpu().double().numpy()
     if not np.isfinite(x).all():
         raise SemisupError("features must be finite: the network that made them has diverged")
     return x

@@ -33,7 +33,7 @@ def fit_temperature(logits: Tensor, y: Tensor) -> float:
     """
     from scipy.optimize import minimize_scalar
 
-    logits, y = logits.detach().double().cpu(), y.cpu()
+    logits, y = logits.detach().cpu().double(), y.cpu()
 
     def cost(log_temperature: float) -> float:
         nll = F.cross_entropy(logits / math.exp(log_temperature), y, reduction="sum")

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semisup.losses.precision import full_precision
+
 __all__ = ["LabelLoss"]
 
 
@@ -53,7 +55,7 @@ class LabelLoss:
 
     def __call__(self, logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Return the mean loss of logits (B, C) and labels (B,) int64."""
-        logits = logits.float()
+        logits = full_precision(logits)
         if self.shift is None and self.weights is None and not self.gamma:
             return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
         if self.shift is not None:

@@ -76,6 +76,11 @@ class Views:
         views = self.labeled if part == "labeled" else self.unlabeled
         return dict(views) if isinstance(views, Mapping) else {view: POLICY_OF_VIEW[view] for view in views}
 
+    @property
+    def defaults(self) -> dict[str, str]:
+        """View name -> default policy name, of both parts."""
+        return self.policies("labeled") | self.policies("unlabeled")
+
 
 PLAIN = LabelLoss()
 

@@ -35,9 +35,8 @@ class MoCo(Method):
     Where a query and its key are normalized next to the same images, the statistics give the answer away: the paper
     shuffles keys over GPUs. Here, on one device, a batch goes through the network in parts, each with statistics of its
     own, the keys in an order that is drawn and afterwards undone: eight GPUs in one, as in the authors' CIFAR notebook.
-    Running statistics then move once per part. A part needs images enough for its own statistics, 64 in the paper: 800
-    steps of 64 images of Fashion-MNIST, a probe on 40 labels: PARTS8 with 8 parts of 8 and PARTS1 with one. The keys of
-    a queue should not be much older than the key network's memory of 1 / (1 - momentum) steps.
+    Running statistics then move once per part. A part needs images enough for its own statistics: the paper has 32 on
+    each GPU. The keys of a queue should not be much older than the key network's memory of 1 / (1 - momentum) steps.
 
     Source: facebookresearch/moco, moco/builder.py and colab/moco_cifar10_demo.ipynb.
 

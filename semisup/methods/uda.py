@@ -43,7 +43,7 @@ def tsa_threshold(schedule: Schedule, progress: Progress, num_classes: int) -> f
 class UDA(Method):
     """Consistency of the strong view with the sharpened prediction on the weak one.
 
-    L = TSA(labeled) + unlabeled_weight * mean[max p_w > threshold] H(softmax(z_w / temperature), p_strong)
+    L = TSA(labeled) + unlabeled_weight * mean[max p_w >= threshold] H(softmax(z_w / temperature), p_strong)
     (Xie et al. 2020, arXiv:1904.12848).
 
     The target carries no gradient, so that its cross-entropy teaches what the paper's KL(target || p_strong) does. The

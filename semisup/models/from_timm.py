@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ __all__ = [
     "check_timm",
     "fill_from_file",
     "fit_file_whole",
+    "output_shape",
     "timm_options",
     "timm_sized",
     "timm_source",
@@ -67,12 +69,11 @@ class TimmSource:
     license: str
 
 
-def check_timm(name: str, *, weights: object = None) -> list[str]:
-    """Return what is wrong with a timm network's name or weights, one sentence each; builds and fetches nothing.
+def check_timm(name: str) -> list[str]:
+    """Return what is wrong with a timm network's name, one sentence each; builds and fetches nothing.
 
     Args:
         name: timm's name, perhaps with a tag, or `hf-hub:owner/repository`; without the `timm/`.
-        weights: None, "pretrained", or a file.
     """
     if importlib.util.find_spec("timm") is None:
         return [f"name: timm/{name} needs the package timm; install semisup[timm]"]
@@ -220,7 +221,7 @@ def build_timm(
     import timm
 
     subject = f"model timm/{name}"
-    raise_all(check_timm(name, weights=weights), subject)
+    raise_all(check_timm(name), subject)
     source = timm_source(name)
     try:
         sized = timm_sized(source, image_size)
@@ -277,21 +278,38 @@ def timm_sized(source: TimmSource, image_size: int) -> dict[str, Any]:
 
 
 def _width(network: nn.Module, in_channels: int, image_size: int, subject: str) -> int:
-    """Run two images through the network's shapes; returns the width of its features."""
+    """Return the width of a network's features, once it takes images of this size."""
+    shape = output_shape(network, in_channels, image_size, subject)
+    if len(shape) != 2:
+        raise SemisupError(f"{subject}: gives {shape} for 2 images, not one row of features for each")
+    return shape[1]
+
+
+def output_shape(network: nn.Module, in_channels: int, image_size: int, subject: str) -> tuple[int, ...]:
+    """Return the shape of what a network makes of two images, tried on the meta device, where nothing is computed.
+
+    Args:
+        network: stays in its mode.
+        in_channels: of the images.
+        image_size: their side in pixels.
+        subject: what the message begins with.
+
+    Raises:
+        SemisupError: the network cannot process images of this size.
+    """
     shapes = {n: torch.empty_like(t, device="meta") for n, t in (*network.named_parameters(), *network.named_buffers())}
     images = torch.empty(2, in_channels, image_size, image_size, device="meta")
     training = network.training
     network.eval()
     try:
-        with torch.no_grad():
-            features = torch.func.functional_call(network, shapes, (images,))
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            features: Tensor = torch.func.functional_call(network, shapes, (images,))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise SemisupError(f"{subject}: cannot process images of {image_size} px ({first_line(error)})") from error
     finally:
         network.train(training)
-    if features.ndim != 2:
-        raise SemisupError(f"{subject}: gives {tuple(features.shape)} for 2 images, not one row of features for each")
-    return int(features.shape[1])
+    return tuple(features.shape)
 
 
 def fill_from_file(network: nn.Module, path: Path, subject: str) -> None:

@@ -9,7 +9,6 @@ import hashlib
 import importlib.util
 import math
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from semisup.errors import UNREADABLE, SemisupError, first_line, nearest, raise_all
 from semisup.models.foreign import SUFFIXES, file_shapes
-from semisup.models.from_timm import PRETRAINED, fill_from_file
+from semisup.models.from_timm import PRETRAINED, fill_from_file, output_shape
 from semisup.options import show
 
 __all__ = [
@@ -149,7 +148,11 @@ class TorchvisionBackbone(nn.Module):
         if file is not None:
             fill_from_file(self.network, file, subject)
         self.in_channels = in_channels
-        _try_size(self.network, in_channels, image_size, self.num_features, subject)
+        shape = output_shape(self.network, in_channels, image_size, subject)
+        if math.prod(shape) != 2 * self.num_features:
+            raise SemisupError(
+                f"{subject}: gives {shape} for 2 images of {image_size} px, not (2, {self.num_features})"
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images `(N, C, S, S)` to features `(N, num_features)`."""
@@ -212,25 +215,3 @@ def _sum_first_kernel(network: nn.Module) -> None:
     first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
     first.weight = nn.Parameter(first.weight.detach().sum(dim=1, keepdim=True))
     first.in_channels = 1
-
-
-def _try_size(network: nn.Module, in_channels: int, image_size: int, num_features: int, subject: str) -> None:
-    """Run two images through the network's shapes; raise when the network cannot take them."""
-    tensors = [*network.named_parameters(), *network.named_buffers()]
-    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
-    images = torch.empty(2, in_channels, image_size, image_size, device="meta")
-    training = network.training
-    network.eval()
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            features = torch.func.functional_call(network, shapes, (images,))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        reason = first_line(error)
-        raise SemisupError(f"{subject}: cannot process images of {image_size} px ({reason})") from error
-    finally:
-        network.train(training)
-    if math.prod(features.shape) != 2 * num_features:
-        raise SemisupError(
-            f"{subject}: gives {tuple(features.shape)} for 2 images of {image_size} px, not (2, {num_features})"
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from semisup.models.foreign import file_shapes, is_ours
 from semisup.models.from_timm import PRETRAINED, timm_source, weights_of
 from semisup.models.from_torchvision import weights_file, weights_name
 from semisup.models.prepared import NORMALIZATIONS, InputSpec
+from semisup.records import file_digest
 
 __all__ = ["TIMM", "TORCHVISION", "Origin", "file_origin", "input_spec", "weights_origin"]
 
@@ -66,11 +66,11 @@ def weights_origin(name: str, options: Mapping[str, Any]) -> Origin | None:
         path = weights_of(bare) if weights == PRETRAINED else Path(weights)
         what = f"{source.hub} of the hub" if weights == PRETRAINED else path.name
         stated = source.license if weights == PRETRAINED else "unknown (one's own file)"
-        return Origin(what, path, _sha256(path), stated, source.size, source.mean, source.std)
+        return Origin(what, path, file_digest(path), stated, source.size, source.mean, source.std)
     file = weights_file(weights)
     if file is not None:
         mean, std = NORMALIZATIONS["imagenet"]
-        return Origin(file.name, file, _sha256(file), "unknown (one's own file)", 224, mean, std)
+        return Origin(file.name, file, file_digest(file), "unknown (one's own file)", 224, mean, std)
     from torchvision import models
 
     found = models.get_model_weights(name.removeprefix(TORCHVISION))[weights_name(weights)]
@@ -100,13 +100,8 @@ def file_origin(name: str, path: Path, image_size: int) -> Origin | None:
     if name.startswith(TIMM):
         source = timm_source(name.removeprefix(TIMM))
         size = source.size if source.fixed_size else image_size
-        return Origin(path.name, path, _sha256(path), stated, size, source.mean, source.std)
-    return Origin(path.name, path, _sha256(path), stated, image_size, *NORMALIZATIONS["imagenet"])
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return Origin(path.name, path, file_digest(path), stated, size, source.mean, source.std)
+    return Origin(path.name, path, file_digest(path), stated, image_size, *NORMALIZATIONS["imagenet"])
 
 
 def input_spec(

@@ -198,10 +198,8 @@ def _tried(plan: Plan, stage: StagePlan) -> StagePlan:
     """
     if stage.method is None:
         return stage
-    memory, available = (
-        step_memory(stage.method, stage.training, plan.data, plan.precision),
-        available_memory(plan.device),
-    )
+    memory = step_memory(stage.method, stage.training, plan.data, plan.precision)
+    available = available_memory(plan.device)
     if memory > available:
         raise SemisupError(
             f"batch: a step needs about {memory / 2**30:.1f} GiB and {plan.device} has "

@@ -151,12 +151,7 @@ def students_figure(students: Sequence[Student], path: Path) -> None:
     known = [one for one in students if one.accuracy is not None]
     figure = Figure(figsize=(12.0, 4.2), layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)
-    measures = (
-        ("kB of weights", "bytes", 1e-3),
-        ("MFLOPs of an image", "flops", 1e-6),
-        ("ms of an image, CPU", "milliseconds", 1.0),
-    )
-    for axis, (title, key, scale) in zip(axes, measures, strict=True):
+    for axis, (title, key, scale) in zip(axes, AXES, strict=True):
         for one in known:
             x, y = getattr(one, key) * scale, 100 * (one.accuracy or 0.0)
             axis.plot(x, y, "*" if one.teacher else "o", markersize=13 if one.teacher else 7)

@@ -109,8 +109,6 @@ def step_seconds(plan: Plan, stage: StagePlan, *, warm_up: int = WARM_UP) -> flo
                 sync_batchnorm=plan.recipe.sync_batchnorm,
             ),
         )
-        if plan.device.type == "cuda":
-            torch.cuda.synchronize(plan.device)
         return result.seconds / steps
 
     slow = ranks.any_rank(stretch(warm_up) > 1) and not plan.recipe.compile

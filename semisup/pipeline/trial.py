@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor, nn
 
-from semisup.augment import POLICIES, build_policy
+from semisup.augment import POLICIES
 from semisup.augment.policies.adaptive import Probe
 from semisup.data import ImageData
 from semisup.errors import SemisupError, first_line
 from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled
 from semisup.models.recompute import recomputed
 from semisup.settings import TrainConfig
-from semisup.stages.views import policy_names
+from semisup.stages.views import view_policy
 
 __all__ = ["available_memory", "step_memory"]
 
@@ -91,13 +91,10 @@ def _try_step(method: Method, stage: TrainConfig, data: ImageData) -> tuple[int,
 
 def _sizes(method: Method, stage: TrainConfig, side: int) -> dict[str, tuple[int, int]]:
     """Return the height and width of each view: small crops are smaller than the images."""
-    sizes = {}
-    for view, name in policy_names(stage, method.views).items():
-        settings = stage.view_settings.get(view, {})
-        options = {key: value for key, value in settings.items() if key not in ("policy", "albumentations")}
-        policy = build_policy(name, options, flip=False)
-        sizes[view] = policy.result_size(side, side) if hasattr(policy, "result_size") else (side, side)
-    return sizes
+    return {
+        view: view_policy(stage.augment, view, default, flip=False)[1].result_size(side, side)
+        for view, default in method.views.defaults.items()
+    }
 
 
 def _trace(policies: Mapping[str, str], images: int) -> Tensor | None:
@@ -114,7 +111,7 @@ def available_memory(device: torch.device) -> float:
         return float(torch.cuda.mem_get_info(device)[1])
     if device.type != "cpu":
         return math.inf
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    physical = int(psutil.virtual_memory().total)
     limit = Path("/sys/fs/cgroup/memory.max")
     share = limit.read_text(encoding="ascii").strip() if limit.exists() else "max"
     return physical if share == "max" else min(physical, int(share))

@@ -126,11 +126,10 @@ def check_auto(whole: Plan, stage: TrainConfig, method: Method) -> None:
     if not stage.chooses_views:
         return
     if method.trains != "classifier" or not with_strength(stage, method.views, "weak"):
-        policies = {**method.views.policies("labeled"), **method.views.policies("unlabeled")}
+        views = ", ".join(f"{name}: {policy}" for name, policy in method.views.defaults.items())
         raise SemisupError(
             f"augment.policy: auto chooses among gentle, weak and strong views for a classifier; method "
-            f"'{stage.method['name']}' leaves it none to choose ({', '.join(map(': '.join, policies.items()))}); "
-            f"remove it"
+            f"'{stage.method['name']}' leaves it none to choose ({views}); remove it"
         )
     if max(whole.budget.per_class) < 2:
         raise SemisupError("augment.policy: auto chooses by labels that are left out, and no class has two; remove it")
@@ -194,7 +193,7 @@ def with_strength(stage: TrainConfig, views: Views, strength: str) -> dict[str, 
 
     A method's strong views get the strength; its weak ones are never strong where it has both.
     """
-    defaults = {**views.policies("labeled"), **views.policies("unlabeled")}
+    defaults = views.defaults
     milder = "weak" if strength == "strong" and "randaugment" in defaults.values() else strength
     wanted = {"randaugment": strength, "weak": milder}
     return {
@@ -293,7 +292,7 @@ def _scores(context: StageContext, part: NDArray[np.int64], fitted: Callable[[St
     data, begun = context.data, time.perf_counter()
     rest = without(context.budget, part, data.y_train, data.num_classes)
     network = fitted(replace(context, budget=rest))
-    logits = predict_logits(network, context.clean_batches(data.x_train, part)).double().cpu()
+    logits = predict_logits(network, context.clean_batches(data.x_train, part)).cpu().double()
     truth = torch.from_numpy(data.y_train[part])
     right, loss = int((logits.argmax(1) == truth).sum()), float(F.cross_entropy(logits, truth, reduction="sum"))
     return Scores(labels=len(part), right=right, loss=loss, seconds=time.perf_counter() - begun)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from semisup.augment import POLICIES, Normalize, build_policy
 from semisup.augment.policies.adaptive import Adaptive, Probe
 from semisup.augment.policies.backend import HostFirst, ImageByImage, resolve_backend
 from semisup.augment.policies.ctaugment import OPERATIONS
-from semisup.augment.policies.policy import Augmentation
+from semisup.augment.policies.policy import Augmentation, Policy
 from semisup.augment.policies.views import COLOR_POOL, NoAugment, RandAugment
 from semisup.data import ImageData, take
 from semisup.engine import Batches, TrainingImages
@@ -25,7 +25,15 @@ from semisup.models import Classifier
 from semisup.options import option_defaults
 from semisup.settings import LossConfig, TrainConfig
 
-__all__ = ["check_views", "following_background", "policy_names", "stage_backend", "stage_batches", "stage_policies"]
+__all__ = [
+    "check_views",
+    "following_background",
+    "policy_names",
+    "stage_backend",
+    "stage_batches",
+    "stage_policies",
+    "view_policy",
+]
 
 BLACK = 0.1
 """Brightest background on which bright objects are taken for bright objects on black."""
@@ -42,9 +50,8 @@ def stage_backend(stage: TrainConfig, views: Views, device: torch.device, size: 
 
 def policy_names(stage: TrainConfig, views: Views) -> dict[str, str]:
     """View -> name of its policy: the recipe's, else the method's; "none" where the recipe names transforms alone."""
-    defaults = {**views.policies("labeled"), **views.policies("unlabeled")}
-    settings = {view: {"policy": default} for view, default in defaults.items()} | stage.view_settings
-    return {view: str(settings[view].get("policy", "none")) for view in defaults}
+    settings = {view: {"policy": default} for view, default in views.defaults.items()} | stage.view_settings
+    return {view: str(settings[view].get("policy", "none")) for view in views.defaults}
 
 
 def following_background(stage: TrainConfig, views: Views, background: float) -> dict[str, Any]:
@@ -88,9 +95,7 @@ def stage_policies(
     """
     policies: dict[str, Augmentation | HostFirst] = {}
     for view, default in views.policies(part).items():
-        options = dict(augment.get(view, {"policy": default}))
-        own = options.pop("albumentations", ())
-        policy = build_policy(options.pop("policy", "none"), options, flip=flip)
+        own, policy = view_policy(augment, view, default, flip=flip)
         then: Augmentation = policy
         if isinstance(policy, Adaptive) and learned is not None:
             then = policy.bound(learned)
@@ -99,6 +104,22 @@ def stage_policies(
         else:
             policies[view] = HostFirst(ImageByImage(own, None), then) if own else then
     return policies
+
+
+def view_policy(
+    augment: Mapping[str, Any], view: str, default: str, *, flip: bool
+) -> tuple[Sequence[Mapping[str, Any]], Policy]:
+    """Return a view's albumentations transforms, which come first, and its policy.
+
+    Args:
+        augment: of the recipe's stage.
+        view: name of the view.
+        default: policy of a view that the recipe does not name.
+        flip: whether the data allow mirroring.
+    """
+    options = dict(augment.get(view, {"policy": default}))
+    own = options.pop("albumentations", ())
+    return own, build_policy(options.pop("policy", "none"), options, flip=flip)
 
 
 def stage_batches(
@@ -153,7 +174,7 @@ def check_views(stage: TrainConfig, method: Method, data: ImageData) -> None:
     Raises:
         SemisupError: names the view.
     """
-    asked = method.views.policies("labeled") | method.views.policies("unlabeled")
+    asked = method.views.defaults
     problems = [
         f"augment.{view}: method '{stage.method['name']}' asks for no such view{nearest(view, [*asked, 'backend'])}"
         for view in stage.view_settings
@@ -166,11 +187,9 @@ def check_views(stage: TrainConfig, method: Method, data: ImageData) -> None:
 def _adaptive_problems(method: Method, stage: TrainConfig) -> Iterator[str]:
     """Refuse an adaptive policy where nothing is learned, and another policy than a probe where it is learned from."""
     name = stage.method["name"]
-    defaults = {**method.views.policies("labeled"), **method.views.policies("unlabeled")}
     for view, policy in policy_names(stage, method.views).items():
-        default = defaults[view]
         probes = issubclass(POLICIES[policy], Probe)
-        if probes != issubclass(POLICIES[default], Probe):
+        if probes != issubclass(POLICIES[method.views.defaults[view]], Probe):
             what = "is for the view 'probe' of methods that learn rates" if probes else "must be 'ctaugment_probe'"
             yield f"augment.{view}.policy: {what}, got '{policy}'"
         elif issubclass(POLICIES[policy], Adaptive) and method.learned() is None:

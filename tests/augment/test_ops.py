@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.v2 import functional as tv
 
 from semisup.augment.kernels import ops
@@ -404,3 +406,23 @@ def test_ops_treat_images_independently(name: str) -> None:
     images = torch.rand(4, 3, 9, 9, generator=torch.Generator().manual_seed(4))
     alone = torch.cat([ALL[name](image[None]) for image in images])
     torch.testing.assert_close(ALL[name](images), alone, atol=1e-6, rtol=0)
+
+
+class _RunningSums(TorchDispatchMode):
+    """Notes the type of what running sums are taken of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket is torch.ops.aten.cumsum:
+            self.of.append(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_running_sum_of_floats_which_cuda_has_no_deterministic_form_of(name: str) -> None:
+    with _RunningSums() as sums:
+        ALL[name](torch.rand(2, 3, 9, 9))
+    assert not any(dtype.is_floating_point for dtype in sums.of)

@@ -24,3 +24,4 @@ def test_docstring_and_signature_do_not_count(tmp_path: Path) -> None:
 def test_percentiles_are_values() -> None:
     assert percentile([3, 1, 2], 0.5) == 2
     assert percentile([3, 1, 2], 0.95) == 3
+    assert percentile(list(range(1, 21)), 0.95) == 19

@@ -10,6 +10,7 @@ import pytest
 
 from semisup.data import load_data
 from semisup.data.shaped import held_out
+from semisup.data.sources import check_source
 from semisup.errors import SemisupError
 from semisup.settings import DataConfig
 
@@ -33,8 +34,8 @@ def test_foreign_images_have_no_label_and_no_test() -> None:
 def test_two_classes_are_left(tmp_path: Path) -> None:
     with pytest.raises(SemisupError, match=r"data\.foreign: must leave two classes of 10, not 1"):
         load_data(DataConfig(source="digits", foreign=9))
-    with pytest.raises(SemisupError, match=r"data\.foreign: a folder is what it is"):
-        load_data(DataConfig(source="folder", path=str(tmp_path), foreign=2, size=8))
+    with pytest.raises(SemisupError, match=r"data\.foreign: not for source folder"):
+        check_source(DataConfig(source="folder", path=str(tmp_path), foreign=2, size=8))
 
 
 def test_labels_become_the_test_where_there_is_none() -> None:

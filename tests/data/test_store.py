@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,16 @@ def test_the_store_is_a_plain_numpy_file_of_what_decode_gives(root: Path, tmp_pa
     assert np.array_equal(store.images(mapped=True), expected(root))
     assert (store.decoded, store.bad, len(store.good)) == (300, [], 300)
     assert set(contents(tmp_path)) == {"bad_files.csv", store.path.name, "index.json", "lock"}
+
+
+def test_a_disk_without_room_is_said_before_anything_is_decoded(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the files that were begun are closed."""
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    with pytest.raises(SemisupError, match=r"data\.cache: the decoded images need 0\.0 GiB more"):
+        made(root, tmp_path)
+    assert not [file.path for file in psutil.Process().open_files() if file.path.endswith((".npy", ".jsonl"))]
 
 
 def test_workers_give_the_same_store(root: Path, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def test_value_and_gradient(weights: bool, tau: float, gamma: float) -> None:
     torch.testing.assert_close(loss(logits, y), wanted)
     (ours,), (theirs,) = torch.autograd.grad(loss(logits, y), logits), torch.autograd.grad(wanted, logits)
     torch.testing.assert_close(ours, theirs)
+    assert loss(logits.double(), y).dtype == torch.float64 and loss(logits.bfloat16(), y).dtype == torch.float32
 
 
 def test_the_default_is_bit_for_bit_the_cross_entropy() -> None:

@@ -80,7 +80,7 @@ def test_parts_and_a_pair(tmp_path: Path) -> None:
     assert semisup.run(RECIPE, data=pair, out=tmp_path / "b", quiet=True).data["n_test"] == 0
 
 
-@pytest.mark.parametrize("none", [-1, None, float("nan"), pd.NA])
+@pytest.mark.parametrize("none", [-1, None, float("nan"), pd.NA, pd.NaT])
 def test_classes_may_be_objects_with_text(none: Any, tmp_path: Path) -> None:
     images, labels = tuple(arrays().values())[:2]
     given = np.array([f"digit {label}" for label in labels], object)

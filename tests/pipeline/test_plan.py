@@ -22,6 +22,7 @@ from semisup.options import show
 from semisup.pipeline import make_plan, run
 from semisup.pipeline.check import check_method
 from semisup.pipeline.plan import Plan, load_checked, plan_stages
+from semisup.pipeline.trial import available_memory
 from tests.pipeline.pipeline_small import SMALL, small
 
 
@@ -335,6 +336,11 @@ def test_parameters_are_those_of_the_network_that_is_left() -> None:
     assert finetune.parameters == base + (d * d + 2 * d) + (d * 10 + 10)
     assert (labels.parameters, labels.steps, labels.network) == (0, 0, None)
     assert student.parameters < finetune.parameters
+
+
+def test_the_memory_of_a_machine_is_known_where_there_is_no_posix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.sysconf", raising=False)
+    assert 2**28 < available_memory(torch.device("cpu")) < 2**50
 
 
 def test_memory_grows_with_the_batch() -> None:

@@ -95,6 +95,20 @@ def test_whitened_features_that_are_all_the_same_stay_finite() -> None:
     assert whitened(x, 6).isfinite().all()
 
 
+@pytest.mark.parametrize("fewer", ["images", "features"])
+def test_whitened_directions_without_variance_are_left_out(fewer: str) -> None:
+    """Rounding would be scaled to variance 1 there, and images that the components are not of to 1e15."""
+    x = features(60, 50)
+    if fewer == "features":
+        x = torch.cat([x[:, :8], x[:, :8], torch.ones(60, 3)], dim=1)
+    fit = 20 if fewer == "images" else 40
+    found = whitened(x, 19 if fewer == "features" else 32, fit)
+    assert found.shape == (60, 8 if fewer == "features" else 19) and found.abs().max() < 20
+    centered = (x[:fit] - x[:fit].mean(0)).double()
+    torch.testing.assert_close(found[:fit].std(0), torch.ones(found.shape[1]))
+    assert torch.linalg.matrix_rank(centered) == found.shape[1]
+
+
 # --- the graph -------------------------------------------------------------------------------------------------------
 
 

@@ -349,10 +349,11 @@ def equalize(images: Tensor) -> Tensor:
     """Flatten the histogram of every channel over 256 gray levels, with PIL's integer arithmetic exactly."""
     count, channels, height, width = images.shape
     levels = (images * 255).round_().long().reshape(count * channels, height * width)
-    # Counts are whole numbers below 2^24, exact in float32; adding ones is therefore free of order, on a GPU too.
+    # Counts are whole numbers below 2^24, exact in float32; adding ones is therefore free of order, on a GPU too. There
+    # `deterministic: true` refuses a running sum of floats all the same, hence that of whole numbers.
     ones = torch.ones((), device=images.device).expand_as(levels)
     histogram = torch.zeros(len(levels), 256, device=images.device).scatter_add_(1, levels, ones)
-    upto = histogram.cumsum(1)
+    upto = histogram.long().cumsum(1).float()
     brightest = histogram.gather(1, levels.amax(1, keepdim=True))
     step = ((height * width - brightest) / 255).floor_()
     table = ((upto - histogram + (step / 2).floor_()) / step.clamp_min(1)).floor_().clamp_max_(255)

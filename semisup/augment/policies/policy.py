@@ -118,6 +118,10 @@ class Policy(ABC):
         check_batch(images)
         return self.apply(images, draw_for(self, images.shape, generator, part))
 
+    def result_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width of the view of an image of this height and width."""
+        return height, width
+
 
 def draw_for(policy: Policy, shape: Shape, generator: Generator, part: Part | None) -> Drawn:
     """Draw for images of `shape` (N, C, H, W), which may be a part of the batch that is drawn for."""

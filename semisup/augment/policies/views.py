@@ -295,10 +295,6 @@ class SimCLR(Policy):
             out = apply_each(out, drawn["solarize"], half, [None, ops.solarize])
         return out.contiguous(memory_format=torch.channels_last)
 
-    def result_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the height and width of the view of an image of this height and width."""
-        return height, width
-
     def blur_taps(self, height: int) -> int:
         """Return the width of the blur's kernel in a view of this height: a tenth, made odd, at least 3."""
         return max(3, height // 10 // 2 * 2 + 1)

@@ -26,9 +26,8 @@ __all__ = [
     "warp",
 ]
 
-DEGREES = (
-    180.0  # of the turn, to either side; this and what follows is from ops/argparser.py of maple-research-lab/EnAET
-)
+# Ranges of ops/argparser.py of maple-research-lab/EnAET.
+DEGREES = 180.0  # of the turn, to either side
 SHIFT = 0.2  # of the side
 SCALE = (0.8, 1.2)
 SHEAR = 30.0  # degrees to either side

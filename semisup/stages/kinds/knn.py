@@ -117,8 +117,8 @@ def run(context: StageContext) -> tuple[Artifact, None]:
 
         def predict(queries: Tensor) -> Tensor:
             votes = knn_predict(bank, labels, queries, num_classes=data.num_classes, k=k, temperature=config.tau)
-            votes = votes.double()
-            return (votes / votes.sum(1, keepdim=True)).clamp(min=1e-12).log().cpu()
+            votes = votes.cpu().double()
+            return (votes / votes.sum(1, keepdim=True)).clamp(min=1e-12).log()
 
         if not every_label:
             metrics |= evaluate_validation(context, lambda batches: predict(predict_logits(network, batches)))
