@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -16,6 +16,8 @@ __all__ = [
     "LOCK",
     "NO_LOCK",
     "at_home",
+    "folder_problems",
+    "folders_in_the_way",
     "locked",
     "locked_file",
     "make_folder",
@@ -126,6 +128,23 @@ def make_folder(folder: Path) -> None:
     except OSError as error:
         why = "it is a file" if folder.is_file() else error.strerror
         raise SemisupError(f"{folder}: cannot be made a folder ({why})") from error
+
+
+def folder_problems(folders: Iterable[Path]) -> list[str]:
+    """Return why one of these folders could not be written to, found out without making any; nothing if all can."""
+    problems = []
+    for folder in folders:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            problems.append(f"{folder} cannot be a folder, {existing} is a file")
+        elif not os.access(existing, os.W_OK | os.X_OK):
+            problems.append(f"{folder} cannot be written to")
+    return problems[:1]  # one cause has the same effect on all of them
+
+
+def folders_in_the_way(files: Iterable[Path]) -> list[str]:
+    """Return one sentence for each file that cannot be written where it is wanted, because a folder is called so."""
+    return [f"{file} is a folder, where a file is to be written; move it away" for file in files if file.is_dir()]
 
 
 def remove_torn(folder: Path) -> None:
