@@ -168,7 +168,7 @@ def predict(
     require_model(model)
     if tta not in (None, "mirror"):
         raise SemisupError(f"--tta: must be mirror, not {tta}")
-    with saying_how_to_go_on():
+    with saying_how_to_go_on(anew=True):
         from rich.console import Console
 
         from semisup.data.watch import watching
@@ -194,7 +194,7 @@ def report(
     """Write a run's web page again, with pictures of what its classifier gets wrong: report.html in its folder."""
     if not (folder / "result.json").is_file():  # asked before torch is imported: 2 s
         raise SemisupError(f"{folder}: not the folder of a finished run (no result.json)")
-    with saying_how_to_go_on():
+    with saying_how_to_go_on(anew=True):
         from rich.console import Console
 
         from semisup.data.watch import watching

@@ -106,7 +106,7 @@ def show(
     stage: Annotated[str | None, typer.Option(help="Only this stage; default: all that train.")] = None,
 ) -> None:
     """Draw what training sees: each view (weak, strong, ...) of some images next to them; print the label budget."""
-    with saying_how_to_go_on():
+    with saying_how_to_go_on(anew=True):
         from semisup.config import read_recipe
         from semisup.errors import SemisupError
 

@@ -42,7 +42,7 @@ def export(
     if data is not None and not int8:
         raise SemisupError(f"--data {data}: nothing would be read of it; it is what --int8 is calibrated on")
     require_model(stage)
-    with saying_how_to_go_on():
+    with saying_how_to_go_on(anew=True):
         if to is None:
             from semisup.pipeline.export import export_model
 

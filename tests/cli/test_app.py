@@ -266,16 +266,17 @@ def test_links_that_lead_round_in_a_circle(semisup: Semisup, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("words", "works"),
+    ("words", "works", "again"),
     [
-        (["predict", "m", "photos"], "semisup.pipeline.predict.predict_files"),
-        (["export", "m", "m.onnx"], "semisup.pipeline.export.export_model"),
-        (["report", "m"], "semisup.pipeline.page.report"),
-        (["track", "m"], "semisup.tracking.replay"),
+        (["predict", "m", "photos"], "semisup.pipeline.predict.predict_files", "start again"),
+        (["export", "m", "m.onnx"], "semisup.pipeline.export.export_model", "start again"),
+        (["report", "m"], "semisup.pipeline.page.report", "start again"),
+        (["data", "show", "tiny.yaml"], "semisup.pipeline.show.show_data", "start again"),
+        (["track", "m"], "semisup.tracking.replay", "go on"),
     ],
 )
 def test_a_signal_ends_every_long_command_alike(
-    words: list[str], works: str, semisup: Semisup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: list[str], works: str, again: str, semisup: Semisup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(*args: Any, **kwargs: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -286,7 +287,7 @@ def test_a_signal_ends_every_long_command_alike(
     monkeypatch.setattr(works, stopped)
     code, out, err = semisup(*words)
     assert (code, out) == (130, "")
-    assert err == f"stopped; go on with: semisup {' '.join(words)}\n"
+    assert err == f"stopped; {again} with: semisup {' '.join(words)}\n"
 
 
 # Prediction
