@@ -26,6 +26,7 @@ from semisup.cli.terminal import print_anything
 from semisup.cli.words import refuse_addresses, refuse_empty
 from semisup.errors import SaidElsewhereError, SemisupError, from_system
 from semisup.signals import GRACE, end_with
+from semisup.text import harmless
 
 __all__ = ["main"]
 
@@ -217,7 +218,7 @@ def track(
     with saying_how_to_go_on():
         from semisup.tracking import replay
 
-        typer.echo(str(replay(folder, uri)))
+        typer.echo(harmless(str(replay(folder, uri))))
 
 
 app.command()(export)
@@ -233,8 +234,8 @@ def main() -> None:
     except SaidElsewhereError:
         raise SystemExit(2) from None
     except SemisupError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {harmless(str(error))}", err=True)
         raise SystemExit(2) from None
     except OSError as error:  # a name that is too long, a folder that others may not open, a disk that fails
-        typer.echo(f"error: {from_system(error)}", err=True)
+        typer.echo(f"error: {harmless(from_system(error))}", err=True)
         raise SystemExit(2) from None

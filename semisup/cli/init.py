@@ -72,8 +72,7 @@ def _require_free(path: Path, force: bool) -> None:
 def _lines(made: Draft, path: Path, wishes: Wishes) -> list[str]:
     """Return what to tell: what was found, and the next commands."""
     from semisup.data.entries import some
-    from semisup.data.walk import printable
-    from semisup.text import command, duration
+    from semisup.text import command, duration, printable
 
     found = made.survey
     lines = [f"sizes: {found.shapes.told}; {_colors(made)}"]

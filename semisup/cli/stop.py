@@ -13,6 +13,7 @@ import typer
 from semisup.errors import from_system
 from semisup.files import NO_LOCK
 from semisup.signals import GRACE, catching, last, told
+from semisup.text import harmless
 
 __all__ = ["GRACE_HELP", "LAUNCHED", "NO_LOCK_HELP", "go_without_locks", "saying_how_to_go_on"]
 
@@ -64,4 +65,4 @@ def _say_stopped(again: str) -> None:
 def say(sentence: str) -> None:
     """Write to standard error, if anybody is left there: a terminal that hung up is not."""
     with contextlib.suppress(OSError):
-        typer.echo(sentence, err=True)
+        typer.echo(harmless(sentence), err=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from semisup.data.store import Watch, unwatched
-from semisup.data.walk import printable
 from semisup.engine import resolve_device
 from semisup.errors import SemisupError, raise_all
 from semisup.files import folder_problems, folders_in_the_way, make_folder, write_atomically
@@ -23,7 +22,7 @@ from semisup.labeling.merge import not_taken_back
 from semisup.labeling.near import thumbnails
 from semisup.labeling.seen import Seen, look, model_images
 from semisup.labeling.sheet import Shown, sheet_html
-from semisup.text import csv_text
+from semisup.text import csv_text, printable
 
 __all__ = ["TABLE", "Asked", "LabelOptions", "label_next"]
 

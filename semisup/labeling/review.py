@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from semisup.data.entries import PARTS, several
 from semisup.data.store import Watch, unwatched
-from semisup.data.walk import printable
 from semisup.engine import resolve_device
 from semisup.errors import SemisupError, raise_all
 from semisup.files import folder_problems, folders_in_the_way, make_folder, write_atomically
@@ -23,7 +22,7 @@ from semisup.labeling.near import groups, thumbnails
 from semisup.labeling.seen import look, model_images
 from semisup.labeling.sheet import Shown, sheet_html
 from semisup.labeling.wrong import likely_wrong, odd_ones, out_of_fold
-from semisup.text import csv_text
+from semisup.text import csv_text, printable
 
 __all__ = ["Reviewed", "review"]
 
