@@ -120,6 +120,9 @@ def bench(
 
         if suite is not None:
             raise SemisupError(f"--compare: takes two result folders and no suite, got '{suite}' too")
+        running = {"--out": out, "--dry-run": dry_run, "--scheduler": scheduler, "--workers": workers}
+        if unread := [name for name, given in running.items() if given]:
+            raise SemisupError(f"--compare: takes two result folders; of {', '.join(unread)} nothing would be read")
         typer.echo(compare_suites(*compare), nl=False)
         return
     if suite is None:

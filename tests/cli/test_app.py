@@ -547,6 +547,8 @@ def test_bench_compares_two_results(semisup: Semisup, tmp_path: Path) -> None:
     assert code == 2 and "none" in errors
     code, _, errors = semisup("bench", "digits/budgets", "--compare", str(committed), str(committed))
     assert code == 2 and "--compare: takes two result folders and no suite, got 'digits/budgets' too" in errors
+    code, output, errors = semisup("bench", "--compare", str(committed), str(committed), "--out", "o", "--dry-run")
+    assert (code, output) == (2, "") and "of --out, --dry-run nothing would be read" in errors
 
 
 # Data
