@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from semisup.errors import SemisupError
+from semisup.errors import SemisupError, raise_all
 
 __all__ = [
     "LOCK",
@@ -22,6 +22,7 @@ __all__ = [
     "locked_file",
     "make_folder",
     "parent_of",
+    "refuse_unwritable",
     "remove_torn",
     "replacing",
     "temporary_for",
@@ -145,6 +146,22 @@ def folder_problems(folders: Iterable[Path]) -> list[str]:
 def folders_in_the_way(files: Iterable[Path]) -> list[str]:
     """Return one sentence for each file that cannot be written where it is wanted, because a folder is called so."""
     return [f"{file} is a folder, where a file is to be written; move it away" for file in files if file.is_dir()]
+
+
+def refuse_unwritable(file: Path, key: str = "") -> None:
+    """Refuse a file that could not be written, before the work for it is done.
+
+    Args:
+        file: that `replacing` would make.
+        key: whose value it is, for the message.
+
+    Raises:
+        SemisupError: it is a folder, or its own folder is not there or cannot be written to.
+    """
+    problems = folders_in_the_way([file]) or folder_problems([file.parent])
+    if not problems and not file.parent.is_dir():
+        problems = [f"{file} cannot be written, there is no folder {file.parent}; make it first"]
+    raise_all(problems, key)
 
 
 def remove_torn(folder: Path) -> None:

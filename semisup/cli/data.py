@@ -109,10 +109,12 @@ def show(
     with saying_how_to_go_on(anew=True):
         from semisup.config import read_recipe
         from semisup.errors import SemisupError
+        from semisup.files import refuse_unwritable
 
         reading = read_recipe(recipe, overrides or [])  # before torch is imported
         if out.suffix.lower() != ".png":
             raise SemisupError(f"--out {out}: must end in .png")
+        refuse_unwritable(out, "--out")
         from rich.console import Console
 
         from semisup.data.watch import watching

@@ -9,6 +9,7 @@ import typer
 
 from semisup.cli.stop import saying_how_to_go_on
 from semisup.errors import SemisupError
+from semisup.files import refuse_unwritable
 
 if TYPE_CHECKING:
     from semisup.pipeline.draft import Draft, Wishes
@@ -44,6 +45,7 @@ def init(
 
         require_recipe_name(out, "--out")
         _require_free(out, force)
+        refuse_unwritable(out, "--out")
     with saying_how_to_go_on():
         from rich.console import Console
 

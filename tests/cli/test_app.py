@@ -290,6 +290,32 @@ def test_a_signal_ends_every_long_command_alike(
     assert err == f"stopped; {again} with: semisup {' '.join(words)}\n"
 
 
+@pytest.mark.parametrize("name", ["taken", "closed/x", "nosuch/x"])
+@pytest.mark.parametrize(
+    ("words", "suffix"),
+    [
+        (["init", "photos", "--force", "--out"], ".yaml"),
+        (["export", "m"], ".onnx"),
+        (["data", "show", "tiny.yaml", "--out"], ".png"),
+    ],
+)
+def test_what_could_not_be_written_is_refused_before_the_work(
+    words: list[str], suffix: str, name: str, semisup: Semisup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("m", "photos", "closed", f"taken{suffix}"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "m" / "model.json").touch()
+    may = os.access
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "closed" and may(path, mode))
+    code, out, err = semisup(*words, name + suffix)
+    said = {
+        "taken": "is a folder, where a file",
+        "closed/x": "closed cannot be written to",
+        "nosuch/x": "no folder nosuch",
+    }
+    assert (code, out) == (2, "") and said[name] in err
+
+
 # Prediction
 
 
