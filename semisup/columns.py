@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from semisup.records import is_finite
 from semisup.text import count, number, percent
 
 __all__ = ["COLUMNS", "UNEQUAL", "Column", "headline", "measured"]
@@ -50,7 +51,7 @@ class Column:
     def problem(self, value: Any) -> str:
         """Say what is wrong with a measured value; empty if nothing is."""
         highest = 1.0 if self.format == "percent" else math.inf
-        if isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= highest:
+        if is_finite(value) and 0 <= value <= highest:
             return ""
         return f"must be a number {'in [0, 1]' if highest == 1 else 'finite and >= 0'}, got {value!r}"
 
@@ -100,8 +101,4 @@ def measured(metrics: Mapping[str, Any]) -> dict[str, float | None]:
         metrics: by key; what is no finite number counts as not measured.
     """
     found = {column.name: metrics.get(column.key) for column in COLUMNS}
-    return {name: value if _is_number(value) else None for name, value in found.items()}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return {name: value if is_finite(value) else None for name, value in found.items()}

@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from semisup.errors import SemisupError
+from semisup.errors import SemisupError, raise_all
 
 __all__ = [
     "LOCK",
     "NO_LOCK",
     "at_home",
+    "folder_problems",
+    "folders_in_the_way",
     "locked",
     "locked_file",
     "make_folder",
     "parent_of",
+    "refuse_unwritable",
     "remove_torn",
     "replacing",
     "temporary_for",
@@ -126,6 +129,39 @@ def make_folder(folder: Path) -> None:
     except OSError as error:
         why = "it is a file" if folder.is_file() else error.strerror
         raise SemisupError(f"{folder}: cannot be made a folder ({why})") from error
+
+
+def folder_problems(folders: Iterable[Path]) -> list[str]:
+    """Return why one of these folders could not be written to, found out without making any; nothing if all can."""
+    problems = []
+    for folder in folders:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            problems.append(f"{folder} cannot be a folder, {existing} is a file")
+        elif not os.access(existing, os.W_OK | os.X_OK):
+            problems.append(f"{folder} cannot be written to")
+    return problems[:1]  # one cause has the same effect on all of them
+
+
+def folders_in_the_way(files: Iterable[Path]) -> list[str]:
+    """Return one sentence for each file that cannot be written where it is wanted, because a folder is called so."""
+    return [f"{file} is a folder, where a file is to be written; move it away" for file in files if file.is_dir()]
+
+
+def refuse_unwritable(file: Path, key: str = "") -> None:
+    """Refuse a file that could not be written, before the work for it is done.
+
+    Args:
+        file: that `replacing` would make.
+        key: whose value it is, for the message.
+
+    Raises:
+        SemisupError: it is a folder, or its own folder is not there or cannot be written to.
+    """
+    problems = folders_in_the_way([file]) or folder_problems([file.parent])
+    if not problems and not file.parent.is_dir():
+        problems = [f"{file} cannot be written, there is no folder {file.parent}; make it first"]
+    raise_all(problems, key)
 
 
 def remove_torn(folder: Path) -> None:

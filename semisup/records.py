@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -25,6 +26,7 @@ __all__ = [
     "checked",
     "digest",
     "file_digest",
+    "is_finite",
     "no_model",
     "read_json",
     "read_record",
@@ -100,6 +102,8 @@ def read_json(path: Path) -> Any:
     Raises:
         SemisupError: it cannot be read, or is no JSON.
     """
+    if path.exists() and not path.is_file():  # a pipe or a device, from which reading may never end
+        raise SemisupError(f"{path}: cannot be read (not a file)")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -209,6 +213,15 @@ def verify(folder: Path, record: Mapping[str, Any], names: Iterable[str] | None 
             raise SemisupError(f"{path}: not listed in {RECORD}")
         if not path.is_file() or file_digest(path) != files[name]:
             raise SemisupError(f"{path}: missing or damaged")
+
+
+def is_finite(value: Any) -> bool:
+    """Return whether a value is a number that a float can hold: no NaN, no infinity, no integer beyond, no truth value.
+
+    `math.isfinite` raises OverflowError for such an integer, which JSON can spell.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and -sys.float_info.max <= value <= sys.float_info.max
 
 
 def finite(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ __all__ = [
     "csv_text",
     "duration",
     "from_csv_text",
+    "harmless",
     "interval",
     "markdown_table",
     "markdown_text",
@@ -23,6 +25,7 @@ __all__ = [
     "number",
     "p_value",
     "percent",
+    "printable",
     "signed",
 ]
 
@@ -31,6 +34,31 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 MARKUP = {"\\": "\\\\", "|": "\\|", "`": "\\`", "*": "\\*", "[": "\\[", "]": "\\]"}
 MARKUP |= {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 """What Markdown or HTML takes for its own, and how it is written as itself."""
+TURNS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+"""Kinds of signs that turn the direction of the letters after them, so that `gpj.exe` may be read as `exe.jpg`."""
+
+
+def printable(text: str) -> str:
+    """Return text of one line, such as a path, without what a terminal cannot show or would obey.
+
+    These are bytes that are no UTF-8, control characters, ends of lines and signs that turn the direction of letters.
+    """
+    return _spelled(text.encode("utf-8", "backslashreplace").decode(), "")
+
+
+def harmless(text: str) -> str:
+    """Return text of several lines without what a terminal would obey; bytes that are no UTF-8 stay as they are."""
+    return _spelled(text, "\n\t")
+
+
+def _spelled(text: str, kept: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(repr(letter)[1:-1] if _is_obeyed(letter) and letter not in kept else letter for letter in text)
+
+
+def _is_obeyed(letter: str) -> bool:
+    return unicodedata.category(letter) in ("Cc", "Zl", "Zp") or unicodedata.bidirectional(letter) in TURNS
 
 
 def number(value: float | None, digits: int) -> str:
@@ -106,9 +134,10 @@ def from_csv_text(cell: str) -> str:
 def markdown_text(text: str) -> str:
     """Return text that Markdown shows as it is, on one line: no HTML, link, image, emphasis or table column of its own.
 
-    Underscores stay: inside words they mean nothing, and names are full of them.
+    Underscores stay: inside words they mean nothing, and names are full of them. What a terminal would obey is spelled
+    out, as pages are shown there too.
     """
-    return "".join(MARKUP.get(letter, letter) for letter in " ".join(text.split()))
+    return "".join(MARKUP.get(letter, letter) for letter in harmless(" ".join(text.split())))
 
 
 def aligned(header: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> list[list[str]]:

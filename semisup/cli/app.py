@@ -26,6 +26,7 @@ from semisup.cli.terminal import print_anything
 from semisup.cli.words import refuse_addresses, refuse_empty
 from semisup.errors import SaidElsewhereError, SemisupError, from_system
 from semisup.signals import GRACE, end_with
+from semisup.text import harmless
 
 __all__ = ["main"]
 
@@ -119,6 +120,9 @@ def bench(
 
         if suite is not None:
             raise SemisupError(f"--compare: takes two result folders and no suite, got '{suite}' too")
+        running = {"--out": out, "--dry-run": dry_run, "--scheduler": scheduler, "--workers": workers}
+        if unread := [name for name, given in running.items() if given]:
+            raise SemisupError(f"--compare: takes two result folders; of {', '.join(unread)} nothing would be read")
         typer.echo(compare_suites(*compare), nl=False)
         return
     if suite is None:
@@ -168,7 +172,7 @@ def predict(
     require_model(model)
     if tta not in (None, "mirror"):
         raise SemisupError(f"--tta: must be mirror, not {tta}")
-    with saying_how_to_go_on():
+    with saying_how_to_go_on(anew=True):
         from rich.console import Console
 
         from semisup.data.watch import watching
@@ -194,7 +198,7 @@ def report(
     """Write a run's web page again, with pictures of what its classifier gets wrong: report.html in its folder."""
     if not (folder / "result.json").is_file():  # asked before torch is imported: 2 s
         raise SemisupError(f"{folder}: not the folder of a finished run (no result.json)")
-    with saying_how_to_go_on():
+    with saying_how_to_go_on(anew=True):
         from rich.console import Console
 
         from semisup.data.watch import watching
@@ -217,7 +221,7 @@ def track(
     with saying_how_to_go_on():
         from semisup.tracking import replay
 
-        typer.echo(str(replay(folder, uri)))
+        typer.echo(harmless(str(replay(folder, uri))))
 
 
 app.command()(export)
@@ -233,8 +237,8 @@ def main() -> None:
     except SaidElsewhereError:
         raise SystemExit(2) from None
     except SemisupError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {harmless(str(error))}", err=True)
         raise SystemExit(2) from None
     except OSError as error:  # a name that is too long, a folder that others may not open, a disk that fails
-        typer.echo(f"error: {from_system(error)}", err=True)
+        typer.echo(f"error: {harmless(from_system(error))}", err=True)
         raise SystemExit(2) from None

@@ -106,13 +106,15 @@ def show(
     stage: Annotated[str | None, typer.Option(help="Only this stage; default: all that train.")] = None,
 ) -> None:
     """Draw what training sees: each view (weak, strong, ...) of some images next to them; print the label budget."""
-    with saying_how_to_go_on():
+    with saying_how_to_go_on(anew=True):
         from semisup.config import read_recipe
         from semisup.errors import SemisupError
+        from semisup.files import refuse_unwritable
 
         reading = read_recipe(recipe, overrides or [])  # before torch is imported
         if out.suffix.lower() != ".png":
             raise SemisupError(f"--out {out}: must end in .png")
+        refuse_unwritable(out, "--out")
         from rich.console import Console
 
         from semisup.data.watch import watching

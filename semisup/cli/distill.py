@@ -9,10 +9,13 @@ import typer
 
 from semisup.cli.model_folder import require_model
 from semisup.cli.stop import saying_how_to_go_on
-from semisup.errors import SemisupError
-from semisup.files import parent_of, whole
+from semisup.errors import SemisupError, raise_all
+from semisup.files import folders_in_the_way, parent_of, whole
 
 __all__ = ["distill"]
+
+FILES = ("students.md", "students.png")
+"""What it writes besides the files of a run."""
 
 
 def distill(
@@ -45,6 +48,7 @@ def distill(
         for note in found.notes:
             typer.echo(f"note: {note}", err=True)
         folder = home / found.recipe.name if out is None else out
+        raise_all(folders_in_the_way(folder / name for name in FILES), "out")
         run(found.recipe, data=found.data, out=folder, dry_run=dry_run)
         if dry_run:
             return

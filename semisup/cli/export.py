@@ -12,6 +12,7 @@ from semisup.cli.replaced import noting_replaced
 from semisup.cli.stop import saying_how_to_go_on
 from semisup.errors import SemisupError
 from semisup.export_files import ExportFiles
+from semisup.files import refuse_unwritable
 
 __all__ = ["export"]
 
@@ -42,7 +43,8 @@ def export(
     if data is not None and not int8:
         raise SemisupError(f"--data {data}: nothing would be read of it; it is what --int8 is calibrated on")
     require_model(stage)
-    with saying_how_to_go_on():
+    refuse_unwritable(file)
+    with saying_how_to_go_on(anew=True):
         if to is None:
             from semisup.pipeline.export import export_model
 

@@ -9,6 +9,7 @@ import typer
 
 from semisup.cli.stop import saying_how_to_go_on
 from semisup.errors import SemisupError
+from semisup.files import refuse_unwritable
 
 if TYPE_CHECKING:
     from semisup.pipeline.draft import Draft, Wishes
@@ -44,6 +45,7 @@ def init(
 
         require_recipe_name(out, "--out")
         _require_free(out, force)
+        refuse_unwritable(out, "--out")
     with saying_how_to_go_on():
         from rich.console import Console
 
@@ -72,8 +74,7 @@ def _require_free(path: Path, force: bool) -> None:
 def _lines(made: Draft, path: Path, wishes: Wishes) -> list[str]:
     """Return what to tell: what was found, and the next commands."""
     from semisup.data.entries import some
-    from semisup.data.walk import printable
-    from semisup.text import command, duration
+    from semisup.text import command, duration, printable
 
     found = made.survey
     lines = [f"sizes: {found.shapes.told}; {_colors(made)}"]

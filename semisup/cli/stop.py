@@ -13,6 +13,7 @@ import typer
 from semisup.errors import from_system
 from semisup.files import NO_LOCK
 from semisup.signals import GRACE, catching, last, told
+from semisup.text import harmless
 
 __all__ = ["GRACE_HELP", "LAUNCHED", "NO_LOCK_HELP", "go_without_locks", "saying_how_to_go_on"]
 
@@ -29,13 +30,14 @@ def go_without_locks(chosen: bool) -> None:
 
 
 @contextlib.contextmanager
-def saying_how_to_go_on(grace: float = GRACE) -> Iterator[None]:
+def saying_how_to_go_on(grace: float = GRACE, *, anew: bool = False) -> Iterator[None]:
     """Turn Ctrl-C, SIGTERM and SIGHUP into exit 130, 143 and 129, a failing disk into exit 2, with what goes on.
 
     Args:
         grace: seconds that a step in progress may take before its checkpoint is given up.
+        anew: nothing of what the command has done is kept, and it begins at the beginning.
     """
-    again = f"go on with: semisup {shlex.join(sys.argv[1:])}"
+    again = f"{'start again' if anew else 'go on'} with: semisup {shlex.join(sys.argv[1:])}"
     with catching(grace):
         try:
             yield
@@ -63,4 +65,4 @@ def _say_stopped(again: str) -> None:
 def say(sentence: str) -> None:
     """Write to standard error, if anybody is left there: a terminal that hung up is not."""
     with contextlib.suppress(OSError):
-        typer.echo(sentence, err=True)
+        typer.echo(harmless(sentence), err=True)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisup.data.entries import several, some
-from semisup.data.walk import printable
 from semisup.settings.schema import DataConfig
+from semisup.text import printable
 
 __all__ = ["Duplicates", "Item", "find_duplicates", "image_hashes"]
 

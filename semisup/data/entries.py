@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from semisup.data.remote import Root
-from semisup.data.walk import printable
 from semisup.errors import near, raise_all
+from semisup.text import printable
 
 __all__ = ["PARTS", "Entry", "Listing", "class_notes", "like", "make_listing", "several", "some"]
 

@@ -28,7 +28,7 @@ from semisup.data.downloads import CACHE
 from semisup.data.duplicates import Duplicates, Item, find_duplicates
 from semisup.data.entries import some
 from semisup.data.image_data import ImageData, Known, level_notes
-from semisup.data.listing import PARTS, Entry, Listing, list_csv, list_folders, printable
+from semisup.data.listing import PARTS, Entry, Listing, list_csv, list_folders
 from semisup.data.remote import Root
 from semisup.data.rows import take
 from semisup.data.store import Store, Watch, prepare, unwatched, write_table
@@ -36,6 +36,7 @@ from semisup.data.table import UNLABELED
 from semisup.errors import SemisupError, raise_all
 from semisup.files import at_home, locked
 from semisup.settings.schema import DataConfig
+from semisup.text import printable
 
 __all__ = ["PreparedFolder", "prepare_folder", "read_folder", "store_folder"]
 

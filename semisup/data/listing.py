@@ -9,11 +9,12 @@ from typing import TypeAlias
 from semisup.data.entries import PARTS, Entry, Listing, make_listing, several, some
 from semisup.data.remote import Remote, Root
 from semisup.data.table import list_csv
-from semisup.data.walk import LocalFolder, printable
+from semisup.data.walk import LocalFolder
 from semisup.errors import SemisupError, near, not_there
 from semisup.files import whole
+from semisup.text import printable
 
-__all__ = ["PARTS", "Entry", "Listing", "list_csv", "list_folders", "part_with", "printable"]
+__all__ = ["PARTS", "Entry", "Listing", "list_csv", "list_folders", "part_with"]
 
 _NAMES = {
     "labeled": ("labeled", "labelled", "train", "training"),

@@ -18,6 +18,7 @@ from semisup.data.image_data import ImageData, level_notes
 from semisup.data.table import UNLABELED
 from semisup.errors import UNREADABLE, SemisupError, first_line, nearest, raise_all
 from semisup.settings.schema import DataConfig
+from semisup.text import printable
 
 __all__ = ["read_images", "read_npz", "without_duplicates"]
 
@@ -85,7 +86,7 @@ def read_npz(path: Path, unlabeled: Collection[str] = UNLABELED) -> ImageData:
         y_train=labels["train"],
         x_test=np.ascontiguousarray(images.get("test", none[0])),
         y_test=labels.get("test", none[1]),
-        classes=classes,
+        classes=[printable(name) for name in classes],
         flip=False,
         x_val=np.ascontiguousarray(images["val"]) if "val" in parts else None,
         y_val=labels.get("val"),

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from semisup.data.entries import PARTS, Entry, Listing, make_listing, several, some
 from semisup.data.remote import Root
-from semisup.data.walk import printable
 from semisup.errors import SemisupError, nearest, raise_all
+from semisup.text import printable
 
 __all__ = ["UNLABELED", "is_label", "list_csv", "read_labels", "read_paths"]
 

@@ -7,7 +7,6 @@ files and folders, and what operating systems leave behind, are passed over; of 
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -15,7 +14,7 @@ from typing import NamedTuple, NoReturn
 from semisup.data.decode import SUFFIXES
 from semisup.errors import SemisupError
 
-__all__ = ["FoundFile", "LocalFolder", "images_below", "is_system", "named_as_image", "printable", "walk"]
+__all__ = ["FoundFile", "LocalFolder", "images_below", "is_system", "named_as_image", "walk"]
 
 _SYSTEM = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found"}
 _SYSTEM.add("system volume information")
@@ -35,12 +34,6 @@ class FoundFile(NamedTuple):
 def is_system(name: str) -> bool:
     """Return whether a file or folder of that name is hidden or the operating system's own, and never an image."""
     return name.startswith(".") or name.lower() in _SYSTEM
-
-
-def printable(path: str) -> str:
-    """Return a path without what a terminal cannot show or would obey: bytes that are no UTF-8, control characters."""
-    text = path.encode("utf-8", "backslashreplace").decode()
-    return "".join(repr(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in text)
 
 
 def _fail(error: OSError) -> NoReturn:

@@ -46,8 +46,8 @@ def bar(console: Console, what: str, total: int, *, announce: bool = True) -> It
         nonlocal printed
         if time.monotonic() - printed >= PLAIN_SECONDS or (announce and done == total):
             printed = time.monotonic()
-            console.print(f"{what}: {done:,} of {total:,}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"{what}: {done:,} of {total:,}", highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     if announce:
-        console.print(f"{what}: {total:,} files", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{what}: {total:,} files", highlight=False, markup=False, emoji=False, soft_wrap=True)
     yield line

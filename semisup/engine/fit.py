@@ -11,6 +11,7 @@ from semisup.engine.checkpoint import from_bytes, to_bytes
 from semisup.engine.observers import Observer
 from semisup.engine.split import split_networks
 from semisup.engine.training import FitSettings, Training
+from semisup.errors import SemisupError
 from semisup.methods import Batch, Method
 from semisup.models import EMA
 from semisup.signals import deferred
@@ -64,15 +65,17 @@ def fit(method: Method, batches: BatchSource, settings: FitSettings, observers: 
         SemisupError: whatever an observer raises.
     """
     run = Training(method, settings)
-    for observer in observers:
-        observer.begins(run)
+    with ranks.agreeing():
+        for observer in observers:
+            observer.begins(run)
     if ranks.size() > 1:
         _begin_together(run)
     resumed_from = run.step if run.kept is not None else None
     method.train()
     run.start_clock()
+    mistake: SemisupError | None = None
     with deferred() as interrupted:
-        while not (stopped := ranks.any_rank(interrupted.is_set())) and not run.done:
+        while not (stopped := ranks.any_rank(interrupted.is_set() or mistake is not None)) and not run.done:
             reports = run.reports
             run.prepare()
             for update in run.updates(batches):
@@ -81,17 +84,29 @@ def fit(method: Method, batches: BatchSource, settings: FitSettings, observers: 
             run.finish_step()
             if reports:
                 run.report()
-                for observer in observers:
-                    observer.reports(run)
-            for observer in observers:
-                observer.steps(run)
+            try:
+                _look_on(run, observers, reports=reports)
+            except SemisupError as error:  # kept until all ranks know that there is one: most have no observers
+                mistake = error
         if stopped:
-            for observer in observers:
-                observer.stops(run)
+            with ranks.agreeing():
+                if mistake is not None:
+                    raise mistake
+                for observer in observers:
+                    observer.stops(run)
             raise Stopped
     seconds = run.seconds
     rate = run.step * settings.accumulate * batches.images_per_step / seconds if seconds > 0 else float("nan")
     return FitResult(run.ema, seconds, rate, resumed_from, run.terms)
+
+
+def _look_on(run: Training, observers: Sequence[Observer], *, reports: bool) -> None:
+    """Let the observers see a finished step, and its report if there was one."""
+    if reports:
+        for observer in observers:
+            observer.reports(run)
+    for observer in observers:
+        observer.steps(run)
 
 
 def _begin_together(run: Training) -> None:

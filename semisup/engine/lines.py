@@ -7,6 +7,7 @@ the processes do meanwhile. Where one has ended, its kernel closes the line at o
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import os
 import secrets
@@ -51,6 +52,13 @@ class Lines:
             OSError: one of them has ended, or cannot be reached any more.
         """
         return [int(*WORD.unpack(_exactly(end, WORD.size))) for end in self.ends][-1]
+
+    def wait(self) -> None:
+        """Wait until all other ends have hung up, whatever they say before; signals are obeyed."""
+        for end in self.ends:
+            with contextlib.suppress(OSError):
+                while end.recv(WORD.size):
+                    pass
 
     def close(self) -> None:
         """Hang up."""

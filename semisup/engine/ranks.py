@@ -6,8 +6,10 @@ here does nothing. How a step is shared is `semisup.engine.split`'s matter; see 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -36,6 +38,7 @@ __all__ = [
     "rank",
     "same_everywhere",
     "size",
+    "speaking",
     "started_by_torchrun",
     "step_together",
     "tell",
@@ -52,6 +55,13 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets."""
 PER_CORE = 4
 """Most processes on a core: more gain nothing, and each needs some 300 MB for its libraries."""
+
+
+FAILED = -1
+"""Told instead of any other word: rank 0 cannot go on, and says why itself."""
+SAYING = 1.0
+"""Seconds that a rank stays after the first one has hung up: torchrun ends all as soon as one has ended, the first one
+too, which may be about to say what is wrong."""
 
 
 class LostRankError(SemisupError):
@@ -111,6 +121,10 @@ def joined() -> Iterator[None]:
         lines = _Process.lines = open_lines(number, count, wait, same_everywhere)
     try:
         yield
+    except SaidElsewhereError:
+        lines.wait()
+        time.sleep(SAYING)
+        raise
     finally:
         lines.close()
         _Process.words = _Process.lines = None
@@ -293,10 +307,29 @@ def tell(word: int) -> None:
 
 
 def hear() -> int:
-    """Wait for what rank 0 tells, however long that takes; signals are obeyed meanwhile."""
+    """Wait for what rank 0 tells, however long that takes; signals are obeyed meanwhile.
+
+    Raises:
+        SaidElsewhereError: it has ended in a mistake, within `speaking`.
+        LostRankError: it has ended otherwise.
+    """
     assert _Process.lines is not None
     with _within_reach():
-        return _Process.lines.hear()
+        word = _Process.lines.hear()
+    if word == FAILED:
+        raise SaidElsewhereError("rank 0 says what is wrong")
+    return word
+
+
+@contextmanager
+def speaking() -> Iterator[None]:
+    """On rank 0: let those that `hear` know of a mistake in this context, so that they leave it to rank 0 to say it."""
+    try:
+        yield
+    except (SemisupError, OSError):
+        with contextlib.suppress(LostRankError):
+            tell(FAILED)
+        raise
 
 
 def _meet() -> None:

@@ -13,8 +13,9 @@ from semisup.data.entries import Entry, Listing, several, some
 from semisup.data.folder import store_folder
 from semisup.data.listing import list_csv, list_folders
 from semisup.data.store import Watch, prepare, unwatched
-from semisup.data.walk import is_system, printable, walk
+from semisup.data.walk import is_system, walk
 from semisup.errors import SemisupError
+from semisup.text import printable
 
 __all__ = ["Pictures", "list_pictures", "read_pictures"]
 

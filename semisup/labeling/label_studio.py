@@ -16,9 +16,9 @@ from pydantic import BaseModel, TypeAdapter
 from semisup._version import __version__
 from semisup.data.entries import some
 from semisup.data.table import is_label
-from semisup.data.walk import printable
 from semisup.errors import SemisupError
 from semisup.records import checked
+from semisup.text import printable
 
 __all__ = ["LOCAL_FILES", "labeling_interface", "read_export", "tasks"]
 

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from semisup.data.entries import Entry, Listing, some
 from semisup.data.table import is_label, read_labels
-from semisup.data.walk import printable
 from semisup.errors import SemisupError, near, raise_all
 from semisup.files import write_atomically
 from semisup.labeling.label_studio import read_export
 from semisup.records import read_json
-from semisup.text import from_csv_text
+from semisup.text import from_csv_text, printable
 
 __all__ = ["Merged", "merge", "not_taken_back", "read_answers", "write_labels"]
 

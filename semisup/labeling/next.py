@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from semisup.data.store import Watch, unwatched
-from semisup.data.walk import printable
 from semisup.engine import resolve_device
-from semisup.errors import SemisupError
-from semisup.files import make_folder, write_atomically
+from semisup.errors import SemisupError, raise_all
+from semisup.files import folder_problems, folders_in_the_way, make_folder, write_atomically
 from semisup.labeling.choose import STRATEGIES, Choice, Question, choose, predictions, resolve
 from semisup.labeling.folder import Pictures, list_pictures, read_pictures
 from semisup.labeling.label_studio import LOCAL_FILES, labeling_interface, tasks
@@ -23,12 +22,14 @@ from semisup.labeling.merge import not_taken_back
 from semisup.labeling.near import thumbnails
 from semisup.labeling.seen import Seen, look, model_images
 from semisup.labeling.sheet import Shown, sheet_html
-from semisup.text import csv_text
+from semisup.text import csv_text, printable
 
 __all__ = ["TABLE", "Asked", "LabelOptions", "label_next"]
 
 TABLE = "to_label.csv"
 """The file of what is asked for that a person fills in."""
+FILES = (TABLE, "to_label.html", "label_studio.json", "label_studio.xml")
+"""All that is written."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def label_next(
             at `out` that would be lost.
     """
     options = LabelOptions() if options is None else options
+    raise_all([*folder_problems([out]), *folders_in_the_way(out / name for name in FILES)], "out")
     _refuse_lost(out / TABLE, folder, options.table)
     pictures = read_pictures(folder, model_images(model), options.table, options.cache, watch)
     question, classes = _question(pictures, model, options, watch)
@@ -178,15 +180,15 @@ def _write(
         Shown(pictures.file(choice.row), printable(path), guess, f"{guess} {confidence:.0%}" if guess else "")
         for choice, (path, guess, confidence) in zip(chosen, triples, strict=True)
     ]
-    contents = {
-        TABLE: _csv(triples),
-        "to_label.html": sheet_html("Images to label", lines, shown, classes),
-        "label_studio.json": json.dumps(tasks(triples, url), indent=1),
-        "label_studio.xml": labeling_interface(classes),
-    }
-    for name, text in contents.items():
+    contents = (
+        _csv(triples),
+        sheet_html("Images to label", lines, shown, classes),
+        json.dumps(tasks(triples, url), indent=1),
+        labeling_interface(classes),
+    )
+    for name, text in zip(FILES, contents, strict=True):
         write_atomically(out / name, text.encode("utf-8", "surrogateescape"))
-    return tuple(out / name for name in contents)
+    return tuple(out / name for name in FILES)
 
 
 def _csv(rows: Sequence[tuple[str, str, float]]) -> str:

@@ -14,19 +14,20 @@ from numpy.typing import NDArray
 
 from semisup.data.entries import PARTS, several
 from semisup.data.store import Watch, unwatched
-from semisup.data.walk import printable
 from semisup.engine import resolve_device
-from semisup.errors import SemisupError
-from semisup.files import make_folder, write_atomically
+from semisup.errors import SemisupError, raise_all
+from semisup.files import folder_problems, folders_in_the_way, make_folder, write_atomically
 from semisup.labeling.folder import Pictures, read_pictures
 from semisup.labeling.near import groups, thumbnails
 from semisup.labeling.seen import look, model_images
 from semisup.labeling.sheet import Shown, sheet_html
 from semisup.labeling.wrong import likely_wrong, odd_ones, out_of_fold
-from semisup.text import csv_text
+from semisup.text import csv_text, printable
 
 __all__ = ["Reviewed", "review"]
 
+FILES = ("check_labels.csv", "check_images.csv", "check.html")
+"""What is written."""
 LEAST = 2
 """Different pictures that a class needs, for the label of any of them to be predicted by the others."""
 
@@ -88,6 +89,7 @@ def review(
     Raises:
         SemisupError: no images, no model, or labels of fewer than two classes.
     """
+    raise_all([*folder_problems([out]), *folders_in_the_way(out / name for name in FILES)], "out")
     pictures = read_pictures(folder, model_images(model), table, cache, watch)
     features = look(pictures, model, resolve_device(device), watch).features
     copies = groups(thumbnails(pictures.images))
@@ -99,12 +101,12 @@ def review(
     order = np.argsort(trust, kind="stable")
     ranked = [(int(rows[i]), int(probs[i].argmax()), float(trust[i]), bool(wrong[i])) for i in order]
     make_folder(out)
-    contents = {
-        "check_labels.csv": _labels_table(pictures, ranked),
-        "check_images.csv": _images_table(pictures, copies, distance, odd),
-        "check.html": _page(pictures, ranked[:shown]),
-    }
-    for name, text in contents.items():
+    contents = (
+        _labels_table(pictures, ranked),
+        _images_table(pictures, copies, distance, odd),
+        _page(pictures, ranked[:shown]),
+    )
+    for name, text in zip(FILES, contents, strict=True):
         write_atomically(out / name, text.encode("utf-8", "surrogateescape"))
     return Reviewed(
         len(rows),
@@ -113,7 +115,7 @@ def review(
         sum(len({pictures.labels[i] for i in group} - {-1}) > 1 for group in copies),
         sum(len({pictures.entries[i].part for i in group}) > 1 for group in copies),
         int(odd.sum()),
-        tuple(out / name for name in contents),
+        tuple(out / name for name in FILES),
         (*pictures.notes, *notes),
     )
 

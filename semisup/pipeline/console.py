@@ -19,7 +19,7 @@ from semisup.engine.optim import warmup_steps
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.pipeline.result import RunResult, StageResult, collapse_note
 from semisup.settings.schema import TrainConfig
-from semisup.text import duration, number, percent
+from semisup.text import duration, harmless, number, percent
 
 __all__ = ["Reporter", "StageProgress", "Terminal"]
 
@@ -72,20 +72,20 @@ class Terminal:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(quiet=quiet)
+        self.console = Console(quiet=quiet, emoji=False)  # a folder may be called :x:
         if not self.console.is_terminal:
             self.console.width = 150  # a log file has no edge to wrap at
-        self.errors = Console(stderr=True)
+        self.errors = Console(stderr=True, emoji=False)
 
     def warn(self, message: str) -> None:
         """One line to standard error."""
         LOG.warning("%s", message)
-        self.errors.print(f"[yellow]warning:[/] {escape(message)}", highlight=False, soft_wrap=True)
+        self.errors.print(f"[yellow]warning:[/] {escape(harmless(message))}", highlight=False, soft_wrap=True)
 
     def say(self, message: str) -> None:
         """One line to standard output; square brackets are only brackets."""
         LOG.info("%s", message)
-        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(harmless(message), highlight=False, markup=False, soft_wrap=True)
 
 
 class Reporter(Terminal):

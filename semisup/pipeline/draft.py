@@ -20,7 +20,6 @@ from semisup.data.listing import list_csv, list_folders
 from semisup.data.store import Watch, unwatched
 from semisup.data.survey import Shapes, Survey, look_at, shapes_of
 from semisup.data.table import UNLABELED
-from semisup.data.walk import printable
 from semisup.engine import resolve_device
 from semisup.errors import SemisupError
 from semisup.pipeline.plan import make_plan
@@ -28,7 +27,7 @@ from semisup.pipeline.timing import step_seconds
 from semisup.settings import DataConfig
 from semisup.settings.shipped import modeline
 from semisup.stages.auto_views import choosing_steps, steps_within
-from semisup.text import duration
+from semisup.text import duration, printable
 
 __all__ = ["Draft", "Wishes", "draft", "survey"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,7 +13,7 @@ from semisup.data.listing import part_with
 from semisup.engine import CollapseError, NonFiniteLossError, keep_memory, ranks, release_memory
 from semisup.engine.deterministic import deterministic
 from semisup.errors import SemisupError
-from semisup.files import LOCK, at_home, locked, parent_of
+from semisup.files import LOCK, at_home, folder_problems, folders_in_the_way, locked, parent_of
 from semisup.pipeline.plan import Plan, StagePlan
 from semisup.settings import DataConfig
 from semisup.stages import Artifact, StageContext, read_artifact
@@ -37,6 +36,8 @@ __all__ = [
 
 STORE = ".semisup/stages"
 """Finished and unfinished stages by fingerprint, next to the output folders: every run below one folder shares it."""
+SUFFIXES = (".json", ".npy", ".png", ".safetensors")
+"""What the names of the files of a stage end in."""
 ALONE, TOGETHER, DONE = range(3)
 """What rank 0 tells of a stage: it needs no help, it does, it is finished."""
 
@@ -100,16 +101,19 @@ def help_to_execute(plan: Plan, stage: StagePlan, home: Path, finished: Mapping[
     return artifact
 
 
-def out_problems(folder: Path, stages: Iterable[str], data: DataConfig) -> list[str]:
+def out_problems(folder: Path, files: Iterable[str], stages: Iterable[str], data: DataConfig) -> list[str]:
     """Return why a run, or a suite, cannot have its results in a folder.
 
     Args:
         folder: of the results.
+        files: names of those that are written into it.
         stages: names of those that are shown in it.
         data: that are read.
     """
-    shown = [folder, *(folder / name for name in stages)]
-    return _among_images(shown, data) or _folder_problems([folder, parent_of(folder) / STORE, *shown])
+    of_stages = [folder / name for name in stages]
+    shown = [folder, *of_stages]
+    problems = _among_images(shown, data) or folder_problems([folder, parent_of(folder) / STORE, *shown])
+    return problems or _names_taken([folder / name for name in files], of_stages)
 
 
 def _among_images(folders: Sequence[Path], data: DataConfig) -> list[str]:
@@ -125,16 +129,13 @@ def _among_images(folders: Sequence[Path], data: DataConfig) -> list[str]:
     return problems[:1]
 
 
-def _folder_problems(folders: Sequence[Path]) -> list[str]:
-    """Why these folders could not be written to, found out without making any."""
-    problems = []
-    for folder in folders:
-        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        if not existing.is_dir():
-            problems.append(f"{folder} cannot be a folder, {existing} is a file")
-        elif not os.access(existing, os.W_OK | os.X_OK):
-            problems.append(f"{folder} cannot be written to")
-    return problems[:1]  # one cause has the same effect on all of them
+def _names_taken(files: Sequence[Path], stages: Iterable[Path]) -> list[str]:
+    """Which files could not be written because folders have their names, found out before anything is trained.
+
+    Of a stage it is not known before which files it leaves, but what their names end in.
+    """
+    there = [path for stage in stages if stage.is_dir() for path in sorted(stage.iterdir())]
+    return folders_in_the_way([*files, *(path for path in there if path.suffix in SUFFIXES)])
 
 
 def stage_context(

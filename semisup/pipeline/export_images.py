@@ -16,13 +16,14 @@ from semisup.data.entries import several, some
 from semisup.data.folder import prepare_folder
 from semisup.data.inputs import images_of
 from semisup.data.npz import read_images
-from semisup.data.walk import images_below, printable
+from semisup.data.walk import images_below
 from semisup.errors import SemisupError
 from semisup.files import parent_of
 from semisup.pipeline.plan import load_checked
 from semisup.settings.schema import DataConfig
 from semisup.stages.deployed import Facts
 from semisup.stages.predictor import Predictor
+from semisup.text import printable
 
 __all__ = ["ExportImages", "export_images"]
 

@@ -20,12 +20,13 @@ from semisup.data.inputs import images_of
 from semisup.data.npz import read_images
 from semisup.data.store import Watch, unwatched
 from semisup.data.table import read_paths
-from semisup.data.walk import is_system, printable, walk
+from semisup.data.walk import is_system, walk
 from semisup.engine import resolve_device
 from semisup.errors import SemisupError, raise_all
 from semisup.files import whole
 from semisup.pipeline.tables import Columns, check_table_name, open_table
 from semisup.stages import Predictor, load_predictor
+from semisup.text import printable
 
 __all__ = ["PredictOptions", "Predicted", "predict_files"]
 

@@ -33,12 +33,14 @@ from semisup.settings import Recipe
 from semisup.stages import Artifact, read_artifact, write_json
 from semisup.stages.training import CHECKPOINT
 from semisup.text import command
-from semisup.tracking import EventLog, MlflowUploader, ending_run, resolve_uri
+from semisup.tracking import CURSOR_FILE, EVENTS_FILE, EventLog, MlflowUploader, ending_run, resolve_uri
 
 __all__ = ["git_commit", "run"]
 
 GIVEN = ".semisup/data"
 """Data that were handed over as Python objects, next to the output folders."""
+FILES = ("recipe.yaml", "result.json", PAGE, EVENTS_FILE, CURSOR_FILE)
+"""What a run writes into its folder, next to the folders of its stages."""
 PAGE_SECONDS = 1.0
 """Longest time that a run looks for mistakes to show; `semisup report` takes as long as it needs."""
 
@@ -90,7 +92,7 @@ def _run(
 ) -> RunResult:
     store = parent_of(folder) / STORE
     with ranks.agreeing():
-        raise_all(out_problems(folder, loaded.stages, loaded.data), "out")
+        raise_all(out_problems(folder, FILES, loaded.stages, loaded.data), "out")
         if data is not None:
             loaded = _with_given(loaded, data, folder)
         plan = make_plan(loaded, watch=watching(reporter.console))
@@ -109,7 +111,7 @@ def _run(
         help_to_run(plan, homes)
         return result
     waiting = f"{folder}: another process is running in this folder; waiting for it"
-    with locked(folder, lambda: reporter.say(waiting)):
+    with ranks.speaking(), locked(folder, lambda: reporter.say(waiting)):
         if _has_other_results(folder, plan):
             reporter.warn(
                 f"{folder}: the results of another recipe, or of other data, are replaced; their stages are kept in "

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from semisup.data.walk import printable
 from semisup.errors import SemisupError, near
-from semisup.text import csv_text
+from semisup.text import csv_text, printable
 
 __all__ = ["Columns", "Write", "check_table_name", "open_table"]
 
@@ -37,7 +36,8 @@ def check_table_name(out: Path | None) -> None:
 def open_table(out: Path | None, columns: Columns) -> Iterator[Write]:
     r"""Open a table for writing.
 
-    Names of files that are not UTF-8 keep their bytes in a CSV; elsewhere those are written as `\udce9`.
+    Names of files that are not UTF-8 keep their bytes in a CSV; elsewhere those are written as `\udce9`. A terminal is
+    shown no sign that it would obey, as `ls` does; other programs need names as they are.
 
     Args:
         out: the file; None: a CSV to standard output.
@@ -50,7 +50,7 @@ def open_table(out: Path | None, columns: Columns) -> Iterator[Write]:
         raise SemisupError("standard output is closed; name a file with --out")
     try:
         if out is None:
-            yield _csv_rows(sys.stdout, columns)
+            yield _csv_rows(sys.stdout, columns, printable if sys.stdout.isatty() else str)
             sys.stdout.flush()
         elif out.suffix.lower() == ".parquet":
             with _parquet(out, columns) as write:
@@ -65,21 +65,21 @@ def open_table(out: Path | None, columns: Columns) -> Iterator[Write]:
         raise SemisupError(f"{where}: cannot be written ({error.strerror or error})") from error
 
 
-def _csv_rows(file: Any, columns: Columns) -> Write:
+def _csv_rows(file: Any, columns: Columns, spelled: Callable[[str], str] = str) -> Write:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
 
     def write(rows: Sequence[Mapping[str, Any]]) -> None:
-        writer.writerows([_cell(row.get(name, "")) for name in columns] for row in rows)
+        writer.writerows([_cell(row.get(name, ""), spelled) for name in columns] for row in rows)
         file.flush()
 
     return write
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: Any, spelled: Callable[[str], str]) -> Any:
     """Return what a CSV has of a value; a file or class called `=1+1` is no formula."""
     if isinstance(value, str):
-        return csv_text(value)
+        return csv_text(spelled(value))
     return f"{value:.6g}" if isinstance(value, float) else value
 
 

@@ -25,6 +25,7 @@ from semisup.models.weights import read_shapes, save_weights
 from semisup.plugins import load_plugins, package_of
 from semisup.records import WritableText, checked, no_model, read_json, read_record, verify
 from semisup.stages.networks import Network, wanted_weights
+from semisup.text import printable
 
 __all__ = [
     "MODEL",
@@ -255,7 +256,7 @@ def describe(folder: Path) -> dict[str, Any]:
             f"{path}: its network '{found.spec.name}' is one of the package {found.package}, which is not installed "
             "here, or has not registered it (semisup.register)"
         )
-    return description
+    return description | {"classes": [printable(name) for name in found.classes]}
 
 
 def read_network(folder: Path) -> Network:

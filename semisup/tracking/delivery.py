@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from semisup.errors import SemisupError
+from semisup.errors import SemisupError, first_line
 from semisup.files import write_atomically
 from semisup.records import RECORD, checked, read_json, read_record, verify
 from semisup.tracking.events import EVENTS_FILE, LAST_STEP, Event, iter_events
@@ -116,6 +116,10 @@ class Summary:
         kinds = ("runs", "stages", "metrics", "artifacts", "models")
         counts = ", ".join(f"{getattr(self, kind)} {kind}" for kind in kinds)
         return "\n".join([f"sent to {self.uri}: {counts}", *self.refused])
+
+
+class StoreError(OSError):
+    """What the library of an artifact store says, in its own words; the store cannot take anything now."""
 
 
 class _AstrayError(Exception):
@@ -272,9 +276,8 @@ class Delivery:
     def _artifact(self, event: Event) -> None:
         run = self._run_of(event)
         path = self._find(event["path"])
-        if path is not None and self._send(
-            str(path), self.client.log_artifact, run, str(path), event["artifact_path"] or None
-        ):
+        where = event["artifact_path"] or None
+        if path is not None and self._send(str(path), _stored, self.client.log_artifact, run, str(path), where):
             self.summary.artifacts += 1
 
     def _model(self, event: Event) -> None:
@@ -295,7 +298,7 @@ class Delivery:
             package = Path(temporary) / "model"
             if (
                 self._send(str(path), save_package, package, path, images, classes, found, run)
-                and self._send(str(path), self.client.log_model_artifacts, found, str(package))
+                and self._send(str(path), _stored, self.client.log_model_artifacts, found, str(package))
                 and self._send(str(path), self.client.finalize_logged_model, found, "READY")
             ):
                 self._writer(event).models[event["stage"]] = found
@@ -413,6 +416,22 @@ class Delivery:
     def _refused(self, what: str, reason: str) -> bool:
         self.warn(f"MLflow does not take {what}, which is left out: {reason}")
         return False
+
+
+def _stored(call: Callable[..., object], *args: Any) -> None:
+    """Make a call that reaches the artifact store: S3, Azure and others each have a library with errors of its own.
+
+    Raises:
+        StoreError: instead of theirs.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        call(*args)
+    except (MlflowException, OSError, ImportError):
+        raise
+    except Exception as error:
+        raise StoreError(f"its artifact store: {first_line(error)}") from error
 
 
 def _group_key(pair: tuple[Event, int]) -> tuple[bool, Any]:

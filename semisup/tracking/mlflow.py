@@ -259,6 +259,11 @@ def _experiment_id(client: Any, name: str, artifacts: str | None) -> str:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
                 raise
         found = client.get_experiment_by_name(name)
+    if found.lifecycle_stage == "deleted":
+        raise MlflowException(
+            f"experiment '{name}' was deleted there; restore it by `mlflow experiments restore --experiment-id "
+            f"{found.experiment_id}`, or name another by tracking.experiment"
+        )
     (key,) = KIND
     if key not in found.tags:  # whoever has chosen another one keeps it
         client.set_experiment_tag(found.experiment_id, key, KIND[key])

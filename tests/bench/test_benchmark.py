@@ -283,6 +283,10 @@ def test_no_place_and_too_many_workers_are_told_before_anything_runs(tmp_path: P
         with pytest.raises(SemisupError, match=r"--workers: must be at most \d+, not 100000"):
             bench(small("draws=1"), out=tmp_path / "x", dry_run=dry_run, workers=100_000, quiet=True)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    for name in ("runs.csv", "report.html", "step_times.json"):
+        (tmp_path / name / name).mkdir(parents=True)
+        with pytest.raises(SemisupError, match=f"out: .*{name} is a folder, where a file is to be written"):
+            bench(small("draws=1"), out=tmp_path / name, quiet=True)
 
 
 def test_nobody_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,6 +131,13 @@ def test_without_a_leaderboard_the_data_are_not_known(tmp_path):
     assert "different" not in text
 
 
+def test_a_received_folder_tells_the_terminal_nothing(tmp_path):
+    a = folder(tmp_path / "a", [row("x\x1b[2J\u202ey", draw=0, accuracy=0.5)])
+    text = compare_suites(a, a)
+    assert "x\\x1b[2J\\u202ey" in text
+    assert all(line.isprintable() for line in text.split("\n"))
+
+
 def test_folders_that_are_no_results(tmp_path):
     good = folder(tmp_path / "a", runs("x", 40, [0.5]))
     with pytest.raises(SemisupError, match=r"nowhere/runs\.csv: no such file"):

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from semisup.bench.results.facts import read_facts
 from semisup.bench.results.rows import Row, read_rows, write_rows
 from semisup.columns import COLUMNS
 from semisup.errors import SemisupError
@@ -91,14 +93,17 @@ def test_no_rows(tmp_path):
         ({"accuracy": 61.5}, r"accuracy must be a number in \[0, 1\], got 61.5"),
         ({"nll": math.inf}, "nll must be a number finite and >= 0, got inf"),
         ({"seconds": -1.0}, "seconds must be a number finite and >= 0, got -1.0"),
-        ({"draw": 1.0}, "draw must be an integer >= 0, got 1.0"),
-        ({"draw": -1}, "draw must be an integer >= 0, got -1"),
+        ({"draw": 1.0}, "draw must be an integer from 0 to .*, got 1.0"),
+        ({"draw": -1}, "draw must be an integer from 0 to .*, got -1"),
+        ({"n_labels": 2**63}, "n_labels must be an integer from 0 to .*, got 9223372036854775808"),
         ({"entry": None}, "entry must be text of one line, got None"),
         ({**DEAD, "error": "a\nb"}, r"error must be text of one line, got 'a\\nb'"),
         ({"status": "running"}, "status must be done or failed, got 'running'"),
         ({"per_class": [0.5, math.nan]}, "per_class must hold numbers in .* got nan"),
         ({"per_class": None}, "per_class must be a list, got None"),
         ({"reliability": [[1.0, 0.5, 0.5]]}, "reliability must have 15 bins or none, got 1"),
+        ({"reliability": [[10**400, 0.5, 0.5]] * 15}, r"reliability must hold .* got \[10000"),
+        ({"per_class": [10**400]}, "per_class must hold numbers in .* got 10000"),
         ({"reliability": [[1.0, 0.5]] * 15}, r"reliability must hold \[count, confidence, accuracy\]"),
         ({"reliability": [[1.0, math.nan, 0.5]] * 15}, r"reliability must hold .* got \[1.0, nan, 0.5\]"),
         ({"status": "failed"}, "error must say why a run failed"),
@@ -155,6 +160,12 @@ def test_files_that_are_not_there_or_not_text(tmp_path):
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(SemisupError, match="column 'entry' is missing"):
         read_rows(tmp_path / "empty.csv")
+    for name in ("runs.csv", "suite.json"):
+        os.mkfifo(tmp_path / name)  # which nobody writes to: opening it would wait for ever
+    with pytest.raises(SemisupError, match=r"runs\.csv: not a readable CSV file \(not a file\)"):
+        read_rows(tmp_path / "runs.csv")
+    with pytest.raises(SemisupError, match=r"suite\.json: cannot be read \(not a file\)"):
+        read_facts(tmp_path)
     (tmp_path / "image.csv").write_bytes(b"\xff\xd8\xff\xe0")
     with pytest.raises(SemisupError, match="not a readable CSV file"):
         read_rows(tmp_path / "image.csv")

@@ -68,7 +68,9 @@ def test_a_busy_machine_is_timed_again_and_a_quiet_one_is_not(tmp_path: Path) ->
     assert kept(1000.0, "compute=[3 s]"), "equal seconds are not changed once a run was made with them"
 
 
+SECONDS = ("1e-320", "1e300", "1" + 400 * "0", "NaN", "true")
 DAMAGED = ["", "{", "[]", '{"cpu": {"kind": {"seconds": "fast"}}}', '{"cpu": {"kind": 3}}', "\xff"]
+DAMAGED += [f'{{"cpu": {{"kind": {{"seconds": {seconds}}}}}}}' for seconds in SECONDS]
 
 
 @pytest.mark.parametrize("text", DAMAGED)

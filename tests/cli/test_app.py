@@ -266,16 +266,17 @@ def test_links_that_lead_round_in_a_circle(semisup: Semisup, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("words", "works"),
+    ("words", "works", "again"),
     [
-        (["predict", "m", "photos"], "semisup.pipeline.predict.predict_files"),
-        (["export", "m", "m.onnx"], "semisup.pipeline.export.export_model"),
-        (["report", "m"], "semisup.pipeline.page.report"),
-        (["track", "m"], "semisup.tracking.replay"),
+        (["predict", "m", "photos"], "semisup.pipeline.predict.predict_files", "start again"),
+        (["export", "m", "m.onnx"], "semisup.pipeline.export.export_model", "start again"),
+        (["report", "m"], "semisup.pipeline.page.report", "start again"),
+        (["data", "show", "tiny.yaml"], "semisup.pipeline.show.show_data", "start again"),
+        (["track", "m"], "semisup.tracking.replay", "go on"),
     ],
 )
 def test_a_signal_ends_every_long_command_alike(
-    words: list[str], works: str, semisup: Semisup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: list[str], works: str, again: str, semisup: Semisup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(*args: Any, **kwargs: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -286,7 +287,33 @@ def test_a_signal_ends_every_long_command_alike(
     monkeypatch.setattr(works, stopped)
     code, out, err = semisup(*words)
     assert (code, out) == (130, "")
-    assert err == f"stopped; go on with: semisup {' '.join(words)}\n"
+    assert err == f"stopped; {again} with: semisup {' '.join(words)}\n"
+
+
+@pytest.mark.parametrize("name", ["taken", "closed/x", "nosuch/x"])
+@pytest.mark.parametrize(
+    ("words", "suffix"),
+    [
+        (["init", "photos", "--force", "--out"], ".yaml"),
+        (["export", "m"], ".onnx"),
+        (["data", "show", "tiny.yaml", "--out"], ".png"),
+    ],
+)
+def test_what_could_not_be_written_is_refused_before_the_work(
+    words: list[str], suffix: str, name: str, semisup: Semisup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("m", "photos", "closed", f"taken{suffix}"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "m" / "model.json").touch()
+    may = os.access
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "closed" and may(path, mode))
+    code, out, err = semisup(*words, name + suffix)
+    said = {
+        "taken": "is a folder, where a file",
+        "closed/x": "closed cannot be written to",
+        "nosuch/x": "no folder nosuch",
+    }
+    assert (code, out) == (2, "") and said[name] in err
 
 
 # Prediction
@@ -546,6 +573,8 @@ def test_bench_compares_two_results(semisup: Semisup, tmp_path: Path) -> None:
     assert code == 2 and "none" in errors
     code, _, errors = semisup("bench", "digits/budgets", "--compare", str(committed), str(committed))
     assert code == 2 and "--compare: takes two result folders and no suite, got 'digits/budgets' too" in errors
+    code, output, errors = semisup("bench", "--compare", str(committed), str(committed), "--out", "o", "--dry-run")
+    assert (code, output) == (2, "") and "of --out, --dry-run nothing would be read" in errors
 
 
 # Data

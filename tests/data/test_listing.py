@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from semisup.data.entries import class_notes
-from semisup.data.listing import list_folders, printable
+from semisup.data.listing import list_folders
 from semisup.errors import SemisupError
+from semisup.text import printable
 from tests.data.data_folders import make_root, picture, save
 
 
@@ -83,3 +84,9 @@ def test_names_of_classes_that_may_mean_something_else() -> None:
 
 def test_no_name_of_a_file_moves_the_cursor() -> None:
     assert printable("a\x1b[31m\nb \xe9.png") == "a\\x1b[31m\\nb \xe9.png"
+    assert printable("a\u2028b \u05d0 \U0001f468\u200d\U0001f52c") == "a\\u2028b \u05d0 \U0001f468\u200d\U0001f52c"
+
+
+@pytest.mark.parametrize("sign", "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+def test_no_name_of_a_file_turns_what_is_read(sign: str) -> None:
+    assert printable(f"photo{sign}gpj.exe") == f"photo\\u{ord(sign):04x}gpj.exe"

@@ -58,6 +58,9 @@ def test_color_unlabeled_and_class_names(npz: Path) -> None:
     data = load_data(save(npz, x_train=x[:10], y_train=y, x_test=x[10:], y_test=y_test, classes=classes))
     assert data.y_train.tolist() == y.tolist()
     assert (data.classes, data.channels, data.size) == (["cat", "dog"], 3, 224)
+    turned = np.array(["cat\x1b[2J", "\u202edog"])
+    found = load_data(save(npz, x_train=x[:10], y_train=y, x_test=x[10:], y_test=y_test, classes=turned))
+    assert found.classes == [r"cat\x1b[2J", r"\u202edog"], "what no terminal or page obeys"
 
 
 def test_further_arrays_do_no_harm(npz: Path) -> None:

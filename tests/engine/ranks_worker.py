@@ -223,6 +223,48 @@ def diverged() -> str:
     return "nothing"
 
 
+class Mistaken(Observer):
+    """Finds something wrong at one moment, on the first rank alone, which has the observers of a stage."""
+
+    def __init__(self, moment: str) -> None:
+        self.moment = moment
+
+    def begins(self, run: Training) -> None:
+        self.at("begins")
+
+    def reports(self, run: Training) -> None:
+        self.at("reports")
+
+    def steps(self, run: Training) -> None:
+        self.at("steps")
+
+    def at(self, moment: str) -> None:
+        if moment == self.moment and ranks.rank() == 0:
+            raise SemisupError(f"{moment}: not on the first rank")
+
+
+def mistaken(moment: str) -> tuple[str, float]:
+    """What this rank hears of a mistake of the first one while they train or between stages; when it goes on.
+
+    The first one takes its time to end, as where it sends what it has recorded.
+    """
+    try:
+        with ranks.joined():
+            method = CASES["rotation-plain"].build()
+            try:
+                if moment == "between" and ranks.rank() == 0:
+                    with ranks.speaking():
+                        Mistaken(moment).at(moment)
+                elif moment == "between":
+                    ranks.hear()
+                fit_case(method, 4, [Mistaken(moment)])
+            finally:
+                time.sleep(1 - ranks.rank())
+    except SemisupError as error:
+        return f"{type(error).__name__}: {error}", time.time()
+    return "nothing", time.time()
+
+
 def patient() -> int:
     """What this rank hears of a first one that takes longer than a step may; agreeing, too, it waits."""
     with ranks.joined():
@@ -247,6 +289,7 @@ JOBS: dict[str, Callable[[dict[str, Any], Path], Any]] = {
     "told": lambda job, folder: told(),
     "patient": lambda job, folder: patient(),
     "diverged": lambda job, folder: diverged(),
+    "mistaken": lambda job, folder: mistaken(job["moment"]),
 }
 
 

@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 EIGHT = ["supervised-supcon", "fixmatch-ctaugment", "mean_teacher-plain", "simclr-plain", "barlow_twins-plain"]
 EIGHT += ["moco-v2", "swav-crops", "meta_pseudo_labels-dropout"]
 """Losses over the batch, a queue, statistics, an average, alternating updates, draws in and beside the network."""
+MOMENTS = ["begins", "reports", "steps", "between"]
+"""In which the first rank alone finds something wrong."""
 PARTS = 12
 """Tests that share the methods: each ends within minutes, and one that fails is seen before the others are made."""
 ROUNDING = 1e-9
@@ -73,6 +75,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         {"do": "tuned"},
         {"do": "patient"},
         {"do": "diverged"},
+        *({"do": "mistaken", "moment": moment} for moment in MOMENTS),
     ]
     return pair(tmp_path_factory.mktemp("pair"), jobs)
 
@@ -112,6 +115,16 @@ def test_between_steps_ranks_wait_for_each_other_as_long_as_it_takes(found: list
 def test_a_loss_that_is_not_finite_is_told_once(found: list[dict[str, Any]]) -> None:
     assert found[0]["7 diverged"].startswith("NonFiniteLossError: step ")
     assert found[1]["7 diverged"].startswith("SaidElsewhereError")
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_mistake_of_the_first_rank_is_told_once_and_outlived_by_the_others(
+    moment: str, found: list[dict[str, Any]]
+) -> None:
+    (told, said), (other, left) = (rank[f"{8 + MOMENTS.index(moment)} mistaken"] for rank in found)
+    assert told == f"SemisupError: {moment}: not on the first rank"
+    assert other.startswith("SaidElsewhereError")
+    assert left > said, "torchrun ends all ranks as soon as one has ended"
 
 
 @pytest.mark.parametrize("said", ["", "abc", "0", "-3", "nan", "inf", "1e30"])

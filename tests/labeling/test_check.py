@@ -111,11 +111,19 @@ def test_results_of_another_check_are_replaced_with_a_word(photos: Path, models:
 
 
 @pytest.mark.parametrize("command", ["check", "label"])
-def test_the_folder_to_write_to_is_a_file(command: str, photos: Path, models: Path, tmp_path: Path) -> None:
+def test_where_nothing_could_be_written_nothing_is_looked_at(
+    command: str, photos: Path, models: Path, tmp_path: Path
+) -> None:
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(SemisupError, match=r"out: cannot be made a folder \(it is a file\)"):
-        words = [command, str(photos), str(models / "encoder"), "--out", str(tmp_path / "out")]
-        CliRunner().invoke(app, [*words, "--cache", str(tmp_path / "cache")], catch_exceptions=False)
+    (tmp_path / "other" / ("check.html" if command == "check" else "label_studio.xml")).mkdir(parents=True)
+    for out, said in (
+        ("out", "out: .*out cannot be a folder, .*out is a file"),
+        ("other", "is a folder, where a file"),
+    ):
+        with pytest.raises(SemisupError, match=said):
+            words = [command, str(photos), str(models / "encoder"), "--out", str(tmp_path / out)]
+            CliRunner().invoke(app, [*words, "--cache", str(tmp_path / "cache")], catch_exceptions=False)
+    assert not (tmp_path / "cache").exists(), "before any image is read"
 
 
 def test_one_class_is_not_enough(photos: Path, models: Path, tmp_path: Path) -> None:

@@ -23,6 +23,15 @@ def stage() -> StagePlan:
     return dataclasses.replace(make_plan(small()).stages[0], steps=100, images_per_step=50)
 
 
+def test_names_of_folders_are_said_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = Reporter()
+    reporter.say("results: runs/:cat:/[b]x\x1b[2J\nnext: \u202e")
+    reporter.warn("runs/:cat:/[b]x\x1b[2J is replaced")
+    said = capsys.readouterr()
+    assert said.out == "results: runs/:cat:/[b]x\\x1b[2J\nnext: \\u202e\n"
+    assert said.err == "warning: runs/:cat:/[b]x\\x1b[2J is replaced\n"
+
+
 @pytest.mark.parametrize("key", ["", "loss.logit_adjustment=1", "loss.class_weights=auto", "batch.balanced=true"])
 def test_unequal_classes_are_told_and_what_trains_for_them_only_where_nothing_does(key: str) -> None:
     keys = [f"stages.finetune.{key}"] if key else []

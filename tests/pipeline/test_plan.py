@@ -401,6 +401,14 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_runs(where: str
         run(small(), out=tmp_path / where, quiet=True)
 
 
+@pytest.mark.parametrize("name", ["result.json", "report.html", "events.jsonl", "student/model.safetensors"])
+def test_a_folder_called_like_a_file_is_refused_before_anything_runs(name: str, tmp_path: Path) -> None:
+    (tmp_path / "a" / name).mkdir(parents=True)
+    with pytest.raises(SemisupError, match=f"out: .*{name} is a folder, where a file is to be written; move it away"):
+        run(small(), out=tmp_path / "a", quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_a_stage_folder_that_is_a_file_is_refused_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "student").write_text("a file")

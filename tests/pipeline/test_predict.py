@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from PIL import Image
 from semisup.data import load_data
 from semisup.errors import SemisupError
 from semisup.pipeline.predict import PredictOptions, predict_files
+from semisup.pipeline.tables import open_table
 from semisup.stages import load_predictor
 from tests.pipeline.pipeline_small import run_small, small
 
@@ -103,6 +105,16 @@ def test_what_is_named_is_read_whatever_it_is_called(model: Path, photos: Path, 
     os.mkfifo(tmp_path / "pipe.png")
     found = predict(model, tmp_path / ".hidden.txt", tmp_path / "pipe.png", tmp_path / "none.png")
     assert [row["error"] for row in found] == ["", "a pipe, not a file", "no such file"]
+
+
+@pytest.mark.parametrize(("terminal", "name"), [(True, r"a\x1b[2J\u202eb.png"), (False, "a\x1b[2J\u202eb.png")])
+def test_a_terminal_is_shown_no_sign_that_it_obeys(terminal: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(shown, "isatty", lambda: terminal)
+    monkeypatch.setattr("sys.stdout", shown)
+    with open_table(None, {"path": str}) as write:
+        write([{"path": "a\x1b[2J\u202eb.png"}])
+    assert shown.getvalue() == f"path\n{name}\n"
 
 
 def test_names_that_are_not_utf8_keep_their_bytes(model: Path, photos: Path, tmp_path: Path) -> None:

@@ -431,6 +431,40 @@ def test_replay_says_what_is_wrong(tmp_path: Path) -> None:
         replay(tmp_path)
 
 
+def test_a_deleted_experiment_is_told_and_gets_everything_once_it_is_back(server: Server, tmp_path: Path) -> None:
+    write_run(tmp_path)
+    assert replay(tmp_path, server.url).runs == 1
+    write_run(tmp_path)
+    found = server.get("mlflow/experiments/get-by-name", experiment_name="semisup")["experiment"]
+    number = {"experiment_id": found["experiment_id"]}
+    server.post("mlflow/experiments/delete", number)
+    with pytest.raises(SemisupError, match=r"experiment 'semisup' was deleted there; restore it by `mlflow exper"):
+        replay(tmp_path, server.url)
+    server.post("mlflow/experiments/restore", number)
+    assert replay(tmp_path, server.url).runs == 1
+
+
+def test_an_artifact_store_with_errors_of_its_own_holds_the_delivery_up(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ForeignError(Exception):
+        """As botocore's, which are no OSErrors."""
+
+    def refuse(*args: object) -> None:
+        raise ForeignError("An error occurred (AccessDenied)\nmore")
+
+    log = write_run(tmp_path, end=False)
+    log.artifact(None, log.path, "")
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.MlflowClient.log_artifact", refuse)
+        with pytest.raises(SemisupError, match=r"records \(its artifact store: An error occurred \(AccessDenied\)\)"):
+            replay(tmp_path, server.url)
+        warnings: list[str] = []
+        assert not MlflowUploader(tmp_path, server.url, "semisup", warnings.append).close(30)
+        assert len(warnings) == 1 and "AccessDenied" in warnings[0] and "broken off" not in warnings[0]
+    assert replay(tmp_path, server.url).artifacts == 1
+
+
 def test_replay_leaves_a_folder_at_work_alone(server: Server, tmp_path: Path) -> None:
     uploader = MlflowUploader(tmp_path, server.url, "busy", pytest.fail)
     write_run(tmp_path)

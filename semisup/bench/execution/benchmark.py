@@ -16,7 +16,7 @@ from semisup.bench.execution.jobs import Job, Planned, longest_steps, make_jobs,
 from semisup.bench.execution.progress import BenchConsole
 from semisup.bench.execution.record import record_run, recorded
 from semisup.bench.execution.scheduler import JobBoard, run_jobs
-from semisup.bench.execution.steptimes import Call, step_times
+from semisup.bench.execution.steptimes import STEP_TIMES, Call, step_times
 from semisup.bench.execution.together import gpu_problems
 from semisup.bench.execution.worker import machine
 from semisup.bench.results.facts import FACTS, read_facts
@@ -30,7 +30,7 @@ from semisup.errors import SemisupError, raise_all
 from semisup.files import parent_of
 from semisup.pipeline.execute import STORE, locked, out_problems
 from semisup.signals import grace
-from semisup.tracking import EventLog
+from semisup.tracking import CURSOR_FILE, EVENTS_FILE, EventLog
 
 __all__ = ["bench"]
 
@@ -98,7 +98,7 @@ def bench(
     loaded = suite if isinstance(suite, Suite) else load_suite(suite, list(overrides))
     console = BenchConsole(quiet=quiet)
     folder = Path(out) if out is not None else Path("runs") / loaded.name
-    raise_all(out_problems(folder, (), loaded.data), "out")
+    raise_all(out_problems(folder, (*RESULTS, STEP_TIMES, EVENTS_FILE, CURSOR_FILE), (), loaded.data), "out")
     loaded, folds = load_folds(loaded)
     check_entries(loaded, folds.first, _crowds(loaded, workers) if scheduler is None else ())
     state = _Bench(loaded, folds, folder, JobBoard(parent_of(folder) / STORE, ships=scheduler is not None), console)

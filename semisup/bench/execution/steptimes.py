@@ -7,7 +7,6 @@ the next command, as long as no run was made with it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from semisup.bench.suites.suite import Suite
 from semisup.errors import SemisupError, first_line
 from semisup.pipeline.plan import StagePlan
 from semisup.pipeline.timing import is_busy
-from semisup.records import read_json
+from semisup.records import is_finite, read_json
 from semisup.settings import Recipe
 from semisup.stages import write_json
 
@@ -29,6 +28,8 @@ __all__ = ["STEP_TIMES", "Call", "step_times"]
 STEP_TIMES = "step_times.json"
 SHORT = 220
 """Steps of a kind left to make below which timing them is not worth it: it takes 11, 5% of these."""
+SHORTEST, LONGEST = 1e-7, 1e7
+"""Seconds of a step that may be believed; of shorter ones, runs of equal seconds would have steps without end."""
 Call = Callable[..., Any]
 """Calls a function with arguments, here or on a worker, and returns its answer."""
 Times = dict[str, dict[str, Any]]
@@ -147,8 +148,8 @@ def _is_times(found: Any) -> bool:
 
 def _is_time(time: Mapping[str, Any]) -> bool:
     numbers = [time.get("seconds"), time.get("load", 0.0)]
-    finite = [n for n in numbers if isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n)]
-    return len(finite) == 2 and finite[0] > 0 and finite[1] >= 0
+    finite = [n for n in numbers if is_finite(n)]
+    return len(finite) == 2 and SHORTEST <= finite[0] <= LONGEST and finite[1] >= 0
 
 
 def _alone(recipe: Recipe) -> Recipe:

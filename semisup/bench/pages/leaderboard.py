@@ -20,7 +20,7 @@ from semisup.bench.pages.tables import (
 )
 from semisup.bench.suites.computes import compute_name, compute_unit
 from semisup.errors import SemisupError, nearest
-from semisup.text import budget, duration, markdown_table, markdown_text, percent
+from semisup.text import budget, duration, harmless, markdown_table, markdown_text, percent
 
 __all__ = ["leaderboard_markdown", "readme_table"]
 
@@ -167,7 +167,7 @@ def _failure(failure: Mapping[str, str]) -> str:
 
 def _code(text: str) -> str:
     """Text between backticks, on one line."""
-    return " ".join(text.split()).replace("`", "'")
+    return harmless(" ".join(text.split())).replace("`", "'")
 
 
 def _facts(provenance: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from semisup.bench.results.rows import Row, read_rows
 from semisup.bench.results.statistics import estimate
 from semisup.bench.suites.computes import compute_name, ordered_computes
 from semisup.errors import SemisupError
-from semisup.text import aligned, interval, percent, signed
+from semisup.text import aligned, harmless, interval, percent, signed
 
 __all__ = ["compare_suites"]
 
@@ -58,7 +58,7 @@ def compare_suites(a: Path, b: Path) -> str:
     for name, one, other in (("A", left, right), ("B", right, left)):
         if alone := _only_in(one, other):
             parts.append(f"Only in {name}:\n" + "\n".join(f"  {line}" for line in alone))
-    return "\n\n".join(parts) + "\n"
+    return harmless("\n\n".join(parts)) + "\n"
 
 
 def _side(folder: Path) -> Side:

@@ -14,10 +14,13 @@ from typing import Any
 from semisup.columns import COLUMNS, Column
 from semisup.errors import SemisupError, nearest, raise_all
 from semisup.files import write_atomically
+from semisup.records import is_finite
 from semisup.text import csv_text, from_csv_text
 
 __all__ = ["BINS", "Row", "read_rows", "write_rows"]
 
+LARGEST = 2**63
+"""Integers are below it."""
 BINS = 15
 """Bins of a reliability diagram, as in the ECE of semisup.evaluate."""
 
@@ -111,7 +114,8 @@ def _problem(name: str, kind: str, value: Any) -> str:
             return f"must be done or failed, got {value!r}"
         return "" if fits else f"must be text of one line, got {value!r}"
     if kind == "int":
-        return "" if isinstance(value, int) and value >= 0 else f"must be an integer >= 0, got {value!r}"
+        fits = isinstance(value, int) and 0 <= value < LARGEST
+        return "" if fits else f"must be an integer from 0 to 2**63 - 1, got {value!r}"
     if not isinstance(value, list):
         return f"must be a list, got {value!r}"
     if name == "per_class":
@@ -127,7 +131,7 @@ def _problem(name: str, kind: str, value: Any) -> str:
 
 def _between(value: Any, highest: float) -> bool:
     """Whether `value` is a finite number from 0 to `highest`."""
-    return isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= highest
+    return is_finite(value) and 0 <= value <= highest
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
@@ -155,6 +159,8 @@ def read_rows(path: Path) -> list[Row]:
         SemisupError: no such file, unknown or missing columns, or values that do not fit; every problem with its line
             and column.
     """
+    if path.exists() and not path.is_file():  # a pipe or a device, from which reading may never end
+        raise SemisupError(f"{path}: not a readable CSV file (not a file)")
     try:
         lines = list(csv.reader(path.read_text(encoding="utf-8").splitlines(), strict=True))
     except FileNotFoundError as error:
