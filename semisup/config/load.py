@@ -92,7 +92,7 @@ class Reading:
         raise_all([*self.problems, *refused] if refused else [], self.subject)
         merged = _merge(_spell_out(file), command, self.problems)
         broken: list[str] = []
-        self.raw = _spell_out(resolve(merged, _defaults(), broken))
+        self.raw = _spell_out(resolve(merged, _defaults(), broken), after=True)
         # After a reference that leads nowhere, types and ranges cannot be checked.
         raise_all([*self.problems, *broken] if broken else [], self.subject)
         self.problems += [_for_command_line(problem, overrides) for problem in check_recipe(self.raw)]
@@ -185,8 +185,13 @@ def read_overrides(overrides: Sequence[str], problems: list[str]) -> dict[str, A
     return command
 
 
-def _spell_out(raw: Any) -> dict[str, Any]:
-    """Write the short forms in full, so that an override can reach into them: `init: pretrain`, `freeze: true`, ..."""
+def _spell_out(raw: Any, *, after: bool = False) -> dict[str, Any]:
+    """Write the short forms in full, so that an override can reach into them: `init: pretrain`, `freeze: true`, ...
+
+    Args:
+        raw: the recipe, or what the command line says of it.
+        after: both have been put together.
+    """
     stages = raw.get("stages")
     for stage in stages.values() if isinstance(stages, dict) else ():
         if isinstance(stage, dict) and isinstance(stage.get("init"), str):
@@ -198,6 +203,9 @@ def _spell_out(raw: Any) -> dict[str, Any]:
                 stage[key] = {} if stage[key] else None
         if isinstance(stage, dict) and stage.get("augment") == "auto":
             stage["augment"] = {"policy": "auto"}
+        augment = stage.get("augment") if isinstance(stage, dict) else None
+        if after and isinstance(augment, dict) and augment.get("policy", "") is None:  # an override took `auto` away
+            del augment["policy"]
     return dict(raw)
 
 

@@ -143,6 +143,15 @@ def test_an_override_reaches_into_the_short_form_of_init(quickstart: Path) -> No
     assert (init.source, init.head_layer) == ("finetune", 1)
 
 
+def test_views_that_are_chosen_can_be_named_on_the_command_line() -> None:
+    stage = {"method": {"name": "supervised"}, "augment": "auto", "steps": 1}
+    recipe = {"name": "x", "stages": {"a": stage}}
+    assert parse_recipe(recipe).stages["a"].augment == {"policy": "auto"}
+    for words in (["={policy: null, weak: {policy: weak}}"], [".weak.policy=weak", ".policy=null"]):
+        overrides = [f"stages.a.augment{word}" for word in words]
+        assert parse_recipe(recipe, overrides).stages["a"].augment == {"weak": {"policy": "weak"}}
+
+
 def test_init_and_teacher_can_be_replaced(quickstart: Path) -> None:
     recipe = load_recipe(quickstart, ["stages.selftrain.init=null", "stages.student.teacher=[pretrain,finetune]"])
     assert recipe.stages["selftrain"].init is None
