@@ -26,6 +26,7 @@ __all__ = [
     "parse_recipe",
     "read_overrides",
     "read_recipe",
+    "replaced",
     "require_recipe_name",
     "shipped_recipes",
     "to_yaml",
@@ -213,18 +214,29 @@ def overlay(below: dict[str, Any], over: dict[str, Any], path: str, problems: li
     """Merge two nested mappings; everything but mappings is replaced, and keys cannot be set inside a scalar.
 
     A method, network, optimizer or policy replaces one of another name as a whole: the options of the one before are
-    not its own.
+    not its own, but see `replaced`.
     """
     merged = dict(below)
     for key, value in over.items():
         where, old = f"{path}.{key}" if path else str(key), merged.get(key)
         if isinstance(value, dict) and isinstance(old, dict) and not _another(old, value):
             merged[key] = overlay(old, value, where, problems)
-        elif isinstance(value, dict) and old is not None and not isinstance(old, dict):
+        elif isinstance(value, dict) and isinstance(old, dict):
+            merged[key] = replaced(old, value)
+        elif isinstance(value, dict) and old is not None:
             problems.append(f"{where}: is {show(old)}, not a mapping, so nothing can be set inside it")
         else:
             merged[key] = value
     return merged
+
+
+def replaced(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what stands in the place of something of another name.
+
+    A network of another library (`timm/...`) keeps the size of its images: its own may be 518 px.
+    """
+    foreign = all("/" in str(one.get("name")) for one in (old, new))
+    return {**({"resize": old["resize"]} if foreign and "resize" in old else {}), **new}
 
 
 def _another(old: dict[str, Any], new: dict[str, Any]) -> bool:
