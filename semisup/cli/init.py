@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["init"]
 
+STUDENT = 8
+"""Blocks of the student of `folder/few_labels`."""
+
 
 def init(
     folder: Annotated[Path, typer.Argument(help="Images: FOLDER/labeled/CLASS/..., perhaps unlabeled/, val/, test/.")],
@@ -54,7 +57,7 @@ def init(
         from semisup.pipeline.draft import Wishes, draft, survey
 
         trained = None if weights is None or network is None else (weights, network)
-        wishes = Wishes(labels, minutes, size, trained, device, cache)
+        wishes = Wishes(labels, minutes, size, trained, device, cache, out)
         found = survey(folder, wishes, watching(Console()))
         for line in found.prepared.summary():
             typer.echo(line)
@@ -85,6 +88,8 @@ def _lines(made: Draft, path: Path, wishes: Wishes) -> list[str]:
     if found.near:
         pairs = some([f"{printable(one)} = {printable(other)}" for one, other in found.near])
         lines.append(f"near copies: {len(found.near):,} training images look like another one: {pairs}")
+    if found.shapes.long:
+        lines.append(f"note: {found.shapes.long_told}; data.fit=pad or stretch keeps all of them")
     lines += [f"note: {note}" for note in found.prepared.notes()]
     seconds = sum(made.seconds.values())
     too_long = seconds > 90 * wishes.minutes
@@ -103,12 +108,19 @@ def _frozen(folder: Path, wishes: Wishes) -> list[str]:
     """Return the command that reads the trained network's frozen features, where `folder/few_labels` can."""
     if wishes.weights is None or not wishes.weights[1].startswith("timm/"):
         return []
+    from semisup.models.from_timm import timm_ends, timm_source, timm_takes
+    from semisup.pipeline.draft import RESIZE
     from semisup.settings.read import as_override
     from semisup.text import command
 
     weights, network = wishes.weights
+    name = network.removeprefix("timm/")
     given = {"data.path": folder, "data.csv": wishes.csv, "model.name": network, "model.weights": weights}
     words = [as_override(key, str(value)) for key, value in given.items() if value is not None]
+    if not timm_takes(name, RESIZE):
+        words.append(f"model.resize={timm_source(name).size}")
+    if (blocks := timm_ends(name, STUDENT)) != STUDENT:
+        words.append(f"stages.student.model.blocks={'null' if blocks is None else blocks}")
     return [f"or, quicker at a few labels: {command('semisup', 'run', 'folder/few_labels', *words)}"]
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "parse_recipe",
     "read_overrides",
     "read_recipe",
+    "replaced",
     "require_recipe_name",
     "shipped_recipes",
     "to_yaml",
@@ -92,7 +93,7 @@ class Reading:
         raise_all([*self.problems, *refused] if refused else [], self.subject)
         merged = _merge(_spell_out(file), command, self.problems)
         broken: list[str] = []
-        self.raw = _spell_out(resolve(merged, _defaults(), broken))
+        self.raw = _spell_out(resolve(merged, _defaults(), broken), after=True)
         # After a reference that leads nowhere, types and ranges cannot be checked.
         raise_all([*self.problems, *broken] if broken else [], self.subject)
         self.problems += [_for_command_line(problem, overrides) for problem in check_recipe(self.raw)]
@@ -185,8 +186,13 @@ def read_overrides(overrides: Sequence[str], problems: list[str]) -> dict[str, A
     return command
 
 
-def _spell_out(raw: Any) -> dict[str, Any]:
-    """Write the short forms in full, so that an override can reach into them: `init: pretrain`, `freeze: true`, ..."""
+def _spell_out(raw: Any, *, after: bool = False) -> dict[str, Any]:
+    """Write the short forms in full, so that an override can reach into them: `init: pretrain`, `freeze: true`, ...
+
+    Args:
+        raw: the recipe, or what the command line says of it.
+        after: both have been put together.
+    """
     stages = raw.get("stages")
     for stage in stages.values() if isinstance(stages, dict) else ():
         if isinstance(stage, dict) and isinstance(stage.get("init"), str):
@@ -198,6 +204,9 @@ def _spell_out(raw: Any) -> dict[str, Any]:
                 stage[key] = {} if stage[key] else None
         if isinstance(stage, dict) and stage.get("augment") == "auto":
             stage["augment"] = {"policy": "auto"}
+        augment = stage.get("augment") if isinstance(stage, dict) else None
+        if after and isinstance(augment, dict) and augment.get("policy", "") is None:  # an override took `auto` away
+            del augment["policy"]
     return dict(raw)
 
 
@@ -205,18 +214,29 @@ def overlay(below: dict[str, Any], over: dict[str, Any], path: str, problems: li
     """Merge two nested mappings; everything but mappings is replaced, and keys cannot be set inside a scalar.
 
     A method, network, optimizer or policy replaces one of another name as a whole: the options of the one before are
-    not its own.
+    not its own, but see `replaced`.
     """
     merged = dict(below)
     for key, value in over.items():
         where, old = f"{path}.{key}" if path else str(key), merged.get(key)
         if isinstance(value, dict) and isinstance(old, dict) and not _another(old, value):
             merged[key] = overlay(old, value, where, problems)
-        elif isinstance(value, dict) and old is not None and not isinstance(old, dict):
+        elif isinstance(value, dict) and isinstance(old, dict):
+            merged[key] = replaced(old, value)
+        elif isinstance(value, dict) and old is not None:
             problems.append(f"{where}: is {show(old)}, not a mapping, so nothing can be set inside it")
         else:
             merged[key] = value
     return merged
+
+
+def replaced(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what stands in the place of something of another name.
+
+    A network of another library (`timm/...`) keeps the size of its images: its own may be 518 px.
+    """
+    foreign = all("/" in str(one.get("name")) for one in (old, new))
+    return {**({"resize": old["resize"]} if foreign and "resize" in old else {}), **new}
 
 
 def _another(old: dict[str, Any], new: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from semisup.data.entries import PARTS, Entry, Listing, make_listing, several, some
 from semisup.data.remote import Remote, Root
 from semisup.data.table import list_csv
-from semisup.data.walk import LocalFolder
+from semisup.data.walk import LocalFolder, named_as_image
 from semisup.errors import SemisupError, near, not_there
 from semisup.files import whole
 from semisup.text import printable
@@ -119,7 +119,14 @@ def _hint(root: Root, tree: Folder, present: list[str]) -> str:
         if close := near(name, ["labeled"]):
             return f"; there is '{printable(name)}'{close}"
     names = some([printable(name) for name in present])
-    return f"; its folders are {names}" if present else "; it has no folders"
+    folders = f"; its folders are {names}" if present else "; it has no folders"
+    images = [path for path in root.iterdir() if named_as_image(path.name)] if isinstance(root, Path) else []
+    if not images:
+        return folders
+    return (
+        f"{folders}, and {several(len(images), 'image lies', 'images lie')} right in it; a CSV of path,label can name "
+        f"their classes: data.csv, or --labels of semisup init"
+    )
 
 
 def _list_part(

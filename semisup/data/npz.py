@@ -190,7 +190,8 @@ def _read_array(archive: Any, key: str, name: str, problems: list[str]) -> NDArr
     try:
         array = archive[key]
     except UNREADABLE as error:
-        problems.append(f"{name}: cannot be read: {first_line(error) if str(error) else 'no memory'}")
+        hint = "; save it as numbers or text, e.g. .astype(str)" if "Object arrays" in str(error) else ""
+        problems.append(f"{name}: cannot be read: {first_line(error) if str(error) else 'no memory'}{hint}")
         return None
     if not isinstance(array, np.ndarray):
         problems.append(f"{name}: not a numpy array")  # numpy hands over a member without its array header as bytes
@@ -235,16 +236,23 @@ def _pixel_problems(images: NDArray[Any]) -> list[str]:
     if images.ndim == 3 and width in (1, 3, 4) and height > 4:
         problems.append(f"must be (n, h, w) or (n, h, w, c), not {images.shape}; it looks like one image (h, w, c)")
     elif images.ndim == 4 and images.shape[3] not in (1, 3):
-        hint = "; it looks like (n, c, h, w)" if height in (1, 3) else ""
+        hint = "; lay it on white, or take [..., :3]" if images.shape[3] == 4 else ""
+        hint = "; it looks like (n, c, h, w), which transpose(0, 2, 3, 1) mends" if height in (1, 3) else hint
         problems.append(f"must have 1 or 3 channels in its last axis, not {images.shape[3]}{hint}")
     return problems
 
 
 def _label_problems(labels: NDArray[Any]) -> list[str]:
-    with np.errstate(all="ignore"):  # of floats that are no numbers
-        sums = labels.sum(1) if labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "iufb" else None
-    if sums is not None and (sums == 1).all():
-        return [f"must be (n,), one class per image, not one-hot {labels.shape}; take its argmax(1)"]
+    if labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "iufb":
+        with np.errstate(all="ignore"):  # of floats that are no numbers
+            sums = labels.sum(1)
+        if (sums == 1).all():
+            return [f"must be (n,), one class per image, not one-hot {labels.shape}; take its argmax(1)"]
+        if ((sums == 0) | (sums == 1)).all() and sums.any():
+            return [
+                f"must be (n,), one class per image, not one-hot {labels.shape}; take its argmax(1), and -1 where "
+                f"a row has no 1"
+            ]
     if labels.ndim != 1 and not (labels.ndim == 2 and labels.shape[1] == 1):
         return [f"must be (n,), one class per image, not {labels.ndim}-dimensional {labels.shape}"]
     if labels.dtype.kind not in "iuUS":

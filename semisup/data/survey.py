@@ -33,10 +33,12 @@ class Shapes:
     Attributes:
         sides: smallest, median and largest shorter side, pixels.
         gray: no image has a color.
+        long: part of them of which the center square leaves out more than a third.
     """
 
     sides: tuple[int, int, int]
     gray: bool
+    long: float = 0.0
 
     @property
     def told(self) -> str:
@@ -45,6 +47,11 @@ class Shapes:
         if smallest == largest:
             return f"all have {median} px on the shorter side"
         return f"{smallest} to {largest} px on the shorter side, {median} in the middle"
+
+    @property
+    def long_told(self) -> str:
+        """What the center square leaves out, in words."""
+        return f"the center square leaves out more than a third of {max(self.long, 0.01):.0%} of the images"
 
 
 @dataclass(frozen=True)
@@ -88,17 +95,20 @@ class Survey:
 def shapes_of(root: Path, entries: Sequence[Entry]) -> Shapes | None:
     """Look at some files; None: none of them can be read."""
     step = max(1, len(entries) // LOOKED_AT)
-    sides, gray = [], True
+    sides, long, gray = [], 0, True
     for entry in entries[::step]:
         path = root / entry.path
         try:
             small = decode(path, 32, 3)
             with Image.open(path) as image:
                 sides.append(min(image.size))
+                long += max(image.size) > 1.5 * min(image.size)
         except (BadImageError, OSError):
             continue  # it is told of when all are decoded
         gray = gray and bool((small[..., 0] == small[..., 1]).all() and (small[..., 0] == small[..., 2]).all())
-    return Shapes((min(sides), int(np.median(sides)), max(sides)), gray) if sides else None
+    if not sides:
+        return None
+    return Shapes((min(sides), int(np.median(sides)), max(sides)), gray, long / len(sides))
 
 
 def look_at(shapes: Shapes, prepared: PreparedFolder) -> Survey:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from semisup.data.entries import PARTS, Entry, Listing, make_listing, several, some
 from semisup.data.remote import Root
-from semisup.errors import SemisupError, nearest, raise_all
+from semisup.errors import SemisupError, near, nearest, raise_all
 from semisup.text import printable
 
 __all__ = ["UNLABELED", "is_label", "list_csv", "read_labels", "read_paths"]
@@ -204,7 +204,7 @@ def _read_rows(
         others = [name for name in header if name in _COLUMNS["label"] and named and name not in named]
         notes += [f"{table}: labels are read from column '{header[place['label'] or 0]}', not '{n}'" for n in others]
     missing = [name for name in needed if place[name] is None]
-    problems = [f"no column '{name}' in its first line{nearest(name, header) if header else ''}" for name in missing]
+    problems = [f"no column '{name}' in its first line{_called(name, header)}" for name in missing]
     problems += [f"column '{name}' is there {header.count(name)} times" for name in named if header.count(name) > 1]
     problems = open_quote or problems or ([] if not named else _too_wide(rows, header, delimiter))
 
@@ -214,6 +214,14 @@ def _read_rows(
 
     cells = [(n, cell(row, "path"), cell(row, "label"), cell(row, "split")) for n, row in rows if not missing]
     return cells, problems, notes
+
+
+def _called(name: str, header: Sequence[str]) -> str:
+    """Return which column may be meant, else those that are there and how the wanted one may be called."""
+    if not header or (meant := near(name, header)):
+        return meant if header else ""
+    others = ", ".join(_COLUMNS[name][1:])
+    return f" ({some([printable(word) for word in header])}); call it {name}, or one of {others}"
 
 
 def _names(row: Sequence[str]) -> list[str]:
@@ -315,6 +323,6 @@ def _nowhere(root: Root, table: Path, path: str) -> str:
     """Say that no file of the table is there, and where its paths begin if that can be found out."""
     if not isinstance(root, Path):
         return f"none of its files is there; paths begin at data.path, e.g. {root}/{printable(path)}"
-    near = [place for place in (Path(), table.parent, root.parent) if _is_there(place, path)]
-    hint = f"; it is there from {near[0].absolute()}: did you mean data.path={near[0]}?" if near else ""
+    found = [place for place in (Path(), table.parent, root.parent) if _is_there(place, path)]
+    hint = f"; it is there from {found[0].absolute()}: did you mean data.path={found[0]}?" if found else ""
     return f"none of its files is there; paths begin at data.path, e.g. {root.absolute() / printable(path)}{hint}"

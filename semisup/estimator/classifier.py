@@ -17,6 +17,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from semisup.data import ImageData
+from semisup.data.table import is_label
 from semisup.errors import SemisupError
 from semisup.estimator.pixels import ImageShape, check_scale, folded, pixel_range, scaled, squares
 from semisup.estimator.recipes import Named, RecipeLike, plan_of, recipe_of
@@ -173,11 +174,14 @@ def _unlabeled(y: NDArray[Any]) -> NDArray[np.bool_]:
     """Tell which classes are -1, in an array of numbers or of objects.
 
     Raises:
-        SemisupError: one is the text "-1", of which nobody knows whether it is a class.
+        SemisupError: one is a text such as "-1" or "nan", of which nobody knows whether it is a class.
     """
     values = y.tolist()
-    if any(isinstance(value, str) and value == "-1" for value in values):
-        raise SemisupError("y: has '-1' as text; unlabeled is the number -1, next to text in an array of objects")
+    doubtful = [value for value in values if isinstance(value, str) and not is_label(value)]
+    if doubtful:
+        raise SemisupError(
+            f"y: has '{doubtful[0]}' as text; unlabeled is the number -1, next to text in an array of objects"
+        )
     return np.array([isinstance(value, Real) and value == -1 for value in values], bool)
 
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from semisup.config import parse_recipe
+from semisup.config import find_recipe, parse_recipe, replaced
 from semisup.data import ImageData
 from semisup.errors import SemisupError
 from semisup.pipeline.plan import Plan, load_checked, make_plan
 from semisup.settings import DataConfig, Recipe, TrackingConfig, TrainConfig
+from semisup.settings.read import read_mapping
 
 __all__ = ["Named", "RecipeLike", "plan_of", "recipe_of"]
 
@@ -35,10 +36,14 @@ def recipe_of(
     if isinstance(recipe, Recipe):
         if overrides:
             raise SemisupError("overrides: they are for a recipe's file, name or mapping, not for a loaded one")
-        loaded = recipe
-    else:
-        loaded = load_checked(recipe, overrides, own=False)
-    return loaded if backbone is None else loaded.model_copy(update={"model": _named(backbone)})
+        return recipe if backbone is None else recipe.model_copy(update={"model": _named(backbone)})
+    if backbone is None:
+        return load_checked(recipe, overrides, own=False)
+    # Before references to the recipe's network are followed, `${model.name}`.
+    given = recipe if isinstance(recipe, Mapping) else read_mapping(find_recipe(recipe))
+    before = given.get("model")
+    model = replaced(before if isinstance(before, Mapping) else {}, _named(backbone))
+    return load_checked({**given, "model": model}, overrides, own=False)
 
 
 def _named(given: Named) -> dict[str, Any]:

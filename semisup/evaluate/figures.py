@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semisup.errors import SemisupError
+from semisup.evaluate.plots import save_figure
 from semisup.files import replacing
 
 __all__ = [
@@ -147,7 +148,7 @@ def embedding_figure(
     axes.set_yticks([])
     axes.set_title(title, fontsize=10)
     with replacing(Path(path)) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+        save_figure(figure, temporary, 120)
 
 
 def _framed(image: NDArray[np.uint8], right: bool | None) -> NDArray[np.float64]:

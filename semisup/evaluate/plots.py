@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +14,30 @@ from torch import Tensor
 from semisup.errors import SemisupError
 from semisup.files import replacing
 
-__all__ = ["confusion_figure", "reliability_figure", "views_figure"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["confusion_figure", "reliability_figure", "save_figure", "views_figure"]
 
 MAX_WRITTEN = 20  # classes up to which each cell carries its count
 MAX_BARS = 60  # classes up to which each has a bar
 MAX_TICKS = 100  # class names on an axis; beyond, every second, third, ... one
+FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC")
+"""Have the letters of names that matplotlib's own font has not, where one of them is installed."""
+
+
+def save_figure(figure: Figure, path: Path, dpi: int) -> None:
+    """Write a figure as a PNG; letters that no font here has become boxes, which is no reason to warn at each."""
+    from matplotlib import font_manager
+    from matplotlib.text import Text
+
+    installed = set(font_manager.get_font_names())
+    families = ["DejaVu Sans", *(name for name in FONTS if name in installed)]
+    for text in figure.findobj(Text):
+        text.set_fontfamily(families)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(path, format="png", dpi=dpi)
 
 
 def confusion_figure(matrix: Tensor, classes: Sequence[str], path: str | Path) -> None:
@@ -56,7 +77,7 @@ def confusion_figure(matrix: Tensor, classes: Sequence[str], path: str | Path) -
                 color = "white" if fractions[row, column] > 0.5 else "black"
                 axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=9)
     with replacing(Path(path)) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+        save_figure(figure, temporary, 120)
 
 
 def reliability_figure(
@@ -137,4 +158,4 @@ def views_figure(
         axes[1].set_title("labels of each class", fontsize=8)
         axes[1].tick_params(axis="x", labelsize=8)
         axes[1].spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, format="png")
+    save_figure(figure, Path(path), 100)

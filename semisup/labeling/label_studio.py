@@ -6,7 +6,7 @@ Formats: https://labelstud.io/guide/tasks.html and https://labelstud.io/guide/ex
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
@@ -20,7 +20,7 @@ from semisup.errors import SemisupError
 from semisup.records import checked
 from semisup.text import printable
 
-__all__ = ["LOCAL_FILES", "labeling_interface", "read_export", "tasks"]
+__all__ = ["LOCAL_FILES", "labeling_interface", "none_notes", "read_export", "tasks"]
 
 CONTROL, IMAGE = "label", "image"
 """Names of the choices and of the image in the labeling interface."""
@@ -96,19 +96,25 @@ class _Task(BaseModel):
         answers = [[each for each in result if each.value.choices or each.from_name != CONTROL] for result in given]
         return any(answer and all(_one_class(each) is None for each in answer) for answer in answers)
 
-    def classes(self) -> Iterator[str]:
-        """Yield the class of each annotation that has one."""
-        if self.data is None and isinstance(self.label, str) and is_label(self.label):
+    def names(self) -> Iterator[str]:
+        """Yield the class of each annotation that has one; some texts stand for none (`is_label`)."""
+        if self.data is None and isinstance(self.label, str) and self.label.strip():
             yield self.label.strip()
         for annotation in self.annotations or ():
             for result in () if annotation.was_cancelled else annotation.result or ():
-                if (name := _one_class(result)) is not None and is_label(name):
+                if (name := _one_class(result)) is not None and name.strip():
                     yield name.strip()
 
 
 def _one_class(result: _Result) -> str | None:
     choices = result.value.choices or ()
     return choices[0] if result.from_name == CONTROL and len(choices) == 1 else None
+
+
+def none_notes(none: Mapping[str, int]) -> list[str]:
+    """Say which answers, by how often they are there, stand for no label."""
+    said = ", ".join(f"{count:,} '{printable(name)}'" for name, count in sorted(none.items()))
+    return [f"answers that stand for no label, left as they were: {said}; call a class otherwise"] if said else []
 
 
 _EXPORT: TypeAdapter[list[_Task]] = TypeAdapter(list[_Task])
@@ -127,12 +133,16 @@ def read_export(exported: Any, subject: str) -> tuple[dict[str, str], list[str]]
         SemisupError: it is no list of tasks with a `path`, as `tasks` gives them.
     """
     votes: dict[str, Counter[str]] = {}
+    none: Counter[str] = Counter()
     found: list[_Task] = checked(_EXPORT, exported, f"{subject}: no export of Label Studio")
     for number, task in enumerate(found, 1):
         if task.image is None:
             raise SemisupError(f"{subject}: task {number} has no 'path' in its data; import the tasks of semisup label")
-        votes.setdefault(task.image, Counter()).update(task.classes())
-    notes = [
+        names = list(task.names())
+        votes.setdefault(task.image, Counter()).update(filter(is_label, names))
+        none.update(name for name in names if not is_label(name))
+    notes = none_notes(none)
+    notes += [
         f"{path}: annotated as {' and '.join(sorted(said))}; left as it was"
         for path, said in votes.items()
         if len(said) > 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from semisup.data.entries import Entry, Listing, some
 from semisup.data.table import is_label, read_labels
 from semisup.errors import SemisupError, near, raise_all
 from semisup.files import write_atomically
-from semisup.labeling.label_studio import read_export
+from semisup.labeling.label_studio import none_notes, read_export
 from semisup.records import read_json
 from semisup.text import from_csv_text, printable
 
@@ -42,7 +43,7 @@ class Merged:
 def read_answers(file: Path, root: Path) -> tuple[dict[str, str], list[str]]:
     """Return path -> class of a filled CSV or of Label Studio's export (JSON, JSON-MIN, CSV), and notes.
 
-    Rows without a label are left out, and so are those whose label stands for none (`NA`, -1 ...).
+    Rows without a label are left out, and so are those whose label stands for none (`NA`, -1 ...), which a note tells.
 
     Raises:
         SemisupError: the file cannot be read, is of another form, or gives one image two labels.
@@ -60,8 +61,10 @@ def _rows(file: Path, root: Path) -> tuple[dict[str, str], list[str]]:
     labels: dict[str, str] = {}
     problems: list[str] = []
     notes: list[str] = []
+    none: Counter[str] = Counter()
     for line, path, label in read_labels(file, root):
         if not is_label(label):
+            none.update([label.strip()] if label.strip() else [])
             continue
         if label.startswith('{"choices"'):  # as Label Studio's CSV has several
             notes.append(f"line {line}: {printable(path)} is annotated with several classes; left as it was")
@@ -70,7 +73,7 @@ def _rows(file: Path, root: Path) -> tuple[dict[str, str], list[str]]:
         if labels.setdefault(path, label) != label:
             problems.append(f"line {line}: {printable(path)} is '{label}' here and '{labels[path]}' before")
     raise_all(problems, str(file))
-    return labels, notes
+    return labels, [*notes, *none_notes(none)]
 
 
 def merge(listing: Listing, answers: dict[str, str], subject: str) -> Merged:
@@ -145,7 +148,14 @@ def write_labels(merged: Merged, file: Path) -> None:
     """Write path,label,split of every image; unlabeled ones have an empty label.
 
     The cells are as they are, without a quote before what a spreadsheet takes for a formula: `data.csv` reads them.
+
+    Raises:
+        SemisupError: a class is called as in tables what has no label, and whoever reads them would lose it.
     """
+    lost = sorted({entry.label for entry in merged.entries if entry.label is not None and not is_label(entry.label)})
+    raise_all(
+        [f"class '{name}' stands for no label in a table; give its folder another name" for name in lost], f"{file}"
+    )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("path", "label", "split"))

@@ -33,9 +33,11 @@ __all__ = [
     "fill_from_file",
     "fit_file_whole",
     "output_shape",
+    "timm_ends",
     "timm_options",
     "timm_sized",
     "timm_source",
+    "timm_takes",
     "weights_of",
 ]
 
@@ -130,7 +132,7 @@ def _hub_file(repository: str, file: str) -> Path:
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
         raise SemisupError(
             f"model timm/{HUB}{repository}: {file} is not in the hub's cache and could not be fetched "
-            f"({first_line(error)})"
+            f"({first_line(error)}); a file will do as well, `weights: FILE`"
         ) from error
 
 
@@ -229,7 +231,10 @@ def build_timm(
             source.architecture, pretrained=False, num_classes=0, in_chans=in_channels, **{**source.args, **sized}
         )
     except (RuntimeError, AssertionError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
-        raise SemisupError(f"{subject}: cannot be built for {image_size} px images: {first_line(error)}") from error
+        its = f"; its own size is {source.size} px (resize)" if source.fixed_size else ""
+        raise SemisupError(
+            f"{subject}: cannot be built for {image_size} px images: {first_line(error)}{its}"
+        ) from error
     if pool is not None:
         _set_pool(network, pool, subject)
     if blocks is not None:
@@ -275,6 +280,35 @@ def timm_sized(source: TimmSource, image_size: int) -> dict[str, Any]:
     with torch.device("meta"):
         probe = timm.create_model(source.architecture, pretrained=False, num_classes=0, **source.args)
     return {"dynamic_img_size": True} if hasattr(probe, "dynamic_img_size") else {"img_size": image_size}
+
+
+def timm_takes(name: str, image_size: int) -> bool:
+    """Tell whether a network with its own weights takes images of a size; False of an unknown name, too.
+
+    A network of one size may be built for another, and then has other shapes than the file.
+    """
+    try:
+        raise_all(check_timm(name))
+        sides = (image_size, timm_source(name).size)
+        with torch.device("meta"):
+            built = [build_timm(name, None, in_channels=3, image_size=side).state_dict() for side in sides]
+    except SemisupError:
+        return False
+    return [tensor.shape for tensor in built[0].values()] == [tensor.shape for tensor in built[1].values()]
+
+
+def timm_ends(name: str, wanted: int) -> int | None:
+    """Return after how many blocks a network can end: so many as wanted, else half of its own; None: it cannot."""
+    size = timm_source(name).size
+    with torch.device("meta"):
+        own = len(blocks_of(build_timm(name, None, in_channels=3, image_size=size).network).modules)
+        for blocks in (wanted, max(1, own // 2)):
+            try:
+                build_timm(name, None, in_channels=3, image_size=size, blocks=blocks)
+            except SemisupError:
+                continue
+            return blocks
+    return None
 
 
 def _width(network: nn.Module, in_channels: int, image_size: int, subject: str) -> int:
@@ -336,5 +370,12 @@ def fit_file_whole(network: nn.Module, path: Path, subject: str) -> tuple[Fit, W
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     report = compare(wanted, {name: shapes[theirs] for name, theirs in fit.names.items()})
     if report.fraction < 1:
-        raise SemisupError(f"{subject}: weights {path} do not fit\n{report}")
+        own = getattr(network, "pretrained_cfg", {})
+        sized = own.get("fixed_input_size") and report.mismatched
+        hint = (
+            f"; the network's own size is {own['input_size'][-1]} px (resize), others have other shapes"
+            if sized
+            else ""
+        )
+        raise SemisupError(f"{subject}: weights {path} do not fit{hint}\n{report}")
     return fit, report

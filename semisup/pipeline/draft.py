@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from semisup.data.survey import Shapes, Survey, look_at, shapes_of
 from semisup.data.table import UNLABELED
 from semisup.engine import resolve_device
 from semisup.errors import SemisupError
+from semisup.models.from_timm import timm_takes
+from semisup.models.origin import TIMM
 from semisup.pipeline.plan import make_plan
 from semisup.pipeline.timing import step_seconds
 from semisup.settings import DataConfig
@@ -33,6 +36,8 @@ __all__ = ["Draft", "Wishes", "draft", "survey"]
 
 CPU_SIZE, GPU_SIZE, PRETRAINED_SIZE = 32, 64, 64
 """Sides that images are scaled to, pixels, unless they are smaller."""
+RESIZE = 112
+"""Side at which a network of timm sees them, unless it takes its own alone."""
 SMALL = 16
 """Side up to which three layers see enough, and strong views leave too little."""
 ENOUGH = 20
@@ -64,6 +69,7 @@ class Wishes:
         weights: file to start from, and the network that it is of; None: from scratch.
         device: as in a recipe.
         cache: folder of the decoded images; None: as in a recipe.
+        out: file that the recipe is written to; None: <its name>.yaml.
     """
 
     csv: Path | None = None
@@ -72,6 +78,7 @@ class Wishes:
     weights: tuple[Path, str] | None = None
     device: str = "auto"
     cache: Path | None = None
+    out: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -198,7 +205,8 @@ def _recipe(found: Survey, wishes: Wishes, device: torch.device) -> dict[str, An
 def _model(small: bool, wishes: Wishes, device: torch.device) -> dict[str, Any]:
     if wishes.weights is not None:
         file, network = wishes.weights
-        return {"name": network, "weights": str(file)} | ({"resize": 112} if network.startswith("timm/") else {})
+        smaller = network.startswith(TIMM) and timm_takes(network.removeprefix(TIMM), RESIZE)
+        return {"name": network, "weights": str(file)} | ({"resize": RESIZE} if smaller else {})
     if small:
         return {"name": "cnn", "width": 32}
     depth, width = (10, 1) if device.type == "cpu" else (28, 2)
@@ -212,6 +220,7 @@ def _data(found: Survey) -> dict[str, Any]:
     data: dict[str, Any] = {"source": "folder", "path": config.path}
     data |= {key: value for key in ("csv", "cache") if (value := getattr(config, key)) is not None}
     data |= {"size": config.size, "channels": config.channels, "flip": False}
+    data |= {"fit": config.fit} if found.shapes.long else {}
     least = min(found.labels.values())
     if least >= ENOUGH and not found.validates:
         data["validation"] = 0.1 if found.tested else 0.2
@@ -247,7 +256,8 @@ def _written(
     return page.get_template("draft.yaml.j2").render(
         modeline=modeline(),
         recipe=recipe,
-        data=dict.fromkeys(("csv", "cache", "validation", "max_bad")) | recipe["data"],
+        file=shlex.quote(f"{recipe['name']}.yaml" if wishes.out is None else str(wishes.out)),
+        data=dict.fromkeys(("csv", "cache", "validation", "max_bad", "fit")) | recipe["data"],
         found=found,
         wishes=wishes,
         seconds=seconds,

@@ -117,6 +117,9 @@ class Choice(BaseModel):
         return f"{self.strength} views, by the loss of {self.labels:,} labels that were left out: {each}"
 
 
+_REMOVED = " (on the command line: augment.policy=null)"
+
+
 def check_auto(whole: Plan, stage: TrainConfig, method: Method) -> None:
     """Refuse `augment: auto` where there is nothing to choose, or nothing to choose by.
 
@@ -129,10 +132,12 @@ def check_auto(whole: Plan, stage: TrainConfig, method: Method) -> None:
         views = ", ".join(f"{name}: {policy}" for name, policy in method.views.defaults.items())
         raise SemisupError(
             f"augment.policy: auto chooses among gentle, weak and strong views for a classifier; method "
-            f"'{stage.method['name']}' leaves it none to choose ({views}); remove it"
+            f"'{stage.method['name']}' leaves it none to choose ({views}); remove it{_REMOVED}"
         )
     if max(whole.budget.per_class) < 2:
-        raise SemisupError("augment.policy: auto chooses by labels that are left out, and no class has two; remove it")
+        raise SemisupError(
+            f"augment.policy: auto chooses by labels that are left out, and no class has two; remove it{_REMOVED}"
+        )
 
 
 def follows(stage: TrainConfig, stages: Mapping[str, StageConfig]) -> str | None:

@@ -143,6 +143,24 @@ def test_an_override_reaches_into_the_short_form_of_init(quickstart: Path) -> No
     assert (init.source, init.head_layer) == ("finetune", 1)
 
 
+def test_views_that_are_chosen_can_be_named_on_the_command_line() -> None:
+    stage = {"method": {"name": "supervised"}, "augment": "auto", "steps": 1}
+    recipe = {"name": "x", "stages": {"a": stage}}
+    assert parse_recipe(recipe).stages["a"].augment == {"policy": "auto"}
+    for words in (["={policy: null, weak: {policy: weak}}"], [".weak.policy=weak", ".policy=null"]):
+        overrides = [f"stages.a.augment{word}" for word in words]
+        assert parse_recipe(recipe, overrides).stages["a"].augment == {"weak": {"policy": "weak"}}
+
+
+def test_another_networks_name_keeps_the_size_of_its_images() -> None:
+    """`${model.resize}` of the student led nowhere, whatever network was named."""
+    recipe = load_recipe("folder/few_labels", ["model.name=timm/vit_small_patch14_dinov2", "model.weights=w.pth"])
+    assert recipe.model == {"name": "timm/vit_small_patch14_dinov2", "weights": "w.pth", "resize": 112}
+    assert recipe.stages["student"].model == recipe.model | {"blocks": 8}
+    own = load_recipe("folder/few_labels", ["stages.student.model={name: cnn, width: 4}"])
+    assert own.stages["student"].model == {"name": "cnn", "width": 4}
+
+
 def test_init_and_teacher_can_be_replaced(quickstart: Path) -> None:
     recipe = load_recipe(quickstart, ["stages.selftrain.init=null", "stages.student.teacher=[pretrain,finetune]"])
     assert recipe.stages["selftrain"].init is None

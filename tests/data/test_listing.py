@@ -72,6 +72,15 @@ def test_layouts_that_cannot_be_meant(tmp_path: Path) -> None:
         list_folders(tmp_path / "a.zip")
 
 
+def test_images_right_in_the_folder_are_told_what_names_their_classes(tmp_path: Path) -> None:
+    for i in range(2):
+        save(tmp_path / "album" / f"{i}.png", picture(i))
+    with pytest.raises(
+        SemisupError, match=r"2 images lie right in it; a CSV of path,label .* --labels of semisup init"
+    ):
+        list_folders(tmp_path / "album")
+
+
 def test_names_of_classes_that_may_mean_something_else() -> None:
     found = " ".join(class_notes(["Cat", "cat", "cafe\u0301", "caf\xe9", "red fox", "red_fox", "unknown", "dog"]))
     for names in ("'Cat' and 'cat'", r"'cafe\u0301' and 'caf" "\xe9'", "'red fox' and 'red_fox'"):

@@ -82,7 +82,12 @@ X = "x_train"
         ({X: np.zeros((50, 8, 8, 2), np.uint8)}, f"{X}: must have 1 or 3 channels in its last axis, not 2"),
         (
             {X: np.zeros((50, 3, 8, 8), np.uint8)},
-            f"{X}: must have 1 or 3 channels in its last axis, not 8; it looks like (n, c, h, w)",
+            f"{X}: must have 1 or 3 channels in its last axis, not 8; it looks like (n, c, h, w), which "
+            "transpose(0, 2, 3, 1) mends",
+        ),
+        (
+            {X: np.zeros((50, 8, 8, 4), np.uint8)},
+            f"{X}: must have 1 or 3 channels in its last axis, not 4; lay it on white, or take [..., :3]",
         ),
         ({X: np.zeros((0, 8, 8), np.uint8)}, f"{X}: must have at least one image"),
         (
@@ -106,6 +111,11 @@ X = "x_train"
         (
             {"y_train": np.eye(5)[np.arange(50) % 5]},
             "y_train: must be (n,), one class per image, not one-hot (50, 5); take its argmax(1)",
+        ),
+        (
+            {"y_train": np.eye(6)[np.arange(50) % 6, :5]},
+            "y_train: must be (n,), one class per image, not one-hot (50, 5); take its argmax(1), and -1 where a "
+            "row has no 1",
         ),
         ({"y_train": np.full(50, 2**63, np.uint64)}, "y_train: must be classes 0 .. C - 1, not beyond 64 bits"),
         ({"y_train": np.full(50, -1)}, "y_train: needs labeled images of at least two classes, not 0"),
@@ -275,6 +285,7 @@ def test_pickled_objects_are_refused(npz: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(npz.parent)
     text = problem(npz, y_train=np.array([Evil()], dtype=object))
     assert text.startswith("y_train: cannot be read: Object arrays cannot be loaded")
+    assert text.endswith("; save it as numbers or text, e.g. .astype(str)")
     assert not Path("hacked").exists()
 
 

@@ -102,6 +102,7 @@ def test_what_is_no_table(root: Path) -> None:
     for content, words in [
         (b"", "no column 'path'"),
         (text(ROWS, head=("paths", "label")), "no column 'path' in its first line; did you mean 'paths'?"),
+        (text(ROWS, head=("id", "label")), r"'path' in its first line \(id, label\); call it path, or one of file, f"),
         (b"path,label\n\xe9.png,cat\n", "save it as CSV in UTF-8"),
         (text(ROWS).encode("utf-16-le"), "NUL bytes.; save it as CSV in UTF-8"),
         (text([(*row, "x") for row in ROWS], head=("path", "label", "Label")), "column 'label' is there 2 times"),

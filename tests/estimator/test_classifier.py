@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.datasets import load_digits
@@ -21,6 +22,7 @@ from semisup.data import load_data
 from semisup.data.budget import draw_budget
 from semisup.errors import SemisupError
 from semisup.estimator import SemiSupervisedClassifier
+from semisup.estimator.recipes import recipe_of
 from semisup.stages import load_predictor
 from tests.pipeline.pipeline_small import SMALL, small
 
@@ -101,6 +103,23 @@ def test_numbers_of_another_scale_are_refused() -> None:
         of_fractions.transform((X * 15).astype(np.uint8))
 
 
+def test_a_backbone_is_what_the_recipes_references_name(tmp_path: Path) -> None:
+    recipe = {
+        "name": "x",
+        "model": {"name": "wrn", "depth": 10, "width": 1},
+        "stages": {
+            "a": {"method": {"name": "supervised"}, "steps": 1},
+            "b": {"model": {"name": "${model.name}", "width": 2}, "method": {"name": "supervised"}, "steps": 1},
+        },
+    }
+    file = tmp_path / "r.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    for given in (recipe, file):
+        found = recipe_of(given, None, "cnn", ["stages.a.steps=2"])
+        assert (found.model, found.stages["b"].model) == ({"name": "cnn"}, {"name": "cnn", "width": 2})
+        assert found.stages["a"].steps == 2
+
+
 def test_colors_and_sizes() -> None:
     X, y = images(20)
     color = np.repeat(X[..., None], 3, axis=3)
@@ -158,8 +177,9 @@ def test_wrong_data() -> None:
     encoder = {"name": "x", "stages": {"a": {"method": {"name": "simclr"}, "steps": 1}}}
     with pytest.raises(SemisupError, match="'a', leaves no classifier"):
         SemiSupervisedClassifier(encoder).fit(X, y)
-    with pytest.raises(SemisupError, match="y: has '-1' as text; unlabeled is the number -1"):
-        SemiSupervisedClassifier(**TINY).fit(X, np.array(["a", "b", "-1", "a"] * 5))
+    for text in ("-1", "", "nan", "None"):  # numpy makes them of np.array(["a", np.nan])
+        with pytest.raises(SemisupError, match=f"y: has '{text}' as text; unlabeled is the number -1"):
+            SemiSupervisedClassifier(**TINY).fit(X, np.array(["a", "b", text, "a"] * 5))
     for none in (None, 1):
         with pytest.raises(SemisupError, match="all numbers or all text"):
             SemiSupervisedClassifier(**TINY).fit(X, np.array(["a", none] * 10, object))

@@ -10,6 +10,8 @@ from PIL import Image
 
 from semisup.errors import SemisupError
 from semisup.evaluate import confusion_figure
+from semisup.evaluate.figures import embedding_figure
+from semisup.evaluate.plots import views_figure
 
 pytestmark = pytest.mark.usefixtures("with_figures")
 
@@ -48,6 +50,14 @@ def test_rows_are_true_classes_from_the_top(tmp_path):
 def test_dollar_signs_in_a_class_name_are_text(tmp_path):
     confusion_figure(torch.eye(2, dtype=torch.long), ["$x_$", "under_score $\\bad$"], tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 0
+
+
+def test_letters_that_no_font_has_are_no_warning(tmp_path, recwarn):
+    names = ["\u6570\u5b57", "\u0623\u0631\u0642\u0627\u0645", "\U0001f408"]
+    confusion_figure(torch.eye(3, dtype=torch.long), names, tmp_path / "x.png")
+    embedding_figure(torch.rand(6, 2), np.arange(6) % 3, names, "", tmp_path / "y.png")
+    views_figure([("image", np.zeros((3, 8, 8, 1)))], names, [(name, 1) for name in names], "", tmp_path / "z.png")
+    assert not recwarn.list
 
 
 def test_wrong_size_is_named(tmp_path):

@@ -279,7 +279,25 @@ def test_what_was_not_meant(semisup: Semisup, photos: Path, models: Path, tmp_pa
 def test_a_label_that_stands_for_none_takes_no_label_away(none: str | None) -> None:
     choice = {"result": [{"from_name": "label", "value": {"choices": None if none is None else [none]}}]}
     tasks_done = [{"path": "a.png", "label": none}, {"data": {"path": "b.png"}, "annotations": [choice]}]
-    assert read_export(tasks_done, "export.json") == ({}, [])
+    labels, notes = read_export(tasks_done, "export.json")
+    assert labels == {}
+    assert [note for note in notes if "stand for no label" not in note] == [] and len(notes) == (none == "NA")
+
+
+def test_an_answer_that_stands_for_none_is_told(semisup: Semisup, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "got.csv").write_text("path,label\nunlabeled/00.png,NA\nunlabeled/01.png,NA\nunlabeled/02.png,1\n")
+    status, said, told = semisup("label", photos, "--import", "got.csv")
+    assert status == 0 and "1 new labels" in said
+    assert "note: answers that stand for no label, left as they were: 2 'NA'" in told
+
+
+def test_a_class_that_a_table_would_lose_is_refused(semisup: Semisup, photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "own")
+    (tmp_path / "own/labeled/2").rename(tmp_path / "own/labeled/NA")  # Namibia
+    (tmp_path / "got.csv").write_text("path,label\nunlabeled/02.png,1\n")
+    status, _, told = semisup("label", "own", "--import", "got.csv")
+    assert status == 2 and "labels.csv: class 'NA' stands for no label in a table; give its folder another name" in told
+    assert not (tmp_path / "labels.csv").exists()
 
 
 @pytest.mark.parametrize("name", ["c0\nfoo", "a\0b", "\ud800", "x" * 300])

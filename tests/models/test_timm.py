@@ -15,7 +15,7 @@ from hypothesis.strategies import DataObject
 
 from semisup.errors import SemisupError
 from semisup.models import ModelSpec, build_backbone, build_classifier, check_model, load_weights, save_weights
-from semisup.models.from_timm import _source, fill_from_file
+from semisup.models.from_timm import _source, fill_from_file, timm_ends, timm_takes
 from semisup.models.hub_description import read_description
 from semisup.models.origin import weights_origin
 from semisup.stages.initial import check_model_weights
@@ -43,6 +43,24 @@ def test_a_token_network_takes_another_size_than_its_own() -> None:
     images = torch.randn(2, 1, 48, 48)
     assert backbone(images).shape == (2, 192)
     assert backbone.maps(images)[-1].shape == (2, 192, 3, 3)
+
+
+def test_which_sizes_and_ends_a_network_has(tmp_path: Path) -> None:
+    takes = {
+        "resnet10t": True,
+        "test_vit": True,
+        "mixer_s32_224": False,
+        "vit_small_patch32_224": False,
+        "nonet": False,
+    }
+    assert {name: timm_takes(name, 112) for name in takes} == takes
+    assert {name: timm_ends(name, 8) for name in ("tf_efficientnet_lite0", "mixer_s32_224")} == {
+        "tf_efficientnet_lite0": 8,
+        "mixer_s32_224": 4,
+    }
+    save_weights(tmp_path / "w.safetensors", timm.create_model("mixer_s32_224").state_dict())
+    with pytest.raises(SemisupError, match=r"do not fit; the network's own size is 224 px \(resize\)"):
+        build_backbone("timm/mixer_s32_224", {"weights": str(tmp_path / "w.safetensors")}, in_channels=3, image_size=96)
 
 
 def test_a_file_fills_it_and_its_own_input_is_used(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +106,21 @@ def test_settings_follow_the_images(make: Make, tmp_path: Path) -> None:
     assert load_recipe(make(gray, size=16)[1]).data.size == 16
 
 
+def test_long_pictures_are_told(make: Make, tmp_path: Path) -> None:
+    root = pictures(tmp_path / "p")
+    Image.fromarray(np.zeros((12, 18, 3), np.uint8)).save(root / "labeled/dark/photo.png")
+    assert "fit" not in load_recipe(make(root)[1]).model_fields_set and "fit:" not in make(root)[0].text
+    Image.fromarray(np.zeros((12, 19, 3), np.uint8)).save(root / "labeled/dark/panorama.png")
+    made, path = make(root)
+    assert load_recipe(path).data.fit == "crop"
+    assert "the center square leaves out more than a third of 7% of the images: pad or stretch keeps" in made.text
+
+
+def test_its_commands_name_the_file_that_it_is_written_to(make: Make, tmp_path: Path) -> None:
+    made, _ = make(pictures(tmp_path / "p"), out=Path("my recipes/first try.yaml"))
+    assert "semisup run 'my recipes/first try.yaml' --dry-run" in made.text and "p.yaml" not in made.text
+
+
 def test_steps_take_the_wished_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("semisup.pipeline.draft.step_seconds", lambda plan, stage, warm_up: 0.1)
     wanted = Wishes(minutes=9.42, device="cpu", cache=tmp_path / "cache")  # 8 of them for steps
@@ -163,6 +179,28 @@ def test_pretrained_weights_are_started_from(make: Make, tmp_path: Path, monkeyp
     told = CliRunner().invoke(app, [*words, "--cache", "cache"]).output
     read = "run folder/few_labels data.path=p model.name=timm/test_resnet model.weights=weights.safetensors"
     assert read in told
+    assert make_plan(
+        load_recipe("folder/few_labels", shlex.split(told.partition("few_labels ")[2])), trial=False
+    ).stages
+
+
+def test_a_network_of_one_size_is_asked_at_that_size(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("timm")
+    import timm
+
+    from semisup.models import save_weights
+
+    monkeypatch.setattr("semisup.pipeline.draft.step_seconds", lambda plan, stage, warm_up: 0.1)
+    monkeypatch.chdir(tmp_path)
+    save_weights(tmp_path / "w.safetensors", timm.create_model("mixer_s32_224").state_dict())
+    pictures(tmp_path / "p", size=32)
+    words = ["init", "p", "--weights", "w.safetensors", "--network", "timm/mixer_s32_224", "--cache", "cache"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "resize" not in load_recipe(tmp_path / "p.yaml").model
+    assert "model.resize=224 stages.student.model.blocks=4" in done.output
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
