@@ -182,7 +182,7 @@ def run(name: str, work: Path, minutes: float) -> dict[str, Any]:
         "pixels": pixels,
         "stages": {key: stage["metrics"]["test/accuracy"] for key, stage in stages.items()},
         "balanced": {key: stage["metrics"]["test/balanced_accuracy"] for key, stage in stages.items()},
-        "left_out": {k: v for k, v in stages.get("best", {}).get("metrics", {}).items() if k.startswith("choice/")},
+        "left_out": {k: v for k, v in stages.get("best", {}).get("metrics", {}).items() if k.startswith("choice")},
         "minutes": sum(stage["seconds"] for stage in stages.values()) / 60,
     }
     kept.write_text(json.dumps(row, indent=1))
@@ -193,20 +193,20 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as Markdown."""
     lines = [
         "| folder | labeled / unlabeled / test | px | steps | largest class | pixels | labels alone | FixMatch | taken "
-        "| of left-out labels | balanced | training |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| of left-out labels | squared error | balanced | training |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
         stages, last = row["stages"], list(row["stages"])[-1]
         figures = [row["majority"], row["pixels"], stages["labels_alone"], stages.get("train"), stages[last]]
         shown = " | ".join("" if figure is None else f"{100 * figure:.1f}" for figure in figures)
-        left_out = " : ".join(
-            f"{100 * row['left_out'][f'choice/{key}']:.1f}" for key in stages if row["left_out"] and key != "best"
-        )
+        asked = [key for key in stages if row["left_out"] and key != "best"]
+        left_out = " : ".join(f"{100 * row['left_out'][f'choice/{key}']:.1f}" for key in asked)
+        errors = " : ".join(f"{row['left_out'][f'choice_error/{key}']:.2f}" for key in asked)
         balanced = " : ".join(f"{100 * row['balanced'][key]:.1f}" for key in stages if key != "best")
         lines.append(
-            f"| {row['folder']} | {row['counts']} | {row['size']} | {row['steps']} | {shown} | {left_out} | {balanced} "
-            f"| {row['minutes']:.1f} min |"
+            f"| {row['folder']} | {row['counts']} | {row['size']} | {row['steps']} | {shown} | {left_out} | {errors} "
+            f"| {balanced} | {row['minutes']:.1f} min |"
         )
     return "\n".join(lines) + "\n"
 
