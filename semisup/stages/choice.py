@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -18,7 +17,6 @@ from semisup.columns import UNEQUAL
 from semisup.data import LabelBudget
 from semisup.engine import seed_for
 from semisup.errors import SemisupError
-from semisup.evaluate.metrics import class_means, confusion_matrix
 from semisup.stages.context import StageContext
 from semisup.stages.planned import Plan, StagePlan
 from semisup.stages.predictions import predictions
@@ -79,8 +77,8 @@ def cross_fitted(context: StageContext, candidates: Sequence[str], folds: int, r
 
     The best is right most often, among those whose probabilities have a squared error (Brier score) within a standard
     error of the least: with a handful of labels one or two hits more are luck, and who is surely wrong shows it there
-    (benchmarks/choice.py). Of equals the one with the least squared error is taken, then the first. Of labels whose
-    classes differ by more than 3 times accuracy is the mean over classes, as the headline of results is.
+    (benchmarks/choice.py). Of equals the one with the least squared error is taken, then the first. Classes count alike
+    where they differ by more than 3 times, as in the headline of results.
 
     A stage is run anew with the labels of all parts but one, together with the stages below it that read labels; the
     image itself stays among the unlabeled ones. Test images have no part in it.
@@ -118,29 +116,32 @@ def _best(asked: Tensor, said: Mapping[str, Tensor]) -> Choice:
         asked: (L,) classes.
         said: name -> probabilities (L, R, num_classes), those of R partings of the labels.
     """
-    found, errors = {}, {}
+    shares = _shares(asked)
+    wanted = F.one_hot(asked, next(iter(said.values())).shape[2])[:, None]
+    hits, errors = {}, {}
     for name, probs in said.items():
-        partings, classes = probs.shape[1:]
-        found[name] = _accuracy(asked.repeat_interleave(partings), probs.argmax(2).flatten(), classes)
-        errors[name] = (probs - F.one_hot(asked, classes)[:, None]).square().sum(2).mean(1)
-    least = min(errors.values(), key=lambda error: float(error.mean()))
-    believed = [name for name, error in errors.items() if not _above(error - least)]
-    error = {name: float(each.mean()) for name, each in errors.items()}
-    return Choice(min(believed, key=lambda name: (-round(found[name], 9), error[name])), found, error)
+        hits[name] = float(shares @ (probs.argmax(2) == asked[:, None]).double().mean(1))
+        errors[name] = (probs - wanted).double().square().sum(2).mean(1)
+    error = {name: float(shares @ each) for name, each in errors.items()}
+    least = errors[min(error, key=lambda name: error[name])]
+    believed = [name for name, each in errors.items() if not _above(each - least, shares)]
+    return Choice(min(believed, key=lambda name: (-round(hits[name], 9), error[name])), hits, error)
 
 
-def _above(differences: Tensor) -> bool:
-    """Whether the mean of paired differences (L,) is more than its standard error above 0."""
-    return float(differences.mean()) > float(differences.std()) / math.sqrt(len(differences))
+def _shares(asked: Tensor) -> Tensor:
+    """Return what each label (L,) counts, 1 in all: alike, or by classes where they differ by more than 3 times."""
+    sizes = asked.bincount().double()
+    unequal = sizes.max() > UNEQUAL * sizes[sizes > 0].min()
+    counts = 1 / sizes[asked] if unequal else torch.ones(len(asked), dtype=torch.float64)
+    return counts / counts.sum()
 
 
-def _accuracy(asked: Tensor, guesses: Tensor, num_classes: int) -> float:
-    """Return what part of the labels was found, every class counting alike where they differ by more than 3 times."""
-    matrix = confusion_matrix(guesses, asked, num_classes).double()
-    sizes = matrix.sum(dim=1)
-    if sizes.max() > UNEQUAL * sizes[sizes > 0].min():
-        return class_means(matrix)[0]
-    return float(matrix.diagonal().sum() / matrix.sum())
+def _above(differences: Tensor, shares: Tensor) -> bool:
+    """Whether the mean of paired differences (L,), each with its share, is more than its standard error above 0."""
+    mean = shares @ differences
+    count = len(differences)
+    error = ((shares * (differences - mean)).square().sum() * count / (count - 1)).sqrt()
+    return bool(mean > error)
 
 
 def _parts(context: StageContext, folds: int, repeats: int) -> Iterator[np.ndarray]:

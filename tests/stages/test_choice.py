@@ -13,7 +13,7 @@ from semisup.data import draw_budget
 from semisup.errors import SemisupError
 from semisup.evaluate import fit_probe
 from semisup.graph import nearest
-from semisup.stages.choice import _accuracy, _best, folds_of
+from semisup.stages.choice import _best, folds_of
 from semisup.stages.kinds import propagate
 from semisup.stages.targets import read_targets
 from tests.stages.stages_small import run_stages, small_data, small_plan, train_stage
@@ -140,11 +140,22 @@ def test_no_run_of_the_choice_is_given_the_label_it_is_asked(tmp_path: Path) -> 
     assert done["labels"].metrics["choice/again"] < 0.6
 
 
-@pytest.mark.parametrize(("large", "accuracy"), [(9, 9 / 12), (10, 0.5)])
-def test_where_classes_differ_by_more_than_3_times_each_counts_alike(large: int, accuracy: float) -> None:
-    """All of the large class are right and none of the small one."""
+@pytest.mark.parametrize(("large", "share"), [(9, 9 / 12), (10, 0.5)])
+def test_where_classes_differ_by_more_than_3_times_each_counts_alike(large: int, share: float) -> None:
+    """All of the large class are right and none of the small one, in accuracy and in squared error."""
     asked = torch.tensor([0] * large + [1] * 3)
-    assert _accuracy(asked, torch.zeros_like(asked), 3) == pytest.approx(accuracy)
+    always = torch.tensor([[1.0, 0.0, 0.0]]).repeat(large + 3, 1)
+    choice = _best(asked, {"always": always[:, None], "again": always[:, None]})
+    assert choice.accuracy["always"] == pytest.approx(share)
+    assert choice.error["always"] == pytest.approx(2 * (1 - share))
+
+
+def test_a_rare_class_can_count_out_who_is_surely_wrong_about_it() -> None:
+    """Over all labels `large` has the least error; over classes `fair` has."""
+    asked = torch.tensor([0] * 40 + [1] * 10)
+    large = torch.tensor([[1.0, 0.0]] * 40 + [[1.0, 0.0]] * 10)
+    fair = torch.tensor([[0.52, 0.48]] * 40 + [[0.48, 0.52]] * 9 + [[0.52, 0.48]])
+    assert chosen(asked, large=large, fair=fair) == "fair"
 
 
 def test_folds_part_every_class_evenly() -> None:
