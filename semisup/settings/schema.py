@@ -176,12 +176,15 @@ class DataConfig(Settings):
         return 1 if self.holdout is None else int(1 / self.holdout + 1e-9)
 
 
+Experiment = Annotated[NotEmpty, matching(r"(?s).{1,500}", "must have at most 500 letters, which is MLflow's limit")]
+
+
 class TrackingConfig(Settings):
     """Where the run is recorded besides its own folder."""
 
     mlflow: bool = True
     """Log to MLflow (MLFLOW_TRACKING_URI, else sqlite next to the runs)."""
-    experiment: NotEmpty = "semisup"
+    experiment: Experiment = "semisup"
     """MLflow experiment name, not empty."""
 
 

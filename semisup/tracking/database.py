@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from semisup.errors import SemisupError
 from semisup.files import locked_file, remove_torn, replacing
@@ -40,7 +40,17 @@ def database_path(uri: str) -> Path | None:
 
 
 def absolute(uri: str) -> str:
-    """Return `uri` with a relative database path made absolute, so that a later change of folder does not matter."""
+    """Return `uri` with a relative database path made absolute, so that a later change of folder does not matter.
+
+    Raises:
+        SemisupError: it is no address at all.
+    """
+    try:
+        urlsplit(uri)
+    except ValueError as error:  # the address itself may hold a password
+        raise SemisupError(
+            f"the address of MLflow cannot be read ({error}); mend MLFLOW_TRACKING_URI, or the one after --uri"
+        ) from None
     if not uri.startswith(_SCHEME):
         return uri
     name, mark, options = uri.removeprefix(_SCHEME).partition("?")

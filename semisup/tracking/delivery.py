@@ -41,6 +41,7 @@ WRITERS = 16
 """Processes whose runs are remembered: killed ones stay in the list until others have taken their place."""
 
 DIGEST_LENGTH = 36  # MLflow's limit of a data set's digest
+KEY_LENGTH = 250  # one that is longer would be refused together with all that are sent with it
 TAG_LENGTH = 5000  # longer ones are refused, by older servers together with the whole run
 
 STATUS = {"failed": "FAILED", "killed": "KILLED"}  # any other word: FINISHED
@@ -477,5 +478,5 @@ def _model_name(stage: str) -> str:
 
 
 def _key(name: str) -> str:
-    """`name` with the characters MLflow does not allow in keys replaced."""
-    return re.sub(r"[^\w\-. :/]", "_", name)
+    """`name` with the characters MLflow does not allow in keys replaced, and as long as it allows."""
+    return re.sub(r"[^\w\-. :/]", "_", name)[:KEY_LENGTH] or "_"

@@ -342,6 +342,11 @@ def test_a_wrong_setting_of_a_stage(stage: dict[str, object], problem: str | Non
         ("data", {"source": ""}, "must not be empty, not ''"),
         ("data", {"flip": "no!"}, "must be true or false, not 'no!'"),
         ("tracking", {"mlflow": "yes please"}, "must be true or false, not 'yes please'"),
+        (
+            "tracking",
+            {"experiment": "e" * 501},
+            f"must have at most 500 letters, which is MLflow's limit, not '{'e' * 56}...",
+        ),
         ("stages", {}, "must have at least one stage"),
         ("stages", 3, "must be a mapping, not 3"),
     ],

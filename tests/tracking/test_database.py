@@ -168,6 +168,16 @@ def test_a_damaged_cursor_is_named(content: str, tmp_path: Path) -> None:
         Cursor.load(tmp_path)
 
 
+def test_what_is_no_address_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://u:secret@[::1")
+    with pytest.raises(SemisupError, match=r"MLflow cannot be read \(.*\); mend MLFLOW_TRACKING_URI") as caught:
+        MlflowUploader(tmp_path, resolve_uri(tmp_path), "e", pytest.fail)
+    EventLog(tmp_path).run_start("recipe", {}, {})
+    with pytest.raises(SemisupError, match="or the one after --uri"):
+        replay(tmp_path)
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("uri", "why"),
     [

@@ -431,6 +431,15 @@ def test_replay_says_what_is_wrong(tmp_path: Path) -> None:
         replay(tmp_path)
 
 
+def test_a_key_that_mlflow_does_not_take_costs_no_other(server: Server, tmp_path: Path) -> None:
+    log = EventLog(tmp_path)
+    log.run_start("keys", {"k" * 400: 1, "": 2, "seed": 3}, {"t" * 400: "x"})
+    log.run_end("finished")
+    assert replay(tmp_path, server.url).refused == []
+    (run,) = [run for run in server.runs("semisup") if run["info"]["run_name"] == "keys"]
+    assert run["params"] == {"k" * 250: "1", "_": "2", "seed": "3"}
+
+
 def test_a_deleted_experiment_is_told_and_gets_everything_once_it_is_back(server: Server, tmp_path: Path) -> None:
     write_run(tmp_path)
     assert replay(tmp_path, server.url).runs == 1
