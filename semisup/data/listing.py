@@ -14,9 +14,9 @@ from semisup.errors import SemisupError, near, not_there
 from semisup.files import whole
 from semisup.text import printable
 
-__all__ = ["PARTS", "Entry", "Listing", "list_csv", "list_folders", "part_with"]
+__all__ = ["NAMES", "PARTS", "Entry", "Listing", "list_csv", "list_folders", "part_with"]
 
-_NAMES = {
+NAMES = {
     "labeled": ("labeled", "labelled", "train", "training"),
     "unlabeled": ("unlabeled", "unlabelled"),
     "val": ("val", "valid", "validation"),
@@ -70,7 +70,7 @@ def part_with(folder: Path, root: Path) -> str | None:
     """Return which of the folders that are read below `root` another folder is, or lies in; None: none of them."""
     folder, root = whole(folder), whole(root)
     first = folder.relative_to(root).parts[:1] if folder.is_relative_to(root) else ()
-    return next((name for name in first if any(name.lower() in names for names in _NAMES.values())), None)
+    return next((name for name in first if any(name.lower() in names for names in NAMES.values())), None)
 
 
 def _full(root: Root) -> Root:
@@ -80,9 +80,9 @@ def _full(root: Root) -> Root:
 def _folders(
     root: Root, tree: Folder, present: list[str], problems: list[str], notes: list[str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Return which folder has which part (a key of `_NAMES`), and the classes' folders where they lie in the root."""
+    """Return which folder has which part (a key of `NAMES`), and the classes' folders where they lie in the root."""
     folders = {}
-    for part, names in _NAMES.items():
+    for part, names in NAMES.items():
         found = [name for name in present if name == part] or [name for name in present if name.lower() in names]
         if len(found) > 1:
             problems.append(f"{' and '.join(found)}: both may be the folder '{part}'; rename one")
@@ -110,11 +110,11 @@ def _has_images(tree: Folder, name: str) -> bool:
 def _hint(root: Root, tree: Folder, present: list[str]) -> str:
     """Say where the layout may be instead, else what is there."""
     for name in present:
-        inner = [folder for folder in tree.folders(name) if folder.lower() in _NAMES["labeled"]]
+        inner = [folder for folder in tree.folders(name) if folder.lower() in NAMES["labeled"]]
         if inner:
             place = root / printable(name) if isinstance(root, Path) else f"{root}/{printable(name)}"
             return f"; {printable(name)} has a folder '{inner[0]}': did you mean data.path={place}?"
-    known = [other for others in _NAMES.values() for other in others]
+    known = [other for others in NAMES.values() for other in others]
     for name in (name for name in present if name.lower() not in known):
         if close := near(name, ["labeled"]):
             return f"; there is '{printable(name)}'{close}"
@@ -132,7 +132,7 @@ def _hint(root: Root, tree: Folder, present: list[str]) -> str:
 def _list_part(
     tree: Folder, part: str, folder: str, problems: list[str], notes: list[str], others: list[str]
 ) -> Iterator[Entry]:
-    """Yield the files of one of `_NAMES`; the first folder below it is the class."""
+    """Yield the files of one of `NAMES`; the first folder below it is the class."""
     in_part = "train" if part.endswith("labeled") else part
     stray: list[str] = []
     filled: dict[str, set[str]] = {}

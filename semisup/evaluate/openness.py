@@ -27,7 +27,8 @@ CHUNK = 4096
 def openness(features: Tensor, labeled: Tensor) -> Tensor:
     """Return how far each image (N,) is from the labeled ones: mean cosine distance to the nearest 3, in [0, 2].
 
-    A labeled image is compared with the others. Features are standardized first, column by column.
+    A labeled image is compared with the others. Features are standardized first, column by column, and constant ones
+    left out.
 
     Args:
         features: (N, D).
@@ -39,7 +40,9 @@ def openness(features: Tensor, labeled: Tensor) -> Tensor:
     if len(labeled) < 2:
         raise SemisupError(f"pool: needs two labeled images or more, to compare the others with, got {len(labeled)}")
     x = features.float()
-    x = F.normalize((x - x.mean(0)) / x.std(0).clamp(min=1e-6), dim=1)
+    mean, std = x.mean(0), x.std(0)
+    varies = std > 1e-5 * mean.abs()  # a constant one varies by rounding, which scaling would make as large as the rest
+    x = F.normalize((x - mean)[:, varies] / std[varies].clamp(min=1e-6), dim=1)
     place = torch.full((len(x),), -1, device=x.device)
     place[labeled] = torch.arange(len(labeled), device=x.device)
     scores, bank = x.new_empty(len(x)), x[labeled].T

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from semisup.data.decode import Fit
 from semisup.data.entries import Entry, Listing, several, some
 from semisup.data.folder import store_folder
-from semisup.data.listing import list_csv, list_folders
+from semisup.data.listing import NAMES, list_csv, list_folders
 from semisup.data.store import Watch, prepare, unwatched
 from semisup.data.walk import is_system, walk
 from semisup.errors import SemisupError
@@ -19,9 +19,8 @@ from semisup.text import printable
 
 __all__ = ["Pictures", "list_pictures", "read_pictures"]
 
-_LABELED = ("labeled", "labelled", "train", "training")
-_EVALUATED = ("val", "valid", "validation", "test", "testing")
-_OTHER = (*_LABELED, *_EVALUATED, "unlabeled", "unlabelled")
+_EVALUATED = (*NAMES["val"], *NAMES["test"])
+_OTHER = (*NAMES["labeled"], *NAMES["unlabeled"], *_EVALUATED)
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def list_pictures(root: Path, table: Path | None = None) -> Listing:
     if not root.is_dir():
         raise SemisupError(f"{root}: no such folder")
     folders = [entry for entry in sorted(root.iterdir()) if entry.is_dir()]
-    if any(next(walk(entry, ""), None) for entry in folders if entry.name.lower() in _LABELED):
+    if any(next(walk(entry, ""), None) for entry in folders if entry.name.lower() in NAMES["labeled"]):
         return list_folders(root)
     if sum(map(_is_class, folders)) > 1 and not _images_in(root):
         return list_folders(root)

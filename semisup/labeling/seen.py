@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,11 @@ from semisup.data.store import Watch, unwatched
 from semisup.errors import UNREADABLE
 from semisup.files import replacing
 from semisup.labeling.folder import Pictures
-from semisup.stages.predictor import apply_network, describe, load_features, load_predictor, read_network
+from semisup.records import file_digest
+from semisup.stages.predictor import WEIGHTS, apply_network, describe, load_features, load_predictor, read_network
 
 __all__ = ["Seen", "look", "model_images"]
 
-WEIGHTS = "model.safetensors"
 BLOCK = 128
 """Images between two signs of progress."""
 See = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -70,7 +69,7 @@ def look(pictures: Pictures, model: Path, device: torch.device, watch: Watch = u
         SemisupError: no model there, or its features are not finite.
     """
     description = describe(model)
-    path = pictures.store / f"seen-{_weights_hash(model)}.npz"
+    path = pictures.store / f"seen-{file_digest(model / WEIGHTS)[:16]}.npz"
     kept = _read(path)
     new = [i for i, name in enumerate(pictures.hashes) if name not in kept]
     if new:
@@ -81,11 +80,6 @@ def look(pictures: Pictures, model: Path, device: torch.device, watch: Watch = u
     width = len(description["classes"]) if description["kind"] == "classifier" else 0
     features = values[:, : values.shape[1] - width]
     return Seen(features, values[:, -width:] if width else None, description["classes"])
-
-
-def _weights_hash(model: Path) -> str:
-    with (model / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _read(path: Path) -> dict[str, NDArray[np.float32]]:

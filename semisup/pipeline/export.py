@@ -105,10 +105,12 @@ def _measured(runs: Mapping[str, Run], sizes: list[int], images: ExportImages) -
     """Return header and rows of the table: accuracy (or agreement with torch), latency on one thread, and bytes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the others have
-    predictions = [_classes(run, images.test) for run in runs.values()]
+    try:
+        predictions = [_classes(run, images.test) for run in runs.values()]
+        batch1, batch32 = (_latencies(runs, images.test[:batch]) for batch in (1, 32))
+    finally:
+        torch.set_num_threads(threads)
     truth, what = (predictions[0], "agreement, %") if images.y_test is None else (images.y_test, "accuracy, %")
-    batch1, batch32 = (_latencies(runs, images.test[:batch]) for batch in (1, 32))
-    torch.set_num_threads(threads)
     rows = [
         [name, percent(float((found == truth).mean()), 2), f"{one:.3f}", f"{many:.3f}", f"{length:,}"]
         for name, found, one, many, length in zip(runs, predictions, batch1, batch32, sizes, strict=True)

@@ -31,6 +31,7 @@ from semisup.pipeline.timing import expected_seconds
 from semisup.records import RECORD
 from semisup.settings import Recipe
 from semisup.stages import Artifact, read_artifact, write_json
+from semisup.stages.predictor import EXAMPLES
 from semisup.stages.training import CHECKPOINT
 from semisup.text import command
 from semisup.tracking import CURSOR_FILE, EVENTS_FILE, EventLog, MlflowUploader, ending_run, resolve_uri
@@ -263,7 +264,7 @@ def _log_artifact(log: EventLog, stage: StagePlan, artifact: Artifact, folder: P
     for figure in sorted(file for file in artifact.record["files"] if file.endswith(".png")):
         log.artifact(name, folder / figure, "")
     if stage.network is not None and stage.network.kind == "classifier":
-        log.model(name, folder, folder / "example.npy", stage.network.spec.num_classes)
+        log.model(name, folder, folder / EXAMPLES, stage.network.spec.num_classes)
     log.stage_end(name, status, numbers)
 
 

@@ -16,7 +16,7 @@ from semisup._version import __version__
 from semisup.errors import UNREADABLE, SemisupError
 from semisup.evaluate import probabilities
 from semisup.records import read_record
-from semisup.stages.predictor import Predictor, describe, load_predictor
+from semisup.stages.predictor import EXAMPLES, Predictor, describe, load_predictor
 from semisup.stages.squares import square
 
 __all__ = [
@@ -109,9 +109,9 @@ def examples(stage: Path) -> NDArray[np.uint8]:
         SemisupError: they are missing or damaged.
     """
     try:
-        images: NDArray[np.uint8] = np.load(stage / "example.npy", allow_pickle=False)
+        images: NDArray[np.uint8] = np.load(stage / EXAMPLES, allow_pickle=False)
     except UNREADABLE as error:
-        raise SemisupError(f"{stage / 'example.npy'}: cannot be read; the network is checked on its images") from error
+        raise SemisupError(f"{stage / EXAMPLES}: cannot be read; the network is checked on its images") from error
     return images
 
 

@@ -18,7 +18,7 @@ from semisup.models.weights import read_shapes
 from semisup.records import refuse_stage_files
 from semisup.stages.initial import HEAD
 from semisup.stages.networks import Network, wanted_weights
-from semisup.stages.predictor import describe
+from semisup.stages.predictor import WEIGHTS, describe
 
 __all__ = ["LIBRARIES", "Exported", "export_weights"]
 
@@ -65,7 +65,7 @@ def export_weights(stage: Path, library: Literal["torchvision", "timm"], file: P
     description = describe(stage)
     network = Network.from_json(description)
     module = network.build_classifier()
-    path = stage / "model.safetensors"
+    path = stage / WEIGHTS
     load_into(wanted_weights(module, read_shapes(path)), path)
     if network.kind == "classifier" and len(list(module.neck.children())):
         raise SemisupError(

@@ -17,10 +17,11 @@ from semisup.stages.head import build_head
 from semisup.stages.planned import StagePlan
 from semisup.stages.predictor import load_network
 from semisup.stages.requirements import require_classifier
+from semisup.stages.targets import TARGETS
 
-__all__ = ["HEAD", "PROBE", "TARGETS", "asked_too", "check_teacher", "predictions"]
+__all__ = ["HEAD", "PROBE", "asked_too", "check_teacher", "predictions"]
 
-HEAD, PROBE, TARGETS = "head.safetensors", "probe.safetensors", "targets.safetensors"
+HEAD, PROBE = "head.safetensors", "probe.safetensors"
 
 
 def check_teacher(stage: StagePlan, key: str) -> None:

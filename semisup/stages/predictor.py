@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ from semisup.stages.networks import Network, wanted_weights
 from semisup.text import printable
 
 __all__ = [
+    "EXAMPLES",
     "MODEL",
     "WEIGHTS",
     "Predictor",
@@ -38,10 +40,11 @@ __all__ = [
     "load_network",
     "load_predictor",
     "read_network",
+    "save_examples",
     "save_predictor",
 ]
 
-MODEL, WEIGHTS = "model.json", "model.safetensors"
+MODEL, WEIGHTS, EXAMPLES = "model.json", "model.safetensors", "example.npy"
 
 
 class _Spec(BaseModel):
@@ -233,6 +236,12 @@ def save_predictor(
         description["package"] = package
     write_atomically(folder / MODEL, (json.dumps(description, indent=2) + "\n").encode())
     return [MODEL, WEIGHTS]
+
+
+def save_examples(folder: Path, images: NDArray[np.uint8]) -> str:
+    """Write the first two of these images, to try the network with; returns the name of the file."""
+    np.save(folder / EXAMPLES, take(images, slice(2)))
+    return EXAMPLES
 
 
 def describe(folder: Path) -> dict[str, Any]:

@@ -19,7 +19,9 @@ from semisup.stages.artifact import Artifact, finish_untrained
 from semisup.stages.context import StageContext
 from semisup.stages.evaluation import hidden_labels
 
-__all__ = ["read_targets", "save_targets", "select", "stored_images", "training_images"]
+__all__ = ["TARGETS", "read_targets", "save_targets", "select", "stored_images", "training_images"]
+
+TARGETS = "targets.safetensors"
 
 
 def training_images(
@@ -114,7 +116,7 @@ def save_targets(
         images: how many a network has seen for it.
         tested: metrics of what the labels come from, on test images.
     """
-    save_weights(context.folder / "targets.safetensors", {"pool": pool, "targets": targets})
+    save_weights(context.folder / TARGETS, {"pool": pool, "targets": targets})
     seconds = time.perf_counter() - started
     used = torch.zeros(len(targets))
     used[pool] = 1
@@ -122,7 +124,7 @@ def save_targets(
     metrics = {f"pseudo_labels/{name}": float(value) for name, value in quality.items()} | dict(tested or {})
     return finish_untrained(
         context.folder,
-        ["targets.safetensors", *(["confusion.png"] if (context.folder / "confusion.png").exists() else [])],
+        [TARGETS, *(["confusion.png"] if (context.folder / "confusion.png").exists() else [])],
         metrics,
         name=context.name,
         kind=context.config.kind,
@@ -134,5 +136,5 @@ def save_targets(
 
 def read_targets(artifact: Artifact) -> tuple[Tensor, Tensor]:
     """Rows (M,) and targets (N, C) that a relabel or propagate stage left."""
-    tensors = load_weights(artifact.folder / "targets.safetensors")
+    tensors = load_weights(artifact.folder / TARGETS)
     return tensors["pool"], tensors["targets"]

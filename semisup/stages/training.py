@@ -6,11 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semisup.data import take
 from semisup.engine import (
     Batches,
     BatchSource,
@@ -52,7 +50,14 @@ from semisup.stages.networks import (
     build_method,
 )
 from semisup.stages.pool import own_images, pool_metrics
-from semisup.stages.predictor import load_headless, load_network, read_network, save_predictor
+from semisup.stages.predictor import (
+    WEIGHTS,
+    load_headless,
+    load_network,
+    read_network,
+    save_examples,
+    save_predictor,
+)
 from semisup.stages.refresh import refresh, refreshes
 from semisup.stages.targets import training_images
 from semisup.stages.tuning import frozen_until, merge, tune
@@ -87,7 +92,7 @@ def _start(context: StageContext, pool: Tensor | None) -> tuple[Method, WeightsR
     )
     report = None
     if init is not None:
-        path = Path(str(init.weights)) if source is None else source / "model.safetensors"
+        path = Path(str(init.weights)) if source is None else source / WEIGHTS
         report = load_initial_weights(method, init, path, context.data.classes)
     tune(method, stage, f"{init_seed}/{context.name}")
     method = method.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -259,8 +264,7 @@ def _saved(context: StageContext, predictor: nn.Module, temperature: float) -> l
         temperature=temperature,
         fit=context.recipe.data.fit,
     )
-    np.save(context.folder / "example.npy", take(context.data.x_train, slice(2)))
-    return [*files, "example.npy"]
+    return [*files, save_examples(context.folder, context.data.x_train)]
 
 
 def train(context: StageContext) -> tuple[Artifact, int | None]:

@@ -21,6 +21,15 @@ def test_distance_by_hand() -> None:
         assert float(found) == pytest.approx(sum(distances[:3]) / 3, abs=1e-5)
 
 
+@pytest.mark.parametrize("value", [0.0, 7.3, 1000.7])
+def test_a_constant_feature_changes_nothing(value: float) -> None:
+    torch.manual_seed(0)
+    x, labeled = torch.randn(20_000, 8), torch.arange(40)
+    more = torch.cat([x, torch.full((len(x), 1), value)], 1)
+    torch.testing.assert_close(openness(more, labeled), openness(x, labeled))
+    assert torch.equal(openness(torch.full((9, 2), value), torch.arange(3)), torch.ones(9))
+
+
 def test_what_is_kept() -> None:
     scores, labeled = torch.tensor([0.9, 0.1, 0.2, 0.3, 0.4, 0.5]), torch.tensor([0, 1])
     assert kept(scores, labeled, 0.5).tolist() == [True, True, True, True, False, False]

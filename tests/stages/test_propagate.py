@@ -104,9 +104,9 @@ def test_whitened_directions_without_variance_are_left_out(fewer: str) -> None:
     fit = 20 if fewer == "images" else 40
     found = whitened(x, 19 if fewer == "features" else 32, fit)
     assert found.shape == (60, 8 if fewer == "features" else 19) and found.abs().max() < 20
-    centered = (x[:fit] - x[:fit].mean(0)).double()
     torch.testing.assert_close(found[:fit].std(0), torch.ones(found.shape[1]))
-    assert torch.linalg.matrix_rank(centered) == found.shape[1]
+    seen = x[:fit].double()
+    assert torch.linalg.matrix_rank(seen - seen.mean(0)) == found.shape[1]
 
 
 # --- the graph -------------------------------------------------------------------------------------------------------

@@ -85,14 +85,11 @@ def run(context: StageContext) -> tuple[Artifact, None]:
     import shutil
     from pathlib import Path
 
-    import numpy as np
-
-    from semisup.data import take
     from semisup.evaluate import predict_logits
     from semisup.records import read_record
     from semisup.stages.artifact import finish
     from semisup.stages.evaluation import evaluate_test
-    from semisup.stages.predictor import MODEL, WEIGHTS, load_network
+    from semisup.stages.predictor import MODEL, WEIGHTS, load_network, save_examples
 
     started = time.perf_counter()
     config, data = context.config, context.data
@@ -106,8 +103,7 @@ def run(context: StageContext) -> tuple[Artifact, None]:
         network = load_network(source, context.device)
         metrics = evaluate_test(context, predict_logits(network, context.clean_batches(data.x_test)).cpu())
         files.append("confusion.png")
-    np.save(context.folder / "example.npy", take(data.x_train, slice(2)))
-    files.append("example.npy")
+    files.append(save_examples(context.folder, data.x_train))
     seconds = time.perf_counter() - started
     kept: dict[str, Any] = {key: record[key] for key in ("parameters", "origins") if key in record}
     return finish(
