@@ -58,7 +58,10 @@ def _arrays(given: Given, size: int | None) -> dict[str, NDArray[Any]]:
         arrays = {str(name): _plain(np.asarray(array)) for name, array in given.items()}
         wrong = [name for name, array in arrays.items() if array.dtype.kind not in "biufU"]
         if wrong:
-            raise SemisupError(f"data: {wrong[0]} must be an array of numbers or text, not {arrays[wrong[0]].dtype}")
+            hint = "images of several sizes are handed over as a data set" if wrong[0][0] == "x" else "-1 is no label"
+            raise SemisupError(
+                f"data: {wrong[0]} must be an array of numbers or text, not {arrays[wrong[0]].dtype}; {hint}"
+            )
         return arrays
     if _is_dataset(given) and not isinstance(given, list | tuple | np.ndarray):
         return _of_parts({"train": given}, size)

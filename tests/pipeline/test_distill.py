@@ -209,6 +209,17 @@ def test_the_images_of_a_run_may_be_at_an_address_now(tmp_path: Path) -> None:
     assert found.data is None and found.recipe.data.path == url
 
 
+def test_a_run_without_test_images_has_students_on_other_images(tmp_path: Path) -> None:
+    stage = {"method": {"name": "supervised"}, "batch": {"labeled": 8}, "steps": 1}
+    images = np.random.RandomState(0).randint(0, 256, (20, 8, 8), np.uint8)
+    recipe = {**SMALL, "data": {}, "stages": {"only": stage}}
+    run(recipe, data=(images, np.arange(20) % 2), out=tmp_path / "run", quiet=True)
+    np.savez(tmp_path / "others.npz", x=images[:10])
+    words = ["distill", str(tmp_path / "run/only"), "--student", "cnn,width=2", "--steps", "1"]
+    done = CliRunner().invoke(app, [*words, "--data", str(tmp_path / "others.npz")])
+    assert done.exit_code == 0, (done.output, done.exception)
+
+
 def test_a_runs_own_folder_is_not_written_over(out: Path) -> None:
     words = ["distill", str(out / "finetune"), "--student", "cnn", "--out", str(out), "--dry-run"]
     with pytest.raises(SemisupError, match=r"--out: .* is the folder of the run itself"):

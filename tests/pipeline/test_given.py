@@ -102,7 +102,8 @@ def _wrong() -> Iterator[tuple[Any, str]]:
     yield pd.DataFrame({"x": [1]}), "must be a mapping of arrays"
     yield torch.utils.data.TensorDataset(torch.rand(9, 1, 8, 8)), "'train' must be pairs of an image and a class"
     yield torch.utils.data.TensorDataset(torch.rand(2, 1, 8, 8), torch.eye(2)), "a class of a data set must be a whole"
-    yield {"x_train": np.array([None]), "y_train": np.zeros(1)}, "x_train must be an array"
+    yield {"x_train": np.array([None]), "y_train": np.zeros(1)}, "x_train must be an array .* object; images of several"
+    yield {"x_train": np.zeros((2, 8, 8)), "y_train": np.array([1, None])}, "y_train must .* not object; -1 is no label"
     yield {"x_train": np.zeros((4, 8, 8)), "y_train": np.zeros(4, int)}, "x_train: must be uint8"
     yield torch.utils.data.TensorDataset(torch.randn(9, 1, 8, 8), torch.arange(9)), "within 0 and 1"
 
