@@ -14,8 +14,8 @@ from semisup.files import replacing
 
 
 def savefig(figure: Any, path: str | Path, **options: Any) -> None:
-    """In the place of `Figure.savefig`: a PNG of 8 x 8 pixels."""
-    Image.new("RGB", (8, 8), "white").save(path, "PNG")
+    """In the place of `Figure.savefig`: a white PNG of 12 KB, which fills a disk as a figure does."""
+    Image.new("RGB", (64, 64), "white").save(path, "PNG", compress_level=0)
 
 
 def confusion_figure(matrix: Tensor, classes: Sequence[str], path: str | Path) -> None:
