@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from semisup._version import __version__
-from semisup.errors import UNREADABLE, SemisupError
+from semisup.errors import SemisupError
 from semisup.evaluate import probabilities
-from semisup.records import read_record
+from semisup.records import read_record, verify
 from semisup.stages.predictor import EXAMPLES, Predictor, describe, load_predictor
 from semisup.stages.squares import square
+from semisup.tracking.packages import read_images
 
 __all__ = [
     "INPUT",
@@ -108,11 +109,8 @@ def examples(stage: Path) -> NDArray[np.uint8]:
     Raises:
         SemisupError: they are missing or damaged.
     """
-    try:
-        images: NDArray[np.uint8] = np.load(stage / EXAMPLES, allow_pickle=False)
-    except UNREADABLE as error:
-        raise SemisupError(f"{stage / EXAMPLES}: cannot be read; the network is checked on its images") from error
-    return images
+    verify(stage, read_record(stage), (EXAMPLES,))
+    return read_images(stage / EXAMPLES)
 
 
 def load_deployed(stage: Path) -> tuple[Predictor, Deployed]:

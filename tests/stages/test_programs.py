@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import torch
 from semisup.data.decode import Fit
 from semisup.data.inputs import images_of
 from semisup.errors import SemisupError
+from semisup.records import read_record
 from semisup.stages import deployed, programs
+from semisup.stages.artifact import finish
 from semisup.stages.deployed import examples, facts_of, load_deployed
-from semisup.stages.predictor import Predictor
+from semisup.stages.predictor import EXAMPLES, Predictor
 from semisup.stages.squares import square
 from tests.stages.stages_small import run_stages, small_data, train_stage
 
@@ -119,6 +122,19 @@ def test_eight_bits_see_in_a_picture_of_any_size_what_they_see_in_its_square(mod
     picture = np.kron(small_data(n=1, seed=9).x_train[0, ..., 0], np.ones((9, 9)))[:, :60, None].astype(np.uint8)
     large, squared = run(picture[None])[1], run(images_of(picture, 8, 1, predictor.fit))[1]
     assert np.abs(large - squared).max() < 0.1 * np.abs(squared).max()
+
+
+@pytest.mark.parametrize("believed", [False, True], ids=["damaged", "recorded"])
+def test_example_images_are_verified_and_are_images(believed: bool, model: Path, tmp_path: Path) -> None:
+    """They were fed to the network as they came: an array of another shape was a traceback."""
+    stage = tmp_path / "stage"
+    shutil.copytree(model, stage)
+    np.save(stage / EXAMPLES, np.zeros((3, 5)))
+    if believed:  # by a record with the right sums
+        record = read_record(stage)
+        finish(stage, list(record["files"]), record)
+    with pytest.raises(SemisupError, match="uint8 images" if believed else f"{EXAMPLES}: missing or damaged"):
+        examples(stage)
 
 
 def test_weights_have_seven_bits_so_that_no_sum_overflows(model: Path, tmp_path: Path) -> None:
