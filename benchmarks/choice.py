@@ -32,7 +32,7 @@ from semisup.evaluate import fit_probe, predict_logits
 from semisup.graph import certainty, induced, nearest, neighbor_graph, spread_labels, whitened
 from semisup.models import build_backbone
 from semisup.settings import DataConfig
-from semisup.stages.choice import folds_of
+from semisup.stages.choice import best_of, folds_of
 from semisup.stages.features import Layers
 
 CANDIDATES = ("probe", "probe_maps", "spread")
@@ -163,31 +163,34 @@ def most_hits(repeats: int) -> Rule:
     return lambda crossed, y: one(int(hits(crossed[:repeats], y).mean(1).argmax()))
 
 
-def ties_by_error(repeats: int, within_errors: float = 1e9) -> Rule:
-    """Take the one that is right most often; of equals the one with the least squared error (Brier score).
+def squared_errors(crossed: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the mean squared errors (3,) of the probabilities (Brier score)."""
+    asked = ~np.isnan(crossed[0, 0, :, 0])
+    wanted = np.eye(crossed.shape[3])[y[asked]]
+    errors: np.ndarray = ((crossed[:, :, asked] - wanted) ** 2).sum(3).mean((0, 2))
+    return errors
 
-    Args:
-        repeats: partings of the labels that are read.
-        within_errors: a squared error so many standard errors (of the paired difference) above the least counts out.
-    """
+
+def ties_by_error(repeats: int) -> Rule:
+    """Take the one that is right most often; of equals the one with the least squared error."""
 
     def rule(crossed: np.ndarray, y: np.ndarray) -> np.ndarray:
-        asked = ~np.isnan(crossed[0, 0, :, 0])
         found = hits(crossed[:repeats], y).mean(1)
-        wanted = np.eye(crossed.shape[3])[y[asked]]
-        each = ((crossed[:repeats][:, :, asked] - wanted) ** 2).sum(3).mean(0)
-        errors = each.mean(1)
-        above = each - each[errors.argmin()]
-        noise = above.std(1, ddof=1) / np.sqrt(above.shape[1])
-        left = [i for i in range(len(found)) if not errors[i] - errors.min() > within_errors * noise[i]]
-        return one(min(left, key=lambda i: (-found[i].round(9), errors[i])))
+        errors = squared_errors(crossed[:repeats], y)
+        return one(min(range(len(found)), key=lambda i: (-found[i].round(9), errors[i])))
 
     return rule
 
 
-def least_error(crossed: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Take the one of the least squared error."""
-    return ties_by_error(REPEATS, 0)(crossed, y)
+def shipped(repeats: int) -> Rule:
+    """Take what `best` and `vote: best` take."""
+
+    def rule(crossed: np.ndarray, y: np.ndarray) -> np.ndarray:
+        asked = ~np.isnan(crossed[0, 0, :, 0])
+        said = torch.from_numpy(crossed[:repeats, :, asked]).permute(1, 2, 0, 3)
+        return one(int(best_of(torch.from_numpy(y[asked]).long(), dict(zip("012", said, strict=True))).taken))
+
+    return rule
 
 
 def most_of_classes(repeats: int) -> Rule:
@@ -235,9 +238,9 @@ RULES: dict[str, Rule] = {
     "most hits, two partings": most_hits(2),
     "most hits, ties by squared error, one parting": ties_by_error(1),
     "most hits, ties by squared error, two partings": ties_by_error(2),
-    "most hits within 1 standard error of the least squared error, one parting": ties_by_error(1, 1),
-    "most hits within 1 standard error of the least squared error, two partings": ties_by_error(2, 1),
-    "least squared error, two partings": least_error,
+    "most hits within 1 standard error of the least squared error, one parting": shipped(1),
+    "most hits within 1 standard error of the least squared error, two partings": shipped(2),
+    "least squared error, two partings": lambda crossed, y: one(int(squared_errors(crossed, y).argmin())),
     "most hits, mean over classes, one parting": most_of_classes(1),
     "most hits, mean over classes, two partings": most_of_classes(2),
     "least log loss, two partings": least_loss,

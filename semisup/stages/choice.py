@@ -21,7 +21,7 @@ from semisup.stages.context import StageContext
 from semisup.stages.planned import Plan, StagePlan
 from semisup.stages.predictions import predictions
 
-__all__ = ["Choice", "all_below", "check_choice", "cross_fitted", "folds_of", "without"]
+__all__ = ["Choice", "all_below", "best_of", "check_choice", "cross_fitted", "folds_of", "without"]
 
 FOLDS = "folds"
 """Folder of the runs; what is finished there is not run again after a stop."""
@@ -106,10 +106,10 @@ def cross_fitted(context: StageContext, candidates: Sequence[str], folds: int, r
     rows = np.concatenate(parts)
     order = rows.argsort(kind="stable").reshape(-1, repeats)  # each label is asked for once in every parting
     asked = torch.from_numpy(data.y_train[rows[order[:, 0]]])
-    return _best(asked, {name: torch.cat(probs)[torch.from_numpy(order)] for name, probs in said.items()})
+    return best_of(asked, {name: torch.cat(probs)[torch.from_numpy(order)] for name, probs in said.items()})
 
 
-def _best(asked: Tensor, said: Mapping[str, Tensor]) -> Choice:
+def best_of(asked: Tensor, said: Mapping[str, Tensor]) -> Choice:
     """Return whose probabilities to believe.
 
     Args:

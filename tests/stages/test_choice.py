@@ -13,7 +13,7 @@ from semisup.data import draw_budget
 from semisup.errors import SemisupError
 from semisup.evaluate import fit_probe
 from semisup.graph import nearest
-from semisup.stages.choice import _best, folds_of
+from semisup.stages.choice import best_of, folds_of
 from semisup.stages.kinds import propagate
 from semisup.stages.targets import read_targets
 from tests.stages.stages_small import run_stages, small_data, small_plan, train_stage
@@ -71,14 +71,14 @@ RIGHT = torch.tensor([[0.51, 0.49], [0.49, 0.51], [0.49, 0.51]])
 
 def chosen(asked: torch.Tensor, **said: torch.Tensor) -> str:
     """By one parting of the labels."""
-    return _best(asked, {name: probs[:, None] for name, probs in said.items()}).taken
+    return best_of(asked, {name: probs[:, None] for name, probs in said.items()}).taken
 
 
 def test_of_those_that_are_right_equally_often_the_surer_of_what_is_right_is_taken() -> None:
     assert chosen(ASKED, halves=HALVES, surer=SURER, wrongly=WRONGLY) == "surer"
     assert chosen(ASKED, wrongly=WRONGLY, halves=HALVES) == "halves"
     assert chosen(ASKED, halves=HALVES, same=HALVES.clone()) == "halves", "then the first"
-    choice = _best(ASKED, {"surer": SURER[:, None], "right": RIGHT[:, None]})
+    choice = best_of(ASKED, {"surer": SURER[:, None], "right": RIGHT[:, None]})
     assert choice.taken == "right", "hits come first"
     assert choice.accuracy == {"surer": pytest.approx(2 / 3), "right": 1}
     assert choice.error == {"surer": pytest.approx(0.76 / 3), "right": pytest.approx(2 * 0.49**2)}
@@ -101,7 +101,7 @@ def test_labels_that_are_asked_for_again_count_once() -> None:
     assert chosen(asked, alone=alone, close=close) == "close"
     assert chosen(asked.repeat(2), alone=alone.repeat(2, 1), close=close.repeat(2, 1)) == "alone"
     twice = {"alone": alone[:, None].repeat(1, 2, 1), "close": close[:, None].repeat(1, 2, 1)}
-    assert _best(asked, twice).taken == "close"
+    assert best_of(asked, twice).taken == "close"
 
 
 def test_a_plan_says_how_often_teachers_run_for_the_choice() -> None:
@@ -145,7 +145,7 @@ def test_where_classes_differ_by_more_than_3_times_each_counts_alike(large: int,
     """All of the large class are right and none of the small one, in accuracy and in squared error."""
     asked = torch.tensor([0] * large + [1] * 3)
     always = torch.tensor([[1.0, 0.0, 0.0]]).repeat(large + 3, 1)
-    choice = _best(asked, {"always": always[:, None], "again": always[:, None]})
+    choice = best_of(asked, {"always": always[:, None], "again": always[:, None]})
     assert choice.accuracy["always"] == pytest.approx(share)
     assert choice.error["always"] == pytest.approx(2 * (1 - share))
 
