@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["init"]
 
-STUDENT = 8
-"""Blocks of the student of `folder/few_labels`."""
-
 
 def init(
     folder: Annotated[Path, typer.Argument(help="Images: FOLDER/labeled/CLASS/..., perhaps unlabeled/, val/, test/.")],
@@ -65,7 +62,7 @@ def init(
         path = Path(f"{made.name}.yaml") if out is None else out
         _require_free(path, force)
         write_atomically(path, made.text.encode())
-        for line in _lines(made, path, wishes) + _frozen(folder, wishes):
+        for line in _lines(made, path, wishes) + _frozen(folder, made, wishes):
             typer.echo(line)
 
 
@@ -104,22 +101,25 @@ def _lines(made: Draft, path: Path, wishes: Wishes) -> list[str]:
     ]
 
 
-def _frozen(folder: Path, wishes: Wishes) -> list[str]:
+def _frozen(folder: Path, made: Draft, wishes: Wishes) -> list[str]:
     """Return the command that reads the trained network's frozen features, where `folder/few_labels` can."""
-    if wishes.weights is None or not wishes.weights[1].startswith("timm/"):
+    from semisup.models.origin import TIMM
+
+    if wishes.weights is None or not wishes.weights[1].startswith(TIMM):
         return []
-    from semisup.models.from_timm import timm_ends, timm_source, timm_takes
-    from semisup.pipeline.draft import RESIZE
-    from semisup.settings.read import as_override
+    from semisup.config import find_recipe
+    from semisup.models.from_timm import timm_ends, timm_source
+    from semisup.settings.read import as_override, read_mapping
     from semisup.text import command
 
     weights, network = wishes.weights
-    name = network.removeprefix("timm/")
+    name = network.removeprefix(TIMM)
     given = {"data.path": folder, "data.csv": wishes.csv, "model.name": network, "model.weights": weights}
     words = [as_override(key, str(value)) for key, value in given.items() if value is not None]
-    if not timm_takes(name, RESIZE):
+    if not made.resized:
         words.append(f"model.resize={timm_source(name).size}")
-    if (blocks := timm_ends(name, STUDENT)) != STUDENT:
+    wanted = read_mapping(find_recipe("folder/few_labels"))["stages"]["student"]["model"]["blocks"]
+    if (blocks := timm_ends(name, wanted)) != wanted:
         words.append(f"stages.student.model.blocks={'null' if blocks is None else blocks}")
     return [f"or, quicker at a few labels: {command('semisup', 'run', 'folder/few_labels', *words)}"]
 

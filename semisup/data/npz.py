@@ -246,13 +246,10 @@ def _label_problems(labels: NDArray[Any]) -> list[str]:
     if labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "iufb":
         with np.errstate(all="ignore"):  # of floats that are no numbers
             sums = labels.sum(1)
-        if (sums == 1).all():
-            return [f"must be (n,), one class per image, not one-hot {labels.shape}; take its argmax(1)"]
-        if ((sums == 0) | (sums == 1)).all() and sums.any():
-            return [
-                f"must be (n,), one class per image, not one-hot {labels.shape}; take its argmax(1), and -1 where "
-                f"a row has no 1"
-            ]
+        has_class = sums == 1
+        if has_class.all() or (has_class.any() and (has_class | (sums == 0)).all()):
+            hint = "" if has_class.all() else ", and -1 where a row has no 1"
+            return [f"must be (n,), one class per image, not one-hot {labels.shape}; take its argmax(1){hint}"]
     if labels.ndim != 1 and not (labels.ndim == 2 and labels.shape[1] == 1):
         return [f"must be (n,), one class per image, not {labels.ndim}-dimensional {labels.shape}"]
     if labels.dtype.kind not in "iuUS":

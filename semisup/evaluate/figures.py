@@ -179,4 +179,4 @@ def _mosaic(rows: Sequence[Sequence[NDArray[np.float64]]], title: str, path: str
     axes.set_axis_off()
     figure.text(0.01, 1 - head / 2 / (height + head), title, fontsize=9, va="center", parse_math=False)
     with replacing(Path(path)) as temporary:
-        figure.savefig(temporary, format="png", dpi=dpi)
+        save_figure(figure, temporary, dpi)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsoft
 """Have the letters of names that matplotlib's own font has not, where one of them is installed."""
 
 
-def save_figure(figure: Figure, path: Path, dpi: int) -> None:
+def save_figure(figure: Figure, path: Path | IO[bytes], dpi: int) -> None:
     """Write a figure as a PNG; letters that no font here has become boxes, which is no reason to warn at each."""
     from matplotlib import font_manager
     from matplotlib.text import Text
@@ -104,7 +104,7 @@ def reliability_figure(
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy (bars), share (line)", aspect="equal")
         axes.set_title(f"{name}: ECE {100 * ece:.1f}%", fontsize=10)
     with replacing(Path(path)) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+        save_figure(figure, temporary, 110)
 
 
 def views_figure(

@@ -90,12 +90,14 @@ class Draft:
         text: commented YAML.
         survey: of the images.
         seconds: stage -> expected training time.
+        resized: the network sees the images at another size than theirs (`model.resize`).
     """
 
     name: str
     text: str
     survey: Survey
     seconds: dict[str, float] = field(default_factory=dict)
+    resized: bool = False
 
 
 def survey(folder: Path, wishes: Wishes, watch: Watch = unwatched) -> Survey:
@@ -152,7 +154,7 @@ def draft(found: Survey, wishes: Wishes) -> Draft:
     if times > 1:
         expected["best"] = FOLDS * sum(expected.values())
     text = _written(found, wishes, recipe, device, expected)
-    return Draft(recipe["name"], text, found, expected)
+    return Draft(recipe["name"], text, found, expected, "resize" in recipe["model"])
 
 
 def _recipe(found: Survey, wishes: Wishes, device: torch.device) -> dict[str, Any]:

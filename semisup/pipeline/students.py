@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from semisup.config import load_recipe
 from semisup.errors import SemisupError
+from semisup.evaluate.plots import save_figure
 from semisup.files import write_atomically
 from semisup.records import read_record
 from semisup.settings.schema import TrainConfig
@@ -162,5 +163,5 @@ def students_figure(students: Sequence[Student], path: Path) -> None:
         axis.margins(0.18)
     axes[0].set_ylabel("accuracy, %")
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
+    save_figure(figure, file, 110)
     write_atomically(path, file.getvalue())
