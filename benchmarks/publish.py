@@ -2,12 +2,14 @@
 
     semisup bench digits/budgets
     python benchmarks/publish.py runs/digits-budgets
+    python benchmarks/publish.py --join runs/digits-budgets    # a part of it, next to what is committed
     python benchmarks/publish.py --again    # all files of every committed suite, from runs.csv and suite.json
 
 The repository keeps `runs.csv`, `suite.json` and `leaderboard.md` of a suite; of the two showcases its page and
-`leaderboard.json` too. `--again` makes these of every suite, where they stand; git ignores them. Without a folder the
-command only writes the tables of README and docs anew. They stand between two comments, the first of which names the
-suite and, where not all of it is shown, the entries:
+`leaderboard.json` too. `--again` makes these of every suite, where they stand; git ignores them. `--join` is for suites
+that take longer than one sitting: what was run takes the place of the committed runs of the same entry, budget, draw
+and initialization, and the others stay. Without a folder the command only writes the tables of README and docs anew.
+They stand between two comments, the first of which names the suite and, where not all of it is shown, the entries:
 
     <!-- table: digits-budgets supervised fixmatch -->
     <!-- end of table -->
@@ -35,11 +37,12 @@ from pathlib import Path
 from typing import Any
 
 from semisup.bench.pages.leaderboard import leaderboard_markdown, readme_table
-from semisup.bench.results.facts import read_facts
-from semisup.bench.results.rows import read_rows
+from semisup.bench.results.facts import FACTS, read_facts
+from semisup.bench.results.rows import read_rows, write_rows
 from semisup.bench.results.summary import summarize
 from semisup.bench.results.write import RESULTS, rewrite_results
 from semisup.errors import SemisupError, nearest
+from semisup.stages import write_json
 
 HERE = Path(__file__).parent
 MARKED = re.compile(r"(<!-- table: (\S+)((?: [^ >-]\S*)*) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -123,16 +126,53 @@ def some_lines(text: str, words: list[str]) -> str:
     return "\n".join([*table[:2], *kept]) + "\n"
 
 
+def both(before: Any, after: Any) -> Any:
+    """Return a fact of both parts' provenance, which is a text or a list of texts: once where they agree."""
+    if isinstance(before, list):
+        return list(dict.fromkeys([*before, *after]))
+    return "; ".join(dict.fromkeys([*before.split("; "), after]))
+
+
+def join(part: Path, whole: Path) -> None:
+    """Put a part of a suite's runs into its committed results.
+
+    Args:
+        part: a folder of the suite, in which not all of it was run.
+        whole: the committed results. Runs of entries that the suite has no longer are left out.
+
+    Raises:
+        SemisupError: they are of other data.
+    """
+    old, new = read_facts(whole), read_facts(part)
+    if old.provenance["data hash"] != new.provenance["data hash"]:
+        raise SemisupError(f"{part}: of other data than {whole}")
+    runs = {
+        (new.entries.index(row.entry), row.compute, row.n_labels, row.init, row.draw): row
+        for folder in (whole, part)
+        for row in read_rows(folder / "runs.csv")
+        if row.entry in new.entries
+    }
+    provenance = {key: both(old.provenance.get(key, value), value) for key, value in new.provenance.items()}
+    saved = {key: old.saved[key] + value for key, value in new.saved.items()}
+    write_rows(whole / "runs.csv", [runs[key] for key in sorted(runs)])
+    write_json(whole / FACTS, new.model_copy(update={"provenance": provenance, "saved": saved}).model_dump())
+    rewrite_results(whole)
+
+
 def main() -> None:
     """Copy the folders' results, then write the tables of README and docs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="*", type=Path, help="folders of finished suites, e.g. runs/digits-budgets")
+    parser.add_argument("--join", action="store_true", help="keep the committed runs that the folders do not have")
     parser.add_argument("--again", action="store_true", help="write the committed suites' tables anew first")
     given = parser.parse_args()
     for path in sorted((HERE / "results").glob("*/runs.csv")) if given.again else ():
         rewrite_results(path.parent)
     for folder in given.folders:
         target = HERE / "results" / folder.resolve().name
+        if given.join and target.is_dir():
+            join(folder, target)
+            continue
         target.mkdir(parents=True, exist_ok=True)
         for name in RESULTS:
             shutil.copy(folder / name, target / name)
