@@ -202,15 +202,15 @@ class _Normalized(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, var = ctx.saved_tensors
         scale = (var + ctx.eps).rsqrt()
-        slope_x, slope_weight, slope_bias = torch.ops.aten.native_batch_norm_backward(
+        _, slope_weight, slope_bias = torch.ops.aten.native_batch_norm_backward(
             slope, x, torch.ones_like(mean) if weight is None else weight, mean, var, mean, scale, False, ctx.eps,
-            [True, True, True],
+            [False, True, True],
         )  # fmt: skip
         # Of all ranks: the mean slope, and that along the normalized x; what a shift or a stretch of x would undo.
         shift, stretch = ranks.total(torch.stack([slope_bias, slope_weight])) / ctx.n
         factor = scale if weight is None else scale * weight.to(scale.dtype)
-        along = (1, -1) + (1,) * (x.ndim - 2)
-        level = factor * (stretch * scale * mean - shift)
-        slope_x.add_(level.view(along).to(x.dtype)).addcmul_(x, (-factor * stretch * scale).view(along).to(x.dtype))
+        level, tilt = factor * (stretch * scale * mean - shift), -factor * stretch * scale
+        level, tilt, factor = (each.view(1, -1, *(1,) * (x.ndim - 2)).to(x.dtype) for each in (level, tilt, factor))
+        slope_x = torch.addcmul(level, x, tilt).addcmul_(slope, factor)
         weightless = weight is None
         return slope_x, None if weightless else slope_weight, None if weightless else slope_bias, None, None, None, None
