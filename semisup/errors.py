@@ -45,7 +45,10 @@ class SemisupError(ValueError):
 
     Attributes:
         problems: one sentence for each mistake, where the message lists several; else the message.
+        exit_code: of a command that it ends.
     """
+
+    exit_code = 2
 
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
         super().__init__(message)

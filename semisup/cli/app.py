@@ -238,7 +238,7 @@ def main() -> None:
         raise SystemExit(2) from None
     except SemisupError as error:
         typer.echo(f"error: {harmless(str(error))}", err=True)
-        raise SystemExit(2) from None
+        raise SystemExit(error.exit_code) from None
     except OSError as error:  # a name that is too long, a folder that others may not open, a disk that fails
         typer.echo(f"error: {harmless(from_system(error))}", err=True)
         raise SystemExit(2) from None

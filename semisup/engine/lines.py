@@ -13,6 +13,7 @@ import os
 import secrets
 import socket
 import struct
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
@@ -26,10 +27,18 @@ PASSWORD = 16
 FIRST_WORD = 30.0
 """Seconds that a caller has to say who it is."""
 WORD = struct.Struct("!q")
+FAILED = -1
+"""Comes instead of any other word from an end that cannot go on, and then why."""
 
 
 class Lines:
-    """What this rank has of them: rank 0 one line to every other rank, the others one to rank 0."""
+    """What this rank has of them: rank 0 one line to every other rank, the others one to rank 0.
+
+    Attributes:
+        why: another end cannot go on, in its own words; None while none has said so.
+    """
+
+    why: str | None = None
 
     def __init__(self, ends: Sequence[socket.socket]) -> None:
         self.ends = ends
@@ -49,16 +58,50 @@ class Lines:
         """Wait for a number from every other end, however long that takes, and return the last; signals are obeyed.
 
         Raises:
-            OSError: one of them has ended, or cannot be reached any more.
+            OSError: one of them has ended, cannot be reached any more, or cannot go on (`why`).
         """
-        return [int(*WORD.unpack(_exactly(end, WORD.size))) for end in self.ends][-1]
+        return [self._word(end) for end in self.ends][-1]
 
-    def wait(self) -> None:
-        """Wait until all other ends have hung up, whatever they say before; signals are obeyed."""
+    def fail(self, why: str) -> None:
+        """Tell whoever still hears at the other ends that this one cannot go on."""
+        text = why.encode()
         for end in self.ends:
             with contextlib.suppress(OSError):
+                end.sendall(WORD.pack(FAILED) + WORD.pack(len(text)) + text)
+
+    def listen(self, seconds: float) -> str | None:
+        """Return why another end cannot go on, which it may say within so long; None: none says so."""
+        until = time.monotonic() + seconds
+        for end in self.ends:
+            with contextlib.suppress(OSError):
+                while self.why is None:
+                    end.settimeout(max(until - time.monotonic(), 0.01))
+                    self._word(end)
+        return self.why
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until all other ends have hung up, whatever they say before, and return whether they have.
+
+        Args:
+            seconds: at most, for each; None: as long as it takes. Signals are obeyed.
+        """
+        for end in self.ends:
+            end.settimeout(seconds)
+            try:
                 while end.recv(WORD.size):
                     pass
+            except TimeoutError:
+                return False
+            except OSError:  # it has ended without hanging up
+                continue
+        return True
+
+    def _word(self, end: socket.socket) -> int:
+        word = int(*WORD.unpack(_exactly(end, WORD.size)))
+        if word == FAILED:
+            self.why = _exactly(end, *WORD.unpack(_exactly(end, WORD.size))).decode()
+            raise ConnectionError("it cannot go on")
+        return word
 
     def close(self) -> None:
         """Hang up."""

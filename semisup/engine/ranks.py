@@ -6,13 +6,14 @@ here does nothing. How a step is shared is `semisup.engine.split`'s matter; see 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,9 +23,11 @@ from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from semisup.engine.lines import Lines, open_lines
-from semisup.errors import SaidElsewhereError, SemisupError, first_line
+from semisup.errors import SaidElsewhereError, SemisupError, first_line, from_system
+from semisup.signals import told
 
 __all__ = [
+    "FailedRankError",
     "LostRankError",
     "agreeing",
     "any_rank",
@@ -38,7 +41,6 @@ __all__ = [
     "rank",
     "same_everywhere",
     "size",
-    "speaking",
     "started_by_torchrun",
     "step_together",
     "tell",
@@ -57,8 +59,8 @@ PER_CORE = 4
 """Most processes on a core: more gain nothing, and each needs some 300 MB for its libraries."""
 
 
-FAILED = -1
-"""Told instead of any other word: rank 0 cannot go on, and says why itself."""
+ENDING = 20.0
+"""Seconds that rank 0 has to end and to say why, before another rank does."""
 SAYING = 1.0
 """Seconds that a rank stays after the first one has hung up: torchrun ends all as soon as one has ended, the first one
 too, which may be about to say what is wrong."""
@@ -66,6 +68,12 @@ too, which may be about to say what is wrong."""
 
 class LostRankError(SemisupError):
     """Another rank has ended or cannot be reached."""
+
+
+class FailedRankError(SemisupError):
+    """A rank has met what no check foresaw, such as a full memory; the message names it."""
+
+    exit_code = 1
 
 
 class _Process:
@@ -101,6 +109,8 @@ def joined() -> Iterator[None]:
     Raises:
         SemisupError: there are fewer GPUs here than ranks, or the time that a rank waits is none.
         LostRankError: the others cannot be reached.
+        FailedRankError: on rank 0, an error that no check foresaw has ended this rank, or the first that failed.
+        SaidElsewhereError: on the others, rank 0 says what is wrong.
     """
     if not started_by_torchrun() or size() > 1:
         yield
@@ -121,14 +131,52 @@ def joined() -> Iterator[None]:
         lines = _Process.lines = open_lines(number, count, wait, same_everywhere)
     try:
         yield
-    except SaidElsewhereError:
-        lines.wait()
-        time.sleep(SAYING)
-        raise
+    except Exception as error:
+        if told():  # what a signal has broken off, such as the import of a library
+            raise
+        _Process.words = _Process.lines = None
+        dist.destroy_process_group()  # whoever waits for this rank is let go
+        ending = _ending(error, number, lines)
+        if ending is error:
+            raise
+        raise ending from error
     finally:
         lines.close()
         _Process.words = _Process.lines = None
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _ending(error: Exception, number: int, lines: Lines) -> Exception:
+    """Return what a rank ends with: one of them says why all end, rank 0 if it can, and the others outlive it."""
+    if isinstance(error, LostRankError):
+        why = lines.listen(ENDING if number > 0 else SAYING)
+        if why is not None:
+            error = SaidElsewhereError("rank 0 says what is wrong") if number > 0 else FailedRankError(why)
+    if number == 0:
+        lines.fail("")
+        return error if isinstance(error, SemisupError | OSError) else FailedRankError(_named(error, number))
+    if isinstance(error, LostRankError):
+        return error
+    if isinstance(error, SaidElsewhereError):
+        lines.wait()
+    else:
+        lines.fail(_named(error, number))
+        if not lines.wait(ENDING):
+            return FailedRankError(_named(error, number))
+    time.sleep(SAYING)
+    return error if isinstance(error, SaidElsewhereError) else SaidElsewhereError("rank 0 says what is wrong")
+
+
+def _named(error: Exception, number: int) -> str:
+    """Say which rank has failed, how and, of what no check foresaw, where."""
+    if isinstance(error, SemisupError):
+        return f"rank {number}: {error}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"rank {number}: {from_system(error)}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    said = first_line(error) if str(error).strip() else "it says nothing else"
+    return f"rank {number}: {type(error).__name__}: {said} ({Path(frame.filename).name}, line {frame.lineno})"
 
 
 def crowd(processes: int, *, share_gpus: bool = False) -> str:
@@ -310,26 +358,11 @@ def hear() -> int:
     """Wait for what rank 0 tells, however long that takes; signals are obeyed meanwhile.
 
     Raises:
-        SaidElsewhereError: it has ended in a mistake, within `speaking`.
-        LostRankError: it has ended otherwise.
+        LostRankError: it has ended.
     """
     assert _Process.lines is not None
     with _within_reach():
-        word = _Process.lines.hear()
-    if word == FAILED:
-        raise SaidElsewhereError("rank 0 says what is wrong")
-    return word
-
-
-@contextmanager
-def speaking() -> Iterator[None]:
-    """On rank 0: let those that `hear` know of a mistake in this context, so that they leave it to rank 0 to say it."""
-    try:
-        yield
-    except (SemisupError, OSError):
-        with contextlib.suppress(LostRankError):
-            tell(FAILED)
-        raise
+        return _Process.lines.hear()
 
 
 def _meet() -> None:

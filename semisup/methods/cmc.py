@@ -15,6 +15,7 @@ from semisup.losses import nce
 from semisup.losses.precision import without_autocast
 from semisup.methods.base import Batch, BelowOne, Count, Method, Positive, Progress, Update, Views
 from semisup.methods.parts.instance_bank import find_places
+from semisup.methods.parts.memory import last_of
 from semisup.models import Encoder
 
 __all__ = ["CMC", "log_mean_exp_cosine"]
@@ -89,14 +90,14 @@ class CMC(Method):
         z = torch.stack([self.embed(self.encoder(first)).float(), self.embed_other(self.other(second)).float()])
         z = F.normalize(z, dim=2)
         rows, new = self.find_rows(batch.unlabeled.index)
-        own = torch.where(new[:, None], z.detach(), self.banks[:, rows])
+        taken_in = z.detach()[:, last_of(rows)]
+        own = torch.where(new[:, None], taken_in, self.banks[:, rows])
         self.banks[:, rows] = own
         known = self.row_in_bank.max() + 1
         drawn = (torch.rand(self.negatives, device=z.device) * known).long().minimum(known - 1)
         others = self.banks[:, drawn]
         from_first, from_second = self.find(z[0], own[1], others[1]), self.find(z[1], own[0], others[0])
-        # An image that the batch holds twice is averaged in once.
-        self.banks[:, rows] = F.normalize(torch.lerp(z.detach(), own, self.momentum), dim=2)
+        self.banks[:, rows] = F.normalize(torch.lerp(taken_in, own, self.momentum), dim=2)
         yield Update(
             from_first + from_second,
             log={"from_first": from_first, "from_second": from_second},

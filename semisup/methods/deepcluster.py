@@ -12,6 +12,7 @@ from semisup.losses import pseudo_label_cross_entropy, similarity
 from semisup.losses.precision import without_autocast
 from semisup.methods.base import Batch, Count, CountOrZero, Fraction, Method, Positive, Progress, Update, Views
 from semisup.methods.parts.kmeans import spherical_kmeans
+from semisup.methods.parts.memory import last_of
 from semisup.models import Encoder, ProjectionHead
 
 __all__ = ["DeepCluster"]
@@ -98,7 +99,7 @@ class DeepCluster(Method):
         u = batch.unlabeled
         z = self.encoder.project(torch.cat([u["first"], u["second"]]))
         embeddings = F.normalize(z.detach()[: len(u.index)].float(), dim=1)
-        # Where two epochs meet in a batch, an image may stand in it twice: one of its embeddings is then taken in.
+        embeddings = embeddings[last_of(u.index)]
         self.memory[u.index] = torch.where(self.known[u.index][:, None], self.memory[u.index], embeddings)
         self.known[u.index] = True
         if self.is_due(progress.batches, len(u.index)):

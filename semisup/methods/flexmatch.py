@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from semisup.losses import pseudo_label_cross_entropy
 from semisup.methods.base import Batch, BelowOne, Fraction, Method, NonNegative, Progress, PseudoLabels, Update, Views
 from semisup.methods.parts.guesser import Guesser, average_of, guesser
+from semisup.methods.parts.memory import last_of
 from semisup.methods.parts.together import together
 from semisup.models import Classifier
 
@@ -78,7 +79,7 @@ class FlexMatch(Method):
             confidence, labels = guesser(self.model, self.teacher)(weak).float().softmax(1).max(1)
             mask = (confidence >= thresholds[labels]).float()
             confident = torch.where(confidence >= self.threshold, labels, self.latest[index])
-            self.latest.index_copy_(0, index, confident)
+            self.latest.index_copy_(0, index, confident[last_of(index)])
         x = batch.labeled["weak"]
         logits, logits_strong = together(self.model, x, strong)
         supervised = batch.labeled.cross_entropy(logits)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from semisup.losses import mse_consistency
 from semisup.methods.base import Batch, BelowOne, Fraction, Method, NonNegative, Progress, Update, Views
+from semisup.methods.parts.memory import last_of
 from semisup.methods.parts.ramps import gaussian_ramp
 from semisup.methods.parts.together import together
 from semisup.models import Classifier
@@ -72,8 +73,7 @@ class TemporalEnsembling(Method):
         ensemble, seen = self.ensemble[rows], self.seen[rows]
         corrected = ensemble / (1 - self.momentum**seen).unsqueeze(1)  # 0/0 where nothing was seen, not used there
         target = torch.where(seen.unsqueeze(1) > 0, corrected, probs)  # its own prediction costs exactly 0
-        # Where two epochs meet in a batch, an image may stand in it twice: one of its predictions is then taken in.
-        self.ensemble[rows] = torch.lerp(probs, ensemble, self.momentum)
+        self.ensemble[rows] = torch.lerp(probs, ensemble, self.momentum)[last_of(rows)]
         self.seen[rows] = seen + 1
         supervised = F.cross_entropy(logits.float(), batch.labeled.y)
         consistency = mse_consistency(logits_u, target)

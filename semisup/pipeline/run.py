@@ -112,7 +112,7 @@ def _run(
         help_to_run(plan, homes)
         return result
     waiting = f"{folder}: another process is running in this folder; waiting for it"
-    with ranks.speaking(), locked(folder, lambda: reporter.say(waiting)):
+    with locked(folder, lambda: reporter.say(waiting)):
         if _has_other_results(folder, plan):
             reporter.warn(
                 f"{folder}: the results of another recipe, or of other data, are replaced; their stages are kept in "

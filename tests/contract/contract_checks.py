@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from semisup.augment.policies.ctaugment import new_rates
 from semisup.methods import Batch, Labeled, Method, Progress, Unlabeled, Update
@@ -110,6 +112,34 @@ def check_gradient_paths(case: Case) -> None:
     for step in range(STEPS):
         updates(method, Source(method)(step), Progress(step, STEPS), look)
     assert seen == case.setting.terms
+
+
+class OneValueEach(TorchDispatchMode):
+    """Finds different rows that are written to one place at once: which of them stays is left open on a GPU."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        packet = func.overloadpacket
+        if packet is torch.ops.aten.index_copy_:
+            memory, dim, index, rows = args
+            assert torch.equal(memory.index_select(dim, index), rows), "one place is written twice"
+        if packet is torch.ops.aten.index_put_ and not (len(args) > 3 and args[3]):
+            memory, index, rows = args[:3]
+            found = torch.ops.aten.index(memory, index)
+            assert torch.equal(found, rows.expand_as(found)), "one place is written twice"
+        return result
+
+
+def check_writes_once(case: Case) -> None:
+    """An image that stands in a batch twice, as where two epochs meet, is remembered the same on every rank."""
+    method = case.build()
+    for step in range(2):
+        batch = Source(method)(step)
+        for part in (batch.labeled, batch.unlabeled):
+            part.index[-2:] = part.index[:2]
+        batch.labeled.y[-2:] = batch.labeled.y[:2]
+        with OneValueEach():
+            updates(method, batch, Progress(step, 100), lambda update: None)
 
 
 def check_logged_terms(case: Case, precision: torch.dtype | None = None, device: str = "cpu") -> None:

@@ -53,6 +53,11 @@ def test_gradients_reach_their_group_only(case: Case) -> None:
     checks.check_gradient_paths(case)
 
 
+@every_method
+def test_an_image_twice_in_a_batch_is_remembered_once(case: Case) -> None:
+    checks.check_writes_once(case)
+
+
 @every_case
 def test_logged_terms(case: Case) -> None:
     checks.check_logged_terms(case)

@@ -1196,3 +1196,13 @@ def test_seed_check_finds_undeclared_randomness() -> None:
 
     with pytest.raises(AssertionError, match="random draws"):
         checks.check_seeds(planted(Dropping, "supervised-weak"))
+
+
+@pytest.mark.parametrize(
+    "method", ["cmc", "deepcluster", "flexmatch", "instance_discrimination", "temporal_ensembling"]
+)
+def test_memory_check_finds_rows_in_the_order_of_the_batch(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = "parts.instance_bank" if method == "instance_discrimination" else method
+    monkeypatch.setattr(f"semisup.methods.{module}.last_of", lambda places: torch.arange(len(places)))
+    with pytest.raises(AssertionError, match="one place is written twice"):
+        checks.check_writes_once(next(case for name, case in CASES.items() if name.startswith(f"{method}-")))

@@ -224,13 +224,17 @@ def diverged() -> str:
 
 
 class Mistaken(Observer):
-    """Finds something wrong at one moment, on the first rank alone, which has the observers of a stage."""
+    """Fails at one moment on one rank; a mistake is a SemisupError, what nobody foresaw is not."""
 
-    def __init__(self, moment: str) -> None:
-        self.moment = moment
+    def __init__(self, moment: str, rank: int = 0, *, foreseen: bool = True) -> None:
+        self.moment, self.rank, self.foreseen = moment, rank, foreseen
 
     def begins(self, run: Training) -> None:
         self.at("begins")
+
+    def measures(self, run: Training, update: Update) -> dict[str, Tensor]:
+        self.at("measures")
+        return {}
 
     def reports(self, run: Training) -> None:
         self.at("reports")
@@ -239,12 +243,12 @@ class Mistaken(Observer):
         self.at("steps")
 
     def at(self, moment: str) -> None:
-        if moment == self.moment and ranks.rank() == 0:
-            raise SemisupError(f"{moment}: not on the first rank")
+        if moment == self.moment and ranks.rank() == self.rank:
+            raise (SemisupError if self.foreseen else RuntimeError)(f"{moment}: not on rank {self.rank}")
 
 
-def mistaken(moment: str) -> tuple[str, float]:
-    """What this rank hears of a mistake of the first one while they train or between stages; when it goes on.
+def mistaken(mistake: Mistaken) -> tuple[str, float]:
+    """What this rank hears of a mistake of one of them while they train or between stages; when it goes on.
 
     The first one takes its time to end, as where it sends what it has recorded.
     """
@@ -252,12 +256,10 @@ def mistaken(moment: str) -> tuple[str, float]:
         with ranks.joined():
             method = CASES["rotation-plain"].build()
             try:
-                if moment == "between" and ranks.rank() == 0:
-                    with ranks.speaking():
-                        Mistaken(moment).at(moment)
-                elif moment == "between":
+                mistake.at("between")
+                if mistake.moment == "between":
                     ranks.hear()
-                fit_case(method, 4, [Mistaken(moment)])
+                fit_case(method, 4, [mistake])
             finally:
                 time.sleep(1 - ranks.rank())
     except SemisupError as error:
@@ -289,7 +291,8 @@ JOBS: dict[str, Callable[[dict[str, Any], Path], Any]] = {
     "told": lambda job, folder: told(),
     "patient": lambda job, folder: patient(),
     "diverged": lambda job, folder: diverged(),
-    "mistaken": lambda job, folder: mistaken(job["moment"]),
+    "mistaken": lambda job, folder: mistaken(Mistaken(job["moment"])),
+    "failed": lambda job, folder: mistaken(Mistaken(job["moment"], job["rank"], foreseen=False)),
 }
 
 

@@ -23,6 +23,8 @@ EIGHT += ["moco-v2", "swav-crops", "meta_pseudo_labels-dropout"]
 """Losses over the batch, a queue, statistics, an average, alternating updates, draws in and beside the network."""
 MOMENTS = ["begins", "reports", "steps", "between"]
 """In which the first rank alone finds something wrong."""
+FAILURES = [(moment, rank) for moment in ("begins", "measures", "between") for rank in range(2)]
+"""In which a rank meets what no check foresaw."""
 PARTS = 12
 """Tests that share the methods: each ends within minutes, and one that fails is seen before the others are made."""
 ROUNDING = 1e-9
@@ -76,6 +78,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         {"do": "patient"},
         {"do": "diverged"},
         *({"do": "mistaken", "moment": moment} for moment in MOMENTS),
+        *({"do": "failed", "moment": moment, "rank": rank} for moment, rank in FAILURES),
     ]
     return pair(tmp_path_factory.mktemp("pair"), jobs)
 
@@ -122,7 +125,20 @@ def test_a_mistake_of_the_first_rank_is_told_once_and_outlived_by_the_others(
     moment: str, found: list[dict[str, Any]]
 ) -> None:
     (told, said), (other, left) = (rank[f"{8 + MOMENTS.index(moment)} mistaken"] for rank in found)
-    assert told == f"SemisupError: {moment}: not on the first rank"
+    assert told == f"SemisupError: {moment}: not on rank 0"
+    assert other.startswith("SaidElsewhereError")
+    assert left > said, "torchrun ends all ranks as soon as one has ended"
+
+
+@pytest.mark.parametrize(("moment", "rank"), FAILURES)
+def test_what_nobody_foresaw_on_any_rank_is_named_by_the_first_and_outlived_by_the_others(
+    moment: str, rank: int, found: list[dict[str, Any]]
+) -> None:
+    job = 8 + len(MOMENTS) + FAILURES.index((moment, rank))
+    (told, said), (other, left) = (found[r][f"{job} failed"] for r in range(2))
+    assert told.startswith(
+        f"FailedRankError: rank {rank}: RuntimeError: {moment}: not on rank {rank} (ranks_worker.py, "
+    )
     assert other.startswith("SaidElsewhereError")
     assert left > said, "torchrun ends all ranks as soon as one has ended"
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.losses import nce, similarity
+from semisup.methods.parts.memory import last_of
 
 __all__ = ["InstanceBank", "find_places"]
 
@@ -51,7 +52,7 @@ class InstanceBank(nn.Module):
             The places (N,) of all of them, and which are new (N,) bool.
         """
         places, new = find_places(self.place, index)
-        self.rows[places] = torch.where(new[:, None], v.detach(), self.rows[places])
+        self.rows[places] = torch.where(new[:, None], v.detach()[last_of(places)], self.rows[places])
         return places, new
 
     def known(self) -> Tensor:
@@ -88,7 +89,8 @@ class InstanceBank(nn.Module):
 
     def take_in(self, v: Tensor, places: Tensor) -> None:
         """Average embeddings (N, D) into their rows. An image that the batch holds twice is taken in once."""
-        self.rows[places] = F.normalize(torch.lerp(v.detach(), self.rows[places], self.momentum), dim=1)
+        v = v.detach()[last_of(places)]
+        self.rows[places] = F.normalize(torch.lerp(v, self.rows[places], self.momentum), dim=1)
 
 
 def find_places(place: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["enqueue", "oldest"]
+__all__ = ["enqueue", "last_of", "oldest"]
 
 
 def enqueue(queue: Tensor, written: Tensor, rows: Tensor) -> None:
@@ -23,3 +23,13 @@ def enqueue(queue: Tensor, written: Tensor, rows: Tensor) -> None:
 def oldest(length: int, written: Tensor, count: int) -> Tensor:
     """(count,) places of a first-in-first-out memory of `length` rows that are to be overwritten next."""
     return (written + torch.arange(count, device=written.device)) % length
+
+
+def last_of(places: Tensor) -> Tensor:
+    """(N,) where each of the `places` (N,) stands last among them, without a host synchronization.
+
+    Where two epochs meet in a batch, an image may stand in it twice, and in which order a GPU writes is left open. Rows
+    that are picked by this are the same wherever their place is: the last one stays, on every rank.
+    """
+    found, order = places.sort(stable=True)
+    return order[torch.searchsorted(found, places, right=True) - 1]
