@@ -249,6 +249,15 @@ def test_tasks_are_label_studios() -> None:
     assert 'choice="single"' in labeling_interface(["cat"])
 
 
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [("http://host/photos", "http://host/photos/a%20b.png"), ("s3://b/", "s3://b/a%20b.png"), ("/f?d=", "/f?d=a%20b.png")],
+)
+def test_an_address_and_a_path_do_not_run_into_each_other(url: str, address: str) -> None:
+    (task,) = tasks([("a b.png", "", 0.0)], url)
+    assert task["data"]["image"] == address
+
+
 def test_what_was_not_meant(semisup: Semisup, photos: Path, models: Path, tmp_path: Path) -> None:
     (tmp_path / "answers.csv").write_text("path,label\nunlabeled/00.pn,1\n")
     (tmp_path / "twice.csv").write_text("path,label\nunlabeled/00.png,1\nunlabeled/00.png,2\n")
