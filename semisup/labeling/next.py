@@ -137,6 +137,8 @@ def _question(pictures: Pictures, model: Path, options: LabelOptions, watch: Wat
     seen = look(pictures, model, device, watch)
     labels = np.where(pictures.training, pictures.labels, -1)
     if seen.probs is None:
+        if options.also:
+            raise SemisupError(f"--also: goes with a classifier, and {model} is an encoder; name a classifier first")
         classes = list(dict.fromkeys([*pictures.classes, *options.classes]))
         members = predictions(seen.features, labels, len(classes), options.seed)
     else:

@@ -104,6 +104,8 @@ def test_two_models_disagree(photos: Path, models: Path, tmp_path: Path) -> None
     assert label_next(photos, models / "classifier", tmp_path / "out", asked).chosen == 8
     with pytest.raises(SemisupError, match=r"--also: .*encoder must be a classifier"):
         label_next(photos, models / "classifier", tmp_path, options(tmp_path, also=(models / "encoder",)))
+    with pytest.raises(SemisupError, match=r"--also: goes with a classifier, and .*encoder is an encoder"):
+        label_next(photos, models / "encoder", tmp_path, options(tmp_path, also=(models / "classifier",)))
 
 
 def test_the_page_needs_nothing_and_escapes_names(models: Path, tmp_path: Path) -> None:
