@@ -253,7 +253,11 @@ def test_tasks_are_label_studios() -> None:
 
 @pytest.mark.parametrize(
     ("url", "address"),
-    [("http://host/photos", "http://host/photos/a%20b.png"), ("s3://b/", "s3://b/a%20b.png"), ("/f?d=", "/f?d=a%20b.png")],
+    [
+        ("http://host/photos", "http://host/photos/a%20b.png"),
+        ("s3://b/", "s3://b/a%20b.png"),
+        ("/f?d=", "/f?d=a%20b.png"),
+    ],
 )
 def test_an_address_and_a_path_do_not_run_into_each_other(url: str, address: str) -> None:
     (task,) = tasks([("a b.png", "", 0.0)], url)
