@@ -157,8 +157,10 @@ def fit_image(image: Picture, size: int, channels: int, fit: Fit = "crop", *, pn
         (size, size, channels).
 
     Raises:
-        ValueError: 32 bits per pixel.
+        ValueError: 32 bits per pixel, or no pixel at all.
     """
+    if 0 in image.size:
+        raise ValueError(f"has no pixels, {image.size[0]} x {image.size[1]}")
     width, height, sides = _scaled(image.size, size, fit)
     left, top = (image.size[0] - width) // 2, (image.size[1] - height) // 2
     across = sides[0] if width >= height else width

@@ -13,7 +13,7 @@ from PIL import Image
 
 from semisup.data.inputs import images_of
 from semisup.data.table import UNLABELED
-from semisup.errors import SemisupError
+from semisup.errors import SemisupError, nearest, raise_all
 from semisup.files import make_folder, replacing
 
 __all__ = ["Given", "write_given"]
@@ -55,7 +55,9 @@ def _arrays(given: Given, size: int | None) -> dict[str, NDArray[Any]]:
     if isinstance(given, Mapping) and set(given) <= set(_PARTS):
         return _of_parts(given, size)
     if isinstance(given, Mapping):
-        arrays = {str(name): _plain(np.asarray(array)) for name, array in given.items()}
+        unknown = [name for name in given if name not in _PARTS] if set(given) & set(_PARTS) else []
+        raise_all([f"unknown part '{name}'{nearest(str(name), _PARTS)}" for name in unknown], "data")
+        arrays = {str(name): _array(str(name), array) for name, array in given.items()}
         wrong = [name for name, array in arrays.items() if array.dtype.kind not in "biufU"]
         if wrong:
             hint = "images of several sizes are handed over as a data set" if wrong[0][0] == "x" else "-1 is no label"
@@ -71,6 +73,17 @@ def _arrays(given: Given, size: int | None) -> dict[str, NDArray[Any]]:
         f"data: must be a mapping of arrays (x_train, y_train, ...), a pair (x, y), or a torch Dataset, not "
         f"{type(given).__name__}"
     )
+
+
+def _array(name: str, given: Any) -> NDArray[Any]:
+    """Return what is given as an array, of plain numbers or text where it has them."""
+    try:
+        return _plain(np.asarray(given))
+    except ValueError as error:  # of a list whose items differ in shape
+        raise SemisupError(
+            f"data: {name} must be an array, not items of several shapes; images of several sizes are handed over as a "
+            f"data set"
+        ) from error
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:
@@ -118,7 +131,7 @@ def _of_parts(parts: Mapping[str, Any], size: int | None) -> dict[str, NDArray[A
 def _class(label: Any) -> int:
     """Return a class as a number; None is -1."""
     value = np.asarray(-1 if label is None else label)
-    if value.ndim or value.dtype.kind not in "iubf" or value % 1 != 0:
+    if value.ndim or value.dtype.kind not in "iubf" or not np.isfinite(value) or value % 1 != 0:
         raise SemisupError(f"data: a class of a data set must be a whole number, or None for no label, not {label!r}")
     return int(value)
 
@@ -137,8 +150,10 @@ def _image(image: Any) -> Image.Image:
                 f"over before they are normalized"
             )
         pixels = np.rint(pixels * 255).astype(np.uint8)
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or not 1 <= channels <= 4:
+        hint = "; transpose(1, 2, 0) moves channels to the end" if pixels.ndim == 3 and channels > 4 else ""
         raise SemisupError(
-            f"data: an image must be uint8 or 0 to 1, (h, w) or (h, w, c), not {pixels.dtype} {pixels.shape}"
+            f"data: an image must be uint8 or 0 to 1, (h, w) or (h, w, c), not {pixels.dtype} {pixels.shape}{hint}"
         )
     return Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)

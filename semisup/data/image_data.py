@@ -153,14 +153,19 @@ def channel_levels(images: NDArray[np.uint8]) -> NDArray[np.int64]:
     return counts
 
 
-def level_notes(images: NDArray[np.uint8]) -> list[str]:
-    """Say so if the first images have hardly any levels: of 12-bit values in files of 16 bits, 17 are left."""
+def level_notes(images: NDArray[np.uint8], what: str = "images") -> list[str]:
+    """Say so if the first images have hardly any levels: of 12-bit values in files of 16 bits, 17 are left.
+
+    Args:
+        images: (N, H, W, C).
+        what: they are called.
+    """
     some = take(images, slice(0, 200))
     top = int(some.max()) if some.size else 255
     if top > 31:
         return []
     return [
-        f"the brightest value of the first {len(some)} images is {top} of 255; if they are 12-bit values in 16 bits, "
+        f"the brightest value of the first {len(some)} {what} is {top} of 255; if they are 12-bit values in 16 bits, "
         f"or 0 to 1, scale them to the whole range first"
     ]
 

@@ -90,8 +90,12 @@ def read_npz(path: Path, unlabeled: Collection[str] = UNLABELED) -> ImageData:
         flip=False,
         x_val=np.ascontiguousarray(images["val"]) if "val" in parts else None,
         y_val=labels.get("val"),
-        notes=(*notes, *class_notes(classes), *level_notes(x_train)),
+        notes=(*notes, *class_notes(classes), *_levels(images)),
     )
+
+
+def _levels(images: dict[str, NDArray[np.uint8]]) -> list[str]:
+    return [note for part, x in images.items() for note in level_notes(x, f"images of x_{part}")]
 
 
 def without_duplicates(data: ImageData, config: DataConfig) -> ImageData:

@@ -9,7 +9,7 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from semisup.data.entries import PARTS, Entry, Listing, make_listing, several, some
@@ -138,10 +138,10 @@ def read_paths(table: Path, notes: list[str] | None = None) -> list[Path]:
         notes: gets what a person should know.
 
     Raises:
-        SemisupError: it cannot be read, or has no such column.
+        SemisupError: it cannot be read, has no such column, or nothing in it.
     """
     rows, problems, _ = _read_rows(table, table.parent, ("path",), "")
-    raise_all(problems, str(table))
+    raise_all([*problems, *(f"line {line}: no path" for line, path, _, _ in rows if not path)], str(table))
     entries = [_entry(table.parent, path, None, "test") for _, path, _, _ in rows]
     if notes is not None and len(entries) > 1 and all(entry.bytes < 0 for entry in entries):
         notes.append(
@@ -203,6 +203,10 @@ def _read_rows(
     if "label" in needed:
         others = [name for name in header if name in _COLUMNS["label"] and named and name not in named]
         notes += [f"{table}: labels are read from column '{header[place['label'] or 0]}', not '{n}'" for n in others]
+        notes += [
+            f"{table}: column '{printable(name)}' says train, val or test and is not read; call it split"
+            for name in ([] if place["split"] is not None else _parts(rows, header, place.values()))
+        ]
     missing = [name for name in needed if place[name] is None]
     problems = [f"no column '{name}' in its first line{_called(name, header)}" for name in missing]
     problems += [f"column '{name}' is there {header.count(name)} times" for name in named if header.count(name) > 1]
@@ -227,6 +231,17 @@ def _called(name: str, header: Sequence[str]) -> str:
 def _names(row: Sequence[str]) -> list[str]:
     """Return the cells of a row as names of columns; where files were put together, one may begin with a mark."""
     return [cell.strip().removeprefix("\ufeff").lower() for cell in row]
+
+
+def _parts(rows: Sequence[tuple[int, list[str]]], header: Sequence[str], read: Collection[int | None]) -> list[str]:
+    """Return the columns besides those that are read that have nothing but names of parts, val or test among them."""
+    found = []
+    for at, name in enumerate(header):
+        words = {row[at].strip().lower() for _, row in rows if at < len(row)} - {""}
+        parts = {_SPLITS.get(word, word) for word in words}
+        if at not in read and parts <= set(PARTS) and parts & {"val", "test"}:
+            found.append(name)
+    return found
 
 
 def _too_wide(rows: Sequence[tuple[int, list[str]]], header: Sequence[str], delimiter: str) -> list[str]:

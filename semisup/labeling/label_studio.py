@@ -43,8 +43,9 @@ def tasks(images: Sequence[tuple[str, str, float]], url: str = LOCAL_FILES) -> l
 
     Args:
         images: path below the folder, predicted class (empty: none) and its probability.
-        url: what an image's address begins with, before its quoted path.
+        url: what an image's address begins with, before its quoted path; a slash comes between, but behind `/` or `=`.
     """
+    url = url if url.endswith(("/", "=")) else f"{url}/"
     return [
         {
             "data": {IMAGE: f"{url}{quote(path)}", "path": path},

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from semisup.data.store import Watch, unwatched
+from semisup.data.table import is_label
 from semisup.engine import resolve_device
 from semisup.errors import SemisupError, raise_all
 from semisup.files import folder_problems, folders_in_the_way, make_folder, write_atomically
@@ -98,11 +99,13 @@ def label_next(
         watch: shows progress.
 
     Raises:
-        SemisupError: no images, no model, nothing left to label, a strategy that lacks predictions, or labels filled in
-            at `out` that would be lost.
+        SemisupError: no images, no model, nothing left to label, a strategy that lacks predictions, a class whose name
+            stands for no label, or labels filled in at `out` that would be lost.
     """
     options = LabelOptions() if options is None else options
     raise_all([*folder_problems([out]), *folders_in_the_way(out / name for name in FILES)], "out")
+    none = [name for name in options.classes if not is_label(name)]
+    raise_all([f"'{name}' stands for no label in a table; call the class otherwise" for name in none], "--classes")
     _refuse_lost(out / TABLE, folder, options.table)
     pictures = read_pictures(folder, model_images(model), options.table, options.cache, watch)
     question, classes = _question(pictures, model, options, watch)
@@ -134,6 +137,8 @@ def _question(pictures: Pictures, model: Path, options: LabelOptions, watch: Wat
     seen = look(pictures, model, device, watch)
     labels = np.where(pictures.training, pictures.labels, -1)
     if seen.probs is None:
+        if options.also:
+            raise SemisupError(f"--also: goes with a classifier, and {model} is an encoder; name a classifier first")
         classes = list(dict.fromkeys([*pictures.classes, *options.classes]))
         members = predictions(seen.features, labels, len(classes), options.seed)
     else:

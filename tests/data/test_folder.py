@@ -43,6 +43,14 @@ def test_folders_become_parts_and_classes(tmp_path: Path) -> None:
     assert {array.dtype for array in (data.y_train, data.y_test, data.y_val)} == {np.dtype(np.int64)}
 
 
+def test_dark_images_of_any_part_are_told(tmp_path: Path) -> None:
+    root = make_root(tmp_path / "r", val=3)
+    for k, file in enumerate(sorted((root / "test").rglob("*.png"))):
+        save(file, picture(100 + k) // 16)
+    (note,) = load_data(settings(root)).notes
+    assert note.startswith("the brightest value of the first 4 test images is 15 of 255")
+
+
 def test_only_labeled_is_needed(tmp_path: Path) -> None:
     data = load_data(settings(make_root(tmp_path / "r", unlabeled=0, test=0)))
     assert (len(data.x_train), data.x_test.shape, data.x_val) == (6, (0, 24, 24, 3), None)

@@ -51,6 +51,14 @@ def test_gray_without_a_channel_axis(npz: Path) -> None:
     assert data.y_train.dtype == np.int64
 
 
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_dark_images_of_any_part_are_told(npz: Path, part: str) -> None:
+    val = {"x_val": np.random.RandomState(1).randint(0, 256, (9, 8, 8)).astype(np.uint8), "y_val": np.arange(9) % 5}
+    dark = arrays(**val)[f"x_{part}"] // 16
+    (note,) = load_data(save(npz, **{**val, f"x_{part}": dark})).notes
+    assert re.match(rf"the brightest value of the first \d+ images of x_{part} is 15 of 255; if", note)
+
+
 def test_color_unlabeled_and_class_names(npz: Path) -> None:
     x = np.random.default_rng(0).integers(0, 256, (20, 224, 224, 3), np.uint8)
     y = np.array([0, 1, -1, -1, 0, 1, -1, -1, -1, -1], np.int8)
@@ -219,11 +227,6 @@ def test_test_images_among_the_training_images(npz: Path) -> None:
     assert len(data.x_test) == 3 and len(data.notes) == 3
     dropped = load_data(config.model_copy(update={"drop_leaks": True}))
     assert len(dropped.x_test) == 0 and dropped.notes[0].startswith("left out: 3 test")
-
-
-def test_dark_images_are_told(npz: Path) -> None:
-    data = load_data(save(npz, x_train=np.random.default_rng(2).integers(0, 17, (50, 8, 8), np.uint8)))
-    assert len(data.notes) == 1 and "is 16 of 255; if they are 12-bit values in 16 bits" in data.notes[0]
 
 
 def test_labels_below_minus_one(npz: Path) -> None:

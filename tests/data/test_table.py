@@ -86,6 +86,35 @@ def test_splits_as_others_call_them(root: Path) -> None:
     assert [e.part for e in listing.entries] == ["train", "train", "val"]
 
 
+@pytest.mark.parametrize(
+    ("head", "parts", "told"),
+    [
+        (("path", "label", "set"), ("train", "Test", ""), ["column 'set' says train, val or test and is not read"]),
+        (("path", "label", "seen"), ("train", "train", ""), []),
+        (("path", "label", "seen"), ("test", "often", ""), []),
+        (("path", "label", "split", "first"), ("train", "train", ""), []),
+    ],
+)
+def test_a_column_of_parts_that_is_not_read_is_told(
+    root: Path, head: tuple[str, ...], parts: tuple[str, ...], told: list[str]
+) -> None:
+    extra = [(part, "test")[: len(head) - 2] for part in parts]
+    notes = read(root, text([(*row, *more) for row, more in zip(ROWS, extra, strict=True)], head=head)).notes
+    assert len(notes) == len(told) and all(words in note for words, note in zip(told, notes, strict=True))
+
+
+def test_a_class_may_be_called_train_or_test(root: Path) -> None:
+    listing = read(root, text([("a/0.png", "train"), ("a/1.png", "test"), ("a/2.png", "")]))
+    assert listing.classes == ["test", "train"] and listing.notes == ()
+
+
+def test_a_row_without_a_path_is_named(root: Path) -> None:
+    table = root.parent / "t.csv"
+    table.write_text("id,path\n1,pool/a/0.png\n2,\n")
+    with pytest.raises(SemisupError, match=r"t\.csv: line 3: no path$"):
+        read_paths(table)
+
+
 @pytest.mark.parametrize("twin", ["a/0.png", "./a/0.png", "a//0.png", "a/../a/0.png"])
 def test_two_names_of_one_file_with_two_labels(root: Path, twin: str) -> None:
     with pytest.raises(SemisupError, match=r"line 5: .*0\.png has a row already: dog in train, but cat"):

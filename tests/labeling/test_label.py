@@ -104,6 +104,8 @@ def test_two_models_disagree(photos: Path, models: Path, tmp_path: Path) -> None
     assert label_next(photos, models / "classifier", tmp_path / "out", asked).chosen == 8
     with pytest.raises(SemisupError, match=r"--also: .*encoder must be a classifier"):
         label_next(photos, models / "classifier", tmp_path, options(tmp_path, also=(models / "encoder",)))
+    with pytest.raises(SemisupError, match=r"--also: goes with a classifier, and .*encoder is an encoder"):
+        label_next(photos, models / "encoder", tmp_path, options(tmp_path, also=(models / "classifier",)))
 
 
 def test_the_page_needs_nothing_and_escapes_names(models: Path, tmp_path: Path) -> None:
@@ -249,6 +251,19 @@ def test_tasks_are_label_studios() -> None:
     assert 'choice="single"' in labeling_interface(["cat"])
 
 
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("http://host/photos", "http://host/photos/a%20b.png"),
+        ("s3://b/", "s3://b/a%20b.png"),
+        ("/f?d=", "/f?d=a%20b.png"),
+    ],
+)
+def test_an_address_and_a_path_do_not_run_into_each_other(url: str, address: str) -> None:
+    (task,) = tasks([("a b.png", "", 0.0)], url)
+    assert task["data"]["image"] == address
+
+
 def test_what_was_not_meant(semisup: Semisup, photos: Path, models: Path, tmp_path: Path) -> None:
     (tmp_path / "answers.csv").write_text("path,label\nunlabeled/00.pn,1\n")
     (tmp_path / "twice.csv").write_text("path,label\nunlabeled/00.png,1\nunlabeled/00.png,2\n")
@@ -260,6 +275,7 @@ def test_what_was_not_meant(semisup: Semisup, photos: Path, models: Path, tmp_pa
         (["label", photos, encoder, "--strategy", "marginn"], "did you mean 'margin'?"),
         (["label", tmp_path / "nowhere", encoder], "no such folder"),
         (["label", models, encoder, "--cache", tmp_path / "c", "--csv", tmp_path / "no.csv"], "cannot be read"),
+        (["label", photos, encoder, "--classes", "a,NA"], "--classes: 'NA' stands for no label in a table"),
         (["label", photos, encoder, "--import", "answers.csv"], "takes a folder and no model"),
         (
             ["label", photos, "--import", "answers.csv", "-n", 5, "--classes", "a,b"],

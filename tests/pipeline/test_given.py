@@ -106,6 +106,11 @@ def _wrong() -> Iterator[tuple[Any, str]]:
     yield {"x_train": np.zeros((2, 8, 8)), "y_train": np.array([1, None])}, "y_train must .* not object; -1 is no label"
     yield {"x_train": np.zeros((4, 8, 8)), "y_train": np.zeros(4, int)}, "x_train: must be uint8"
     yield torch.utils.data.TensorDataset(torch.randn(9, 1, 8, 8), torch.arange(9)), "within 0 and 1"
+    yield torch.utils.data.TensorDataset(torch.rand(1, 1, 8, 8), torch.tensor([torch.inf])), "a class .* whole number"
+    yield {"train": Digits("array"), "tests": Digits("array")}, "data: unknown part 'tests'; did you mean 'test'"
+    yield ([np.zeros((8, 8)), np.zeros((9, 9))], [0, 1]), "x_train must be an array, not items of several shapes"
+    yield {"train": [(np.zeros((3, 8, 8), np.uint8), 0)]}, "not uint8 \\(3, 8, 8\\); transpose\\(1, 2, 0\\) moves"
+    yield {"train": [(np.zeros((0, 8, 3), np.uint8), 0)]}, "image 0: has no pixels, 8 x 0"
 
 
 @pytest.mark.parametrize(("given", "words"), wrong())
