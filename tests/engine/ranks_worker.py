@@ -208,8 +208,7 @@ def layers() -> dict[str, float]:
     """How far this rank alone is from all of them with networks whose layers do more than ours do."""
     networks: dict[str, Callable[[int], nn.Module]] = {"windows": Windows}
     if find_spec("timm") is not None:  # its BatchNorm has an activation of its own
-        small = {"in_channels": 1, "image_size": 12}
-        networks["timm"] = lambda width: build_backbone("timm/test_efficientnet", {}, **small)
+        networks["timm"] = lambda width: build_backbone("timm/test_efficientnet", {}, in_channels=1, image_size=12)
 
     def learned(backbone: Callable[[int], nn.Module]) -> dict[str, Tensor]:
         plain = CASES["supervised-weak"]
