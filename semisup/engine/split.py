@@ -153,7 +153,7 @@ def _drop(original: Callable[[nn.Module, Tensor], Tensor], layer: nn.Module, x: 
 def _times(x: Tensor) -> int:
     """Return how many rows of `x` an image has: transformers of windows cut it into several, one after another."""
     own = ranks.own_rows(_rows())
-    return len(x) // (own.stop - own.start)
+    return len(x) // int(own.stop - own.start)
 
 
 def _normalize(original: Callable[[_BatchNorm, Tensor], Tensor], layer: _BatchNorm, x: Tensor) -> Tensor:

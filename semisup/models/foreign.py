@@ -99,7 +99,7 @@ def finite_tensors(
     for name, tensor in tensors.items():
         plain = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
         if not plain or (wanted[name].is_floating_point() and tensor.dtype not in FLOATS):
-            kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
+            kind = str(tensor.dtype if tensor.layout == torch.strided else tensor.layout)
             kind = "a shape without any, of the meta device" if tensor.is_meta else kind
             raise SemisupError(
                 f"{subject}: {names[name]} must be of plain float16, bfloat16, float32 or float64 numbers, not {kind}"
