@@ -143,10 +143,17 @@ def _drop(original: Callable[[nn.Module, Tensor], Tensor], layer: nn.Module, x: 
     if _Forward.rows is None or not layer.training:
         return original(layer, x)
     wide = x.shape[1:] if type(layer).__name__ == "Dropout" else [*x.shape[1:2], *(1 for _ in x.shape[2:])]
-    ones = x.new_ones(_Forward.rows, *wide)
+    own, times = ranks.own_rows(_Forward.rows), _times(x)
+    ones = x.new_ones(_Forward.rows * times, *wide)
     if x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
         ones = ones.contiguous(memory_format=torch.channels_last)  # draws come in the order of memory
-    return x * original(layer, ones)[ranks.own_rows(_Forward.rows)]
+    return x * original(layer, ones)[own.start * times : own.stop * times]
+
+
+def _times(x: Tensor) -> int:
+    """Return how many rows of `x` an image has: transformers of windows cut it into several, one after another."""
+    own = ranks.own_rows(_rows())
+    return len(x) // int(own.stop - own.start)
 
 
 def _normalize(original: Callable[[_BatchNorm, Tensor], Tensor], layer: _BatchNorm, x: Tensor) -> Tensor:
@@ -161,6 +168,8 @@ def _normalize(original: Callable[[_BatchNorm, Tensor], Tensor], layer: _BatchNo
         layer.running_mean.lerp_(mean.to(layer.running_mean.dtype), momentum)
         layer.running_var.lerp_((var * (count / (count - 1))).to(layer.running_var.dtype), momentum)
     normalized: Tensor = _Normalized.apply(x, layer.weight, layer.bias, mean, var, count, layer.eps)
+    if hasattr(layer, "act"):  # timm's BatchNormAct2d, of EfficientNets and many others, goes on to its activation
+        normalized = cast(nn.Module, layer.act)(cast(nn.Module, layer.drop)(normalized))
     return normalized
 
 
@@ -172,7 +181,7 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor, int]:
         mean, var = torch.batch_norm_update_stats(exact, None, None, 0.0)
     else:
         var, mean = torch.var_mean(exact, [0, *range(2, x.ndim)], correction=0)
-    places = x[0, 0].numel()
+    places = x[0, 0].numel() * _times(x)
     rows = [ranks.own_rows(_rows(), other) for other in range(ranks.size())]
     counts = [(row.stop - row.start) * places for row in rows]
     means, variances = ranks.whole(torch.stack([mean, var])[None], ranks.size()).unbind(1)

@@ -97,8 +97,10 @@ def finite_tensors(
     """
     tensors = file_tensors(path, names)
     for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or (wanted[name].is_floating_point() and tensor.dtype not in FLOATS):
-            kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
+        plain = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
+        if not plain or (wanted[name].is_floating_point() and tensor.dtype not in FLOATS):
+            kind = str(tensor.dtype if tensor.layout == torch.strided else tensor.layout)
+            kind = "a shape without any, of the meta device" if tensor.is_meta else kind
             raise SemisupError(
                 f"{subject}: {names[name]} must be of plain float16, bfloat16, float32 or float64 numbers, not {kind}"
             )
@@ -157,7 +159,7 @@ def _torch_tensors(path: str | Path) -> dict[str, Tensor]:
             f"{subject}: not a readable file of torch.save, perhaps cut short ({first_line(error)})"
         ) from error
     found: dict[str, Tensor] = {}
-    _collect(content, "", found)
+    _collect(content, "", found, set())
     if not found:
         raise SemisupError(f"{subject}: holds no tensors")
     return found
@@ -169,12 +171,14 @@ def _last_words(error: Exception) -> str:
     return lines[0] if lines else first_line(error)
 
 
-def _collect(content: Any, prefix: str, found: dict[str, Tensor]) -> None:
-    if isinstance(content, Tensor):
+def _collect(content: Any, prefix: str, found: dict[str, Tensor], seen: set[int]) -> None:
+    """Gather tensors by their nested names; a mapping that stands in a file twice, or in itself, is read once."""
+    if isinstance(content, Tensor) and not content.is_nested:  # a nested one has no shape
         found[prefix.removesuffix(".")] = content
-    elif isinstance(content, Mapping):
+    elif isinstance(content, Mapping) and id(content) not in seen:
+        seen.add(id(content))
         for key, value in content.items():
-            _collect(value, f"{prefix}{key}.", found)
+            _collect(value, f"{prefix}{key}.", found, seen)
 
 
 PLACES = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}

@@ -135,8 +135,9 @@ def check_writes_once(case: Case) -> None:
     method = case.build()
     for step in range(2):
         batch = Source(method)(step)
-        for part in (batch.labeled, batch.unlabeled):
-            part.index[-2:] = part.index[:2]
+        for index in (batch.labeled.index, batch.unlabeled.index):
+            assert index is not None
+            index[-2:] = index[:2]
         batch.labeled.y[-2:] = batch.labeled.y[:2]
         with OneValueEach():
             updates(method, batch, Progress(step, 100), lambda update: None)

@@ -12,12 +12,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from semisup.augment import POLICIES, Normalize, build_policy
 from semisup.augment.kernels.opencv import has_form
@@ -30,6 +31,7 @@ from semisup.engine.observers import Observer
 from semisup.engine.training import Training
 from semisup.errors import SemisupError
 from semisup.methods import Update
+from semisup.models.build import build_backbone
 from semisup.settings import OptimizerConfig, ScheduleConfig, TrainConfig
 from semisup.stages.tuning import tune
 from tests.contract.contract_settings import CASES, Source, train
@@ -188,6 +190,37 @@ def tuned() -> dict[str, list[float]]:
         return {name: [difference(_tuned(keys)[0], alone[name][0]), alone[name][1]] for name, keys in TUNED.items()}
 
 
+class Windows(nn.Module):
+    """Cuts images into four windows, which dropout and BatchNorm see as rows, as in transformers of windows."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.num_features = width
+        self.conv, self.norm, self.drop = nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = self.conv(x).unflatten(3, (2, 5)).unflatten(2, (2, 5))
+        rows = grid.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+        return self.drop(self.norm(rows)).relu().unflatten(0, (-1, 4)).mean((1, 3, 4))
+
+
+def layers() -> dict[str, float]:
+    """How far this rank alone is from all of them with networks whose layers do more than ours do."""
+    networks: dict[str, Callable[[int], nn.Module]] = {"windows": Windows}
+    if find_spec("timm") is not None:  # its BatchNorm has an activation of its own
+        networks["timm"] = lambda width: build_backbone("timm/test_efficientnet", {}, in_channels=1, image_size=12)
+
+    def learned(backbone: Callable[[int], nn.Module]) -> dict[str, Tensor]:
+        plain = CASES["supervised-weak"]
+        method = dataclasses.replace(plain, setting=dataclasses.replace(plain.setting, backbone=backbone)).build()
+        fit_case(method, 3, [])
+        return {name: value.clone() for name, value in method.state_dict().items()}
+
+    alone = {name: learned(backbone) for name, backbone in networks.items()}
+    with ranks.joined():
+        return {name: difference(learned(backbone), alone[name]) for name, backbone in networks.items()}
+
+
 def fit_case(method: Any, steps: int, observers: list[Observer], **more: Any) -> None:
     settings = FitSettings(
         steps=steps,
@@ -289,6 +322,7 @@ JOBS: dict[str, Callable[[dict[str, Any], Path], Any]] = {
     "norms": lambda job, folder: norms(),
     "tuned": lambda job, folder: tuned(),
     "told": lambda job, folder: told(),
+    "layers": lambda job, folder: layers(),
     "patient": lambda job, folder: patient(),
     "diverged": lambda job, folder: diverged(),
     "mistaken": lambda job, folder: mistaken(Mistaken(job["moment"])),

@@ -79,6 +79,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         {"do": "diverged"},
         *({"do": "mistaken", "moment": moment} for moment in MOMENTS),
         *({"do": "failed", "moment": moment, "rank": rank} for moment, rank in FAILURES),
+        {"do": "layers"},
     ]
     return pair(tmp_path_factory.mktemp("pair"), jobs)
 
@@ -173,6 +174,12 @@ def test_a_part_of_a_network_learns_the_same_on_two_ranks(found: list[dict[str, 
         for change, kept in rank["5 tuned"].values():
             assert change < ROUNDING
             assert 0 < kept < 1
+
+
+def test_layers_of_other_libraries_learn_the_same_on_two_ranks(found: list[dict[str, Any]]) -> None:
+    for rank in found:
+        changes = rank[f"{8 + len(MOMENTS) + len(FAILURES)} layers"]
+        assert {name: change for name, change in changes.items() if not change < ROUNDING} == {}
 
 
 @pytest.mark.slow

@@ -248,9 +248,10 @@ def test_a_folder_and_a_program_are_named_as_such(tmp_path: Path) -> None:
         (lambda t: t.to(torch.float8_e4m3fn), "not torch.float8"),
         (lambda t: t.to(torch.complex64), "not torch.complex64"),
         (lambda t: t.to_sparse(), "not torch.sparse_coo"),
+        (lambda t: t.to("meta"), "not a shape without any, of the meta device"),
         (lambda t: torch.full_like(t, 1e300, dtype=torch.float64), "NaN or infinite"),
     ],
-    ids=["int8", "float8", "complex", "sparse", "too large"],
+    ids=["int8", "float8", "complex", "sparse", "meta", "too large"],
 )
 def test_numbers_that_are_not_the_weights_themselves_are_refused(
     changed: Callable[[Tensor], Tensor], rule: str, tmp_path: Path
@@ -263,6 +264,15 @@ def test_numbers_that_are_not_the_weights_themselves_are_refused(
     torch.save(state | {"weight": changed(state["weight"])}, tmp_path / "w.pth")
     with pytest.raises(SemisupError, match=f"w: weight .*{rule}"):
         finite_tensors(tmp_path / "w.pth", names, "w", network.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_what_has_no_shape_is_left_out_and_what_holds_itself_is_read_once(tmp_path: Path) -> None:
+    inner: dict[str, Any] = {"weight": torch.ones(2)}
+    inner["again"] = inner
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(1)])
+    torch.save({"model": inner, "ragged": nested}, tmp_path / "w.pth")
+    assert file_shapes(tmp_path / "w.pth") == {"model.weight": (2,)}
 
 
 def test_a_prefix_to_rename_that_no_name_has_is_said(state: State, tmp_path: Path) -> None:
