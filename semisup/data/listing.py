@@ -57,7 +57,7 @@ def list_folders(root: Root) -> Listing:
         raise SemisupError(f"data.path: {_full(root)} is a file; unpack it, and name the folder") from None
     except OSError as error:
         raise SemisupError(f"data.path: {error.filename or root} cannot be read ({error.strerror})") from error
-    unread = [name for name in present if name not in (*folders.values(), *classes)]
+    unread = [name for name in present if name not in (*folders.values(), *classes)] + _images_right_in(root)
     if unread:
         notes.append(f"not read: {some([printable(name) for name in unread])} in {root}")
     if others:
@@ -120,13 +120,19 @@ def _hint(root: Root, tree: Folder, present: list[str]) -> str:
             return f"; there is '{printable(name)}'{close}"
     names = some([printable(name) for name in present])
     folders = f"; its folders are {names}" if present else "; it has no folders"
-    images = [path for path in root.iterdir() if named_as_image(path.name)] if isinstance(root, Path) else []
+    images = _images_right_in(root)
     if not images:
         return folders
     return (
         f"{folders}, and {several(len(images), 'image lies', 'images lie')} right in it; a CSV of path,label can name "
         f"their classes: data.csv, or --labels of semisup init"
     )
+
+
+def _images_right_in(root: Root) -> list[str]:
+    """Return the names of images in the folder itself; behind an address they are not looked for."""
+    files = [path.name for path in root.iterdir() if path.is_file()] if isinstance(root, Path) else []
+    return sorted(name for name in files if named_as_image(name) and not name.startswith("."))
 
 
 def _list_part(

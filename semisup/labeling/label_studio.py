@@ -5,6 +5,7 @@ Formats: https://labelstud.io/guide/tasks.html and https://labelstud.io/guide/ex
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -48,7 +49,7 @@ def tasks(images: Sequence[tuple[str, str, float]], url: str = LOCAL_FILES) -> l
     url = url if url.endswith(("/", "=")) else f"{url}/"
     return [
         {
-            "data": {IMAGE: f"{url}{quote(path)}", "path": path},
+            "data": {IMAGE: f"{url}{quote(os.fsencode(path))}", "path": path},
             "predictions": [_prediction(guess, confidence)] if guess else [],
         }
         for path, guess, confidence in images

@@ -31,6 +31,13 @@ def test_other_names_are_read_and_told(tmp_path: Path, name: str) -> None:
     assert [note.split("'")[1::2] for note in listing.notes] == [[name, "labeled"], ["valid", "val"], ["Test", "test"]]
 
 
+def test_images_next_to_the_folders_are_told(tmp_path: Path) -> None:
+    root = make_root(tmp_path / "r")
+    for name in ("b.PNG", "a.jpg", ".hidden.png", "notes.txt"):
+        (root / name).write_bytes(b"x")
+    assert list_folders(root).notes == (f"not read: a.jpg, b.PNG in {root}",)
+
+
 def test_two_folders_for_one_part(tmp_path: Path) -> None:
     root = make_root(tmp_path / "r")
     shutil.copytree(root / "labeled", root / "train")

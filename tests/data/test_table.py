@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -127,12 +128,21 @@ def test_a_table_of_files_that_are_elsewhere(root: Path) -> None:
     assert str(root / "pool" / "a" / "0.png") in str(caught.value)
 
 
+def test_a_file_may_have_a_name_that_is_no_text(root: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    save(root / name, picture(1))
+    listing = read(root, text(ROWS).encode() + b"caf\xe9.png,cat\n")
+    assert name in [entry.path for entry in listing.entries if entry.bytes > 0]
+
+
 def test_what_is_no_table(root: Path) -> None:
     for content, words in [
         (b"", "no column 'path'"),
         (text(ROWS, head=("paths", "label")), "no column 'path' in its first line; did you mean 'paths'?"),
         (text(ROWS, head=("id", "label")), r"'path' in its first line \(id, label\); call it path, or one of file, f"),
-        (b"path,label\n\xe9.png,cat\n", "save it as CSV in UTF-8"),
+        (b"path,label\n\xe9.png,cat\n", "not text in UTF-8 .line 2: .*png,cat.; save it as CSV in UTF-8"),
+        (b"path,label\na/0.png,caf\xe9\n", "not text in UTF-8"),
+        (b"path,label,\xe9\na/0.png,cat,\n", "not text in UTF-8"),
         (text(ROWS).encode("utf-16-le"), "NUL bytes.; save it as CSV in UTF-8"),
         (text([(*row, "x") for row in ROWS], head=("path", "label", "Label")), "column 'label' is there 2 times"),
         (text([(p, f"{label}, big") for p, label in ROWS]), "line 2: has more cells than the 2 .* names, as 2 more"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import sys
@@ -249,6 +250,20 @@ def test_tasks_are_label_studios() -> None:
     assert prediction["score"] == 0.75 and prediction["result"][0]["value"] == {"choices": ["cat"]}
     assert plain["predictions"] == []
     assert 'choice="single"' in labeling_interface(["cat"])
+
+
+def test_a_file_name_that_is_no_text_comes_back(semisup: Semisup, photos: Path, models: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "own")
+    name = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / "own/unlabeled/02.png").rename(tmp_path / "own/unlabeled" / name)
+    assert semisup("label", "own", models / "encoder", "--cache", "cache", "--strategy", "random")[0] == 0
+    assert "unlabeled/caf%E9.png" in (tmp_path / "to-label/label_studio.json").read_text()
+    filled = (tmp_path / "to-label/to_label.csv").read_bytes().replace(b"caf\xe9.png,", b"caf\xe9.png,1")
+    (tmp_path / "filled.csv").write_bytes(filled)
+    status, said, _ = semisup("label", "own", "--import", "filled.csv")
+    assert status == 0 and "1 new labels" in said
+    labels = {entry.path: entry.label for entry in list_pictures(tmp_path / "own", tmp_path / "labels.csv").entries}
+    assert labels[f"unlabeled/{name}"] == "1"
 
 
 @pytest.mark.parametrize(

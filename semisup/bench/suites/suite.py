@@ -106,9 +106,9 @@ def _different_lengths(values: list[Any]) -> list[Any]:
 
 def _spelled_out(value: Any) -> Any:
     """Return the first so many seeds for a number."""
-    if type(value) is not int:
+    if isinstance(value, list):
         return value
-    if not 0 < value <= MOST_SEEDS:
+    if type(value) is not int or not 0 < value <= MOST_SEEDS:
         raise ValueError(f"must be a number from 1 to {MOST_SEEDS}, or a list of seeds")
     return list(range(value))
 
