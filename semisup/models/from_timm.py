@@ -44,6 +44,8 @@ __all__ = [
 PRETRAINED = "pretrained"
 HUB = "hf-hub:"
 HUB_FILE = "model.safetensors"
+_WIDTHS: dict[str, int] = {}
+"""What was asked of `build_timm` -> width of the features: found by a forward that costs four builds of the network."""
 
 
 @dataclass(frozen=True)
@@ -239,11 +241,13 @@ def build_timm(
         _set_pool(network, pool, subject)
     if blocks is not None:
         _end_after(network, blocks, subject)
-    width = _width(network, in_channels, image_size, subject)
+    asked = repr((source.architecture, source.args, sized, in_channels, image_size, pool, blocks))
+    if asked not in _WIDTHS:
+        _WIDTHS[asked] = _width(network, in_channels, image_size, subject)
     if weights is not None:
         fill_from_file(network, weights_of(name) if weights == PRETRAINED else Path(weights), subject)
     cls = TimmMaps if blocks is None and hasattr(network, "forward_intermediates") else TimmBackbone
-    return cls(network, width, in_channels)
+    return cls(network, _WIDTHS[asked], in_channels)
 
 
 def _set_pool(network: nn.Module, pool: str, subject: str) -> None:

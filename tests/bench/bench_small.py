@@ -9,6 +9,7 @@ from semisup.bench import Suite
 from semisup.bench.suites.suite import parse_suite
 
 PRETRAIN = ["stages.pretrain.steps=4", "stages.pretrain.batch={unlabeled: 32}"]
+FINETUNED_STEPS = 6
 SMALL: dict[str, Any] = {
     "name": "small",
     "data": {"source": "digits"},
@@ -22,7 +23,11 @@ SMALL: dict[str, Any] = {
     "entries": {
         "supervised": {"train": {"method": {"name": "supervised"}}},
         "fixmatch": {"train": {"method": {"name": "fixmatch", "threshold": 0.0}, "steps": 4}},
-        "finetuned": {"recipe": "digits/quickstart", "stage": "finetune", "overrides": PRETRAIN},
+        "finetuned": {
+            "recipe": "digits/quickstart",
+            "stage": "finetune",
+            "overrides": [*PRETRAIN, f"stages.finetune.steps={FINETUNED_STEPS}"],
+        },
         "logistic": {"baseline": {"name": "logistic_regression"}},
         "on_features": {
             "baseline": {"name": "label_spreading"},

@@ -22,7 +22,7 @@ from semisup.bench.suites.suite import Suite
 from semisup.errors import SemisupError
 from semisup.tracking import replay
 from tests import undrawn
-from tests.bench.bench_small import PRETRAIN, small
+from tests.bench.bench_small import FINETUNED_STEPS, PRETRAIN, small
 from tests.nursery import Nursery
 
 
@@ -64,7 +64,7 @@ def test_every_run_is_a_row(shared: Path) -> None:
         assert row.n_labels == {"20": 20, "10%": 144, "all": 1438}[labels]
         assert row.accuracy is not None and len(row.reliability) == 15 and len(row.per_class) == 10
         assert row.metrics["calibrated_seconds"] is None, "no key of the suite needs step times"
-    assert found["finetuned", "20", 0].metrics["steps"] == 4 + 200
+    assert found["finetuned", "20", 0].metrics["steps"] == 4 + FINETUNED_STEPS
     assert found["fixmatch", "20", 0].metrics["coverage"] is not None
     splits = {(labels, draw): set() for _, labels, draw in found}
     for (_, labels, draw), row in found.items():

@@ -42,7 +42,8 @@ def done(answer: Pack | Failed) -> Pack:
 
 
 def test_a_chain_in_a_shared_folder(tmp_path: Path) -> None:
-    pretrain, finetune = jobs_of("finetuned", "entries.finetuned.overrides=[stages.pretrain.steps=2]")
+    short = "entries.finetuned.overrides=[stages.pretrain.steps=2,stages.finetune.steps=6]"
+    pretrain, finetune = jobs_of("finetuned", short)
     first = done(run_job(pretrain, {}, str(tmp_path)))
     second = done(run_job(finetune, {"pretrain": first}, str(tmp_path)))
     assert first.files is None and second.files is None, "nothing travels"

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +13,8 @@ from semisup.cli.launch import launch
 from semisup.engine import ranks
 from semisup.errors import SemisupError
 from tests.contract.contract_settings import CASES
+from tests.nursery import Nursery
 
-ROOT = Path(__file__).parents[2]
 EIGHT = ["supervised-supcon", "fixmatch-ctaugment", "mean_teacher-plain", "simclr-plain", "barlow_twins-plain"]
 EIGHT += ["moco-v2", "swav-crops", "meta_pseudo_labels-dropout"]
 """Losses over the batch, a queue, statistics, an average, alternating updates, draws in and beside the network."""
@@ -43,31 +40,31 @@ def ports(count: int) -> list[int]:
     return found
 
 
-def pair(folder: Path, jobs: list[dict[str, Any]], ranks: int = 2, timeout: float = 900) -> list[dict[str, Any]]:
-    """What each rank found, job by job; the interpreters are started once for all jobs."""
+WORKER = f"import runpy; runpy.run_path({str(Path(__file__).with_name('ranks_worker.py'))!r}, run_name='__main__')"
+
+
+def pair(forks: Nursery, folder: Path, jobs: list[dict[str, Any]], ranks: int = 2) -> list[dict[str, Any]]:
+    """What each rank found, job by job; the processes are started once for all jobs."""
     given = [{**job, "port": port} for job, port in zip(jobs, ports(len(jobs)), strict=True)]
     (folder / "jobs.json").write_text(json.dumps(given))
-    variables = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "PYTHONPATH": str(ROOT)}
+    group = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     processes = [
-        subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("ranks_worker.py")), str(folder)],
-            env={**os.environ, **variables, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
+        forks.start(
+            folder,
+            str(folder),
+            code=WORKER,
+            log=folder / f"rank{rank}.log",
+            environment={**group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(ranks)
     ]
-    try:
-        errors = [process.communicate(timeout=timeout)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * ranks, "\n".join(errors)
+    codes = [process.wait() for process in processes]
+    assert codes == [0] * ranks, "\n".join(process.log.read_text() for process in processes)
     return [json.loads((folder / f"found{rank}.json").read_text()) for rank in range(ranks)]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def found(tmp_path_factory: pytest.TempPathFactory, forks: Nursery) -> list[dict[str, Any]]:
     jobs: list[dict[str, Any]] = [
         {"do": "methods", "names": EIGHT, "steps": 4},
         {"do": "views"},
@@ -81,7 +78,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         *({"do": "failed", "moment": moment, "rank": rank} for moment, rank in FAILURES),
         {"do": "layers"},
     ]
-    return pair(tmp_path_factory.mktemp("pair"), jobs)
+    return pair(forks, tmp_path_factory.mktemp("pair"), jobs)
 
 
 def test_eight_methods_learn_the_same_on_two_ranks(found: list[dict[str, Any]]) -> None:
@@ -95,8 +92,8 @@ def test_views_are_those_of_one_process(found: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.slow
-def test_views_of_four_ranks_are_those_of_one_process(tmp_path: Path) -> None:
-    found = [rank["0 views"] for rank in pair(tmp_path, [{"do": "views"}], ranks=4)]
+def test_views_of_four_ranks_are_those_of_one_process(nursery: Nursery, tmp_path: Path) -> None:
+    found = [rank["0 views"] for rank in pair(nursery, tmp_path, [{"do": "views"}], ranks=4)]
     assert [rank["others"] for rank in found] == [[]] * 4
     assert [rank["seen"] for rank in found] == [[2, 1], [2, 1], [2, 1], [3, 1]]
 
@@ -186,9 +183,9 @@ def test_layers_of_other_libraries_learn_the_same_on_two_ranks(found: list[dict[
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_every_method_learns_the_same_on_several_ranks(ranks: int, part: int, tmp_path: Path) -> None:
+def test_every_method_learns_the_same_on_several_ranks(ranks: int, part: int, nursery: Nursery, tmp_path: Path) -> None:
     """50 steps; with 4 ranks parts are uneven, and some batches too small to be split."""
     names = sorted(CASES)[part::PARTS]
-    for rank in pair(tmp_path, [{"do": "methods", "names": names, "steps": 50}], ranks, timeout=1700):
+    for rank in pair(nursery, tmp_path, [{"do": "methods", "names": names, "steps": 50}], ranks):
         assert rank["0 methods"].keys() == set(names)
         assert {name: change for name, change in rank["0 methods"].items() if not change < 1e-4} == {}

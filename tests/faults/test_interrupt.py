@@ -29,7 +29,7 @@ fast = Supervised.step
 
 def step(self, batch, progress):
     yield from fast(self, batch, progress)
-    print("in step", progress.step, flush=True)
+    print("in step", progress.step, "of", progress.total, flush=True)
     time.sleep(5)
 
 Supervised.step = step
@@ -69,29 +69,13 @@ def test_a_job_is_ended_as_slurm_and_kubernetes_do(nursery: Nursery, single: Pat
     assert tensors(tmp_path / "out") == tensors(single / "out")
 
 
-def test_the_grace_ends_a_step_that_is_too_slow(tmp_path: Path) -> None:
+def test_the_grace_ends_a_step_that_is_too_slow(nursery: Nursery, tmp_path: Path) -> None:
     write_recipe(tmp_path, "train")
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            SLOW.replace("sleep(5)", "sleep(600 if progress.total == 12 else 0)"),
-            *RUN,
-            "--grace",
-            "0.5",
-        ],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    while not ("in step" in process.stdout.readline() and events(tmp_path / "out", "stage_start")):
-        assert process.poll() is None, process.communicate()
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143 and "go on with" in errors
+    slow = SLOW.replace("sleep(5)", "sleep(600 if progress.total == 12 else 0)")
+    child = nursery.start(tmp_path, *RUN, "--grace", "0.5", code=slow)
+    child.wait_for("a step of its stage, not of its plan", lambda: child.has_said("of 12\n"))
+    child.kill(signal.SIGTERM)
+    assert child.wait() == 143 and "go on with" in child.log.read_text()
     assert not checkpoint_in(tmp_path)
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from semisup.models.hub_description import read_description
 from semisup.models.origin import weights_origin
 from semisup.stages.initial import check_model_weights
 from tests.faults.fuzzing import damaged, fuzz, outcome
+from tests.nursery import Nursery
 
 timm = pytest.importorskip("timm")
 VIT = {"embed_dim": 16, "depth": 2, "num_heads": 2, "img_size": 32, "patch_size": 8}
@@ -176,17 +174,16 @@ semisup.run(parse_recipe(recipe), out=sys.argv[1])
 """
 
 
-def test_weights_come_from_the_hubs_cache_without_a_network(tmp_path: Path) -> None:
+def test_weights_come_from_the_hubs_cache_without_a_network(nursery: Nursery, tmp_path: Path) -> None:
     torch.manual_seed(2)
     state = timm.create_model("vit_tiny_patch16_224", **VIT).state_dict()
     cfg = {"input_size": [3, 32, 32], "mean": [0.4] * 3, "std": [0.3] * 3, "fixed_input_size": True, "license": "mit"}
     config = {"architecture": "vit_tiny_patch16_224", "model_args": VIT, "pretrained_cfg": cfg}
     local_hub(tmp_path / "home", "someone/tiny", config, state)
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
-    command = [sys.executable, "-c", RUN, str(tmp_path / "runs" / "hub")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr
-    said = " ".join(done.stdout.split())
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    code, output = nursery.run(tmp_path, str(tmp_path / "runs" / "hub"), code=RUN, environment=environment)
+    assert code == 0, output
+    said = " ".join(output.split())
     assert "license mit" in said
     assert "32 px, 3 channels, mean 0.4 0.4 0.4" in said
     record = json.loads((tmp_path / "runs" / "hub" / "train" / "stage.json").read_text())
@@ -194,7 +191,7 @@ def test_weights_come_from_the_hubs_cache_without_a_network(tmp_path: Path) -> N
     logged = (tmp_path / "runs" / "hub" / "events.jsonl").read_text()
     assert "someone/tiny of the hub, license mit" in logged, "the tracker is told, too"
     assert "the backbone frozen; 0 of the backbone's" in said
-    assert "BatchNorm statistics" not in done.stderr
+    assert "BatchNorm statistics" not in output
     trained = load_weights(tmp_path / "runs" / "hub" / "train" / "model.safetensors")
     name = "blocks.0.attn.qkv.weight"
     assert torch.equal(trained[f"backbone.network.network.{name}"], state[name])

@@ -24,6 +24,7 @@ from semisup.pipeline import run
 from semisup.pipeline.plan import make_plan
 from semisup.plugins import _REGISTERED, load_plugins, registered
 from semisup.stages import load_predictor
+from tests.nursery import Nursery
 
 MODULE = '''
 from dataclasses import dataclass
@@ -158,24 +159,18 @@ def test_installed_plugins_are_found(folder: Path) -> None:
     assert {plugin.cls.__name__ for plugin in registered()} == {"Mine", "Net", "MyWeak"}
 
 
-def test_workers_get_what_was_registered_where_the_job_was_planned(folder: Path) -> None:
+def test_workers_get_what_was_registered_where_the_job_was_planned(nursery: Nursery, folder: Path) -> None:
     register_all(load(folder))
     fingerprint = make_plan(parse_recipe(recipe())).stages[0].fingerprint
     code = (
-        "import pickle, sys; from semisup.plugins import register; from semisup.config import parse_recipe;"
-        "from semisup.pipeline.plan import make_plan; plugins, recipe = pickle.load(sys.stdin.buffer);"
+        "import pickle; from pathlib import Path; from semisup.plugins import register;"
+        "from semisup.config import parse_recipe; from semisup.pipeline.plan import make_plan;"
+        "plugins, recipe = pickle.loads(Path('job').read_bytes());"
         "[register(plugin.cls, plugin.source) for plugin in plugins];"
         "print(make_plan(parse_recipe(recipe)).stages[0].fingerprint)"
     )
-    there = {**os.environ, "PYTHONPATH": str(folder)}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        input=pickle.dumps((registered(), recipe())),
-        capture_output=True,
-        env=there,
-        check=True,
-    )
-    assert done.stdout.decode().strip() == fingerprint
+    (folder / "job").write_bytes(pickle.dumps((registered(), recipe())))
+    assert nursery.run(folder, code=code) == (0, f"{fingerprint}\n")
 
 
 @pytest.mark.slow
