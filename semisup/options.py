@@ -239,7 +239,8 @@ def check_options(target: Callable[..., Any], options: Mapping[str, Any], at: st
     """Return what is wrong with the options of a class or function, one sentence each; calls nothing.
 
     What its annotations cannot say, a class says in a static method `conflicts(**options)` that yields pairs (key,
-    sentence); it is asked, with the defaults filled in, once every option by itself is fine.
+    sentence); it is asked, with the defaults filled in, once every option by itself is fine. Its `only_with` names
+    options that are read beside another one alone: key -> (the other, its value; True: any but false and zero).
 
     Args:
         target: its options are described by the constructor's (the function's) signature; see `options_model`.
@@ -247,12 +248,22 @@ def check_options(target: Callable[..., Any], options: Mapping[str, Any], at: st
         at: key of the mapping, e.g. `stages.a.method`.
     """
     _, problems = read(options_model(target), dict(options), at)
-    conflicts = getattr(target, "conflicts", None)
-    if problems or conflicts is None:
+    if problems:
         return problems
-    return [
-        f"{_path(at, (key,))}: {sentence}" for key, sentence in conflicts(**option_defaults(target) | dict(options))
-    ]
+    filled = option_defaults(target) | dict(options)
+    found = [*_unread(target, filled)]
+    if hasattr(target, "conflicts"):
+        found += target.conflicts(**filled)
+    return [f"{_path(at, (key,))}: {sentence}" for key, sentence in found]
+
+
+def _unread(target: Callable[..., Any], options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what was changed although another option keeps it from being read, and a sentence."""
+    defaults = option_defaults(target)
+    for key, (other, wanted) in getattr(target, "only_with", {}).items():
+        met = bool(options[other]) if wanted is True else options[other] == wanted
+        if not met and options[key] != defaults[key]:
+            yield key, f"has no effect without {other}" + ("" if wanted is True else f": {wanted}")
 
 
 def check_numbers(raw: Any, at: str = "") -> list[str]:

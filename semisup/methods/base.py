@@ -207,6 +207,8 @@ class Method(nn.Module):
     """Whether the predictor is an average of weights already: the stage's `ema` would average it once more."""
     teacher_gives: ClassVar[Literal["classes", "features"]] = "classes"
     """What it asks its `teacher`: classes, of a stage that classifies; features, of any network that is left."""
+    only_with: ClassVar[Mapping[str, tuple[str, object]]] = {}
+    """Options that are read beside another one alone: key -> (the other, its value; True: any but false and zero)."""
     needs_pseudo_labels: ClassVar[bool] = False
     """Whether `batch.unlabeled.target` must come from a relabel or propagate stage."""
     reads_loss: ClassVar[bool] = False

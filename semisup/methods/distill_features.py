@@ -48,6 +48,7 @@ class DistillFeatures(Method):
     family = "distillation"
     summary = "A (smaller) student matches the embeddings of a frozen teacher, without labels."
     citation = "Romero et al. 2015, arXiv:1412.6550; Fang et al. 2021, arXiv:2101.04731"
+    only_with = {"temperature": ("form", "queue"), "memory": ("form", "queue")}
     trains = "encoder"
     teacher_gives = "features"
 

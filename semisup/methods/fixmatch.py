@@ -52,6 +52,7 @@ class FixMatch(Method):
     citation = "Sohn et al. 2020, arXiv:2001.07685"
     reads_loss = True
     views = Views(labeled=("weak",), unlabeled=("weak", "strong"))
+    only_with = {"prior": ("align", True), "align_momentum": ("align", True), "teacher_decay": ("teacher", "ema")}
     rates: Tensor | None
 
     def __init__(

@@ -47,6 +47,7 @@ class FlexMatch(Method):
     citation = "Zhang et al. 2021, arXiv:2110.08263"
     reads_loss = True
     views = Views(labeled=("weak",), unlabeled=("weak", "strong"))
+    only_with = {"teacher_decay": ("teacher", "ema")}
     latest: Tensor
 
     def __init__(

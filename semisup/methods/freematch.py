@@ -46,6 +46,7 @@ class FreeMatch(Method):
     citation = "Wang et al. 2023, arXiv:2205.07246"
     reads_loss = True
     views = Views(labeled=("weak",), unlabeled=("weak", "strong"))
+    only_with = {"teacher_decay": ("teacher", "ema")}
     confidence: Tensor
     expected: Tensor
     histogram: Tensor

@@ -53,6 +53,7 @@ class InstanceDiscrimination(Method):
     citation = "Wu et al. 2018, arXiv:1805.01978"
     trains = "encoder"
     views = Views(unlabeled={"view": "moco"})
+    only_with = {"noise": ("loss", "nce")}
 
     def __init__(
         self,

@@ -50,6 +50,7 @@ class SoftMatch(Method):
     citation = "Chen et al. 2023, arXiv:2301.10921"
     reads_loss = True
     views = Views(labeled=("weak",), unlabeled=("weak", "strong"))
+    only_with = {"prior": ("align", True), "teacher_decay": ("teacher", "ema")}
     mean: Tensor
     variance: Tensor
 

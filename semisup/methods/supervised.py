@@ -42,6 +42,7 @@ class Supervised(Method):
     family = "supervised"
     summary = "Cross-entropy on the labeled images: the baseline and the fine-tuning stage."
     citation = "Oliver et al. 2018, arXiv:1804.09170 (as the baseline)"
+    only_with = {"supcon_temperature": ("supcon", True)}
     reads_loss = True
 
     def __init__(

@@ -62,6 +62,34 @@ def test_options_have_bounds(name: str, option: str, wrong: float) -> None:
     assert problem.startswith(f"{option}: must ")
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "wanted"),
+    [
+        ("fixmatch", {"prior": "estimated", "align_momentum": 0.9}, {"align": True}),
+        ("softmatch", {"align": False, "prior": [0.5, 0.5]}, {"align": True}),
+        ("flexmatch", {"teacher_decay": 0.9}, {"teacher": "ema"}),
+        ("supervised", {"supcon_temperature": 0.5}, {"supcon": 0.1}),
+        ("distill_features", {"temperature": 0.1, "memory": 64}, {"form": "queue"}),
+    ],
+)
+def test_an_option_that_another_keeps_from_being_read_is_refused(
+    name: str, options: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    ((other, value),) = wanted.items()
+    said = f"{other}: {value}" if isinstance(value, str) else other
+    keys = [key for key in options if key != other]
+    assert check_options(METHODS[name], options, "m") == [f"m.{key}: has no effect without {said}" for key in keys]
+    assert check_options(METHODS[name], options | wanted) == []
+
+
+@every_method
+def test_what_is_read_beside_an_option_alone_is_an_option(cls: type[Method]) -> None:
+    options = option_defaults(cls)
+    for key, (other, value) in cls.only_with.items():
+        assert {key, other} <= set(options)
+        assert value is True or check_options(cls, {other: value}) == []
+
+
 def test_names_are_those_of_the_files() -> None:
     assert all(cls.__module__ == f"semisup.methods.{name}" for name, cls in METHODS.items())
 
