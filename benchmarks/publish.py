@@ -37,12 +37,11 @@ from pathlib import Path
 from typing import Any
 
 from semisup.bench.pages.leaderboard import leaderboard_markdown, readme_table
-from semisup.bench.results.facts import FACTS, read_facts
-from semisup.bench.results.rows import read_rows, write_rows
+from semisup.bench.results.facts import read_facts
+from semisup.bench.results.rows import read_rows
 from semisup.bench.results.summary import summarize
-from semisup.bench.results.write import RESULTS, rewrite_results
+from semisup.bench.results.write import RESULTS, rewrite_results, write_tables
 from semisup.errors import SemisupError, nearest
-from semisup.stages import write_json
 
 HERE = Path(__file__).parent
 MARKED = re.compile(r"(<!-- table: (\S+)((?: [^ >-]\S*)*) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -154,9 +153,8 @@ def join(part: Path, whole: Path) -> None:
     }
     provenance = {key: both(old.provenance.get(key, value), value) for key, value in new.provenance.items()}
     saved = {key: old.saved[key] + value for key, value in new.saved.items()}
-    write_rows(whole / "runs.csv", [runs[key] for key in sorted(runs)])
-    write_json(whole / FACTS, new.model_copy(update={"provenance": provenance, "saved": saved}).model_dump())
-    rewrite_results(whole)
+    facts = new.model_copy(update={"provenance": provenance, "saved": saved})
+    write_tables(whole, [runs[key] for key in sorted(runs)], facts)
 
 
 def main() -> None:

@@ -250,16 +250,18 @@ def check_options(target: Callable[..., Any], options: Mapping[str, Any], at: st
     _, problems = read(options_model(target), dict(options), at)
     if problems:
         return problems
-    filled = option_defaults(target) | dict(options)
-    found = [*_unread(target, filled)]
+    defaults = option_defaults(target)
+    filled = defaults | dict(options)
+    found = [*_unread(target, filled, defaults)]
     if hasattr(target, "conflicts"):
         found += target.conflicts(**filled)
     return [f"{_path(at, (key,))}: {sentence}" for key, sentence in found]
 
 
-def _unread(target: Callable[..., Any], options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _unread(
+    target: Callable[..., Any], options: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
     """Yield what was changed although another option keeps it from being read, and a sentence."""
-    defaults = option_defaults(target)
     for key, (other, wanted) in getattr(target, "only_with", {}).items():
         met = bool(options[other]) if wanted is True else options[other] == wanted
         if not met and options[key] != defaults[key]:
@@ -487,6 +489,7 @@ def _suggest(key: str, owner: Any) -> str:
 
 NO_TEXT = "the key must be text; quote it"
 HALF = re.compile("[\\ud800-\\udfff]")
+"""Half a character: bytes that are no UTF-8, or what an escape of JSON or YAML spells."""
 
 
 def _sentence(at: str, place: Place, words: str) -> str:

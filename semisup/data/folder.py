@@ -105,7 +105,7 @@ class PreparedFolder:
             notes.append(self._bad_text("cannot be read and are left out"))
         told = self.duplicates.notes(self.config, self._where)
         notes += [note for key, note in told.items() if key not in refused]
-        images, parts = self.store.images(mapped=True), [entry.part for entry in self.readable]
+        images, parts = self.store.images(mapped=True), [entry.part for entry in self.readable]  # one after another
         for part in [part for part in PARTS if part in parts]:
             notes += level_notes(images[parts.index(part) :][: parts.count(part)], f"{part} images")
         return tuple(notes)

@@ -22,6 +22,7 @@ Given: TypeAlias = Any
 """Arrays by their names in an .npz file (x_train, y_train, x_test, ...); a pair (x, y) of training images and classes;
 a map-style torch `Dataset` of (image, class); or such data sets by part, {"train": ..., "val": ..., "test": ...}."""
 _PARTS = ("train", "val", "test")
+SEVERAL_SIZES = "images of several sizes are handed over as a data set"
 
 
 def write_given(given: Given, folder: Path, size: int | None = None) -> Path:
@@ -60,7 +61,7 @@ def _arrays(given: Given, size: int | None) -> dict[str, NDArray[Any]]:
         arrays = {str(name): _array(str(name), array) for name, array in given.items()}
         wrong = [name for name, array in arrays.items() if array.dtype.kind not in "biufU"]
         if wrong:
-            hint = "images of several sizes are handed over as a data set" if wrong[0][0] == "x" else "-1 is no label"
+            hint = SEVERAL_SIZES if wrong[0][0] == "x" else "-1 is no label"
             raise SemisupError(
                 f"data: {wrong[0]} must be an array of numbers or text, not {arrays[wrong[0]].dtype}; {hint}"
             )
@@ -80,10 +81,7 @@ def _array(name: str, given: Any) -> NDArray[Any]:
     try:
         return _plain(np.asarray(given))
     except ValueError as error:  # of a list whose items differ in shape
-        raise SemisupError(
-            f"data: {name} must be an array, not items of several shapes; images of several sizes are handed over as a "
-            f"data set"
-        ) from error
+        raise SemisupError(f"data: {name} must be an array, not items of several shapes; {SEVERAL_SIZES}") from error
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:

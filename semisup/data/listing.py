@@ -9,7 +9,7 @@ from typing import TypeAlias
 from semisup.data.entries import PARTS, Entry, Listing, make_listing, several, some
 from semisup.data.remote import Remote, Root
 from semisup.data.table import list_csv
-from semisup.data.walk import LocalFolder, named_as_image
+from semisup.data.walk import LocalFolder, is_system, named_as_image
 from semisup.errors import SemisupError, near, not_there
 from semisup.files import whole
 from semisup.text import printable
@@ -132,7 +132,7 @@ def _hint(root: Root, tree: Folder, present: list[str]) -> str:
 def _images_right_in(root: Root) -> list[str]:
     """Return the names of images in the folder itself; behind an address they are not looked for."""
     files = [path.name for path in root.iterdir() if path.is_file()] if isinstance(root, Path) else []
-    return sorted(name for name in files if named_as_image(name) and not name.startswith("."))
+    return sorted(name for name in files if named_as_image(name) and not is_system(name))
 
 
 def _list_part(

@@ -15,6 +15,7 @@ from pathlib import Path
 from semisup.data.entries import PARTS, Entry, Listing, make_listing, several, some
 from semisup.data.remote import Root
 from semisup.errors import SemisupError, near, nearest, raise_all
+from semisup.options import HALF
 from semisup.text import printable
 
 __all__ = ["UNLABELED", "is_label", "list_csv", "read_labels", "read_paths"]
@@ -218,15 +219,10 @@ def _read_rows(
 
     cells = [(n, cell(row, "path"), cell(row, "label"), cell(row, "split")) for n, row in rows if not missing]
     for n, path, label, split in cells:
-        if _no_text(label + split) or (_no_text(path) and not _is_there(root, path)):
+        if HALF.search(label + split) or (HALF.search(path) and not _is_there(root, path)):
             line = f"line {n}: {printable(path)},{printable(label)}"
             raise SemisupError(f"{key}{table} is not text in UTF-8 ({line}); save it as CSV in UTF-8")
     return cells, problems, notes
-
-
-def _no_text(cell: str) -> bool:
-    """Whether bytes that are no UTF-8 were read."""
-    return any("\ud800" <= letter <= "\udfff" for letter in cell)
 
 
 def _called(name: str, header: Sequence[str]) -> str:
@@ -294,10 +290,9 @@ def _text(table: Path, key: str) -> str:
     try:
         content = table.read_bytes()
         utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-        names = (
-            not utf16 and content.split(b"\n", 1)[0].isascii()
-        )  # below them paths may be as the file system has them
-        text = content.decode("utf-16" if utf16 else "utf-8-sig", "surrogateescape" if names else "strict")
+        # Paths may be as the file system has them, and no text; not what is read as names of columns.
+        escaped = not utf16 and content.split(b"\n", 1)[0].isascii()
+        text = content.decode("utf-16" if utf16 else "utf-8-sig", "surrogateescape" if escaped else "strict")
     except OSError as error:
         raise SemisupError(f"{key}{table.absolute()} cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:

@@ -134,8 +134,9 @@ def joined() -> Iterator[None]:
     except Exception as error:
         if told():  # what a signal has broken off, such as the import of a library
             raise
+        # Whoever waits for this rank is let go: connections end with the last name of their group.
         _Process.words = _Process.lines = None
-        dist.destroy_process_group()  # whoever waits for this rank is let go
+        dist.destroy_process_group()
         ending = _ending(error, number, lines)
         if ending is error:
             raise

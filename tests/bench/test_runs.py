@@ -16,7 +16,10 @@ from semisup.bench.suites.suite import FeaturesConfig, Suite
 from semisup.data import ImageData, draw_budget, load_data
 from semisup.errors import SemisupError
 from semisup.settings import DataConfig
-from tests.bench.bench_small import small
+from tests.bench.bench_small import PRETRAIN, small
+
+WHOLE = f"entries.finetuned.overrides={PRETRAIN}"
+"""Fine-tuned for as long as its recipe says."""
 
 
 @pytest.fixture(scope="module")
@@ -86,17 +89,17 @@ def test_stages_of_an_entry_are_a_recipe_of_its_own(data: ImageData) -> None:
 
 
 def test_equal_steps_and_equal_seconds(data: ImageData) -> None:
-    suite = small("compute=[recipe, 100 steps, 3 s]", "draws=1", "labels=[20]", only=("supervised", "finetuned"))
+    suite = small("compute=[recipe, 100 steps, 3 s]", "draws=1", "labels=[20]", WHOLE, only=("supervised", "finetuned"))
     plans = [plan_run(suite, spec, data).plan for spec in expand(suite)]
     kinds = {stage.name: step_kind(plan, stage) for plan in plans for stage in plan.stages}
     timing = {kinds["train"]: 0.01, kinds["pretrain"]: 0.05, kinds["finetune"]: 0.02}
     runs = {(spec.entry, spec.compute.text): jobs for spec, jobs in plan(suite, data, timing)}
-    assert [job.steps for job in runs["finetuned", ""]] == [4, 6]
+    assert [job.steps for job in runs["finetuned", ""]] == [4, 200]
     assert sum(job.steps for job in runs["supervised", "100 steps"]) == 100
-    assert [job.steps for job in runs["finetuned", "100 steps"]] == [40, 60]
+    assert [job.steps for job in runs["finetuned", "100 steps"]] == [2, 98]
     assert [job.steps for job in runs["supervised", "3 s"]] == [300]
     pretrain, finetune = runs["finetuned", "3 s"]
-    assert finetune.steps / pretrain.steps == pytest.approx(1.5, rel=0.1)
+    assert finetune.steps / pretrain.steps == pytest.approx(50, rel=0.1)
     assert pretrain.seconds + finetune.seconds == pytest.approx(3, rel=0.03)
     with pytest.raises(SemisupError, match=r"entries\.supervised: compute 3 s: stage 'train' could not be timed"):
         plan(suite, data)
@@ -180,13 +183,15 @@ def test_rounding_and_warm_up_do_not_change_a_length(data: ImageData) -> None:
 
 def test_equal_steps_are_those_of_the_longest_entry(data: ImageData) -> None:
     """Baselines and all: in one key."""
-    suite = small("compute=[equal]", "draws=1", "labels=[20]", only=("supervised", "fixmatch", "finetuned", "logistic"))
+    suite = small(
+        "compute=[equal]", "draws=1", "labels=[20]", WHOLE, only=("supervised", "fixmatch", "finetuned", "logistic")
+    )
     longest = longest_steps(suite, data)
-    assert longest == {"20": 4 + 6}, "the chain's, of both its stages"
+    assert longest == {"20": 4 + 200}, "the chain's, of both its stages"
     planned = [plan_run(suite, spec, data) for spec in expand(suite)]
     jobs = {run.spec.entry: make_jobs(suite, run, {}, longest) for run in planned}
     steps = {entry: sum(job.steps for job in of_run) for entry, of_run in jobs.items()}
-    assert steps == {"supervised": 10, "fixmatch": 10, "finetuned": 10, "logistic": 0}
+    assert steps == {"supervised": 204, "fixmatch": 204, "finetuned": 204, "logistic": 0}
     assert {run.spec.compute.text for run in planned} == {"equal steps"}
 
 

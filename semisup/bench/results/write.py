@@ -27,7 +27,7 @@ from semisup.pipeline.run import git_commit
 from semisup.settings import TrainConfig
 from semisup.stages import write_json
 
-__all__ = ["RESULTS", "rewrite_results", "write_results"]
+__all__ = ["RESULTS", "rewrite_results", "write_results", "write_tables"]
 
 RESULTS = ("runs.csv", FACTS, "leaderboard.json", "leaderboard.md", "report.html")
 """What a suite leaves for people, in its folder."""
@@ -76,7 +76,7 @@ def write_results(
         settings=suite.settings.strip(),
         saved=_saved(runs, board),
     )
-    return _write(folder, rows, facts)
+    return write_tables(folder, rows, facts)
 
 
 def rewrite_results(folder: Path) -> dict[str, Any]:
@@ -88,10 +88,11 @@ def rewrite_results(folder: Path) -> dict[str, Any]:
     Raises:
         SemisupError: a file that is missing or not readable.
     """
-    return _write(folder, read_rows(folder / "runs.csv"), read_facts(folder))
+    return write_tables(folder, read_rows(folder / "runs.csv"), read_facts(folder))
 
 
-def _write(folder: Path, rows: Sequence[Row], facts: SuiteFacts) -> dict[str, Any]:
+def write_tables(folder: Path, rows: Sequence[Row], facts: SuiteFacts) -> dict[str, Any]:
+    """Write the files of `RESULTS` of a suite's runs and facts; returns the summary."""
     summary = summarize(rows, **facts.model_dump())
     write_rows(folder / "runs.csv", rows)
     write_json(folder / FACTS, facts.model_dump())
