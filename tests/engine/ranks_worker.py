@@ -204,6 +204,29 @@ class Windows(nn.Module):
         return self.drop(self.norm(rows)).relu().unflatten(0, (-1, 4)).mean((1, 3, 4))
 
 
+SETTINGS: dict[str, dict[str, Any]] = {
+    "accumulated": {"accumulate": 2},
+    "frozen at first": {"frozen_until": (2, 2)},
+    "clipped": {"optimizer": OptimizerConfig(name="sgd", lr=0.05, clip=0.1)},
+    "lars": {"optimizer": OptimizerConfig(name="lars", lr=0.5)},
+    "adamw": {"optimizer": OptimizerConfig(name="adamw", lr=0.01, weight_decay=0.05)},
+}
+"""Ways to train that look at a whole gradient, or at which step it is."""
+
+
+def settings(case: str) -> dict[str, float]:
+    """How far this rank alone is from all of them, however a case is trained."""
+
+    def learned(more: dict[str, Any]) -> dict[str, Tensor]:
+        method = CASES[case].build()
+        fit_case(method, 4, [], **more)
+        return {name: value.clone() for name, value in method.state_dict().items()}
+
+    alone = {name: learned(more) for name, more in SETTINGS.items()}
+    with ranks.joined():
+        return {name: difference(learned(more), alone[name]) for name, more in SETTINGS.items()}
+
+
 def layers() -> dict[str, float]:
     """How far this rank alone is from all of them with networks whose layers do more than ours do."""
     networks: dict[str, Callable[[int], nn.Module]] = {"windows": Windows}
@@ -222,16 +245,15 @@ def layers() -> dict[str, float]:
 
 
 def fit_case(method: Any, steps: int, observers: list[Observer], **more: Any) -> None:
-    settings = FitSettings(
+    usual = FitSettings(
         steps=steps,
         optimizer=OptimizerConfig(name="sgd", lr=0.05, weight_decay=5e-4),
         schedule=ScheduleConfig(name="cosine"),
         ema=0.9,
         device=torch.device("cpu"),
         log_every=2,
-        **more,
     )
-    fit(method, Source(method), settings, observers)
+    fit(method, Source(method), dataclasses.replace(usual, **more), observers)
 
 
 def told() -> str:
@@ -321,6 +343,7 @@ JOBS: dict[str, Callable[[dict[str, Any], Path], Any]] = {
     "resumed": lambda job, folder: resumed(folder),
     "norms": lambda job, folder: norms(),
     "tuned": lambda job, folder: tuned(),
+    "settings": lambda job, folder: settings(job["case"]),
     "told": lambda job, folder: told(),
     "layers": lambda job, folder: layers(),
     "patient": lambda job, folder: patient(),

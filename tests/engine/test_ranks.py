@@ -22,6 +22,8 @@ MOMENTS = ["begins", "reports", "steps", "between"]
 """In which the first rank alone finds something wrong."""
 FAILURES = [(moment, rank) for moment in ("begins", "measures", "between") for rank in range(2)]
 """In which a rank meets what no check foresaw."""
+TRAINED = ["fixmatch-aligned", "simclr-plain", "meta_pseudo_labels-dropout"]
+"""Labels, a loss over the batch, two networks in turn: trained in many ways."""
 PARTS = 12
 """Tests that share the methods: each ends within minutes, and one that fails is seen before the others are made."""
 ROUNDING = 1e-9
@@ -77,6 +79,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, forks: Nursery) -> list[dict
         *({"do": "mistaken", "moment": moment} for moment in MOMENTS),
         *({"do": "failed", "moment": moment, "rank": rank} for moment, rank in FAILURES),
         {"do": "layers"},
+        *({"do": "settings", "case": case} for case in TRAINED),
     ]
     return pair(forks, tmp_path_factory.mktemp("pair"), jobs)
 
@@ -176,6 +179,14 @@ def test_a_part_of_a_network_learns_the_same_on_two_ranks(found: list[dict[str, 
 def test_layers_of_other_libraries_learn_the_same_on_two_ranks(found: list[dict[str, Any]]) -> None:
     for rank in found:
         changes = rank[f"{8 + len(MOMENTS) + len(FAILURES)} layers"]
+        assert {name: change for name, change in changes.items() if not change < ROUNDING} == {}
+
+
+@pytest.mark.parametrize("case", TRAINED)
+def test_however_trained_two_ranks_learn_the_same(case: str, found: list[dict[str, Any]]) -> None:
+    job = 9 + len(MOMENTS) + len(FAILURES) + TRAINED.index(case)
+    for rank in found:
+        changes = rank[f"{job} settings"]
         assert {name: change for name, change in changes.items() if not change < ROUNDING} == {}
 
 
