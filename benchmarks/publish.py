@@ -158,7 +158,7 @@ def join(part: Path, whole: Path) -> None:
 
 
 def main() -> None:
-    """Copy the folders' results, then write the tables of README and docs."""
+    """Copy the folders' results to where their suites have them, then write the tables of README and docs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="*", type=Path, help="folders of finished suites, e.g. runs/digits-budgets")
     parser.add_argument("--join", action="store_true", help="keep the committed runs that the folders do not have")
@@ -167,7 +167,7 @@ def main() -> None:
     for path in sorted((HERE / "results").glob("*/runs.csv")) if given.again else ():
         rewrite_results(path.parent)
     for folder in given.folders:
-        target = HERE / "results" / folder.resolve().name
+        target = HERE / "results" / read_facts(folder).suite
         if given.join and target.is_dir():
             join(folder, target)
             continue
