@@ -76,6 +76,7 @@ class SimMatch(Method):
     citation = "Zheng et al. 2022, arXiv:2203.06915"
     reads_loss = True
     views = Views(labeled=("weak",), unlabeled=("weak", "strong"))
+    only_with = {"prior": ("align", True)}
     row_in_bank: Tensor
     bank: Tensor
     bank_labels: Tensor

@@ -67,6 +67,11 @@ def test_options_have_bounds(name: str, option: str, wrong: float) -> None:
     [
         ("fixmatch", {"prior": "estimated", "align_momentum": 0.9}, {"align": True}),
         ("softmatch", {"align": False, "prior": [0.5, 0.5]}, {"align": True}),
+        ("comatch", {"align": False, "prior": "uniform"}, {"align": True}),
+        ("simmatch", {"align": False, "prior": "uniform"}, {"align": True}),
+        ("swav", {"queue_start": 0.5}, {"queue": 512}),
+        ("simclr_v2", {"memory_decay": 0.99}, {"memory": 512}),
+        ("dino", {"first_teacher_temperature": 0.02}, {"teacher_temperature_ramp": 0.1}),
         ("flexmatch", {"teacher_decay": 0.9}, {"teacher": "ema"}),
         ("supervised", {"supcon_temperature": 0.5}, {"supcon": 0.1}),
         ("distill_features", {"temperature": 0.1, "memory": 64}, {"form": "queue"}),
