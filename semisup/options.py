@@ -42,7 +42,6 @@ __all__ = [
     "Size",
     "check_name",
     "check_named",
-    "check_numbers",
     "check_options",
     "keys_of",
     "matching",
@@ -266,14 +265,6 @@ def _unread(
         met = bool(options[other]) if wanted is True else options[other] == wanted
         if not met and options[key] != defaults[key]:
             yield key, f"has no effect without {other}" + ("" if wanted is True else f": {wanted}")
-
-
-def check_numbers(raw: Any, at: str = "") -> list[str]:
-    """Return one sentence for each number anywhere in plain containers that is not finite or has over 64 bits.
-
-    And one for each key that is no text.
-    """
-    return [_sentence(at, place, sentence) for place, sentence in _wrong_values(raw, ())]
 
 
 def check_named(given: Any, key: str, known: Mapping[str, Callable[..., Any]], what: str, at: str = "") -> list[str]:
