@@ -37,8 +37,8 @@ class MultiTask(Method):
 
     Each task is that of the method of its name with that method's defaults. It has a head of its own and its own
     forward, so that images which it prepares in its own way share no batch statistics with those of another. The paper
-    gives every task its own batches on its own machine, and combines four others (relative position, colorisation,
-    exemplar, motion); here all see the same images in one update. Left out: the paper's harmonised input, its
+    gives every task its own batches on its own machine, and combines four others (relative position, colorization,
+    exemplar, motion); here all see the same images in one update. Left out: the paper's harmonized input, its
     choice of layers by lasso and (recalled) an RMSProp of its own for each task, which evens out their gradients.
 
     Args:
