@@ -87,6 +87,19 @@ def test_an_option_that_another_keeps_from_being_read_is_refused(
     assert check_options(METHODS[name], options | wanted) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("jigsaw", {"grid": 2, "permutations": 25}, "permutations: must be at most 24, those of 4 tiles, not 25"),
+        ("multi_task", {"tasks": {"aet": 0.0}}, "tasks: must have a task with a weight above 0, not {'aet': 0.0}"),
+    ],
+)
+def test_options_that_do_not_go_together_are_named_by_their_full_key(
+    name: str, options: dict[str, Any], said: str
+) -> None:
+    assert check_options(METHODS[name], options, "stages.a.method") == [f"stages.a.method.{said}"]
+
+
 @every_method
 def test_what_is_read_beside_an_option_alone_is_an_option(cls: type[Method]) -> None:
     options = option_defaults(cls)
