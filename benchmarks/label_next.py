@@ -23,9 +23,9 @@ import semisup
 from semisup.augment import Normalize
 from semisup.config.load import load_recipe
 from semisup.data import load_data
+from semisup.data.near import thumbnails
 from semisup.evaluate import predict_logits
 from semisup.labeling.choose import STRATEGIES, Question, choose, predictions, resolve
-from semisup.labeling.near import thumbnails
 from semisup.settings import DataConfig
 from semisup.stages.context import clean_batches
 from semisup.stages.predictor import load_features

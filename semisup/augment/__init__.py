@@ -14,7 +14,6 @@ from semisup.augment.pretext.puzzles import (
     maximin_permutations,
     normalize_tiles,
     quarters,
-    rotate_quarters,
 )
 from semisup.augment.text import TfidfReplacement, Translate, back_translate
 
@@ -39,6 +38,5 @@ __all__ = [
     "mix",
     "normalize_tiles",
     "quarters",
-    "rotate_quarters",
     "to_float",
 ]

@@ -13,15 +13,13 @@ from PIL import Image
 from semisup.data.decode import BadImageError, decode
 from semisup.data.entries import Entry
 from semisup.data.folder import PreparedFolder
+from semisup.data.near import same_picture, thumbnails
 from semisup.data.rows import take
 
 __all__ = ["Shapes", "Survey", "look_at", "near_duplicates", "shapes_of"]
 
 LOOKED_AT = 400
 """Files whose size and colors are looked at before all are decoded, evenly over the listing."""
-THUMBNAIL = 16
-NEAR = 0.998
-"""Least cosine of two thumbnails without their means that are taken for the same picture."""
 COMPARED = 10_000
 """Most images that are compared with each other: a second or two."""
 
@@ -125,38 +123,17 @@ def look_at(shapes: Shapes, prepared: PreparedFolder) -> Survey:
 
 
 def near_duplicates(images: NDArray[np.uint8]) -> list[tuple[int, int]]:
-    """Return pairs of images that look the same but for size, brightness, contrast and compression.
+    """Return pairs of images that are nearly one picture (`semisup.data.near`).
 
-    Both are shrunk to 16 x 16 gray pixels; after their means are taken away and their lengths made one, their cosine is
-    at least 0.998. Of an image with several such twins only the first pair is told. An image of one color has none.
+    Of an image with several such twins only the first pair is told.
 
     Args:
-        images: (n, h, w, c).
+        images: (N, S, S, C).
 
     Returns:
         Rows (earlier, later), by the later one.
     """
-    if len(images) < 2:
-        return []
-    vectors = _thumbnails(images)
-    pairs = []
-    for start in range(0, len(vectors), 1000):
-        part = vectors[start : start + 1000]
-        alike = part @ vectors[: start + len(part)].T >= NEAR
-        alike &= np.arange(alike.shape[1]) < np.arange(start, start + len(part))[:, None]
-        for later in np.flatnonzero(alike.any(1)).tolist():
-            pairs.append((int(alike[later].argmax()), start + later))
-    return pairs
-
-
-def _thumbnails(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return gray thumbnails (n, 256) of mean 0 and length 1; of length 0 where an image is of one color."""
-    vectors = np.empty((len(images), THUMBNAIL**2), np.float32)
-    for i, image in enumerate(images):
-        gray = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert("L")
-        vectors[i] = np.asarray(gray.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR), np.float32).ravel()
-    vectors -= vectors.mean(1, keepdims=True)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    lengths[lengths <= 1] = np.inf
-    unit: NDArray[np.float32] = vectors / lengths
-    return unit
+    earliest: dict[int, int] = {}
+    for earlier, later, _ in same_picture(thumbnails(images)):
+        earliest.setdefault(later, earlier)
+    return [(earliest[later], later) for later in sorted(earliest)]

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from semisup.errors import SemisupError
 
-__all__ = ["predict_logits"]
+__all__ = ["evaluating", "predict_logits"]
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Within this context the network is in eval mode and has no gradient.
+
+    Afterwards, also after an error, every submodule is back in the mode it had of its own (a frozen BatchNorm in eval
+    mode inside a model in train mode stays so).
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def predict_logits(model: nn.Module, batches: Iterable[Tensor]) -> Tensor:
     """Return the float32 outputs of `model` for all batches, concatenated, on the device of the outputs.
 
-    The network runs in eval mode without gradient. Afterwards, also after an error, every submodule is back in the mode
-    it had of its own (a frozen BatchNorm in eval mode inside a model in train mode stays so); no parameter or buffer
-    changes. An encoder instead of a classifier gives features.
+    The network runs as `evaluating` has it; no parameter or buffer changes. An encoder instead of a classifier gives
+    features.
 
     Args:
         model: maps a batch to (n, C).
@@ -26,17 +43,12 @@ def predict_logits(model: nn.Module, batches: Iterable[Tensor]) -> Tensor:
     Raises:
         SemisupError: there is no batch.
     """
-    modes = [(module, module.training) for module in model.modules()]
     outputs: list[Tensor] = []
-    model.eval()
-    try:
+    with evaluating(model):
         for images in batches:
             # Only the forward runs in inference mode: tensors the iterator makes and keeps stay ordinary ones.
             with torch.inference_mode():
                 outputs.append(model(images).float())
-    finally:
-        for module, training in modes:
-            module.training = training
     if not outputs:
         raise SemisupError("there is nothing to predict: no batch of images was given")
     return torch.cat(outputs)  # outside inference mode, so the result may be used anywhere

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from semisup.data.near import NEAR, without_copies
 from semisup.errors import SemisupError
 from semisup.evaluate import fit_probe, knn_predict
-from semisup.labeling.near import NEAR, without_copies
 from semisup.labeling.strategies import coverage, disagreement, entropy, margin, typical, uncertain_and_different
 
 __all__ = ["STRATEGIES", "Choice", "Question", "choose", "predictions", "resolve"]
@@ -112,7 +112,7 @@ def choose(
         question: what there is to choose from.
         n: how many, at most.
         strategy: a key of `STRATEGIES` but auto, as `resolve` returns it.
-        small: thumbnails of all rows, see `semisup.labeling.near`.
+        small: thumbnails of all rows, see `semisup.data.near`.
         near: correlation from which two pictures are one.
     """
     order = (row for row in _order(question, n, strategy) if question.candidates[row])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from semisup.data.near import thumbnails
 from semisup.data.store import Watch, unwatched
 from semisup.data.table import is_label
 from semisup.engine import resolve_device
@@ -20,7 +21,6 @@ from semisup.labeling.choose import STRATEGIES, Choice, Question, choose, predic
 from semisup.labeling.folder import Pictures, list_pictures, read_pictures
 from semisup.labeling.label_studio import LOCAL_FILES, labeling_interface, tasks
 from semisup.labeling.merge import not_taken_back
-from semisup.labeling.near import thumbnails
 from semisup.labeling.seen import Seen, look, model_images
 from semisup.labeling.sheet import Shown, sheet_html
 from semisup.text import csv_text, printable

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semisup.data.entries import PARTS, several
+from semisup.data.near import groups, thumbnails
 from semisup.data.store import Watch, unwatched
 from semisup.engine import resolve_device
 from semisup.errors import SemisupError, raise_all
 from semisup.files import folder_problems, folders_in_the_way, make_folder, write_atomically
 from semisup.labeling.folder import Pictures, read_pictures
-from semisup.labeling.near import groups, thumbnails
 from semisup.labeling.seen import look, model_images
 from semisup.labeling.sheet import Shown, sheet_html
 from semisup.labeling.wrong import likely_wrong, odd_ones, out_of_fold

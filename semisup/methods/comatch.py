@@ -72,6 +72,7 @@ class CoMatch(Method):
     citation = "Li et al. 2021, arXiv:2011.11183"
     reads_loss = True
     views = Views(labeled=("weak",), unlabeled={"weak": "weak", "strong": "randaugment", "second": "simclr"})
+    only_with = {"prior": ("align", True)}
     memory_embeddings: Tensor
     memory_probs: Tensor
     written: Tensor

@@ -55,7 +55,7 @@ class Counting(Method):
     (Noroozi et al. 2017, arXiv:1708.06734, eq. 4).
 
     f = ReLU(linear(E(.))) >= 0 counts; D halves an image, so that it is as large as a quarter; y is another image of
-    the batch, the next one, whose order is random: D y is computed once, as the D x of its own. All five images
+    the batch, the one before it, whose order is random: D y is computed once, as the D x of its own. All five images
     are in one forward, and all have a gradient. D takes one of several filters for each image, and some color images
     lose their color, since either would tell a halved image from a quarter. An odd last row and column are lost.
 

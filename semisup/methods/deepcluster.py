@@ -22,7 +22,7 @@ class DeepCluster(Method):
     """Classification by the clusters of the last epoch's embeddings.
 
     DeepCluster-v2 (Caron et al. 2020, arXiv:2006.09882, appendix; the idea: Caron et al. 2018, arXiv:1807.05520):
-    mean of CE(softmax(z C^T / temperature), k) over both views z of an image, weighed by the size of its cluster k.
+    mean of CE(softmax(z C^T / temperature), k) over both views z of an image, weighed by 1 / size of its cluster k.
 
     z are unit vectors. A memory has one embedding of each image, of the first view at the step that last showed it.
     Once an epoch spherical k-means of the memory gives centroids C, which get no gradient, and k is the centroid

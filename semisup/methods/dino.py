@@ -58,6 +58,8 @@ class DINO(Method):
     summary = "Agree with a centered, sharpened average of oneself about the cluster of every view."
     citation = "Caron et al. 2021, arXiv:2104.14294"
     trains = "encoder"
+    averages = True
+    only_with = {"first_teacher_temperature": ("teacher_temperature_ramp", True)}
     center: Tensor
 
     def __init__(

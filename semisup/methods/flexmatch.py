@@ -32,10 +32,11 @@ class FlexMatch(Method):
     Args:
         model: the classifier.
         num_images: images in the training set.
+        num_unlabeled: those of them that batches are made of.
         threshold: of the most frequent class, in [0, 1]; those of the others lie below. Paper: 0.95.
         unlabeled_weight: weight of the unlabeled term. Paper: 1.
-        warmup: images without a confident guess yet count like one more class when beta is scaled, which keeps the
-            first thresholds low. Paper and TorchSSL: true.
+        warmup: unlabeled images without a confident guess yet count like one more class when beta is scaled, which
+            keeps the first thresholds low. Paper and TorchSSL: true.
         teacher: who guesses, "student" or "ema": see `semisup.methods.parts.guesser`. With "ema" the average is the
             finished classifier too: set the stage's `ema: null`.
         teacher_decay: of that average, per step, in [0, 1).
@@ -54,6 +55,7 @@ class FlexMatch(Method):
         self,
         model: Classifier,
         num_images: int,
+        num_unlabeled: int,
         *,
         threshold: Fraction = 0.95,
         unlabeled_weight: NonNegative = 1.0,
@@ -68,13 +70,15 @@ class FlexMatch(Method):
         self.threshold = threshold
         self.unlabeled_weight = unlabeled_weight
         self.warmup = warmup
+        self.num_unlabeled = num_unlabeled
         # Each image's latest confident class; -1: none so far. 8 bytes an image.
         self.register_buffer("latest", torch.full((num_images,), -1))
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """Yield one update of the joint loss; then the guesses are remembered."""
         weak, strong, index = batch.unlabeled["weak"], batch.unlabeled["strong"], batch.unlabeled.index
-        status = learning_status(self.latest, self.model.head.out_features, warmup=self.warmup)
+        guessable = self.num_unlabeled if self.warmup else 0
+        status = learning_status(self.latest, self.model.head.out_features, guessable)
         thresholds = self.threshold * status / (2 - status)
         with torch.no_grad():
             confidence, labels = guesser(self.model, self.teacher)(weak).float().softmax(1).max(1)
@@ -103,16 +107,15 @@ class FlexMatch(Method):
         return guesser(self.model, self.teacher)
 
 
-def learning_status(latest: Tensor, num_classes: int, *, warmup: bool) -> Tensor:
-    """Return beta (C,) in [0, 1]: sigma_c / max(max sigma, images without a guess), or without warm-up / max sigma.
+def learning_status(latest: Tensor, num_classes: int, guessable: int) -> Tensor:
+    """Return beta (C,) in [0, 1]: sigma_c / max(max sigma, guessable images without a guess).
 
     Args:
         latest: (N,) int64, the latest confident class of each image, -1 for none; sigma_c counts the c in it.
         num_classes: C.
-        warmup: whether images without a guess count.
+        guessable: images that may get a guess, at most N; 0, without the warm-up: those without one do not count.
     """
     # Not bincount, which asks a GPU for the largest value.
     counts = torch.zeros(num_classes + 1, dtype=torch.int64, device=latest.device)
-    counts.scatter_add_(0, latest + 1, torch.ones_like(latest))
-    most = counts.max() if warmup else counts[1:].max().clamp(min=1)
-    return counts[1:] / most
+    counts = counts.scatter_add_(0, latest + 1, torch.ones_like(latest))[1:]
+    return counts / torch.maximum(counts.max(), guessable - counts.sum()).clamp(min=1)

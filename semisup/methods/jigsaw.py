@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -128,6 +129,13 @@ class Jigsaw(Method):
             permutation_seed=permutation_seed,
             hidden=hidden,
         )
+
+    @staticmethod
+    def conflicts(grid: int, permutations: int, **_: object) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong between the options; see `semisup.options.check_options`."""
+        most = math.factorial(grid**2)
+        if permutations > most:
+            yield "permutations", f"must be at most {most:,}, those of {grid**2} tiles, not {permutations}"
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """Yield one update."""

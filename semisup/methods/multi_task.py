@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -37,8 +37,8 @@ class MultiTask(Method):
 
     Each task is that of the method of its name with that method's defaults. It has a head of its own and its own
     forward, so that images which it prepares in its own way share no batch statistics with those of another. The paper
-    gives every task its own batches on its own machine, and combines four others (relative position, colorisation,
-    exemplar, motion); here all see the same images in one update. Left out: the paper's harmonised input, its
+    gives every task its own batches on its own machine, and combines four others (relative position, colorization,
+    exemplar, motion); here all see the same images in one update. Left out: the paper's harmonized input, its
     choice of layers by lasso and (recalled) an RMSProp of its own for each task, which evens out their gradients.
 
     Args:
@@ -62,13 +62,19 @@ class MultiTask(Method):
         super().__init__()
         unknown = [name for name in tasks if name not in TASKS]
         if unknown:
-            raise SemisupError(f"tasks: unknown pretext task '{unknown[0]}'{nearest(unknown[0], TASKS)}")
+            raise SemisupError(f"method.tasks: unknown pretext task '{unknown[0]}'{nearest(unknown[0], TASKS)}")
         self.encoder = model
         # In the order of the table: one recipe, however its keys are ordered, is one run.
         self.weights = {str(name): tasks[name] for name in TASKS if tasks.get(name, 0) > 0}
         if not self.weights:
-            raise SemisupError(f"tasks: no pretext task has a weight above 0, got {tasks}")
+            raise SemisupError(f"method.tasks: no pretext task has a weight above 0, got {tasks}")
         self.tasks = nn.ModuleDict({name: TASKS[name](model.num_features) for name in TASKS if name in self.weights})
+
+    @staticmethod
+    def conflicts(tasks: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong between the options; see `semisup.options.check_options`."""
+        if not any(weight > 0 for weight in tasks.values()):
+            yield "tasks", f"must have a task with a weight above 0, not {tasks}"
 
     def step(self, batch: Batch, progress: Progress) -> Iterator[Update]:
         """Yield one update of the joint loss."""

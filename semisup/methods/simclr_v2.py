@@ -50,6 +50,7 @@ class SimCLRv2(Method):
     citation = "Chen et al. 2020, arXiv:2006.10029"
     trains = "encoder"
     views = Views(unlabeled={"first": "simclr", "second": "simclr"})
+    only_with = {"memory_decay": ("memory", True)}
     queue: Tensor
     written: Tensor
 

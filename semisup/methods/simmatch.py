@@ -24,6 +24,7 @@ from semisup.methods.base import (
     Update,
     Views,
 )
+from semisup.methods.parts.instance_bank import find_places
 from semisup.methods.parts.prior import AlignToRecent, Prior
 from semisup.methods.parts.together import together
 from semisup.models import Classifier
@@ -76,6 +77,7 @@ class SimMatch(Method):
     citation = "Zheng et al. 2022, arXiv:2203.06915"
     reads_loss = True
     views = Views(labeled=("weak",), unlabeled=("weak", "strong"))
+    only_with = {"prior": ("align", True)}
     row_in_bank: Tensor
     bank: Tensor
     bank_labels: Tensor
@@ -149,16 +151,12 @@ class SimMatch(Method):
 
     def remember(self, z: Tensor, labels: Tensor, index: Tensor) -> None:
         """Average the embeddings `z` (B, D) of the labeled images `index` (B,) into their rows of the bank."""
-        shown = torch.zeros_like(self.row_in_bank, dtype=torch.bool).index_fill_(0, index, True)
-        new = shown & (self.row_in_bank < 0)
-        self.row_in_bank.copy_(torch.where(new, self.row_in_bank.max() + new.cumsum(0), self.row_in_bank))
-        rows = self.row_in_bank[index]
+        rows, new = find_places(self.row_in_bank, index)
         # An image that the batch holds twice writes the mean of both, twice: in whatever order, the same.
         with without_autocast(z):
             mean = F.normalize((rows[:, None] == rows).float() @ F.normalize(z, dim=1), dim=1)
         average = F.normalize(torch.lerp(mean, self.bank[rows], self.bank_momentum), dim=1)
-        first = (self.bank_labels[rows] < 0)[:, None]
-        self.bank.index_copy_(0, rows, torch.where(first, mean, average))
+        self.bank.index_copy_(0, rows, torch.where(new[:, None], mean, average))
         self.bank_labels.index_copy_(0, rows, labels)
 
     def predictor(self) -> nn.Module:

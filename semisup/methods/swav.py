@@ -57,6 +57,7 @@ class SwAV(Method):
     summary = "Views of an image predict each other's codes among prototypes that share the images evenly."
     citation = "Caron et al. 2020, arXiv:2006.09882"
     trains = "encoder"
+    only_with = {"queue_start": ("queue", True)}
     queues: Tensor
     written: Tensor
 

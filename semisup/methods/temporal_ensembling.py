@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semisup.losses import mse_consistency
@@ -44,6 +43,7 @@ class TemporalEnsembling(Method):
     family = "semi-supervised"
     summary = "Consistency with the average of the predictions of earlier epochs."
     citation = "Laine & Aila 2017, arXiv:1610.02242"
+    reads_loss = True
     views = Views(labeled=("weak",), unlabeled=("weak",))
     ensemble: Tensor
     seen: Tensor
@@ -75,7 +75,7 @@ class TemporalEnsembling(Method):
         target = torch.where(seen.unsqueeze(1) > 0, corrected, probs)  # its own prediction costs exactly 0
         self.ensemble[rows] = torch.lerp(probs, ensemble, self.momentum)[last_of(rows)]
         self.seen[rows] = seen + 1
-        supervised = F.cross_entropy(logits.float(), batch.labeled.y)
+        supervised = batch.labeled.cross_entropy(logits)
         consistency = mse_consistency(logits_u, target)
         yield Update(
             supervised + self.consistency * gaussian_ramp(progress, self.ramp) * consistency,

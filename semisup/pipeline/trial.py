@@ -31,9 +31,11 @@ def step_memory(method: Method, stage: TrainConfig, data: ImageData, precision: 
         try:
             activations, embeds = _try_step(method, stage, data)
         except (RuntimeError, ValueError, AssertionError) as error:  # torch's words for shapes that do not fit
+            sizes = (("labeled", stage.batch.labeled), ("unlabeled", stage.batch.unlabeled))
+            asked = " and ".join(f"{size} {part}" for part, size in sizes if getattr(method.views, part))
             raise SemisupError(
-                f"batch: method '{stage.method['name']}' cannot make a step of {stage.batch.labeled} labeled and "
-                f"{stage.batch.unlabeled} unlabeled images of {data.size}x{data.size}: {first_line(error)}"
+                f"batch: method '{stage.method['name']}' cannot make a step of {asked} images of "
+                f"{data.size}x{data.size}: {first_line(error)}"
             ) from error
     if stage.stop_on_collapse and not embeds:
         raise SemisupError(

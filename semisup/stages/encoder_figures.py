@@ -18,8 +18,8 @@ from semisup.evaluate.figures import (
     plane,
     reconstruction_figure,
 )
+from semisup.evaluate.forward import evaluating
 from semisup.methods import Method
-from semisup.methods.parts.looking import evaluating
 from semisup.stages.context import StageContext
 
 __all__ = ["encoder_figures"]

@@ -20,9 +20,8 @@ from semisup.stages.initial import HEAD
 from semisup.stages.networks import Network, wanted_weights
 from semisup.stages.predictor import WEIGHTS, describe
 
-__all__ = ["LIBRARIES", "Exported", "export_weights"]
+__all__ = ["Exported", "export_weights"]
 
-LIBRARIES = ("torchvision", "timm")
 TOLERANCE = 1e-3
 """By which a library's network may differ from ours, of its largest output: sums have another order there."""
 

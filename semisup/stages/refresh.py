@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from semisup.engine.seeding import generator
 from semisup.methods import Method
@@ -38,14 +38,20 @@ def refreshes(stage: TrainConfig, method: Method, steps: int, *, pretrained: boo
     return not pretrained and initial_share(method, steps) > UNSETTLED
 
 
-def refresh(context: StageContext, method: Method, predictor: nn.Module) -> None:
+def refresh(context: StageContext, method: Method, predictor: nn.Module, pool: Tensor) -> None:
     """Estimate the predictor's BatchNorm statistics on clean training images, in place.
 
     The images are those that the method reads: without unlabeled views the labeled ones alone. Which of them is drawn
     from the seed, so that a stage that is run again ends with the same network.
+
+    Args:
+        context: of the stage.
+        method: as it was trained.
+        predictor: its own, or the average of it.
+        pool: (M,) rows that unlabeled batches were made of, repeats allowed.
     """
     data = context.data
-    rows = np.arange(len(data.x_train)) if method.views.unlabeled else context.budget.index
+    rows = pool.unique().numpy() if method.views.unlabeled else context.budget.index
     order = torch.randperm(len(rows), generator=generator(context.recipe.seed, context.name, "statistics"))
     chosen = rows[order[:IMAGES].numpy()]
     parts = np.array_split(chosen, max(1, round(len(chosen) / BATCH)))

@@ -187,10 +187,11 @@ def fit_quietly(context: StageContext) -> nn.Module:
     assert isinstance(stage, TrainConfig) and context.network is not None
     pool = _pool(context)
     method, _ = _start(context, pool)
-    fit(method, _batches(context, method, pool), _settings(context))
+    batches = _batches(context, method, pool)
+    fit(method, batches, _settings(context))
     pretrained = stage.init is not None or weights_note(context.network.spec) is not None
     if refreshes(stage, method, context.steps, pretrained=pretrained):
-        refresh(context, method, method.predictor())
+        refresh(context, method, method.predictor(), batches.pool)
     merge(stage, method)
     return method.predictor()
 
@@ -286,7 +287,7 @@ def train(context: StageContext) -> tuple[Artifact, int | None]:
     merge(stage, method, predictor)
     if stage.refresh_batchnorm:
         with uncompiled(recipe.compile):
-            refresh(context, method, predictor)
+            refresh(context, method, predictor, batches.pool)
     metrics: dict[str, Any] = {f"train/{name}": value for name, value in result.log.items()}
     if stage.pool.keep != "all":
         metrics |= pool_metrics(len(data.x_train), len(batches.pool))

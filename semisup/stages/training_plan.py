@@ -75,7 +75,7 @@ def plan_training(
         name=name,
         config=stage.model_copy(update=resolved),
         inputs=needed,
-        reads_labels=method.trains == "classifier",
+        reads_labels=method.trains == "classifier" or stage.pool.keep != "all",
         steps=steps,
         images_per_step=stage.gradient_accumulation
         * ((stage.batch.labeled if labeled else 0) + (stage.batch.unlabeled if unlabeled else 0)),

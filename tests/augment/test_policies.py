@@ -450,6 +450,8 @@ def test_grayscale_view_is_gray() -> None:
         ("simclr", {"ratio": None}, "ratio: must be a list, not null"),
         ("simclr", {"ratio": "wide"}, "ratio: must be a list, not 'wide'"),
         ("simclr", {"strength": 3}, "strength: must be at most 2.5, not 3"),
+        ("simclr", {"blur_sigma": [0.1, 1]}, "blur_sigma: has no effect without blur"),
+        ("moco", {"jitter": 0, "saturation": 1}, "saturation: has no effect without jitter"),
         ("byol_second", {"solarize": 2}, "solarize: must be at most 1, not 2"),
         ("randaugment", {"ranges": "codes"}, "ranges: must be one of code, paper, not 'codes'; did you mean 'code'?"),
         ("randaugment", {"pool": []}, "pool: must be a list of names out of identity, "),

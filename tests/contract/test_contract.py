@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from semisup.methods import METHODS, Method
+from semisup.models import EMA
 from tests.contract import contract_checks as checks
 from tests.contract.contract_settings import CASES, SETTINGS, Case, cases
 
@@ -36,6 +37,13 @@ def test_a_method_without_settings_fails_collection() -> None:
 def test_settings_without_a_method_fail_collection() -> None:
     with pytest.raises(LookupError, match="distill"):
         cases({name: cls for name, cls in METHODS.items() if name != "distill"})
+
+
+@every_case
+def test_says_whether_its_predictor_is_an_average(case: Case) -> None:
+    method = case.build()
+    averages = [module.module for module in method.modules() if isinstance(module, EMA)]
+    assert method.averages == any(average is method.predictor() for average in averages)
 
 
 @every_case

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from semisup.labeling.near import groups, thumbnails, without_copies
+from semisup.data.near import groups, thumbnails, without_copies
 from semisup.labeling.strategies import (
     coverage,
     disagreement,

@@ -73,7 +73,7 @@ def test_every_method_that_says_so_reads_the_loss(name: str) -> None:
     def loss_with(loss: LabelLoss) -> float:
         torch.manual_seed(0)
         model = build_classifier(ModelSpec("cnn", {"width": 4}, 1, 8, 4))
-        given = {"num_images": 6, "num_labeled": 4}
+        given = {"num_images": 6, "num_unlabeled": 6, "num_labeled": 4}
         cls = METHODS[name]
         wanted = {key: value for key, value in given.items() if key in cls.__init__.__code__.co_varnames}
         method = cls(model, **wanted)  # type: ignore[call-arg]

@@ -67,6 +67,11 @@ def test_options_have_bounds(name: str, option: str, wrong: float) -> None:
     [
         ("fixmatch", {"prior": "estimated", "align_momentum": 0.9}, {"align": True}),
         ("softmatch", {"align": False, "prior": [0.5, 0.5]}, {"align": True}),
+        ("comatch", {"align": False, "prior": "uniform"}, {"align": True}),
+        ("simmatch", {"align": False, "prior": "uniform"}, {"align": True}),
+        ("swav", {"queue_start": 0.5}, {"queue": 512}),
+        ("simclr_v2", {"memory_decay": 0.99}, {"memory": 512}),
+        ("dino", {"first_teacher_temperature": 0.02}, {"teacher_temperature_ramp": 0.1}),
         ("flexmatch", {"teacher_decay": 0.9}, {"teacher": "ema"}),
         ("supervised", {"supcon_temperature": 0.5}, {"supcon": 0.1}),
         ("distill_features", {"temperature": 0.1, "memory": 64}, {"form": "queue"}),
@@ -80,6 +85,19 @@ def test_an_option_that_another_keeps_from_being_read_is_refused(
     keys = [key for key in options if key != other]
     assert check_options(METHODS[name], options, "m") == [f"m.{key}: has no effect without {said}" for key in keys]
     assert check_options(METHODS[name], options | wanted) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("jigsaw", {"grid": 2, "permutations": 25}, "permutations: must be at most 24, those of 4 tiles, not 25"),
+        ("multi_task", {"tasks": {"aet": 0.0}}, "tasks: must have a task with a weight above 0, not {'aet': 0.0}"),
+    ],
+)
+def test_options_that_do_not_go_together_are_named_by_their_full_key(
+    name: str, options: dict[str, Any], said: str
+) -> None:
+    assert check_options(METHODS[name], options, "stages.a.method") == [f"stages.a.method.{said}"]
 
 
 @every_method

@@ -37,7 +37,7 @@ def status(latest: list[int], warmup: bool) -> list[float]:
 def check_equation(cls: type[FlexMatch], steps: int = 4, **options: Any) -> list[float]:
     """Loss, terms, guesses, gradient and memory of some steps; returns the share of images kept at each."""
     model = ref.regression(scale=1.5)
-    method = cls(model, N, **options)
+    method = cls(model, N, N, **options)
     threshold: float = options.get("threshold", 0.95)
     weight: float = options.get("unlabeled_weight", 1.0)
     latest = [-1] * N
@@ -103,16 +103,23 @@ def test_learning_status_by_hand() -> None:
     """methods.md 3.12: sigma (50, 10, 0, 5) of 1,000 images."""
     latest = torch.full((1000,), -1)
     latest[:50], latest[50:60], latest[60:65] = 0, 1, 3
-    beta = learning_status(latest, 4, warmup=True)
-    torch.testing.assert_close(beta, torch.tensor([50, 10, 0, 5]) / 935)
-    torch.testing.assert_close(learning_status(latest, 4, warmup=False), torch.tensor([1, 0.2, 0, 0.1]))
+    torch.testing.assert_close(learning_status(latest, 4, 1000), torch.tensor([50, 10, 0, 5]) / 935)
+    torch.testing.assert_close(learning_status(latest, 4, 0), torch.tensor([1, 0.2, 0, 0.1]))
 
 
 @pytest.mark.parametrize("warmup", [True, False])
 def test_learning_status_of_nothing_and_of_everything(warmup: bool) -> None:
-    assert learning_status(torch.full((7,), -1), 3, warmup=warmup).tolist() == [0, 0, 0]
-    assert learning_status(torch.full((7,), 2), 3, warmup=warmup).tolist() == [0, 0, 1]
-    assert learning_status(torch.tensor([1]), 2, warmup=warmup).tolist() == [0, 1]
+    assert learning_status(torch.full((7,), -1), 3, 7 * warmup).tolist() == [0, 0, 0]
+    assert learning_status(torch.full((7,), 2), 3, 7 * warmup).tolist() == [0, 0, 1]
+    assert learning_status(torch.tensor([1]), 2, int(warmup)).tolist() == [0, 1]
+
+
+def test_images_that_no_batch_shows_do_not_keep_thresholds_low() -> None:
+    """`batch.pool` and `pool.keep` leave images out, which would be without a guess until the end of the run."""
+    method = FlexMatch(ref.regression(), N, 9, threshold=0.8)
+    method.latest[50:59] = torch.tensor([0] * 6 + [1] * 2 + [2])
+    update = ref.first(method, given())
+    ref.close(update.log["threshold"], 0.8 * (1 + (1 / 3) / (2 - 1 / 3) + (1 / 6) / (2 - 1 / 6)) / 3)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +128,7 @@ def test_learning_status_of_nothing_and_of_everything(warmup: bool) -> None:
 )
 def test_convex_mapping_by_hand(others: int, mapped: float) -> None:
     """M(0, .25, .5, .75, 1) = (0, .1429, .3333, .6, 1): the second class has 0 to 4 images to the first one's 4."""
-    method = FlexMatch(ref.regression(), 8, threshold=0.8)
+    method = FlexMatch(ref.regression(), 8, 8, threshold=0.8)
     method.latest.copy_(torch.tensor([0] * 4 + [1] * others + [-1] * (4 - others)))
     batch = given()
     batch.unlabeled.index = torch.arange(8).roll(1).repeat(2)[:9]
@@ -132,7 +139,7 @@ def test_convex_mapping_by_hand(others: int, mapped: float) -> None:
 def test_one_image_each() -> None:
     model = ref.regression()
     one = ref.batch({"weak": ref.images(1, 4)}, {"weak": ref.images(1, 5), "strong": ref.images(1, 6)}, y=[1])
-    update = ref.first(FlexMatch(model, N), one)
+    update = ref.first(FlexMatch(model, N, N), one)
     w = ref.weights(model)
     label = int(ref.logits(w, one.unlabeled["weak"])[0].argmax())
     expected = ref.labeled_loss(w, one.labeled["weak"], [1]) + ref.labeled_loss(w, one.unlabeled["strong"], [label])
@@ -140,7 +147,7 @@ def test_one_image_each() -> None:
 
 
 def test_no_gradient_into_the_weak_view() -> None:
-    ref.check_no_gradient_into(FlexMatch(ref.regression(), N), given(), "unlabeled", "weak")
+    ref.check_no_gradient_into(FlexMatch(ref.regression(), N, N), given(), "unlabeled", "weak")
 
 
 # --- sabotage --------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def given(seed: int) -> Batch:
 
 
 def build(name: str, cls: type[Method] | None = None, **options: Any) -> Any:
-    arguments = [100] if name == "flexmatch" else []
+    arguments = [100, 100] if name == "flexmatch" else []
     options = {**FAMILY[name], "teacher": "ema", "teacher_decay": DECAY, **options}
     return (cls or METHODS[name])(ref.regression(scale=2.0), *arguments, **options)
 

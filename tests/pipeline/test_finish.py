@@ -70,19 +70,24 @@ def test_statistics_that_cannot_settle_are_estimated_anew() -> None:
     assert resolved(0.2, refresh_batchnorm=True).fingerprint != many.fingerprint
 
 
-def means(out: Path, steps: int, pool: int | None) -> np.ndarray:
+def means(out: Path, steps: int, pool: int | None, **stage: Any) -> np.ndarray:
     """Mean of the batches' statistics, of a network that stays as it began and sees images as they are."""
     still: dict[str, Any] = {"optimizer": {"lr": 1e-12}, "steps": steps, "batch": {"unlabeled": 8, "pool": pool}}
     views = {"first": {"policy": "none"}, "second": {"policy": "none"}}
-    weights = trained(out / f"{steps}-{pool}", "simclr", augment=views, **still)
+    weights = trained(out / f"{steps}-{pool}-{len(stage)}", "simclr", augment=views, **still, **stage)
     name = next(name for name in weights if name.endswith("running_mean"))
-    return weights[name] / (1 - 0.8**steps)
+    return weights[name] / (1 if stage else 1 - 0.8**steps)
 
 
 def test_a_pool_is_all_that_is_trained_on(tmp_path: Path) -> None:
     """Of a pool of 8 every batch of 8 has the same images, and the same statistics."""
     np.testing.assert_allclose(means(tmp_path, 5, 8), means(tmp_path, 10, 8), rtol=1e-4, atol=1e-6)
     assert not np.allclose(means(tmp_path, 5, None), means(tmp_path, 10, None), rtol=1e-2)
+
+
+def test_refreshed_statistics_are_of_the_pool(tmp_path: Path) -> None:
+    refreshed = means(tmp_path, 5, 8, refresh_batchnorm=True)
+    np.testing.assert_allclose(refreshed, means(tmp_path, 5, 8), rtol=1e-4, atol=1e-6)
 
 
 def test_epochs_are_of_the_pool() -> None:

@@ -261,7 +261,7 @@ def test_a_network_too_deep_for_the_images_is_refused() -> None:
 
 def test_a_batch_of_one_image_where_batch_norm_needs_two_is_refused() -> None:
     """Found by the trial step: BatchNorm1d of a kept projection layer cannot normalize a single image."""
-    assert "stages.finetune.batch: method 'supervised' cannot make a step of 1 labeled" in mistakes(
+    assert "stages.finetune.batch: method 'supervised' cannot make a step of 1 labeled images of" in mistakes(
         "stages.finetune.batch.labeled=1"
     )
 

@@ -9,7 +9,7 @@ import pytest
 import semisup
 from semisup.errors import SemisupError
 from semisup.methods.deepcluster import DeepCluster
-from semisup.pipeline.plan import load_checked
+from semisup.pipeline.plan import load_checked, make_plan
 
 RECIPE = """
 name: pool
@@ -57,6 +57,17 @@ def test_a_method_is_told_how_many_images_its_batches_are_made_of(
     recipe = RECIPE[: RECIPE.index("  selftrain:")] + f"  again:\n    {method}\n    steps: 1\n"
     semisup.run(write(tmp_path, recipe), out=tmp_path / "out", quiet=True)
     assert told[-1] == pytest.approx(images, abs=1)
+
+
+@pytest.mark.parametrize(("keep", "shared"), [("all", True), ("0.5", False)])
+def test_a_pretraining_on_images_that_labels_have_chosen_is_not_shared_by_budgets(
+    keep: str, shared: bool, tmp_path: Path
+) -> None:
+    again = f"  again: {{init: pretrain, method: {{name: simclr}}, pool: {{keep: {keep}}}, steps: 1}}\n"
+    recipe = write(tmp_path, RECIPE[: RECIPE.index("  selftrain:")] + again)
+    plans = [make_plan(load_checked(recipe, [f"data.labels={labels}"]), trial=False) for labels in (70, 140)]
+    first, second = ([stage.fingerprint for stage in plan.stages] for plan in plans)
+    assert [one == other for one, other in zip(first, second, strict=True)] == [True, shared]
 
 
 @pytest.mark.parametrize(

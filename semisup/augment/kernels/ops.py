@@ -27,10 +27,8 @@ __all__ = [
     "equalize",
     "gaussian_blur",
     "grayscale",
-    "hflip",
     "hue",
     "invert",
-    "noise",
     "posterize",
     "resized_crop",
     "rotate90",
@@ -46,18 +44,6 @@ __all__ = [
 ]
 
 # Geometry that moves whole pixels ------------------------------------------------------------------------------------
-
-
-def hflip(images: Tensor, flags: Tensor) -> Tensor:
-    """Mirror left and right the images whose flag is set.
-
-    Args:
-        images: (N, C, H, W).
-        flags: (N,) bool.
-    """
-    height, width = images.shape[-2:]
-    rows = torch.arange(height, device=images.device).expand(len(images), height)
-    return _take_pixels(images, rows, _columns(width, flags))
 
 
 def translate_reflect(images: Tensor, shifts: Tensor, flips: Tensor | None = None) -> Tensor:
@@ -359,17 +345,6 @@ def equalize(images: Tensor) -> Tensor:
     table = ((upto - histogram + (step / 2).floor_()) / step.clamp_min(1)).floor_().clamp_max_(255)
     table = torch.where(step > 0, table, torch.arange(256, device=images.device))
     return table.gather(1, levels).div_(255).to(images.dtype).view(images.shape)
-
-
-def noise(images: Tensor, normal: Tensor, stds: Tensor) -> Tensor:
-    """Add Gaussian noise and clip.
-
-    Args:
-        images: (N, C, H, W).
-        normal: (N, C, H, W) standard normal numbers.
-        stds: (N,) standard deviations >= 0, in units of the range [0, 1].
-    """
-    return torch.addcmul(images, normal.to(images.dtype), _each(stds, images)).clamp_(0, 1)
 
 
 def sharpness(images: Tensor, factors: Tensor) -> Tensor:

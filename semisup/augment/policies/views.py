@@ -236,6 +236,7 @@ class SimCLR(Policy):
     """
 
     name: ClassVar = "simclr"
+    only_with: ClassVar = {"strength": ("jitter", True), "saturation": ("jitter", True), "blur_sigma": ("blur", True)}
     scale: Annotated[Sequence[float], pair(0, 1)] | None = None
     ratio: Annotated[Sequence[float], pair(0, 100)] = (3 / 4, 4 / 3)
     jitter: Fraction = 0.8

@@ -23,7 +23,6 @@ __all__ = [
     "maximin_permutations",
     "normalize_tiles",
     "quarters",
-    "rotate_quarters",
 ]
 
 SMALLEST_CELL = 8  # of a grid of tiles, in pixels: half of it may go into gaps, and a backbone needs a tile of 4
@@ -45,38 +44,13 @@ def four_rotations(images: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: the images are not square.
     """
-    quarters = torch.arange(4, device=images.device).repeat(len(images))
-    return _turned(images).transpose(0, 1).flatten(0, 1).contiguous(memory_format=torch.channels_last), quarters
-
-
-def rotate_quarters(images: Tensor, quarters: Tensor) -> Tensor:
-    """Rotate every image by a number of quarter turns of its own, anticlockwise, as `torch.rot90` does.
-
-    No host synchronization; costs the memory of four copies for a moment.
-
-    Args:
-        images: (N, C, S, S), square.
-        quarters: (N,) int64 in [0, 4), on the images' device.
-
-    Returns:
-        (N, C, S, S) in channels_last memory.
-
-    Raises:
-        ValueError: the images are not square, or `quarters` is not (N,).
-    """
-    if quarters.shape != images.shape[:1]:
-        raise ValueError(f"quarters must have shape ({len(images)},), one per image, got {tuple(quarters.shape)}")
-    chosen = _turned(images)[quarters, torch.arange(len(images), device=images.device)]
-    return chosen.contiguous(memory_format=torch.channels_last)
-
-
-def _turned(images: Tensor) -> Tensor:
-    """(4, N, C, S, S): the batch by 0, 1, 2 and 3 quarter turns."""
     if images.ndim != 4 or images.shape[2] != images.shape[3]:
         raise ValueError(f"rotation by quarters takes square images (N, C, S, S), got {tuple(images.shape)}")
-    # Transposing and mirroring move pixels without computing on them, so that turns compose bit for bit.
+    # Transposing and mirroring move pixels without computing on them.
     across = images.transpose(2, 3)
-    return torch.stack([images, across.flip(2), images.flip(2, 3), across.flip(3)])
+    turned = torch.stack([images, across.flip(2), images.flip(2, 3), across.flip(3)], dim=1).flatten(0, 1)
+    quarters = torch.arange(4, device=images.device).repeat(len(images))
+    return turned.contiguous(memory_format=torch.channels_last), quarters
 
 
 def cut_tiles(images: Tensor, grid: int, gap: float, jitter: float) -> Tensor:

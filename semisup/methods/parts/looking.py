@@ -8,28 +8,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["evaluating", "looking"]
+from semisup.evaluate.forward import evaluating
 
-
-@contextmanager
-def evaluating(method: nn.Module) -> Iterator[None]:
-    """Within this context the method is in eval mode and has no gradient.
-
-    Afterwards, also after an error, every submodule is in the mode of its own again.
-    """
-    modes = [(module, module.training) for module in method.modules()]
-    method.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+__all__ = ["looking"]
 
 
 @contextmanager
 def looking(method: nn.Module, images: Tensor) -> Iterator[None]:
-    """Do the same as `evaluating`, and draw from one seed, always the same; the global generators stay where they were.
+    """Do as `evaluating`, and draw from one seed, always the same; the global generators stay where they were.
 
     Args:
         method: what predicts.

@@ -109,7 +109,7 @@ class AlignToAverage(nn.Module):
     Args:
         prior: the wanted frequencies.
         num_classes: C.
-        momentum: of the running mean, per step, in [0, 1].
+        momentum: of the running mean, per step, in [0, 1).
         from_first: the mean begins with that of the first batch, not uniform.
     """
 
