@@ -51,8 +51,8 @@ __all__ = [
 TIMEOUT = "SEMISUP_RANKS_TIMEOUT"
 """Environment variable: seconds that a rank waits for the others within a step; 600 without it."""
 PATIENCE = timedelta(days=365)
-"""Longest time that may be asked for. Between steps there is none: data are read, stages evaluated and locks waited for
-as long as it takes; who has ended, or cannot be reached any more, is noticed."""
+"""Longest time that may be asked for. Between steps there is none: data are read, networks evaluated and locks waited
+for as long as it takes; who has ended, or cannot be reached any more, is noticed."""
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets."""
 PER_CORE = 4
@@ -80,9 +80,9 @@ class _Process:
     """What belongs to this process, besides torch's default group."""
 
     words: Any = None
-    """For what the hosts tell each other within a step, whatever device they compute on."""
+    """For messages of the hosts, whatever device they compute on."""
     lines: Lines | None = None
-    """For what may take any time."""
+    """For words that may take any time."""
     at_one_step = False
     """Whether all ranks are at one and the same training step."""
 
@@ -243,18 +243,14 @@ def agreeing() -> Iterator[None]:
         if size() == 1:
             raise
         mine = error
-    if size() == 1:
+    if not any_rank(mine is not None):
         return
     found: list[str | None] = [None] * size()
-    _meet()
     with _within_reach():
         dist.all_gather_object(found, None if mine is None else str(mine), group=_Process.words)
-    if rank() == 0 and mine is not None:
-        raise mine
-    if any(found):
-        if rank() > 0:
-            raise SaidElsewhereError("rank 0 says what is wrong")
-        raise SemisupError(next(f"rank {number}: {words}" for number, words in enumerate(found) if words))
+    if rank() > 0:
+        raise SaidElsewhereError("rank 0 says what is wrong")
+    raise mine or SemisupError(next(f"rank {number}: {words}" for number, words in enumerate(found) if words))
 
 
 @contextmanager
@@ -324,8 +320,10 @@ def total(tensor: Tensor) -> Tensor:
 
 
 def same_everywhere(content: Callable[[], bytes]) -> bytes:
-    """Return rank 0's bytes on every rank; the others' are not asked for."""
+    """Return rank 0's bytes on every rank, however long it takes to make them; the others' are not asked for."""
     mine = content() if rank() == 0 else b""
+    if _Process.lines is not None:
+        any_rank(False)
     length = torch.tensor([len(mine)])
     with _within_reach():
         dist.broadcast(length, 0, group=_Process.words)
@@ -339,13 +337,15 @@ def same_everywhere(content: Callable[[], bytes]) -> bytes:
 
 
 def any_rank(wanted: bool) -> bool:
-    """Return whether any rank wants something, the same on all of them."""
+    """Return whether any rank wants something, when all have come, however long that takes; the same on all of them."""
     if size() == 1:
         return wanted
-    flag = torch.tensor([int(wanted)])
-    with _within_reach():
-        dist.all_reduce(flag, dist.ReduceOp.MAX, group=_Process.words)
-    return bool(flag)
+    if rank() > 0:
+        tell(wanted)
+        return bool(hear())
+    wanted = bool(hear()) or wanted
+    tell(wanted)
+    return wanted
 
 
 def tell(word: int) -> None:
@@ -356,7 +356,7 @@ def tell(word: int) -> None:
 
 
 def hear() -> int:
-    """Wait for what rank 0 tells, however long that takes; signals are obeyed meanwhile.
+    """Wait for what rank 0 tells, or on rank 0 all others, however long that takes; signals are obeyed meanwhile.
 
     Raises:
         LostRankError: it has ended.
@@ -364,13 +364,3 @@ def hear() -> int:
     assert _Process.lines is not None
     with _within_reach():
         return _Process.lines.hear()
-
-
-def _meet() -> None:
-    """Wait until every rank is here, however long that takes."""
-    if rank() == 0:
-        hear()
-        tell(0)
-    else:
-        tell(0)
-        hear()
