@@ -134,10 +134,12 @@ def joined() -> Iterator[None]:
     except Exception as error:
         if told():  # what a signal has broken off, such as the import of a library
             raise
+        if not isinstance(error, LostRankError | SaidElsewhereError):
+            lines.fail(_named(error, number))  # first of all: whoever has lost this rank looks for it here
         # Whoever waits for this rank is let go: connections end with the last name of their group.
         _Process.words = _Process.lines = None
         dist.destroy_process_group()
-        ending = _ending(error, number, lines)
+        ending = _first_ends(error, lines) if number == 0 else _other_ends(error, number, lines)
         if ending is error:
             raise
         raise ending from error
@@ -148,25 +150,27 @@ def joined() -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def _ending(error: Exception, number: int, lines: Lines) -> Exception:
-    """Return what a rank ends with: one of them says why all end, rank 0 if it can, and the others outlive it."""
+def _first_ends(error: Exception, lines: Lines) -> Exception:
+    """Return what rank 0 ends with: why all end, in its own words or in those of the rank that it has lost."""
     if isinstance(error, LostRankError):
-        why = lines.listen(ENDING if number > 0 else SAYING)
-        if why is not None:
-            error = SaidElsewhereError("rank 0 says what is wrong") if number > 0 else FailedRankError(why)
-    if number == 0:
+        why = lines.listen(SAYING)
         lines.fail("")
-        return error if isinstance(error, SemisupError | OSError) else FailedRankError(_named(error, number))
-    if isinstance(error, LostRankError):
-        return error
+        return error if why is None else FailedRankError(why)
+    return error if isinstance(error, SemisupError | OSError) else FailedRankError(_named(error, 0))
+
+
+def _other_ends(error: Exception, number: int, lines: Lines) -> Exception:
+    """Return what another rank ends with: nothing to say once rank 0, which says why, has ended; else its own error."""
     if isinstance(error, SaidElsewhereError):
-        lines.wait()
+        said = lines.wait()
+    elif isinstance(error, LostRankError):
+        said = lines.listen(ENDING) is not None and lines.wait()
     else:
-        lines.fail(_named(error, number))
-        if not lines.wait(ENDING):
-            return FailedRankError(_named(error, number))
-    time.sleep(SAYING)
-    return error if isinstance(error, SaidElsewhereError) else SaidElsewhereError("rank 0 says what is wrong")
+        said = lines.wait(ENDING)
+    if said:
+        time.sleep(SAYING)
+        return SaidElsewhereError("rank 0 says what is wrong")
+    return error if isinstance(error, LostRankError) else FailedRankError(_named(error, number))
 
 
 def _named(error: Exception, number: int) -> str:
