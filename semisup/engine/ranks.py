@@ -40,6 +40,7 @@ __all__ = [
     "own_rows",
     "rank",
     "same_everywhere",
+    "shares",
     "size",
     "started_by_torchrun",
     "step_together",
@@ -280,6 +281,15 @@ def own_rows(count: int, rank_: int | None = None) -> slice:
     """Return which of `count` rows are this rank's (or another's): parts that differ by one row at most."""
     number = rank() if rank_ is None else rank_
     return slice(count * number // size(), count * (number + 1) // size())
+
+
+def shares(count: int, like: Tensor) -> Tensor:
+    """Return what part of `count` rows each rank has (`own_rows`), (R,) of the type of `like` and on its device.
+
+    It is computed there: for numbers that are sent to a GPU its host would wait.
+    """
+    ends = torch.arange(size() + 1, device=like.device) * count // size()
+    return ends.diff().to(like.dtype) / count
 
 
 def whole(part: Tensor, count: int) -> Tensor:

@@ -181,13 +181,11 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor, int]:
         mean, var = torch.batch_norm_update_stats(exact, None, None, 0.0)
     else:
         var, mean = torch.var_mean(exact, [0, *range(2, x.ndim)], correction=0)
-    places = x[0, 0].numel() * _times(x)
-    rows = [ranks.own_rows(_rows(), other) for other in range(ranks.size())]
-    counts = [(row.stop - row.start) * places for row in rows]
+    count = _rows() * x[0, 0].numel() * _times(x)
     means, variances = ranks.whole(torch.stack([mean, var])[None], ranks.size()).unbind(1)
-    shares = mean.new_tensor(counts)[:, None] / sum(counts)
+    shares = ranks.shares(_rows(), like=mean)[:, None]
     center = (shares * means).sum(0)
-    return center, (shares * (variances + (means - center).square())).sum(0), sum(counts)
+    return center, (shares * (variances + (means - center).square())).sum(0), count
 
 
 def _rows() -> int:
