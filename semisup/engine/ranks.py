@@ -34,6 +34,7 @@ __all__ = [
     "at_one_step",
     "average",
     "crowd",
+    "from_first",
     "hear",
     "joined",
     "longest_wait",
@@ -324,6 +325,17 @@ def average(tensors: Sequence[Tensor]) -> None:
     flat /= size()
     for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(mean.view(tensor.shape))
+
+
+def from_first(tensors: Sequence[Tensor]) -> None:
+    """Replace tensors of one type by rank 0's: one message, however many there are."""
+    if not tensors:
+        return
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    with _within_reach():
+        dist.broadcast(flat, 0)
+    for tensor, theirs in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(theirs.view(tensor.shape))
 
 
 def total(tensor: Tensor) -> Tensor:

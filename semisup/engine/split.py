@@ -30,7 +30,7 @@ from semisup.models import Classifier, Encoder
 from semisup.models.decoder import MapDecoder
 from semisup.models.gated_pixel_cnn import GatedPixelCNN
 
-__all__ = ["split_networks"]
+__all__ = ["share_statistics", "split_networks"]
 
 ENTRIES = ("forward", "maps", "encode")
 """Methods of a network that take rows and give rows."""
@@ -55,7 +55,8 @@ def split_networks(method: nn.Module, *, sync_batchnorm: bool = True) -> None:
 
     Args:
         method: changed in place.
-        sync_batchnorm: BatchNorm within the networks takes the statistics of all rows, not of each rank's own.
+        sync_batchnorm: BatchNorm within the networks takes the statistics of all rows; else each rank's own, and the
+            running statistics are shared by `share_statistics`.
     """
     for module in list(method.modules()):
         if isinstance(module, Classifier | Encoder):
@@ -75,6 +76,18 @@ def _split(network: nn.Module, sync_batchnorm: bool) -> None:
     kind = type(network)
     entries = {name: partial(_on_own_rows, getattr(kind, name)) for name in ENTRIES if hasattr(kind, name)}
     _become(network, {**entries, "split_over_ranks": None})
+
+
+def share_statistics(method: nn.Module) -> None:
+    """Give BatchNorm within split networks the running statistics of rank 0, as DistributedDataParallel does.
+
+    Args:
+        method: of which each rank has normalized its own rows by themselves alone; changed in place.
+    """
+    networks = [module for module in method.modules() if hasattr(type(module), "split_over_ranks")]
+    norms = [layer for network in networks for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    running = [each for norm in norms for each in (norm.running_mean, norm.running_var) if each is not None]
+    ranks.from_first(running)
 
 
 def _become(module: nn.Module, members: dict[str, Any]) -> None:
