@@ -95,7 +95,7 @@ def _become(module: nn.Module, members: dict[str, Any]) -> None:
     kind = type(module)
 
     def bound(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda self, *args: function(self, *args)
+        return lambda self, *args, **named: function(self, *args, **named)
 
     found = {name: bound(member) if callable(member) else member for name, member in members.items()}
     module.__class__ = type(kind.__name__, (kind,), {"__module__": kind.__module__, **found})
@@ -104,15 +104,18 @@ def _become(module: nn.Module, members: dict[str, Any]) -> None:
 # Rows -----------------------------------------------------------------------------------------------------------------
 
 
-def _on_own_rows(function: Callable[..., Any], network: nn.Module, *args: Any) -> Any:
+def _on_own_rows(function: Callable[..., Any], network: nn.Module, *args: Any, **named: Any) -> Any:
     """Call `function` with this rank's rows of its tensors, and return the rows of all ranks."""
-    rows = next(len(arg) for arg in args if isinstance(arg, Tensor))
+    rows = next(len(arg) for arg in (*args, *named.values()) if isinstance(arg, Tensor))
     if not ranks.at_one_step() or _Forward.rows is not None or rows < ranks.size():
-        return function(network, *args)
-    own = [cast(Tensor, _Own.apply(arg)) if isinstance(arg, Tensor) else arg for arg in args]
+        return function(network, *args, **named)
+
+    def own(arg: Any) -> Any:
+        return _Own.apply(arg) if isinstance(arg, Tensor) else arg
+
     _Forward.rows = rows
     try:
-        found = function(network, *own)
+        found = function(network, *map(own, args), **{name: own(arg) for name, arg in named.items()})
     finally:
         _Forward.rows = None
     if isinstance(found, Tensor):
