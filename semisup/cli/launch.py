@@ -61,8 +61,8 @@ def launch(processes: int, grace: float = GRACE) -> None:
     if why := crowd(processes):
         raise SemisupError(f"--processes: {why}")
     longest_wait()  # here, what is wrong with it is told once
-    # Its reports of failed processes come after what the process itself has said.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # Its reports of failed and stopped processes come after what the process itself has said; this one waits for them.
+    logging.disable(logging.ERROR)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ.setdefault(SHUTDOWN, str(math.ceil(grace) + ENDING))
     config: Any = LaunchConfig(
