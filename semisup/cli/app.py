@@ -82,7 +82,7 @@ def run(
         else:
             reading = read_recipe(recipe, overrides or [])  # before torch is imported: bad files are told at once
             if processes > 1:
-                launch(processes)
+                launch(processes, grace)
         from semisup.pipeline import run as run_recipe
         from semisup.pipeline.plan import complete
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shlex
 import signal
@@ -13,10 +14,12 @@ import typer
 
 from semisup.cli.stop import LAUNCHED, say
 from semisup.errors import SaidElsewhereError, SemisupError
-from semisup.signals import SIGNALS, told
+from semisup.signals import GRACE, SIGNALS, told
 
 __all__ = ["PROCESSES_HELP", "launch", "one_of_several", "refuse_ranks"]
 
+SHUTDOWN, ENDING = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", 10
+"""Environment variable: seconds from a signal to the kill of torchrun's processes; what ours need beyond the grace."""
 PROCESSES_HELP = "Share the run between so many processes on this machine, one per GPU or part of the cores."
 
 
@@ -37,8 +40,12 @@ def refuse_ranks(name: str | None) -> None:
     )
 
 
-def launch(processes: int) -> None:
+def launch(processes: int, grace: float = GRACE) -> None:
     """Run this process's own command line as so many ranks, and end as the first of them ends that fails.
+
+    Args:
+        processes: how many.
+        grace: seconds that each may take from a signal to its checkpoint.
 
     Raises:
         SemisupError: there is no room for so many here, or the environment says no time that they could wait.
@@ -54,9 +61,10 @@ def launch(processes: int) -> None:
     if why := crowd(processes):
         raise SemisupError(f"--processes: {why}")
     longest_wait()  # here, what is wrong with it is told once
-    # Its reports of failed processes come after what the process itself has said.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # Its reports of failed and stopped processes come after what the process itself has said; this one waits for them.
+    logging.disable(logging.ERROR)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault(SHUTDOWN, str(math.ceil(grace) + ENDING))
     config: Any = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

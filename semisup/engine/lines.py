@@ -55,12 +55,12 @@ class Lines:
             end.sendall(WORD.pack(word))
 
     def hear(self) -> int:
-        """Wait for a number from every other end, however long that takes, and return the last; signals are obeyed.
+        """Wait for a number from every other end, however long that takes; return the largest. Signals are obeyed.
 
         Raises:
             OSError: one of them has ended, cannot be reached any more, or cannot go on (`why`).
         """
-        return [self._word(end) for end in self.ends][-1]
+        return max([self._word(end) for end in self.ends])
 
     def fail(self, why: str) -> None:
         """Tell whoever still hears at the other ends that this one cannot go on."""

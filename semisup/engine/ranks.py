@@ -34,12 +34,14 @@ __all__ = [
     "at_one_step",
     "average",
     "crowd",
+    "from_first",
     "hear",
     "joined",
     "longest_wait",
     "own_rows",
     "rank",
     "same_everywhere",
+    "shares",
     "size",
     "started_by_torchrun",
     "step_together",
@@ -51,8 +53,8 @@ __all__ = [
 TIMEOUT = "SEMISUP_RANKS_TIMEOUT"
 """Environment variable: seconds that a rank waits for the others within a step; 600 without it."""
 PATIENCE = timedelta(days=365)
-"""Longest time that may be asked for. Between steps there is none: data are read, stages evaluated and locks waited for
-as long as it takes; who has ended, or cannot be reached any more, is noticed."""
+"""Longest time that may be asked for. Between steps there is none: data are read, networks evaluated and locks waited
+for as long as it takes; who has ended, or cannot be reached any more, is noticed."""
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets."""
 PER_CORE = 4
@@ -80,9 +82,9 @@ class _Process:
     """What belongs to this process, besides torch's default group."""
 
     words: Any = None
-    """For what the hosts tell each other within a step, whatever device they compute on."""
+    """For messages of the hosts, whatever device they compute on."""
     lines: Lines | None = None
-    """For what may take any time."""
+    """For words that may take any time."""
     at_one_step = False
     """Whether all ranks are at one and the same training step."""
 
@@ -134,10 +136,12 @@ def joined() -> Iterator[None]:
     except Exception as error:
         if told():  # what a signal has broken off, such as the import of a library
             raise
+        if not isinstance(error, LostRankError | SaidElsewhereError):
+            lines.fail(_named(error, number))  # first of all: whoever has lost this rank looks for it here
         # Whoever waits for this rank is let go: connections end with the last name of their group.
         _Process.words = _Process.lines = None
         dist.destroy_process_group()
-        ending = _ending(error, number, lines)
+        ending = _first_ends(error, lines) if number == 0 else _other_ends(error, number, lines)
         if ending is error:
             raise
         raise ending from error
@@ -148,25 +152,27 @@ def joined() -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def _ending(error: Exception, number: int, lines: Lines) -> Exception:
-    """Return what a rank ends with: one of them says why all end, rank 0 if it can, and the others outlive it."""
+def _first_ends(error: Exception, lines: Lines) -> Exception:
+    """Return what rank 0 ends with: why all end, in its own words or in those of the rank that it has lost."""
     if isinstance(error, LostRankError):
-        why = lines.listen(ENDING if number > 0 else SAYING)
-        if why is not None:
-            error = SaidElsewhereError("rank 0 says what is wrong") if number > 0 else FailedRankError(why)
-    if number == 0:
+        why = lines.listen(SAYING)
         lines.fail("")
-        return error if isinstance(error, SemisupError | OSError) else FailedRankError(_named(error, number))
-    if isinstance(error, LostRankError):
-        return error
+        return error if why is None else FailedRankError(why)
+    return error if isinstance(error, SemisupError | OSError) else FailedRankError(_named(error, 0))
+
+
+def _other_ends(error: Exception, number: int, lines: Lines) -> Exception:
+    """Return what another rank ends with: nothing to say once rank 0, which says why, has ended; else its own error."""
     if isinstance(error, SaidElsewhereError):
-        lines.wait()
+        said = lines.wait()
+    elif isinstance(error, LostRankError):
+        said = lines.listen(ENDING) is not None and lines.wait()
     else:
-        lines.fail(_named(error, number))
-        if not lines.wait(ENDING):
-            return FailedRankError(_named(error, number))
-    time.sleep(SAYING)
-    return error if isinstance(error, SaidElsewhereError) else SaidElsewhereError("rank 0 says what is wrong")
+        said = lines.wait(ENDING)
+    if said:
+        time.sleep(SAYING)
+        return SaidElsewhereError("rank 0 says what is wrong")
+    return error if isinstance(error, LostRankError) else FailedRankError(_named(error, number))
 
 
 def _named(error: Exception, number: int) -> str:
@@ -243,18 +249,14 @@ def agreeing() -> Iterator[None]:
         if size() == 1:
             raise
         mine = error
-    if size() == 1:
+    if not any_rank(mine is not None):
         return
     found: list[str | None] = [None] * size()
-    _meet()
     with _within_reach():
         dist.all_gather_object(found, None if mine is None else str(mine), group=_Process.words)
-    if rank() == 0 and mine is not None:
-        raise mine
-    if any(found):
-        if rank() > 0:
-            raise SaidElsewhereError("rank 0 says what is wrong")
-        raise SemisupError(next(f"rank {number}: {words}" for number, words in enumerate(found) if words))
+    if rank() > 0:
+        raise SaidElsewhereError("rank 0 says what is wrong")
+    raise mine or SemisupError(next(f"rank {number}: {words}" for number, words in enumerate(found) if words))
 
 
 @contextmanager
@@ -280,6 +282,15 @@ def own_rows(count: int, rank_: int | None = None) -> slice:
     """Return which of `count` rows are this rank's (or another's): parts that differ by one row at most."""
     number = rank() if rank_ is None else rank_
     return slice(count * number // size(), count * (number + 1) // size())
+
+
+def shares(count: int, like: Tensor) -> Tensor:
+    """Return what part of `count` rows each rank has (`own_rows`), (R,) of the type of `like` and on its device.
+
+    It is computed there: for numbers that are sent to a GPU its host would wait.
+    """
+    ends = torch.arange(size() + 1, device=like.device) * count // size()
+    return ends.diff().to(like.dtype) / count
 
 
 def whole(part: Tensor, count: int) -> Tensor:
@@ -316,6 +327,17 @@ def average(tensors: Sequence[Tensor]) -> None:
         tensor.copy_(mean.view(tensor.shape))
 
 
+def from_first(tensors: Sequence[Tensor]) -> None:
+    """Replace tensors of one type by rank 0's: one message, however many there are."""
+    if not tensors:
+        return
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    with _within_reach():
+        dist.broadcast(flat, 0)
+    for tensor, theirs in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(theirs.view(tensor.shape))
+
+
 def total(tensor: Tensor) -> Tensor:
     """Sum a tensor over the ranks in place, and return it."""
     with _within_reach():
@@ -324,8 +346,10 @@ def total(tensor: Tensor) -> Tensor:
 
 
 def same_everywhere(content: Callable[[], bytes]) -> bytes:
-    """Return rank 0's bytes on every rank; the others' are not asked for."""
+    """Return rank 0's bytes on every rank, however long it takes to make them; the others' are not asked for."""
     mine = content() if rank() == 0 else b""
+    if _Process.lines is not None:
+        any_rank(False)
     length = torch.tensor([len(mine)])
     with _within_reach():
         dist.broadcast(length, 0, group=_Process.words)
@@ -339,13 +363,15 @@ def same_everywhere(content: Callable[[], bytes]) -> bytes:
 
 
 def any_rank(wanted: bool) -> bool:
-    """Return whether any rank wants something, the same on all of them."""
+    """Return whether any rank wants something, when all have come, however long that takes; the same on all of them."""
     if size() == 1:
         return wanted
-    flag = torch.tensor([int(wanted)])
-    with _within_reach():
-        dist.all_reduce(flag, dist.ReduceOp.MAX, group=_Process.words)
-    return bool(flag)
+    if rank() > 0:
+        tell(wanted)
+        return bool(hear())
+    wanted = bool(hear()) or wanted
+    tell(wanted)
+    return wanted
 
 
 def tell(word: int) -> None:
@@ -356,7 +382,7 @@ def tell(word: int) -> None:
 
 
 def hear() -> int:
-    """Wait for what rank 0 tells, however long that takes; signals are obeyed meanwhile.
+    """Wait for what rank 0 tells, or on rank 0 all others, however long that takes; signals are obeyed meanwhile.
 
     Raises:
         LostRankError: it has ended.
@@ -364,13 +390,3 @@ def hear() -> int:
     assert _Process.lines is not None
     with _within_reach():
         return _Process.lines.hear()
-
-
-def _meet() -> None:
-    """Wait until every rank is here, however long that takes."""
-    if rank() == 0:
-        hear()
-        tell(0)
-    else:
-        tell(0)
-        hear()

@@ -30,7 +30,7 @@ from semisup.models import Classifier, Encoder
 from semisup.models.decoder import MapDecoder
 from semisup.models.gated_pixel_cnn import GatedPixelCNN
 
-__all__ = ["split_networks"]
+__all__ = ["share_statistics", "split_networks"]
 
 ENTRIES = ("forward", "maps", "encode")
 """Methods of a network that take rows and give rows."""
@@ -55,7 +55,8 @@ def split_networks(method: nn.Module, *, sync_batchnorm: bool = True) -> None:
 
     Args:
         method: changed in place.
-        sync_batchnorm: BatchNorm within the networks takes the statistics of all rows, not of each rank's own.
+        sync_batchnorm: BatchNorm within the networks takes the statistics of all rows; else each rank's own, and the
+            running statistics are shared by `share_statistics`.
     """
     for module in list(method.modules()):
         if isinstance(module, Classifier | Encoder):
@@ -77,12 +78,24 @@ def _split(network: nn.Module, sync_batchnorm: bool) -> None:
     _become(network, {**entries, "split_over_ranks": None})
 
 
+def share_statistics(method: nn.Module) -> None:
+    """Give BatchNorm within split networks the running statistics of rank 0, as DistributedDataParallel does.
+
+    Args:
+        method: of which each rank has normalized its own rows by themselves alone; changed in place.
+    """
+    networks = [module for module in method.modules() if hasattr(type(module), "split_over_ranks")]
+    norms = [layer for network in networks for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    running = [each for norm in norms for each in (norm.running_mean, norm.running_var) if each is not None]
+    ranks.from_first(running)
+
+
 def _become(module: nn.Module, members: dict[str, Any]) -> None:
     """Give a module other methods, by a class of its own: a deep copy of it has them too."""
     kind = type(module)
 
     def bound(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda self, *args: function(self, *args)
+        return lambda self, *args, **named: function(self, *args, **named)
 
     found = {name: bound(member) if callable(member) else member for name, member in members.items()}
     module.__class__ = type(kind.__name__, (kind,), {"__module__": kind.__module__, **found})
@@ -91,15 +104,18 @@ def _become(module: nn.Module, members: dict[str, Any]) -> None:
 # Rows -----------------------------------------------------------------------------------------------------------------
 
 
-def _on_own_rows(function: Callable[..., Any], network: nn.Module, *args: Any) -> Any:
+def _on_own_rows(function: Callable[..., Any], network: nn.Module, *args: Any, **named: Any) -> Any:
     """Call `function` with this rank's rows of its tensors, and return the rows of all ranks."""
-    rows = next(len(arg) for arg in args if isinstance(arg, Tensor))
+    rows = next(len(arg) for arg in (*args, *named.values()) if isinstance(arg, Tensor))
     if not ranks.at_one_step() or _Forward.rows is not None or rows < ranks.size():
-        return function(network, *args)
-    own = [cast(Tensor, _Own.apply(arg)) if isinstance(arg, Tensor) else arg for arg in args]
+        return function(network, *args, **named)
+
+    def own(arg: Any) -> Any:
+        return _Own.apply(arg) if isinstance(arg, Tensor) else arg
+
     _Forward.rows = rows
     try:
-        found = function(network, *own)
+        found = function(network, *map(own, args), **{name: own(arg) for name, arg in named.items()})
     finally:
         _Forward.rows = None
     if isinstance(found, Tensor):
@@ -181,13 +197,11 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor, int]:
         mean, var = torch.batch_norm_update_stats(exact, None, None, 0.0)
     else:
         var, mean = torch.var_mean(exact, [0, *range(2, x.ndim)], correction=0)
-    places = x[0, 0].numel() * _times(x)
-    rows = [ranks.own_rows(_rows(), other) for other in range(ranks.size())]
-    counts = [(row.stop - row.start) * places for row in rows]
+    count = _rows() * x[0, 0].numel() * _times(x)
     means, variances = ranks.whole(torch.stack([mean, var])[None], ranks.size()).unbind(1)
-    shares = mean.new_tensor(counts)[:, None] / sum(counts)
+    shares = ranks.shares(_rows(), like=mean)[:, None]
     center = (shares * means).sum(0)
-    return center, (shares * (variances + (means - center).square())).sum(0), sum(counts)
+    return center, (shares * (variances + (means - center).square())).sum(0), count
 
 
 def _rows() -> int:

@@ -17,6 +17,7 @@ from semisup.engine import ranks
 from semisup.engine.device import autocast
 from semisup.engine.optim import build_optimizers, learning_rate, set_learning_rates
 from semisup.engine.seeding import seed_for, seed_global
+from semisup.engine.split import share_statistics
 from semisup.engine.window import Window
 from semisup.errors import SemisupError
 from semisup.methods import Batch, Method, Progress, Update
@@ -68,7 +69,8 @@ class FitSettings:
     accumulate: int = 1
     """Batches whose gradients make one optimizer step, each a part of its own to the method."""
     sync_batchnorm: bool = True
-    """On several ranks: BatchNorm within the networks sees the images of all of them."""
+    """On several ranks: BatchNorm within the networks sees the images of all of them; else each its own, and the
+    running statistics are rank 0's."""
     log_every: int = 20
     """Steps between reports. Losses and weights are checked for being finite then, and before each checkpoint."""
 
@@ -208,6 +210,8 @@ class Training:
 
     def finish_step(self) -> None:
         """Move the average of the weights and count the step."""
+        if ranks.size() > 1 and not self.settings.sync_batchnorm:
+            share_statistics(self.method)
         if self.ema is not None:
             self.ema.update(self.method.predictor())
         self.step += 1

@@ -26,7 +26,7 @@ from semisup.pipeline.page import PAGE, write_page
 from semisup.pipeline.page.read import read_run
 from semisup.pipeline.plan import Plan, StagePlan, load_checked, make_plan
 from semisup.pipeline.result import RunResult, StageResult
-from semisup.pipeline.several import help_to_run, not_shared
+from semisup.pipeline.several import check_same_plan, help_to_run, not_shared
 from semisup.pipeline.timing import expected_seconds
 from semisup.records import RECORD
 from semisup.settings import Recipe
@@ -98,6 +98,8 @@ def _run(
             loaded = _with_given(loaded, data, folder)
         plan = make_plan(loaded, watch=watching(reporter.console))
         raise_all(trained_again(plan) if ranks.size() > 1 else [], f"{ranks.size()} processes")
+    with ranks.agreeing():
+        check_same_plan(plan)
     if ranks.rank() == 0:
         _warn(plan, reporter)
     homes = {stage.name: store / stage.fingerprint for stage in plan.stages}

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from semisup.engine import ranks
+from semisup.errors import SemisupError
 from semisup.pipeline.execute import help_to_execute
 from semisup.pipeline.plan import Plan
 from semisup.settings import Recipe, TrainConfig
 from semisup.stages import Artifact
 
-__all__ = ["help_to_run", "not_shared"]
+__all__ = ["check_same_plan", "help_to_run", "not_shared"]
 
 
 def not_shared(recipe: Recipe, processes: int) -> list[str]:
@@ -26,6 +28,17 @@ def _problems(recipe: Recipe, processes: int) -> Iterator[str]:
     for name, stage in recipe.stages.items():
         if isinstance(stage, TrainConfig) and stage.activation_checkpointing:
             yield f"stages.{name}.activation_checkpointing: is for one process; remove it, or run on one"
+
+
+def check_same_plan(plan: Plan) -> None:
+    """Refuse a rank that has planned other stages than rank 0, as one does that reads other images.
+
+    Raises:
+        SemisupError: on that rank.
+    """
+    mine = " ".join(stage.fingerprint for stage in plan.stages)
+    if ranks.size() > 1 and ranks.same_everywhere(mine.encode) != mine.encode():
+        raise SemisupError("it has other data than rank 0, another precision, or another version of semisup")
 
 
 def help_to_run(plan: Plan, homes: Mapping[str, Path]) -> None:

@@ -427,7 +427,7 @@ class Recipe(Settings):
     differs by rounding alone."""
     sync_batchnorm: bool = True
     """On several processes: BatchNorm within the networks sees the images of all of them, as on one; false: each its
-    own."""
+    own, and the running statistics are the first one's."""
     checkpoint_seconds: NonNegative = 30.0
     """Seconds between checkpoints, >= 0 (0: after every step)."""
     log_every: Size = 20

@@ -267,6 +267,14 @@ def test_what_several_processes_cannot_share_is_refused_before_anything_runs(dat
     check_entries(suite.model_copy(update={"gpus_per_run": 1}), data)
 
 
+def test_a_suite_has_no_network_that_hangs_on_the_number_of_processes(data: ImageData) -> None:
+    entry = {"recipe": "digits/quickstart", "overrides": ["sync_batchnorm=false"]}
+    suite = small("draws=1", "gpus_per_run=2", entries={"own": entry}, baseline=None)
+    with pytest.raises(SemisupError, match=r"entries\.own: 2 processes by gpus_per_run: sync_batchnorm: false makes"):
+        check_entries(suite, data)
+    check_entries(suite.model_copy(update={"gpus_per_run": 1}), data)
+
+
 def test_a_search_needs_two_labels_per_class(data: ImageData) -> None:
     with pytest.raises(SemisupError, match=r"data\.validation: takes at least one label of every class"):
         check_entries(small(**{**SEARCHED, "labels": [10]}), data)

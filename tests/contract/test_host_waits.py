@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from semisup.augment import Normalize
-from semisup.engine import Batches, FitSettings, TrainingImages
+from semisup.engine import Batches, FitSettings, TrainingImages, ranks
+from semisup.engine.split import split_networks
 from semisup.engine.training import Training
 from semisup.settings import OptimizerConfig, ScheduleConfig
 from semisup.stages.views import stage_policies
@@ -48,6 +51,8 @@ def train_on_meta(case: Case, steps: int, **settings: Any) -> None:
         steps=100, optimizer=optimizer, schedule=ScheduleConfig(), device=META, ema=0.9, log_every=50, **settings
     )
     run = Training(method, fitted)
+    if ranks.size() > 1:
+        split_networks(method, sync_batchnorm=fitted.sync_batchnorm)
     with no_host_waits():
         for _ in range(steps):
             run.prepare()
@@ -65,6 +70,20 @@ FAST = ("fixmatch-ctaugment", "meta_pseudo_labels-drawn", "swav-crops", "jigsaw-
 )
 def test_a_step_its_batch_and_its_views_do_not_wait(name: str) -> None:
     train_on_meta(CASES[name], 2)
+
+
+@pytest.fixture
+def two_ranks() -> Iterator[None]:
+    """A group without others, whose messages are waited for as those of any are."""
+    dist.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("sync_batchnorm", [True, False])
+@pytest.mark.parametrize("name", FAST)
+def test_nor_do_those_of_several_ranks(name: str, sync_batchnorm: bool, two_ranks: None) -> None:
+    train_on_meta(CASES[name], 2, sync_batchnorm=sync_batchnorm)
 
 
 def _into(x: Tensor) -> Tensor:

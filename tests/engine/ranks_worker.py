@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -27,11 +28,12 @@ from semisup.augment.policies.ctaugment import new_rates
 from semisup.augment.policies.policy import Drawn
 from semisup.augment.policies.views import NoAugment, Weak
 from semisup.engine import Batches, Checkpoints, FitSettings, TrainingImages, fit, ranks
-from semisup.engine.observers import Observer
+from semisup.engine.observers import Looks, Observer
 from semisup.engine.training import Training
 from semisup.errors import SemisupError
 from semisup.methods import Update
 from semisup.models.build import build_backbone
+from semisup.pipeline.several import check_same_plan
 from semisup.settings import OptimizerConfig, ScheduleConfig, TrainConfig
 from semisup.stages.tuning import tune
 from tests.contract.contract_settings import CASES, Source, train
@@ -325,7 +327,7 @@ def mistaken(mistake: Mistaken) -> tuple[str, float]:
 def patient() -> int:
     """What this rank hears of a first one that takes longer than a step may; agreeing, too, it waits."""
     with ranks.joined():
-        ranks._Process.words = dist.new_group(backend="gloo", timeout=timedelta(seconds=1))
+        impatient()
         if ranks.rank() == 0:
             time.sleep(2)
             ranks.tell(7)
@@ -335,6 +337,64 @@ def patient() -> int:
         with ranks.agreeing():
             time.sleep(2 * ranks.rank())
         return heard
+
+
+def impatient(seconds: float = 1) -> None:
+    """From here on, messages of the hosts are waited for no longer; within a step it stays as it was."""
+    ranks._Process.words = dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
+
+
+def looked() -> float:
+    """How far this rank alone is from both of them, where the first one takes its time to look on and to say a word."""
+    alone, method = (CASES["rotation-plain"].build() for _ in range(2))
+    fit_case(alone, 2, [])
+    with ranks.joined():
+        impatient()
+        look = Looks(1, lambda step, network: time.sleep(2))
+        fit_case(method, 2, [look] if ranks.rank() == 0 else [])
+        assert ranks.same_everywhere(lambda: time.sleep(2) or b"word") == b"word"
+    return difference(method.state_dict(), alone.state_dict())
+
+
+def own_norms(folder: Path) -> dict[str, Any]:
+    """What a rank's network is after BatchNorm of each rank's own images, and how far a resumed run is from it."""
+    with ranks.joined():
+        whole = CASES["fixmatch-aligned"].build()
+        fit_case(whole, 9, [], sync_batchnorm=False)
+        method = CASES["fixmatch-aligned"].build()
+        checkpoint = [Checkpoints(folder / "own.pt", seconds=0)] if ranks.rank() == 0 else []
+        with contextlib.suppress(KeyboardInterrupt):
+            fit_case(method, 9, [Dies(6), *checkpoint], sync_batchnorm=False)
+        again = CASES["fixmatch-aligned"].build(seed=1 + ranks.rank())
+        fit_case(again, 9, [Checkpoints(folder / "own.pt")] if ranks.rank() == 0 else [], sync_batchnorm=False)
+    sums = {name: float(value.double().sum()) for name, value in whole.state_dict().items()}
+    return {"sums": sums, "resumed": difference(again.state_dict(), whole.state_dict())}
+
+
+def others() -> str:
+    """What this rank hears of a second one that has planned another stage."""
+    try:
+        with ranks.joined(), ranks.agreeing():
+            check_same_plan(SimpleNamespace(stages=[SimpleNamespace(fingerprint=f"stage{ranks.rank()}")]))
+    except SemisupError as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def slow_to_go() -> str:
+    """What this rank hears of a second one that fails, and takes its time to end its groups."""
+
+    def slowly(*groups: Any) -> None:
+        destroy(*groups)
+        time.sleep(2 * ranks.SAYING)
+
+    destroy = dist.destroy_process_group
+    if ranks_number() == 1:
+        dist.destroy_process_group = slowly
+    try:
+        return mistaken(Mistaken("measures", 1, foreseen=False))[0]
+    finally:
+        dist.destroy_process_group = destroy
 
 
 JOBS: dict[str, Callable[[dict[str, Any], Path], Any]] = {
@@ -350,6 +410,10 @@ JOBS: dict[str, Callable[[dict[str, Any], Path], Any]] = {
     "diverged": lambda job, folder: diverged(),
     "mistaken": lambda job, folder: mistaken(Mistaken(job["moment"])),
     "failed": lambda job, folder: mistaken(Mistaken(job["moment"], job["rank"], foreseen=False)),
+    "looked": lambda job, folder: looked(),
+    "own_norms": lambda job, folder: own_norms(folder),
+    "others": lambda job, folder: others(),
+    "slow_to_go": lambda job, folder: slow_to_go(),
 }
 
 

@@ -24,6 +24,7 @@ FAILURES = [(moment, rank) for moment in ("begins", "measures", "between") for r
 """In which a rank meets what no check foresaw."""
 TRAINED = ["fixmatch-aligned", "simclr-plain", "meta_pseudo_labels-dropout"]
 """Labels, a loss over the batch, two networks in turn: trained in many ways."""
+MORE = ["looked", "own_norms", "others", "slow_to_go"]
 PARTS = 12
 """Tests that share the methods: each ends within minutes, and one that fails is seen before the others are made."""
 ROUNDING = 1e-9
@@ -79,6 +80,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, forks: Nursery) -> list[dict
         *({"do": "mistaken", "moment": moment} for moment in MOMENTS),
         *({"do": "failed", "moment": moment, "rank": rank} for moment, rank in FAILURES),
         {"do": "layers"},
+        *({"do": name} for name in MORE),
         *({"do": "settings", "case": case} for case in TRAINED),
     ]
     return pair(forks, tmp_path_factory.mktemp("pair"), jobs)
@@ -182,9 +184,40 @@ def test_layers_of_other_libraries_learn_the_same_on_two_ranks(found: list[dict[
         assert {name: change for name, change in changes.items() if not change < ROUNDING} == {}
 
 
+def more(found: list[dict[str, Any]], name: str) -> list[Any]:
+    return [rank[f"{9 + len(MOMENTS) + len(FAILURES) + MORE.index(name)} {name}"] for rank in found]
+
+
+def test_a_look_of_the_first_rank_between_steps_takes_as_long_as_it_takes(found: list[dict[str, Any]]) -> None:
+    for change in more(found, "looked"):
+        assert change < ROUNDING
+
+
+def test_ranks_with_batchnorms_of_their_own_have_one_network_and_resume_bit_for_bit(
+    found: list[dict[str, Any]],
+) -> None:
+    first, other = more(found, "own_norms")
+    assert first == other
+    assert first["resumed"] == 0
+
+
+def test_a_rank_that_has_planned_other_stages_is_refused(found: list[dict[str, Any]]) -> None:
+    told, other = more(found, "others")
+    assert (
+        told == "SemisupError: rank 1: it has other data than rank 0, another precision, or another version of semisup"
+    )
+    assert other.startswith("SaidElsewhereError")
+
+
+def test_a_failed_rank_that_is_slow_to_let_go_is_named(found: list[dict[str, Any]]) -> None:
+    told, other = more(found, "slow_to_go")
+    assert told.startswith("FailedRankError: rank 1: RuntimeError: measures: not on rank 1 (ranks_worker.py, ")
+    assert other.startswith("SaidElsewhereError")
+
+
 @pytest.mark.parametrize("case", TRAINED)
 def test_however_trained_two_ranks_learn_the_same(case: str, found: list[dict[str, Any]]) -> None:
-    job = 9 + len(MOMENTS) + len(FAILURES) + TRAINED.index(case)
+    job = 9 + len(MOMENTS) + len(FAILURES) + len(MORE) + TRAINED.index(case)
     for rank in found:
         changes = rank[f"{job} settings"]
         assert {name: change for name, change in changes.items() if not change < ROUNDING} == {}

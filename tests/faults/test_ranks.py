@@ -163,6 +163,7 @@ def test_a_stop_is_everybodys_and_leaves_a_checkpoint(whole: Path, tmp_path: Pat
     code, output = finished(process, 60)
     assert code == 128 + signal.SIGTERM, output
     assert "Traceback" not in output and output.count("stopped; go on with: ") == 1
+    assert "torch/distributed" not in output, "its launcher's own reports"
     code, output = finished(command(tmp_path, *RUN))  # one process goes on with what two have done
     assert code == 0, output
     mine, theirs = homes(tmp_path / "out"), homes(whole / "out")

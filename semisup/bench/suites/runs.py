@@ -196,7 +196,10 @@ def check_entries(suite: Suite, data: ImageData, found: Iterable[str] = ()) -> N
         try:
             recipe, evaluated = spec_recipe(suite, first)
             plan = make_plan(recipe, data)
-            raise_all(not_shared(recipe, suite.gpus_per_run), f"{suite.gpus_per_run} processes by gpus_per_run")
+            unshared = not_shared(recipe, suite.gpus_per_run)
+            if suite.gpus_per_run > 1 and not recipe.sync_batchnorm:
+                unshared.append("sync_batchnorm: false makes another network on each number of processes; remove it")
+            raise_all(unshared, f"{suite.gpus_per_run} processes by gpus_per_run")
             if suite.search is not None:
                 _check_search(suite, first, plan, evaluated, data)
         except SemisupError as error:
