@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import pickle
+import re
 import warnings
 import zipfile
 from collections import Counter
@@ -36,13 +37,19 @@ TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """What numbers of a network may be stored as: whole ones and 8-bit floats stand for others, times a scale."""
-SECOND_CHOICE = ("encoder_k.", "momentum", "target", "student", "discriminator")
-"""Parts of prefixes of networks that have a better twin in the file: MoCo's key encoder (facebookresearch/moco),
-solo-learn's and lightly's momentum encoders, BYOL's target, and the student next to DINO's teacher (facebookresearch/
-dino, `eval_linear.py`: `checkpoint_key` is "teacher")."""
-AVERAGED = ("state_dict_ema.", "model_ema.")
-"""Parts of prefixes of averages of weights, which timm itself takes before the last ones (`load_state_dict`), and which
-it and torchvision's references evaluate."""
+TWINS = {
+    r"(?<![a-z])ema(?![a-z])": 3,
+    r"online": 2,
+    r"target_encoder": 2,
+    r"target|momentum|encoder_k\.|student|discriminator": -1,
+}
+"""What the prefix of a network says of it where the file has another of the same names; the larger sum is taken.
+
+Averages of weights (timm's `state_dict_ema`, torchvision's `model_ema`, FixMatch-pytorch's `ema_state_dict`, TorchSSL's
+`ema_model`) are what their makers evaluate. So are the teacher of DINO (`eval_linear.py`: `checkpoint_key`) and the
+`target_encoder` of I-JEPA and V-JEPA, but of BYOL the online network, of MoCo the query encoder, and of solo-learn and
+lightly what has no momentum.
+"""
 
 
 def file_shapes(path: str | Path) -> dict[str, Shape]:
@@ -181,8 +188,9 @@ def _collect(content: Any, prefix: str, found: dict[str, Tensor], seen: set[int]
             _collect(value, f"{prefix}{key}.", found, seen)
 
 
-PLACES = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
-"""Of the parts of torchvision's ResNets, among which ReLU and pooling count; lightly's ResNets and ours lack them."""
+ELSEWHERE = ((r"\.downsample\.", ".shortcut."), (r"(denselayer\d+\.(?:norm|relu|conv))(\d)", r"\1.\2"))
+"""torchvision's names, and what others call the same: lightly's ResNets and those of kuangliu/pytorch-cifar and
+SupContrast; and torchvision itself in the DenseNets that it publishes."""
 OUR_PARTS = ("backbone.", "neck.", "head.", "projector.")
 
 
@@ -220,7 +228,8 @@ def fit_names(network: nn.Module, shapes: Mapping[str, Shape]) -> Fit:
 
     Wrappers put words in front of the same names: `module.` (DataParallel), `backbone.` (lightly, solo-learn),
     `module.encoder_q.` (MoCo), `teacher.backbone.` (DINOv2), and many nest the weights (`state_dict`, `model`). A file
-    may also count the parts, 0, 1, 4 ..., as `nn.Sequential(*resnet.children())` does, which lightly's examples train.
+    may also count the parts, 0, 1, 4 ..., as `nn.Sequential(*resnet.children())` does, which lightly's examples train,
+    and have other words in the names (`ELSEWHERE`).
 
     Args:
         network: the backbone, as it would be named alone.
@@ -228,11 +237,10 @@ def fit_names(network: nn.Module, shapes: Mapping[str, Shape]) -> Fit:
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     best, most = Fit({}, ""), (0, 0, 0, 0)
-    named = (False, {name: name for name in wanted})
-    for numbered, spelled in (named, *((True, counted) for counted in _counted(network, wanted))):
+    for numbered, spelled in _spellings(wanted, shapes):
         elements, names = _votes({spelled[name]: shape for name, shape in wanted.items()}, shapes)
         for prefix, count in names.items():
-            choice = sum(word in prefix for word in AVERAGED) - sum(word in prefix for word in SECOND_CHOICE)
+            choice = sum(worth for words, worth in TWINS.items() if re.search(words, prefix))
             rank = (elements[prefix], count, choice, -len(prefix))
             if rank > most:
                 found = {name: prefix + theirs for name, theirs in spelled.items() if prefix + theirs in shapes}
@@ -255,9 +263,28 @@ def _votes(wanted: Mapping[str, Shape], shapes: Mapping[str, Shape]) -> tuple[Co
     return elements, names
 
 
-def _counted(network: nn.Module, names: Iterable[str]) -> Iterator[dict[str, str]]:
-    """Yield name -> the same with the network's parts counted, conv1.weight -> 0.weight: ours, and torchvision's."""
-    own = {part: str(i) for i, (part, _) in enumerate(network.named_children())}
-    split = {name: name.partition(".") for name in names}
-    for places in (own, PLACES) if set(own) >= set(PLACES) else (own,):
-        yield {name: f"{places.get(first, first)}{dot}{rest}" for name, (first, dot, rest) in split.items()}
+def _spellings(wanted: Mapping[str, Shape], shapes: Mapping[str, Shape]) -> Iterator[tuple[bool, dict[str, str]]]:
+    """Yield whether a file counts the parts, and the network's names -> what it may call them, but for a prefix."""
+    named, other = {name: name for name in wanted}, {name: _elsewhere(name) for name in wanted}
+    for spelled in (named, other) if other != named else (named,):
+        yield False, spelled
+        for places in _places(wanted, shapes):
+            split = {name: theirs.partition(".") for name, theirs in spelled.items()}
+            yield True, {name: f"{places[first]}{dot}{rest}" for name, (first, dot, rest) in split.items()}
+
+
+def _elsewhere(name: str) -> str:
+    for ours, theirs in ELSEWHERE:
+        name = re.sub(ours, theirs, name)
+    return name
+
+
+def _places(wanted: Iterable[str], shapes: Iterable[str]) -> list[dict[str, int]]:
+    """List what numbers the network's parts may have in a file, in their order; those without weights count, too."""
+    parts = list(dict.fromkeys(name.partition(".")[0] for name in wanted))
+    numbers: dict[str, set[int]] = {}
+    for name in shapes:
+        for number in re.finditer(r"(?<![^.])\d+(?=\.)", name):
+            numbers.setdefault(name[: number.start()], set()).add(int(number[0]))
+    found = {tuple(sorted(each)[: len(parts)]) for each in numbers.values() if len(each) >= len(parts)}
+    return [dict(zip(parts, each, strict=True)) for each in sorted(found)]

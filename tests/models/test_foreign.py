@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,23 @@ def sequential(state: State) -> State:
     network = torchvision.models.resnet18(num_classes=5)
     network.load_state_dict(state)
     return nn.Sequential(*list(network.children())[:-1]).state_dict()
+
+
+def elsewhere(state: State) -> State:
+    """As kuangliu/pytorch-cifar, SupContrast and lightly's own ResNets call the same."""
+    return {name.replace(".downsample.", ".shortcut."): tensor for name, tensor in state.items()}
+
+
+def without_counts(state: State) -> State:
+    return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def without_pooling(state: State) -> State:
+    """`nn.Sequential` of a ResNet's children but for its pooling, as some have it for CIFAR's images."""
+    network = torchvision.models.resnet18(num_classes=5)
+    network.load_state_dict(state)
+    parts = [part for name, part in network.named_children() if name not in ("maxpool", "fc")]
+    return nn.Sequential(*parts).state_dict()
 
 
 HEAD = {"projection_head.layers.0.weight": torch.zeros(8, 512), "projection_head.layers.0.bias": torch.zeros(8)}
@@ -116,6 +134,28 @@ LAYOUTS: dict[str, tuple[str, Callable[[State], Any], str]] = {
         lambda s: {"classy_state_dict": {"base_model": {"model": {"trunk": prefixed("_feature_blocks.", s)}}}},
         "classy_state_dict.base_model.model.trunk._feature_blocks.",
     ),
+    "FixMatch-pytorch": (
+        ".pth.tar",
+        lambda s: {"state_dict": scrambled(s), "ema_state_dict": s, "optimizer": {}},
+        "ema_state_dict.",
+    ),
+    "TorchSSL": (".pth", lambda s: {"model": scrambled(s), "ema_model": s, "it": 3}, "ema_model."),
+    "I-JEPA": (
+        ".pth.tar",
+        lambda s: {
+            "encoder": prefixed("module.", scrambled(s)),
+            "predictor": {"module.mask_token": torch.zeros(3)},
+            "target_encoder": prefixed("module.", s),
+        },
+        "target_encoder.module.",
+    ),
+    "byol-pytorch": (
+        ".pt",
+        lambda s: prefixed("target_encoder.net.", scrambled(s)) | prefixed("online_encoder.net.", s),
+        "online_encoder.net.",
+    ),
+    "SupContrast": (".pth", lambda s: {"model": prefixed("encoder.module.", elsewhere(s))}, "model.encoder.module."),
+    "counted without pooling": (".pth", lambda s: prefixed("f.", without_pooling(s)), "f."),
     "own": (".safetensors", lambda s: prefixed("backbone.network.", without_fc(s)), "backbone.network."),
 }
 
@@ -151,7 +191,28 @@ def test_every_layout_fills_the_backbone(layout: str, state: State, tmp_path: Pa
     assert said == ([f"names in the file begin with '{prefix}'"] if prefix and layout != "own" else [])
     loaded = method.model.backbone.network.state_dict()
     for name, tensor in without_fc(state).items():
-        assert torch.equal(loaded[name], tensor), name
+        counts = name.endswith("num_batches_tracked")  # 0 where nobody has counted
+        assert torch.equal(loaded[name], tensor) or (counts and loaded[name] == 0), name
+
+
+def test_lightlys_own_resnet_fills_ours(tmp_path: Path) -> None:
+    """Its parts are counted, without any of ReLU or pooling, and its shortcuts have that name."""
+    theirs = fresh("resnet18").model.backbone.state_dict()
+    parts = list(dict.fromkeys(name.partition(".")[0] for name in theirs))
+    counted = {f"{parts.index(first)}.{rest}": t for n, t in theirs.items() for first, _, rest in [n.partition(".")]}
+    torch.save({"state_dict": prefixed("backbone.", elsewhere(counted))}, tmp_path / "w.ckpt")
+    method = fresh("resnet18")
+    assert load_initial_weights(method, InitConfig(), tmp_path / "w.ckpt", []).fraction == 1
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in method.model.backbone.state_dict().items())
+
+
+def test_the_names_of_published_densenets_are_found() -> None:
+    network = torchvision.models.DenseNet(growth_rate=4, block_config=(1, 1), num_init_features=8, num_classes=2)
+    state = network.state_dict()
+    shapes = {re.sub(r"(denselayer\d\.[a-z]+)(\d)", r"\1.\2", name): tuple(t.shape) for name, t in state.items()}
+    fit = fit_names(network, shapes)
+    assert sorted(fit.names.values()) == sorted(shapes)
+    assert all(shapes[theirs] == tuple(state[ours].shape) for ours, theirs in fit.names.items())
 
 
 def test_a_file_with_another_wrappers_backbone_expects_what_others_weights_do(state: State, tmp_path: Path) -> None:
