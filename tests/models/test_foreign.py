@@ -134,6 +134,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[State], Any], str]] = {
         lambda s: {"classy_state_dict": {"base_model": {"model": {"trunk": prefixed("_feature_blocks.", s)}}}},
         "classy_state_dict.base_model.model.trunk._feature_blocks.",
     ),
+    "torchvision's first": (".pth", without_counts, ""),
     "FixMatch-pytorch": (
         ".pth.tar",
         lambda s: {"state_dict": scrambled(s), "ema_state_dict": s, "optimizer": {}},
