@@ -10,7 +10,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from semisup.errors import UNREADABLE, SemisupError, first_line
+from semisup.models.blocks import LISTS
 from semisup.models.weights import Shape, in_utf8, load_weights, read_shapes
 
 __all__ = [
@@ -216,11 +217,13 @@ class Fit:
         names: the network's name -> the file's, of all the network's tensors that the file has by name.
         prefix: what the file's names begin with.
         numbered: the file counts the parts of the network instead of naming them.
+        deeper: a name of the file that belongs to a block beyond the network's last one in a list of them; "": none.
     """
 
     names: dict[str, str]
     prefix: str
     numbered: bool = False
+    deeper: str = ""
 
 
 def fit_names(network: nn.Module, shapes: Mapping[str, Shape]) -> Fit:
@@ -245,7 +248,25 @@ def fit_names(network: nn.Module, shapes: Mapping[str, Shape]) -> Fit:
             if rank > most:
                 found = {name: prefix + theirs for name, theirs in spelled.items() if prefix + theirs in shapes}
                 best, most = Fit(found, prefix, numbered), rank
-    return best
+    return replace(best, deeper=_deeper(network, best, shapes))
+
+
+def _deeper(network: nn.Module, fit: Fit, shapes: Iterable[str]) -> str:
+    """Return the file's first name of a block beyond the last one of a list that the network has; "": there is none.
+
+    ResNet-18 has the names and shapes of the first blocks of each of ResNet-34's stages, which are no network together.
+    """
+    firsts = {n.partition(".")[0]: t.removeprefix(fit.prefix).partition(".")[0] for n, t in fit.names.items()}
+    lengths = {}
+    for path, module in network.named_modules():
+        if path and type(module) in LISTS and any(True for block in module for _ in block.children()):
+            first, dot, rest = path.partition(".")
+            lengths[f"{fit.prefix}{firsts.get(first, first)}{dot}{rest}."] = len(module)
+    for name in shapes:
+        for number in re.finditer(r"(?<=\.)\d+(?=\.)", name):
+            if int(number[0]) >= lengths.get(name[: number.start()], math.inf):
+                return name
+    return ""
 
 
 def _votes(wanted: Mapping[str, Shape], shapes: Mapping[str, Shape]) -> tuple[Counter[str], Counter[str]]:

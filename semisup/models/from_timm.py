@@ -354,7 +354,7 @@ def fill_from_file(network: nn.Module, path: Path, subject: str) -> None:
     """Copy a file's tensors into a network, which must find all of its own there; others, such as heads, are left.
 
     Raises:
-        SemisupError: the file lacks some, or they have other shapes, or are not finite.
+        SemisupError: as for `fit_file_whole`, or they are not finite.
     """
     fit, _ = fit_file_whole(network, path, subject)
     state = network.state_dict()
@@ -367,7 +367,7 @@ def fit_file_whole(network: nn.Module, path: Path, subject: str) -> tuple[Fit, W
     """Match a file with a network, which may be on the meta device.
 
     Raises:
-        SemisupError: the file lacks some, or they have other shapes.
+        SemisupError: the file lacks some, they have other shapes, or it is of a network with more blocks.
     """
     shapes = file_shapes(path)
     fit = fit_names(network, shapes)
@@ -382,4 +382,6 @@ def fit_file_whole(network: nn.Module, path: Path, subject: str) -> tuple[Fit, W
             else ""
         )
         raise SemisupError(f"{subject}: weights {path} do not fit{hint}\n{report}")
+    if fit.deeper:
+        raise SemisupError(f"{subject}: weights {path} are of a deeper network, which has {fit.deeper}")
     return fit, report

@@ -41,6 +41,8 @@ class Initial:
     names: dict[str, str]
     """The network's name -> the file's, of the tensors that fit."""
     report: WeightsReport
+    deeper: str = ""
+    """A name of the file that is of a block beyond the network's last."""
 
 
 def fit_file(
@@ -84,7 +86,7 @@ def fit_file(
     offered |= {name: shapes[name] for name in others if name not in names.values()}
     notes += [f"init.rename: no name of the file begins with '{prefix}'" for prefix in unused]
     report = compare(wanted, offered, notes)
-    return Initial({name: origins[names[name]] for name in report.matched}, report)
+    return Initial({name: origins[names[name]] for name in report.matched}, report, fit.deeper)
 
 
 def _own_parts(
@@ -137,7 +139,8 @@ def check_weights_file(method: Method, init: InitConfig, path: Path, classes: Se
         classes: names of the classes that the stage tells apart.
 
     Raises:
-        SemisupError: it supplies less than `minimum_match` of what the network wants from it, or no numbers.
+        SemisupError: it supplies less than `minimum_match` of what the network wants from it, or no numbers; or it is
+            of a deeper network, of which `minimum_match` asks for all.
     """
     fits = _fits(method, init, path, classes)
     for network, fit in fits:
@@ -184,6 +187,11 @@ def _fits(
         if fit.report.fraction < init.minimum_match:
             raise SemisupError(
                 f"init.weights {path}: do not fit, init.minimum_match asks for {init.minimum_match:.1%}\n{fit.report}"
+            )
+        if fit.deeper and init.minimum_match == 1:
+            raise SemisupError(
+                f"init.weights {path}: are of a deeper network, which has {fit.deeper}; init.minimum_match below 1 "
+                "takes its first blocks"
             )
     return fits
 

@@ -19,6 +19,7 @@ from semisup.config import parse_recipe
 from semisup.errors import SemisupError
 from semisup.models import ModelSpec, save_weights
 from semisup.models.foreign import file_shapes, file_tensors, finite_tensors, fit_names
+from semisup.models.from_torchvision import drop_last_layer
 from semisup.models.origin import file_origin
 from semisup.models.prepared import NORMALIZATIONS
 from semisup.settings import InitConfig
@@ -214,6 +215,30 @@ def test_the_names_of_published_densenets_are_found() -> None:
     fit = fit_names(network, shapes)
     assert sorted(fit.names.values()) == sorted(shapes)
     assert all(shapes[theirs] == tuple(state[ours].shape) for ours, theirs in fit.names.items())
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_a_deeper_network_is_no_start_for_one_that_has_its_first_blocks(counted: bool, tmp_path: Path) -> None:
+    deeper = torchvision.models.resnet34(num_classes=5)
+    network = nn.Sequential(*deeper.children()) if counted else deeper
+    write(tmp_path / "w.pth", prefixed("backbone.", network.state_dict()))
+    rule = rf"are of a deeper network, which has backbone\.{4 if counted else 'layer1'}\.2\.conv1\.weight"
+    for name, options in (("torchvision/resnet18", {}), ("resnet18", {"stem": "imagenet"})):
+        method, asked = fresh(name, **options), InitConfig(minimum_match=0.9)
+        with pytest.raises(SemisupError, match=rf"init\.weights .*{rule}; init\.minimum_match below 1"):
+            load_initial_weights(method, InitConfig(), tmp_path / "w.pth", [])
+        assert load_initial_weights(method, asked, tmp_path / "w.pth", []).fraction == 1
+    with pytest.raises(SemisupError, match=rf"model torchvision/resnet18: weights .*{rule}"):
+        fresh(weights=str(tmp_path / "w.pth"))
+
+
+def test_a_longer_head_is_no_deeper_network() -> None:
+    network = torchvision.models.squeezenet1_1(num_classes=2)
+    drop_last_layer(network)
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    shapes |= {"classifier.5.weight": (2, 7)}
+    assert fit_names(network, shapes).deeper == ""
+    assert fit_names(network, shapes | {"features.13.expand1x1.bias": (64,)}).deeper == "features.13.expand1x1.bias"
 
 
 def test_a_file_with_another_wrappers_backbone_expects_what_others_weights_do(state: State, tmp_path: Path) -> None:
