@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import pickle
 import re
@@ -146,20 +145,23 @@ def _torch_tensors(path: str | Path) -> dict[str, Tensor]:
     subject = f"weights {path}"
     if not Path(path).exists():
         raise SemisupError(f"{subject}: no such file")
+    unread: list[str] = []
     try:
-        # Namespace: what DINO's, MAE's and MoCo's scripts keep their arguments in; attributes and nothing else.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        unread = _unknown(path)
+        with torch.serialization.safe_globals([(_Unread, n) for n in unread]), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of another pickle protocol, which works or is refused
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         if not _first_bytes(path).startswith((b"PK", b"\x80")):  # of a zip file, of a pickle of protocol 2 or later
             raise SemisupError(f"{subject}: neither a file of torch.save nor one of safetensors") from error
+        told = _last_words(error)
+        told = f"among it {', '.join(sorted(unread)[:3])}" if _Unread.__name__ in told else told
         raise SemisupError(
             f"{subject}: holds more than tensors and plain data, and unpacking that could run code; where it was made, "
-            f"save its state_dict alone ({_last_words(error)})"
+            f"save its state_dict alone ({told})"
         ) from error
     except UNREADABLE as error:
-        if "TorchScript" in str(error):
+        if "torchscript" in str(error).lower():
             raise SemisupError(
                 f"{subject}: is a TorchScript program, not weights; save the state_dict() of what torch.jit.load gives"
             ) from error
@@ -169,14 +171,41 @@ def _torch_tensors(path: str | Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     _collect(content, "", found, set())
     if not found:
-        raise SemisupError(f"{subject}: holds no tensors")
+        told = f", and objects that are not read ({', '.join(sorted(unread)[:3])})" if unread else ""
+        raise SemisupError(f"{subject}: holds no tensors{told}")
     return found
+
+
+class _Unread:
+    """Stands for any object but tensors and plain data: a best accuracy of NumPy, a path or settings next to weights.
+
+    It is built in place of the object, whose own code is neither imported nor run, and keeps nothing.
+    """
+
+    def __new__(cls, *given: Any) -> _Unread:
+        """Take whatever the object would be made of."""
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        """Refuse to lose a network, whose weights would be in here."""
+        if isinstance(state, Mapping) and "_parameters" in state:
+            raise pickle.UnpicklingError("Unsupported: a whole network, weights and code")
+
+
+def _unknown(path: str | Path) -> list[str]:
+    """Return the names of all functions and classes that a file asks for and torch does not take for plain data.
+
+    Of the old form, which is no zip file, the one in which DINO's, MAE's and MoCo's scripts keep their arguments.
+    """
+    if not zipfile.is_zipfile(path):
+        return ["argparse.Namespace"]
+    return torch.serialization.get_unsafe_globals_in_checkpoint(path)
 
 
 def _last_words(error: Exception) -> str:
     """Return what torch says was in the file, out of its page of advice."""
-    lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
-    return lines[0] if lines else first_line(error)
+    told = re.search(r"(?:Unsupported|Trying to|Can only)[^\n]*", str(error))
+    return first_line(error) if told is None else told[0].partition(" Please use ")[0]
 
 
 def _collect(content: Any, prefix: str, found: dict[str, Tensor], seen: set[int]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -295,16 +297,19 @@ def test_a_file_that_has_nothing_of_the_network_says_how_to_rename(tmp_path: Pat
 
 
 class _Trap:
-    """What runs code when it is unpickled."""
+    """What runs code when it is unpickled: it makes a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (open, ("/dev/null",))
+        return (open, (str(self.file), "w"))
 
 
 @pytest.mark.parametrize(
     ("content", "rule"),
     [
-        (pickle.dumps({"weight": _Trap()}), "could run code"),
+        (pickle.dumps({"weight": _Trap(Path("/dev/null"))}), "could run code"),
         (b"<html>404", "neither a file of torch.save nor one of safetensors"),
         (None, "no such file"),
     ],
@@ -316,6 +321,32 @@ def test_a_file_that_is_not_plain_tensors_is_refused(content: bytes | None, rule
         path.write_bytes(content)
     with pytest.raises(SemisupError, match=rule):
         file_shapes(path)
+
+
+def test_objects_next_to_the_weights_are_not_made(tmp_path: Path) -> None:
+    """What Lightning, timm and one's own scripts keep there: figures of NumPy, paths, settings; and what would run."""
+    others = {"best": np.float64(0.9), "losses": np.arange(3.0), "args": argparse.Namespace(out=tmp_path)}
+    torch.save({"state_dict": {"weight": torch.ones(2)}, **others, "trap": _Trap(tmp_path / "ran")}, tmp_path / "w.pth")
+    assert file_shapes(tmp_path / "w.pth") == {"state_dict.weight": (2,)}
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        ({"model": nn.Linear(2, 2), "optimizer": {0: torch.ones(2)}}, r"save its state_dict alone \(.*a whole network"),
+        ({"weight": np.ones(2)}, r"holds no tensors, and objects that are not read \(numpy"),
+        (
+            {"weight": torch.ones(2), "log": defaultdict(list, a=[1])},
+            r"alone \(among it builtins\.list, collections\.defaultdict\)",
+        ),
+    ],
+    ids=["network", "arrays", "what is filled"],
+)
+def test_weights_within_objects_are_refused_by_what_they_are(content: Any, rule: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(SemisupError, match=rf"^weights .*w\.pth: .*{rule}"):
+        file_shapes(tmp_path / "w.pth")
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
