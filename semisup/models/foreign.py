@@ -25,6 +25,7 @@ __all__ = [
     "SUFFIXES",
     "TORCH_SUFFIXES",
     "Fit",
+    "as_used",
     "file_shapes",
     "file_tensors",
     "finite_tensors",
@@ -97,7 +98,7 @@ def finite_tensors(
         path: as for `file_tensors`.
         names: likewise; tensors of other names may hold what they like.
         subject: what the message is about.
-        wanted: the network's tensors, by name; they may be on the meta device.
+        wanted: the network's tensors, by name; they may be on the meta device. Their shapes are the file's, `as_used`.
 
     Raises:
         SemisupError: as for `file_tensors`, or one of them is of no plain float type, or not finite in the network's.
@@ -115,7 +116,12 @@ def finite_tensors(
     if wrong:
         these = f"{wrong[0]} and {len(wrong) - 1} other tensors hold" if len(wrong) > 1 else f"{wrong[0]} holds"
         raise SemisupError(f"{subject}: {these} NaN or infinite values, from which nothing can be trained")
-    return tensors
+    return {n: t if t.shape == wanted[n].shape else (t / 3).expand(wanted[n].shape) for n, t in tensors.items()}
+
+
+def as_used(shape: Shape, wanted: Shape) -> Shape:
+    """Return the shape in which a file's tensor is used: a first kernel of gray images takes three equal channels."""
+    return wanted if len(shape) == 4 and shape[1] == 1 and wanted == (shape[0], 3, *shape[2:]) else shape
 
 
 def _is_torch(path: str | Path) -> bool:

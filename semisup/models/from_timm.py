@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from semisup.errors import SemisupError, first_line, nearest, raise_all
 from semisup.models.blocks import blocks_of
-from semisup.models.foreign import Fit, file_shapes, finite_tensors, fit_names
+from semisup.models.foreign import Fit, as_used, file_shapes, finite_tensors, fit_names
 from semisup.models.hub_description import read_description
 from semisup.models.weights import WeightsReport, compare
 from semisup.options import Range
@@ -387,7 +387,7 @@ def fit_file_whole(network: nn.Module, path: Path, subject: str) -> tuple[Fit, W
     shapes = file_shapes(path)
     fit = fit_names(network, shapes)
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    report = compare(wanted, {name: shapes[theirs] for name, theirs in fit.names.items()})
+    report = compare(wanted, {name: as_used(shapes[theirs], wanted[name]) for name, theirs in fit.names.items()})
     if report.fraction < 1:
         own = getattr(network, "pretrained_cfg", {})
         sized = own.get("fixed_input_size") and report.mismatched

@@ -158,7 +158,18 @@ def compare(
     unexpected = [name for name in file_shapes if name not in model_shapes]
     total = sum(math.prod(model_shapes[name]) for name in (*matched, *missing, *mismatched))
     found = sum(math.prod(model_shapes[name]) for name in matched)
-    return WeightsReport(matched, missing, unexpected, mismatched, found / total if total else 1.0, tuple(notes))
+    told = [
+        f"{name}: positions of {_tokens(theirs)} tokens in the file, {_tokens(mine)} in the network"
+        for name, (mine, theirs) in mismatched.items()
+        if "pos_embed" in name and len(mine) == len(theirs) == 3
+    ]
+    return WeightsReport(matched, missing, unexpected, mismatched, found / total if total else 1.0, (*notes, *told))
+
+
+def _tokens(shape: Shape) -> str:
+    """Say of how many patches positions (1, tokens, width) are, and of how many tokens that belong to none."""
+    side = math.isqrt(shape[1])
+    return f"{side} x {side} + {shape[1] - side**2}"
 
 
 def load_into(

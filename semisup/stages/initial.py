@@ -13,7 +13,7 @@ from semisup.errors import SemisupError
 from semisup.methods import Method
 from semisup.methods.base import given_to
 from semisup.models import Classifier, Encoder, ModelSpec, WeightsReport, backbone_core
-from semisup.models.foreign import Fit, file_shapes, finite_tensors, fit_names
+from semisup.models.foreign import Fit, as_used, file_shapes, finite_tensors, fit_names
 from semisup.models.from_timm import fit_file_whole
 from semisup.models.origin import weights_origin
 from semisup.models.weights import Shape, compare, renamed
@@ -82,7 +82,9 @@ def fit_file(
     else:
         others = [name for name in shapes if name.startswith(fit.prefix)]
         notes = _foreign_notes(fit, len(shapes) - len(others))
-    offered = {name: shapes[theirs] for name, theirs in names.items()}
+    offered = {name: as_used(shapes[theirs], wanted[name]) for name, theirs in names.items()}
+    if any(shapes[theirs] != offered[name] for name, theirs in names.items()):
+        notes.append("the file's network takes gray images: its first kernels are spread over three channels")
     offered |= {name: shapes[name] for name in others if name not in names.values()}
     notes += [f"init.rename: no name of the file begins with '{prefix}'" for prefix in unused]
     report = compare(wanted, offered, notes)

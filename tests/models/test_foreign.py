@@ -234,6 +234,38 @@ def test_a_deeper_network_is_no_start_for_one_that_has_its_first_blocks(counted:
         fresh(weights=str(tmp_path / "w.pth"))
 
 
+def test_gray_kernels_see_in_three_equal_channels_what_they_saw(state: State, tmp_path: Path) -> None:
+    gray = state | {"conv1.weight": state["conv1.weight"][:, :1]}
+    write(tmp_path / "w.pth", gray)
+    method = fresh()
+    report = load_initial_weights(method, InitConfig(), tmp_path / "w.pth", [])
+    assert report.fraction == 1 and any("takes gray images" in note for note in report.notes)
+    images = torch.rand(2, 1, 16, 16)
+    for network in (method.model.backbone.network, fresh(weights=str(tmp_path / "w.pth")).model.backbone.network):
+        seen = network.conv1(images.expand(-1, 3, -1, -1))
+        torch.testing.assert_close(seen, nn.functional.conv2d(images, gray["conv1.weight"], stride=2, padding=3))
+
+
+def test_positions_of_another_grid_are_told_in_patches(tmp_path: Path) -> None:
+    theirs = fresh("vit", patch=8, class_token=True, learned_grid=7).model.backbone.state_dict()
+    write(tmp_path / "w.pth", theirs)
+    said = r"pos_embed: positions of 7 x 7 \+ 1 tokens in the file, 4 x 4 \+ 1 in the network"
+    with pytest.raises(SemisupError, match=said):
+        method = fresh("vit", patch=8, class_token=True, learned_grid=4)
+        load_initial_weights(method, InitConfig(), tmp_path / "w.pth", [])
+
+
+def test_a_torchvision_transformer_takes_the_size_of_its_weights(tmp_path: Path) -> None:
+    write(tmp_path / "w.pth", {"encoder.pos_embedding": torch.zeros(1, 197, 768)})
+    sizes = {
+        name: file_origin(name, tmp_path / "w.pth", 64) for name in ("torchvision/vit_b_16", "torchvision/resnet18")
+    }
+    assert {name: found.size for name, found in sizes.items() if found} == {
+        "torchvision/vit_b_16": 224,
+        "torchvision/resnet18": 64,
+    }
+
+
 def test_a_longer_head_is_no_deeper_network() -> None:
     network = torchvision.models.squeezenet1_1(num_classes=2)
     drop_last_layer(network)
