@@ -13,7 +13,7 @@ from semisup.errors import SemisupError
 from semisup.methods import Method
 from semisup.methods.base import given_to
 from semisup.models import Classifier, Encoder, ModelSpec, WeightsReport, backbone_core
-from semisup.models.foreign import Fit, as_used, file_shapes, finite_tensors, fit_names
+from semisup.models.foreign import Fit, as_used, file_shapes, finite_tensors, fit_names, is_ours
 from semisup.models.from_timm import fit_file_whole
 from semisup.models.origin import weights_origin
 from semisup.models.weights import Shape, compare, renamed
@@ -183,7 +183,8 @@ def check_model_weights(backbone: nn.Module, spec: ModelSpec) -> str | None:
 def _fits(
     method: Method, init: InitConfig, path: Path, classes: Sequence[str]
 ) -> list[tuple[Classifier | Encoder, Initial]]:
-    shapes, other = file_shapes(path), _other_classes(path, classes)
+    shapes = file_shapes(path)
+    other = is_ours(shapes) and _other_classes(path, classes)
     fits = [(n, fit_file(n, shapes, init.rename, other_classes=other)) for n in networks_within(method)]
     for _, fit in fits:
         if fit.report.fraction < init.minimum_match:
