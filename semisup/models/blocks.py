@@ -8,7 +8,7 @@ from torch import nn
 
 from semisup.models.classifier import backbone_core
 
-__all__ = ["Blocks", "blocks_of"]
+__all__ = ["LISTS", "Blocks", "blocks_of"]
 
 LISTS = (nn.Sequential, nn.ModuleList)
 """What holds blocks one after the other; classes that inherit from these are blocks themselves."""

@@ -145,12 +145,17 @@ def check_model(given: Any, at: str) -> list[str]:
     given = {key: value for key, value in given.items() if key not in wishes} if wishes else given
     wrong = read(InputWishes, wishes, at)[1]
     name = given.get("name") if isinstance(given, Mapping) else None
-    if not isinstance(name, str) or name in BACKBONES:
+    if not isinstance(name, str):
         return wrong + check_named(given, "name", BACKBONES, "model", at)
     prefix = f"{at}." if at else ""
     unknown = [f"{prefix}{problem}" for problem in _check_name(name)]
     if unknown:
         return wrong + unknown
+    strange = _strange_keys(name, given)
+    wrong += [f"{prefix}{key if key.isprintable() else repr(key)}: unknown key{hint}" for key, hint in strange.items()]
+    given = {key: value for key, value in given.items() if key not in strange}
+    if name in BACKBONES:
+        return wrong + check_named(given, "name", BACKBONES, "model", at)
     options = {key: value for key, value in given.items() if key != "name"}
     problems = check_options(timm_options if name.startswith(TIMM) else TorchvisionBackbone, options, at)
     if not problems:
@@ -244,6 +249,15 @@ def _check_weights(name: str, weights: str | None) -> list[str]:
     except SemisupError as error:
         return [str(error)]
     return []
+
+
+def _strange_keys(name: str, given: Mapping[Any, Any]) -> dict[str, str]:
+    """Return the keys that neither a network nor all of them have, and what may have been meant."""
+    valid = [*model_signature(name), *keys_of(InputWishes)]
+    strange = {key: nearest(key, valid) for key in given if isinstance(key, str) and key not in ("name", *valid)}
+    if "weights" in strange:
+        strange["weights"] = "; `init: {weights: FILE}` of a stage starts this network from a file"
+    return strange
 
 
 def _check_name(name: str) -> list[str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import pickle
+import re
 import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from semisup.errors import UNREADABLE, SemisupError, first_line
+from semisup.models.blocks import LISTS
 from semisup.models.weights import Shape, in_utf8, load_weights, read_shapes
 
 __all__ = [
     "SUFFIXES",
     "TORCH_SUFFIXES",
     "Fit",
+    "as_used",
     "file_shapes",
     "file_tensors",
     "finite_tensors",
@@ -36,13 +38,19 @@ TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """What numbers of a network may be stored as: whole ones and 8-bit floats stand for others, times a scale."""
-SECOND_CHOICE = ("encoder_k.", "momentum", "target", "student", "discriminator")
-"""Parts of prefixes of networks that have a better twin in the file: MoCo's key encoder (facebookresearch/moco),
-solo-learn's and lightly's momentum encoders, BYOL's target, and the student next to DINO's teacher (facebookresearch/
-dino, `eval_linear.py`: `checkpoint_key` is "teacher")."""
-AVERAGED = ("state_dict_ema.", "model_ema.")
-"""Parts of prefixes of averages of weights, which timm itself takes before the last ones (`load_state_dict`), and which
-it and torchvision's references evaluate."""
+TWINS = {
+    r"(?<![a-z])ema(?![a-z])": 3,
+    r"online": 2,
+    r"target_encoder": 2,
+    r"target|momentum|encoder_k\.|student|discriminator": -1,
+}
+"""What the prefix of a network says of it where the file has another of the same names; the larger sum is taken.
+
+Averages of weights (timm's `state_dict_ema`, torchvision's `model_ema`, FixMatch-pytorch's `ema_state_dict`, TorchSSL's
+`ema_model`) are what their makers evaluate. So are the teacher of DINO (`eval_linear.py`: `checkpoint_key`) and the
+`target_encoder` of I-JEPA and V-JEPA, but of BYOL the online network, of MoCo the query encoder, and of solo-learn and
+lightly what has no momentum.
+"""
 
 
 def file_shapes(path: str | Path) -> dict[str, Shape]:
@@ -90,7 +98,7 @@ def finite_tensors(
         path: as for `file_tensors`.
         names: likewise; tensors of other names may hold what they like.
         subject: what the message is about.
-        wanted: the network's tensors, by name; they may be on the meta device.
+        wanted: the network's tensors, by name; they may be on the meta device. Their shapes are the file's, `as_used`.
 
     Raises:
         SemisupError: as for `file_tensors`, or one of them is of no plain float type, or not finite in the network's.
@@ -108,7 +116,12 @@ def finite_tensors(
     if wrong:
         these = f"{wrong[0]} and {len(wrong) - 1} other tensors hold" if len(wrong) > 1 else f"{wrong[0]} holds"
         raise SemisupError(f"{subject}: {these} NaN or infinite values, from which nothing can be trained")
-    return tensors
+    return {n: t if t.shape == wanted[n].shape else (t / 3).expand(wanted[n].shape) for n, t in tensors.items()}
+
+
+def as_used(shape: Shape, wanted: Shape) -> Shape:
+    """Return the shape in which a file's tensor is used: a first kernel of gray images takes three equal channels."""
+    return wanted if len(shape) == 4 and shape[1] == 1 and wanted == (shape[0], 3, *shape[2:]) else shape
 
 
 def _is_torch(path: str | Path) -> bool:
@@ -138,20 +151,23 @@ def _torch_tensors(path: str | Path) -> dict[str, Tensor]:
     subject = f"weights {path}"
     if not Path(path).exists():
         raise SemisupError(f"{subject}: no such file")
+    unread: list[str] = []
     try:
-        # Namespace: what DINO's, MAE's and MoCo's scripts keep their arguments in; attributes and nothing else.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        unread = _unknown(path)
+        with torch.serialization.safe_globals([(_Unread, n) for n in unread]), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of another pickle protocol, which works or is refused
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         if not _first_bytes(path).startswith((b"PK", b"\x80")):  # of a zip file, of a pickle of protocol 2 or later
             raise SemisupError(f"{subject}: neither a file of torch.save nor one of safetensors") from error
+        told = _last_words(error)
+        told = f"among it {', '.join(sorted(unread)[:3])}" if _Unread.__name__ in told else told
         raise SemisupError(
             f"{subject}: holds more than tensors and plain data, and unpacking that could run code; where it was made, "
-            f"save its state_dict alone ({_last_words(error)})"
+            f"save its state_dict alone ({told})"
         ) from error
     except UNREADABLE as error:
-        if "TorchScript" in str(error):
+        if "torchscript" in str(error).lower():
             raise SemisupError(
                 f"{subject}: is a TorchScript program, not weights; save the state_dict() of what torch.jit.load gives"
             ) from error
@@ -161,14 +177,41 @@ def _torch_tensors(path: str | Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     _collect(content, "", found, set())
     if not found:
-        raise SemisupError(f"{subject}: holds no tensors")
+        told = f", and objects that are not read ({', '.join(sorted(unread)[:3])})" if unread else ""
+        raise SemisupError(f"{subject}: holds no tensors{told}")
     return found
+
+
+class _Unread:
+    """Stands for any object but tensors and plain data: a best accuracy of NumPy, a path or settings next to weights.
+
+    It is built in place of the object, whose own code is neither imported nor run, and keeps nothing.
+    """
+
+    def __new__(cls, *given: Any) -> _Unread:
+        """Take whatever the object would be made of."""
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        """Refuse to lose a network, whose weights would be in here."""
+        if isinstance(state, Mapping) and "_parameters" in state:
+            raise pickle.UnpicklingError("Unsupported: a whole network, weights and code")
+
+
+def _unknown(path: str | Path) -> list[str]:
+    """Return the names of all functions and classes that a file asks for and torch does not take for plain data.
+
+    Of the old form, which is no zip file, the one in which DINO's, MAE's and MoCo's scripts keep their arguments.
+    """
+    if not zipfile.is_zipfile(path):
+        return ["argparse.Namespace"]
+    return torch.serialization.get_unsafe_globals_in_checkpoint(path)
 
 
 def _last_words(error: Exception) -> str:
     """Return what torch says was in the file, out of its page of advice."""
-    lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
-    return lines[0] if lines else first_line(error)
+    told = re.search(r"(?:Unsupported|Trying to|Can only)[^\n]*", str(error))
+    return first_line(error) if told is None else told[0].partition(" Please use ")[0]
 
 
 def _collect(content: Any, prefix: str, found: dict[str, Tensor], seen: set[int]) -> None:
@@ -181,8 +224,9 @@ def _collect(content: Any, prefix: str, found: dict[str, Tensor], seen: set[int]
             _collect(value, f"{prefix}{key}.", found, seen)
 
 
-PLACES = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
-"""Of the parts of torchvision's ResNets, among which ReLU and pooling count; lightly's ResNets and ours lack them."""
+ELSEWHERE = ((r"\.downsample\.", ".shortcut."), (r"(denselayer\d+\.(?:norm|relu|conv))(\d)", r"\1.\2"))
+"""torchvision's names, and what others call the same: lightly's ResNets and those of kuangliu/pytorch-cifar and
+SupContrast; and torchvision itself in the DenseNets that it publishes."""
 OUR_PARTS = ("backbone.", "neck.", "head.", "projector.")
 
 
@@ -208,11 +252,13 @@ class Fit:
         names: the network's name -> the file's, of all the network's tensors that the file has by name.
         prefix: what the file's names begin with.
         numbered: the file counts the parts of the network instead of naming them.
+        deeper: a name of the file that belongs to a block beyond the network's last one in a list of them; "": none.
     """
 
     names: dict[str, str]
     prefix: str
     numbered: bool = False
+    deeper: str = ""
 
 
 def fit_names(network: nn.Module, shapes: Mapping[str, Shape]) -> Fit:
@@ -220,7 +266,8 @@ def fit_names(network: nn.Module, shapes: Mapping[str, Shape]) -> Fit:
 
     Wrappers put words in front of the same names: `module.` (DataParallel), `backbone.` (lightly, solo-learn),
     `module.encoder_q.` (MoCo), `teacher.backbone.` (DINOv2), and many nest the weights (`state_dict`, `model`). A file
-    may also count the parts, 0, 1, 4 ..., as `nn.Sequential(*resnet.children())` does, which lightly's examples train.
+    may also count the parts, 0, 1, 4 ..., as `nn.Sequential(*resnet.children())` does, which lightly's examples train,
+    and have other words in the names (`ELSEWHERE`).
 
     Args:
         network: the backbone, as it would be named alone.
@@ -228,16 +275,33 @@ def fit_names(network: nn.Module, shapes: Mapping[str, Shape]) -> Fit:
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     best, most = Fit({}, ""), (0, 0, 0, 0)
-    named = (False, {name: name for name in wanted})
-    for numbered, spelled in (named, *((True, counted) for counted in _counted(network, wanted))):
+    for numbered, spelled in _spellings(wanted, shapes):
         elements, names = _votes({spelled[name]: shape for name, shape in wanted.items()}, shapes)
         for prefix, count in names.items():
-            choice = sum(word in prefix for word in AVERAGED) - sum(word in prefix for word in SECOND_CHOICE)
+            choice = sum(worth for words, worth in TWINS.items() if re.search(words, prefix))
             rank = (elements[prefix], count, choice, -len(prefix))
             if rank > most:
                 found = {name: prefix + theirs for name, theirs in spelled.items() if prefix + theirs in shapes}
                 best, most = Fit(found, prefix, numbered), rank
-    return best
+    return replace(best, deeper=_deeper(network, best, shapes))
+
+
+def _deeper(network: nn.Module, fit: Fit, shapes: Iterable[str]) -> str:
+    """Return the file's first name of a block beyond the last one of a list that the network has; "": there is none.
+
+    ResNet-18 has the names and shapes of the first blocks of each of ResNet-34's stages, which are no network together.
+    """
+    firsts = {n.partition(".")[0]: t.removeprefix(fit.prefix).partition(".")[0] for n, t in fit.names.items()}
+    lengths = {}
+    for path, module in network.named_modules():
+        if path and type(module) in LISTS and any(True for block in module for _ in block.children()):
+            first, dot, rest = path.partition(".")
+            lengths[f"{fit.prefix}{firsts.get(first, first)}{dot}{rest}."] = len(module)
+    for name in shapes:
+        for number in re.finditer(r"(?<=\.)\d+(?=\.)", name):
+            if int(number[0]) >= lengths.get(name[: number.start()], math.inf):
+                return name
+    return ""
 
 
 def _votes(wanted: Mapping[str, Shape], shapes: Mapping[str, Shape]) -> tuple[Counter[str], Counter[str]]:
@@ -255,9 +319,28 @@ def _votes(wanted: Mapping[str, Shape], shapes: Mapping[str, Shape]) -> tuple[Co
     return elements, names
 
 
-def _counted(network: nn.Module, names: Iterable[str]) -> Iterator[dict[str, str]]:
-    """Yield name -> the same with the network's parts counted, conv1.weight -> 0.weight: ours, and torchvision's."""
-    own = {part: str(i) for i, (part, _) in enumerate(network.named_children())}
-    split = {name: name.partition(".") for name in names}
-    for places in (own, PLACES) if set(own) >= set(PLACES) else (own,):
-        yield {name: f"{places.get(first, first)}{dot}{rest}" for name, (first, dot, rest) in split.items()}
+def _spellings(wanted: Mapping[str, Shape], shapes: Mapping[str, Shape]) -> Iterator[tuple[bool, dict[str, str]]]:
+    """Yield whether a file counts the parts, and the network's names -> what it may call them, but for a prefix."""
+    named, other = {name: name for name in wanted}, {name: _elsewhere(name) for name in wanted}
+    for spelled in (named, other) if other != named else (named,):
+        yield False, spelled
+        for places in _places(wanted, shapes):
+            split = {name: theirs.partition(".") for name, theirs in spelled.items()}
+            yield True, {name: f"{places[first]}{dot}{rest}" for name, (first, dot, rest) in split.items()}
+
+
+def _elsewhere(name: str) -> str:
+    for ours, theirs in ELSEWHERE:
+        name = re.sub(ours, theirs, name)
+    return name
+
+
+def _places(wanted: Iterable[str], shapes: Iterable[str]) -> list[dict[str, int]]:
+    """List what numbers the network's parts may have in a file, in their order; those without weights count, too."""
+    parts = list(dict.fromkeys(name.partition(".")[0] for name in wanted))
+    numbers: dict[str, set[int]] = {}
+    for name in shapes:
+        for number in re.finditer(r"(?<![^.])\d+(?=\.)", name):
+            numbers.setdefault(name[: number.start()], set()).add(int(number[0]))
+    found = {tuple(sorted(each)[: len(parts)]) for each in numbers.values() if len(each) >= len(parts)}
+    return [dict(zip(parts, each, strict=True)) for each in sorted(found)]

@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+import math
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 
 from semisup.errors import SemisupError, first_line, nearest, raise_all
 from semisup.models.blocks import blocks_of
-from semisup.models.foreign import Fit, file_shapes, finite_tensors, fit_names
+from semisup.models.foreign import Fit, as_used, file_shapes, finite_tensors, fit_names
 from semisup.models.hub_description import read_description
 from semisup.models.weights import WeightsReport, compare
 from semisup.options import Range
@@ -44,6 +46,10 @@ __all__ = [
 PRETRAINED = "pretrained"
 HUB = "hf-hub:"
 HUB_FILE = "model.safetensors"
+ASK_AGAIN = 60.0
+"""Seconds after which the hub is asked again for what it did not have."""
+_MISSED: dict[tuple[str, str], tuple[float, str]] = {}
+"""Repository and file -> when the hub was asked for them in vain, and why."""
 _WIDTHS: dict[str, int] = {}
 """What was asked of `build_timm` -> width of the features: found by a forward that costs four builds of the network."""
 
@@ -107,7 +113,7 @@ def timm_source(name: str) -> TimmSource:
         assert cfg is not None
         return _source(name.split(".")[0], {}, cfg.hf_hub_id, dataclasses.asdict(cfg))
     repository = name.removeprefix(HUB)
-    described, images = read_description(_hub_file(repository, "config.json"), f"model timm/{name}")
+    described, images = read_description(_hub_file(repository, "config.json", name), f"model timm/{name}")
     return _source(described.architecture, described.model_args, repository, images.model_dump())
 
 
@@ -124,18 +130,27 @@ def _source(architecture: str, args: dict[str, Any], hub: str | None, cfg: Mappi
     )
 
 
-def _hub_file(repository: str, file: str) -> Path:
-    """Return a file of a repository, from the hub's cache or the hub, which checks what it has fetched."""
+def _hub_file(repository: str, file: str, name: str) -> Path:
+    """Return a file of a repository, from the hub's cache or the hub, which checks what it has fetched.
+
+    Raises:
+        SemisupError: it cannot be had. The hub is not asked again for a minute, which its client's own attempts take
+            where there is no network: a plan asks for each stage.
+    """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    try:
-        return Path(hf_hub_download(repository, file))
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
-        raise SemisupError(
-            f"model timm/{HUB}{repository}: {file} is not in the hub's cache and could not be fetched "
-            f"({first_line(error)}); a file will do as well, `weights: FILE`"
-        ) from error
+    since, reason = _MISSED.get((repository, file), (-math.inf, ""))
+    if time.monotonic() - since > ASK_AGAIN:
+        try:
+            return Path(hf_hub_download(repository, file))
+        except (OSError, HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
+            reason = first_line(error)
+            _MISSED[repository, file] = (time.monotonic(), reason)
+    raise SemisupError(
+        f"model timm/{name}: {file} of {repository} is not in the hub's cache and could not be fetched ({reason}); "
+        "a file will do as well, `weights: FILE`"
+    )
 
 
 def weights_of(name: str) -> Path:
@@ -147,7 +162,7 @@ def weights_of(name: str) -> Path:
     source = timm_source(name)
     if source.hub is None:
         raise SemisupError(f"model timm/{name}: has no published weights; give a file")
-    return _hub_file(source.hub, HUB_FILE)
+    return _hub_file(source.hub, HUB_FILE, name)
 
 
 class TimmBackbone(nn.Module):
@@ -354,7 +369,7 @@ def fill_from_file(network: nn.Module, path: Path, subject: str) -> None:
     """Copy a file's tensors into a network, which must find all of its own there; others, such as heads, are left.
 
     Raises:
-        SemisupError: the file lacks some, or they have other shapes, or are not finite.
+        SemisupError: as for `fit_file_whole`, or they are not finite.
     """
     fit, _ = fit_file_whole(network, path, subject)
     state = network.state_dict()
@@ -367,12 +382,12 @@ def fit_file_whole(network: nn.Module, path: Path, subject: str) -> tuple[Fit, W
     """Match a file with a network, which may be on the meta device.
 
     Raises:
-        SemisupError: the file lacks some, or they have other shapes.
+        SemisupError: the file lacks some, they have other shapes, or it is of a network with more blocks.
     """
     shapes = file_shapes(path)
     fit = fit_names(network, shapes)
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    report = compare(wanted, {name: shapes[theirs] for name, theirs in fit.names.items()})
+    report = compare(wanted, {name: as_used(shapes[theirs], wanted[name]) for name, theirs in fit.names.items()})
     if report.fraction < 1:
         own = getattr(network, "pretrained_cfg", {})
         sized = own.get("fixed_input_size") and report.mismatched
@@ -382,4 +397,6 @@ def fit_file_whole(network: nn.Module, path: Path, subject: str) -> tuple[Fit, W
             else ""
         )
         raise SemisupError(f"{subject}: weights {path} do not fit{hint}\n{report}")
+    if fit.deeper:
+        raise SemisupError(f"{subject}: weights {path} are of a deeper network, which has {fit.deeper}")
     return fit, report

@@ -9,13 +9,15 @@ from typing import Any
 
 from semisup.models.foreign import file_shapes, is_ours
 from semisup.models.from_timm import PRETRAINED, timm_source, weights_of
-from semisup.models.from_torchvision import weights_file, weights_name
+from semisup.models.from_torchvision import torchvision_sized, weights_file, weights_name
 from semisup.models.prepared import NORMALIZATIONS, InputSpec
 from semisup.records import file_digest
 
 __all__ = ["TIMM", "TORCHVISION", "Origin", "file_origin", "input_spec", "weights_origin"]
 
 TIMM, TORCHVISION = "timm/", "torchvision/"
+IMAGENET_SIDE = 224
+"""Pixels; what most weights were trained on."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def weights_origin(name: str, options: Mapping[str, Any]) -> Origin | None:
     file = weights_file(weights)
     if file is not None:
         mean, std = NORMALIZATIONS["imagenet"]
-        return Origin(file.name, file, file_digest(file), "unknown (one's own file)", 224, mean, std)
+        return Origin(file.name, file, file_digest(file), "unknown (one's own file)", IMAGENET_SIDE, mean, std)
     from torchvision import models
 
     found = models.get_model_weights(name.removeprefix(TORCHVISION))[weights_name(weights)]
@@ -84,7 +86,7 @@ def file_origin(name: str, path: Path, image_size: int) -> Origin | None:
     """Say what a file of `init.weights` expects of its images.
 
     A stage's own file expects what the data are, anybody else's what timm knows of the network, or ImageNet's
-    statistics.
+    statistics, and of torchvision's networks for one size `IMAGENET_SIDE`.
 
     Args:
         name: of the backbone.
@@ -101,7 +103,9 @@ def file_origin(name: str, path: Path, image_size: int) -> Origin | None:
         source = timm_source(name.removeprefix(TIMM))
         size = source.size if source.fixed_size else image_size
         return Origin(path.name, path, file_digest(path), stated, size, source.mean, source.std)
-    return Origin(path.name, path, file_digest(path), stated, image_size, *NORMALIZATIONS["imagenet"])
+    one_size = name.startswith(TORCHVISION) and torchvision_sized(name.removeprefix(TORCHVISION), image_size)
+    size = IMAGENET_SIDE if one_size else image_size
+    return Origin(path.name, path, file_digest(path), stated, size, *NORMALIZATIONS["imagenet"])
 
 
 def input_spec(

@@ -33,6 +33,9 @@ __all__ = [
 
 Shape = tuple[int, ...]
 Rename = Mapping[str, str | None]
+COUNT = "num_batches_tracked"
+"""Of BatchNorm: files from before PyTorch 0.4.1, such as torchvision's first ones, lack it, and `load_state_dict` asks
+none of them for it either."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class WeightsReport:
 
     Attributes:
         matched: names in both, with one shape.
-        missing: names the network has and the file lacks.
+        missing: names the network has and the file lacks, but for BatchNorm's counts of batches (`COUNT`).
         unexpected: names the file has and the network lacks.
         mismatched: names in both whose shapes differ: `{name: (network's shape, file's shape)}`.
         fraction: share of the network's elements that the file supplies, 0 to 1 (1 for a network without any).
@@ -147,15 +150,26 @@ def compare(
     mismatched: dict[str, tuple[Shape, Shape]] = {}
     for name, shape in model_shapes.items():
         if name not in file_shapes:
-            missing.append(name)
+            missing += [] if name.endswith(COUNT) else [name]
         elif tuple(file_shapes[name]) != tuple(shape):
             mismatched[name] = (tuple(shape), tuple(file_shapes[name]))
         else:
             matched.append(name)
     unexpected = [name for name in file_shapes if name not in model_shapes]
-    total = sum(math.prod(shape) for shape in model_shapes.values())
+    total = sum(math.prod(model_shapes[name]) for name in (*matched, *missing, *mismatched))
     found = sum(math.prod(model_shapes[name]) for name in matched)
-    return WeightsReport(matched, missing, unexpected, mismatched, found / total if total else 1.0, tuple(notes))
+    told = [
+        f"{name}: positions of {_tokens(theirs)} tokens in the file, {_tokens(mine)} in the network"
+        for name, (mine, theirs) in mismatched.items()
+        if "pos_embed" in name and len(mine) == len(theirs) == 3
+    ]
+    return WeightsReport(matched, missing, unexpected, mismatched, found / total if total else 1.0, (*notes, *told))
+
+
+def _tokens(shape: Shape) -> str:
+    """Say of how many patches positions (1, tokens, width) are, and of how many tokens that belong to none."""
+    side = math.isqrt(shape[1])
+    return f"{side} x {side} + {shape[1] - side**2}"
 
 
 def load_into(

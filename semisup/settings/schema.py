@@ -202,7 +202,8 @@ class InitConfig(Settings):
     head_layer: Annotated[int, Range(-1, 1000)] = 0
     """Projection layers kept under the classifier: 0 (none) to their number; -1: all of them."""
     minimum_match: Fraction = 1.0
-    """Share of the new network's backbone weights that must be found, 0 to 1."""
+    """Share of the new network's backbone weights that must be found, 0 to 1; below 1 the file may also be of a network
+    with more blocks."""
 
 
 class OptimizerConfig(Settings):

@@ -97,6 +97,11 @@ def _name_in(library: str, spec: ModelSpec) -> tuple[str, dict[str, Any]]:
                 raise SemisupError(f"model {spec.name}: --to {prefix.removesuffix('/')} is where it comes from")
             if library == "torchvision":
                 return name, torchvision_sized(name, size)
+            if spec.options.get("blocks") is not None:
+                raise SemisupError(
+                    f"model {spec.name}: ends after {spec.options['blocks']} blocks (model.blocks), for which timm has "
+                    "no name; an ONNX file has the network as it is: semisup export STAGE FILE.onnx"
+                )
             source = timm_source(name)
             return source.architecture, {**source.args, **timm_sized(source, size)}
     options = {"width": 1.0, "stem": "cifar", "sk": False} | spec.options

@@ -13,7 +13,7 @@ from semisup.errors import SemisupError
 from semisup.methods import Method
 from semisup.methods.base import given_to
 from semisup.models import Classifier, Encoder, ModelSpec, WeightsReport, backbone_core
-from semisup.models.foreign import Fit, file_shapes, finite_tensors, fit_names
+from semisup.models.foreign import Fit, as_used, file_shapes, finite_tensors, fit_names, is_ours
 from semisup.models.from_timm import fit_file_whole
 from semisup.models.origin import weights_origin
 from semisup.models.weights import Shape, compare, renamed
@@ -41,6 +41,8 @@ class Initial:
     names: dict[str, str]
     """The network's name -> the file's, of the tensors that fit."""
     report: WeightsReport
+    deeper: str = ""
+    """A name of the file that is of a block beyond the network's last."""
 
 
 def fit_file(
@@ -80,11 +82,13 @@ def fit_file(
     else:
         others = [name for name in shapes if name.startswith(fit.prefix)]
         notes = _foreign_notes(fit, len(shapes) - len(others))
-    offered = {name: shapes[theirs] for name, theirs in names.items()}
+    offered = {name: as_used(shapes[theirs], wanted[name]) for name, theirs in names.items()}
+    if any(shapes[theirs] != offered[name] for name, theirs in names.items()):
+        notes.append("the file's network takes gray images: its first kernels are spread over three channels")
     offered |= {name: shapes[name] for name in others if name not in names.values()}
     notes += [f"init.rename: no name of the file begins with '{prefix}'" for prefix in unused]
     report = compare(wanted, offered, notes)
-    return Initial({name: origins[names[name]] for name in report.matched}, report)
+    return Initial({name: origins[names[name]] for name in report.matched}, report, fit.deeper)
 
 
 def _own_parts(
@@ -137,7 +141,8 @@ def check_weights_file(method: Method, init: InitConfig, path: Path, classes: Se
         classes: names of the classes that the stage tells apart.
 
     Raises:
-        SemisupError: it supplies less than `minimum_match` of what the network wants from it, or no numbers.
+        SemisupError: it supplies less than `minimum_match` of what the network wants from it, or no numbers; or it is
+            of a deeper network, of which `minimum_match` asks for all.
     """
     fits = _fits(method, init, path, classes)
     for network, fit in fits:
@@ -178,12 +183,18 @@ def check_model_weights(backbone: nn.Module, spec: ModelSpec) -> str | None:
 def _fits(
     method: Method, init: InitConfig, path: Path, classes: Sequence[str]
 ) -> list[tuple[Classifier | Encoder, Initial]]:
-    shapes, other = file_shapes(path), _other_classes(path, classes)
+    shapes = file_shapes(path)
+    other = is_ours(shapes) and _other_classes(path, classes)
     fits = [(n, fit_file(n, shapes, init.rename, other_classes=other)) for n in networks_within(method)]
     for _, fit in fits:
         if fit.report.fraction < init.minimum_match:
             raise SemisupError(
                 f"init.weights {path}: do not fit, init.minimum_match asks for {init.minimum_match:.1%}\n{fit.report}"
+            )
+        if fit.deeper and init.minimum_match == 1:
+            raise SemisupError(
+                f"init.weights {path}: are of a deeper network, which has {fit.deeper}; init.minimum_match below 1 "
+                "takes its first blocks"
             )
     return fits
 

@@ -189,7 +189,8 @@ def _input(
         base = source.spec.input
     elif stage.init is not None and stage.init.weights is not None:
         path = Path(stage.init.weights)
-        origin, base = file_origin(name, path, image_size), _described_input(path)
+        origin = file_origin(name, path, image_size)
+        base = _described_input(path) if origin is None else None  # else a model.json is somebody else's, too
     else:
         origin = weights_origin(name, options)
     return input_spec(wishes, origin, base, in_channels=in_channels, image_size=image_size, statistics=statistics)

@@ -67,6 +67,8 @@ def test_signatures_give_options_and_defaults_only() -> None:
         ("torchvision/googlenet", {}, "auxiliary outputs"),
         ("torchvision/resnet18", {"weights": "IMAGENET1K_V9"}, "did you mean 'IMAGENET1K_V1'?"),
         ("torchvision/resnet18", {"width": 2}, "width: unknown key"),
+        ("torchvision/resnet18", {"size": 2}, "size: unknown key; did you mean 'resize'?"),
+        ("resnet18", {"weights": "w.pth"}, "weights: unknown key; `init: {weights: FILE}` of a stage starts this"),
     ],
 )  # fmt: skip
 def test_one_mistake_gives_one_sentence(name: str, options: dict[str, object], expected: str) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -18,6 +21,7 @@ from semisup.config import parse_recipe
 from semisup.errors import SemisupError
 from semisup.models import ModelSpec, save_weights
 from semisup.models.foreign import file_shapes, file_tensors, finite_tensors, fit_names
+from semisup.models.from_torchvision import drop_last_layer
 from semisup.models.origin import file_origin
 from semisup.models.prepared import NORMALIZATIONS
 from semisup.settings import InitConfig
@@ -45,6 +49,23 @@ def sequential(state: State) -> State:
     network = torchvision.models.resnet18(num_classes=5)
     network.load_state_dict(state)
     return nn.Sequential(*list(network.children())[:-1]).state_dict()
+
+
+def elsewhere(state: State) -> State:
+    """As kuangliu/pytorch-cifar, SupContrast and lightly's own ResNets call the same."""
+    return {name.replace(".downsample.", ".shortcut."): tensor for name, tensor in state.items()}
+
+
+def without_counts(state: State) -> State:
+    return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def without_pooling(state: State) -> State:
+    """`nn.Sequential` of a ResNet's children but for its pooling, as some have it for CIFAR's images."""
+    network = torchvision.models.resnet18(num_classes=5)
+    network.load_state_dict(state)
+    parts = [part for name, part in network.named_children() if name not in ("maxpool", "fc")]
+    return nn.Sequential(*parts).state_dict()
 
 
 HEAD = {"projection_head.layers.0.weight": torch.zeros(8, 512), "projection_head.layers.0.bias": torch.zeros(8)}
@@ -116,6 +137,29 @@ LAYOUTS: dict[str, tuple[str, Callable[[State], Any], str]] = {
         lambda s: {"classy_state_dict": {"base_model": {"model": {"trunk": prefixed("_feature_blocks.", s)}}}},
         "classy_state_dict.base_model.model.trunk._feature_blocks.",
     ),
+    "torchvision's first": (".pth", without_counts, ""),
+    "FixMatch-pytorch": (
+        ".pth.tar",
+        lambda s: {"state_dict": scrambled(s), "ema_state_dict": s, "optimizer": {}},
+        "ema_state_dict.",
+    ),
+    "TorchSSL": (".pth", lambda s: {"model": scrambled(s), "ema_model": s, "it": 3}, "ema_model."),
+    "I-JEPA": (
+        ".pth.tar",
+        lambda s: {
+            "encoder": prefixed("module.", scrambled(s)),
+            "predictor": {"module.mask_token": torch.zeros(3)},
+            "target_encoder": prefixed("module.", s),
+        },
+        "target_encoder.module.",
+    ),
+    "byol-pytorch": (
+        ".pt",
+        lambda s: prefixed("target_encoder.net.", scrambled(s)) | prefixed("online_encoder.net.", s),
+        "online_encoder.net.",
+    ),
+    "SupContrast": (".pth", lambda s: {"model": prefixed("encoder.module.", elsewhere(s))}, "model.encoder.module."),
+    "counted without pooling": (".pth", lambda s: prefixed("f.", without_pooling(s)), "f."),
     "own": (".safetensors", lambda s: prefixed("backbone.network.", without_fc(s)), "backbone.network."),
 }
 
@@ -151,7 +195,84 @@ def test_every_layout_fills_the_backbone(layout: str, state: State, tmp_path: Pa
     assert said == ([f"names in the file begin with '{prefix}'"] if prefix and layout != "own" else [])
     loaded = method.model.backbone.network.state_dict()
     for name, tensor in without_fc(state).items():
-        assert torch.equal(loaded[name], tensor), name
+        counts = name.endswith("num_batches_tracked")  # 0 where nobody has counted
+        assert torch.equal(loaded[name], tensor) or (counts and loaded[name] == 0), name
+
+
+def test_lightlys_own_resnet_fills_ours(tmp_path: Path) -> None:
+    """Its parts are counted, without any of ReLU or pooling, and its shortcuts have that name."""
+    theirs = fresh("resnet18").model.backbone.state_dict()
+    parts = list(dict.fromkeys(name.partition(".")[0] for name in theirs))
+    counted = {f"{parts.index(first)}.{rest}": t for n, t in theirs.items() for first, _, rest in [n.partition(".")]}
+    torch.save({"state_dict": prefixed("backbone.", elsewhere(counted))}, tmp_path / "w.ckpt")
+    method = fresh("resnet18")
+    assert load_initial_weights(method, InitConfig(), tmp_path / "w.ckpt", []).fraction == 1
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in method.model.backbone.state_dict().items())
+
+
+def test_the_names_of_published_densenets_are_found() -> None:
+    network = torchvision.models.DenseNet(growth_rate=4, block_config=(1, 1), num_init_features=8, num_classes=2)
+    state = network.state_dict()
+    shapes = {re.sub(r"(denselayer\d\.[a-z]+)(\d)", r"\1.\2", name): tuple(t.shape) for name, t in state.items()}
+    fit = fit_names(network, shapes)
+    assert sorted(fit.names.values()) == sorted(shapes)
+    assert all(shapes[theirs] == tuple(state[ours].shape) for ours, theirs in fit.names.items())
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_a_deeper_network_is_no_start_for_one_that_has_its_first_blocks(counted: bool, tmp_path: Path) -> None:
+    deeper = torchvision.models.resnet34(num_classes=5)
+    network = nn.Sequential(*deeper.children()) if counted else deeper
+    write(tmp_path / "w.pth", prefixed("backbone.", network.state_dict()))
+    rule = rf"are of a deeper network, which has backbone\.{4 if counted else 'layer1'}\.2\.conv1\.weight"
+    for name, options in (("torchvision/resnet18", {}), ("resnet18", {"stem": "imagenet"})):
+        method, asked = fresh(name, **options), InitConfig(minimum_match=0.9)
+        with pytest.raises(SemisupError, match=rf"init\.weights .*{rule}; init\.minimum_match below 1"):
+            load_initial_weights(method, InitConfig(), tmp_path / "w.pth", [])
+        assert load_initial_weights(method, asked, tmp_path / "w.pth", []).fraction == 1
+    with pytest.raises(SemisupError, match=rf"model torchvision/resnet18: weights .*{rule}"):
+        fresh(weights=str(tmp_path / "w.pth"))
+
+
+def test_gray_kernels_see_in_three_equal_channels_what_they_saw(state: State, tmp_path: Path) -> None:
+    gray = state | {"conv1.weight": state["conv1.weight"][:, :1]}
+    write(tmp_path / "w.pth", gray)
+    method = fresh()
+    report = load_initial_weights(method, InitConfig(), tmp_path / "w.pth", [])
+    assert report.fraction == 1 and any("takes gray images" in note for note in report.notes)
+    images = torch.rand(2, 1, 16, 16)
+    for network in (method.model.backbone.network, fresh(weights=str(tmp_path / "w.pth")).model.backbone.network):
+        seen = network.conv1(images.expand(-1, 3, -1, -1))
+        torch.testing.assert_close(seen, nn.functional.conv2d(images, gray["conv1.weight"], stride=2, padding=3))
+
+
+def test_positions_of_another_grid_are_told_in_patches(tmp_path: Path) -> None:
+    theirs = fresh("vit", patch=8, class_token=True, learned_grid=7).model.backbone.state_dict()
+    write(tmp_path / "w.pth", theirs)
+    said = r"pos_embed: positions of 7 x 7 \+ 1 tokens in the file, 4 x 4 \+ 1 in the network"
+    with pytest.raises(SemisupError, match=said):
+        method = fresh("vit", patch=8, class_token=True, learned_grid=4)
+        load_initial_weights(method, InitConfig(), tmp_path / "w.pth", [])
+
+
+def test_a_torchvision_transformer_takes_the_size_of_its_weights(tmp_path: Path) -> None:
+    write(tmp_path / "w.pth", {"encoder.pos_embedding": torch.zeros(1, 197, 768)})
+    sizes = {
+        name: file_origin(name, tmp_path / "w.pth", 64) for name in ("torchvision/vit_b_16", "torchvision/resnet18")
+    }
+    assert {name: found.size for name, found in sizes.items() if found} == {
+        "torchvision/vit_b_16": 224,
+        "torchvision/resnet18": 64,
+    }
+
+
+def test_a_longer_head_is_no_deeper_network() -> None:
+    network = torchvision.models.squeezenet1_1(num_classes=2)
+    drop_last_layer(network)
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    shapes |= {"classifier.5.weight": (2, 7)}
+    assert fit_names(network, shapes).deeper == ""
+    assert fit_names(network, shapes | {"features.13.expand1x1.bias": (64,)}).deeper == "features.13.expand1x1.bias"
 
 
 def test_a_file_with_another_wrappers_backbone_expects_what_others_weights_do(state: State, tmp_path: Path) -> None:
@@ -208,16 +329,19 @@ def test_a_file_that_has_nothing_of_the_network_says_how_to_rename(tmp_path: Pat
 
 
 class _Trap:
-    """What runs code when it is unpickled."""
+    """What runs code when it is unpickled: it makes a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (open, ("/dev/null",))
+        return (open, (str(self.file), "w"))
 
 
 @pytest.mark.parametrize(
     ("content", "rule"),
     [
-        (pickle.dumps({"weight": _Trap()}), "could run code"),
+        (pickle.dumps({"weight": _Trap(Path("/dev/null"))}), "could run code"),
         (b"<html>404", "neither a file of torch.save nor one of safetensors"),
         (None, "no such file"),
     ],
@@ -229,6 +353,32 @@ def test_a_file_that_is_not_plain_tensors_is_refused(content: bytes | None, rule
         path.write_bytes(content)
     with pytest.raises(SemisupError, match=rule):
         file_shapes(path)
+
+
+def test_objects_next_to_the_weights_are_not_made(tmp_path: Path) -> None:
+    """What Lightning, timm and one's own scripts keep there: figures of NumPy, paths, settings; and what would run."""
+    others = {"best": np.float64(0.9), "losses": np.arange(3.0), "args": argparse.Namespace(out=tmp_path)}
+    torch.save({"state_dict": {"weight": torch.ones(2)}, **others, "trap": _Trap(tmp_path / "ran")}, tmp_path / "w.pth")
+    assert file_shapes(tmp_path / "w.pth") == {"state_dict.weight": (2,)}
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        ({"model": nn.Linear(2, 2), "optimizer": {0: torch.ones(2)}}, r"save its state_dict alone \(.*a whole network"),
+        ({"weight": np.ones(2)}, r"holds no tensors, and objects that are not read \(numpy"),
+        (
+            {"weight": torch.ones(2), "log": defaultdict(list, a=[1])},
+            r"alone \(among it builtins\.list, collections\.defaultdict\)",
+        ),
+    ],
+    ids=["network", "arrays", "what is filled"],
+)
+def test_weights_within_objects_are_refused_by_what_they_are(content: Any, rule: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(SemisupError, match=rf"^weights .*w\.pth: .*{rule}"):
+        file_shapes(tmp_path / "w.pth")
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")

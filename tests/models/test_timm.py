@@ -12,7 +12,7 @@ from hypothesis.strategies import DataObject
 
 from semisup.errors import SemisupError
 from semisup.models import ModelSpec, build_backbone, build_classifier, check_model, load_weights, save_weights
-from semisup.models.from_timm import _source, fill_from_file, timm_ends, timm_takes
+from semisup.models.from_timm import _source, fill_from_file, timm_ends, timm_takes, weights_of
 from semisup.models.hub_description import read_description
 from semisup.models.origin import weights_origin
 from semisup.stages.initial import check_model_weights
@@ -195,6 +195,26 @@ def test_weights_come_from_the_hubs_cache_without_a_network(nursery: Nursery, tm
     trained = load_weights(tmp_path / "runs" / "hub" / "train" / "model.safetensors")
     name = "blocks.0.attn.qkv.weight"
     assert torch.equal(trained[f"backbone.network.network.{name}"], state[name])
+
+
+def test_the_hub_is_asked_once_for_what_it_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+
+    def fetch(repository: str, file: str) -> str:
+        asked.append(f"{repository}/{file}")
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    monkeypatch.setattr("semisup.models.from_timm._MISSED", {})
+    rule = r"model timm/resnet10t: model.safetensors of timm/resnet10t.c3_in1k .* fetched \(Name or service not known\)"
+    for _ in range(3):
+        with pytest.raises(SemisupError, match=rule):
+            weights_of("resnet10t")
+    assert asked == ["timm/resnet10t.c3_in1k/model.safetensors"]
+    monkeypatch.setattr("semisup.models.from_timm.ASK_AGAIN", -1.0)
+    with pytest.raises(SemisupError, match=rule):
+        weights_of("resnet10t")
+    assert len(asked) == 2
 
 
 def test_features_are_the_class_token_or_the_mean_of_the_patches() -> None:

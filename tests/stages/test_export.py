@@ -81,7 +81,15 @@ def test_weights_with_which_the_library_computes_something_else_are_not_written(
     assert not (tmp_path / "w.safetensors").exists()
 
 
-def test_a_network_that_the_library_does_not_have_is_refused(tmp_path: Path) -> None:
-    folder = trained({"name": "cnn", "width": 4}, tmp_path / "run")
-    with pytest.raises(SemisupError, match="timm has no such network"):
+@pytest.mark.parametrize(
+    ("model", "rule"),
+    [
+        ({"name": "cnn", "width": 4}, "timm has no such network"),
+        ({"name": "timm/test_vit", "resize": 32, "blocks": 2}, r"ends after 2 blocks \(model\.blocks\), .* FILE\.onnx"),
+    ],
+    ids=["ours", "cut"],
+)
+def test_a_network_that_the_library_does_not_have_is_refused(model: dict[str, Any], rule: str, tmp_path: Path) -> None:
+    folder = trained(model, tmp_path / "run")
+    with pytest.raises(SemisupError, match=rule):
         export_weights(folder, "timm", tmp_path / "w.safetensors")

@@ -222,6 +222,17 @@ def backbone_file(tmp_path: Path) -> Path:
     return tmp_path / "backbone.safetensors"
 
 
+def test_a_description_next_to_somebody_elses_file_is_not_read(backbone_file: Path, tmp_path: Path) -> None:
+    """`semisup export` itself leaves a model.json next to model.onnx, and so do other programs."""
+    theirs = {name.removeprefix("backbone."): tensor for name, tensor in load_weights(backbone_file).items()}
+    save_weights(tmp_path / "theirs.safetensors", theirs)
+    (tmp_path / "model.json").write_text('{"classes": 3')
+    with pytest.raises(SemisupError, match=r"model\.json"):
+        small_plan(from_file(backbone_file), small_data())
+    plan, _ = small_plan(from_file(tmp_path / "theirs.safetensors"), small_data())
+    assert plan.stages[0].loaded is not None and plan.stages[0].loaded.fraction == 1
+
+
 def test_a_backbone_file_is_loaded_and_reported(backbone_file: Path, tmp_path: Path) -> None:
     plan, _ = small_plan(from_file(backbone_file), small_data())
     assert plan.stages[0].loaded is not None
