@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 import pickle
 import re
+import sys
 import warnings
 import zipfile
+from _compat_pickle import IMPORT_MAPPING  # torch.save writes the module names of Python 2
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -36,6 +39,9 @@ __all__ = [
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
 """Of files that `torch.save` wrote; what a file is, its first bytes say."""
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
+OF_DATA = {"argparse", "collections", "copyreg", "datetime", "decimal", "enum", "fractions", "functools", "logging"}
+OF_DATA |= {"operator", "pathlib", "random", "re", "string", "threading", "time", "types", "typing", "uuid", "_codecs"}
+"""Modules of Python whose objects stand next to weights. Who asks for another of its modules wants to run something."""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """What numbers of a network may be stored as: whole ones and 8-bit floats stand for others, times a scale."""
 TWINS = {
@@ -154,6 +160,8 @@ def _torch_tensors(path: str | Path) -> dict[str, Tensor]:
     unread: list[str] = []
     try:
         unread = _unknown(path)
+        if running := sorted(filter(_runs, unread)):
+            raise pickle.UnpicklingError(f"Unsupported: {running[0]}")
         with torch.serialization.safe_globals([(_Unread, n) for n in unread]), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of another pickle protocol, which works or is refused
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -206,6 +214,16 @@ def _unknown(path: str | Path) -> list[str]:
     if not zipfile.is_zipfile(path):
         return ["argparse.Namespace"]
     return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+
+
+def _runs(name: str) -> bool:
+    """Return whether a name of a file is of a part of Python with which it would do something, not describe itself."""
+    module, _, last = name.rpartition(".")
+    module = IMPORT_MAPPING.get(module, module)
+    if module == "builtins":
+        return not isinstance(getattr(builtins, last, None), type)
+    top = module.partition(".")[0]
+    return top in sys.stdlib_module_names and top not in OF_DATA
 
 
 def _last_words(error: Exception) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import shutil
+import subprocess
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -331,11 +333,15 @@ def test_a_file_that_has_nothing_of_the_network_says_how_to_rename(tmp_path: Pat
 class _Trap:
     """What runs code when it is unpickled: it makes a file."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, function: Callable[..., Any] = open) -> None:
+        self.file, self.function = file, function
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (open, (str(self.file), "w"))
+        return (self.function, (str(self.file), "w"))
+
+
+class _Mine:
+    """What a script of one's own keeps next to the weights."""
 
 
 @pytest.mark.parametrize(
@@ -356,10 +362,22 @@ def test_a_file_that_is_not_plain_tensors_is_refused(content: bytes | None, rule
 
 
 def test_objects_next_to_the_weights_are_not_made(tmp_path: Path) -> None:
-    """What Lightning, timm and one's own scripts keep there: figures of NumPy, paths, settings; and what would run."""
-    others = {"best": np.float64(0.9), "losses": np.arange(3.0), "args": argparse.Namespace(out=tmp_path)}
-    torch.save({"state_dict": {"weight": torch.ones(2)}, **others, "trap": _Trap(tmp_path / "ran")}, tmp_path / "w.pth")
+    """What Lightning, timm and one's own scripts keep there: figures of NumPy, paths, settings."""
+    others = {"best": np.float64(0.9), "losses": np.arange(3.0), "args": argparse.Namespace(out=tmp_path, kind=int)}
+    torch.save({"state_dict": {"weight": torch.ones(2)}, **others, "mine": _Mine()}, tmp_path / "w.pth")
     assert file_shapes(tmp_path / "w.pth") == {"state_dict.weight": (2,)}
+
+
+@pytest.mark.parametrize(
+    "function", [open, exec, subprocess.call, shutil.rmtree], ids=lambda function: function.__name__
+)
+def test_a_file_that_would_run_something_next_to_its_weights_is_refused(
+    function: Callable[..., Any], tmp_path: Path
+) -> None:
+    trap = _Trap(tmp_path / "ran", function)
+    torch.save({"state_dict": {"weight": torch.ones(2)}, "trap": trap}, tmp_path / "w.pth")
+    with pytest.raises(SemisupError, match=rf"could run code; .*\.{function.__name__}\)"):
+        file_shapes(tmp_path / "w.pth")
     assert not (tmp_path / "ran").exists()
 
 
