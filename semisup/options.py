@@ -53,6 +53,7 @@ __all__ = [
     "sentences",
     "show",
     "subset",
+    "unread",
     "without",
 ]
 
@@ -239,7 +240,7 @@ def check_options(target: Callable[..., Any], options: Mapping[str, Any], at: st
 
     What its annotations cannot say, a class says in a static method `conflicts(**options)` that yields pairs (key,
     sentence); it is asked, with the defaults filled in, once every option by itself is fine. Its `only_with` names
-    options that are read beside another one alone: key -> (the other, its value; True: any but false and zero).
+    options that are read beside another one alone, see `unread`.
 
     Args:
         target: its options are described by the constructor's (the function's) signature; see `options_model`.
@@ -251,17 +252,24 @@ def check_options(target: Callable[..., Any], options: Mapping[str, Any], at: st
         return problems
     defaults = option_defaults(target)
     filled = defaults | dict(options)
-    found = [*_unread(target, filled, defaults)]
+    found = [*unread(getattr(target, "only_with", {}), filled, defaults)]
     if hasattr(target, "conflicts"):
         found += target.conflicts(**filled)
     return [f"{_path(at, (key,))}: {sentence}" for key, sentence in found]
 
 
-def _unread(
-    target: Callable[..., Any], options: Mapping[str, Any], defaults: Mapping[str, Any]
+def unread(
+    only_with: Mapping[str, tuple[str, object]], options: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> Iterator[tuple[str, str]]:
-    """Yield what was changed although another option keeps it from being read, and a sentence."""
-    for key, (other, wanted) in getattr(target, "only_with", {}).items():
+    """Yield what was changed although another option keeps it from being read, and a sentence.
+
+    Args:
+        only_with: options that are read beside another one alone: key -> (the other, its value; True: any but false,
+            null and zero).
+        options: all of them, as they are.
+        defaults: likewise.
+    """
+    for key, (other, wanted) in only_with.items():
         met = bool(options[other]) if wanted is True else options[other] == wanted
         if not met and options[key] != defaults[key]:
             yield key, f"has no effect without {other}" + ("" if wanted is True else f": {wanted}")

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from semisup.errors import nearest
-from semisup.options import one_of, read, show
+from semisup.options import one_of, read, show, unread
 from semisup.settings.schema import BACKENDS, Input, StageConfig
 from semisup.stages.kinds import KINDS, CheckedRecipe, kind_of, name_of
 
@@ -74,7 +74,9 @@ def _check_stages(stages: dict[str, dict[str, Any]], raw: dict[str, Any], proble
         _check_augment(stage.get("augment", {}), f"{path}.augment", problems)
         given = {key for key, value in raw[name].items() if value is not None}
         refused = given - set(stage)  # what is there and wrong was reported before
-        for key, sentence in kind.check(config):
+        fields = {name: getattr(config, name) for name in type(config).model_fields}
+        defaults = {name: field.default for name, field in type(config).model_fields.items()}
+        for key, sentence in (*kind.check(config), *unread(config.only_with, fields, defaults)):
             if key not in refused and (key or not refused):
                 problems.append(f"{path}.{key}: {sentence}" if key else f"{path}: {sentence}")
         for one in kind.inputs(config):

@@ -6,7 +6,8 @@ policies, which are the constructors' own signatures, and the label budget are c
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, Field, PlainValidator, SerializeAsAny
 
@@ -299,6 +300,8 @@ class Input(NamedTuple):
 class StageConfig(Settings):
     """One named step of a recipe; each kind has its own keys (`semisup.stages.kinds`)."""
 
+    only_with: ClassVar[Mapping[str, tuple[str, object]]] = {}
+    """Keys that are read beside another one alone, see `semisup.options.unread`."""
     kind: str
     """What the stage does."""
 

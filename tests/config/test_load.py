@@ -490,6 +490,12 @@ def test_a_wrong_probe_or_knn_stage(kind: str, keys: dict[str, object], problem:
         ("knn", {"bank": "labeled"}, "bank: must be one of labels, all, not 'labeled'; did you mean 'labels'?"),
         ("knn", {"knn": {"k": 5}}, "knn: its keys stand next to `kind` now: {kind: knn, k: 5}"),
         ("train", {"layers": True}, "layers: unknown key"),
+        ("train", {"pool": {"by": "one"}}, "pool.by: has no effect without pool.keep"),
+        ("relabel", {"pool": {"by": "one"}}, "pool.by: has no effect without pool.keep"),
+        ("relabel", {"repeats": 2}, "repeats: has no effect without vote: best"),
+        ("propagate", {"whiten": "each"}, "whiten: has no effect without components"),
+        ("features", {"view": {"policy": "weak"}}, "view: has no effect without views"),
+        ("head", {"threshold": None, "unlabeled": 9}, "unlabeled: has no effect without threshold"),
     ],
 )
 def test_a_kind_has_its_own_keys_and_no_others(kind: str, keys: dict[str, object], problem: str) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from semisup.errors import SemisupError
 from semisup.options import Range
@@ -28,6 +28,7 @@ __all__ = ["LEAVES", "Config", "check", "inputs", "plan", "run"]
 class Config(StageConfig):
     """A frozen network, by which all images are looked at once."""
 
+    only_with: ClassVar = {"view": ("views", True)}
     kind: Literal["features"] = "features"
     """What the stage does."""
     model: Named | None = None

@@ -55,6 +55,8 @@ def check(stage: Config) -> Iterator[tuple[str, str]]:
     """Yield a key and a sentence for each mistake that the stage alone shows."""
     if stage.of is None:
         yield "of", "missing; a head stage needs the features stage that it learns from"
+    if stage.threshold is None and stage.unlabeled != Config.model_fields["unlabeled"].default:
+        yield "unlabeled", "has no effect without threshold"
 
 
 def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]) -> StagePlan:

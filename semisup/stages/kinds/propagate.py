@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from semisup.options import BelowOne, ClassSharesOrNot, Positive, Range
 from semisup.settings import Input, StageConfig
@@ -24,6 +24,7 @@ __all__ = ["LEAVES", "Config", "check", "inputs", "plan", "run"]
 class Config(StageConfig):
     """How a propagate stage spreads the labels over its graph of images (arXiv:1904.04717)."""
 
+    only_with: ClassVar = {"whiten": ("components", True)}
     kind: Literal["propagate"] = "propagate"
     """What the stage does."""
     teacher: list[str] = []

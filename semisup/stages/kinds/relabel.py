@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from semisup.errors import SemisupError
 from semisup.options import Fraction, Range, Size
@@ -23,6 +23,7 @@ __all__ = ["LEAVES", "Config", "check", "inputs", "plan", "run"]
 class Config(StageConfig):
     """How a relabel stage turns its teachers' predictions into labels."""
 
+    only_with: ClassVar = {"folds": ("vote", "best"), "repeats": ("vote", "best")}
     kind: Literal["relabel"] = "relabel"
     """What the stage does."""
     teacher: list[str] = []
@@ -64,6 +65,8 @@ def check(stage: Config) -> Iterator[tuple[str, str]]:
     """Yield a key and a sentence for each mistake that the stage alone shows."""
     if not stage.teacher:
         yield "teacher", "missing; a relabel stage needs the stage that predicts the labels"
+    if stage.pool.keep == "all" and stage.pool.by is not None:
+        yield "pool.by", "has no effect without pool.keep"
     if stage.pool.keep != "all" and stage.pool.by is None:
         yield "pool.by", "missing; name the stage by whose features images are told apart, e.g. a pretraining"
 

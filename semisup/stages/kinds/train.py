@@ -50,6 +50,8 @@ def check(stage: TrainConfig) -> Iterator[tuple[str, str]]:
 
 def _check_pool(stage: TrainConfig) -> Iterator[tuple[str, str]]:
     if stage.pool.keep == "all":
+        if stage.pool.by is not None:
+            yield "pool.by", "has no effect without pool.keep"
         return
     if stage.batch.pool is not None:
         yield "pool.keep", "with batch.pool, which draws some of all images, it has no say; remove one of the two"
