@@ -18,7 +18,7 @@ from semisup.plugins import load_plugins
 from semisup.settings import DataConfig, LossConfig, Recipe
 from semisup.settings.labels import parse_labels
 
-__all__ = ["check_blocks", "check_machine", "check_method", "check_place", "check_recipe"]
+__all__ = ["check_blocks", "check_machine", "check_method", "check_place"]
 
 
 def check_method(given: Any, at: str = "") -> list[str]:
@@ -26,13 +26,11 @@ def check_method(given: Any, at: str = "") -> list[str]:
     return check_named(given, "name", METHODS, "method", at)
 
 
-def check_recipe(recipe: Recipe) -> list[str]:
-    """Problems of every method, model, augmentation and weights file that the recipe names, with their full keys."""
-    return check_blocks(recipe.model_dump(by_alias=True))
-
-
 def check_blocks(raw: Mapping[str, Any]) -> list[str]:
-    """Likewise of a recipe as plain containers, its label budget included; other types were complained about before."""
+    """Problems of every method, model, augmentation and weights file that a recipe names, and of its label budget.
+
+    Each with its full key. Values of other types were complained about before.
+    """
     load_plugins()
     problems = _check_labels(raw.get("data"))
     problems += check_model(raw["model"], "model") if "model" in raw else []

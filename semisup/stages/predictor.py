@@ -294,7 +294,8 @@ def load_network(folder: Path, device: torch.device) -> Classifier:
 def load_features(folder: Path, device: torch.device) -> nn.Module:
     """Return the network of a finished stage, in eval mode, up to its features.
 
-    Those are what a classifier's head sees, and of an encoder what its backbone gives.
+    Those are what a classifier's head sees of an image as it stands (`average_turns` is not for features), and of an
+    encoder what its backbone gives.
 
     Raises:
         SemisupError: no model there.

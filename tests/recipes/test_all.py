@@ -15,7 +15,7 @@ from semisup.data import ImageData, channel_statistics, draw_budget, load_data
 from semisup.errors import SemisupError
 from semisup.methods import METHODS
 from semisup.models import save_weights
-from semisup.pipeline.check import check_recipe
+from semisup.pipeline.check import check_blocks
 from semisup.pipeline.plan import Plan, plan_stages
 from semisup.settings import DataConfig, Recipe
 from semisup.settings.read import read_mapping
@@ -91,7 +91,7 @@ def test_a_recipe_says_how_to_run_it_and_could_run(path: Path, tmp_path: Path, m
     assert len(recipe.stages) > 1 or list(recipe.stages) == ["train"]
     header = re.match(r"(#.*\n)+", path.read_text())
     assert header is not None and f"semisup run {name_of(path)}" in header[0]
-    assert check_recipe(recipe) == []
+    assert check_blocks(recipe.model_dump(by_alias=True)) == []
     (tmp_path / "r.yaml").write_text(to_yaml(recipe))
     assert load_recipe(tmp_path / "r.yaml") == recipe, "equal to its resolved self"
     _could_run(recipe, monkeypatch, trial=quickly(path))

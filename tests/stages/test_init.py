@@ -12,7 +12,7 @@ import torch
 from semisup.config import parse_recipe
 from semisup.errors import SemisupError
 from semisup.models import ModelSpec, load_weights, save_weights
-from semisup.pipeline.check import check_recipe
+from semisup.pipeline.check import check_blocks
 from semisup.settings import InitConfig
 from semisup.stages import Artifact
 from semisup.stages.initial import load_initial_weights
@@ -279,7 +279,7 @@ def test_an_unreadable_file_is_named_with_everything_else(content: bytes | None,
     if content is not None:
         path.write_bytes(content)
     recipe = parse_recipe({"name": "x", "model": {"name": "cnnn"}, "stages": from_file(path)})
-    problems = check_recipe(recipe)  # knows no data
+    problems = check_blocks(recipe.model_dump(by_alias=True))  # knows no data
     assert [p.split(":")[0] for p in problems] == ["model.name", f"stages.stage.init.weights {path}"]
     assert rule in problems[1]
 
