@@ -99,7 +99,8 @@ def test_relabel_asks_a_head(tmp_path: Path) -> None:
 
 def test_a_features_stage_stores_views_for_it(tmp_path: Path) -> None:
     data = small_data()
-    features = {"kind": "features", "of": "encoder", "views": 2, "view": {"policy": "weak"}}
+    viewless = {"kind": "features", "of": "encoder"}
+    features = {**viewless, "views": 2, "view": {"policy": "weak"}}
     head = {"kind": "head", "of": "features", "steps": 20, "lr": 1e-2, "threshold": 0.4}
     stages = {"encoder": train_stage("simclr", stage={"ema": None}), "features": features, "head": head}
     done = run_stages(stages, data, tmp_path, draw_budget(data.y_train, "6/class", 0, 3))
@@ -108,7 +109,7 @@ def test_a_features_stage_stores_views_for_it(tmp_path: Path) -> None:
     assert views is not None and views.shape == (2, *np.load(folder / "train.npy").shape)
     assert not torch.equal(views[0], views[1]) and not np.array_equal(views[0], np.load(folder / "train.npy"))
     assert {"view0.npy", "view1.npy"} <= set(done["features"].record["files"])
-    plain = run_stages(stages | {"features": {**features, "views": 0}}, data, tmp_path / "plain")
+    plain = run_stages(stages | {"features": viewless}, data, tmp_path / "plain")
     heads = [load_weights(found["head"].folder / "head.safetensors") for found in (done, plain)]
     assert any(not torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
     assert stored_views(plain["features"].folder) is None
@@ -117,7 +118,7 @@ def test_a_features_stage_stores_views_for_it(tmp_path: Path) -> None:
 def test_a_view_needs_a_policy_that_there_is() -> None:
     stages = {
         "encoder": train_stage("simclr"),
-        "features": {"kind": "features", "of": "encoder", "view": {"policy": "wek"}},
+        "features": {"kind": "features", "of": "encoder", "views": 1, "view": {"policy": "wek"}},
     }
     with pytest.raises(SemisupError, match=r"stages.features.view.policy: .*'wek'; did you mean 'weak'"):
         small_plan(stages, small_data())
