@@ -57,6 +57,8 @@ PATIENCE = timedelta(days=365)
 for as long as it takes; who has ended, or cannot be reached any more, is noticed."""
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets."""
+OWN = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
+"""What a rank's own GPU raises wherever it is noticed, in a message too: the others are not to blame."""
 PER_CORE = 4
 """Most processes on a core: more gain nothing, and each needs some 300 MB for its libraries."""
 
@@ -226,6 +228,8 @@ def _within_reach() -> Iterator[None]:
     """
     try:
         yield
+    except OWN:
+        raise
     except (RuntimeError, OSError) as error:
         what = re.sub(r"^\[.*?\] ", "", first_line(error)).partition(". ")[0]  # without the line of gloo's source
         raise LostRankError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from semisup.cli.launch import launch
 from semisup.engine import ranks
@@ -148,6 +149,15 @@ def test_a_wait_that_is_none_is_refused_in_words(said: str, monkeypatch: pytest.
     monkeypatch.setenv(ranks.TIMEOUT, said)
     with pytest.raises(SemisupError, match=f"SEMISUP_RANKS_TIMEOUT: must be a number of seconds .*not '{said}'"):
         ranks.longest_wait()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(RuntimeError("Connection closed"), ranks.LostRankError), (torch.OutOfMemoryError(), torch.OutOfMemoryError)],
+)
+def test_what_a_ranks_own_gpu_lacks_is_not_blamed_on_the_others(error: Exception, told: type[Exception]) -> None:
+    with pytest.raises(told), ranks._within_reach():
+        raise error
 
 
 @pytest.mark.parametrize(("gpus", "most"), [(0, 8), (3, 3)])
