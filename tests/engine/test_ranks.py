@@ -210,7 +210,9 @@ def test_ranks_with_batchnorms_of_their_own_have_one_network_and_resume_bit_for_
 
 def test_a_rank_that_has_planned_other_stages_is_refused(found: list[dict[str, Any]]) -> None:
     told, other = more(found, "others")
-    assert told == "SemisupError: rank 1: it has other data than rank 0, another precision, or another version of semisup"
+    assert (
+        told == "SemisupError: rank 1: it has other data than rank 0, another precision, or another version of semisup"
+    )
     assert other.startswith("SaidElsewhereError")
 
 
