@@ -6,6 +6,7 @@ here does nothing. How a step is shared is `semisup.engine.split`'s matter; see 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -48,6 +49,7 @@ __all__ = [
     "tell",
     "total",
     "whole",
+    "with_grace",
 ]
 
 TIMEOUT = "SEMISUP_RANKS_TIMEOUT"
@@ -55,6 +57,8 @@ TIMEOUT = "SEMISUP_RANKS_TIMEOUT"
 PATIENCE = timedelta(days=365)
 """Longest time that may be asked for. Between steps there is none: data are read, networks evaluated and locks waited
 for as long as it takes; who has ended, or cannot be reached any more, is noticed."""
+SHUTDOWN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+"""Environment variable: seconds from a signal to the kill of processes that torchrun has started; 30 without it."""
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets."""
 OWN = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
@@ -199,6 +203,11 @@ def crowd(processes: int, *, share_gpus: bool = False) -> str:
     most = gpus or PER_CORE * cores
     here = f"the GPUs that are here: {gpus}" if gpus else f"{PER_CORE} for each of {cores} cores"
     return "" if processes <= most else f"must be at most {most}, not {processes} ({here})"
+
+
+def with_grace(seconds: float) -> dict[str, str]:
+    """Return the environment in which torchrun lets its processes have so many seconds to end, and ten to say so."""
+    return {SHUTDOWN: str(math.ceil(seconds) + 10)}
 
 
 def longest_wait() -> timedelta:
