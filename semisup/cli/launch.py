@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import shlex
 import signal
@@ -18,8 +17,6 @@ from semisup.signals import GRACE, SIGNALS, told
 
 __all__ = ["PROCESSES_HELP", "launch", "one_of_several", "refuse_ranks"]
 
-SHUTDOWN, ENDING = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", 10
-"""Environment variable: seconds from a signal to the kill of torchrun's processes; what ours need beyond the grace."""
 PROCESSES_HELP = "Share the run between so many processes on this machine, one per GPU or part of the cores."
 
 
@@ -56,7 +53,7 @@ def launch(processes: int, grace: float = GRACE) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    from semisup.engine.ranks import crowd, longest_wait
+    from semisup.engine.ranks import crowd, longest_wait, with_grace
 
     if why := crowd(processes):
         raise SemisupError(f"--processes: {why}")
@@ -64,7 +61,7 @@ def launch(processes: int, grace: float = GRACE) -> None:
     # Its reports of failed and stopped processes come after what the process itself has said; this one waits for them.
     logging.disable(logging.ERROR)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    os.environ.setdefault(SHUTDOWN, str(math.ceil(grace) + ENDING))
+    os.environ.update(with_grace(grace) | os.environ)
     config: Any = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

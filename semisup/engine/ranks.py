@@ -6,6 +6,7 @@ here does nothing. How a step is shared is `semisup.engine.split`'s matter; see 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -48,6 +49,7 @@ __all__ = [
     "tell",
     "total",
     "whole",
+    "with_grace",
 ]
 
 TIMEOUT = "SEMISUP_RANKS_TIMEOUT"
@@ -55,8 +57,12 @@ TIMEOUT = "SEMISUP_RANKS_TIMEOUT"
 PATIENCE = timedelta(days=365)
 """Longest time that may be asked for. Between steps there is none: data are read, networks evaluated and locks waited
 for as long as it takes; who has ended, or cannot be reached any more, is noticed."""
+SHUTDOWN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+"""Environment variable: seconds from a signal to the kill of processes that torchrun has started; 30 without it."""
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets."""
+OWN = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
+"""What a rank's own GPU raises wherever it is noticed, in a message too: the others are not to blame."""
 PER_CORE = 4
 """Most processes on a core: more gain nothing, and each needs some 300 MB for its libraries."""
 
@@ -199,6 +205,11 @@ def crowd(processes: int, *, share_gpus: bool = False) -> str:
     return "" if processes <= most else f"must be at most {most}, not {processes} ({here})"
 
 
+def with_grace(seconds: float) -> dict[str, str]:
+    """Return the environment in which torchrun lets its processes have so many seconds to end, and ten to say so."""
+    return {SHUTDOWN: str(math.ceil(seconds) + 10)}
+
+
 def longest_wait() -> timedelta:
     """Return how long a rank waits for the others within a step.
 
@@ -226,6 +237,8 @@ def _within_reach() -> Iterator[None]:
     """
     try:
         yield
+    except OWN:
+        raise
     except (RuntimeError, OSError) as error:
         what = re.sub(r"^\[.*?\] ", "", first_line(error)).partition(". ")[0]  # without the line of gloo's source
         raise LostRankError(

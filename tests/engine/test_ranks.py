@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.distributed.launcher.api import LaunchConfig
 
 from semisup.cli.launch import launch
 from semisup.engine import ranks
@@ -153,6 +155,15 @@ def test_a_wait_that_is_none_is_refused_in_words(said: str, monkeypatch: pytest.
         ranks.longest_wait()
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(RuntimeError("Connection closed"), ranks.LostRankError), (torch.OutOfMemoryError(), torch.OutOfMemoryError)],
+)
+def test_what_a_ranks_own_gpu_lacks_is_not_blamed_on_the_others(error: Exception, told: type[Exception]) -> None:
+    with pytest.raises(told), ranks._within_reach():
+        raise error
+
+
 @pytest.mark.parametrize(("gpus", "most"), [(0, 8), (3, 3)])
 def test_more_processes_than_a_machine_can_hold_are_refused(
     gpus: int, most: int, monkeypatch: pytest.MonkeyPatch
@@ -165,6 +176,13 @@ def test_more_processes_than_a_machine_can_hold_are_refused(
     monkeypatch.setattr("sys.argv", ["semisup", "run", "x", "--processes", "100000"])
     with pytest.raises(SemisupError, match=f"--processes: must be at most {most}, not 100000"):
         launch(100_000)
+
+
+@pytest.mark.skipif(not hasattr(LaunchConfig, "shutdown_timeout"), reason="torch kills after 30 s, whatever is asked")
+def test_torchrun_kills_after_the_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ranks.with_grace(99.5).items():
+        monkeypatch.setenv(name, value)
+    assert LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=1).shutdown_timeout == 110
 
 
 def test_batchnorm_of_each_rank_is_another(found: list[dict[str, Any]]) -> None:

@@ -73,7 +73,7 @@ def train_together(
         content |= {"answer": str(answer), "asked_by": os.getpid()}
         job.write_text(json.dumps(content), encoding="utf-8")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        environment = dict(os.environ) | {"OMP_NUM_THREADS": str(recipe.threads or 1)}
+        environment = ranks.with_grace(grace()) | os.environ | {"OMP_NUM_THREADS": str(recipe.threads or 1)}
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
         command += ["-m", __name__, str(job)]
