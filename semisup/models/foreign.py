@@ -245,6 +245,9 @@ def _collect(content: Any, prefix: str, found: dict[str, Tensor], seen: set[int]
 ELSEWHERE = ((r"\.downsample\.", ".shortcut."), (r"(denselayer\d+\.(?:norm|relu|conv))(\d)", r"\1.\2"))
 """torchvision's names, and what others call the same: lightly's ResNets and those of kuangliu/pytorch-cifar and
 SupContrast; and torchvision itself in the DenseNets that it publishes."""
+INSIDE = r"(?<=\.)(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|(?<=\bblocks\.)\d+\.(?=\d+\.)"
+"""What names may have in their middle: wrappers around parts of a network, as torchvision's and PyTorch's examples
+have for VGG, and the chunks that DINOv2 trains its blocks in, whose numbers go on from chunk to chunk."""
 OUR_PARTS = ("backbone.", "neck.", "head.", "projector.")
 
 
@@ -285,13 +288,26 @@ def fit_names(network: nn.Module, shapes: Mapping[str, Shape]) -> Fit:
     Wrappers put words in front of the same names: `module.` (DataParallel), `backbone.` (lightly, solo-learn),
     `module.encoder_q.` (MoCo), `teacher.backbone.` (DINOv2), and many nest the weights (`state_dict`, `model`). A file
     may also count the parts, 0, 1, 4 ..., as `nn.Sequential(*resnet.children())` does, which lightly's examples train,
-    and have other words in the names (`ELSEWHERE`).
+    and have other words in the names (`ELSEWHERE`, `INSIDE`).
 
     Args:
         network: the backbone, as it would be named alone.
         shapes: of the file's tensors, as `file_shapes` gives them.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    best = _best(network, wanted, shapes)
+    theirs = {re.sub(INSIDE, "", name): name for name in shapes}
+    if len(best.names) == len(wanted) or len(theirs) < len(shapes) or theirs.keys() == shapes.keys():
+        return best
+    inside = _best(network, wanted, {name: shapes[origin] for name, origin in theirs.items()})
+    if len(inside.names) <= len(best.names):
+        return best
+    names = {name: theirs[found] for name, found in inside.names.items()}
+    return replace(inside, names=names, deeper=theirs.get(inside.deeper, ""))
+
+
+def _best(network: nn.Module, wanted: Mapping[str, Shape], shapes: Mapping[str, Shape]) -> Fit:
+    """Find the spelling and the prefix under which most weights fit."""
     best, most = Fit({}, ""), (0, 0, 0, 0)
     for numbered, spelled in _spellings(wanted, shapes):
         elements, names = _votes({spelled[name]: shape for name, shape in wanted.items()}, shapes)

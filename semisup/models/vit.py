@@ -68,7 +68,8 @@ class VisionTransformer(nn.Module):
         patch: side of a patch in pixels; must divide the side of the images. 4 for 28 to 32 px.
         width: of a token; a multiple of 4 and of `heads`.
         depth: number of blocks, at least 3.
-        heads: of the attention.
+        heads: of the attention. A file of weights does not show their number: published networks have 64 numbers a
+            head, 6 heads at width 384 and 12 at 768.
         mlp_ratio: width of a block's hidden layer, in token widths. Large transformers have 4, those for small images
             (Hassani et al. 2021, arXiv:2104.05704) 2 or less.
         class_token: one token more, which belongs to no patch.

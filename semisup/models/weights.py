@@ -20,6 +20,7 @@ from semisup.errors import SemisupError
 from semisup.files import replacing
 
 __all__ = [
+    "COUNT",
     "Shape",
     "WeightsReport",
     "compare",

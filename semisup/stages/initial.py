@@ -16,7 +16,7 @@ from semisup.models import Classifier, Encoder, ModelSpec, WeightsReport, backbo
 from semisup.models.foreign import Fit, as_used, file_shapes, finite_tensors, fit_names, is_ours
 from semisup.models.from_timm import fit_file_whole
 from semisup.models.origin import weights_origin
-from semisup.models.weights import Shape, compare, renamed
+from semisup.models.weights import COUNT, Shape, compare, renamed
 from semisup.records import read_json
 from semisup.settings import InitConfig
 
@@ -82,6 +82,8 @@ def fit_file(
     else:
         others = [name for name in shapes if name.startswith(fit.prefix)]
         notes = _foreign_notes(fit, len(shapes) - len(others))
+        if len(names) < sum(not name.endswith(COUNT) for name in wanted):
+            notes.append("`init.rename: {old: new}` replaces what names in the file begin with")
     offered = {name: as_used(shapes[theirs], wanted[name]) for name, theirs in names.items()}
     if any(shapes[theirs] != offered[name] for name, theirs in names.items()):
         notes.append("the file's network takes gray images: its first kernels are spread over three channels")
@@ -115,9 +117,7 @@ def _own_parts(
 def _foreign_notes(fit: Fit, left: int) -> list[str]:
     notes = []
     if not fit.names:
-        notes.append(
-            "no name of the file is one of the network's; `init.rename: {old: new}` replaces what names begin with"
-        )
+        notes.append("no name of the file is one of the network's")
     if fit.prefix:
         notes.append(f"names in the file begin with '{fit.prefix}'")
     if fit.numbered:

@@ -162,6 +162,15 @@ LAYOUTS: dict[str, tuple[str, Callable[[State], Any], str]] = {
     ),
     "SupContrast": (".pth", lambda s: {"model": prefixed("encoder.module.", elsewhere(s))}, "model.encoder.module."),
     "counted without pooling": (".pth", lambda s: prefixed("f.", without_pooling(s)), "f."),
+    "compiled part": (
+        ".pth",
+        lambda s: {
+            "model": {
+                n.replace("layer1.", "layer1._orig_mod.").replace("layer2.", "layer2.module."): t for n, t in s.items()
+            }
+        },
+        "model.",
+    ),
     "own": (".safetensors", lambda s: prefixed("backbone.network.", without_fc(s)), "backbone.network."),
 }
 
@@ -266,6 +275,19 @@ def test_a_torchvision_transformer_takes_the_size_of_its_weights(tmp_path: Path)
         "torchvision/vit_b_16": 224,
         "torchvision/resnet18": 64,
     }
+
+
+@pytest.mark.parametrize("per_chunk", [1, 2])
+def test_blocks_that_dinov2_trained_in_chunks_are_found(per_chunk: int) -> None:
+    network = fresh("vit", depth=4).model.backbone
+    shapes, origins = {}, {}
+    for name, tensor in network.state_dict().items():
+        theirs = re.sub(r"^blocks\.(\d)", lambda at: f"blocks.{int(at[1]) // per_chunk}.{at[1]}", name)
+        origins[name] = f"teacher.backbone.{theirs}"
+        shapes[origins[name]] = tuple(tensor.shape)
+    assert fit_names(network, shapes).names == origins
+    shapes["teacher.backbone.blocks.2.4.norm1.bias"] = (96,)
+    assert fit_names(network, shapes).deeper == "teacher.backbone.blocks.2.4.norm1.bias"
 
 
 def test_a_longer_head_is_no_deeper_network() -> None:
