@@ -2,7 +2,7 @@
 
     python benchmarks/structure.py
 
-Exits 1 where a bound is broken. `tests/test_structure.py` runs the same.
+Exits 1 where a bound is broken. `tests/benchmarks/test_structure.py` runs the same.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def headline(class_ratio: float) -> Column:
     """Return what results are ranked, sorted and compared by: accuracy, or balanced accuracy where classes are unequal.
 
     Args:
-        class_ratio: how many times the largest class is as large as the smallest, see `semisup.data.class_ratio`.
+        class_ratio: how many times the largest class is as large as the smallest (`semisup.data.budget.class_ratio`).
     """
     wanted = "balanced_accuracy" if class_ratio > UNEQUAL else "accuracy"
     return next(column for column in COLUMNS if column.name == wanted)
