@@ -9,11 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.distributed.launcher.api import LaunchConfig
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from semisup.cli.launch import launch
 from semisup.engine import ranks
+from semisup.engine.split import split_networks
 from semisup.errors import SemisupError
+from semisup.models import Encoder
+from semisup.models.cnn import SmallCNN
 from tests.contract.contract_settings import CASES
 from tests.nursery import Nursery
 
@@ -176,6 +181,17 @@ def test_more_processes_than_a_machine_can_hold_are_refused(
     monkeypatch.setattr("sys.argv", ["semisup", "run", "x", "--processes", "100000"])
     with pytest.raises(SemisupError, match=f"--processes: must be at most {most}, not 100000"):
         launch(100_000)
+
+
+def test_a_split_backbone_takes_named_arguments() -> None:
+    dist.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    try:
+        encoder = Encoder(SmallCNN(4, in_channels=1))
+        split_networks(encoder)
+        with ranks.step_together():
+            assert encoder.backbone(images=torch.rand(4, 1, 12, 12)).shape == (4, encoder.num_features)
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.skipif(not hasattr(LaunchConfig, "shutdown_timeout"), reason="torch kills after 30 s, whatever is asked")
