@@ -25,6 +25,7 @@ __all__ = [
     "check_torchvision",
     "classifier_names",
     "drop_last_layer",
+    "fetch_published",
     "torchvision_sized",
     "weights_file",
     "weights_name",
@@ -133,7 +134,7 @@ class TorchvisionBackbone(nn.Module):
         try:
             self.network: nn.Module = models.get_model(name, weights=None, **sized)
             if chosen is not None:
-                self.network.load_state_dict(_fetch(chosen.url, subject))
+                self.network.load_state_dict(fetch_published(chosen.url, subject))
         except (ValueError, AssertionError) as error:
             if isinstance(error, SemisupError):
                 raise
@@ -167,7 +168,7 @@ def torchvision_sized(name: str, image_size: int) -> dict[str, Any]:
     return {"input_size": (image_size, image_size)} if name.startswith("maxvit_") else {}
 
 
-def _fetch(url: str, subject: str) -> dict[str, Tensor]:
+def fetch_published(url: str, subject: str) -> dict[str, Tensor]:
     """Read torchvision's weights from torch hub's cache, downloaded if they are not there.
 
     torchvision itself compares the checksum while it downloads alone, and then unpickles whatever lies in the cache.

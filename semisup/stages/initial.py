@@ -15,6 +15,7 @@ from semisup.methods.base import given_to
 from semisup.models import Classifier, Encoder, ModelSpec, WeightsReport, backbone_core
 from semisup.models.foreign import Fit, as_used, file_shapes, finite_tensors, fit_names, is_ours
 from semisup.models.from_timm import fit_file_whole
+from semisup.models.from_torchvision import fetch_published
 from semisup.models.origin import weights_origin
 from semisup.models.weights import COUNT, Shape, compare, renamed
 from semisup.records import read_json
@@ -172,8 +173,10 @@ def check_model_weights(backbone: nn.Module, spec: ModelSpec) -> str | None:
     origin = weights_origin(spec.name, spec.options)
     if origin is None:
         return None
-    if origin.file is not None:
-        subject = f"model {spec.name}"
+    subject = f"model {spec.name}"
+    if origin.file is None:
+        fetch_published(origin.hash, subject)  # now, and not when the stages before this one have run
+    else:
         core, _ = backbone_core(backbone)
         fit, _ = fit_file_whole(core, origin.file, subject)
         finite_tensors(origin.file, fit.names, f"{subject}: weights {origin.file}", core.state_dict())

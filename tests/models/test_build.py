@@ -23,6 +23,7 @@ from semisup.models import (
 )
 from semisup.models.from_torchvision import TorchvisionBackbone, classifier_names
 from semisup.options import option_defaults
+from semisup.stages.initial import check_model_weights
 
 
 def test_every_backbone_stands_under_its_name_and_its_defaults_are_valid() -> None:
@@ -276,7 +277,10 @@ def test_torchvision_weights_are_fetched_only_when_wanted(
     with pytest.raises(SemisupError, match=r"squeezenet1_1: weights of .* could not be fetched"):
         build_backbone("torchvision/squeezenet1_1", options, in_channels=3, image_size=64)
     spec = ModelSpec("torchvision/squeezenet1_1", options, 3, 64, 4)
-    assert build_classifier(spec, pretrained=False).num_features == 512
+    classifier = build_classifier(spec, pretrained=False)
+    assert classifier.num_features == 512
+    with pytest.raises(SemisupError, match=r"squeezenet1_1: weights of .* could not be fetched"):
+        check_model_weights(classifier.backbone, spec)  # when a stage is planned
 
 
 def test_all_torchvision_classifiers_are_offered() -> None:

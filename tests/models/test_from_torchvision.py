@@ -12,7 +12,7 @@ import torch
 
 from semisup.errors import SemisupError
 from semisup.models import from_torchvision
-from semisup.models.from_torchvision import TorchvisionBackbone, _fetch, check_torchvision, weights_name
+from semisup.models.from_torchvision import TorchvisionBackbone, check_torchvision, fetch_published, weights_name
 
 
 @pytest.fixture
@@ -47,10 +47,10 @@ def test_a_planted_pickle_in_the_cache_is_not_run(cache: Path, tmp_path: Path) -
     with pytest.raises(SemisupError, match=r"squeezenet1_1-b8a52dc0\.pth is damaged or another file"):
         TorchvisionBackbone("squeezenet1_1", "DEFAULT", image_size=64)
     with pytest.raises(SemisupError, match="holds no weights"):  # eight digits of a checksum can be found by trying
-        _fetch(in_cache(cache, planted), "model")
+        fetch_published(in_cache(cache, planted), "model")
     torch.save({"a": Planted(tmp_path / "ran")}, tmp_path / "zip.pth")
     with pytest.raises(SemisupError, match="holds no weights"):
-        _fetch(in_cache(cache, (tmp_path / "zip.pth").read_bytes()), "model")
+        fetch_published(in_cache(cache, (tmp_path / "zip.pth").read_bytes()), "model")
     assert not (tmp_path / "ran").exists()
     pickle.loads(planted)  # noqa: S301 (what the test guards against)
     assert (tmp_path / "ran").exists(), "it would have"
@@ -58,20 +58,22 @@ def test_a_planted_pickle_in_the_cache_is_not_run(cache: Path, tmp_path: Path) -
 
 def test_a_file_with_its_checksum_is_read(cache: Path, tmp_path: Path) -> None:
     torch.save({"denselayer1.norm.1.weight": torch.ones(3)}, tmp_path / "net.pth")
-    state = _fetch(in_cache(cache, (tmp_path / "net.pth").read_bytes()), "model")
+    state = fetch_published(in_cache(cache, (tmp_path / "net.pth").read_bytes()), "model")
     assert list(state) == ["denselayer1.norm1.weight"] and torch.equal(state["denselayer1.norm1.weight"], torch.ones(3))
 
 
 def test_a_file_that_cannot_be_fetched_is_one_message(cache: Path) -> None:
     with pytest.raises(SemisupError, match="could not be fetched"):
-        _fetch((cache / "nosuch-12345678.pth").with_name("elsewhere").as_uri() + "/nosuch-12345678.pth", "model")
+        fetch_published(
+            (cache / "nosuch-12345678.pth").with_name("elsewhere").as_uri() + "/nosuch-12345678.pth", "model"
+        )
 
 
 def test_the_network_has_the_weights_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision import models
 
     state = models.get_model("squeezenet1_1").state_dict()
-    monkeypatch.setattr(from_torchvision, "_fetch", lambda url, subject: state)
+    monkeypatch.setattr(from_torchvision, "fetch_published", lambda url, subject: state)
     network = TorchvisionBackbone("squeezenet1_1", "IMAGENET1K_V1", image_size=64).network.state_dict()
     assert network and all(torch.equal(network[name], state[name]) for name in network)
 
@@ -93,6 +95,6 @@ def test_weights_of_another_image_size_are_refused(monkeypatch: pytest.MonkeyPat
     from torchvision import models
 
     state = models.get_model("vit_b_16").state_dict()
-    monkeypatch.setattr(from_torchvision, "_fetch", lambda url, subject: state)
+    monkeypatch.setattr(from_torchvision, "fetch_published", lambda url, subject: state)
     with pytest.raises(SemisupError, match="do not fit images of 64 px"):
         TorchvisionBackbone("vit_b_16", "IMAGENET1K_V1", image_size=64)
