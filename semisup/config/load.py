@@ -14,9 +14,8 @@ from semisup.options import show
 from semisup.settings.interpolate import forbidden, resolve
 from semisup.settings.read import as_override, dump, read_mapping, read_value
 from semisup.settings.schema import Recipe
-from semisup.settings.shipped import SUFFIXES, find_yaml, shipped_folder, shipped_names
+from semisup.settings.shipped import SUFFIXES, find_yaml, of_another_kind, shipped_folder, shipped_names
 from semisup.stages.kinds import CheckedRecipe
-from semisup.text import command
 
 __all__ = [
     "Reading",
@@ -113,9 +112,7 @@ def read_recipe(ref: str | Path, overrides: Sequence[str] = ()) -> Reading:
     path = find_recipe(ref)
     mapping = read_mapping(path)
     if "entries" in mapping and "stages" not in mapping:
-        raise SemisupError(
-            f"{path}: is a suite of many runs, not a recipe; start it with: {command('semisup', 'bench', path)}"
-        )
+        raise of_another_kind(path, "recipe")
     return Reading(mapping, overrides, str(path))
 
 
@@ -153,7 +150,7 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def _shipped_folder() -> Path:
-    return shipped_folder("recipes", "recipes")
+    return shipped_folder("recipe")
 
 
 def _copy(value: Any) -> Any:

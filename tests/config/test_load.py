@@ -689,6 +689,24 @@ def test_shipped_recipes_are_found_by_name(tmp_path: Path, monkeypatch: pytest.M
     )
 
 
+def test_a_file_that_is_not_there_is_answered_with_the_one_that_is(
+    quickstart: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = quickstart.parent
+    monkeypatch.chdir(folder)
+    (folder / "my-photos.yml").write_text(QUICKSTART)
+    for asked, said in (
+        ("my_photos.yaml", f"a shipped one (looked for {folder}/my_photos.yaml); did you mean 'my-photos.yml'?"),
+        (str(folder / "my_photo.yaml"), f"a shipped one; did you mean '{folder}/my-photos.yml'?"),
+        ("zzz.yaml", f"a shipped one (looked for {folder}/zzz.yaml)"),
+        ("digits/quickstart.yaml", "; did you mean 'digits/quickstart'?"),
+    ):
+        with pytest.raises(SemisupError) as caught:
+            find_recipe(asked)
+        assert str(caught.value).startswith(f"{asked}: no such recipe")
+        assert str(caught.value).endswith(said)
+
+
 def test_the_checkout_has_a_folder_of_recipes() -> None:
     assert find_recipe.__module__ == "semisup.config.load"
     assert all(find_recipe(name).is_file() for name in shipped_recipes())
