@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -82,6 +83,8 @@ class Reading:
             raise SemisupError(f"{subject}: a recipe is a mapping of keys to values, not {show(mapping)}")
         if isinstance(overrides, str):
             raise SemisupError(f"overrides: must be a list of key=value words, not the text {show(overrides)}")
+        if not isinstance(overrides, Sequence) or not all(isinstance(word, str) for word in overrides):
+            raise SemisupError(f"overrides: must be a list of key=value words, not {show(overrides)}")
         given = " ".join(overrides)
         shown = given if len(given) <= 200 else given[:197] + "..."
         self.subject = f"{subject} with {shown}" if overrides else subject
@@ -154,9 +157,12 @@ def _shipped_folder() -> Path:
 
 
 def _copy(value: Any) -> Any:
-    """Copy plain containers; tuples become lists."""
+    """Copy plain containers; tuples and arrays become lists, numbers of numpy and torch plain ones, and paths text."""
     if isinstance(value, Mapping):
         return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    value = value.tolist() if hasattr(value, "tolist") else value
     return [_copy(item) for item in value] if isinstance(value, list | tuple) else value
 
 

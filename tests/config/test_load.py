@@ -5,8 +5,11 @@ import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 from semisup.config import find_recipe, load_recipe, parse_recipe, shipped_recipes, to_yaml
@@ -438,6 +441,14 @@ def test_a_propagate_stage_needs_a_teacher(teacher: object) -> None:
     assert "stages.this.teacher: missing; a propagate stage needs a stage whose features" in message(mapping)
 
 
+def test_whitening_of_each_teacher_needs_components() -> None:
+    mapping = with_reference("teacher", None, kind="propagate")
+    mapping["stages"]["this"]["whiten"] = "each"  # type: ignore[index]
+    assert "stages.this.whiten: each is of principal components; set components too" in message(mapping)
+    mapping["stages"]["this"]["components"] = 5  # type: ignore[index]
+    assert "whiten" not in message(mapping)
+
+
 def test_a_teacher_of_the_wrong_type_is_one_mistake() -> None:
     for kind in ("relabel", "propagate"):
         text = message(with_reference("teacher", 3, kind=kind))
@@ -761,6 +772,19 @@ def test_what_cannot_be_a_recipe_is_named_by_its_type(ref: object) -> None:
         load_recipe(ref)  # type: ignore[arg-type]
 
 
-def test_one_text_is_no_list_of_overrides() -> None:
-    with pytest.raises(SemisupError, match="overrides: must be a list of key=value words, not the text 'seed=1'"):
-        load_recipe("digits/quickstart", "seed=1")
+@pytest.mark.parametrize(
+    ("given", "said"), [("seed=1", "the text 'seed=1'"), (None, "null"), ({"seed": 1}, "{'seed': 1}"), ([3], r"\[3\]")]
+)
+def test_what_is_no_list_of_overrides(given: Any, said: str) -> None:
+    with pytest.raises(SemisupError, match=f"overrides: must be a list of key=value words, not {said}"):
+        load_recipe("digits/quickstart", given)
+
+
+def test_numbers_of_numpy_and_torch_and_paths_are_plain_ones() -> None:
+    stage = {"method": {"name": "fixmatch", "threshold": np.float32(0.5)}, "steps": np.int64(3)}
+    adam = {"name": "adamw", "betas": np.array([0.5, 0.25])}
+    given = minimal() | {"seed": torch.tensor(2), "deterministic": np.bool_(True), "data": {"path": Path("a/b.npz")}}
+    recipe = parse_recipe(given | {"stages": {"a": {**stage, "optimizer": adam}}})
+    plain = (recipe.seed, recipe.deterministic, recipe.data.path, recipe.stages["a"].method["threshold"])
+    assert [(value, type(value)) for value in plain] == [(2, int), (True, bool), ("a/b.npz", str), (0.5, float)]
+    assert recipe.stages["a"].steps == 3 and recipe.stages["a"].optimizer.betas == [0.5, 0.25]
