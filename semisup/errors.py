@@ -23,6 +23,7 @@ __all__ = [
     "nearest",
     "not_there",
     "raise_all",
+    "refuse_special",
 ]
 
 UNREADABLE = (
@@ -98,6 +99,21 @@ def not_there(path: Path) -> str:
     absolute = "" if path.is_absolute() else f" (that is, {path.absolute()}; paths begin at the current folder)"
     names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     return f"{path} does not exist{absolute}{near(path.name, names)}"
+
+
+def refuse_special(path: Path, subject: str = "") -> None:
+    """Refuse what is there and no file, before it is read: a pipe or a device may never end.
+
+    Args:
+        path: what is to be read.
+        subject: what the message begins with; "": the path.
+
+    Raises:
+        SemisupError: it is a folder, a pipe, a socket or a device.
+    """
+    if path.exists() and not path.is_file():
+        found = "a folder" if path.is_dir() else "a pipe or a device"
+        raise SemisupError(f"{subject or f'{path}:'} cannot be read ({found}, not a file)")
 
 
 def raise_all(problems: Sequence[str], subject: str = "") -> None:

@@ -16,10 +16,11 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from semisup.errors import SemisupError, raise_all
+from semisup.errors import SemisupError, raise_all, refuse_special
 
 __all__ = [
     "DIGEST",
+    "MODEL",
     "RECORD",
     "PlainName",
     "WritableText",
@@ -27,15 +28,17 @@ __all__ = [
     "digest",
     "file_digest",
     "is_finite",
-    "no_model",
     "read_json",
     "read_record",
     "refuse_stage_files",
+    "require_model",
     "verify",
 ]
 
 RECORD = "stage.json"
 """Written last: a folder that has it holds a finished stage."""
+MODEL = "model.json"
+"""What describes the network of a stage that has one."""
 DIGEST = "digest"
 """Key of a record's own checksum."""
 
@@ -102,8 +105,7 @@ def read_json(path: Path) -> Any:
     Raises:
         SemisupError: it cannot be read, or is no JSON.
     """
-    if path.exists() and not path.is_file():  # a pipe or a device, from which reading may never end
-        raise SemisupError(f"{path}: cannot be read (not a file)")
+    refuse_special(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -169,11 +171,20 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def no_model(folder: Path) -> str:
-    """Say that a folder has no network, of a stage that leaves none or of no stage at all."""
+def require_model(folder: Path) -> None:
+    """Raise SemisupError where no finished stage has left its network; names those of a run, and how to use a file."""
+    if (folder / MODEL).is_file():
+        return
+    if folder.suffix in (".onnx", ".pt2"):
+        raise SemisupError(f"{folder}: an exported file, not a model folder; docs/export.md shows how to use it")
+    if folder.is_file() and (folder.parent / MODEL).is_file():
+        raise SemisupError(f"{folder}: a file of a model folder; name the folder, {folder.parent}")
     if (folder / RECORD).is_file():
-        return f"{folder}: not a model folder: its stage leaves no network of its own; name one that trains a network"
-    return f"{folder}: not a model folder (no model.json); name a finished stage's folder"
+        why = "its stage leaves no network of its own; name one that trains a network"
+        raise SemisupError(f"{folder}: not a model folder: {why}")
+    stages = sorted(str(file.parent) for file in folder.glob(f"*/{MODEL}"))
+    these = f": {', '.join(stages)}" if stages else ""
+    raise SemisupError(f"{folder}: not a model folder (no {MODEL}); name a finished stage's folder{these}")
 
 
 def refuse_stage_files(written: Iterable[Path]) -> None:

@@ -19,12 +19,12 @@ from semisup.cli.init import init
 from semisup.cli.label import label
 from semisup.cli.launch import PROCESSES_HELP, launch, one_of_several, refuse_ranks
 from semisup.cli.lists import methods, recipe_names, recipes, schema, suite_names
-from semisup.cli.model_folder import require_model
 from semisup.cli.replaced import noting_replaced
 from semisup.cli.stop import GRACE_HELP, NO_LOCK_HELP, go_without_locks, saying_how_to_go_on
 from semisup.cli.terminal import print_anything
 from semisup.cli.words import refuse_addresses, refuse_empty
 from semisup.errors import SaidElsewhereError, SemisupError, from_system
+from semisup.records import require_model
 from semisup.signals import GRACE, end_with
 from semisup.text import harmless
 

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from semisup.cli.label import import_command
-from semisup.cli.model_folder import require_model
 from semisup.cli.replaced import noting_replaced
 from semisup.cli.stop import saying_how_to_go_on
+from semisup.records import require_model
 
 __all__ = ["check"]
 

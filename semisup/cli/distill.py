@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from semisup.cli.model_folder import require_model
 from semisup.cli.stop import saying_how_to_go_on
 from semisup.errors import SemisupError, raise_all
 from semisup.files import folders_in_the_way, parent_of, whole
+from semisup.records import require_model
 
 __all__ = ["distill"]
 

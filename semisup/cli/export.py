@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from semisup.cli.model_folder import require_model
 from semisup.cli.replaced import noting_replaced
 from semisup.cli.stop import saying_how_to_go_on
 from semisup.errors import SemisupError
 from semisup.export_files import ExportFiles
 from semisup.files import refuse_unwritable
+from semisup.records import require_model
 
 __all__ = ["export"]
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from semisup.cli.model_folder import require_model
 from semisup.cli.stop import saying_how_to_go_on
 from semisup.errors import SemisupError, nearest
+from semisup.records import require_model
 from semisup.text import command
 
 __all__ = ["import_command", "label"]

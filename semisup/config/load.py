@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,8 @@ from semisup.options import show
 from semisup.settings.interpolate import forbidden, resolve
 from semisup.settings.read import as_override, dump, read_mapping, read_value
 from semisup.settings.schema import Recipe
-from semisup.settings.shipped import SUFFIXES, find_yaml, shipped_folder, shipped_names
+from semisup.settings.shipped import SUFFIXES, find_yaml, of_another_kind, shipped_folder, shipped_names
 from semisup.stages.kinds import CheckedRecipe
-from semisup.text import command
 
 __all__ = [
     "Reading",
@@ -83,6 +83,8 @@ class Reading:
             raise SemisupError(f"{subject}: a recipe is a mapping of keys to values, not {show(mapping)}")
         if isinstance(overrides, str):
             raise SemisupError(f"overrides: must be a list of key=value words, not the text {show(overrides)}")
+        if not isinstance(overrides, Sequence) or not all(isinstance(word, str) for word in overrides):
+            raise SemisupError(f"overrides: must be a list of key=value words, not {show(overrides)}")
         given = " ".join(overrides)
         shown = given if len(given) <= 200 else given[:197] + "..."
         self.subject = f"{subject} with {shown}" if overrides else subject
@@ -113,9 +115,7 @@ def read_recipe(ref: str | Path, overrides: Sequence[str] = ()) -> Reading:
     path = find_recipe(ref)
     mapping = read_mapping(path)
     if "entries" in mapping and "stages" not in mapping:
-        raise SemisupError(
-            f"{path}: is a suite of many runs, not a recipe; start it with: {command('semisup', 'bench', path)}"
-        )
+        raise of_another_kind(path, "recipe")
     return Reading(mapping, overrides, str(path))
 
 
@@ -153,13 +153,16 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def _shipped_folder() -> Path:
-    return shipped_folder("recipes", "recipes")
+    return shipped_folder("recipe")
 
 
 def _copy(value: Any) -> Any:
-    """Copy plain containers; tuples become lists."""
+    """Copy plain containers; tuples and arrays become lists, numbers of numpy and torch plain ones, and paths text."""
     if isinstance(value, Mapping):
         return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    value = value.tolist() if hasattr(value, "tolist") else value
     return [_copy(item) for item in value] if isinstance(value, list | tuple) else value
 
 

@@ -59,7 +59,7 @@ def _arrays(given: Given, size: int | None) -> dict[str, NDArray[Any]]:
         unknown = [name for name in given if name not in _PARTS] if set(given) & set(_PARTS) else []
         raise_all([f"unknown part '{name}'{nearest(str(name), _PARTS)}" for name in unknown], "data")
         arrays = {str(name): _array(str(name), array) for name, array in given.items()}
-        wrong = [name for name, array in arrays.items() if array.dtype.kind not in "biufU"]
+        wrong = [name for name, array in arrays.items() if array.dtype.kind not in "biufSU"]
         if wrong:
             hint = SEVERAL_SIZES if wrong[0][0] == "x" else "-1 is no label"
             raise SemisupError(

@@ -66,6 +66,7 @@ def _items(given: Any) -> list[Any]:
         raise SemisupError(
             f"images: must be a path, a Pillow image or a uint8 array, or several of them, not {type(given).__name__}"
             + (f" of {type(items[0]).__name__}" if items[0] is not given else "")
+            + ("; of a tensor hand over its numpy(), (n, h, w, c)" if hasattr(items[0], "numpy") else "")
         )
     return items
 

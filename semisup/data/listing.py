@@ -9,7 +9,7 @@ from typing import TypeAlias
 from semisup.data.entries import PARTS, Entry, Listing, make_listing, several, some
 from semisup.data.remote import Remote, Root
 from semisup.data.table import list_csv
-from semisup.data.walk import LocalFolder, is_system, named_as_image
+from semisup.data.walk import LocalFolder
 from semisup.errors import SemisupError, near, not_there
 from semisup.files import whole
 from semisup.text import printable
@@ -57,7 +57,7 @@ def list_folders(root: Root) -> Listing:
         raise SemisupError(f"data.path: {_full(root)} is a file; unpack it, and name the folder") from None
     except OSError as error:
         raise SemisupError(f"data.path: {error.filename or root} cannot be read ({error.strerror})") from error
-    unread = [name for name in present if name not in (*folders.values(), *classes)] + _images_right_in(root)
+    unread = [name for name in present if name not in (*folders.values(), *classes)] + tree.images_right_in()
     if unread:
         notes.append(f"not read: {some([printable(name) for name in unread])} in {root}")
     if others:
@@ -120,19 +120,13 @@ def _hint(root: Root, tree: Folder, present: list[str]) -> str:
             return f"; there is '{printable(name)}'{close}"
     names = some([printable(name) for name in present])
     folders = f"; its folders are {names}" if present else "; it has no folders"
-    images = _images_right_in(root)
+    images = tree.images_right_in()
     if not images:
         return folders
     return (
         f"{folders}, and {several(len(images), 'image lies', 'images lie')} right in it; a CSV of path,label can name "
         f"their classes: data.csv, or --labels of semisup init"
     )
-
-
-def _images_right_in(root: Root) -> list[str]:
-    """Return the names of images in the folder itself; behind an address they are not looked for."""
-    files = [path.name for path in root.iterdir() if path.is_file()] if isinstance(root, Path) else []
-    return sorted(name for name in files if named_as_image(name) and not is_system(name))
 
 
 def _list_part(

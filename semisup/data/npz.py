@@ -16,7 +16,7 @@ from semisup.data.duplicates import Item, find_duplicates, image_hashes
 from semisup.data.entries import class_notes, like
 from semisup.data.image_data import ImageData, level_notes
 from semisup.data.table import UNLABELED
-from semisup.errors import UNREADABLE, SemisupError, first_line, nearest, raise_all
+from semisup.errors import UNREADABLE, SemisupError, first_line, nearest, raise_all, refuse_special
 from semisup.settings.schema import DataConfig
 from semisup.text import printable
 
@@ -152,6 +152,7 @@ def read_images(path: Path) -> tuple[str, NDArray[np.uint8]]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """Give the archive; the file is opened here, because numpy leaves it open where it fails."""
+    refuse_special(path)
     if not zipfile.is_zipfile(path):
         raise SemisupError(f"{path}: not an .npz file (as written by numpy.savez), or cut short")
     with path.open("rb") as file:

@@ -174,6 +174,10 @@ class Remote:
             elif others is not None:
                 others.append(path)
 
+    def images_right_in(self) -> list[str]:
+        """Return the names of the images that lie in no folder below the address, sorted."""
+        return [path for path in self._paths if "/" not in path and named_as_image(path) and not is_system(path)]
+
     def find(self, path: str) -> tuple[int, int] | None:
         """Return size and version of a file; None: it is not there. Of a web server all are, since it is not asked."""
         if self.scheme.startswith("http"):

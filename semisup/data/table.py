@@ -14,7 +14,7 @@ from pathlib import Path
 
 from semisup.data.entries import PARTS, Entry, Listing, make_listing, several, some
 from semisup.data.remote import Root
-from semisup.errors import SemisupError, near, nearest, raise_all
+from semisup.errors import SemisupError, near, nearest, not_there, raise_all, refuse_special
 from semisup.options import HALF
 from semisup.text import printable
 
@@ -177,7 +177,7 @@ def _read_rows(
     Raises:
         SemisupError: it cannot be read, or is no text.
     """
-    text = _text(table, key)
+    text = _text(table, root, key)
     first, _, rest = text.partition("\n")
     told = re.fullmatch(r'"?sep=([,;\t|])"?', first.strip(" "), re.IGNORECASE)  # a first line for Excel alone
     text = f"\n{rest}" if told else text
@@ -210,6 +210,7 @@ def _read_rows(
         ]
     missing = [name for name in needed if place[name] is None]
     problems = [f"no column '{name}' in its first line{_called(name, header)}" for name in missing]
+    problems = problems if header else ["is empty"]
     problems += [f"column '{name}' is there {header.count(name)} times" for name in named if header.count(name) > 1]
     problems = open_quote or problems or ([] if not named else _too_wide(rows, header, delimiter))
 
@@ -227,8 +228,8 @@ def _read_rows(
 
 def _called(name: str, header: Sequence[str]) -> str:
     """Return which column may be meant, else those that are there and how the wanted one may be called."""
-    if not header or (meant := near(name, header)):
-        return meant if header else ""
+    if meant := near(name, header):
+        return meant
     others = ", ".join(_COLUMNS[name][1:])
     return f" ({some([printable(word) for word in header])}); call it {name}, or one of {others}"
 
@@ -285,14 +286,18 @@ def _open_quote(rows: Sequence[tuple[int, list[str]]], text: str) -> str:
     )
 
 
-def _text(table: Path, key: str) -> str:
+def _text(table: Path, root: Root, key: str) -> str:
     """Return the whole file, with line feeds as line ends."""
     try:
+        refuse_special(table, f"{key}{table.absolute()}")
         content = table.read_bytes()
         utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
         # Paths may be as the file system has them, and no text; not what is read as names of columns.
         escaped = not utf16 and content.split(b"\n", 1)[0].isascii()
         text = content.decode("utf-16" if utf16 else "utf-8-sig", "surrogateescape" if escaped else "strict")
+    except FileNotFoundError:
+        inside = f"; there is {root / table}" if _is_there(root, str(table)) else ""
+        raise SemisupError(f"{key}{not_there(table)}{inside}") from None
     except OSError as error:
         raise SemisupError(f"{key}{table.absolute()} cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:

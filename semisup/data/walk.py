@@ -55,6 +55,11 @@ class LocalFolder:
         """Yield every image at any depth below a folder, with its path below the root."""
         yield from walk(self.root / below, below, others)
 
+    def images_right_in(self) -> list[str]:
+        """Return the names of the images that lie in no folder below the root, sorted."""
+        files = [path.name for path in self.root.iterdir() if path.is_file()]
+        return sorted(name for name in files if named_as_image(name) and not is_system(name))
+
 
 def walk(
     folder: Path, name: str, others: list[str] | None = None, on_error: Callable[[OSError], None] = _fail

@@ -161,13 +161,23 @@ class SemiSupervisedClassifier(  # scikit-learn has no types
         return tags
 
 
+_MIXED = "y: classes must be all numbers or all text; -1 is unlabeled"
 _READING: dict[str, Any] = {"dtype": "numeric", "order": "C"}
 
 
 def _as_given(y: Any) -> Any:
-    """Return a list of text and numbers as an array of both, of which numpy would make text, -1 too."""
+    """Return a list of text and numbers as an array of both, of which numpy would make text, -1 too.
+
+    Raises:
+        SemisupError: one of several objects is neither, such as None and pandas' NA, which scikit-learn cannot compare.
+    """
     mixed = isinstance(y, list | tuple) and len({isinstance(value, str) for value in y}) > 1
-    return np.array(y, object) if mixed else y
+    y = np.array(y, object) if mixed else y
+    values = getattr(y, "values", y)  # of a pandas Series
+    objects = np.asarray(values).ravel().tolist() if getattr(values, "dtype", "") in (object, "string") else []
+    if not all(isinstance(value, str | Real) for value in objects):
+        raise SemisupError(_MIXED)
+    return y
 
 
 def _unlabeled(y: NDArray[Any]) -> NDArray[np.bool_]:
@@ -193,8 +203,8 @@ def _classes(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """
     known = ~_unlabeled(y)
     named = y[known]
-    if len({isinstance(value, str) for value in named.tolist()}) > 1 or any(value is None for value in named.tolist()):
-        raise SemisupError("y: classes must be all numbers or all text; -1 is unlabeled")
+    if len({isinstance(value, str) for value in named.tolist()}) > 1:
+        raise SemisupError(_MIXED)
     check_classification_targets(named)
     classes, places = np.unique(named, return_inverse=True)
     if len(classes) < 2:

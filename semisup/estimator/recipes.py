@@ -77,7 +77,7 @@ def plan_of(recipe: Recipe, data: ImageData, *, max_steps: int | None, seed: int
     recipe = recipe.model_copy(update=settings)
     plan = make_plan(recipe, data, trial=False)
     longer = [stage.name for stage in plan.stages if max_steps is not None and stage.steps > max_steps]
-    if longer:
+    if longer and max_steps is not None:
         plan = make_plan(_shortened(recipe, longer, max_steps), data, trial=False)
     last = plan.stages[-1]
     if last.network is None or last.network.kind != "classifier":
@@ -85,9 +85,9 @@ def plan_of(recipe: Recipe, data: ImageData, *, max_steps: int | None, seed: int
     return plan
 
 
-def _shortened(recipe: Recipe, names: Sequence[str], steps: int | None) -> Recipe:
+def _shortened(recipe: Recipe, names: Sequence[str], steps: int) -> Recipe:
     stages = {
-        name: stage.model_copy(update={"steps": steps, "epochs": None})
+        name: stage.model_copy(update={"steps": int(steps), "epochs": None})
         if name in names and isinstance(stage, TrainConfig)
         else stage
         for name, stage in recipe.stages.items()

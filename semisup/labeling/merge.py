@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +88,8 @@ def merge(listing: Listing, answers: dict[str, str], subject: str) -> Merged:
         SemisupError: a path is not one of the folder's images, or a label is no name for a class.
     """
     known = {entry.path for entry in listing.entries}
-    found = {_meant(path, known): _meant(label, listing.classes) for path, label in answers.items()}
+    paths, classes = _written(known), _written(listing.classes)
+    found = {_meant(path, paths): _meant(label, classes) for path, label in answers.items()}
     raise_all(_no_names(set(found.values()) - set(listing.classes)), subject)
     unknown = [printable(path) for path in found if path not in known]
     if unknown:
@@ -115,12 +116,19 @@ def not_taken_back(file: Path, root: Path, listing: Listing) -> int:
     """
     labels = {entry.path: entry.label for entry in listing.entries}
     answers, _ = read_answers(file, root)
-    return sum(labels.get(_meant(path, labels)) != _meant(label, listing.classes) for path, label in answers.items())
+    paths, classes = _written(labels), _written(listing.classes)
+    return sum(labels.get(_meant(path, paths)) != _meant(label, classes) for path, label in answers.items())
 
 
-def _meant(cell: str, known: Collection[str]) -> str:
-    """Return a cell as it was before a quote was put in front for spreadsheets."""
-    return cell if cell in known else from_csv_text(cell)
+def _written(names: Collection[str]) -> dict[str, str]:
+    """Return how names of files or classes may be written -> the names: the page shows bytes that are no text so."""
+    return {printable(name): name for name in names} | {name: name for name in names}
+
+
+def _meant(cell: str, written: Mapping[str, str]) -> str:
+    """Return which name a cell is, or else the cell, without the quote that was put in front for spreadsheets."""
+    plain = from_csv_text(cell)
+    return written.get(cell, written.get(plain, plain))
 
 
 def _no_names(labels: Iterable[str]) -> list[str]:

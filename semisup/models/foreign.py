@@ -20,8 +20,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+<<<<<<< HEAD
 from semisup.errors import UNREADABLE, SemisupError, first_line
 from semisup.models.blocks import LISTS
+=======
+from semisup.errors import UNREADABLE, SemisupError, first_line, refuse_special
+>>>>>>> 3a8754fdf3d65393a2079fbbed75e95821946c83
 from semisup.models.weights import Shape, in_utf8, load_weights, read_shapes
 
 __all__ = [
@@ -70,6 +74,7 @@ def file_shapes(path: str | Path) -> dict[str, Shape]:
     if Path(path).is_dir():
         own = Path(path) / "model.safetensors"
         raise SemisupError(f"weights {path}: is a folder; name a file" + (f", e.g. {own}" if own.is_file() else ""))
+    refuse_special(Path(path), f"weights {path}:")
     if _is_torch(path):
         return {name: tuple(tensor.shape) for name, tensor in _torch_tensors(path).items()}
     return read_shapes(path)

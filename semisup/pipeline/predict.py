@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from semisup.data.decode import SUFFIXES
 from semisup.data.decoders import decoders
-from semisup.data.entries import several
+from semisup.data.entries import several, some
 from semisup.data.image_data import level_notes
 from semisup.data.inputs import images_of
 from semisup.data.npz import read_images
@@ -101,7 +101,8 @@ def predict_files(
     sources = [source for file in files for source in _sources(file, notes)]
     total = sum(len(source.names) for source in sources)
     if not total:
-        raise SemisupError(f"predict: no images found; looked for {', '.join(SUFFIXES)}")
+        where = some([printable(str(given)) for given in inputs])
+        raise SemisupError(f"predict: no images found in {where}; looked for {', '.join(SUFFIXES)}")
     bad = 0
     with open_table(out, _columns(predictor, options)) as write, watch("predicting", total) as advance:
         done = 0

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
-from semisup.errors import SemisupError, nearest
+from semisup.errors import SemisupError, near, nearest
+from semisup.text import command
 
-__all__ = ["MODELINE", "SUFFIXES", "find_yaml", "modeline", "shipped_folder", "shipped_names"]
+__all__ = ["MODELINE", "SUFFIXES", "find_yaml", "modeline", "of_another_kind", "shipped_folder", "shipped_names"]
 
 SUFFIXES = (".yaml", ".yml")
+_FOLDERS = {"recipe": ("recipes", "recipes"), "suite": ("suites", "benchmarks/suites")}
+"""Of each kind: its folder inside an installed `semisup`, and from the top of a checkout."""
 
 MODELINE = "# yaml-language-server: $schema="
 """What the first line of a shipped file tells an editor: where its schema lies, from there."""
@@ -16,16 +20,16 @@ MODELINE = "# yaml-language-server: $schema="
 
 def modeline() -> str:
     """Return the first line of a recipe that lies anywhere on this machine."""
-    return f"{MODELINE}{(shipped_folder('recipes', 'recipes') / 'recipe.schema.json').as_posix()}"
+    return f"{MODELINE}{(shipped_folder('recipe') / 'recipe.schema.json').as_posix()}"
 
 
-def shipped_folder(package: str, checkout: str) -> Path:
+def shipped_folder(what: str) -> Path:
     """Return the folder of shipped files.
 
     Args:
-        package: its name inside an installed `semisup`, e.g. `recipes`.
-        checkout: its path from the top of a checkout, e.g. `benchmarks/suites`.
+        what: "recipe" or "suite".
     """
+    package, checkout = _FOLDERS[what]
     top = Path(__file__).parents[1]
     installed = top / package
     return installed if installed.is_dir() else top.parent / checkout
@@ -45,7 +49,8 @@ def find_yaml(ref: str | Path, folder: Path, what: str) -> Path:
         what: "recipe" or "suite".
 
     Raises:
-        SemisupError: no such file, a folder, or not a `.yaml`; with the nearest shipped name.
+        SemisupError: no such file, a folder, or not a `.yaml`; with the nearest name, of the shipped ones or of a file
+            that is there.
     """
     if not isinstance(ref, str | Path):
         raise SemisupError(f"{what}: must be a file, a shipped name or a mapping, not {type(ref).__name__}")
@@ -62,4 +67,29 @@ def find_yaml(ref: str | Path, folder: Path, what: str) -> Path:
             raise SemisupError(f"{name}: a {what} is a .yaml file{nearest(name, shipped)}")
     except OSError as error:
         raise SemisupError(f"{name[:100]}: cannot be read: {error.strerror}") from error
-    raise SemisupError(f"{name}: no such {what}, neither a file nor a shipped one{nearest(name, shipped)}")
+    if any(kind != what and name in shipped_names(shipped_folder(kind)) for kind in _FOLDERS):
+        raise of_another_kind(name, what)
+    none = f"{name}: no such {what}, neither a file nor a shipped one"
+    if path.suffix.lower() not in SUFFIXES:
+        raise SemisupError(f"{none}{nearest(name, shipped)}")
+    looked = "" if path.is_absolute() else f" (looked for {path.absolute()})"
+    raise SemisupError(f"{none}{looked}{_near_file(path) or near(name, shipped)}")
+
+
+def _near_file(path: Path) -> str:
+    """Return which YAML file next to where one was looked for is called nearly so, suffixes aside."""
+    files = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+    there = {file.stem.casefold(): file for file in files if file.suffix.lower() in SUFFIXES}
+    close = difflib.get_close_matches(path.stem.casefold(), there, n=1, cutoff=0.5)
+    return f"; did you mean '{there[close[0]]}'?" if close else ""
+
+
+def of_another_kind(ref: str | Path, what: str) -> SemisupError:
+    """Return what is wrong with a file or shipped name of the other kind, and the command that takes it.
+
+    Args:
+        ref: which.
+        what: "recipe" or "suite", what was wanted.
+    """
+    found, verb = ("a suite of many runs", "bench") if what == "recipe" else ("a recipe of one run", "run")
+    return SemisupError(f"{ref}: is {found}, not a {what}; start it with: {command('semisup', verb, ref)}")

@@ -24,7 +24,7 @@ from semisup.files import write_atomically
 from semisup.models import BACKBONES, Classifier, load_into
 from semisup.models.weights import read_shapes, save_weights
 from semisup.plugins import load_plugins, package_of
-from semisup.records import WritableText, checked, no_model, read_json, read_record, verify
+from semisup.records import MODEL, WritableText, checked, read_json, read_record, require_model, verify
 from semisup.stages.networks import Network, wanted_weights
 from semisup.text import printable
 
@@ -44,7 +44,7 @@ __all__ = [
     "save_predictor",
 ]
 
-MODEL, WEIGHTS, EXAMPLES = "model.json", "model.safetensors", "example.npy"
+WEIGHTS, EXAMPLES = "model.safetensors", "example.npy"
 
 
 class _Spec(BaseModel):
@@ -251,8 +251,7 @@ def describe(folder: Path) -> dict[str, Any]:
         SemisupError: there is none, or it is none that this version writes.
     """
     path = folder / MODEL
-    if not path.is_file():
-        raise SemisupError(no_model(folder))
+    require_model(folder)
     load_plugins()
     verify(folder, read_record(folder), (MODEL, WEIGHTS))
     description: dict[str, Any] = read_json(path)

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from semisup.errors import SemisupError, first_line
+from semisup.errors import SemisupError, first_line, refuse_special
 
 __all__ = ["EVENTS_FILE", "Event", "EventLog", "iter_events"]
 
@@ -281,8 +281,7 @@ def iter_events(path: Path, offset: int) -> Iterator[tuple[Event, int]]:
     """
     if not path.exists():
         return
-    if not path.is_file():
-        raise SemisupError(f"{path}: cannot be read (not a file)")
+    refuse_special(path)
     with path.open("rb") as file:
         file.seek(offset)
         for line in file:

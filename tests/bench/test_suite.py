@@ -159,6 +159,8 @@ def test_a_file_of_another_kind_is_told_what_to_do(tmp_path: Path) -> None:
         (load_recipe, suite, f"is a suite of many runs, not a recipe; start it with: semisup bench {suite}"),
         (load_suite, empty, "the file is empty; a suite needs at least 'name' and 'entries'"),
         (load_recipe, empty, "the file is empty; a recipe needs at least 'name' and 'stages'"),
+        (load_suite, "digits/quickstart", "a recipe of one run, not a suite; start it with: semisup run digits"),
+        (load_recipe, "digits/budgets", "is a suite of many runs, not a recipe; start it with: semisup bench digits/"),
         (load_suite, tmp_path, "is a folder; a suite is one .yaml file"),
         (load_suite, "x" * 5000, "cannot be read: File name too long"),
     ):

@@ -343,7 +343,7 @@ def test_predict_names_its_mistakes(semisup: Semisup, tmp_path: Path) -> None:
     (tmp_path / "probe").mkdir()
     (tmp_path / "probe" / "stage.json").write_text("{}")
     for args, words in [
-        (["o/train", "empty"], ["no images found"]),
+        (["o/train", "empty"], ["no images found in empty"]),
         (["probe", "a.png"], ["probe: not a model folder: its stage leaves no network", "name one that trains"]),
         (["o/train", "a.png", "--tta", "rotate"], ["--tta: must be mirror"]),
         (["o/train", "a.png", "list.csv", "--out", "./list.csv"], ["--out list.csv: is what is read"]),

@@ -5,8 +5,11 @@ import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 from semisup.config import find_recipe, load_recipe, parse_recipe, shipped_recipes, to_yaml
@@ -438,6 +441,14 @@ def test_a_propagate_stage_needs_a_teacher(teacher: object) -> None:
     assert "stages.this.teacher: missing; a propagate stage needs a stage whose features" in message(mapping)
 
 
+def test_whitening_of_each_teacher_needs_components() -> None:
+    mapping = with_reference("teacher", None, kind="propagate")
+    mapping["stages"]["this"]["whiten"] = "each"  # type: ignore[index]
+    assert "stages.this.whiten: each is of principal components; set components too" in message(mapping)
+    mapping["stages"]["this"]["components"] = 5  # type: ignore[index]
+    assert "whiten" not in message(mapping)
+
+
 def test_a_teacher_of_the_wrong_type_is_one_mistake() -> None:
     for kind in ("relabel", "propagate"):
         text = message(with_reference("teacher", 3, kind=kind))
@@ -695,6 +706,24 @@ def test_shipped_recipes_are_found_by_name(tmp_path: Path, monkeypatch: pytest.M
     )
 
 
+def test_a_file_that_is_not_there_is_answered_with_the_one_that_is(
+    quickstart: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = quickstart.parent
+    monkeypatch.chdir(folder)
+    (folder / "my-photos.yml").write_text(QUICKSTART)
+    for asked, said in (
+        ("my_photos.yaml", f"a shipped one (looked for {folder}/my_photos.yaml); did you mean 'my-photos.yml'?"),
+        (str(folder / "my_photo.yaml"), f"a shipped one; did you mean '{folder}/my-photos.yml'?"),
+        ("zzz.yaml", f"a shipped one (looked for {folder}/zzz.yaml)"),
+        ("digits/quickstart.yaml", "; did you mean 'digits/quickstart'?"),
+    ):
+        with pytest.raises(SemisupError) as caught:
+            find_recipe(asked)
+        assert str(caught.value).startswith(f"{asked}: no such recipe")
+        assert str(caught.value).endswith(said)
+
+
 def test_the_checkout_has_a_folder_of_recipes() -> None:
     assert find_recipe.__module__ == "semisup.config.load"
     assert all(find_recipe(name).is_file() for name in shipped_recipes())
@@ -749,6 +778,19 @@ def test_what_cannot_be_a_recipe_is_named_by_its_type(ref: object) -> None:
         load_recipe(ref)  # type: ignore[arg-type]
 
 
-def test_one_text_is_no_list_of_overrides() -> None:
-    with pytest.raises(SemisupError, match="overrides: must be a list of key=value words, not the text 'seed=1'"):
-        load_recipe("digits/quickstart", "seed=1")
+@pytest.mark.parametrize(
+    ("given", "said"), [("seed=1", "the text 'seed=1'"), (None, "null"), ({"seed": 1}, "{'seed': 1}"), ([3], r"\[3\]")]
+)
+def test_what_is_no_list_of_overrides(given: Any, said: str) -> None:
+    with pytest.raises(SemisupError, match=f"overrides: must be a list of key=value words, not {said}"):
+        load_recipe("digits/quickstart", given)
+
+
+def test_numbers_of_numpy_and_torch_and_paths_are_plain_ones() -> None:
+    stage = {"method": {"name": "fixmatch", "threshold": np.float32(0.5)}, "steps": np.int64(3)}
+    adam = {"name": "adamw", "betas": np.array([0.5, 0.25])}
+    given = minimal() | {"seed": torch.tensor(2), "deterministic": np.bool_(True), "data": {"path": Path("a/b.npz")}}
+    recipe = parse_recipe(given | {"stages": {"a": {**stage, "optimizer": adam}}})
+    plain = (recipe.seed, recipe.deterministic, recipe.data.path, recipe.stages["a"].method["threshold"])
+    assert [(value, type(value)) for value in plain] == [(2, int), (True, bool), ("a/b.npz", str), (0.5, float)]
+    assert recipe.stages["a"].steps == 3 and recipe.stages["a"].optimizer.betas == [0.5, 0.25]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import re
 import zipfile
@@ -389,3 +390,9 @@ def test_floats_and_capitals_are_told_what_to_write(npz: Path) -> None:
     labels = np.where(np.arange(50) < 9, np.nan, np.arange(50) % 5)
     assert "whole numbers, and -1 in place of nan" in problem(npz, y_train=labels)
     assert "did you mean 'x_train'?" in problem(npz, x_train=None, X_TRAIN=arrays()["x_train"])
+
+
+def test_what_is_no_file_is_not_opened(npz: Path) -> None:
+    os.mkfifo(npz)  # which nobody writes to: opening it would wait for ever
+    with pytest.raises(SemisupError, match=r"images\.npz: cannot be read \(a pipe or a device, not a file\)"):
+        load_data(DataConfig(source="npz", path=str(npz)))

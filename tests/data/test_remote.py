@@ -124,9 +124,12 @@ def test_what_the_server_lists_in_any_order_is_one_listing(tmp_path: Path) -> No
         found.append([file.path for file in remote.images("labeled", others)])
         assert others == ["labeled/ant/notes.txt"]
     assert found[0] == found[1] == sorted(found[0]) and len(found[0]) == 6
+    memory.pipe("/two/a.png", b"")
+    assert Remote("memory://two").images_right_in() == ["a.png"]
     data = read("memory://two", tmp_path)
     assert data.hash == load_data(settings(root)).hash
-    assert data.notes == ("1 file that is no image, by name or content, not read: labeled/ant/notes.txt",)
+    assert data.notes[0].startswith("not read: a.png in memory://two")
+    assert data.notes[1:] == ("1 file that is no image, by name or content, not read: labeled/ant/notes.txt",)
     memory.pipe("/two/labeled/ant/0000.png", (root / "labeled/bee/0001.png").read_bytes())
     assert "same picture as one of another class" in problem("memory://two", tmp_path), (
         "what has changed at the server is fetched anew"

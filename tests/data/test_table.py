@@ -137,7 +137,7 @@ def test_a_file_may_have_a_name_that_is_no_text(root: Path) -> None:
 
 def test_what_is_no_table(root: Path) -> None:
     for content, words in [
-        (b"", "no column 'path'"),
+        (b"", "is empty"),
         (text(ROWS, head=("paths", "label")), "no column 'path' in its first line; did you mean 'paths'?"),
         (text(ROWS, head=("id", "label")), r"'path' in its first line \(id, label\); call it path, or one of file, f"),
         (b"path,label\n\xe9.png,cat\n", "not text in UTF-8 .line 2: .*png,cat.; save it as CSV in UTF-8"),
@@ -153,6 +153,17 @@ def test_what_is_no_table(root: Path) -> None:
     ]:
         with pytest.raises(SemisupError, match=words):
             read(root, content)
+
+
+def test_a_table_that_is_not_there_or_no_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root.parent)
+    (root / "labels.csv").write_text("path,label\n")
+    with pytest.raises(SemisupError, match=r"data\.csv: labels\.csv does not exist .*; there is .*/labels\.csv"):
+        list_csv(root, Path("labels.csv"))
+    os.mkfifo(root / "pipe.csv")  # which nobody writes to: opening it would wait for ever
+    for found in (root, root / "pipe.csv"):
+        with pytest.raises(SemisupError, match=r"data\.csv: /.* cannot be read \((a folder|a pipe .*), not a file\)"):
+            list_csv(root, found)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -54,7 +55,8 @@ def test_the_command_lines_numbers(tmp_path: Path) -> None:
 
 def test_scikit_learns_tools() -> None:
     X, y = images()
-    search = GridSearchCV(SemiSupervisedClassifier(**TINY), {"max_steps": [1, 2]}, cv=2, error_score="raise").fit(X, y)
+    steps = {"max_steps": np.arange(1, 3)}
+    search = GridSearchCV(SemiSupervisedClassifier(**TINY), steps, cv=2, error_score="raise").fit(X, y)
     assert search.best_estimator_.predict(X).shape == (40,)
     piped = make_pipeline(FunctionTransformer(lambda x: x * 2), SemiSupervisedClassifier(**TINY))
     assert cross_val_score(piped, X, y, cv=2, error_score="raise").shape == (2,)
@@ -180,7 +182,7 @@ def test_wrong_data() -> None:
     for text in ("-1", "", "nan", "None"):  # numpy makes them of np.array(["a", np.nan])
         with pytest.raises(SemisupError, match=f"y: has '{text}' as text; unlabeled is the number -1"):
             SemiSupervisedClassifier(**TINY).fit(X, np.array(["a", "b", text, "a"] * 5))
-    for none in (None, 1):
+    for none in (None, 1, pd.NA):
         with pytest.raises(SemisupError, match="all numbers or all text"):
             SemiSupervisedClassifier(**TINY).fit(X, np.array(["a", none] * 10, object))
     for shape in ((8.0, 8.0), (-8, -8), ("a", "b")):

@@ -260,10 +260,15 @@ def test_a_file_name_that_is_no_text_comes_back(semisup: Semisup, photos: Path, 
     assert "unlabeled/caf%E9.png" in (tmp_path / "to-label/label_studio.json").read_text()
     filled = (tmp_path / "to-label/to_label.csv").read_bytes().replace(b"caf\xe9.png,", b"caf\xe9.png,1")
     (tmp_path / "filled.csv").write_bytes(filled)
-    status, said, _ = semisup("label", "own", "--import", "filled.csv")
-    assert status == 0 and "1 new labels" in said
-    labels = {entry.path: entry.label for entry in list_pictures(tmp_path / "own", tmp_path / "labels.csv").entries}
-    assert labels[f"unlabeled/{name}"] == "1"
+    page = (tmp_path / "to-label/to_label.html").read_text()
+    (shown,) = re.findall(r'data-path="(unlabeled/caf.*?)"', page)
+    (tmp_path / "of_the_page.csv").write_text(f"path,label\n{shown},2\n")  # what the page saves
+    for saved, label in (("of_the_page.csv", "2"), ("filled.csv", "1")):
+        (tmp_path / "labels.csv").unlink(missing_ok=True)
+        status, said, _ = semisup("label", "own", "--import", saved)
+        assert status == 0 and "1 new labels" in said
+        found = {entry.path: entry.label for entry in list_pictures(tmp_path / "own", tmp_path / "labels.csv").entries}
+        assert found[f"unlabeled/{name}"] == label
 
 
 @pytest.mark.parametrize(

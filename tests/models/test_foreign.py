@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 import re
 import shutil
@@ -426,6 +427,9 @@ def test_a_folder_and_a_program_are_named_as_such(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(SemisupError, match=r"is a folder; name a file, e\.g\. .*model\.safetensors"):
         file_shapes(tmp_path)
+    os.mkfifo(tmp_path / "pipe.pth")  # which nobody writes to: opening it would wait for ever
+    with pytest.raises(SemisupError, match=r"weights .*pipe\.pth: cannot be read \(a pipe or a device, not a file\)"):
+        file_shapes(tmp_path / "pipe.pth")
     torch.jit.save(torch.jit.script(nn.Linear(2, 3)), tmp_path / "program.pt")
     with pytest.raises(SemisupError, match="TorchScript"):
         file_shapes(tmp_path / "program.pt")

@@ -89,6 +89,13 @@ def test_classes_may_be_objects_with_text(none: Any, tmp_path: Path) -> None:
     assert (data["n_train"], data["n_labeled"]) == (60, 40)
 
 
+def test_classes_may_be_bytes(tmp_path: Path) -> None:
+    images, labels = tuple(arrays().values())[:2]
+    given = images, np.array([b"one", b"two"])[labels % 2]
+    run = semisup.run(RECIPE, ["data.labels=all"], data=given, out=tmp_path / "a", quiet=True)
+    assert run.predictor().classes == ["one", "two"]
+
+
 def wrong() -> list[tuple[Any, str]]:
     return list(_wrong())
 

@@ -229,7 +229,7 @@ def test_a_bad_file_has_a_row_with_its_error(model: Path, photos: Path, tmp_path
 
 
 def test_an_empty_folder_is_an_error(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(SemisupError, match=r"predict: no images found; looked for \.bmp"):
+    with pytest.raises(SemisupError, match=rf"predict: no images found in {tmp_path}; looked for \.bmp"):
         predict_files(model, [tmp_path])
 
 

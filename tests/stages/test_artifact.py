@@ -219,7 +219,7 @@ def test_without_test_images_a_stage_is_trained_and_not_evaluated(method: str, t
         ([np.zeros((8, 9, 4), np.uint8)], "image 0: an array (8, 9, 4) may be one image with transparency"),
         (None, "or several of them, not NoneType"),
         (b"png", "or several of them, not bytes"),
-        (torch.zeros(2, 3, 8, 8), "or several of them, not Tensor of Tensor"),
+        (torch.zeros(2, 3, 8, 8), "not Tensor of Tensor; of a tensor hand over its numpy(), (n, h, w, c)"),
         ([[1, 2], [3, 4]], "or several of them, not list of list"),
     ],
 )
@@ -252,6 +252,12 @@ def test_a_predictor_is_loaded_onto_devices_by_the_names_of_recipes(model_folder
     assert load_predictor(model_folder, "auto").normalize.mean.device == resolve_device("auto")
     with pytest.raises(SemisupError, match="device: unknown device 'gpu'; did you mean 'cpu'"):
         load_predictor(model_folder, "gpu")
+
+
+def test_the_folder_of_a_run_is_answered_with_its_stages(model_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "out" / "m")
+    with pytest.raises(SemisupError, match=rf"out: not a model folder \(no model\.json\); .* folder: {folder}$"):
+        load_predictor(str(folder.parent))
 
 
 def test_a_predictor_gives_no_rows_for_no_images(model_folder: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from semisup.columns import COLUMNS, Column
-from semisup.errors import SemisupError, nearest, raise_all
+from semisup.errors import SemisupError, nearest, raise_all, refuse_special
 from semisup.files import write_atomically
 from semisup.records import is_finite
 from semisup.text import csv_text, from_csv_text
@@ -159,8 +159,7 @@ def read_rows(path: Path) -> list[Row]:
         SemisupError: no such file, unknown or missing columns, or values that do not fit; every problem with its line
             and column.
     """
-    if path.exists() and not path.is_file():  # a pipe or a device, from which reading may never end
-        raise SemisupError(f"{path}: not a readable CSV file (not a file)")
+    refuse_special(path)
     try:
         lines = list(csv.reader(path.read_text(encoding="utf-8").splitlines(), strict=True))
     except FileNotFoundError as error:

@@ -19,8 +19,7 @@ from semisup.settings.interpolate import forbidden, resolve
 from semisup.settings.labels import parse_labels
 from semisup.settings.read import read_mapping
 from semisup.settings.schema import Named, Precision, RecipeName, Threads
-from semisup.settings.shipped import find_yaml, shipped_folder, shipped_names
-from semisup.text import command
+from semisup.settings.shipped import find_yaml, of_another_kind, shipped_folder, shipped_names
 
 __all__ = [
     "Compute",
@@ -250,9 +249,7 @@ def load_suite(ref: str | Path, overrides: Sequence[str] = ()) -> Suite:
     path = find_suite(ref)
     mapping = read_mapping(path, "suite")
     if "stages" in mapping and "entries" not in mapping:
-        raise SemisupError(
-            f"{path}: is a recipe of one run, not a suite; start it with: {command('semisup', 'run', path)}"
-        )
+        raise of_another_kind(path, "suite")
     return parse_suite(mapping, overrides, str(path))
 
 
@@ -364,4 +361,4 @@ def shipped_suites() -> list[str]:
 
 
 def _shipped_folder() -> Path:
-    return shipped_folder("suites", "benchmarks/suites")
+    return shipped_folder("suite")
