@@ -20,12 +20,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-<<<<<<< HEAD
-from semisup.errors import UNREADABLE, SemisupError, first_line
-from semisup.models.blocks import LISTS
-=======
 from semisup.errors import UNREADABLE, SemisupError, first_line, refuse_special
->>>>>>> 3a8754fdf3d65393a2079fbbed75e95821946c83
+from semisup.models.blocks import LISTS
 from semisup.models.weights import Shape, in_utf8, load_weights, read_shapes
 
 __all__ = [
