@@ -296,8 +296,8 @@ def _text(table: Path, root: Root, key: str) -> str:
         escaped = not utf16 and content.split(b"\n", 1)[0].isascii()
         text = content.decode("utf-16" if utf16 else "utf-8-sig", "surrogateescape" if escaped else "strict")
     except FileNotFoundError:
-        inside = f"; there is {root / table}" if _is_there(root, str(table)) else ""
-        raise SemisupError(f"{key}{not_there(table)}{inside}") from None
+        inside = [str(root / table)] if isinstance(root, Path) and (root / table).is_file() else []
+        raise SemisupError("; there is ".join([f"{key}{not_there(table)}", *inside])) from None
     except OSError as error:
         raise SemisupError(f"{key}{table.absolute()} cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
