@@ -441,14 +441,6 @@ def test_a_propagate_stage_needs_a_teacher(teacher: object) -> None:
     assert "stages.this.teacher: missing; a propagate stage needs a stage whose features" in message(mapping)
 
 
-def test_whitening_of_each_teacher_needs_components() -> None:
-    mapping = with_reference("teacher", None, kind="propagate")
-    mapping["stages"]["this"]["whiten"] = "each"  # type: ignore[index]
-    assert "stages.this.whiten: each is of principal components; set components too" in message(mapping)
-    mapping["stages"]["this"]["components"] = 5  # type: ignore[index]
-    assert "whiten" not in message(mapping)
-
-
 def test_a_teacher_of_the_wrong_type_is_one_mistake() -> None:
     for kind in ("relabel", "propagate"):
         text = message(with_reference("teacher", 3, kind=kind))

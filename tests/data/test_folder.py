@@ -190,7 +190,7 @@ def test_problems_of_a_csv(tmp_path: Path) -> None:
     ):
         assert words in text
     assert "no column 'path'" in problem(root, csv=write_csv(tmp_path / "u.csv", [], ("paths", "label")))
-    assert "cannot be read" in problem(root, csv=str(tmp_path / "none.csv"))
+    assert "does not exist" in problem(root, csv=str(tmp_path / "none.csv"))
     (tmp_path / "b.csv").write_bytes(b"path,label\n\xff,a\n")
     assert "not text in UTF-8" in problem(root, csv=str(tmp_path / "b.csv"))
     many = problem(root, csv=write_csv(tmp_path / "m.csv", [("", "a", "")] * 50))

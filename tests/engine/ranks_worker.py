@@ -329,19 +329,23 @@ def patient() -> int:
     with ranks.joined():
         impatient()
         if ranks.rank() == 0:
-            time.sleep(2)
+            time.sleep(LONGER)
             ranks.tell(7)
             heard = 7
         else:
             heard = ranks.hear()
         with ranks.agreeing():
-            time.sleep(2 * ranks.rank())
+            time.sleep(LONGER * ranks.rank())
         return heard
 
 
-def impatient(seconds: float = 1) -> None:
+WAIT, LONGER = 3.0, 4.0
+"""Seconds that messages are waited for, here, and that somebody takes; a busy machine may be slow to bring a message."""
+
+
+def impatient() -> None:
     """From here on, messages of the hosts are waited for no longer; within a step it stays as it was."""
-    ranks._Process.words = dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
+    ranks._Process.words = dist.new_group(backend="gloo", timeout=timedelta(seconds=WAIT))
 
 
 def looked() -> float:
@@ -350,9 +354,9 @@ def looked() -> float:
     fit_case(alone, 2, [])
     with ranks.joined():
         impatient()
-        look = Looks(1, lambda step, network: time.sleep(2))
+        look = Looks(1, lambda step, network: time.sleep(LONGER))
         fit_case(method, 2, [look] if ranks.rank() == 0 else [])
-        assert ranks.same_everywhere(lambda: time.sleep(2) or b"word") == b"word"
+        assert ranks.same_everywhere(lambda: time.sleep(LONGER) or b"word") == b"word"
     return difference(method.state_dict(), alone.state_dict())
 
 

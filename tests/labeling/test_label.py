@@ -294,7 +294,7 @@ def test_what_was_not_meant(semisup: Semisup, photos: Path, models: Path, tmp_pa
         (["label", photos, tmp_path], "not a model folder"),
         (["label", photos, encoder, "--strategy", "marginn"], "did you mean 'margin'?"),
         (["label", tmp_path / "nowhere", encoder], "no such folder"),
-        (["label", models, encoder, "--cache", tmp_path / "c", "--csv", tmp_path / "no.csv"], "cannot be read"),
+        (["label", models, encoder, "--cache", tmp_path / "c", "--csv", tmp_path / "no.csv"], "does not exist"),
         (["label", photos, encoder, "--classes", "a,NA"], "--classes: 'NA' stands for no label in a table"),
         (["label", photos, encoder, "--import", "answers.csv"], "takes a folder and no model"),
         (

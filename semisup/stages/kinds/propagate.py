@@ -74,8 +74,6 @@ def check(stage: Config) -> Iterator[tuple[str, str]]:
     """Yield a key and a sentence for each mistake that the stage alone shows."""
     if not stage.teacher:
         yield "teacher", "missing; a propagate stage needs a stage whose features it compares images by"
-    if stage.whiten == "each" and stage.components is None:
-        yield "whiten", "each is of principal components; set components too, or leave whiten out"
 
 
 def plan(whole: Plan, name: str, stage: Config, earlier: Mapping[str, StagePlan]) -> StagePlan:
