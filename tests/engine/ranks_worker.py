@@ -340,7 +340,7 @@ def patient() -> int:
 
 
 WAIT, LONGER = 3.0, 4.0
-"""Seconds that messages are waited for, here, and that somebody takes; a busy machine may be slow to bring a message."""
+"""Seconds that messages are waited for, here, and that somebody takes: a busy machine may be slow to bring one."""
 
 
 def impatient() -> None:
