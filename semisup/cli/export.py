@@ -57,11 +57,8 @@ def export(
 
         with noting_replaced([file]):
             done = export_weights(stage, "timm" if to == "timm" else "torchvision", file)
-        head = (
-            f"{done.classes} classes"
-            if done.classes
-            else "no head" + (" (strict=False)" if to == "torchvision" else "")
-        )
+        no_head = "no head (strict=False)" if to == "torchvision" else "no head"
+        head = f"{done.classes} classes" if done.classes else no_head
         mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (done.mean, done.std))
         args = "".join(f", {key}={value!r}" for key, value in done.args.items())
         typer.echo(f"{file}: {to}'s {done.model}{args}, {head}; images of {done.size} px, mean {mean}, std {std}")

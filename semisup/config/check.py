@@ -74,9 +74,8 @@ def _check_stages(stages: dict[str, dict[str, Any]], raw: dict[str, Any], proble
         _check_augment(stage.get("augment", {}), f"{path}.augment", problems)
         given = {key for key, value in raw[name].items() if value is not None}
         refused = given - set(stage)  # what is there and wrong was reported before
-        fields = {name: getattr(config, name) for name in type(config).model_fields}
         defaults = {name: field.default for name, field in type(config).model_fields.items()}
-        for key, sentence in (*kind.check(config), *unread(config.only_with, fields, defaults)):
+        for key, sentence in (*kind.check(config), *unread(config.only_with, dict(config), defaults)):
             if key not in refused and (key or not refused):
                 problems.append(f"{path}.{key}: {sentence}" if key else f"{path}: {sentence}")
         for one in kind.inputs(config):

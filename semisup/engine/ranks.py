@@ -331,24 +331,27 @@ def whole(part: Tensor, count: int) -> Tensor:
 
 def average(tensors: Sequence[Tensor]) -> None:
     """Replace tensors of one type by their means over the ranks: one message, however many there are."""
-    if not tensors:
-        return
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    total(flat)
-    flat /= size()
-    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(mean.view(tensor.shape))
+    _as_one(tensors, lambda flat: total(flat).div_(size()))
 
 
 def from_first(tensors: Sequence[Tensor]) -> None:
     """Replace tensors of one type by rank 0's: one message, however many there are."""
+
+    def send(flat: Tensor) -> None:
+        with _within_reach():
+            dist.broadcast(flat, 0)
+
+    _as_one(tensors, send)
+
+
+def _as_one(tensors: Sequence[Tensor], change: Callable[[Tensor], object]) -> None:
+    """Change tensors of one type in place, all their numbers at once."""
     if not tensors:
         return
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    with _within_reach():
-        dist.broadcast(flat, 0)
-    for tensor, theirs in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(theirs.view(tensor.shape))
+    change(flat)
+    for tensor, changed in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(changed.view(tensor.shape))
 
 
 def total(tensor: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from semisup.models.from_timm import fit_file_whole
 from semisup.models.from_torchvision import fetch_published
 from semisup.models.origin import weights_origin
 from semisup.models.weights import COUNT, Shape, compare, renamed
-from semisup.records import read_json
+from semisup.records import MODEL, read_json
 from semisup.settings import InitConfig
 
 __all__ = [
@@ -204,7 +204,7 @@ def _fits(
 
 def _other_classes(path: Path, classes: Sequence[str]) -> bool:
     """Whether a description next to a stage's weights names other classes; without one nobody knows."""
-    description = path.with_name("model.json")
+    description = path.with_name(MODEL)
     if not description.exists():
         return False
     content = read_json(description)

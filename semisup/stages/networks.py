@@ -27,7 +27,7 @@ from semisup.models import (
 from semisup.models.origin import file_origin, input_spec, weights_origin
 from semisup.models.prepared import InputSpec, InputWishes
 from semisup.options import keys_of
-from semisup.records import read_json
+from semisup.records import MODEL, read_json
 from semisup.settings import TrainConfig
 
 __all__ = [
@@ -208,7 +208,7 @@ def hashed_model(spec: ModelSpec) -> dict[str, Any]:
 
 def _described_input(path: Path) -> InputSpec | None:
     """Return what the network did to its images whose description lies next to its weights."""
-    description = path.with_name("model.json")
+    description = path.with_name(MODEL)
     if not description.exists():
         return None
     content = read_json(description)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from semisup.errors import UNREADABLE, SemisupError, first_line
-from semisup.records import checked, read_json
+from semisup.records import MODEL, checked, read_json
 from semisup.tracking.wheel import WHEEL, write_wheel
 
 __all__ = ["read_classes", "read_images", "save_package"]
@@ -34,7 +34,7 @@ def read_classes(stage: Path) -> list[str]:
     Raises:
         SemisupError: it has no description, or another one.
     """
-    path = stage / "model.json"
+    path = stage / MODEL
     return checked(TypeAdapter(_Described), read_json(path), f"{path}: not a model's description").classes
 
 

@@ -93,14 +93,19 @@ def found(tmp_path_factory: pytest.TempPathFactory, forks: Nursery) -> list[dict
     return pair(forks, tmp_path_factory.mktemp("pair"), jobs)
 
 
+def of(found: list[dict[str, Any]], job: str, which: int = 0) -> list[Any]:
+    """What each rank found in a job of this name, of several the one at `which`."""
+    return [[value for key, value in rank.items() if key.split()[1] == job][which] for rank in found]
+
+
 def test_eight_methods_learn_the_same_on_two_ranks(found: list[dict[str, Any]]) -> None:
-    for rank in found:
-        assert rank["0 methods"].keys() == set(EIGHT)
-        assert {name: change for name, change in rank["0 methods"].items() if change > ROUNDING} == {}
+    for changes in of(found, "methods"):
+        assert changes.keys() == set(EIGHT)
+        assert {name: change for name, change in changes.items() if change > ROUNDING} == {}
 
 
 def test_views_are_those_of_one_process(found: list[dict[str, Any]]) -> None:
-    assert [rank["1 views"] for rank in found] == [{"others": [], "seen": [4, 1]}, {"others": [], "seen": [5, 1]}]
+    assert of(found, "views") == [{"others": [], "seen": [4, 1]}, {"others": [], "seen": [5, 1]}]
 
 
 @pytest.mark.slow
@@ -111,30 +116,32 @@ def test_views_of_four_ranks_are_those_of_one_process(nursery: Nursery, tmp_path
 
 
 def test_a_checkpoint_of_two_ranks_goes_on_on_two_and_on_one(found: list[dict[str, Any]]) -> None:
-    for rank in found:
-        assert rank["2 resumed"]["two"] == 0, "the same ranks: bit for bit"
-        assert rank["2 resumed"]["one"] < ROUNDING
+    for resumed in of(found, "resumed"):
+        assert resumed["two"] == 0, "the same ranks: bit for bit"
+        assert resumed["one"] < ROUNDING
 
 
 def test_a_mistake_of_one_rank_is_told_once(found: list[dict[str, Any]]) -> None:
-    assert found[0]["3 told"] == "SemisupError: rank 1: data: not here"
-    assert found[1]["3 told"].startswith("SaidElsewhereError")
+    told, other = of(found, "told")
+    assert told == "SemisupError: rank 1: data: not here"
+    assert other.startswith("SaidElsewhereError")
 
 
 def test_between_steps_ranks_wait_for_each_other_as_long_as_it_takes(found: list[dict[str, Any]]) -> None:
-    assert [rank["6 patient"] for rank in found] == [7, 7]
+    assert of(found, "patient") == [7, 7]
 
 
 def test_a_loss_that_is_not_finite_is_told_once(found: list[dict[str, Any]]) -> None:
-    assert found[0]["7 diverged"].startswith("NonFiniteLossError: step ")
-    assert found[1]["7 diverged"].startswith("SaidElsewhereError")
+    told, other = of(found, "diverged")
+    assert told.startswith("NonFiniteLossError: step ")
+    assert other.startswith("SaidElsewhereError")
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_mistake_of_the_first_rank_is_told_once_and_outlived_by_the_others(
     moment: str, found: list[dict[str, Any]]
 ) -> None:
-    (told, said), (other, left) = (rank[f"{8 + MOMENTS.index(moment)} mistaken"] for rank in found)
+    (told, said), (other, left) = of(found, "mistaken", MOMENTS.index(moment))
     assert told == f"SemisupError: {moment}: not on rank 0"
     assert other.startswith("SaidElsewhereError")
     assert left > said, "torchrun ends all ranks as soon as one has ended"
@@ -144,8 +151,7 @@ def test_a_mistake_of_the_first_rank_is_told_once_and_outlived_by_the_others(
 def test_what_nobody_foresaw_on_any_rank_is_named_by_the_first_and_outlived_by_the_others(
     moment: str, rank: int, found: list[dict[str, Any]]
 ) -> None:
-    job = 8 + len(MOMENTS) + FAILURES.index((moment, rank))
-    (told, said), (other, left) = (found[r][f"{job} failed"] for r in range(2))
+    (told, said), (other, left) = of(found, "failed", FAILURES.index((moment, rank)))
     assert told.startswith(
         f"FailedRankError: rank {rank}: RuntimeError: {moment}: not on rank {rank} (ranks_worker.py, "
     )
@@ -202,41 +208,36 @@ def test_torchrun_kills_after_the_grace(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_batchnorm_of_each_rank_is_another(found: list[dict[str, Any]]) -> None:
-    assert min(rank["4 norms"] for rank in found) > 1e-4
+    assert min(of(found, "norms")) > 1e-4
 
 
 def test_a_part_of_a_network_learns_the_same_on_two_ranks(found: list[dict[str, Any]]) -> None:
-    for rank in found:
-        for change, kept in rank["5 tuned"].values():
+    for tuned in of(found, "tuned"):
+        for change, kept in tuned.values():
             assert change < ROUNDING
             assert 0 < kept < 1
 
 
 def test_layers_of_other_libraries_learn_the_same_on_two_ranks(found: list[dict[str, Any]]) -> None:
-    for rank in found:
-        changes = rank[f"{8 + len(MOMENTS) + len(FAILURES)} layers"]
+    for changes in of(found, "layers"):
         assert {name: change for name, change in changes.items() if not change < ROUNDING} == {}
 
 
-def more(found: list[dict[str, Any]], name: str) -> list[Any]:
-    return [rank[f"{9 + len(MOMENTS) + len(FAILURES) + MORE.index(name)} {name}"] for rank in found]
-
-
 def test_a_look_of_the_first_rank_between_steps_takes_as_long_as_it_takes(found: list[dict[str, Any]]) -> None:
-    for change in more(found, "looked"):
+    for change in of(found, "looked"):
         assert change < ROUNDING
 
 
 def test_ranks_with_batchnorms_of_their_own_have_one_network_and_resume_bit_for_bit(
     found: list[dict[str, Any]],
 ) -> None:
-    first, other = more(found, "own_norms")
+    first, other = of(found, "own_norms")
     assert first == other
     assert first["resumed"] == 0
 
 
 def test_a_rank_that_has_planned_other_stages_is_refused(found: list[dict[str, Any]]) -> None:
-    told, other = more(found, "others")
+    told, other = of(found, "others")
     assert (
         told == "SemisupError: rank 1: it has other data than rank 0, another precision, or another version of semisup"
     )
@@ -244,16 +245,14 @@ def test_a_rank_that_has_planned_other_stages_is_refused(found: list[dict[str, A
 
 
 def test_a_failed_rank_that_is_slow_to_let_go_is_named(found: list[dict[str, Any]]) -> None:
-    told, other = more(found, "slow_to_go")
+    told, other = of(found, "slow_to_go")
     assert told.startswith("FailedRankError: rank 1: RuntimeError: measures: not on rank 1 (ranks_worker.py, ")
     assert other.startswith("SaidElsewhereError")
 
 
 @pytest.mark.parametrize("case", TRAINED)
 def test_however_trained_two_ranks_learn_the_same(case: str, found: list[dict[str, Any]]) -> None:
-    job = 9 + len(MOMENTS) + len(FAILURES) + len(MORE) + TRAINED.index(case)
-    for rank in found:
-        changes = rank[f"{job} settings"]
+    for changes in of(found, "settings", TRAINED.index(case)):
         assert {name: change for name, change in changes.items() if not change < ROUNDING} == {}
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from semisup.config import load_recipe
 from semisup.errors import SemisupError, nearest, raise_all
-from semisup.records import WritableText, checked, read_json
+from semisup.records import MODEL, WritableText, checked, read_json
 from semisup.settings import Recipe
 
 __all__ = ["TESTED", "last_model", "read_run"]
@@ -115,7 +115,7 @@ def last_model(folder: Path, result: dict[str, Any]) -> str | None:
         SemisupError: a stage's `model.json` is damaged.
     """
     for stage in reversed(result["stages"]):
-        path = folder / stage["name"] / "model.json"
+        path = folder / stage["name"] / MODEL
         if not path.is_file():
             continue
         found = read_json(path)
